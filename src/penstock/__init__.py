@@ -1,0 +1,66 @@
+"""Penstock takes PyTorch models to production and keeps them there.
+
+Nothing heavy is imported until one of the public names is used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from penstock.client import Client
+    from penstock.engine.engine import InferenceConfig, InferenceEngine
+    from penstock.engine.manager import ModelManager
+    from penstock.engine.predictor import Predictor
+    from penstock.errors import PenstockError
+    from penstock.registry.artifact import Artifact
+    from penstock.registry.registry import Registry
+    from penstock.settings import Settings
+    from penstock.tasks.base import Task
+    from penstock.tensors import Signature, TensorSpec
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Artifact": "penstock.registry.artifact",
+    "Client": "penstock.client",
+    "InferenceConfig": "penstock.engine.engine",
+    "InferenceEngine": "penstock.engine.engine",
+    "ModelManager": "penstock.engine.manager",
+    "PenstockError": "penstock.errors",
+    "Predictor": "penstock.engine.predictor",
+    "Registry": "penstock.registry.registry",
+    "Settings": "penstock.settings",
+    "Signature": "penstock.tensors",
+    "Task": "penstock.tasks.base",
+    "TensorSpec": "penstock.tensors",
+}
+
+__all__ = [
+    "Artifact",
+    "Client",
+    "InferenceConfig",
+    "InferenceEngine",
+    "ModelManager",
+    "PenstockError",
+    "Predictor",
+    "Registry",
+    "Settings",
+    "Signature",
+    "Task",
+    "TensorSpec",
+    "__version__",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'penstock' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,68 @@
+"""What every backend is: one batch in, one batch out; synchronous, no queue, no network."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from penstock.tensors import Arrays, Signature
+
+
+@dataclass(frozen=True, slots=True)
+class BackendOptions:
+    """How to run a model on this machine.
+
+    `device`: auto, cpu, cuda, cuda:N or mps. `threads`: threads inside one run, None = usable cores.
+    `precision`: fp32 or fp16 (fp16 only where the device gains). `pin_memory` speeds copies to a GPU.
+    """
+
+    device: str = "auto"
+    threads: int | None = None
+    precision: str = "fp32"
+    graph_optimization: bool = True
+    pin_memory: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFile:
+    """What a backend needs to open a model: its main file and, for eager PyTorch, the class to fill.
+
+    `architecture` is `module:Class`, `architecture_args` its keyword arguments. `signature` is None for
+    a bare file, whose backend then reads it from the file where the format holds one.
+    """
+
+    path: Path
+    signature: Signature | None = None
+    architecture: str | None = None
+    architecture_args: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Backend(ABC):
+    """Runs one batch of one model. Threads may call `run` at the same time."""
+
+    format: str
+    device: str
+    """Where it really runs: `cpu`, `cuda:0`, …"""
+    signature: Signature
+    num_parameters: int | None
+    """Trained numbers in the model, None when the format does not tell."""
+    warnings: tuple[str, ...] = ()
+    """What did not go as asked at load, one sentence each (a GPU that fell back to CPU)."""
+
+    @classmethod
+    @abstractmethod
+    def open(cls, file: ModelFile, options: BackendOptions) -> Backend:
+        """Load the model. Raises ModelLoadError or a child of it, naming the file."""
+
+    @abstractmethod
+    def run(self, inputs: Arrays) -> Arrays:
+        """Outputs for one batch, by name, axis 0 the batch. Inputs were validated by the signature.
+
+        Raises InferenceError (OutOfMemory when the batch does not fit).
+        """
+
+    def close(self) -> None:
+        """Give the memory back. Safe to call twice; `run` after it raises InferenceError."""

@@ -1,0 +1,56 @@
+"""What the tensors mean: a Pydantic request and response around one model's arrays."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from pydantic import BaseModel
+
+from penstock.tensors import Arrays, Signature
+
+
+class TimedResponse(BaseModel):
+    """A response that carries the version and the times of its own making; the engine fills them in."""
+
+    model_version: str = ""
+    inference_time_ms: float = 0.0
+    preprocessing_time_ms: float = 0.0
+    postprocessing_time_ms: float = 0.0
+
+
+class Task(ABC):
+    """Turns one request into arrays and the arrays of the answer into a response. Holds no request state.
+
+    A subclass sets `kind` (its name in manifests), `Request` and `Response`, and is found through the
+    entry point group `penstock.tasks`.
+    """
+
+    kind: ClassVar[str]
+    Request: ClassVar[type[BaseModel]]
+    Response: ClassVar[type[BaseModel]]
+    array_field: ClassVar[str | None] = None
+    """The field of `Request` that is one flat array of numbers and may arrive as a float64 ndarray."""
+    upload_field: ClassVar[str | None] = None
+    """The field of `Request` that takes the bytes of an uploaded file."""
+
+    def __init__(self, config: Mapping[str, Any], signature: Signature) -> None:
+        """`config` is the task part of the manifest, constants included. Raises ModelLoadError when it does not fit."""
+        self.config = config
+        self.signature = signature
+
+    @abstractmethod
+    def preprocess(self, request: Any) -> Arrays:
+        """The model's inputs for one request. Raises InvalidInput naming the field."""
+
+    @abstractmethod
+    def postprocess(self, outputs: Arrays, request: Any) -> BaseModel:
+        """The response, from this request's own rows of the model's outputs."""
+
+    def coerce(self, value: Any) -> BaseModel:
+        """A `Request` from what Python code hands in: a request, a mapping of its fields, or (by task) an array or file.
+
+        Raises InvalidInput.
+        """
+        raise NotImplementedError
