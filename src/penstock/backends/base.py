@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from penstock.errors import IntegrityError, ModelLoadError
 from penstock.tensors import Arrays, Signature
 
 
@@ -64,5 +67,31 @@ class Backend(ABC):
         Raises InferenceError (OutOfMemory when the batch does not fit).
         """
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027  most backends have nothing to give back but references
         """Give the memory back. Safe to call twice; `run` after it raises InferenceError."""
+
+
+def require_file(path: Path) -> None:
+    """Raise a ModelLoadError that says what is wrong with `path` unless it is a file that can be read."""
+    try:
+        with path.open("rb"):
+            return
+    except FileNotFoundError:
+        raise IntegrityError(f"{path}: there is no such file") from None
+    except IsADirectoryError:
+        raise IntegrityError(f"{path}: this is a directory, not a model file") from None
+    except OSError as error:
+        raise ModelLoadError(f"{path}: the file cannot be read ({error.strerror})") from None
+
+
+def no_rows(inputs: Arrays) -> bool:
+    """True for a batch of zero rows, which runtimes differ on and no backend hands to its own."""
+    return any(not len(array) for array in inputs.values())
+
+
+def empty_outputs(signature: Signature) -> Arrays:
+    """The answer to a batch of zero rows; free axes past the batch have length 0."""
+    return {
+        spec.name: np.empty((0, *(max(length, 0) for length in spec.shape[1:])), dtype=spec.numpy)
+        for spec in signature.outputs
+    }

@@ -34,6 +34,8 @@ class Task(ABC):
     """The field of `Request` that is one flat array of numbers and may arrive as a float64 ndarray."""
     upload_field: ClassVar[str | None] = None
     """The field of `Request` that takes the bytes of an uploaded file."""
+    cpu_bound: ClassVar[bool] = False
+    """True when `preprocess` takes milliseconds: it then runs in a thread, so that the event loop never waits."""
 
     def __init__(self, config: Mapping[str, Any], signature: Signature) -> None:
         """`config` is the task part of the manifest, constants included. Raises ModelLoadError when it does not fit."""
@@ -49,7 +51,7 @@ class Task(ABC):
         """The response, from this request's own rows of the model's outputs."""
 
     def coerce(self, value: Any) -> BaseModel:
-        """A `Request` from what Python code hands in: a request, a mapping of its fields, or (by task) an array or file.
+        """A `Request` from what Python code hands in: a request, a mapping of its fields, an array or a file.
 
         Raises InvalidInput.
         """

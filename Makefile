@@ -1,0 +1,66 @@
+# Every verb sets up what it needs in .venv and can be repeated; a set-up that is up to date is skipped.
+# Variables: PYTHON (an interpreter of 3.11 or newer), PORT, ARGS (more arguments for serve or pytest).
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+SOURCES := src tests $(wildcard benchmarks) $(wildcard examples)
+
+.DEFAULT_GOAL := help
+.PHONY: help serve test check format setup bench clean
+
+help: ## Show this list.
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+serve: $(VENV)/.serve ## Serve the starter models on port 8002 (PORT=… ARGS=…); needs no torch.
+	@$(BIN)/penstock serve digits digits-image $(if $(PORT),--port $(PORT)) $(ARGS)
+
+test: $(VENV)/.test ## Run every test (ARGS=… goes to pytest); installs torch and the test tools first.
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(VENV)/.dev ## Check style, types and who imports whom; the same in the hook and in CI.
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/black --check --quiet $(SOURCES)
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.dev ## Format the code and mend what ruff can mend.
+	$(BIN)/ruff check --fix --quiet $(SOURCES)
+	$(BIN)/black --quiet $(SOURCES)
+
+setup: $(VENV)/.dev ## Set up everything for development, the pre-commit hook included.
+	@git rev-parse --git-dir >/dev/null 2>&1 && $(BIN)/pre-commit install || echo "no git repository here: no hook installed"
+
+bench: $(VENV)/.test ## Measure the server against its targets; needs wrk.
+	$(BIN)/python benchmarks/run.py $(ARGS)
+
+clean: ## Remove .venv, caches and build results; the registry stays.
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Stamps: each is newer than what it was installed from, so that nothing is installed twice.
+
+$(VENV)/.created:
+	@PYTHON="$(PYTHON)"; \
+	for candidate in $${PYTHON:-python3 python3.13 python3.12 python3.11 python3.14}; do \
+		if $$candidate -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+			echo "creating $(VENV) with $$($$candidate --version)"; \
+			$$candidate -m venv --clear $(VENV) && touch $@ && exit 0; exit 1; \
+		fi; \
+	done; \
+	echo "Penstock needs Python 3.11 or newer; name one with: make PYTHON=/path/to/python" >&2; exit 1
+
+$(VENV)/.serve: $(VENV)/.created pyproject.toml constraints.txt
+	@echo "installing Penstock into $(VENV)"
+	@$(PIP) --editable .
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.created pyproject.toml constraints.txt
+	@echo "installing Penstock, torch and the test tools into $(VENV)"
+	@$(PIP) --editable '.[test]'
+	@touch $@ $(VENV)/.serve
+
+$(VENV)/.dev: $(VENV)/.created pyproject.toml constraints.txt
+	@echo "installing Penstock, torch and the development tools into $(VENV)"
+	@$(PIP) --editable '.[dev]'
+	@touch $@ $(VENV)/.test $(VENV)/.serve

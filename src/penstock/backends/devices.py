@@ -1,0 +1,112 @@
+"""What this machine has to run on: cores that may be used, and the device an option names."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from penstock.errors import ConfigError
+
+_DEVICE = re.compile(r"(auto|cpu|mps|cuda)|cuda:(\d{1,3})")
+
+
+class Device(NamedTuple):
+    """`kind` is auto, cpu, cuda or mps; `number` picks one of several GPUs."""
+
+    kind: str
+    number: int = 0
+
+    def __str__(self) -> str:
+        return f"cuda:{self.number}" if self.kind == "cuda" else self.kind
+
+
+class Placement(NamedTuple):
+    """Where a model goes, and one sentence for each wish that could not be met."""
+
+    device: Device
+    warnings: tuple[str, ...] = ()
+
+
+CPU = Device("cpu")
+
+
+def parse_device(text: str) -> Device:
+    """`auto`, `cpu`, `mps`, `cuda` or `cuda:N` as a Device; raises ConfigError for anything else."""
+    match = _DEVICE.fullmatch(text)
+    if match is None:
+        raise ConfigError(f"device: {text!r} is not a device; use auto, cpu, cuda, cuda:N or mps")
+    return Device(match[1]) if match[1] else Device("cuda", int(match[2]))
+
+
+def torch_placement(wanted: str) -> Placement:
+    """The device eager PyTorch runs on. One that is not here is replaced by the CPU, with a warning."""
+    device = parse_device(wanted)
+    gpus, has_mps = _torch_accelerators()
+    if device.kind == "auto":
+        return Placement(Device("cuda") if gpus else Device("mps") if has_mps else CPU)
+    present = {"cpu": True, "cuda": device.number < gpus, "mps": has_mps}
+    if present[device.kind]:
+        return Placement(device)
+    return Placement(CPU, (f"{device} was asked for, PyTorch finds no such device here; the model runs on the CPU",))
+
+
+def _torch_accelerators() -> tuple[int, bool]:
+    """How many CUDA devices PyTorch sees, and whether it has Metal."""
+    import torch
+
+    return (torch.cuda.device_count() if torch.cuda.is_available() else 0), torch.backends.mps.is_available()
+
+
+def usable_cores(proc: Path = Path("/proc/self/cgroup"), cgroups: Path = Path("/sys/fs/cgroup")) -> int:
+    """Cores this process may keep busy: its CPU affinity, and its cgroup's quota rounded down; at least 1.
+
+    Runtimes count the cores of the host, which in a container with a quota makes them fight over few.
+    """
+    quotas = (quota for quota in _quotas(proc, cgroups) if quota is not None)
+    return max(1, int(min((_affinity(), *quotas))))
+
+
+def _affinity() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _quotas(proc: Path, cgroups: Path) -> Iterator[float | None]:
+    """The quota in cores of every cgroup this process is in, from its own up to the root, versions 1 and 2."""
+    for line in _text(proc).splitlines():
+        controllers, _, own = line.partition(":")[2].partition(":")
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        root = cgroups / "cpu" if controllers else cgroups
+        path = Path(own.lstrip("/"))
+        for group in (root / path, *(root / parent for parent in path.parents)):
+            yield _quota_v1(group) if controllers else _quota_v2(group)
+
+
+def _quota_v2(group: Path) -> float | None:
+    quota, _, period = _text(group / "cpu.max").partition(" ")
+    return _cores(quota, period)
+
+
+def _quota_v1(group: Path) -> float | None:
+    return _cores(_text(group / "cpu.cfs_quota_us"), _text(group / "cpu.cfs_period_us"))
+
+
+def _cores(quota: str, period: str) -> float | None:
+    """None when there is no limit (`max`, -1), no such file, or nothing readable in it."""
+    try:
+        limit, window = int(quota), int(period)
+    except ValueError:
+        return None
+    return limit / window if limit > 0 and window > 0 else None
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except (OSError, UnicodeDecodeError):
+        return ""

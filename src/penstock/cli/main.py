@@ -1,0 +1,116 @@
+"""The `penstock` command: its verbs, and the one place that turns an error into a sentence and an exit code.
+
+Exit codes: 0 done, 1 refused or failed, 2 used wrongly, 130 interrupted. Verbs import what they need when
+they run, so that `--help` and completion stay quick.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable
+from typing import Annotated, NoReturn
+
+import typer
+
+import penstock
+from penstock.cli import config, doctor, models, predict, serve
+from penstock.errors import PenstockError
+
+app = typer.Typer(
+    name="penstock",
+    help="Take PyTorch models to production and keep them there.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("serve")(serve.serve)
+app.command("predict")(predict.predict)
+app.add_typer(models.app, name="models")
+app.add_typer(config.app, name="config")
+app.command("doctor")(doctor.doctor)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"penstock {penstock.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Take PyTorch models to production and keep them there."""
+
+
+def main() -> NoReturn:
+    """Entry point of the `penstock` command."""
+    sys.exit(run(app))
+
+
+def run(command: Callable[[], object]) -> int:
+    """The exit code of a command; whatever goes wrong becomes one sentence on standard error."""
+    try:
+        return _finish(command)
+    except PenstockError as error:
+        return _fail(str(error), error)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        _abandon_stdout()
+        return 1
+    except MemoryError as error:
+        return _fail("out of memory", error)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        return _fail(f"{where}{error.strerror or error}", error)
+    except Exception as error:
+        return _fail(f"unexpected {type(error).__name__}: {' '.join(str(error).split())}", error)
+
+
+def _finish(command: Callable[[], object]) -> int:
+    """Run, and write out what is buffered while a closed pipe can still be told from success."""
+    code: object = 0
+    try:
+        command()
+    except SystemExit as stop:
+        code = stop.code
+    sys.stdout.flush()
+    return code if isinstance(code, int) else int(code is not None)
+
+
+def _fail(sentence: str, error: BaseException) -> int:
+    """Print the sentence, or the traceback as well where debugging is asked for."""
+    debug = _debugging()
+    if debug:
+        import traceback
+
+        traceback.print_exception(error)
+    expected = isinstance(error, PenstockError | OSError)
+    hint = "" if debug or expected else "; run with PENSTOCK_LOG_LEVEL=debug for the traceback"
+    print(f"penstock: {sentence}{hint}", file=sys.stderr)
+    return 1
+
+
+def _debugging() -> bool:
+    from penstock.settings import load_settings
+
+    with contextlib.suppress(PenstockError):
+        return load_settings().settings.log_level == "debug"
+    return False
+
+
+def _abandon_stdout() -> None:
+    """The reader is gone: keep the interpreter from complaining when it flushes standard output at exit."""
+    import os
+
+    with contextlib.suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,41 @@
+"""Options that several verbs share, and how they become settings and a registry."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from penstock.registry.registry import Registry
+    from penstock.settings import Settings
+
+ConfigOption = Annotated[
+    Path | None, typer.Option("--config", help="Settings file; else ./penstock.toml where there is one.")
+]
+RegistryOption = Annotated[
+    Path | None, typer.Option("--registry", help="Directory of the model registry.", show_default="registry")
+]
+DeviceOption = Annotated[
+    str | None, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.", show_default="auto")
+]
+ThreadsOption = Annotated[
+    int | None, typer.Option("--threads", min=1, help="Threads inside one run.", show_default="usable cores")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+RefArgument = Annotated[str, typer.Argument(metavar="REF", help="name, name:version or name@alias.")]
+
+
+def read_settings(config: Path | None = None, **overrides: Any) -> Settings:
+    """The settings in force, the command line's first. Raises ConfigError."""
+    from penstock.settings import load_settings
+
+    return load_settings(overrides, config_file=config).settings
+
+
+def open_registry(settings: Settings) -> Registry:
+    """The registry the settings name."""
+    from penstock.registry.registry import Registry
+
+    return Registry(settings.registry, settings.database_url)

@@ -1,0 +1,62 @@
+"""`penstock serve`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from penstock.cli.options import ConfigOption, DeviceOption, RegistryOption, ThreadsOption, read_settings
+
+
+def serve(
+    refs: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[REF]...",
+            help="What to load at the start: models of the registry (name[:version|@alias]) or files.",
+        ),
+    ] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on.", show_default="127.0.0.1")] = None,
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.", show_default="8002")
+    ] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Server processes.", show_default="1")] = None,
+    device: DeviceOption = None,
+    threads: ThreadsOption = None,
+    config: ConfigOption = None,
+    registry: RegistryOption = None,
+    model_path: Annotated[Path | None, typer.Option(help="A bare model file to serve, without a registry.")] = None,
+    default_model: Annotated[
+        str | None, typer.Option(help="Model that answers where a route names none.", show_default="the first REF")
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Most rows in one run.", show_default="32")] = None,
+    max_wait_ms: Annotated[
+        float | None, typer.Option(min=0, help="How long an idle model waits for company.", show_default="0")
+    ] = None,
+    log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.", show_default="info")] = None,
+    log_format: Annotated[str | None, typer.Option(help="json or console.", show_default="json")] = None,
+) -> None:
+    """Serve models over HTTP until SIGTERM or Ctrl-C; requests in flight are finished first.
+
+    Every other setting has a name in the environment: see `penstock config show` and docs/settings.md.
+    """
+    settings = read_settings(
+        config,
+        host=host,
+        port=port,
+        workers=workers,
+        device=device,
+        threads=threads,
+        registry=registry,
+        model_path=model_path,
+        default_model=default_model,
+        batch_size=batch_size,
+        max_wait_ms=max_wait_ms,
+        log_level=log_level,
+        log_format=log_format,
+    )
+    from penstock.gateway.server import serve as run_server
+
+    raise typer.Exit(run_server(settings, refs or ()))

@@ -1,0 +1,198 @@
+"""A Penstock server seen from Python: the HTTP API as methods, its refusals as the exceptions of `penstock.errors`."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from http import HTTPStatus
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+
+from penstock import errors
+from penstock.errors import (
+    DeadlineExceeded,
+    FieldError,
+    InferenceError,
+    InvalidInput,
+    ModelNotFound,
+    ModelNotReady,
+    Overloaded,
+    PenstockError,
+)
+
+Json = dict[str, Any]
+
+_BY_STATUS: dict[int, type[PenstockError]] = {
+    HTTPStatus.NOT_FOUND: ModelNotFound,
+    HTTPStatus.TOO_MANY_REQUESTS: Overloaded,
+    HTTPStatus.SERVICE_UNAVAILABLE: ModelNotReady,
+    HTTPStatus.GATEWAY_TIMEOUT: DeadlineExceeded,
+}
+"""For a problem whose type says nothing; any other 4xx is InvalidInput, any other 5xx InferenceError."""
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"(?<!^)(?=[A-Z])", "-", name).lower()
+
+
+_BY_SLUG: dict[str, type[PenstockError]] = {
+    _slug(name): value
+    for name, value in vars(errors).items()
+    if isinstance(value, type) and issubclass(value, PenstockError)
+}
+"""`model-not-found` → ModelNotFound, …: the last part of a problem's `type`."""
+
+
+class Client:
+    """One server. Keeps connections open between calls; close it, or use it in a `with` block.
+
+    `timeout_s` bounds each call and is the deadline the server is told. Every method raises the
+    exception of `penstock.errors` that the server's answer stands for: InvalidInput with the faulty fields,
+    ModelNotFound, Overloaded and ModelNotReady with `retry_after_s`, DeadlineExceeded, InferenceError;
+    ModelNotReady as well when nothing answers. Threads may share a client.
+    """
+
+    def __init__(
+        self, base_url: str = "http://127.0.0.1:8002", api_key: str | None = None, timeout_s: float = 30.0
+    ) -> None:
+        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        self.base_url = base_url.rstrip("/")
+        self._timeout_s = timeout_s
+        self._http = httpx.Client(base_url=self.base_url, headers=headers, timeout=timeout_s)
+
+    def predict(self, model: str | None = None, request: Mapping[str, Any] | None = None, **fields: Any) -> Json:
+        """One prediction; the request's fields as a mapping, as keywords, or both. Arrays may be numpy's.
+
+        `model` is name[:version|@alias]; None asks the server's default model.
+        """
+        return self._predict(model, content=_encode({**(request or {}), **fields}), content_type="application/json")
+
+    def predict_image(self, model: str | None, image: str | Path | bytes) -> Json:
+        """One prediction of an image model from a file or the bytes of one (PNG, JPEG, …)."""
+        name, data = ("image", image) if isinstance(image, bytes) else _read(Path(image))
+        return self._predict(model, files={"file": (name, data)})
+
+    def models(self) -> Json:
+        """What the server's registry holds."""
+        return self._get("/models")
+
+    def health(self) -> Json:
+        """The server's state; an unhealthy server is an answer here (`status`), not an exception."""
+        return self._json(self._send("GET", "/health"))
+
+    def stats(self) -> Json:
+        """Counters and times since the server started, per model."""
+        return self._get("/stats")
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _predict(self, model: str | None, *, content_type: str | None = None, **body: Any) -> Json:
+        headers = {"X-Request-Timeout-Ms": f"{self._timeout_s * 1000:.0f}"}
+        if content_type:
+            headers["Content-Type"] = content_type
+        return self._checked(self._send("POST", _path(model), headers=headers, **body))
+
+    def _get(self, path: str) -> Json:
+        return self._checked(self._send("GET", path))
+
+    def _send(self, method: str, path: str, **body: Any) -> httpx.Response:
+        try:
+            return self._http.request(method, path, **body)
+        except httpx.TimeoutException:
+            raise DeadlineExceeded(f"{self.base_url} did not answer within {self._timeout_s:g} s") from None
+        except (httpx.TransportError, httpx.InvalidURL) as error:
+            raise ModelNotReady(f"no server answers at {self.base_url}: {error}") from None
+
+    def _checked(self, response: httpx.Response) -> Json:
+        if response.is_success:
+            return self._json(response)
+        raise _error(response)
+
+    def _json(self, response: httpx.Response) -> Json:
+        try:
+            body = response.json()
+        except ValueError:
+            body = None
+        if not isinstance(body, dict):
+            raise PenstockError(f"{response.url} answered {response.status_code} without a JSON object")
+        return body
+
+
+def _path(model: str | None) -> str:
+    if model is None:
+        return "/predict"
+    name, colon, version = model.partition(":")
+    middle = f"/versions/{quote(version, safe='')}" if colon else ""
+    return f"/models/{quote(name, safe='@')}{middle}/predict"
+
+
+def _encode(request: Mapping[str, Any]) -> bytes:
+    try:
+        return json.dumps(request, default=_plain, allow_nan=False).encode()
+    except (TypeError, ValueError) as error:
+        raise InvalidInput(f"the request cannot be written as JSON: {error}") from None
+
+
+def _plain(value: Any) -> Any:
+    """Arrays, tensors and numpy's numbers as lists and numbers."""
+    tolist: Callable[[], Any] | None = getattr(value, "tolist", None)
+    if tolist is None:
+        raise TypeError(f"a {type(value).__name__} is not JSON")
+    return tolist()
+
+
+def _read(path: Path) -> tuple[str, bytes]:
+    try:
+        return path.name, path.read_bytes()
+    except OSError as error:
+        raise InvalidInput(f"{path} cannot be read: {error.strerror}") from None
+
+
+def _error(response: httpx.Response) -> PenstockError:
+    """The exception an RFC 9457 problem stands for."""
+    try:
+        problem = response.json()
+    except ValueError:
+        problem = None
+    problem = problem if isinstance(problem, dict) else {}
+    slug = re.split(r"[/:#]", str(problem.get("type", "")))[-1]
+    kind = _BY_SLUG.get(slug) or _by_status(response.status_code)
+    message = str(problem.get("detail") or problem.get("title") or f"the server answered {response.status_code}")
+    if issubclass(kind, InvalidInput):
+        return kind(message, errors=_field_errors(problem))
+    if issubclass(kind, Overloaded | ModelNotReady):
+        return kind(message, retry_after_s=_retry_after(response))
+    return kind(message)
+
+
+def _by_status(status: int) -> type[PenstockError]:
+    return _BY_STATUS.get(status) or (InvalidInput if status < HTTPStatus.INTERNAL_SERVER_ERROR else InferenceError)
+
+
+def _field_errors(problem: Mapping[str, Any]) -> tuple[FieldError, ...]:
+    items = problem.get("errors") or ()
+    return tuple(
+        FieldError(str(item.get("field", "")), str(item.get("message", ""))) for item in items if isinstance(item, dict)
+    )
+
+
+def _retry_after(response: httpx.Response) -> float:
+    try:
+        return float(response.headers["Retry-After"])
+    except (KeyError, ValueError):
+        return 1.0

@@ -1,0 +1,349 @@
+"""A bounded queue in front of one backend: awaited single requests become batches.
+
+It batches while busy: an idle backend starts at once with what is there, and the queue fills while it runs, so
+the batch size follows the load and nobody waits for a timer (unless `max_wait_ms` asks for one).
+
+A model whose full batch runs shorter than the hop to a thread and back runs on the event loop itself; any other runs
+in the batcher's own thread, which takes its next batch directly from the queue and so never waits for the loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+
+from penstock.engine.queue import BatchQueue, Item
+from penstock.errors import (
+    DeadlineExceeded,
+    InferenceError,
+    InvalidInput,
+    ModelNotReady,
+    Overloaded,
+    PenstockError,
+)
+from penstock.tensors import Arrays, split, stack
+
+log = logging.getLogger(__name__)
+
+INLINE_BELOW_S = 0.0005
+"""A full batch that runs shorter than this stays on the event loop: the hop to a thread and back costs about half
+of it, and a pause of this length is what the loop sees from any other callback."""
+
+
+@dataclass(frozen=True, slots=True)
+class BatchLimits:
+    """How much is run together and how much may wait. Times in milliseconds."""
+
+    batch_rows: int = 32
+    queue_rows: int = 512
+    queue_bytes: int = 256 * 1024 * 1024
+    max_wait_ms: float = 0.0
+
+
+class Batched(NamedTuple):
+    """One request's own rows of the outputs, and the batch they came from. Times in seconds."""
+
+    outputs: Arrays
+    batch_rows: int
+    queue_s: float
+    run_s: float
+
+
+Result: TypeAlias = "Batched | PenstockError"
+
+
+class Batcher:
+    """Awaited single requests in, batches out to `run`. Any thread's event loop may submit."""
+
+    def __init__(self, run: Callable[[Arrays], Arrays], limits: BatchLimits, *, full_batch_s: float = 1.0) -> None:
+        """`full_batch_s` is the measured time of a full batch; it decides between event loop and thread."""
+        self.limits = limits
+        self.running_rows = 0
+        self._run = run
+        self._queue = BatchQueue(
+            max_batch_rows=limits.batch_rows, max_rows=limits.queue_rows, max_bytes=limits.queue_bytes
+        )
+        self._changed = threading.Condition(threading.Lock())
+        self._lock = self._changed
+        self._live: set[Item] = set()
+        self._inline = full_batch_s < INLINE_BELOW_S
+        self._flush_on: asyncio.AbstractEventLoop | None = None
+        self._fill_timer: asyncio.TimerHandle | None = None
+        self._thread: threading.Thread | None = None
+        self._thread_idle = False
+        self._closed = False
+        self._row_s = full_batch_s / max(1, limits.batch_rows)
+        self._sweep_at = float("inf")
+        self._sweep: asyncio.TimerHandle | None = None
+        self._sweep_on: asyncio.AbstractEventLoop | None = None
+
+    @property
+    def queued_rows(self) -> int:
+        """Rows that wait for a run."""
+        return self._queue.rows
+
+    @property
+    def inline(self) -> bool:
+        """True while batches run on the event loop."""
+        return self._inline
+
+    @property
+    def wait_s(self) -> float:
+        """How long a request that comes now should expect to wait for its run to end."""
+        return (self._queue.rows + self.running_rows) * self._row_s
+
+    def admit(self, rows: int = 1) -> None:
+        """Raise Overloaded now if a request of so many rows would be refused; costs next to nothing."""
+        self._queue.check_room(rows, 0, self._retry_after_s())
+
+    async def submit(self, arrays: Arrays, rows: int, deadline: float | None = None) -> Batched:
+        """The outputs for these validated inputs, run with whoever else is waiting.
+
+        `deadline` is absolute, in `time.monotonic()` seconds. A request of more rows than a batch may have is cut
+        into several. Raises Overloaded, DeadlineExceeded, ModelNotReady (closed) or InferenceError.
+        """
+        if rows > self.limits.batch_rows:
+            return await self._submit_in_parts(arrays, rows, deadline)
+        item = self._item(arrays, rows, deadline)
+        self._enqueue((item,))
+        return await self._answer(item)
+
+    async def _submit_in_parts(self, arrays: Arrays, rows: int, deadline: float | None) -> Batched:
+        size = self.limits.batch_rows
+        if rows > self.limits.queue_rows:
+            raise InvalidInput(
+                f"a request of {rows} rows is more than the queue takes ({self.limits.queue_rows}); send fewer rows",
+                field="rows",
+            )
+        cuts = [slice(start, min(start + size, rows)) for start in range(0, rows, size)]
+        items = [self._item({k: a[cut] for k, a in arrays.items()}, cut.stop - cut.start, deadline) for cut in cuts]
+        self._enqueue(items)
+        try:
+            parts = await asyncio.gather(*(self._answer(item) for item in items))
+        finally:
+            for item in items:  # a part whose task was cancelled before its first step could not do it itself
+                self._live.discard(item)
+                self._forget(item)
+        outputs = {name: np.concatenate([part.outputs[name] for part in parts]) for name in parts[0].outputs}
+        return Batched(outputs, size, max(part.queue_s for part in parts), sum(part.run_s for part in parts))
+
+    def _item(self, arrays: Arrays, rows: int, deadline: float | None) -> Item:
+        loop = asyncio.get_running_loop()
+        return Item(arrays, rows, loop.create_future(), loop, time.monotonic(), deadline)
+
+    def _enqueue(self, items: Sequence[Item]) -> None:
+        with self._lock:
+            if self._closed:
+                raise ModelNotReady("the model is being unloaded; try again")
+            self._check_admission(items)
+            for item in items:
+                self._queue.push(item)
+            if self._thread_idle:
+                self._changed.notify()
+        self._live.update(items)
+        loop, deadline = items[0].loop, items[0].deadline
+        if deadline is not None and (deadline < self._sweep_at or loop is not self._sweep_on):
+            self._sweep_after(loop, min(deadline, self._sweep_at))
+        self._wake(loop)
+
+    def _check_admission(self, items: Sequence[Item]) -> None:
+        rows = sum(item.rows for item in items)
+        self._queue.check_room(rows, sum(item.bytes for item in items), self._retry_after_s())
+        deadline = items[0].deadline
+        if deadline is None:
+            return
+        left = deadline - items[0].entered
+        if left <= 0:
+            raise DeadlineExceeded("the deadline had passed before the model was asked")
+        if self._queue.rows and left < self.wait_s:
+            raise Overloaded(
+                f"the wait is about {self.wait_s * 1000:.0f} ms, longer than the {left * 1000:.0f} ms left",
+                retry_after_s=self._retry_after_s(),
+            )
+
+    def _retry_after_s(self) -> float:
+        return max(0.001, self.wait_s)
+
+    async def _answer(self, item: Item) -> Batched:
+        try:
+            result: Result = await item.future
+        except asyncio.CancelledError:
+            self._forget(item)
+            raise
+        finally:
+            self._live.discard(item)
+        if isinstance(result, PenstockError):
+            raise result
+        return result
+
+    def _forget(self, item: Item) -> None:
+        with self._lock:
+            self._queue.drop(item)
+
+    # Running: on the loop, or in the thread
+
+    def _wake(self, loop: asyncio.AbstractEventLoop) -> None:
+        if not self._inline:
+            if self._thread is None:
+                self._start_thread()
+            return
+        with self._lock:
+            wait = self._fill_wait_s()
+        if self._flush_on is loop and (wait > 0 or self._fill_timer is None):
+            return  # a flush on this loop is due; one on another loop may never come: that loop may have been closed
+        self._flush_on = loop
+        if self._fill_timer is not None:
+            self._fill_timer.cancel()
+        self._fill_timer = loop.call_later(wait, self._flush, loop) if wait > 0 else None
+        if wait <= 0:
+            loop.call_soon(self._flush, loop)
+
+    def _flush(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._flush_on, self._fill_timer = None, None
+        with self._lock:
+            batch = self._queue.take()
+            more = self._queue.head() is not None
+        if batch:
+            self._resolve(batch, self._run_batch(batch))
+            if self._row_s * self.limits.batch_rows > 4 * INLINE_BELOW_S:
+                self._inline = False  # much slower than it was at warm-up: leave the loop alone from now on
+        if more:
+            self._wake(loop)
+
+    def _start_thread(self) -> None:
+        self._thread = threading.Thread(target=self._work, name="penstock-batcher", daemon=True)
+        self._thread.start()
+
+    def _work(self) -> None:
+        while True:
+            with self._lock:
+                batch = self._next_batch()
+            if batch is None:
+                return
+            results = self._run_batch(batch)
+            self._deliver(batch, results)
+            del batch, results
+
+    def _next_batch(self) -> list[Item] | None:
+        """Waits, lock held, for the next batch; None when the batcher closes."""
+        while not self._closed:
+            if self._queue.head() is not None:
+                wait = self._fill_wait_s()
+                if wait <= 0:
+                    return self._queue.take()
+                self._pause(wait)
+            else:
+                self._pause(None)
+        return None
+
+    def _pause(self, timeout: float | None) -> None:
+        self._thread_idle = True
+        self._changed.wait(timeout)
+        self._thread_idle = False
+
+    def _fill_wait_s(self) -> float:
+        """How much longer to wait for a fuller batch: 0 without `max_wait_ms`."""
+        if not self.limits.max_wait_ms or self._queue.rows >= self.limits.batch_rows:
+            return 0.0
+        head = self._queue.head()
+        return 0.0 if head is None else head.entered + self.limits.max_wait_ms / 1000 - time.monotonic()
+
+    def _run_batch(self, batch: Sequence[Item]) -> list[Result]:
+        """One result per item. A batch that fails is halved until only the guilty request is left with the error."""
+        rows = [item.rows for item in batch]
+        total = sum(rows)
+        self.running_rows = total
+        started = time.monotonic()
+        try:
+            outputs = split(self._run(stack([item.arrays for item in batch])), rows)
+        except Exception as error:
+            if len(batch) == 1:
+                return [_as_penstock(error)]
+            half = len(batch) // 2
+            return [*self._run_batch(batch[:half]), *self._run_batch(batch[half:])]
+        finally:
+            self.running_rows = 0
+        run_s = time.monotonic() - started
+        if total:
+            self._row_s += 0.1 * (run_s / total - self._row_s)
+        return [Batched(part, total, started - item.entered, run_s) for item, part in zip(batch, outputs, strict=True)]
+
+    def _deliver(self, batch: Sequence[Item], results: Sequence[Result]) -> None:
+        """Hand results from the thread to the event loop of each caller, one call per loop."""
+        loops = {item.loop for item in batch}
+        for loop in loops:
+            pairs = [(i, r) for i, r in zip(batch, results, strict=True) if i.loop is loop]
+            try:
+                loop.call_soon_threadsafe(self._resolve, [i for i, _ in pairs], [r for _, r in pairs])
+            except RuntimeError:
+                log.debug("an event loop closed before its answers came")
+
+    def _resolve(self, batch: Sequence[Item], results: Sequence[Result]) -> None:
+        here = asyncio.get_running_loop()
+        for item, result in zip(batch, results, strict=True):
+            _tell(item, result, here)
+
+    # Deadlines
+
+    def _sweep_after(self, loop: asyncio.AbstractEventLoop, deadline: float) -> None:
+        if self._sweep is not None:
+            self._sweep.cancel()
+        self._sweep_at, self._sweep_on = deadline, loop
+        self._sweep = loop.call_later(max(0.0, deadline - time.monotonic()), self._expire, loop)
+
+    def _expire(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Answer everyone whose deadline has passed, waiting or running, and set the timer for the next one."""
+        now = time.monotonic()
+        self._sweep, self._sweep_at = None, float("inf")
+        upcoming: float | None = None
+        for item in list(self._live):
+            if item.deadline is None:
+                continue
+            if item.deadline <= now + 0.0005:
+                self._live.discard(item)
+                self._forget(item)
+                error = DeadlineExceeded("the deadline passed before the model answered; the work was dropped")
+                _tell(item, error, loop)
+            elif upcoming is None or item.deadline < upcoming:
+                upcoming = item.deadline
+        if upcoming is not None:
+            self._sweep_after(loop, upcoming)
+
+    # The end
+
+    def close(self) -> None:
+        """Refuse what still waits and end the thread. Safe to call twice, from any thread."""
+        with self._lock:
+            self._closed = True
+            waiting = self._queue.clear()
+            self._changed.notify_all()
+        for item in waiting:
+            _tell(item, ModelNotReady("the model was unloaded while the request waited; try again"), None)
+        thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(timeout=5)
+
+
+def _tell(item: Item, result: Result, here: asyncio.AbstractEventLoop | None) -> None:
+    """Answer the caller of `item`, on its own loop; `here` is the loop that is running now, if any."""
+    if item.loop is not here:
+        if not item.loop.is_closed():
+            item.loop.call_soon_threadsafe(_tell, item, result, item.loop)
+    elif not item.future.done():
+        item.future.set_result(result)
+
+
+def _as_penstock(error: Exception) -> PenstockError:
+    if isinstance(error, PenstockError):
+        return error
+    log.error("the model failed", exc_info=error)
+    wrapped = InferenceError("the model failed on this input")
+    wrapped.__cause__ = error
+    return wrapped

@@ -1,0 +1,433 @@
+"""The one protocol-free front door: REST, gRPC, the CLI and Python all come through `InferenceEngine.predict`."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from penstock.backends.base import BackendOptions
+from penstock.backends.devices import usable_cores
+from penstock.engine.batcher import Batched, BatchLimits
+from penstock.engine.cache import PredictionCache
+from penstock.engine.loaded import LoadedModel
+from penstock.engine.manager import ModelManager, is_model_file
+from penstock.engine.observation import Observation, Observer, Prediction, outcome_of
+from penstock.engine.stats import ModelStats
+from penstock.errors import (
+    DeadlineExceeded,
+    ModelNotFound,
+    ModelNotReady,
+    Overloaded,
+    PenstockError,
+)
+from penstock.registry.registry import Registry
+from penstock.tasks.base import TimedResponse
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class InferenceConfig:
+    """How an engine runs. `model_path` is a registry reference or a model file, the default of `predict`.
+
+    `batch_size` and `max_queue_size` count rows, `max_queue_bytes` the arrays that wait. `timeout_ms` is the deadline
+    of a request that brings none. `pin_memory` concerns CUDA only. `cache_size` is a number of remembered answers.
+    """
+
+    model_path: str | None = None
+    registry: Path | None = None
+    database_url: str | None = None
+    model_type: str | None = None
+    device: str = "auto"
+    precision: str = "fp32"
+    batch_size: int = 32
+    max_queue_size: int = 100
+    max_queue_bytes: int = 256 * 1024 * 1024
+    max_wait_ms: float = 0.0
+    use_dynamic_batching: bool = True
+    pin_memory: bool = True
+    graph_optimization: bool = True
+    threads: int | None = None
+    timeout_ms: float = 30_000.0
+    max_models: int = 8
+    max_bytes: int | str | None = None
+    cache_size: int = 0
+
+    def limits(self) -> BatchLimits:
+        """The batcher's part. Without dynamic batching every request runs alone."""
+        rows = self.batch_size if self.use_dynamic_batching else 1
+        return BatchLimits(rows, max(self.max_queue_size, rows), self.max_queue_bytes, self.max_wait_ms)
+
+    def options(self) -> BackendOptions:
+        """The backends' part."""
+        return BackendOptions(self.device, self.threads, self.precision, self.graph_optimization, self.pin_memory)
+
+
+class InferenceEngine:
+    """Predictions for many callers: finds the version, batches, keeps deadlines, counts.
+
+    Use it from one event loop or from several; `await start()` loads what it should serve, `await close()` ends it.
+    """
+
+    def __init__(
+        self,
+        config: InferenceConfig | None = None,
+        *,
+        registry: Registry | None = None,
+        observers: Iterable[Observer] = (),
+    ) -> None:
+        """`observers` are called with an Observation after every request, on the event loop: be quick."""
+        self.config = config or InferenceConfig()
+        self.registry = registry or Registry(self.config.registry, self.config.database_url)
+        self.manager = ModelManager(
+            self.registry,
+            max_models=self.config.max_models,
+            max_bytes=self.config.max_bytes,
+            options=self.config.options(),
+            limits=self.config.limits(),
+            model_type=self.config.model_type,
+        )
+        self.observers: list[Observer] = list(observers)
+        self.default_ref = self.config.model_path
+        self._timeout_s = self.config.timeout_ms / 1000
+        self._cache = PredictionCache(self.config.cache_size) if self.config.cache_size else None
+        self._routes: dict[str | None, LoadedModel] = {}
+        self._wanted: list[str] = []
+        self._only_wanted = False
+        self._problems: dict[str, str] = {}
+        self._revision = ""
+        self._started = False
+        self._draining = False
+        self._inflight = 0
+        self._preparing = 0
+        self._threads = ThreadPoolExecutor(usable_cores(), thread_name_prefix="penstock-prepare")
+        self._loaders = ThreadPoolExecutor(2, thread_name_prefix="penstock-load")
+        self._stats: dict[tuple[str, str], ModelStats] = {}
+        self._since = time.monotonic()
+
+    # Life
+
+    async def start(self, refs: Sequence[str] = (), *, strict: bool = True) -> None:
+        """Load, warm and prove the models to serve: `refs`, else the default, else the whole registry.
+
+        With `refs` nothing else is served. A model that is not in the registry but ships in an installed package is
+        published first. `strict` raises the first error; otherwise `ready()` tells it and the others are served.
+        """
+        await self._aside(self._publish_bundled, refs)
+        self._revision = await self._aside(self.registry.revision)
+        self._wanted = list(refs) or ([self.default_ref] if self.default_ref else await self._aside(self.registry.list))
+        self._only_wanted = bool(refs)
+        if self.default_ref is None and self._wanted:
+            self.default_ref = self._wanted[0]
+        for ref in self._wanted:
+            try:
+                await self.model(ref)
+            except PenstockError as error:
+                if strict:
+                    raise
+                log.error("%s cannot be served: %s", ref, error)
+                self._problems[ref] = str(error)
+        self._pin()
+        self._started = True
+
+    def _publish_bundled(self, refs: Sequence[str]) -> None:
+        for ref in refs:
+            name = ref.partition(":")[0].partition("@")[0]
+            if not is_model_file(ref) and not self.registry.versions(name):
+                self.registry.publish_bundled(name)
+
+    async def close(self) -> None:
+        """Unload everything. Waiting requests get ModelNotReady."""
+        self._draining = True
+        self._routes.clear()
+        await self._aside(self._close_models)
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._loaders.shutdown(wait=False, cancel_futures=True)
+
+    def _close_models(self) -> None:
+        for model in self.manager.models():
+            model.close()
+        self.manager.clear_cache()
+
+    def begin_drain(self) -> None:
+        """Refuse new requests from now on; those inside are finished."""
+        self._draining = True
+
+    async def drain(self, timeout_s: float) -> bool:
+        """Wait until no request is inside; False when that took longer than `timeout_s`."""
+        self.begin_drain()
+        until = time.monotonic() + timeout_s
+        while self._inflight:
+            if time.monotonic() >= until:
+                return False
+            await asyncio.sleep(0.01)
+        return True
+
+    async def _aside(self, work: Callable[..., T], *args: Any) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._loaders, functools.partial(work, *args))
+
+    # Which model answers
+
+    async def model(self, ref: str | None = None) -> LoadedModel:
+        """The model for a reference, loaded now if it was not. Raises ModelNotFound or ModelLoadError."""
+        model = self._routes.get(ref)
+        if model is not None and not model.retired:
+            return model
+        model = await self._aside(self.manager.load_model, self._target(ref))
+        if len(self._routes) > 10_000:  # spellings of references come from clients; the models behind them are few
+            self._routes.clear()
+        self._routes[ref] = model
+        return model
+
+    def _target(self, ref: str | None) -> str:
+        """What a caller's reference means in the registry; raises ModelNotFound for what is not served here.
+
+        A model served by name answers in all its versions, one served as `name:version` or `name@alias` only as such,
+        and its bare name means just that.
+        """
+        if ref is None:
+            ref = self.default_ref
+        if ref is None:
+            raise ModelNotFound("there is no model to serve yet: publish one with `penstock models publish`")
+        if not self._only_wanted or ref in self._wanted:
+            return ref
+        name = _name_of(ref)
+        served = [wanted for wanted in self._wanted if _name_of(wanted) == name]
+        if name in served or any(is_model_file(wanted) for wanted in served):
+            return ref
+        if served and ref == name:
+            return served[0]
+        if any(ref == self._routes[wanted].key for wanted in served if wanted in self._routes):
+            return ref
+        raise ModelNotFound(f"the model {ref} is not served here; served are {', '.join(self._wanted)}")
+
+    def loaded(self) -> list[LoadedModel]:
+        """Every loaded model, least recently used first."""
+        return self.manager.models()
+
+    def _pin(self) -> None:
+        self.manager.pin({self._routes[ref].key for ref in self._wanted if ref in self._routes})
+
+    async def reconcile(self) -> None:
+        """Follow the registry: load what an alias or a new version means now, then let go of what it meant before."""
+        revision = await self._aside(self.registry.revision)
+        if revision == self._revision:
+            return
+        before = {model.key for model in self._routes.values() if model.artifact is not None}
+        for ref, model in list(self._routes.items()):
+            if model.artifact is not None:
+                await self._follow(ref, model)
+        for ref in self._problems.keys() & set(self._wanted):
+            await self._retry(ref)
+        self._pin()
+        for key in before - {model.key for model in self._routes.values()}:
+            self.manager.unload(key)
+        self._revision = revision
+
+    async def _follow(self, ref: str | None, model: LoadedModel) -> None:
+        try:
+            key = await self._aside(self.manager.key, self._target(ref))
+            if key != model.key:
+                self._routes[ref] = await self._aside(self.manager.load_model, key)
+                log.info("%s is now %s", ref or self.default_ref, key)
+        except ModelNotFound:
+            del self._routes[ref]
+        except PenstockError as error:
+            log.error("%s stays at %s: %s", ref or self.default_ref, model.key, error)
+
+    async def _retry(self, ref: str) -> None:
+        try:
+            await self.model(ref)
+            del self._problems[ref]
+        except PenstockError as error:
+            self._problems[ref] = str(error)
+
+    # Answering
+
+    def admit(self, ref: str | None = None) -> None:
+        """Refuse now, at no cost, what `predict` would refuse: raises ModelNotReady or Overloaded."""
+        if self._draining:
+            raise ModelNotReady("the server is shutting down; ask another replica", retry_after_s=1.0)
+        model = self._routes.get(ref)
+        if model is not None:
+            model.batcher.admit()
+        if self._preparing >= self.config.max_queue_size:
+            raise Overloaded(f"{self._preparing} requests are being prepared already; try again later")
+
+    async def predict(
+        self, request: Any, *, ref: str | None = None, deadline: float | None = None, request_id: str = ""
+    ) -> Prediction:
+        """The answer of the model `ref` (None = the default) to one request.
+
+        `request` is the Task's Request or anything its `coerce` takes. `deadline` is absolute, in `time.monotonic()`
+        seconds. Raises InvalidInput, ModelNotFound, ModelNotReady, Overloaded, DeadlineExceeded or InferenceError.
+        """
+        started = time.monotonic()
+        if deadline is None:
+            deadline = started + self._timeout_s
+        model: LoadedModel | None = None
+        self._inflight += 1
+        try:
+            model = await self._hold(ref)
+            request, arrays, rows = await self._prepare(model, request)
+            prepared = time.monotonic()
+            if prepared >= deadline:
+                raise DeadlineExceeded("the deadline passed before the request reached the model; the work was dropped")
+            batched = await self._run(model, arrays, rows, deadline)
+            answered = time.monotonic()
+            response = model.finish(batched.outputs, request)
+            return self._done(model, response, batched, rows, (started, prepared, answered), request_id)
+        except asyncio.CancelledError:
+            self._observe_failure(model, "cancelled", started, request_id)
+            raise
+        except PenstockError as error:
+            self._observe_failure(model, outcome_of(error), started, request_id)
+            raise
+        finally:
+            self._inflight -= 1
+            if model is not None:
+                self.manager.release(model)
+
+    async def _hold(self, ref: str | None) -> LoadedModel:
+        if self._draining:
+            raise ModelNotReady("the server is shutting down; ask another replica", retry_after_s=1.0)
+        model = self._routes.get(ref)
+        while model is None or not self.manager.hold(model):
+            if model is not None:
+                self._routes.pop(ref, None)
+            model = await self.model(ref)
+        return model
+
+    async def _prepare(self, model: LoadedModel, request: Any) -> tuple[Any, Any, int]:
+        if not model.task.cpu_bound:
+            return model.prepare(request)
+        self._preparing += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, model.prepare, request)
+        finally:
+            self._preparing -= 1
+
+    async def _run(self, model: LoadedModel, arrays: Any, rows: int, deadline: float) -> Batched:
+        if self._cache is None:
+            return await model.batcher.submit(arrays, rows, deadline)
+        key = self._cache.key(f"{model.key}/{model.variant}", arrays)
+        outputs = self._cache.get(key)
+        if outputs is not None:
+            return Batched(outputs, 0, 0.0, 0.0)
+        batched = await model.batcher.submit(arrays, rows, deadline)
+        self._cache.put(key, batched.outputs)
+        return batched
+
+    def _done(
+        self,
+        model: LoadedModel,
+        response: Any,
+        batched: Batched,
+        rows: int,
+        marks: tuple[float, float, float],
+        request_id: str,
+    ) -> Prediction:
+        started, prepared, answered = marks
+        ended = time.monotonic()
+        pre_ms, post_ms, total_ms = (prepared - started) * 1e3, (ended - answered) * 1e3, (ended - started) * 1e3
+        queue_ms, run_ms = batched.queue_s * 1e3, batched.run_s * 1e3
+        if isinstance(response, TimedResponse):
+            response.model_version = model.version
+            response.inference_time_ms = run_ms
+            response.preprocessing_time_ms = pre_ms
+            response.postprocessing_time_ms = post_ms
+        batch_rows, name, version, variant = batched.batch_rows, model.name, model.version, model.variant
+        times = (pre_ms, queue_ms, run_ms, post_ms, total_ms)
+        self._observe(Observation(name, version, variant, "ok", rows, batch_rows, *times, request_id))
+        return Prediction(response, name, version, variant, batch_rows, *times)
+
+    async def predict_batch(
+        self,
+        requests: Iterable[Any],
+        *,
+        ref: str | None = None,
+        deadline: float | None = None,
+        request_id: str = "",
+    ) -> list[Prediction | PenstockError]:
+        """One result per request, in order: its prediction or its own error. No more at once than the queue takes."""
+        waiting = enumerate(requests)
+        results: dict[int, Prediction | PenstockError] = {}
+
+        async def work() -> None:
+            for index, request in waiting:
+                try:
+                    results[index] = await self.predict(request, ref=ref, deadline=deadline, request_id=request_id)
+                except PenstockError as error:
+                    results[index] = error
+
+        await asyncio.gather(*(work() for _ in range(min(2 * self.config.batch_size, self.config.max_queue_size))))
+        return [results[index] for index in range(len(results))]
+
+    # Watching
+
+    def _observe_failure(self, model: LoadedModel | None, outcome: Any, started: float, request_id: str) -> None:
+        # A name that was not found is the client's word: as a label it would grow without bound.
+        name, version, variant = (model.name, model.version, model.variant) if model else ("", "", "")
+        total_ms = (time.monotonic() - started) * 1e3
+        self._observe(Observation(name, version, variant, outcome, 0, 0, 0.0, 0.0, 0.0, 0.0, total_ms, request_id))
+
+    def _observe(self, observation: Observation) -> None:
+        key = (observation.model, observation.version)
+        stats = self._stats.get(key)
+        if stats is None:
+            stats = self._stats[key] = ModelStats()
+        stats.add(observation)
+        for observer in self.observers:
+            observer(observation)
+
+    def refused(self, ref: str | None, error: PenstockError, request_id: str = "") -> None:
+        """Count a request that was turned away before `predict` saw it (by `admit`, or for its form)."""
+        self._observe_failure(self._routes.get(ref), outcome_of(error), time.monotonic(), request_id)
+
+    def ready(self) -> tuple[bool, list[str]]:
+        """Whether every model that should be served answers, and why not."""
+        if self._draining:
+            return False, ["the server is shutting down"]
+        if not self._started:
+            return False, ["models are being loaded"]
+        reasons = [f"{ref}: {problem}" for ref, problem in self._problems.items()]
+        if not self._wanted:
+            reasons.append("there is no model to serve: publish one with `penstock models publish`")
+        return not reasons, reasons
+
+    @property
+    def queue_rows(self) -> int:
+        """Rows that wait, over all models."""
+        return sum(model.batcher.queued_rows for model in self.manager.models())
+
+    @property
+    def inflight(self) -> int:
+        """Requests inside: prepared, waiting or running."""
+        return self._inflight
+
+    def get_stats(self) -> dict[str, Any]:
+        """The figures of `GET /stats`: the default model, the queue, and each model's last minute."""
+        default = self._routes.get(None) or self._routes.get(self.default_ref)
+        return {
+            "model_path": self.default_ref,
+            "device": self.config.device,
+            "batch_size": self.config.batch_size,
+            "model_device": default.info.device if default else None,
+            "model_parameters": default.info.num_parameters if default else None,
+            "queue_size": self.queue_rows,
+            "processing": self._inflight,
+            "uptime_s": time.monotonic() - self._since,
+            "models": {f"{name}:{version}": stats.to_json() for (name, version), stats in self._stats.items() if name},
+        }
+
+
+def _name_of(ref: str) -> str:
+    return Path(ref).stem if is_model_file(ref) else ref.partition(":")[0].partition("@")[0]

@@ -1,0 +1,193 @@
+"""Which models are loaded: load once, prove, remember the most recently used, give back what is no longer needed."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from concurrent.futures import Future
+from pathlib import Path
+
+from penstock.backends.base import BackendOptions
+from penstock.engine.batcher import BatchLimits
+from penstock.engine.loaded import LoadedModel, ModelInfo, load_artifact, load_file, warm_up
+from penstock.errors import InvalidInput, ModelNotFound, ModelNotReady
+from penstock.registry.registry import Registry
+from penstock.settings import parse_size
+
+MODEL_SUFFIXES = (".onnx", ".pt", ".pth", ".pt2", ".ckpt", ".safetensors")
+
+
+def is_model_file(ref: str) -> bool:
+    """True when `ref` means a file and not a name in the registry."""
+    return "/" in ref or ref.lower().endswith(MODEL_SUFFIXES)
+
+
+class ModelManager:
+    """The models of this process. An ordinary object: one per process is a choice of its owner. Thread-safe."""
+
+    def __init__(
+        self,
+        registry: Registry | None = None,
+        *,
+        max_models: int = 8,
+        max_bytes: int | str | None = None,
+        options: BackendOptions | None = None,
+        limits: BatchLimits | None = None,
+        model_type: str | None = None,
+    ) -> None:
+        """`max_models` and `max_bytes` (a number or "4GiB") bound what stays loaded besides pinned and busy models."""
+        self.registry = registry if registry is not None else Registry()
+        self._max_models = max_models
+        self._max_bytes = parse_size(max_bytes) if max_bytes is not None else None
+        self._options = options or BackendOptions()
+        self._limits = limits or BatchLimits()
+        self._model_type = model_type
+        self._models: OrderedDict[str, LoadedModel] = OrderedDict()
+        self._files: dict[str, Path] = {}
+        self._loading: dict[str, Future[LoadedModel]] = {}
+        self._pinned: set[str] = set()
+        self._lock = threading.Lock()
+
+    # Loading
+
+    def load_model(self, ref: str | Path) -> LoadedModel:
+        """The loaded model for a registry reference or a model file; callers who ask at once share one load.
+
+        Raises ModelNotFound, ModelLoadError or a child of it.
+        """
+        key = self.key(str(ref))
+        with self._lock:
+            if key in self._models:
+                self._models.move_to_end(key)
+                return self._models[key]
+            flight = self._loading.get(key)
+            if flight is None:
+                mine = self._loading[key] = Future()
+        if flight is not None:
+            return flight.result()
+        try:
+            model = self._load(key)
+        except BaseException as error:
+            with self._lock:
+                del self._loading[key]
+            mine.set_exception(error)
+            raise
+        with self._lock:
+            self._models[key] = model
+            del self._loading[key]
+        mine.set_result(model)
+        self._evict()
+        return model
+
+    def key(self, ref: str) -> str:
+        """`name:version` for a reference; a file is known by its stem from now on. Raises ModelNotFound."""
+        if is_model_file(ref):
+            path = Path(ref)
+            known = self._files.setdefault(path.stem, path)
+            if known != path:
+                raise InvalidInput(f"{path}: a model called {path.stem} is served from {known} already; rename one")
+            return f"{path.stem}:1"
+        name = ref.partition(":")[0].partition("@")[0]
+        if name in self._files:
+            if ref not in (name, f"{name}:1"):
+                raise ModelNotFound(f"{ref}: {name} is a bare model file, which has the version 1 only")
+            return f"{name}:1"
+        return ":".join(self.registry.resolve(ref))
+
+    def _load(self, key: str) -> LoadedModel:
+        name = key.partition(":")[0]
+        if name in self._files:
+            return load_file(self._files[name], self._model_type, self._options, self._limits)
+        return load_artifact(self.registry.get(key), self._options, self._limits)
+
+    # Looking
+
+    def get_model(self, ref: str | Path) -> LoadedModel:
+        """A model that is loaded; raises ModelNotReady when it is known but not loaded."""
+        key = self.key(str(ref))
+        with self._lock:
+            if key not in self._models:
+                raise ModelNotReady(f"{key} is not loaded; load_model() brings it up")
+            return self._models[key]
+
+    def get_model_info(self, ref: str | Path) -> ModelInfo:
+        """What is known of a loaded model."""
+        return self.get_model(ref).info
+
+    def list_cached_models(self) -> list[ModelInfo]:
+        """Every loaded model, least recently used first."""
+        with self._lock:
+            return [model.info for model in self._models.values()]
+
+    def models(self) -> list[LoadedModel]:
+        """Every loaded model, least recently used first."""
+        with self._lock:
+            return list(self._models.values())
+
+    def warmup(self, ref: str | Path, batch_size: int = 32) -> dict[int, float]:
+        """Run the model at 1, 2, 4, … `batch_size` rows; the median seconds by number of rows. Loads it if need be."""
+        model = self.load_model(ref)
+        golden = model.artifact.golden() if model.artifact is not None else None
+        return warm_up(model.backend, model.signature, batch_size, golden)
+
+    # Holding and letting go
+
+    def hold(self, model: LoadedModel) -> bool:
+        """Keep a model from being closed until `release`; False when it was unloaded already."""
+        with self._lock:
+            if model.retired:
+                return False
+            model.leases += 1
+            return True
+
+    def release(self, model: LoadedModel) -> None:
+        """The other end of `hold`; the last one out closes an unloaded model."""
+        with self._lock:
+            model.leases -= 1
+            done = model.retired and model.leases == 0
+        if done:
+            _close_aside(model)
+
+    def pin(self, keys: set[str]) -> None:
+        """These `name:version` and no others stay loaded whatever the budget says."""
+        with self._lock:
+            self._pinned = set(keys)
+        self._evict()
+
+    def unload(self, key: str) -> None:
+        """Let a model go: it answers no new request and is closed when its last one is answered."""
+        with self._lock:
+            model = self._models.pop(key, None)
+        if model is not None:
+            self._retire(model)
+
+    def clear_cache(self, ref: str | Path | None = None) -> None:
+        """Unload one model, or all of them; requests in flight are answered first."""
+        keys = [self.key(str(ref))] if ref is not None else [model.key for model in self.models()]
+        for key in keys:
+            self.unload(key)
+
+    def _retire(self, model: LoadedModel) -> None:
+        with self._lock:
+            model.retired = True
+            idle = model.leases == 0
+        if idle:
+            _close_aside(model)
+
+    def _evict(self) -> None:
+        """Unload the least recently used models that are neither pinned nor busy until the budget holds."""
+        while True:
+            with self._lock:
+                size = sum(model.info.size_bytes for model in self._models.values())
+                over = len(self._models) > self._max_models or (self._max_bytes is not None and size > self._max_bytes)
+                newest = next(reversed(self._models), None)
+                idle = (k for k, m in self._models.items() if k not in self._pinned and not m.leases and k != newest)
+                victim = self._models.pop(next(idle, ""), None) if over else None
+            if victim is None:
+                return
+            self._retire(victim)
+
+
+def _close_aside(model: LoadedModel) -> None:
+    """Close in a thread of its own: closing waits for a run in progress, and the caller may be an event loop."""
+    threading.Thread(target=model.close, name="penstock-unload", daemon=True).start()

@@ -1,0 +1,157 @@
+"""One model in this process, no server and no queue: what a notebook or a batch job uses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from penstock.backends.base import BackendOptions
+from penstock.engine.batcher import BatchLimits
+from penstock.engine.cache import PredictionCache
+from penstock.engine.loaded import LoadedModel, ModelInfo
+from penstock.engine.manager import ModelManager, is_model_file
+from penstock.errors import ConfigError
+from penstock.registry.registry import Registry
+from penstock.tasks.base import Task
+from penstock.tensors import Arrays, group_key, split, stack
+
+OPTIMIZATIONS = ("graph_optimization", "kernel_fusion", "quantization")
+
+
+class Predictor:
+    """preprocess → backend → postprocess for one model. Thread-safe; a subclass may override either end."""
+
+    def __init__(
+        self,
+        model: str | Path,
+        *,
+        registry: Registry | None = None,
+        batch_size: int = 32,
+        device: str = "auto",
+        precision: str = "fp32",
+        optimizations: Sequence[str] = ("graph_optimization", "kernel_fusion"),
+        cache_size: int = 0,
+    ) -> None:
+        """`model` is a registry reference, a model that ships in an installed package, or a model file.
+
+        `optimizations`: graph_optimization and kernel_fusion are the runtime's graph passes, on or off together;
+        quantization asks for the artifact's int8 variant. Raises ModelNotFound, ModelLoadError or ConfigError.
+        """
+        unknown = set(optimizations) - set(OPTIMIZATIONS)
+        if unknown:
+            raise ConfigError(f"optimizations: {unknown.pop()!r} is unknown; known are {', '.join(OPTIMIZATIONS)}")
+        registry = registry or Registry()
+        name = str(model)
+        if not is_model_file(name) and not registry.versions(name.partition(":")[0].partition("@")[0]):
+            registry.publish_bundled(name.partition(":")[0].partition("@")[0])
+        options = BackendOptions(
+            device=device,
+            precision="int8" if "quantization" in optimizations else precision,
+            graph_optimization=bool({"graph_optimization", "kernel_fusion"} & set(optimizations)),
+        )
+        manager = ModelManager(registry, options=options, limits=BatchLimits(batch_rows=batch_size))
+        self._model: LoadedModel = manager.load_model(name)
+        if "quantization" in optimizations and not self._model.variant.endswith("int8"):
+            self._model.close()
+            raise ConfigError(f"{self._model.key} has no int8 variant that runs here; leave quantization out")
+        self._batch_size = self._model.batcher.limits.batch_rows
+        self._cache = PredictionCache(cache_size) if cache_size else None
+
+    @property
+    def task(self) -> Task:
+        """What the model's tensors mean."""
+        return self._model.task
+
+    @property
+    def info(self) -> ModelInfo:
+        """Device, variant, parameters, size and measured times of the model."""
+        return self._model.info
+
+    def preprocess(self, request: Any) -> Arrays:
+        """The model's inputs for one request; override to change what the model sees."""
+        return self.task.preprocess(request)
+
+    def postprocess(self, outputs: Arrays, request: Any) -> Any:
+        """The answer from one request's rows of the outputs; override to change what callers see."""
+        return self.task.postprocess(outputs, request)
+
+    def predict(self, value: Any) -> Any:
+        """The answer to one request: the Task's Request, a mapping of its fields, an array or a file.
+
+        Raises InvalidInput or InferenceError.
+        """
+        request, arrays, rows = self._prepare(value)
+        return self.postprocess(self._run_rows(arrays, rows), request)
+
+    def predict_batch(self, values: Iterable[Any], batch_size: int | None = None, num_workers: int = 0) -> list[Any]:
+        """The answers to many requests, in order, `batch_size` at a time.
+
+        `values` is any iterable; of an array each row is a request. `num_workers` threads prepare requests while the
+        model runs. Raises the first error.
+        """
+        size = batch_size or self._batch_size
+        if num_workers <= 0:
+            return [answer for chunk in _chunks(values, size) for answer in self._answer(map(self._prepare, chunk))]
+        answers: list[Any] = []
+        with ThreadPoolExecutor(num_workers, thread_name_prefix="penstock-prepare") as pool:
+            ahead: list[Iterator[Any]] = []
+            for chunk in _chunks(values, size):
+                ahead.append(pool.map(self._prepare, chunk))
+                if len(ahead) > 1:
+                    answers.extend(self._answer(ahead.pop(0)))
+            for prepared in ahead:
+                answers.extend(self._answer(prepared))
+        return answers
+
+    def close(self) -> None:
+        """Give the model's memory back."""
+        self._model.close()
+
+    def __enter__(self) -> Predictor:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _prepare(self, value: Any) -> tuple[Any, Arrays, int]:
+        request = value if isinstance(value, self.task.Request) else self.task.coerce(value)
+        arrays, rows = self.task.signature.validate(self.preprocess(request))
+        return request, arrays, rows
+
+    def _answer(self, prepared: Iterable[tuple[Any, Arrays, int]]) -> list[Any]:
+        """Runs the requests that can share a run together, and answers in the order they came."""
+        items = list(prepared)
+        groups: dict[Any, list[int]] = {}
+        for index, (_, arrays, _) in enumerate(items):
+            groups.setdefault(group_key(arrays), []).append(index)
+        answers: list[Any] = [None] * len(items)
+        for members in groups.values():
+            rows = [items[index][2] for index in members]
+            outputs = self._run_rows(stack([items[index][1] for index in members]), sum(rows))
+            for index, part in zip(members, split(outputs, rows), strict=True):
+                answers[index] = self.postprocess(part, items[index][0])
+        return answers
+
+    def _run_rows(self, arrays: Arrays, rows: int) -> Arrays:
+        """All rows, at most `batch_size` a run, from the cache where it knows them."""
+        key = self._cache.key(self._model.key, arrays) if self._cache is not None else b""
+        if self._cache is not None and (found := self._cache.get(key)) is not None:
+            return found
+        size = self._batch_size
+        parts = [
+            self._model.backend.run({name: array[start : start + size] for name, array in arrays.items()})
+            for start in range(0, max(rows, 1), size)
+        ]
+        outputs = stack(parts)
+        if self._cache is not None:
+            self._cache.put(key, outputs)
+        return outputs
+
+
+def _chunks(values: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    iterator = iter(values)
+    while chunk := list(islice(iterator, size)):
+        yield chunk

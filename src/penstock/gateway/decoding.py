@@ -1,0 +1,161 @@
+"""JSON bodies into Task requests: a fast way for one flat array of numbers, Pydantic for everything else.
+
+The fast way only ever says yes. Whatever it is not sure of (nested arrays, escapes, a key given twice, a value it
+has no plain type for) goes through the Pydantic model, which decides and writes the error.
+"""
+
+from __future__ import annotations
+
+import threading
+from array import array
+from collections.abc import Callable, Iterable
+from typing import Any, TypeAlias
+
+import numpy as np
+import orjson
+from pydantic import BaseModel, ValidationError
+from pydantic_core import from_json
+
+from penstock.errors import FieldError, InvalidInput
+from penstock.tasks.base import Task
+
+try:
+    import simdjson
+except ImportError:  # no wheel for this Python: orjson reads the array
+    simdjson = None
+
+MAX_ERRORS = 20
+"""How many faults of one body are told."""
+
+_KEEP_PARSER_BELOW = 1 << 20
+"""A parser keeps the memory of its largest document; larger bodies get one of their own."""
+
+Fields: TypeAlias = dict[str, Any]
+
+
+class _PerThread(threading.local):
+    def __init__(self) -> None:
+        self.parser = simdjson.Parser()
+
+
+def decode(task: Task, body: bytes) -> BaseModel:
+    """The Task's `Request` from a JSON body. Raises InvalidInput naming every faulty field, `body` for broken JSON."""
+    if task.array_field is not None:
+        fields = read_flat(body, task.array_field)
+        if fields is not None:
+            try:
+                return task.Request.__pydantic_validator__.validate_python(fields)  # type: ignore[no-any-return]
+            except ValidationError:
+                pass  # the model below reads the same bytes and writes the error
+    return decode_slowly(task.Request, body)
+
+
+def decode_item(task: Task, item: Any) -> BaseModel:
+    """The Task's `Request` from one parsed item of a larger JSON document. Raises InvalidInput."""
+    field = task.array_field
+    if field is not None and isinstance(item, dict) and isinstance(item.get(field), list):
+        numbers = item[field]
+        if not any(isinstance(number, bool) for number in numbers):
+            try:
+                return task.Request.model_validate({**item, field: np.frombuffer(array("d", numbers))})
+            except (TypeError, OverflowError, ValidationError):
+                pass  # as above
+    return decode_slowly(task.Request, orjson.dumps(item))
+
+
+def decode_slowly(model: type[BaseModel], body: bytes) -> BaseModel:
+    """Any JSON body through its Pydantic model. Raises InvalidInput."""
+    if not body or body.isspace():
+        raise InvalidInput("body: the request has no body; send a JSON object", field="body")
+    if b"NaN" in body or b"Infinity" in body:
+        _refuse_constants(body)
+    try:
+        return model.model_validate_json(body)
+    except ValidationError as error:
+        raise invalid_input(error) from None
+
+
+def parse(body: bytes) -> Any:
+    """Any JSON document as Python values; raises InvalidInput for broken JSON, NaN and infinity."""
+    try:
+        return orjson.loads(body)
+    except ValueError as error:
+        raise InvalidInput(f"body: not valid JSON: {error}", field="body") from None
+
+
+def _refuse_constants(body: bytes) -> None:
+    """NaN and Infinity are Python's idea of JSON; inside a text they are just letters."""
+    try:
+        from_json(body, allow_inf_nan=False)
+    except ValueError as error:
+        raise InvalidInput(f"body: not valid JSON: {error}", field="body") from None
+
+
+# The fast way
+
+
+def _read_flat_simdjson(body: bytes, field: str) -> Fields | None:
+    """The fields of a flat object with `field` as a float64 array, None where the slow way must decide."""
+    # as_buffer() would flatten nested arrays without a word; an escape could hide a second spelling of a key; and
+    # simdjson skips a byte order mark, which JSON does not allow.
+    if body.count(b"[") != 1 or body.count(b"{") != 1 or b"\\" in body or body.startswith(b"\xef\xbb\xbf"):
+        return None
+    parser = _local.parser if len(body) < _KEEP_PARSER_BELOW else simdjson.Parser()
+    try:
+        document = parser.parse(body)
+        fields = dict(document.items())
+        if len(fields) != len(document):  # a key given twice
+            return None
+        fields[field] = np.frombuffer(
+            fields[field].as_buffer(of_type="d")
+        )  # a copy of its own, not the parser's memory
+    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError):
+        return None
+    return fields
+
+
+def _read_flat_orjson(body: bytes, field: str) -> Fields | None:
+    """The same without simdjson, for flat objects of any shape."""
+    if b"true" in body or b"false" in body:  # array() would take them for 1 and 0
+        return None
+    try:
+        fields = orjson.loads(body)
+        fields[field] = np.frombuffer(array("d", fields[field]))
+    except (ValueError, TypeError, KeyError, OverflowError):
+        return None
+    # orjson reads a whole number beyond 64 bits as a float, which has forgotten its last digits
+    exact = all(type(v) is not float or abs(v) < 2**53 for k, v in fields.items() if k != field)
+    return fields if exact else None
+
+
+read_flat: Callable[[bytes, str], Fields | None] = _read_flat_orjson
+if simdjson is not None:
+    _local = _PerThread()
+    read_flat = _read_flat_simdjson
+
+
+# Pydantic's errors in our words
+
+
+def invalid_input(error: ValidationError, prefix: str = "") -> InvalidInput:
+    """Pydantic's verdict as InvalidInput with one entry per field, at most MAX_ERRORS; input values are not repeated."""
+    faults = error.errors(include_url=False, include_context=False, include_input=False)[:MAX_ERRORS]
+    errors = tuple(FieldError(field_path(fault["loc"], prefix), _message(fault["msg"])) for fault in faults)
+    first = f"{errors[0].field}: {errors[0].message}"
+    more = error.error_count() - 1
+    return InvalidInput(f"{first} (and {more} more)" if more else first, errors=errors)
+
+
+def field_path(location: Iterable[int | str], prefix: str = "") -> str:
+    """`("requests", 0, "input_data")` as `requests[0].input_data`; the body itself is `body`."""
+    path = prefix
+    for part in location:
+        if isinstance(part, int):
+            path += f"[{part}]"
+        else:
+            path += f".{part}" if path else part
+    return path or "body"
+
+
+def _message(text: str) -> str:
+    return text.removeprefix("Value error, ")

@@ -1,0 +1,295 @@
+"""Predictions over plain HTTP: bytes to a Task request, and the engine's answer back to bytes."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import math
+import time
+from collections.abc import Sequence
+from typing import Any
+from urllib.parse import quote
+
+import orjson
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+
+from penstock.engine.loaded import LoadedModel
+from penstock.engine.manager import is_model_file
+from penstock.engine.observation import Prediction
+from penstock.errors import FieldError, InvalidInput, ModelNotFound, ModelNotReady, PenstockError
+from penstock.gateway.decoding import decode, decode_item, invalid_input, parse
+from penstock.gateway.problems import BatchItemError, Refusal, describe
+from penstock.gateway.uploads import read_upload
+from penstock.gateway.wire import JSON, Call, Reply
+from penstock.registry.refs import parse_ref
+from penstock.tasks.base import Task
+
+MAX_BATCH_ITEMS = 1024
+DECODE_ASIDE_FROM = 256 * 1024
+"""Bodies of this many bytes are decoded in a thread, so that the event loop never waits for one."""
+
+TIMEOUT_HEADER = "X-Request-Timeout-Ms"
+
+
+async def predict(call: Call) -> Reply:
+    """`POST /predict`: the default model's Task."""
+    return await _answer(call, None)
+
+
+async def predict_vector(call: Call) -> Reply:
+    """`POST /inference/predict`: the default model, or else the first served one that takes a vector."""
+    engine = call.gateway.engine
+    model = next((m for m in (engine.default(), *engine.loaded()) if m is not None and m.task.array_field), None)
+    if model is None:
+        call.gateway.check_started()
+        raise ModelNotFound("no model that takes a vector of numbers is served here; /models lists what is")
+    return await _answer(call, None if model is engine.default() else model.name)
+
+
+async def predict_model(call: Call) -> Reply:
+    """`POST /models/{name}/predict`; the name may carry an alias, `name@alias`."""
+    return await _answer(call, _public_ref(call.params["name"]))
+
+
+async def predict_version(call: Call) -> Reply:
+    """`POST /models/{name}/versions/{version}/predict`."""
+    return await _answer(call, _public_ref(f"{call.params['name']}:{call.params['version']}"), fixed=True)
+
+
+async def _answer(call: Call, ref: str | None, *, fixed: bool = False) -> Reply:
+    """One prediction. `fixed`: the path has chosen the version already."""
+    engine = call.gateway.engine
+    try:
+        call.gateway.check_started()
+        engine.admit(ref)
+        deadline = _deadline(call)
+        model = await engine.model(ref)
+        request = await _read_request(call, model.task, await call.body())
+        version = getattr(request, "model_version", None)
+        if version is not None and version != model.version:
+            ref = await _other_version(call, model, version, fixed)
+    except PenstockError as error:
+        engine.refused(ref, error, call.request_id)
+        raise
+    return _reply(await engine.predict(request, ref=ref, deadline=deadline, request_id=call.request_id))
+
+
+@functools.lru_cache(maxsize=1024)
+def _public_ref(ref: str) -> str:
+    """A reference that came over the wire. It names something in the registry, never a file. Raises ModelNotFound."""
+    try:
+        parse_ref(ref)
+    except InvalidInput as error:
+        raise ModelNotFound(str(error).removeprefix("ref: ")) from None
+    if is_model_file(ref):
+        raise ModelNotFound(f"there is no model {ref}")
+    return ref
+
+
+async def _other_version(call: Call, model: LoadedModel, version: str, fixed: bool) -> str:
+    """The reference for the version a body asks for. Raises ModelNotFound naming the field."""
+    ref = f"{model.name}:{version}"
+    try:
+        if fixed:
+            raise ModelNotFound(f"the path names the version {model.version}, the body {version[:100]!r}")
+        other = await call.gateway.engine.model(_public_ref(ref))
+        if other.task.Request is not model.task.Request:
+            raise ModelNotFound(f"{ref} takes another kind of request; ask it under /models/{model.name}/versions")
+    except ModelNotFound as error:
+        raise VersionNotFound(str(error)) from None
+    return ref
+
+
+class VersionNotFound(ModelNotFound):
+    """The body names a version that is not there; blames the field."""
+
+    errors: tuple[FieldError, ...]
+
+    def __init__(self, message: str, field: str = "model_version") -> None:
+        super().__init__(f"{field}: {message}")
+        self.errors = (FieldError(field, message),)
+
+
+# Reading
+
+
+def _deadline(call: Call) -> float | None:
+    """When the caller stops waiting, in `time.monotonic()` seconds; the server's own limit stays the upper bound."""
+    given = call.header("x-request-timeout-ms")
+    if given is None:
+        return None
+    try:
+        timeout_ms = float(given)
+    except ValueError:
+        timeout_ms = math.nan
+    if not 0 < timeout_ms < math.inf:
+        message = f"{TIMEOUT_HEADER}: give a number of milliseconds above 0"
+        raise InvalidInput(message, field=TIMEOUT_HEADER)
+    return time.monotonic() + min(timeout_ms, call.gateway.settings.request_timeout_ms) / 1000
+
+
+async def _read_request(call: Call, task: Task, body: bytes) -> Any:
+    content_type = call.header("content-type") or ""
+    if task.upload_field is not None:
+        return await _aside(len(body), read_upload, task, body, content_type)
+    _check_json(content_type)
+    if len(body) < DECODE_ASIDE_FROM:
+        return decode(task, body)
+    return await asyncio.to_thread(decode, task, body)
+
+
+async def _aside(size: int, work: Any, *arguments: Any) -> Any:
+    return work(*arguments) if size < DECODE_ASIDE_FROM else await asyncio.to_thread(work, *arguments)
+
+
+def _check_json(content_type: str) -> None:
+    """Raises Refusal (415) for a body that says it is no JSON; one that says nothing is taken for JSON."""
+    if content_type in ("", JSON):
+        return
+    kind = content_type.partition(";")[0].strip().lower()
+    if kind != JSON and not (kind.startswith("application/") and kind.endswith("+json")):
+        raise Refusal(415, f"this route takes {JSON}, not {kind[:100] or 'a body without a type'}")
+
+
+# Replying
+
+
+def _reply(prediction: Prediction) -> Reply:
+    response, name, version, variant, _, pre_ms, queue_ms, run_ms, post_ms, _ = prediction
+    timing = f"queue;dur={queue_ms:.3f}, pre;dur={pre_ms:.3f}, run;dur={run_ms:.3f}, post;dur={post_ms:.3f}"
+    headers = [
+        ("content-type", JSON),
+        ("server-timing", timing),
+        ("x-penstock-model", model_header(name, version, variant)),
+    ]
+    return Reply(200, headers, response.__pydantic_serializer__.to_json(response))
+
+
+@functools.lru_cache(maxsize=1024)
+def model_header(name: str, version: str, variant: str) -> str:
+    """`name:version/variant`; a bare file's name may hold what a header may not, which is percent-encoded."""
+    return quote(f"{name}:{version}/{variant}", safe=":/+@!~()*' ,;=&$")
+
+
+# Batches
+
+
+class BatchRequest(BaseModel):
+    """Several requests for one model."""
+
+    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+
+    requests: list[JsonValue] = Field(
+        min_length=1,
+        max_length=MAX_BATCH_ITEMS,
+        description="Each as for POST /predict; each is answered or refused on its own.",
+    )
+    model: str | None = Field(default=None, description="name[:version|@alias]; the default model when absent.")
+
+
+async def predict_batch(call: Call) -> Reply:
+    """`POST /predict/batch`: every item succeeds or carries its own error."""
+    started = time.monotonic()
+    engine = call.gateway.engine
+    ref: str | None = None
+    try:
+        call.gateway.check_started()
+        engine.admit(None)
+        deadline = _deadline(call)
+        _check_json(call.header("content-type") or "")
+        body = await call.body()
+        batch = await _aside(len(body), _read_batch, body)
+        model, ref = await _batch_model(call, batch.get("model"))
+        items = await _aside(len(body), _read_items, model, batch["requests"])
+    except PenstockError as error:
+        engine.refused(ref, error, call.request_id)
+        raise
+    good = [item for item in items if not isinstance(item, PenstockError)]
+    results = iter(await engine.predict_batch(good, ref=ref, deadline=deadline, request_id=call.request_id))
+    answers = [item if isinstance(item, PenstockError) else next(results) for item in items]
+    return _batch_reply(answers, started, call.request_id)
+
+
+def _read_batch(body: bytes) -> dict[str, Any]:
+    """The envelope, its items unread. Raises InvalidInput."""
+    document = parse(body)
+    shell = document
+    if isinstance(document, dict) and isinstance(document.get("requests"), list):
+        # the items are checked one by one later: here only their number counts
+        shell = {**document, "requests": [None] * len(document["requests"])}
+    try:
+        BatchRequest.model_validate(shell)
+    except ValidationError as error:
+        raise invalid_input(error) from None
+    return document  # type: ignore[no-any-return]
+
+
+async def _batch_model(call: Call, ref: str | None) -> tuple[LoadedModel, str | None]:
+    if ref is None:
+        return await call.gateway.engine.model(None), None
+    try:
+        return await call.gateway.engine.model(_public_ref(ref)), ref
+    except ModelNotFound as error:
+        raise VersionNotFound(str(error), "model") from None
+
+
+def _read_items(model: LoadedModel, items: Sequence[Any]) -> list[BaseModel | PenstockError]:
+    return [_read_item(model, item) for item in items]
+
+
+def _read_item(model: LoadedModel, item: Any) -> BaseModel | PenstockError:
+    if model.task.upload_field is not None:
+        return InvalidInput("this model takes uploaded files; send them one by one to POST /predict", field="body")
+    try:
+        request = decode_item(model.task, item)
+    except InvalidInput as error:
+        return error
+    version = getattr(request, "model_version", None)
+    if version is not None and version != model.version:
+        return VersionNotFound(f"this batch is answered by {model.key}; name another version in `model`")
+    return request
+
+
+def _batch_reply(answers: Sequence[Prediction | PenstockError], started: float, request_id: str) -> Reply:
+    predictions = b",".join(_item_json(answer, request_id) for answer in answers)
+    total_ms = (time.monotonic() - started) * 1000
+    body = b'{"predictions":[%b],"total_count":%d,"total_time_ms":%.3f}' % (predictions, len(answers), total_ms)
+    good = [answer for answer in answers if isinstance(answer, Prediction)]
+    headers = [("content-type", JSON)]
+    if good:
+        slowest = {name: max(getattr(p, f"{name}_ms") for p in good) for name in ("queue", "pre", "run", "post")}
+        headers.append(("server-timing", ", ".join(f"{name};dur={ms:.3f}" for name, ms in slowest.items())))
+        headers.append(("x-penstock-model", model_header(good[0].model, good[0].version, good[0].variant)))
+    return Reply(200, headers, body)
+
+
+def _item_json(answer: Prediction | PenstockError, request_id: str) -> bytes:
+    if isinstance(answer, Prediction):
+        return answer.response.__pydantic_serializer__.to_json(answer.response)
+    return orjson.dumps({"error": describe(answer, request_id)})
+
+
+class BatchError(BaseModel):
+    """One item that was refused."""
+
+    error: BatchItemError
+
+
+def batch_response(answers: tuple[type[BaseModel], ...]) -> type[BaseModel]:
+    """The model of a batch's answer, whose items are one of `answers` or an error; for the documentation."""
+    from typing import Union
+
+    from pydantic import create_model
+
+    item = Union[(*answers, BatchError)]  # noqa: UP007  built at run time
+    return create_model(
+        "BatchResponse",
+        predictions=(list[item], Field(description="In the order of the requests.")),  # type: ignore[valid-type]
+        total_count=(int, Field(ge=0)),
+        total_time_ms=(float, Field(ge=0)),
+    )
+
+
+def not_ready(reason: str) -> ModelNotReady:
+    """503 with a second's patience."""
+    return ModelNotReady(reason, retry_after_s=1.0)

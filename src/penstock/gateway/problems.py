@@ -1,0 +1,154 @@
+"""The one table from errors to HTTP, and RFC 9457 problem details."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from http import HTTPStatus
+from typing import Any, NamedTuple
+
+import orjson
+from pydantic import BaseModel, Field
+
+from penstock.errors import (
+    ConfigError,
+    DeadlineExceeded,
+    FieldError,
+    InferenceError,
+    InvalidInput,
+    ModelLoadError,
+    ModelNotFound,
+    ModelNotReady,
+    Overloaded,
+    PenstockError,
+)
+
+MEDIA_TYPE = "application/problem+json"
+_PREFIX = "urn:penstock:"
+
+
+class Kind(NamedTuple):
+    """What a family of errors is on the wire. `public`: its sentence is meant for the client."""
+
+    status: int
+    slug: str
+    title: str
+    public: bool = True
+
+
+_KINDS: dict[type[BaseException], Kind] = {
+    InvalidInput: Kind(422, "invalid-input", "The request is not valid"),
+    ModelNotFound: Kind(404, "model-not-found", "No such model"),
+    ModelNotReady: Kind(503, "model-not-ready", "The model is not ready"),
+    Overloaded: Kind(429, "overloaded", "Too many requests wait"),
+    DeadlineExceeded: Kind(504, "deadline-exceeded", "The deadline passed"),
+    ModelLoadError: Kind(500, "model-load-error", "The model cannot be brought up", public=False),
+    InferenceError: Kind(500, "inference-error", "The model failed", public=False),
+    ConfigError: Kind(500, "config-error", "The server is not set up to answer this", public=False),
+    Exception: Kind(500, "internal-error", "Internal error", public=False),
+}
+
+_REFUSALS: dict[int, tuple[str, str]] = {
+    404: ("not-found", "No such route"),
+    405: ("method-not-allowed", "Another method is needed"),
+    406: ("not-acceptable", "No representation fits"),
+    408: ("request-timeout", "The request did not arrive in time"),
+    413: ("body-too-large", "The body is too large"),
+    415: ("unsupported-media-type", "The body is of another type"),
+}
+
+
+class Refusal(Exception):
+    """An answer that only HTTP knows: no such route, another method, a body too large or of another type."""
+
+    def __init__(self, status: int, detail: str, *, headers: Sequence[tuple[str, str]] = ()) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.headers = headers
+
+
+def body_too_large(limit: int) -> Refusal:
+    """413; the connection closes, since the rest of the body is not wanted."""
+    return Refusal(413, f"the body may be {limit} bytes at most", headers=[("connection", "close")])
+
+
+class Fault(BaseModel):
+    """One fault in one field."""
+
+    field: str = Field(description="Path of the field, such as `input_data[3]`; `body` for the document itself.")
+    message: str
+
+
+class Problem(BaseModel):
+    """An RFC 9457 problem document."""
+
+    type: str = Field(description="A URN that names the kind of problem.", examples=["urn:penstock:invalid-input"])
+    title: str = Field(examples=["The request is not valid"])
+    status: int = Field(examples=[422])
+    detail: str = Field(examples=["input_data: 3 numbers given, the model takes 784"])
+    request_id: str = Field(description="As in the X-Request-ID header; quote it when you report a fault.")
+    errors: list[Fault] = Field(default_factory=list, description="One entry per faulty field.")
+
+
+class BatchItemError(BaseModel):
+    """Why one item of a batch has no prediction."""
+
+    status: int
+    title: str
+    detail: str
+    errors: list[Fault] = Field(default_factory=list)
+
+
+def kind_of(error: BaseException) -> Kind:
+    """The row of the nearest class in the error's ancestry."""
+    return next(_KINDS[cls] for cls in type(error).__mro__ if cls in _KINDS)
+
+
+def describe(error: BaseException, request_id: str) -> dict[str, Any]:
+    """`status, title, detail, errors` of any error: its own sentence, or only the request id when it is the server's."""
+    kind = kind_of(error)
+    detail = str(error) if kind.public else f"{kind.title.lower()}; the server's log says why under {request_id}"
+    return {"status": kind.status, "title": kind.title, "detail": detail, "errors": _faults(error)}
+
+
+def problem_body(error: BaseException, request_id: str) -> tuple[int, bytes]:
+    """Status and problem document of any error."""
+    if isinstance(error, Refusal):
+        slug, title = _REFUSALS[error.status]
+        content = {"status": error.status, "title": title, "detail": str(error), "errors": []}
+    else:
+        slug = kind_of(error).slug
+        content = describe(error, request_id)
+    document = {"type": _PREFIX + slug, **content, "request_id": request_id}
+    return document["status"], orjson.dumps(document)
+
+
+def problem_headers(error: BaseException) -> list[tuple[str, str]]:
+    """The headers that belong to this error: `Retry-After`, `Allow`, `Connection`."""
+    headers = [("content-type", MEDIA_TYPE)]
+    if isinstance(error, Refusal):
+        headers.extend(error.headers)
+    elif isinstance(error, Overloaded | ModelNotReady):
+        headers.append(retry_after(error.retry_after_s))
+    return headers
+
+
+def is_server_fault(error: BaseException) -> bool:
+    """True for what belongs in the log with its traceback."""
+    return not isinstance(error, Refusal) and not kind_of(error).public
+
+
+def retry_after(seconds: float) -> tuple[str, str]:
+    """The header: whole seconds, at least one."""
+    return ("retry-after", str(max(1, math.ceil(seconds))))
+
+
+def title_of(status: int) -> str:
+    """The title for a status in the documentation."""
+    titles = {kind.status: kind.title for kind in reversed(_KINDS.values())}
+    return titles.get(status) or _REFUSALS.get(status, ("", HTTPStatus(status).phrase))[1]
+
+
+def _faults(error: BaseException) -> list[dict[str, str]]:
+    errors: Sequence[FieldError] = getattr(error, "errors", ()) if isinstance(error, PenstockError) else ()
+    return [{"field": field, "message": message} for field, message in errors]

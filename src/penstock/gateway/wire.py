@@ -1,0 +1,173 @@
+"""One request and one reply, whatever server carries them, and the row a route is in the table."""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from pydantic import BaseModel
+
+from penstock.gateway.problems import Refusal, body_too_large
+
+if TYPE_CHECKING:
+    from penstock.gateway.gateway import Gateway
+
+Headers: TypeAlias = list[tuple[str, str]]
+
+JSON = "application/json"
+
+
+class Reply:
+    """Status, headers and body. `headers` is this reply's own list: the gateway appends to it."""
+
+    __slots__ = ("body", "headers", "status")
+
+    def __init__(self, status: int, headers: Headers, body: bytes) -> None:
+        self.status = status
+        self.headers = headers
+        self.body = body
+
+
+class Call(ABC):
+    """One request. The body is read only when a handler asks for it, so that a refusal costs little."""
+
+    __slots__ = ("gateway", "header", "method", "params", "path", "reading", "request_id", "timed_out")
+
+    method: str
+    path: str
+    header: Callable[[str], str | None]
+    """The value of a header by its lower-case name."""
+
+    def __init__(self, gateway: Gateway, method: str, path: str, header: Callable[[str], str | None]) -> None:
+        self.gateway = gateway
+        self.method = method
+        self.path = path
+        self.header = header
+        self.params: Mapping[str, str] = _NO_PARAMS
+        self.request_id = ""
+        self.reading = False
+        """True while the body is on its way."""
+        self.timed_out = False
+        """Set when the request is given up because its body did not arrive in time."""
+
+    async def body(self) -> bytes:
+        """The whole body. Raises Refusal (413) for one beyond the limit, as a rule before reading any of it."""
+        limit = self.gateway.settings.max_body_bytes
+        length = self.header("content-length")
+        if length is not None and int(length) > limit:
+            raise body_too_large(limit)
+        self.reading = True
+        try:
+            return await (self._collect(limit) if length is None else self._whole())
+        finally:
+            self.reading = False
+
+    async def _collect(self, limit: int) -> bytes:
+        chunks = []
+        size = 0
+        async for chunk in self._chunks():
+            size += len(chunk)
+            if size > limit:
+                raise body_too_large(limit)
+            chunks.append(chunk)
+        return b"".join(chunks)
+
+    @abstractmethod
+    async def _whole(self) -> bytes:
+        """The body of a request that told its length. Raises Disconnected."""
+
+    @abstractmethod
+    def _chunks(self) -> AsyncIterator[bytes]:
+        """The body as it arrives."""
+
+    @abstractmethod
+    async def gone(self) -> None:
+        """Return when the client has closed the connection. Only asked for once the body was read."""
+
+    @property
+    def content_type(self) -> str:
+        """The media type of the body in lower case, without parameters; empty when the request does not tell."""
+        return (self.header("content-type") or "").partition(";")[0].strip().lower()
+
+
+class Disconnected(Exception):
+    """The client went away while its request was read."""
+
+
+_NO_PARAMS: Mapping[str, str] = {}
+
+Handler: TypeAlias = Callable[[Call], Awaitable[Reply]]
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One row of the table of routes: what answers, and what the documentation says of it.
+
+    `requests` are the Pydantic models of a JSON body, `upload` says that a file may come instead. `problems`
+    lists the statuses it may refuse with. `replies` documents answers that are not `response` as JSON.
+    """
+
+    method: str
+    path: str
+    handler: Handler
+    summary: str
+    tag: str
+    description: str = ""
+    requests: tuple[type[BaseModel], ...] = ()
+    upload: bool = False
+    response: type[BaseModel] | None = None
+    responses: tuple[type[BaseModel], ...] = ()
+    problems: tuple[int, ...] = ()
+    replies: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
+    example: Any = None
+    documented: bool = True
+
+
+class Routes:
+    """Finds the row for a path: a dictionary for plain paths, segment by segment for those with parameters."""
+
+    def __init__(self, table: tuple[Endpoint, ...]) -> None:
+        self._plain: dict[str, dict[str, Endpoint]] = {}
+        self._templates: dict[str, tuple[re.Pattern[str], dict[str, Endpoint]]] = {}
+        for row in table:
+            if "{" in row.path:
+                pattern = re.compile(re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", row.path))
+                self._templates.setdefault(row.path, (pattern, {}))[1][row.method] = row
+            else:
+                self._plain.setdefault(row.path, {})[row.method] = row
+
+    def find(self, method: str, path: str) -> tuple[Endpoint, Mapping[str, str]]:
+        """The row and the path's parameters. Raises Refusal: 404 for an unknown path, 405 for another method."""
+        methods, params = self._methods(path)
+        row = methods.get(method) or (methods.get("GET") if method == "HEAD" else None)
+        if row is not None:
+            return row, params
+        if not methods:
+            raise Refusal(404, f"there is nothing at {path[:200]}; /docs lists every route")
+        allowed = ", ".join(sorted({*methods, "HEAD"} if "GET" in methods else methods))
+        raise Refusal(405, f"{path[:200]} takes {allowed}", headers=[("allow", allowed)])
+
+    def knows(self, path: str) -> bool:
+        """True when some method is served at this path."""
+        return bool(self._methods(path)[0])
+
+    def _methods(self, path: str) -> tuple[Mapping[str, Endpoint], Mapping[str, str]]:
+        found = self._plain.get(path)
+        if found is not None:
+            return found, _NO_PARAMS
+        if len(path) > 1 and path.endswith("/"):
+            return self._methods(path.rstrip("/") or "/")
+        for pattern, methods in self._templates.values():
+            match = pattern.fullmatch(path)
+            if match is not None:
+                return methods, match.groupdict()
+        return {}, _NO_PARAMS
+
+
+def json_reply(model: BaseModel, status: int = 200) -> Reply:
+    """A Pydantic model as JSON."""
+    return Reply(status, [("content-type", JSON)], model.__pydantic_serializer__.to_json(model))
+

@@ -1,0 +1,67 @@
+"""Which tasks there are: the built-in ones, and those that installed packages add."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Any
+
+from penstock.errors import ModelLoadError
+from penstock.tasks.base import Task
+from penstock.tensors import Signature
+
+GROUP = "penstock.tasks"
+"""The entry point group through which packages add tasks: name = kind, value = `module:Class`."""
+
+BUILT_IN: dict[str, str] = {
+    "vector-classification": "penstock.tasks.vector:VectorClassification",
+    "image-classification": "penstock.tasks.image:ImageClassification",
+    "tensor": "penstock.tasks.tensor:TensorTask",
+}
+"""Known without a look into the metadata of every installed package, which would slow every start."""
+
+
+def task_class(kind: str) -> type[Task]:
+    """The class of a kind of task, imported now.
+
+    Raises ModelLoadError when there is none, or the package that brings it does not import.
+    """
+    target = BUILT_IN.get(kind) or _plugins().get(kind)
+    if target is None:
+        known = ", ".join(sorted({*BUILT_IN, *_plugins()}))
+        raise ModelLoadError(f"there is no task of the kind {kind!r}; this installation has {known}")
+    found = _import(kind, target)
+    if not (isinstance(found, type) and issubclass(found, Task)):
+        raise ModelLoadError(f"the task {kind!r} points at {target}, which is not a subclass of Task")
+    return found
+
+
+def load_task(kind: str, config: Mapping[str, Any], signature: Signature) -> Task:
+    """The task that an artifact names. Raises ModelLoadError when it is unknown, broken, or does not fit."""
+    return task_class(kind)(config, signature)
+
+
+def task_for_bare(signature: Signature) -> str:
+    """The kind that serves a model file which says nothing but its signature."""
+    if len(signature.inputs) != 1 or len(signature.outputs) != 1:
+        return "tensor"
+    given, answer = signature.inputs[0], signature.outputs[0]
+    rows_of_floats = all(
+        spec.dtype == "FP32" and len(spec.shape) == 2 and spec.shape[0] < 0 for spec in (given, answer)
+    )
+    return "vector-classification" if rows_of_floats and given.shape[1] >= 1 and answer.shape[1] >= 2 else "tensor"
+
+
+def _plugins() -> dict[str, str]:
+    return {entry.name: entry.value for entry in entry_points(group=GROUP)}
+
+
+def _import(kind: str, target: str) -> Any:
+    module, _, name = target.partition(":")
+    try:
+        return getattr(import_module(module), name)
+    except Exception as error:  # a plug-in may raise anything while it is imported
+        raise ModelLoadError(
+            f"the task {kind!r} could not be loaded from {target}: {type(error).__name__}: {error}"
+        ) from error

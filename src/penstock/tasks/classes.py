@@ -1,0 +1,114 @@
+"""From a model's class scores to classes and confidences: softmax exactly once, labels, the best few."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, TypeAlias
+
+import numpy as np
+
+from penstock.errors import InvalidInput, ModelLoadError
+from penstock.tensors import Array, Arrays, Signature
+
+OutputKind: TypeAlias = Literal["auto", "logits", "probabilities"]
+"""What a row of the output is; `auto` looks at each row: one that is a distribution already is left alone."""
+
+_FEW = 64
+"""Up to this many classes, plain Python is faster than numpy's fixed cost per call."""
+_SUM_TOLERANCE = 1e-3
+
+
+class ClassScores:
+    """Reads the classes of one model from its output [batch, classes]."""
+
+    def __init__(self, signature: Signature, kind: OutputKind, labels: tuple[str, ...] | None, field: str) -> None:
+        """`field` is the request field to blame. Raises ModelLoadError when signature and labels do not fit."""
+        if len(signature.outputs) != 1:
+            raise ModelLoadError(f"classification takes a model with one output, this one has {_names(signature)}")
+        spec = signature.outputs[0]
+        if len(spec.shape) != 2 or spec.numpy.kind != "f" or spec.shape[1] in (0, 1):
+            raise ModelLoadError(
+                f"classification takes an output of floats [batch, classes] with 2 classes or more;"
+                f" {spec.name!r} is {spec.dtype} {list(spec.shape)}"
+            )
+        if labels is not None and spec.shape[1] >= 0 and len(labels) != spec.shape[1]:
+            raise ModelLoadError(f"labels holds {len(labels)} names, the output {spec.name!r} has {spec.shape[1]}")
+        self.name = spec.name
+        self.kind: OutputKind = kind
+        self.labels = labels
+        self._field = field
+
+    def label(self, index: int) -> str:
+        """The name of a class; its number where the artifact names none."""
+        return self.labels[index] if self.labels is not None and index < len(self.labels) else str(index)
+
+    def best(self, outputs: Arrays) -> tuple[list[int], list[float]]:
+        """The likeliest class of every row and its probability.
+
+        Raises InvalidInput when the model answers with NaN or infinity: it has proved itself on its golden
+        samples, so the numbers it was given are out of its range.
+        """
+        scores = outputs[self.name]
+        if len(scores) == 1 and scores.shape[1] <= _FEW:
+            index, confidence = self._best_of(scores[0].tolist())
+            return [index], [confidence]
+        rows = self._probabilities(scores)
+        winners = rows.argmax(axis=1)
+        return winners.tolist(), rows[np.arange(len(rows)), winners].tolist()
+
+    def top(self, outputs: Arrays, count: int) -> list[tuple[int, float]]:
+        """The `count` likeliest classes of the only row, best first (ties: lower class first), and probabilities."""
+        row = self._probabilities(outputs[self.name])[0]
+        order = np.argsort(-row, kind="stable")[:count]
+        return list(zip(order.tolist(), row[order].tolist(), strict=True))
+
+    def _best_of(self, row: list[float]) -> tuple[int, float]:
+        top = max(row)
+        if self.kind == "probabilities" or (self.kind == "auto" and _is_distribution(row)):
+            if not all(map(math.isfinite, row)):
+                raise self._not_finite()
+            return row.index(top), top
+        total = 0.0
+        exp = math.exp
+        for value in row:
+            total += exp(value - top)
+        if not total >= 1.0:  # NaN somewhere, or infinity at the top
+            raise self._not_finite()
+        return row.index(top), 1.0 / total
+
+    def _probabilities(self, scores: Array) -> Array:
+        rows = scores.astype(np.float64)
+        if self.kind == "probabilities":
+            ready = np.ones(len(rows), dtype=bool)
+        elif self.kind == "auto":
+            ready = (rows.min(axis=1) >= 0) & (np.abs(rows.sum(axis=1) - 1) < _SUM_TOLERANCE)
+        else:
+            ready = np.zeros(len(rows), dtype=bool)
+        rows[~ready] = softmax(rows[~ready])
+        if not np.isfinite(rows).all():
+            raise self._not_finite()
+        return rows
+
+    def _not_finite(self) -> InvalidInput:
+        return InvalidInput(
+            f"{self._field}: the model's answer to it is not finite; the numbers are far outside what it was made for",
+            field=self._field,
+        )
+
+
+@np.errstate(over="ignore", invalid="ignore")
+def softmax(rows: Array) -> Array:
+    """Softmax along the last axis, safe for large scores; a row with NaN or +infinity becomes NaN."""
+    if not rows.size:
+        return rows
+    exps = np.exp(rows - rows.max(axis=-1, keepdims=True))
+    result: Array = exps / exps.sum(axis=-1, keepdims=True)
+    return result
+
+
+def _is_distribution(row: list[float]) -> bool:
+    return min(row) >= 0.0 and abs(sum(row) - 1.0) < _SUM_TOLERANCE
+
+
+def _names(signature: Signature) -> str:
+    return ", ".join(spec.name for spec in signature.outputs) or "none"

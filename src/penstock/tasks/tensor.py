@@ -1,0 +1,152 @@
+"""Raw tensors: any model's inputs and outputs by name, as nested lists."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, TypeAlias
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
+
+from penstock.errors import InvalidInput
+from penstock.tasks.base import Task, TimedResponse
+from penstock.tasks.refusals import parse_config, parse_request
+from penstock.tensors import Array, Arrays, Signature, TensorSpec
+
+_DEEPEST = 32
+_JSON_NAMES: dict[type, str] = {int: "numbers", float: "numbers", bool: "booleans", str: "text", bytes: "text"}
+_NESTED_LISTS = {
+    "type": "array",
+    "items": {},
+    "description": "One row after another, each as nested lists of numbers, booleans or text.",
+}
+Tensor: TypeAlias = Annotated[Any, WithJsonSchema(_NESTED_LISTS)]
+"""Nested lists; in Python an ndarray as well."""
+
+
+class TensorRequest(BaseModel):
+    """Every input of the model by name; axis 0 of each is the batch."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    inputs: dict[str, Tensor] = Field(
+        min_length=1,
+        description="The model's inputs by name, nested lists in the shape of its signature.",
+        examples=[{"input": [[0.5, 1.0]]}],
+    )
+    model_version: str | None = Field(default=None, description="Which version shall answer; default: as routed.")
+
+
+class _Outputs(BaseModel):
+    outputs: dict[str, Tensor] = Field(
+        description="The model's outputs by name, nested lists; NaN and infinity, which JSON cannot say, are null."
+    )
+
+
+class TensorResponse(TimedResponse, _Outputs):
+    """Every output of the model by name."""
+
+
+class TensorConfig(BaseModel):
+    """The task part of a manifest: there is nothing to set."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TensorTask(Task):
+    """Arrays in, arrays out, for a model of any signature."""
+
+    kind: ClassVar[str] = "tensor"
+    Request: ClassVar[type[BaseModel]] = TensorRequest
+    Response: ClassVar[type[BaseModel]] = TensorResponse
+
+    def __init__(self, config: Mapping[str, Any], signature: Signature) -> None:
+        """Raises ModelLoadError when the manifest sets what this task does not know."""
+        super().__init__(config, signature)
+        parse_config(TensorConfig, self.kind, config)
+
+    def preprocess(self, request: Any) -> Arrays:
+        """The inputs as checked arrays. Raises InvalidInput naming `inputs.<name>`."""
+        given: dict[str, Any] = request.inputs
+        for name in given:
+            if all(name != spec.name for spec in self.signature.inputs):
+                known = ", ".join(spec.name for spec in self.signature.inputs)
+                raise _wrong(name, f"the model has no such input; it takes {known}")
+        return {spec.name: self._read(spec, given) for spec in self.signature.inputs}
+
+    def postprocess(self, outputs: Arrays, request: Any) -> TensorResponse:  # noqa: ARG002
+        """The outputs as nested lists."""
+        return TensorResponse(outputs={name: _listed(array) for name, array in outputs.items()})
+
+    def coerce(self, value: Any) -> TensorRequest:
+        """From a request, a mapping of arrays by input name, or one array for a model with one input.
+
+        Raises InvalidInput.
+        """
+        if isinstance(value, TensorRequest):
+            return value
+        if isinstance(value, Mapping):
+            whole = isinstance(value.get("inputs"), Mapping)
+            return parse_request(TensorRequest, value if whole else {"inputs": dict(value)})
+        if len(self.signature.inputs) != 1:
+            names = ", ".join(spec.name for spec in self.signature.inputs)
+            raise InvalidInput(f"inputs: the model takes several, give a mapping of {names} to arrays", field="inputs")
+        return TensorRequest(inputs={self.signature.inputs[0].name: value})
+
+    def _read(self, spec: TensorSpec, given: dict[str, Any]) -> Array:
+        if spec.name not in given:
+            raise _wrong(spec.name, "this input is missing")
+        try:
+            array = spec.check(_strict_array(given[spec.name], spec))
+        except InvalidInput as error:
+            raise _wrong(spec.name, str(error).removeprefix(f"{spec.name}: ")) from None
+        if array.ndim and not len(array):
+            raise _wrong(spec.name, "give at least 1 row")
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise _wrong(spec.name, "a value is not a finite number")
+        return array
+
+
+def _wrong(name: str, message: str) -> InvalidInput:
+    field = f"inputs.{name}"
+    return InvalidInput(f"{field}: {message}", field=field)
+
+
+def _strict_array(value: Any, spec: TensorSpec) -> Any:
+    """Nested lists as an array; nothing but one kind of value in them, since numpy would guess a common one."""
+    if not isinstance(value, list):
+        return value
+    kinds: set[type] = set()
+    _collect_kinds(value, kinds, _DEEPEST)
+    if unknown := kinds - _JSON_NAMES.keys():
+        raise InvalidInput(f"a value is {'null' if type(None) in unknown else 'an object'}")
+    if len({_JSON_NAMES[kind] for kind in kinds}) > 1:
+        raise InvalidInput(f"{' and '.join(sorted({_JSON_NAMES[kind] for kind in kinds}))} do not mix")
+    try:
+        return np.array(value, dtype=np.float64) if kinds <= {int, float} and spec.numpy.kind == "f" else value
+    except OverflowError:
+        raise InvalidInput(f"a number does not fit into {spec.dtype}") from None
+    except ValueError:
+        raise InvalidInput("the rows are not of one length") from None
+
+
+def _collect_kinds(items: list[Any], kinds: set[type], depth: int) -> None:
+    if not depth:
+        raise InvalidInput(f"lists are nested more than {_DEEPEST} deep")
+    here = set(map(type, items))
+    if list in here:
+        for item in items:
+            if type(item) is list:
+                _collect_kinds(item, kinds, depth - 1)
+        here.discard(list)
+    kinds |= here
+
+
+def _listed(array: Array) -> Any:
+    if array.dtype.kind != "O":
+        return array.tolist()
+    return np.vectorize(_text, otypes=[object])(array).tolist() if array.size else array.tolist()
+
+
+def _text(value: Any) -> Any:
+    return value.decode("utf-8", errors="replace") if isinstance(value, bytes) else value

@@ -1,0 +1,124 @@
+"""The batcher's decisions: what is let in, what runs together, and that the books always balance."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from penstock.engine.queue import BatchQueue, Item
+from penstock.errors import Overloaded
+
+
+@pytest.fixture(scope="module")
+def loop() -> Iterator[asyncio.AbstractEventLoop]:
+    loop = asyncio.new_event_loop()
+    yield loop
+    loop.close()
+
+
+def item(loop: asyncio.AbstractEventLoop, rows: int, width: int = 2) -> Item:
+    return Item({"x": np.zeros((rows, width), np.float32)}, rows, loop.create_future(), loop, 0.0)
+
+
+def queue(batch: int = 8, rows: int = 1000, size: int = 10**9) -> BatchQueue:
+    return BatchQueue(max_batch_rows=batch, max_rows=rows, max_bytes=size)
+
+
+def test_a_batch_is_cut_by_rows_and_not_by_requests(loop: asyncio.AbstractEventLoop) -> None:
+    q = queue(batch=8)
+    for rows in (3, 3, 3, 1):
+        q.push(item(loop, rows))
+    assert [i.rows for i in q.take()] == [3, 3]
+    assert [i.rows for i in q.take()] == [3, 1]
+    assert q.take() == []
+
+
+def test_only_inputs_of_one_shape_share_a_batch_and_the_oldest_goes_first(loop: asyncio.AbstractEventLoop) -> None:
+    q = queue()
+    first, second, third = item(loop, 1, width=2), item(loop, 1, width=3), item(loop, 1, width=2)
+    for each in (first, second, third):
+        q.push(each)
+    assert q.take() == [first, third]
+    assert q.take() == [second]
+
+
+def test_only_inputs_of_one_dtype_share_a_batch(loop: asyncio.AbstractEventLoop) -> None:
+    q = queue()
+    floats = item(loop, 1)
+    ints = Item({"x": np.zeros((1, 2), np.int64)}, 1, loop.create_future(), loop, 0.0)
+    q.push(floats)
+    q.push(ints)
+    assert q.take() == [floats]
+    assert q.take() == [ints]
+
+
+def test_a_full_queue_refuses_by_rows_and_says_so(loop: asyncio.AbstractEventLoop) -> None:
+    q = queue(rows=4)
+    q.push(item(loop, 4))
+    with pytest.raises(Overloaded, match="4 rows") as refused:
+        q.check_room(1, 0, 2.5)
+    assert refused.value.retry_after_s == 2.5
+
+
+def test_a_full_queue_refuses_by_bytes(loop: asyncio.AbstractEventLoop) -> None:
+    q = queue(size=100)
+    q.push(item(loop, 10))
+    with pytest.raises(Overloaded, match="100 bytes"):
+        q.check_room(1, 60, 1.0)
+    q.check_room(1, 20, 1.0)
+
+
+def test_a_dropped_request_frees_its_room_at_once_and_is_never_run(loop: asyncio.AbstractEventLoop) -> None:
+    q = queue(rows=2)
+    gone, stays = item(loop, 1), item(loop, 1)
+    q.push(gone)
+    q.push(stays)
+    assert q.drop(gone)
+    assert not q.drop(gone)
+    q.check_room(1, 0, 1.0)
+    assert q.take() == [stays]
+    assert (q.rows, q.bytes) == (0, 0)
+
+
+operations = st.lists(
+    st.one_of(
+        st.tuples(st.just("push"), st.integers(0, 8), st.integers(1, 3)),
+        st.tuples(st.just("drop"), st.integers(0, 30), st.just(0)),
+        st.tuples(st.just("take"), st.just(0), st.just(0)),
+    ),
+    max_size=60,
+)
+
+
+@given(operations)
+def test_whatever_happens_no_request_is_lost_doubled_or_put_in_too_large_a_batch(
+    loop: asyncio.AbstractEventLoop, steps: list[tuple[str, int, int]]
+) -> None:
+    q = queue(batch=8)
+    pushed: list[Item] = []
+    dropped: set[int] = set()
+    taken: list[Item] = []
+    for verb, number, width in steps:
+        if verb == "push":
+            pushed.append(item(loop, number, width))
+            q.push(pushed[-1])
+        elif verb == "drop" and pushed:
+            victim = pushed[number % len(pushed)]
+            if q.drop(victim):
+                dropped.add(id(victim))
+        elif verb == "take":
+            batch = q.take()
+            assert sum(i.rows for i in batch) <= 8
+            assert len({i.key for i in batch}) <= 1
+            taken += batch
+        waiting = [i for i in pushed if i.queued]
+        assert q.rows == sum(i.rows for i in waiting)
+        assert q.bytes == sum(i.bytes for i in waiting)
+    while batch := q.take():
+        taken += batch
+    assert sorted(map(id, taken)) == sorted(id(i) for i in pushed if id(i) not in dropped)

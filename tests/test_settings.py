@@ -1,0 +1,240 @@
+"""Where settings come from, which source wins, and what a wrong one says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from penstock.errors import ConfigError
+from penstock.settings import LoadedSettings, Settings, display, load_settings, parse_size
+
+Load = Callable[..., LoadedSettings]
+
+
+@pytest.fixture
+def load(tmp_path: Path) -> Load:
+    """`load_settings` in an empty directory and an empty environment, with the files given."""
+
+    def run(
+        environ: Mapping[str, str] | None = None,
+        *,
+        dotenv: str | None = None,
+        toml: str | None = None,
+        overrides: Mapping[str, Any] | None = None,
+        config_file: Path | None = None,
+    ) -> LoadedSettings:
+        if dotenv is not None:
+            (tmp_path / ".env").write_text(dotenv, encoding="utf-8")
+        if toml is not None:
+            (tmp_path / "penstock.toml").write_text(toml, encoding="utf-8")
+        return load_settings(overrides, config_file=config_file, environ=environ or {}, directory=tmp_path)
+
+    return run
+
+
+def refusal(load: Load, **where: Any) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load(**where)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_without_any_source_everything_is_the_default(load: Load) -> None:
+    loaded = load()
+    assert loaded.settings == Settings()
+    assert (loaded.settings.host, loaded.settings.port) == ("127.0.0.1", 8002)
+    assert set(loaded.sources) == set(Settings.model_fields)
+    assert set(loaded.sources.values()) == {"default"}
+
+
+SOURCES: list[tuple[str, str, dict[str, Any]]] = [
+    ("penstock.toml", "penstock.toml", {"toml": "port = 1"}),
+    (".env alias", ".env API_PORT", {"dotenv": "API_PORT=2"}),
+    (".env", ".env PENSTOCK_PORT", {"dotenv": "API_PORT=2\nPENSTOCK_PORT=3"}),
+    ("environment alias", "environment API_PORT", {"environ": {"API_PORT": "4"}}),
+    ("environment", "environment PENSTOCK_PORT", {"environ": {"API_PORT": "4", "PENSTOCK_PORT": "5"}}),
+    ("command line", "command line", {"overrides": {"port": 6}}),
+]
+
+
+@pytest.mark.parametrize("rank", range(len(SOURCES)), ids=[name for name, _, _ in SOURCES])
+def test_a_higher_source_wins_over_all_lower_ones(load: Load, rank: int) -> None:
+    where: dict[str, Any] = {}
+    for _, _, part in SOURCES[: rank + 1]:
+        where.update(part)
+    loaded = load(**where)
+    assert loaded.settings.port == rank + 1
+    assert loaded.sources["port"] == SOURCES[rank][1]
+    assert loaded.sources["host"] == "default"
+
+
+def test_an_option_that_was_not_given_does_not_hide_lower_sources(load: Load) -> None:
+    assert load({"PENSTOCK_PORT": "9000"}, overrides={"port": None}).settings.port == 9000
+
+
+@pytest.mark.parametrize("name", ["PENSTOCK_CORS_ORIGINS", "CORS_ORIGINS"])
+def test_an_empty_value_counts_as_not_set(load: Load, name: str) -> None:
+    loaded = load({name: ""}, dotenv="CORS_ORIGINS=http://a.example")
+    assert loaded.settings.cors_origins == ("http://a.example",)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "field", "expected"),
+    [
+        ("MODEL_PATH", "m.onnx", "model_path", Path("m.onnx")),
+        ("MODEL_TYPE", "ONNX", "model_type", "onnx"),
+        ("DEVICE", "cuda:1", "device", "cuda:1"),
+        ("BATCH_SIZE", "8", "batch_size", 8),
+        ("USE_FP16", "true", "use_fp16", True),
+        ("ENABLE_ONNX_OPTIMIZATION", "0", "enable_onnx_optimization", False),
+        ("CACHE_SIZE", "7", "cache_size", 7),
+        ("API_HOST", "0.0.0.0", "host", "0.0.0.0"),
+        ("API_PORT", "80", "port", 80),
+        (
+            "CORS_ORIGINS",
+            "http://a.example, https://b.example:8443,",
+            "cors_origins",
+            ("http://a.example", "https://b.example:8443"),
+        ),
+        ("DATABASE_URL", "postgresql://u@h/d", "database_url", "postgresql://u@h/d"),
+        ("PENSTOCK_MAX_BYTES", "4GiB", "max_bytes", 4 * 2**30),
+        ("PENSTOCK_MAX_BODY_BYTES", "1.5 MB", "max_body_bytes", 1_500_000),
+        ("PENSTOCK_LOG_LEVEL", "DEBUG", "log_level", "debug"),
+        ("PENSTOCK_MAX_WAIT_MS", "2.5", "max_wait_ms", 2.5),
+        ("PENSTOCK_THREADS", "2", "threads", 2),
+    ],
+)
+def test_every_kind_of_value_is_read_from_text(load: Load, name: str, value: str, field: str, expected: object) -> None:
+    assert getattr(load({name: value}).settings, field) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [*((t, True) for t in ("1", "true", "Yes", "on")), *((t, False) for t in ("0", "FALSE", "no", "off"))],
+)
+def test_booleans_are_written_in_many_ways(load: Load, text: str, expected: bool) -> None:
+    assert load({"PENSTOCK_ACCESS_LOG": text}).settings.access_log is expected
+
+
+def test_a_home_directory_is_expanded_where_no_shell_does_it(load: Load) -> None:
+    assert load(toml='registry = "~/models"').settings.registry == Path.home() / "models"
+
+
+def test_toml_values_keep_their_types(load: Load) -> None:
+    lines = ["port = 81", "use_fp16 = true", 'max_bytes = "1GiB"', 'cors_origins = ["http://a.example", "*"]']
+    settings = load(toml="\n".join([*lines, 'registry = "/srv/models"'])).settings
+    assert (settings.port, settings.use_fp16, settings.max_bytes) == (81, True, 2**30)
+    assert settings.cors_origins == ("http://a.example", "*")
+    assert settings.registry == Path("/srv/models")
+
+
+def test_another_configuration_file_is_named_as_the_source(load: Load, tmp_path: Path) -> None:
+    other = tmp_path / "other.toml"
+    other.write_text("port = 82", encoding="utf-8")
+    loaded = load(toml="port = 81", config_file=other)
+    assert (loaded.settings.port, loaded.sources["port"]) == (82, str(other))
+
+
+@pytest.mark.parametrize(
+    ("where", "parts"),
+    [
+        ({"environ": {"PENSTOCK_PROT": "1"}}, ["PENSTOCK_PROT", "the environment", "did you mean PENSTOCK_PORT?"]),
+        ({"dotenv": "PENSTOCK_PROT=1"}, ["PENSTOCK_PROT", ".env", "did you mean PENSTOCK_PORT?"]),
+        ({"toml": "prot = 1"}, ["prot", "penstock.toml", "did you mean port?"]),
+        ({"environ": {"PENSTOCK_ZZZZ": "1"}}, ["PENSTOCK_ZZZZ", "docs/settings.md"]),
+        ({"environ": {"PENSTOCK_PORT": "abc"}}, ["PENSTOCK_PORT in the environment", "'abc'", "whole number"]),
+        ({"environ": {"API_PORT": "70000"}}, ["API_PORT in the environment", "'70000'", "65535"]),
+        ({"dotenv": "BATCH_SIZE=0"}, ["BATCH_SIZE in .env", "'0'", "greater than or equal to 1"]),
+        ({"toml": "port = true"}, ["port in penstock.toml", "True", "number"]),
+        ({"toml": "host = 5"}, ["host in penstock.toml", "5", "text"]),
+        ({"toml": "[port]\nx = 1"}, ["port in penstock.toml", "whole number"]),
+        ({"overrides": {"device": "tpu"}}, ["--device", "'tpu'", "auto, cpu, cuda, cuda:N or mps"]),
+        ({"environ": {"MODEL_TYPE": "tflite"}}, ["MODEL_TYPE", "'onnx'", "'torchscript'", "'pytorch'"]),
+        ({"environ": {"PENSTOCK_USE_FP16": "maybe"}}, ["PENSTOCK_USE_FP16", "'maybe'", "true or false"]),
+        ({"environ": {"PENSTOCK_MAX_BYTES": "4 bananas"}}, ["PENSTOCK_MAX_BYTES", "'4 bananas'", "16MiB"]),
+        ({"environ": {"PENSTOCK_MAX_WAIT_MS": "nan"}}, ["PENSTOCK_MAX_WAIT_MS", "'nan'", "finite"]),
+        (
+            {"environ": {"CORS_ORIGINS": "https://a.example/"}},
+            ["CORS_ORIGINS", "'https://a.example/'", "without a path"],
+        ),
+        ({"toml": "port = = 1"}, ["penstock.toml", "not valid TOML"]),
+        ({"config_file": Path("/nowhere/p.toml")}, ["/nowhere/p.toml", "cannot be read"]),
+        ({"overrides": {"prot": 1}}, ["--prot", "did you mean port?"]),
+    ],
+)
+def test_a_wrong_setting_is_refused_in_one_line_that_names_it(
+    load: Load, where: dict[str, Any], parts: list[str]
+) -> None:
+    message = refusal(load, **where)
+    assert [part for part in parts if part not in message] == [], message
+
+
+def test_a_wrong_database_url_is_refused_without_showing_its_password(load: Load) -> None:
+    message = refusal(load, environ={"DATABASE_URL": "postgres://u:hunter2@h/d"})
+    assert "DATABASE_URL" in message
+    assert "hunter2" not in message
+
+
+def test_an_env_file_that_is_not_text_is_refused(load: Load, tmp_path: Path) -> None:
+    (tmp_path / ".env").write_bytes(b"PENSTOCK_PORT=\xff\xfe")
+    assert "not UTF-8" in refusal(load)
+
+
+def test_other_names_in_the_environment_and_env_file_are_left_alone(load: Load) -> None:
+    assert load({"PATH": "/bin", "PORT": "1"}, dotenv="SECRET=x\nDEBUG\n# c\n").settings == Settings()
+
+
+def test_what_kubernetes_sets_beside_a_service_named_penstock_is_left_alone(load: Load) -> None:
+    environ = {
+        "PENSTOCK_SERVICE_HOST": "10.0.0.1",
+        "PENSTOCK_SERVICE_PORT": "8002",
+        "PENSTOCK_SERVICE_PORT_HTTP": "8002",
+        "PENSTOCK_PORT": "tcp://10.0.0.1:8002",
+        "PENSTOCK_PORT_8002_TCP": "tcp://10.0.0.1:8002",
+        "PENSTOCK_PORT_8002_TCP_ADDR": "10.0.0.1",
+        "PENSTOCK_CANARY_SERVICE_HOST": "10.0.0.2",
+        "PENSTOCK_CANARY_PORT": "tcp://10.0.0.2:8002",
+    }
+    assert load(environ).sources["port"] == "default"
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("postgresql://user:hunter2@host:5432/db", "postgresql://user:***@host:5432/db"),
+        ("postgresql://user:hun@ter2@host/db", "postgresql://user:***@host/db"),
+        ("postgresql://host/db?user=u&password=hunter2&x=1", "postgresql://host/db?user=u&password=***&x=1"),
+        ("sqlite:///registry/registry.db", "sqlite:///registry/registry.db"),
+    ],
+)
+def test_a_password_is_never_shown(load: Load, url: str, shown: str) -> None:
+    settings = load({"DATABASE_URL": url}).settings
+    assert settings.database_url == url
+    assert display("database_url", settings.database_url) == shown
+    assert "ter2" not in repr(settings) + str(settings)
+
+
+def test_settings_cannot_be_changed_after_loading(load: Load) -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        load().settings.port = 1  # type: ignore[misc]
+
+
+@given(st.integers(min_value=0, max_value=2**50), st.sampled_from(["", "B", " B"]))
+def test_any_number_of_bytes_reads_back(size: int, unit: str) -> None:
+    assert parse_size(f"{size}{unit}") == size == parse_size(size)
+
+
+@given(st.text(max_size=12) | st.from_regex(r"\d{1,4}(\.\d)? ?[kmgt]?i?b?", fullmatch=True))
+def test_a_size_is_read_or_refused_and_nothing_else(text: str) -> None:
+    try:
+        size = parse_size(text)
+    except ValueError:
+        return
+    assert size >= 0
+    assert any(char.isdigit() for char in text)
