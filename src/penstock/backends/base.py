@@ -95,3 +95,10 @@ def empty_outputs(signature: Signature) -> Arrays:
         spec.name: np.empty((0, *(max(length, 0) for length in spec.shape[1:])), dtype=spec.numpy)
         for spec in signature.outputs
     }
+
+
+def first_line(error: BaseException, longest: int = 200) -> str:
+    """The first line of an error's message, or its type where it has none."""
+    lines = str(error).strip().splitlines()
+    line = lines[0].rstrip(".") if lines else type(error).__name__
+    return line if len(line) <= longest else f"{line[:longest]}…"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 from collections.abc import Iterator
@@ -110,3 +111,18 @@ def _text(path: Path) -> str:
         return path.read_text()
     except (OSError, UnicodeDecodeError):
         return ""
+
+
+def onnx_providers() -> list[str]:
+    """The execution providers of the ONNX Runtime that is installed."""
+    import onnxruntime as ort
+
+    return list(ort.get_available_providers())
+
+
+def torch_devices() -> list[str]:
+    """Every device PyTorch finds here, the CPU first; empty where PyTorch is not installed."""
+    if importlib.util.find_spec("torch") is None:
+        return []
+    gpus, has_mps = _torch_accelerators()
+    return ["cpu", *(f"cuda:{number}" for number in range(gpus)), *(["mps"] if has_mps else [])]

@@ -104,17 +104,24 @@ def _open_session(path: Path, options: BackendOptions) -> tuple[onnxruntime.Infe
     import onnxruntime as ort
 
     wanted, warnings = _wanted(options, ort.get_available_providers())
-    if wanted.kind == "cuda":
-        reason = "ONNX Runtime could not start its CUDA provider"
-        try:
-            session = _session(path, options, [(_CUDA, {"device_id": str(wanted.index), **_CUDA_OPTIONS})])
-        except ModelLoadError as error:
-            reason = str(error)
-        else:
-            if _CUDA in session.get_providers():
-                return session, Placement(wanted, warnings)
-        warnings += (f"{wanted} could not be used, the model runs on the CPU: {reason}",)
-    return _session(path, options, []), Placement(CPU, warnings)
+    try:
+        session = _session(path, options, _providers(wanted))
+    except ModelLoadError as error:
+        if wanted == CPU:
+            raise
+        fallen = f"{wanted} could not be used, the model runs on the CPU: {error}"
+        return _session(path, options, _providers(CPU)), Placement(CPU, (*warnings, fallen))
+    if wanted.kind == "cuda" and _CUDA not in session.get_providers():
+        fallen = (
+            f"{wanted} could not be used, the model runs on the CPU: ONNX Runtime could not start its CUDA provider"
+        )
+        return session, Placement(CPU, (*warnings, fallen))
+    return session, Placement(wanted, warnings)
+
+
+def _providers(device: Device) -> list[Any]:
+    cuda = [(_CUDA, {"device_id": str(device.number), **_CUDA_OPTIONS})] if device.kind == "cuda" else []
+    return [*cuda, "CPUExecutionProvider"]
 
 
 def _wanted(options: BackendOptions, providers: list[str]) -> tuple[Device, tuple[str, ...]]:
@@ -146,24 +153,19 @@ def _session(path: Path, options: BackendOptions, providers: list[Any]) -> onnxr
     settings.log_severity_level = _LOG_ERRORS
     try:
         # By path, so that external data is looked for beside the model and nowhere else.
-        session = ort.InferenceSession(
-            os.fspath(path), settings, providers=[*providers, "CPUExecutionProvider"], enable_fallback=0
-        )
+        return ort.InferenceSession(os.fspath(path), settings, providers=providers, enable_fallback=0)
     except Exception as error:
         raise load_error(path, str(error)) from None
-    return session
 
 
 def _signature(file: ModelFile, session: onnxruntime.InferenceSession) -> Signature:
     """The manifest's signature, held against the session; for a bare file the session's own."""
     if file.signature is None:
         return _own_signature(file.path, session)
-    inputs = {value.name: value.type for value in session.get_inputs()}
-    outputs = {value.name: value.type for value in session.get_outputs()}
+    _require_same(file.path, "inputs", file.signature.inputs, session.get_inputs())
     named = {spec.name for spec in file.signature.outputs}
-    used = {name: type_ for name, type_ in outputs.items() if name in named}  # a file may give more than is served
-    _require_same(file.path, "inputs", file.signature.inputs, inputs, inputs)
-    _require_same(file.path, "outputs", file.signature.outputs, used, outputs)
+    used = [value for value in session.get_outputs() if value.name in named]  # a file may give more than is served
+    _require_same(file.path, "outputs", file.signature.outputs, used or session.get_outputs())
     return file.signature
 
 
@@ -180,19 +182,30 @@ def _own_signature(path: Path, session: onnxruntime.InferenceSession) -> Signatu
 
 
 def _spec(value: onnxruntime.NodeArg) -> TensorSpec:
-    """Symbolic and unnamed dimensions are free; fixed ones, a fixed batch among them, stay as they are."""
-    shape = tuple(length if isinstance(length, int) else -1 for length in value.shape)
-    return TensorSpec(value.name, datatype_of_onnx(value.type), shape)
+    return TensorSpec(value.name, datatype_of_onnx(value.type), tuple(_shape(value)))
 
 
-def _require_same(
-    path: Path, side: str, recorded: tuple[TensorSpec, ...], used: dict[str, str], all_: dict[str, str]
-) -> None:
-    """Names and types must agree; shapes may be narrower in a manifest than in a graph."""
-    wanted = {spec.name: DATATYPES[spec.dtype].onnx for spec in recorded}
-    if wanted != used:
-        raise ModelLoadError(f"{path}: its manifest names the {side} {_listed(wanted)}, the file has {_listed(all_)}")
+def _require_same(path: Path, side: str, recorded: tuple[TensorSpec, ...], found: list[onnxruntime.NodeArg]) -> None:
+    """Names and types must agree, and every length the graph has fixed; a manifest may fix more."""
+    given = {value.name: value for value in found}
+    if given.keys() == {spec.name for spec in recorded} and all(_fits(spec, given[spec.name]) for spec in recorded):
+        return
+    wanted = ", ".join(f"{spec.name} {DATATYPES[spec.dtype].onnx} {list(spec.shape)}" for spec in recorded)
+    has = ", ".join(f"{value.name} {value.type} {_shape(value)}" for value in found)
+    raise ModelLoadError(f"{path}: its manifest says the {side} are {wanted}; the file has {has}")
 
 
-def _listed(types: dict[str, str]) -> str:
-    return ", ".join(f"{name} {type_}" for name, type_ in types.items()) or "none"
+def _fits(spec: TensorSpec, value: onnxruntime.NodeArg) -> bool:
+    shape = _shape(value)
+    if DATATYPES[spec.dtype].onnx != value.type:
+        return False
+    if not shape:  # the graph does not say
+        return True
+    return len(shape) == len(spec.shape) and all(
+        fixed in (-1, length) for fixed, length in zip(shape, spec.shape, strict=True)
+    )
+
+
+def _shape(value: onnxruntime.NodeArg) -> list[int]:
+    """Symbolic and unnamed dimensions are free (-1); fixed ones, a fixed batch among them, stay as they are."""
+    return [length if isinstance(length, int) else -1 for length in value.shape]

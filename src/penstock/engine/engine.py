@@ -99,7 +99,7 @@ class InferenceEngine:
         self.default_ref = self.config.model_path
         self._timeout_s = self.config.timeout_ms / 1000
         self._cache = PredictionCache(self.config.cache_size) if self.config.cache_size else None
-        self._routes: dict[str | None, LoadedModel] = {}
+        self._routes: dict[str, LoadedModel] = {}
         self._wanted: list[str] = []
         self._only_wanted = False
         self._problems: dict[str, str] = {}
@@ -178,25 +178,28 @@ class InferenceEngine:
 
     async def model(self, ref: str | None = None) -> LoadedModel:
         """The model for a reference, loaded now if it was not. Raises ModelNotFound or ModelLoadError."""
-        model = self._routes.get(ref)
+        model = self._routed(ref)
         if model is not None and not model.retired:
             return model
+        ref = ref or self.default_ref
+        if ref is None:
+            raise ModelNotFound("there is no model to serve yet: publish one with `penstock models publish`")
         model = await self._aside(self.manager.load_model, self._target(ref))
         if len(self._routes) > 10_000:  # spellings of references come from clients; the models behind them are few
             self._routes.clear()
         self._routes[ref] = model
         return model
 
-    def _target(self, ref: str | None) -> str:
+    def _routed(self, ref: str | None) -> LoadedModel | None:
+        """The model a reference led to before; None = the default."""
+        return self._routes.get(ref or self.default_ref or "")
+
+    def _target(self, ref: str) -> str:
         """What a caller's reference means in the registry; raises ModelNotFound for what is not served here.
 
         A model served by name answers in all its versions, one served as `name:version` or `name@alias` only as such,
         and its bare name means just that.
         """
-        if ref is None:
-            ref = self.default_ref
-        if ref is None:
-            raise ModelNotFound("there is no model to serve yet: publish one with `penstock models publish`")
         if not self._only_wanted or ref in self._wanted:
             return ref
         name = _name_of(ref)
@@ -208,6 +211,10 @@ class InferenceEngine:
         if any(ref == self._routes[wanted].key for wanted in served if wanted in self._routes):
             return ref
         raise ModelNotFound(f"the model {ref} is not served here; served are {', '.join(self._wanted)}")
+
+    def default(self) -> LoadedModel | None:
+        """The loaded model that answers where a caller names none."""
+        return self._routed(None)
 
     def loaded(self) -> list[LoadedModel]:
         """Every loaded model, least recently used first."""
@@ -232,16 +239,16 @@ class InferenceEngine:
             self.manager.unload(key)
         self._revision = revision
 
-    async def _follow(self, ref: str | None, model: LoadedModel) -> None:
+    async def _follow(self, ref: str, model: LoadedModel) -> None:
         try:
             key = await self._aside(self.manager.key, self._target(ref))
             if key != model.key:
                 self._routes[ref] = await self._aside(self.manager.load_model, key)
-                log.info("%s is now %s", ref or self.default_ref, key)
+                log.info("%s is now %s", ref, key)
         except ModelNotFound:
             del self._routes[ref]
         except PenstockError as error:
-            log.error("%s stays at %s: %s", ref or self.default_ref, model.key, error)
+            log.error("%s stays at %s: %s", ref, model.key, error)
 
     async def _retry(self, ref: str) -> None:
         try:
@@ -256,7 +263,7 @@ class InferenceEngine:
         """Refuse now, at no cost, what `predict` would refuse: raises ModelNotReady or Overloaded."""
         if self._draining:
             raise ModelNotReady("the server is shutting down; ask another replica", retry_after_s=1.0)
-        model = self._routes.get(ref)
+        model = self._routed(ref)
         if model is not None:
             model.batcher.admit()
         if self._preparing >= self.config.max_queue_size:
@@ -299,10 +306,8 @@ class InferenceEngine:
     async def _hold(self, ref: str | None) -> LoadedModel:
         if self._draining:
             raise ModelNotReady("the server is shutting down; ask another replica", retry_after_s=1.0)
-        model = self._routes.get(ref)
+        model = self._routed(ref)
         while model is None or not self.manager.hold(model):
-            if model is not None:
-                self._routes.pop(ref, None)
             model = await self.model(ref)
         return model
 
@@ -390,7 +395,7 @@ class InferenceEngine:
 
     def refused(self, ref: str | None, error: PenstockError, request_id: str = "") -> None:
         """Count a request that was turned away before `predict` saw it (by `admit`, or for its form)."""
-        self._observe_failure(self._routes.get(ref), outcome_of(error), time.monotonic(), request_id)
+        self._observe_failure(self._routed(ref), outcome_of(error), time.monotonic(), request_id)
 
     def ready(self) -> tuple[bool, list[str]]:
         """Whether every model that should be served answers, and why not."""
@@ -415,7 +420,7 @@ class InferenceEngine:
 
     def get_stats(self) -> dict[str, Any]:
         """The figures of `GET /stats`: the default model, the queue, and each model's last minute."""
-        default = self._routes.get(None) or self._routes.get(self.default_ref)
+        default = self.default()
         return {
             "model_path": self.default_ref,
             "device": self.config.device,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import OrderedDict
 from concurrent.futures import Future
 from pathlib import Path
@@ -10,9 +11,12 @@ from pathlib import Path
 from penstock.backends.base import BackendOptions
 from penstock.engine.batcher import BatchLimits
 from penstock.engine.loaded import LoadedModel, ModelInfo, load_artifact, load_file, warm_up
-from penstock.errors import InvalidInput, ModelNotFound, ModelNotReady
+from penstock.errors import InvalidInput, ModelLoadError, ModelNotFound, ModelNotReady
 from penstock.registry.registry import Registry
 from penstock.settings import parse_size
+
+RETRY_AFTER_S = 2.0
+"""A model that could not be loaded is tried again after this time at the earliest."""
 
 MODEL_SUFFIXES = (".onnx", ".pt", ".pth", ".pt2", ".ckpt", ".safetensors")
 
@@ -45,6 +49,7 @@ class ModelManager:
         self._models: OrderedDict[str, LoadedModel] = OrderedDict()
         self._files: dict[str, Path] = {}
         self._loading: dict[str, Future[LoadedModel]] = {}
+        self._failed: dict[str, tuple[float, Exception]] = {}
         self._pinned: set[str] = set()
         self._lock = threading.Lock()
 
@@ -60,9 +65,10 @@ class ModelManager:
             if key in self._models:
                 self._models.move_to_end(key)
                 return self._models[key]
-            flight = self._loading.get(key)
+            flight, mine = self._loading.get(key), Future[LoadedModel]()
             if flight is None:
-                mine = self._loading[key] = Future()
+                self._check_failed(key)
+                self._loading[key] = mine
         if flight is not None:
             return flight.result()
         try:
@@ -70,14 +76,23 @@ class ModelManager:
         except BaseException as error:
             with self._lock:
                 del self._loading[key]
+                if isinstance(error, ModelLoadError):
+                    self._failed[key] = (time.monotonic(), error)
             mine.set_exception(error)
             raise
         with self._lock:
             self._models[key] = model
+            self._failed.pop(key, None)
             del self._loading[key]
         mine.set_result(model)
         self._evict()
         return model
+
+    def _check_failed(self, key: str) -> None:
+        """A broken model is not read and proved again for every request that asks for it."""
+        at, error = self._failed.get(key, (0.0, None))
+        if error is not None and time.monotonic() - at < RETRY_AFTER_S:
+            raise error
 
     def key(self, ref: str) -> str:
         """`name:version` for a reference; a file is known by its stem from now on. Raises ModelNotFound."""

@@ -7,22 +7,35 @@ import functools
 import math
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Union
 from urllib.parse import quote
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, create_model
 
 from penstock.engine.loaded import LoadedModel
 from penstock.engine.manager import is_model_file
 from penstock.engine.observation import Prediction
-from penstock.errors import FieldError, InvalidInput, ModelNotFound, ModelNotReady, PenstockError
+from penstock.errors import FieldError, InvalidInput, ModelNotFound, PenstockError
 from penstock.gateway.decoding import decode, decode_item, invalid_input, parse
 from penstock.gateway.problems import BatchItemError, Refusal, describe
 from penstock.gateway.uploads import read_upload
 from penstock.gateway.wire import JSON, Call, Reply
 from penstock.registry.refs import parse_ref
 from penstock.tasks.base import Task
+from penstock.tasks.image import ImageClassification
+from penstock.tasks.tensor import TensorTask
+from penstock.tasks.vector import VectorClassification
+
+VECTOR_REQUESTS: tuple[type[BaseModel], ...] = (VectorClassification.Request,)
+VECTOR_RESPONSES: tuple[type[BaseModel], ...] = (VectorClassification.Response,)
+REQUESTS: tuple[type[BaseModel], ...] = (VectorClassification.Request, TensorTask.Request)
+RESPONSES: tuple[type[BaseModel], ...] = (
+    VectorClassification.Response,
+    ImageClassification.Response,
+    TensorTask.Response,
+)
+"""What the built-in Tasks take and give; for the documentation."""
 
 MAX_BATCH_ITEMS = 1024
 DECODE_ASIDE_FROM = 256 * 1024
@@ -39,11 +52,13 @@ async def predict(call: Call) -> Reply:
 async def predict_vector(call: Call) -> Reply:
     """`POST /inference/predict`: the default model, or else the first served one that takes a vector."""
     engine = call.gateway.engine
-    model = next((m for m in (engine.default(), *engine.loaded()) if m is not None and m.task.array_field), None)
+    call.gateway.check_started()
+    if (await engine.model()).task.array_field is not None:
+        return await _answer(call, None)
+    model = next((model for model in engine.loaded() if model.task.array_field is not None), None)
     if model is None:
-        call.gateway.check_started()
-        raise ModelNotFound("no model that takes a vector of numbers is served here; /models lists what is")
-    return await _answer(call, None if model is engine.default() else model.name)
+        raise ModelNotFound("no model that takes a vector of numbers is served here; GET /models lists what is")
+    return await _answer(call, model.key)
 
 
 async def predict_model(call: Call) -> Reply:
@@ -213,15 +228,16 @@ async def predict_batch(call: Call) -> Reply:
 def _read_batch(body: bytes) -> dict[str, Any]:
     """The envelope, its items unread. Raises InvalidInput."""
     document = parse(body)
-    shell = document
-    if isinstance(document, dict) and isinstance(document.get("requests"), list):
-        # the items are checked one by one later: here only their number counts
-        shell = {**document, "requests": [None] * len(document["requests"])}
+    if not isinstance(document, dict):
+        raise InvalidInput("body: Input should be an object", field="body")
+    requests = document.get("requests")
+    # the items are checked one by one later: here only their number counts
+    shell = {**document, "requests": [None] * len(requests)} if isinstance(requests, list) else document
     try:
         BatchRequest.model_validate(shell)
     except ValidationError as error:
         raise invalid_input(error) from None
-    return document  # type: ignore[no-any-return]
+    return document
 
 
 async def _batch_model(call: Call, ref: str | None) -> tuple[LoadedModel, str | None]:
@@ -275,12 +291,8 @@ class BatchError(BaseModel):
     error: BatchItemError
 
 
-def batch_response(answers: tuple[type[BaseModel], ...]) -> type[BaseModel]:
+def _batch_response(answers: tuple[type[BaseModel], ...]) -> type[BaseModel]:
     """The model of a batch's answer, whose items are one of `answers` or an error; for the documentation."""
-    from typing import Union
-
-    from pydantic import create_model
-
     item = Union[(*answers, BatchError)]  # noqa: UP007  built at run time
     return create_model(
         "BatchResponse",
@@ -288,8 +300,3 @@ def batch_response(answers: tuple[type[BaseModel], ...]) -> type[BaseModel]:
         total_count=(int, Field(ge=0)),
         total_time_ms=(float, Field(ge=0)),
     )
-
-
-def not_ready(reason: str) -> ModelNotReady:
-    """503 with a second's patience."""
-    return ModelNotReady(reason, retry_after_s=1.0)

@@ -49,9 +49,9 @@ _KINDS: dict[type[BaseException], Kind] = {
 }
 
 _REFUSALS: dict[int, tuple[str, str]] = {
+    307: ("moved", "The route is one slash away"),
     404: ("not-found", "No such route"),
     405: ("method-not-allowed", "Another method is needed"),
-    406: ("not-acceptable", "No representation fits"),
     408: ("request-timeout", "The request did not arrive in time"),
     413: ("body-too-large", "The body is too large"),
     415: ("unsupported-media-type", "The body is of another type"),

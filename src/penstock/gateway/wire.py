@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
+from urllib.parse import quote
 
 from pydantic import BaseModel
 
@@ -34,7 +35,7 @@ class Reply:
 class Call(ABC):
     """One request. The body is read only when a handler asks for it, so that a refusal costs little."""
 
-    __slots__ = ("gateway", "header", "method", "params", "path", "reading", "request_id", "timed_out")
+    __slots__ = ("gateway", "header", "method", "params", "path", "reading", "request_id", "verdict")
 
     method: str
     path: str
@@ -50,8 +51,8 @@ class Call(ABC):
         self.request_id = ""
         self.reading = False
         """True while the body is on its way."""
-        self.timed_out = False
-        """Set when the request is given up because its body did not arrive in time."""
+        self.verdict: Exception | None = None
+        """Why the server gave the request up; None while it has not, or when the client left."""
 
     async def body(self) -> bytes:
         """The whole body. Raises Refusal (413) for one beyond the limit, as a rule before reading any of it."""
@@ -106,24 +107,23 @@ Handler: TypeAlias = Callable[[Call], Awaitable[Reply]]
 class Endpoint:
     """One row of the table of routes: what answers, and what the documentation says of it.
 
-    `requests` are the Pydantic models of a JSON body, `upload` says that a file may come instead. `problems`
-    lists the statuses it may refuse with. `replies` documents answers that are not `response` as JSON.
+    `requests` are the Pydantic models a JSON body may have, `upload` says that a file may come instead. `responses`
+    are the models of a good answer, `problems` the statuses of a refusal. `replies` documents whatever else there is,
+    as OpenAPI response objects by status. `example` is a request body.
     """
 
     method: str
     path: str
     handler: Handler
-    summary: str
     tag: str
+    summary: str
     description: str = ""
     requests: tuple[type[BaseModel], ...] = ()
     upload: bool = False
-    response: type[BaseModel] | None = None
     responses: tuple[type[BaseModel], ...] = ()
     problems: tuple[int, ...] = ()
     replies: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
     example: Any = None
-    documented: bool = True
 
 
 class Routes:
@@ -145,21 +145,23 @@ class Routes:
         row = methods.get(method) or (methods.get("GET") if method == "HEAD" else None)
         if row is not None:
             return row, params
+        if not methods and path.endswith("/") and self._methods(path.rstrip("/"))[0]:
+            location = "../" + path.rstrip("/").rpartition("/")[2]
+            raise Refusal(307, "this path has no slash at its end", headers=[("location", quote(location))])
         if not methods:
             raise Refusal(404, f"there is nothing at {path[:200]}; /docs lists every route")
-        allowed = ", ".join(sorted({*methods, "HEAD"} if "GET" in methods else methods))
+        allowed = ", ".join(self.methods(path))
         raise Refusal(405, f"{path[:200]} takes {allowed}", headers=[("allow", allowed)])
 
-    def knows(self, path: str) -> bool:
-        """True when some method is served at this path."""
-        return bool(self._methods(path)[0])
+    def methods(self, path: str) -> list[str]:
+        """The methods served at this path; none for an unknown one."""
+        methods = self._methods(path)[0]
+        return sorted({*methods, "HEAD"} if "GET" in methods else methods)
 
     def _methods(self, path: str) -> tuple[Mapping[str, Endpoint], Mapping[str, str]]:
         found = self._plain.get(path)
         if found is not None:
             return found, _NO_PARAMS
-        if len(path) > 1 and path.endswith("/"):
-            return self._methods(path.rstrip("/") or "/")
         for pattern, methods in self._templates.values():
             match = pattern.fullmatch(path)
             if match is not None:

@@ -7,7 +7,7 @@ import os
 import shutil
 import stat
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from penstock.errors import IntegrityError, InvalidInput
@@ -214,5 +214,9 @@ def sync_tree(root: Path) -> None:
 
 
 def discard(path: Path) -> None:
-    """Remove a directory that nobody needs, as far as it lets itself be removed."""
-    shutil.rmtree(path, ignore_errors=True)
+    """Remove a directory, or a link, that nobody needs, as far as it lets itself be removed."""
+    if path.is_symlink() or path.is_file():
+        with suppress(OSError):
+            path.unlink()
+    else:
+        shutil.rmtree(path, ignore_errors=True)

@@ -1,0 +1,44 @@
+"""mosec at its best here: orjson instead of its default json, dynamic batches of up to 32, one worker process."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+import orjson
+from mosec import Server, Worker
+from mosec.errors import ValidationError
+
+
+class Inference(Worker):
+    def __init__(self) -> None:
+        super().__init__()
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = 1
+        self.session = ort.InferenceSession(os.environ["BENCH_MODEL"], options, providers=["CPUExecutionProvider"])
+
+    def deserialize(self, data: bytes) -> Any:
+        try:
+            return np.array(orjson.loads(data)["input_data"], np.float32)
+        except (orjson.JSONDecodeError, KeyError, ValueError) as error:
+            raise ValidationError(str(error)) from error
+
+    def serialize(self, data: Any) -> bytes:
+        return orjson.dumps(data)
+
+    def forward(self, data: list[Any]) -> list[Any]:
+        logits = self.session.run(None, {"input": np.stack(data)})[0]
+        scores = np.exp(logits - logits.max(axis=1, keepdims=True))
+        scores /= scores.sum(axis=1, keepdims=True)
+        best = scores.argmax(axis=1)
+        return [
+            {"predictions": [int(b)], "confidence_scores": [float(s[b])]} for b, s in zip(best, scores, strict=True)
+        ]
+
+
+if __name__ == "__main__":
+    server = Server()
+    server.append_worker(Inference, num=1, max_batch_size=32, max_wait_time=1)
+    server.run()

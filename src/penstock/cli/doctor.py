@@ -1,0 +1,171 @@
+"""`penstock doctor`: what this machine offers, and what is wrong with the set-up."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import platform
+import shutil
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import typer
+
+import penstock
+from penstock.cli.options import ConfigOption, DeviceOption, JsonOption, RegistryOption, open_registry, read_settings
+from penstock.cli.output import print_json, print_table, size
+from penstock.errors import ConfigError, PenstockError
+
+if TYPE_CHECKING:
+    from penstock.settings import Settings
+
+PACKAGES = ("numpy", "onnxruntime", "torch", "granian", "fastapi", "pydantic", "sqlalchemy", "pillow", "pysimdjson")
+COMPILERS = ("g++", "clang++", "c++")
+
+
+class Finding(NamedTuple):
+    """One thing looked at. `wrong` says what to mend; None when there is nothing to mend."""
+
+    what: str
+    value: str
+    wrong: str | None = None
+
+
+def doctor(
+    config: ConfigOption = None,
+    registry: RegistryOption = None,
+    device: DeviceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say what this machine offers and what is wrong with the set-up; exit code 1 when something is."""
+    findings = list(examine({"registry": registry, "device": device}, config))
+    wrong = [finding for finding in findings if finding.wrong]
+    if as_json:
+        print_json({"ok": not wrong, "findings": [finding._asdict() for finding in findings]})
+    else:
+        print_table(("", "what", "found"), (("!!" if f.wrong else "ok", f.what, f.value) for f in findings))
+        for finding in wrong:
+            typer.echo(f"{finding.what}: {finding.wrong}")
+        typer.echo(f"{len(wrong)} of {len(findings)} need attention" if wrong else "nothing is wrong")
+    raise typer.Exit(1 if wrong else 0)
+
+
+def examine(overrides: dict[str, object], config: Path | None = None) -> Iterator[Finding]:
+    """Every finding: the machine first, then what depends on the settings, where they can be read."""
+    yield from _machine()
+    try:
+        settings = read_settings(config, **overrides)
+    except ConfigError as error:
+        yield Finding("settings", "refused", str(error))
+        return
+    yield Finding("settings", "valid")
+    checks: tuple[Callable[[Settings], Finding], ...] = (_device, _registry, _database, _model_path, _port)
+    for check in checks:
+        yield check(settings)
+
+
+def _machine() -> Iterator[Finding]:
+    from penstock.backends import devices
+
+    yield Finding("penstock", penstock.__version__)
+    yield Finding("python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
+    for package in PACKAGES:
+        yield Finding(package, _version(package))
+    yield Finding("usable cores", str(devices.usable_cores()))
+    yield _memory()
+    yield Finding("onnx providers", ", ".join(devices.onnx_providers()))
+    yield Finding("torch devices", ", ".join(devices.torch_devices()) or "torch is not installed; ONNX needs none")
+    compiler = next(filter(None, map(shutil.which, COMPILERS)), None)
+    yield Finding("compiler", compiler or "none; only compiling models needs one")
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _memory(meminfo: Path = Path("/proc/meminfo")) -> Finding:
+    try:
+        lines = meminfo.read_text().splitlines()
+    except OSError:
+        return Finding("memory", "unknown")
+    kib = {name: int(rest.split()[0]) for name, _, rest in (line.partition(":") for line in lines)}
+    total, free = kib["MemTotal"] * 1024, kib["MemAvailable"] * 1024
+    wrong = "less than 256 MiB are free; a server needs about 150 MiB and its models" if free < 256 * 2**20 else None
+    return Finding("memory", f"{size(free)} free of {size(total)}", wrong)
+
+
+def _device(settings: Settings) -> Finding:
+    """Whether the device that was asked for is there."""
+    from penstock.backends import devices
+
+    kind = settings.device.partition(":")[0]
+    here = {"auto", "cpu", *(name.partition(":")[0] for name in devices.torch_devices())}
+    if "CUDAExecutionProvider" in devices.onnx_providers():
+        here.add("cuda")
+    missing = f"this machine offers no {kind}; models would run on the CPU, choose auto or cpu"
+    return Finding("device", settings.device, None if kind in here else missing)
+
+
+def _registry(settings: Settings) -> Finding:
+    import os
+
+    path = settings.registry.absolute()
+    there = next(parent for parent in (path, *path.parents) if parent.exists())
+    wrong = None
+    if not there.is_dir():
+        wrong = f"{there} is not a directory"
+    elif not os.access(there, os.W_OK | os.X_OK):
+        wrong = f"{there} cannot be written; nothing can be published"
+    return Finding("registry", str(path) if there == path else f"{path} (not there yet)", wrong)
+
+
+def _database(settings: Settings) -> Finding:
+    from penstock.settings import display
+
+    shown = str(display("database_url", settings.database_url) or "sqlite, in the registry")
+    try:
+        with open_registry(settings) as registry:
+            registry.revision()
+            broken: list[str] = []
+            count = sum(1 for _ in registry.artifacts(on_error=lambda error: broken.append(str(error))))
+    except PenstockError as error:
+        return Finding("database", shown, str(error))
+    return Finding("database", f"{shown}: {count} published versions", "; ".join(broken) or None)
+
+
+def _model_path(settings: Settings) -> Finding:
+    path = settings.model_path
+    if path is None:
+        return Finding("model path", "not set")
+    return Finding("model path", str(path), None if path.is_file() else f"{path}: there is no such file")
+
+
+def _port(settings: Settings) -> Finding:
+    """Whether the server could listen; a Penstock that listens there already is no fault."""
+    address = f"{settings.host}:{settings.port}"
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((settings.host, settings.port))
+        except OSError as error:
+            if _is_penstock(settings):
+                return Finding("port", f"{address}, where a Penstock answers")
+            return Finding("port", address, f"{address} cannot be listened on: {error.strerror}; choose another --port")
+    return Finding("port", f"{address}, free")
+
+
+def _is_penstock(settings: Settings) -> bool:
+    from penstock.client import Client
+
+    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(settings.host, settings.host)  # noqa: S104  compared only
+    try:
+        with Client(f"http://{host}:{settings.port}", timeout_s=2.0) as client:
+            return "model_loaded" in client.health()
+    except PenstockError:
+        return False

@@ -1,0 +1,103 @@
+"""`penstock predict`: one prediction in this process."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from penstock.cli.options import ConfigOption, DeviceOption, RegistryOption, open_registry, read_settings
+from penstock.errors import InvalidInput
+
+
+def predict(
+    ref: Annotated[str, typer.Argument(metavar="REF", help="name[:version|@alias], or a model file.")],
+    source: Annotated[
+        str, typer.Argument(metavar="INPUT", help="A .json, .npy, .npz or image file; - reads standard input.")
+    ],
+    device: DeviceOption = None,
+    config: ConfigOption = None,
+    registry: RegistryOption = None,
+) -> None:
+    """Answer one request and print the response as JSON; no server is needed.
+
+    JSON holds the request's fields as over HTTP, or just the array of numbers.
+    """
+    settings = read_settings(config, device=device, registry=registry)
+    value = read_input(source)
+    from penstock.engine.predictor import Predictor
+
+    optimizations = ("graph_optimization", "kernel_fusion") if settings.enable_onnx_optimization else ()
+    with (
+        open_registry(settings) as models,
+        Predictor(
+            ref,
+            registry=models,
+            batch_size=settings.batch_size,
+            device=settings.device,
+            precision="fp16" if settings.use_fp16 else "fp32",
+            optimizations=optimizations,
+        ) as predictor,
+    ):
+        print(predictor.predict(value).model_dump_json())
+
+
+def read_input(source: str) -> Any:
+    """What the file (or standard input, `-`) holds: the fields of a request, an array, arrays by name, or bytes.
+
+    Raises InvalidInput naming the file.
+    """
+    shown = "standard input" if source == "-" else source
+    try:
+        data = sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()
+    except OSError as error:
+        raise InvalidInput(f"{shown} cannot be read: {error.strerror}") from None
+    read = _BY_SUFFIX.get(Path(source).suffix.lower()) or _by_content(data)
+    try:
+        return read(data)
+    except (ValueError, EOFError, OSError, RecursionError) as error:
+        raise InvalidInput(f"{shown} is not valid {read.__name__.removeprefix('_')}: {error}") from None
+
+
+def _json(data: bytes) -> Any:
+    return json.loads(data)
+
+
+def _npy(data: bytes) -> Any:
+    import numpy as np
+
+    return np.load(io.BytesIO(data), allow_pickle=False)
+
+
+def _npz(data: bytes) -> Any:
+    """One unnamed array as it is, several by their names."""
+    import zipfile
+
+    import numpy as np
+
+    try:
+        with np.load(io.BytesIO(data), allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+    except zipfile.BadZipFile as error:
+        raise ValueError(str(error)) from None
+    return arrays["arr_0"] if list(arrays) == ["arr_0"] else arrays
+
+
+def _image(data: bytes) -> bytes:
+    """As it is: the task that takes images reads them, and says what is wrong with one."""
+    return data
+
+
+Reader = Callable[[bytes], Any]
+_BY_SUFFIX: dict[str, Reader] = {".json": _json, ".npy": _npy, ".npz": _npz}
+_BY_START: dict[bytes, Reader] = {b"\x93NUMPY": _npy, b"PK\x03\x04": _npz, b"{": _json, b"[": _json}
+
+
+def _by_content(data: bytes) -> Reader:
+    start = data[:64].lstrip()
+    return next((read for magic, read in _BY_START.items() if start.startswith(magic)), _image)

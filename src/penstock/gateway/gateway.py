@@ -1,0 +1,168 @@
+"""What every server in front shares: a call in, a reply out, and what a request needs on its way."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import re
+import secrets
+import time
+from collections.abc import Sequence
+
+from penstock.engine.engine import InferenceConfig, InferenceEngine
+from penstock.errors import ModelNotReady, PenstockError
+from penstock.gateway.cors import Cors
+from penstock.gateway.inflight import Inflight
+from penstock.gateway.problems import is_server_fault, problem_body, problem_headers
+from penstock.gateway.wire import Call, Disconnected, Endpoint, Reply, Routes
+from penstock.monitor.metrics import Metrics
+from penstock.settings import Settings
+
+log = logging.getLogger(__name__)
+access = logging.getLogger("penstock.access")
+
+RECONCILE_EVERY_S = 1.0
+
+_REQUEST_ID = re.compile(r"[!-~]{1,128}")
+_ID_PREFIX = secrets.token_hex(4)
+_ids = itertools.count(1)
+
+
+class Gateway:
+    """The server without its sockets: routes, engine, metrics, and whether it is starting, serving or draining."""
+
+    def __init__(self, settings: Settings, table: tuple[Endpoint, ...], *, engine: InferenceEngine | None = None) -> None:
+        self.settings = settings
+        self.routes = Routes(table)
+        self.table = table
+        self.engine = engine or InferenceEngine(engine_config(settings))
+        self.metrics = Metrics(self.engine)
+        self.engine.observers.append(self.metrics.observe)
+        self.inflight = Inflight()
+        self.started = False
+        self.draining = False
+        self._cors = Cors(settings.cors_origins, self.routes) if settings.cors_origins else None
+        self._reconciler: asyncio.Task[None] | None = None
+
+    # Life
+
+    async def start(self, refs: Sequence[str] = ()) -> None:
+        """Load the models. Raises the PenstockError of one that was asked for by name and cannot be served."""
+        strict = bool(refs) or self.engine.default_ref is not None
+        await self.engine.start(refs, strict=strict)
+        self.started = True
+        self._reconciler = asyncio.create_task(self._reconcile(), name="penstock-reconcile")
+
+    def begin_drain(self) -> None:
+        """Refuse new predictions, and close every connection with its next reply."""
+        self.draining = True
+        self.engine.begin_drain()
+
+    async def drain(self, timeout_s: float) -> bool:
+        """Wait for the requests in flight; False when they took longer than `timeout_s` and were given up."""
+        self.begin_drain()
+        until = time.monotonic() + timeout_s
+        in_time = await self.engine.drain(timeout_s)
+        return await self.inflight.drain(until - time.monotonic()) and in_time
+
+    async def close(self) -> None:
+        """Unload the models."""
+        if self._reconciler is not None:
+            self._reconciler.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._reconciler
+        self.inflight.close()
+        await self.engine.close()
+
+    async def _reconcile(self) -> None:
+        while True:
+            await asyncio.sleep(RECONCILE_EVERY_S)
+            try:
+                await self.engine.reconcile()
+            except PenstockError as error:
+                log.warning("the registry cannot be followed: %s", error)
+            except Exception:
+                log.exception("the registry cannot be followed")
+
+    def check_started(self) -> None:
+        """Raises ModelNotReady while models are being loaded."""
+        if not self.started:
+            raise ModelNotReady("models are being loaded; try again in a moment")
+
+    # Answering
+
+    async def answer(self, call: Call) -> Reply:
+        """The reply to any call. Raises only Disconnected and CancelledError, when nobody waits for it any more."""
+        started = time.perf_counter() if self.settings.access_log else 0.0
+        given = call.header("x-request-id")
+        if given is not None and _REQUEST_ID.fullmatch(given):
+            call.request_id = given
+        else:
+            call.request_id = f"{_ID_PREFIX}-{next(_ids):x}"
+        try:
+            reply = await self._route(call)
+        except Disconnected:
+            raise
+        except Exception as error:
+            reply = self.refuse(error, call)
+        headers = reply.headers
+        headers.append(("x-request-id", call.request_id))
+        if self._cors is not None:
+            self._cors.allow(call, headers)
+        if self.draining:
+            headers.append(("connection", "close"))
+        if started:
+            self._log_access(call, reply, started)
+        return reply
+
+    async def _route(self, call: Call) -> Reply:
+        if self._cors is not None and call.method == "OPTIONS":
+            preflight = self._cors.preflight(call)
+            if preflight is not None:
+                return preflight
+        row, call.params = self.routes.find(call.method, call.path)
+        return await row.handler(call)
+
+    def refuse(self, error: Exception, call: Call) -> Reply:
+        """The problem document for any error; a fault of the server goes to the log with its traceback."""
+        if is_server_fault(error):
+            log.error("request %s failed: %s", call.request_id, error, exc_info=error)
+        status, body = problem_body(error, call.request_id)
+        return Reply(status, problem_headers(error), body)
+
+    def _log_access(self, call: Call, reply: Reply, started: float) -> None:
+        access.info(
+            "request",
+            extra={
+                "method": call.method,
+                "path": call.path,
+                "status": reply.status,
+                "ms": round((time.perf_counter() - started) * 1000, 3),
+                "request_id": call.request_id,
+            },
+        )
+
+
+def engine_config(settings: Settings) -> InferenceConfig:
+    """The engine's part of the settings."""
+    default = str(settings.model_path) if settings.model_path is not None else settings.default_model
+    return InferenceConfig(
+        model_path=default,
+        model_type=settings.model_type,
+        registry=settings.registry,
+        database_url=settings.database_url,
+        device=settings.device,
+        precision="fp16" if settings.use_fp16 else "fp32",
+        batch_size=settings.batch_size,
+        max_queue_size=settings.max_queue_size,
+        max_queue_bytes=settings.max_queue_bytes,
+        max_wait_ms=settings.max_wait_ms,
+        graph_optimization=settings.enable_onnx_optimization,
+        threads=settings.threads,
+        timeout_ms=settings.request_timeout_ms,
+        max_models=settings.max_models,
+        max_bytes=settings.max_bytes,
+        cache_size=settings.cache_size,
+    )

@@ -1,0 +1,149 @@
+"""The OpenAPI document, written from the table of routes and its Pydantic models."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeAlias
+
+from pydantic import BaseModel
+from pydantic.json_schema import JsonSchemaMode, models_json_schema
+
+import penstock
+from penstock.gateway.problems import MEDIA_TYPE, Problem, title_of
+from penstock.gateway.wire import JSON, Endpoint
+
+Json: TypeAlias = dict[str, Any]
+_Key: TypeAlias = tuple[type[BaseModel], JsonSchemaMode]
+
+_TAGS = {
+    "inference": "Predictions.",
+    "models": "What the registry holds.",
+    "health": "Probes.",
+    "monitoring": "Figures.",
+}
+
+_REQUEST_ID = {
+    "name": "X-Request-ID",
+    "in": "header",
+    "required": False,
+    "description": "Up to 128 visible ASCII characters; comes back with the reply and stands in the logs.",
+    "schema": {"type": "string"},
+}
+_PREDICT_HEADERS: list[Json] = [
+    {
+        "name": "X-Request-Timeout-Ms",
+        "in": "header",
+        "required": False,
+        "description": "The deadline: after so many milliseconds the work is dropped and the reply is 504.",
+        "schema": {"type": "number", "exclusiveMinimum": 0},
+        "example": 1000,
+    },
+    {
+        "name": "X-Penstock-Key",
+        "in": "header",
+        "required": False,
+        "description": "Requests of one key go to one version, where traffic is split.",
+        "schema": {"type": "string"},
+    },
+]
+_PARAMETERS: dict[str, Json] = {
+    "name": {"description": "Name of the model.", "example": "digits"},
+    "version": {"description": "Version of the model.", "example": "v1.0"},
+}
+_OUT: dict[str, Json] = {
+    "X-Request-ID": {"description": "As given, or a new one.", "schema": {"type": "string"}},
+    "Server-Timing": {"description": "Milliseconds: queue, pre, run, post.", "schema": {"type": "string"}},
+    "X-Penstock-Model": {"description": "name:version/variant that answered.", "schema": {"type": "string"}},
+    "Retry-After": {"description": "Seconds.", "schema": {"type": "integer", "minimum": 1}},
+}
+_BINARY: Json = {"type": "string", "contentMediaType": "application/octet-stream", "format": "binary"}
+_UPLOADS: dict[str, Json] = {
+    "multipart/form-data": {
+        "schema": {"type": "object", "properties": {"file": _BINARY}, "required": ["file"]},
+    },
+    "image/png": {"schema": _BINARY},
+    "image/jpeg": {"schema": _BINARY},
+}
+
+
+def write_document(table: Iterable[Endpoint], example: Json | None = None) -> Json:
+    """OpenAPI 3.1 for every row that has a tag. `example` is a request for the model that is really served."""
+    rows = [row for row in table if row.tag]
+    keys: list[_Key] = [(Problem, "serialization")]
+    for row in rows:
+        keys += [(model, "validation") for model in row.requests]
+        keys += [(model, "serialization") for model in row.responses]
+    refs, definitions = models_json_schema(list(dict.fromkeys(keys)), ref_template="#/components/schemas/{model}")
+    paths: dict[str, Json] = {}
+    for row in rows:
+        paths.setdefault(row.path, {})[row.method.lower()] = _operation(row, refs, example)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Penstock",
+            "version": penstock.__version__,
+            "summary": "Predictions of the models in a registry.",
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        },
+        "tags": [{"name": name, "description": text} for name, text in _TAGS.items()],
+        "paths": paths,
+        "components": {"schemas": definitions.get("$defs", {})},
+    }
+
+
+def _operation(row: Endpoint, refs: Mapping[_Key, Json], example: Json | None) -> Json:
+    names = re.findall(r"\{(\w+)\}", row.path)
+    parameters: list[Json] = [
+        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}, **_PARAMETERS[name]}
+        for name in names
+    ]
+    operation: Json = {
+        "tags": [row.tag],
+        "summary": row.summary,
+        "operationId": _operation_id(row),
+        "parameters": [*parameters, *(_PREDICT_HEADERS if row.requests else ()), _REQUEST_ID],
+        "responses": _responses(row, refs),
+    }
+    if row.description:
+        operation["description"] = row.description
+    if row.requests:
+        operation["requestBody"] = {"required": True, "content": _request(row, refs, example)}
+    return operation
+
+
+def _operation_id(row: Endpoint) -> str:
+    words = re.findall(r"\w+", row.path)
+    return "_".join([row.method.lower(), *words])
+
+
+def _request(row: Endpoint, refs: Mapping[_Key, Json], example: Json | None) -> Json:
+    content: Json = {JSON: {"schema": _any_of([refs[model, "validation"] for model in row.requests])}}
+    if row.example is not None:
+        shown = row.example
+        if example is not None:
+            shown = {"requests": [example]} if "requests" in row.example else example
+        content[JSON]["example"] = shown
+    return {**content, **(_UPLOADS if row.upload else {})}
+
+
+def _responses(row: Endpoint, refs: Mapping[_Key, Json]) -> Json:
+    responses: Json = {}
+    if row.responses:
+        schema = _any_of([refs[model, "serialization"] for model in row.responses])
+        responses["200"] = {"description": "The answer.", "content": {JSON: {"schema": schema}}}
+    for status, reply in row.replies.items():
+        responses[str(status)] = dict(reply)
+    problem = {MEDIA_TYPE: {"schema": refs[Problem, "serialization"]}}
+    for status in row.problems:
+        responses.setdefault(str(status), {"description": f"{title_of(status)}.", "content": problem})
+    for status, reply in responses.items():
+        headers = ["X-Request-ID"]
+        headers += ["Server-Timing", "X-Penstock-Model"] if row.requests and status == "200" else []
+        headers += ["Retry-After"] if status in ("429", "503") else []
+        reply["headers"] = {name: _OUT[name] for name in headers}
+    return dict(sorted(responses.items()))
+
+
+def _any_of(schemas: list[Json]) -> Json:
+    return schemas[0] if len(schemas) == 1 else {"anyOf": schemas}

@@ -1,0 +1,135 @@
+"""The table of every route. What is served and what is documented is read from here, whatever server is in front."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from penstock.gateway import health, models, native, pages
+from penstock.gateway.wire import JSON, Endpoint
+
+_PREDICT = (404, 413, 415, 422, 429, 500, 503, 504)
+"""How a prediction may be refused."""
+
+_ANY_TASK = (
+    "The body is what the model's Task takes: JSON for numbers and tensors; for images a multipart form with a field "
+    "`file`, or the bytes of the image as they are."
+)
+_VECTOR_EXAMPLE = {"input_data": [0.0, 0.25, 0.5, 1.0]}
+
+
+def _unavailable(model: str) -> Mapping[int, Mapping[str, Any]]:
+    schema = {"$ref": f"#/components/schemas/{model}"}
+    return {
+        503: {
+            "description": "Not now; `reasons` says why.",
+            "headers": {"Retry-After": {"schema": {"type": "integer", "minimum": 1}, "description": "Seconds."}},
+            "content": {JSON: {"schema": schema}},
+        }
+    }
+
+
+def _text(kind: str, description: str) -> dict[str, Any]:
+    return {"description": description, "content": {kind: {"schema": {"type": "string"}}}}
+
+
+_CARD = {
+    200: {
+        "description": "The card, as Markdown or, where `Accept` prefers it, as HTML.",
+        "content": {"text/markdown": {"schema": {"type": "string"}}, "text/html": {"schema": {"type": "string"}}},
+    }
+}
+
+
+def _probe(path: str, handler: Any, summary: str) -> Endpoint:
+    return Endpoint("GET", path, handler, "health", summary, responses=(health.Probe,), replies=_unavailable("Probe"))
+
+
+_HEALTH = (
+    Endpoint(
+        "GET", "/health", health.health, "health", "The state of the server",
+        responses=(health.Health,), replies=_unavailable("Health"),
+    ),
+    Endpoint("GET", "/health/live", health.live, "health", "Liveness probe", responses=(health.Probe,)),
+    _probe("/health/ready", health.ready, "Readiness probe"),
+    _probe("/health/startup", health.startup, "Startup probe"),
+    Endpoint("GET", "/livez", health.live, "health", "Alias of /health/live", responses=(health.Probe,)),
+    _probe("/readyz", health.ready, "Alias of /health/ready"),
+    Endpoint(
+        "GET", "/healthz", health.health, "health", "Alias of /health",
+        responses=(health.Health,), replies=_unavailable("Health"),
+    ),
+    Endpoint("GET", "/stats", health.stats, "monitoring", "Figures of the last minute", responses=(health.Stats,)),
+    Endpoint(
+        "GET", "/metrics", health.metrics, "monitoring", "Metrics for Prometheus",
+        replies={200: _text("text/plain", "Prometheus' text format.")},
+    ),
+)  # fmt: skip
+
+_MODELS = (
+    Endpoint(
+        "GET", "/model/info", models.model_info, "models", "The default model",
+        responses=(models.ModelInfo,), problems=(404, 500, 503),
+    ),
+    Endpoint(
+        "GET", "/models", models.list_models, "models", "All models of the registry",
+        responses=(models.ModelList,), problems=(500,),
+    ),
+    Endpoint(
+        "GET", "/models/{name}", models.show_model, "models", "One model",
+        responses=(models.ModelSummary,), problems=(404, 500),
+    ),
+    Endpoint(
+        "GET", "/models/{name}/versions/{version}", models.show_version, "models", "One version of a model",
+        responses=(models.VersionInfo,), problems=(404, 500),
+    ),
+    Endpoint(
+        "GET", "/models/{name}/card", models.card, "models", "The model card of the latest version",
+        replies=_CARD, problems=(404, 500),
+    ),
+    Endpoint(
+        "GET", "/models/{name}/versions/{version}/card", models.card, "models", "The model card of a version",
+        replies=_CARD, problems=(404, 500),
+    ),
+)  # fmt: skip
+
+_PREDICTIONS = (
+    Endpoint(
+        "POST", "/inference/predict", native.predict_vector, "inference", "Classify vectors of numbers",
+        "Answered by the default model, or by the first served one that takes a vector.",
+        requests=native.VECTOR_REQUESTS, responses=native.VECTOR_RESPONSES,
+        problems=_PREDICT, example=_VECTOR_EXAMPLE,
+    ),
+    Endpoint(
+        "POST", "/predict", native.predict, "inference", "Ask the default model", _ANY_TASK,
+        requests=native.REQUESTS, upload=True, responses=native.RESPONSES,
+        problems=_PREDICT, example=_VECTOR_EXAMPLE,
+    ),
+    Endpoint(
+        "POST", "/predict/batch", native.predict_batch, "inference", "Ask one model several times",
+        "Every item is answered or refused on its own; a refused one carries an `error` in place of its prediction.",
+        requests=(native.BatchRequest,), responses=(native.batch_response(native.RESPONSES),),
+        problems=_PREDICT, example={"requests": [_VECTOR_EXAMPLE, _VECTOR_EXAMPLE]},
+    ),
+    Endpoint(
+        "POST", "/models/{name}/predict", native.predict_model, "inference", "Ask a model",
+        f"`name` may carry an alias: `digits@champion`. {_ANY_TASK}",
+        requests=native.REQUESTS, upload=True, responses=native.RESPONSES,
+        problems=_PREDICT, example=_VECTOR_EXAMPLE,
+    ),
+    Endpoint(
+        "POST", "/models/{name}/versions/{version}/predict", native.predict_version, "inference",
+        "Ask a version of a model", _ANY_TASK,
+        requests=native.REQUESTS, upload=True, responses=native.RESPONSES,
+        problems=_PREDICT, example=_VECTOR_EXAMPLE,
+    ),
+)  # fmt: skip
+
+_PAGES = (
+    Endpoint("GET", "/docs", pages.docs, "", "Swagger UI"),
+    Endpoint("GET", "/docs/assets/{file}", pages.asset, "", "Scripts and styles of the two pages"),
+    Endpoint("GET", "/redoc", pages.redoc, "", "ReDoc"),
+    Endpoint("GET", "/openapi.json", pages.openapi, "", "The OpenAPI document"),
+)
+
+TABLE: tuple[Endpoint, ...] = (*_PREDICTIONS, *_MODELS, *_HEALTH, *_PAGES)

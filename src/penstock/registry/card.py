@@ -1,0 +1,122 @@
+"""Model cards: Markdown with Hugging Face front matter, and the same as safe HTML."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+_FRONT_MATTER = re.compile(r"\A---\r?\n.*?^---\r?$\n?", re.DOTALL | re.MULTILINE)
+
+_STYLE = (
+    "body{font:16px/1.5 system-ui,sans-serif;max-width:46rem;margin:2rem auto;padding:0 1rem}"
+    "table{border-collapse:collapse}td,th{border:1px solid #8886;padding:.2rem .6rem;text-align:left}"
+    "pre,code{background:#8882}pre{padding:.6rem;overflow:auto}"
+    ":root{color-scheme:light dark}"
+)
+
+
+def render_card(
+    *,
+    name: str,
+    version: str,
+    summary: str,
+    intended_use: str,
+    limits: str,
+    training_data: str,
+    license: str,
+    datasets: Sequence[str] = (),
+    metrics: Mapping[str, float | int | str] | None = None,
+    tags: Sequence[str] = (),
+    task_type: str = "image-classification",
+    dataset_name: str = "",
+    pipeline_tag: str | None = None,
+) -> str:
+    """The text of `card.md`. The prose arguments are Markdown.
+
+    `metrics` are measured on `dataset_name`; the numbers among them go into the front matter's model-index,
+    from which Hugging Face's tools read them. `task_type` and `pipeline_tag` are Hugging Face's words.
+    """
+    values = dict(metrics or {})
+    front = _front_matter(name, license, datasets, values, tags, task_type, dataset_name, pipeline_tag)
+    sections = [
+        f"# {name} {version}\n\n{summary.strip()}",
+        _section("Intended use", intended_use),
+        _section("Training data", training_data),
+        _section("Metrics", _metrics_table(values, dataset_name)),
+        _section("Limits", limits),
+    ]
+    return f"{front}\n" + "\n\n".join(section for section in sections if section) + "\n"
+
+
+def _front_matter(
+    name: str,
+    license: str,
+    datasets: Sequence[str],
+    metrics: Mapping[str, float | int | str],
+    tags: Sequence[str],
+    task_type: str,
+    dataset_name: str,
+    pipeline_tag: str | None,
+) -> str:
+    numbers = {key: value for key, value in metrics.items() if not isinstance(value, str)}
+    dataset = dataset_name or (datasets[0] if datasets else "unknown")
+    result = {
+        "task": {"type": task_type},
+        "dataset": {"name": dataset, "type": datasets[0] if datasets else dataset},
+        "metrics": [{"type": key, "value": value} for key, value in numbers.items()],
+    }
+    fields: dict[str, Any] = {
+        "license": license,
+        "library_name": "penstock",
+        "pipeline_tag": pipeline_tag or task_type,
+        "datasets": list(datasets),
+        "metrics": list(numbers),
+        "tags": list(tags),
+        "model-index": [{"name": name, "results": [result]}] if numbers else [],
+    }
+    # Each value is written as JSON, which YAML reads as well: nothing in it can break out of its line
+    lines = [
+        f"{key}: {json.dumps(value, ensure_ascii=False, allow_nan=False)}" for key, value in fields.items() if value
+    ]
+    return "\n".join(["---", *lines, "---", ""])
+
+
+def _section(title: str, text: str) -> str:
+    return f"## {title}\n\n{text.strip()}" if text.strip() else ""
+
+
+def _metrics_table(metrics: Mapping[str, float | int | str], dataset_name: str) -> str:
+    if not metrics:
+        return ""
+    rows = [f"| {_cell(key)} | {_cell(_number(value))} |" for key, value in metrics.items()]
+    measured = f"Measured on {dataset_name}.\n\n" if dataset_name else ""
+    return measured + "\n".join(["| metric | value |", "|---|---|", *rows])
+
+
+def _number(value: float | int | str) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+def card_html(markdown: str) -> str:
+    """A complete HTML page of a card, without its front matter.
+
+    Raw HTML in the card is shown as text, links of unsafe schemes stay text, and images become links, so
+    that the page runs nothing and asks no other host for anything.
+    """
+    from markdown_it import MarkdownIt
+
+    body = _FRONT_MATTER.sub("", markdown)
+    parser = MarkdownIt("commonmark", {"html": False}).enable("table").disable("image")
+    title = re.search(r"^# +(.+)$", body, re.MULTILINE)
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        f"<title>{html.escape(title[1].strip() if title else 'Model card')}</title>"
+        f"<style>{_STYLE}</style></head>\n<body>\n{parser.render(body)}</body></html>\n"
+    )

@@ -1,0 +1,17 @@
+"""Alembic's entry: runs the scripts on the connection, and in the transaction, that the store hands in."""
+
+from __future__ import annotations
+
+from alembic import context
+
+from penstock.registry.migrations import VERSION_TABLE
+from penstock.registry.tables import METADATA
+
+context.configure(
+    connection=context.config.attributes["connection"],
+    target_metadata=METADATA,
+    version_table=VERSION_TABLE,
+    render_as_batch=True,
+)
+with context.begin_transaction():
+    context.run_migrations()

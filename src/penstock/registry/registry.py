@@ -1,0 +1,372 @@
+"""The registry: publishes and finds artifacts by `name:version` or `name@alias`, atomically."""
+
+from __future__ import annotations
+
+import builtins
+import hashlib
+import os
+import stat
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from penstock.errors import ConfigError, IntegrityError, InvalidInput, ModelNotFound
+from penstock.registry import files
+from penstock.registry.artifact import Artifact
+from penstock.registry.manifest import MANIFEST
+from penstock.registry.refs import Ref, check_name, check_version, is_release, parse_ref, sorted_versions
+from penstock.registry.staging import Staging
+
+if TYPE_CHECKING:
+    from penstock.registry.store import Store
+
+DEFAULT_PATH = Path("registry")
+DATABASE = "registry.db"
+_SHOWN = 20
+
+
+class Registry:
+    """A directory of artifacts, `<path>/<name>/<version>/`, and a database of their digests and aliases.
+
+    Nothing is created before the first write: a registry that is not there reads as an empty one, and one
+    that cannot be written can be read. Threads and processes may share it. Writing raises ConfigError, in one
+    sentence, when the directory or the database cannot be written.
+    """
+
+    def __init__(self, path: Path | str | None = None, database_url: str | None = None) -> None:
+        self.path = Path(DEFAULT_PATH if path is None else path).absolute()
+        self.database_url = database_url or f"sqlite:///{self.path / DATABASE}"
+        self._staging = Staging(self.path)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections to the database. Safe to call twice; a later call of anything opens them again."""
+        if "_store" in self.__dict__:
+            self._store.close()
+
+    @cached_property
+    def _store(self) -> Store:
+        from penstock.registry.store import Store  # SQLAlchemy takes a quarter of a second to import
+
+        return Store(self.database_url)
+
+    # What there is
+
+    def list(self) -> builtins.list[str]:
+        """The names that have at least one version, sorted."""
+        return sorted(name for name in _directories(self.path) if _is_name(name) and self._versions(name))
+
+    def versions(self, name: str) -> builtins.list[str]:
+        """A model's versions from low to high; raises ModelNotFound naming the models there are."""
+        found = self._versions(check_name(name))
+        if not found:
+            raise ModelNotFound(f"there is no model {name!r} in the registry; {self._known_models()}")
+        return sorted_versions(found)
+
+    def aliases(self, name: str) -> dict[str, str]:
+        """Version by alias, sorted by alias."""
+        return self._store.aliases(check_name(name))
+
+    def artifacts(self, on_error: Callable[[IntegrityError], None] | None = None) -> Iterator[Artifact]:
+        """Every artifact, by name and then from low to high version.
+
+        One that cannot be trusted is handed to `on_error` and left out; without it, it raises.
+        """
+        recorded = self._store.digests()
+        for name in self.list():
+            for version in sorted_versions(self._versions(name)):
+                try:
+                    yield self._open(name, version, recorded.get((name, version)))
+                except IntegrityError as error:
+                    if on_error is None:
+                        raise
+                    on_error(error)
+                except ModelNotFound:
+                    continue  # removed since it was listed
+
+    def revision(self) -> str:
+        """A text that changes whenever aliases or the set of versions change; cheap enough to ask every second."""
+        digest = hashlib.blake2b(digest_size=8)
+        for name in sorted(_directories(self.path)):
+            with suppress(OSError):
+                status = (self.path / name).stat()
+                digest.update(f"{name}/{status.st_ino}/{status.st_nlink}/{status.st_mtime_ns}\n".encode())
+        return f"{self._store.revision()}-{digest.hexdigest()}"
+
+    # Finding one
+
+    def resolve(self, ref: str | Ref) -> tuple[str, str]:
+        """The exact name and version that a reference means; a bare name means its highest release.
+
+        Where there is no release, the highest version. Raises InvalidInput for what is no reference and
+        ModelNotFound naming the models, versions or aliases there are.
+        """
+        wanted = ref if isinstance(ref, Ref) else parse_ref(ref)
+        if wanted.alias is not None:
+            return wanted.name, self._aliased(wanted.name, wanted.alias)
+        if wanted.version is not None:
+            self._require(wanted.name, wanted.version)
+            return wanted.name, wanted.version
+        versions = self.versions(wanted.name)
+        return wanted.name, next(filter(is_release, reversed(versions)), versions[-1])
+
+    def get(self, ref: str | Ref) -> Artifact:
+        """The artifact a reference means, its manifest checked against the digest recorded at publish.
+
+        The other files are checked by `Artifact.verify`. A directory that was put there by hand is recorded at
+        first sight. Raises InvalidInput, ModelNotFound, or IntegrityError naming the file.
+        """
+        name, version = self.resolve(ref)
+        return self._open(name, version, self._store.digest(name, version))
+
+    def _open(self, name: str, version: str, recorded: str | None) -> Artifact:
+        place = self._require(name, version)
+        try:
+            artifact = Artifact.open(place)
+        except IntegrityError:
+            self._require(name, version)  # gone meanwhile: not found, rather than damaged
+            raise
+        if (artifact.name, artifact.version) != (name, version):
+            raise IntegrityError(f"{place / MANIFEST} says it is {artifact.ref}, its directory {name}:{version}")
+        if (recorded or self._adopted(artifact)) != artifact.digest:
+            raise IntegrityError(
+                f"{place / MANIFEST} is not the one that was published (its digest differs); "
+                f"remove {name}:{version} and publish it again"
+            )
+        return artifact
+
+    def _adopted(self, artifact: Artifact) -> str:
+        """The digest that counts for a version without a record: its own from now on."""
+        with suppress(ConfigError):  # reading must work where nothing can be written
+            return self._store.adopt(artifact.name, artifact.version, artifact.digest)
+        return artifact.digest
+
+    def _aliased(self, name: str, alias: str) -> str:
+        aliases = self._store.aliases(name)
+        if alias not in aliases:
+            self.versions(name)
+            known = f"aliases: {_joined(aliases)}" if aliases else "it has no aliases"
+            raise ModelNotFound(f"{name} has no alias {alias!r}; {known}")
+        version = aliases[alias]
+        if self._place(name, version) is None:
+            raise ModelNotFound(f"{name}@{alias} points at version {version!r}, which is gone; set the alias again")
+        return version
+
+    def _require(self, name: str, version: str) -> Path:
+        place = self._place(check_name(name), check_version(version))
+        if place is None:
+            raise ModelNotFound(f"{name} has no version {version!r}; versions: {_joined(self.versions(name))}")
+        return place
+
+    def _place(self, name: str, version: str) -> Path | None:
+        """The directory of a version, None without; raises IntegrityError for links and files in its place."""
+        place = self.path / name / version
+        for directory in (place.parent, place):
+            kind = _kind(directory)
+            if kind == 0:
+                return None
+            if kind == stat.S_IFLNK:
+                raise IntegrityError(f"{directory} is a symbolic link; a registry holds plain directories only")
+            if kind != stat.S_IFDIR:
+                raise IntegrityError(f"{directory} is not a directory")
+        return place
+
+    def _versions(self, name: str) -> builtins.list[str]:
+        return [version for version in _directories(self.path / name) if _is_version(version)]
+
+    def _known_models(self) -> str:
+        names = self.list()
+        return f"models: {_joined(names)}" if names else f"{self.path} holds no models yet"
+
+    # Changing it
+
+    def publish(self, source: Path | str) -> Artifact:
+        """Copy an artifact directory into the registry, checking every byte on the way.
+
+        At any moment the version is there completely or not at all. Publishing the same artifact again returns
+        the one there is. Raises IntegrityError naming the faulty file of the source, InvalidInput when the
+        version exists with another content, ConfigError when the registry cannot be written.
+        """
+        artifact = Artifact.open(Path(source).resolve())
+        _refuse_reserved(artifact.name)
+        with self._sentences():
+            published = self._published(artifact)
+            if published is not None:
+                return published
+            with self._staging.slot() as slot:
+                _copy(artifact, slot)
+                with self._staging.exclusive():
+                    published = self._published(artifact)
+                    if published is None:
+                        self._move_in(artifact, slot)
+        return published or self.get(Ref(artifact.name, artifact.version))
+
+    def _published(self, artifact: Artifact) -> Artifact | None:
+        """The same artifact where it is published already; raises InvalidInput where another has its version."""
+        place = self._place(artifact.name, artifact.version)
+        if place is None:
+            return None
+        there = Artifact.open(place)
+        if there.digest != artifact.digest:
+            raise InvalidInput(
+                f"{artifact.ref} already exists with another content; publish under another version or remove it first",
+                field="version",
+            )
+        there.verify()
+        return self._open(artifact.name, artifact.version, self._store.digest(artifact.name, artifact.version))
+
+    def _move_in(self, artifact: Artifact, slot: Path) -> None:
+        # The record comes first: a version that can be seen has one, and a record without a directory counts for nothing
+        self._store.record(artifact.name, artifact.version, artifact.digest)
+        home = self.path / artifact.name
+        home.mkdir(exist_ok=True)
+        files.sync_directory(self.path)
+        slot.rename(home / artifact.version)
+        files.sync_directory(home)
+
+    def publish_bundled(self, name: str) -> Artifact | None:
+        """Publish an artifact that an installed package ships, None when none ships one of that name."""
+        from penstock.registry.bundled import bundled
+
+        source = bundled().get(name)
+        return None if source is None else self.publish(source)
+
+    def set_alias(self, name: str, alias: str, version: str) -> None:
+        """Point an alias at a version that exists, in place of the one it pointed at."""
+        check_name(alias, "alias")
+        with self._sentences():
+            self._require(name, version)
+            with self._staging.exclusive():
+                self._require(name, version)
+                self._store.set_alias(name, alias, version)
+
+    def remove_alias(self, name: str, alias: str) -> None:
+        """Drop an alias; raises ModelNotFound naming the aliases there are."""
+        known = self.aliases(name)
+        if check_name(alias, "alias") in known:
+            with self._sentences(), self._staging.exclusive():
+                if self._store.remove_alias(name, alias):
+                    return
+        raise ModelNotFound(
+            f"{name} has no alias {alias!r}; " + (f"aliases: {_joined(known)}" if known else "it has no aliases")
+        )
+
+    def remove(self, ref: str | Ref) -> None:
+        """Remove one version, whatever state it is in. The reference must name the version.
+
+        Raises InvalidInput when it does not or an alias points at the version, and ModelNotFound.
+        """
+        wanted = ref if isinstance(ref, Ref) else parse_ref(ref)
+        if wanted.version is None:
+            raise InvalidInput(f"{wanted} does not name one version; write {wanted.name}:VERSION", field="ref")
+        trash = self._staging.trash()
+        with self._sentences():
+            self._find_to_remove(wanted.name, wanted.version)
+            with self._staging.exclusive():
+                place = self._find_to_remove(wanted.name, wanted.version)
+                self._refuse_aliased(wanted.name, wanted.version)
+                self._move_out(place, trash)
+            files.discard(trash)
+
+    def _find_to_remove(self, name: str, version: str) -> Path:
+        """As `_require`, but a link or a file in the place of a version is no reason not to remove it."""
+        with suppress(IntegrityError):
+            return self._require(name, version)
+        if (self.path / name).is_symlink():
+            raise IntegrityError(f"{self.path / name} is a symbolic link; remove it by hand")
+        return self.path / name / version
+
+    def _refuse_aliased(self, name: str, version: str) -> None:
+        pointing = [alias for alias, target in self._store.aliases(name).items() if target == version]
+        if pointing:
+            raise InvalidInput(
+                f"{name}:{version} cannot be removed while an alias points at it: {_joined(pointing)}", field="ref"
+            )
+
+    def _move_out(self, place: Path, trash: Path) -> None:
+        place.rename(trash)
+        files.sync_directory(place.parent)
+        self._store.forget(place.parent.name, place.name)
+        with suppress(OSError):
+            place.parent.rmdir()  # refused by the system while there are other versions
+
+    @contextmanager
+    def _sentences(self) -> Iterator[None]:
+        """Turns what the system says about a registry that cannot be written into one sentence."""
+        try:
+            yield
+        except OSError as error:
+            raise ConfigError(
+                f"the registry {self.path} cannot be written ({error.strerror or error}); "
+                "give this user write access to it or choose another"
+            ) from None
+
+
+def _copy(artifact: Artifact, target: Path) -> None:
+    """Every file of an artifact and nothing else, durably; raises IntegrityError naming one that is not as listed."""
+    files.check_tree(artifact.path, {entry.path: entry for entry in artifact.manifest.files()}, MANIFEST)
+    manifest = files.read_plain(artifact.path / MANIFEST)
+    if files.sha256_of(manifest) != artifact.digest:
+        raise IntegrityError(f"{artifact.path / MANIFEST} changed while it was being published")
+    for entry in artifact.manifest.files():
+        files.copy_entry(artifact.path, entry, target)
+    files.write_durable(target / MANIFEST, manifest)
+    files.sync_tree(target)
+
+
+def _directories(path: Path) -> list[str]:
+    """The real directories in `path`, none when it is not there; raises ConfigError when it cannot be read."""
+    try:
+        with os.scandir(path) as entries:
+            return [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise _unreadable(path, error) from None
+
+
+def _kind(path: Path) -> int:
+    """The type of a file as in `stat.S_IFMT`, links not followed; 0 when there is none."""
+    try:
+        return stat.S_IFMT(os.lstat(path).st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return 0
+    except OSError as error:
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: Path, error: OSError) -> ConfigError:
+    return ConfigError(f"{path} cannot be read ({error.strerror}); give this user read access to the registry")
+
+
+def _is_name(name: str) -> bool:
+    with suppress(InvalidInput):
+        return bool(check_name(name))
+    return False
+
+
+def _is_version(version: str) -> bool:
+    with suppress(InvalidInput):
+        return bool(check_version(version))
+    return False
+
+
+def _refuse_reserved(name: str) -> None:
+    if name.startswith(DATABASE):
+        raise InvalidInput(f"name: {name!r} is the name of the registry's own database; choose another", field="name")
+
+
+def _joined(names: Iterable[str]) -> str:
+    shown = list(names)
+    more = f" and {len(shown) - _SHOWN} more" if len(shown) > _SHOWN else ""
+    return ", ".join(shown[:_SHOWN]) + more

@@ -1,0 +1,229 @@
+"""What every backend promises, held against eager PyTorch; conftest.py has the table of models and forms."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from penstock.backends.catalog import BACKENDS
+from penstock.errors import InferenceError, IntegrityError, ModelLoadError
+from penstock.tensors import Arrays
+
+OUTLIERS = (0.0, 1e3, -1e30, float("inf"), float("nan"))
+
+
+def assert_close(got: Arrays, expected: Arrays) -> None:
+    assert list(got) == list(expected)
+    for name, array in expected.items():
+        assert got[name].dtype == array.dtype
+        np.testing.assert_allclose(got[name], array, rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+def test_every_backend_has_a_row_in_this_suite(formats: set[str]) -> None:
+    assert formats == set(BACKENDS)
+
+
+# --- the same answers -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 7, 32])
+def test_answers_as_eager_pytorch_at_every_batch_size(subject: Any, rows: int) -> None:
+    inputs = subject.case.inputs(rows, seed=rows)
+    assert_close(subject.backend.run(inputs), subject.case.expected(inputs))
+
+
+def test_outputs_are_named_typed_and_shaped_as_the_signature_says(subject: Any) -> None:
+    outputs = subject.backend.run(subject.case.inputs(3))
+    assert list(outputs) == [spec.name for spec in subject.case.signature.outputs]
+    for spec in subject.case.signature.outputs:
+        assert spec.check(outputs[spec.name]) is outputs[spec.name]
+
+
+def test_rows_of_another_length_run_where_the_signature_leaves_it_free(subject: Any) -> None:
+    case = replace(subject.case, length=11)
+    inputs = case.inputs(4)
+    assert_close(subject.backend.run(inputs), case.expected(inputs))
+
+
+def test_inputs_are_matched_by_name_and_not_by_place(subject: Any) -> None:
+    inputs = subject.case.inputs(2)
+    assert_close(subject.backend.run(dict(reversed(inputs.items()))), subject.case.expected(inputs))
+
+
+def test_inputs_that_may_not_be_written_run_as_well(subject: Any) -> None:
+    inputs = subject.case.inputs(2)
+    sealed = {name: np.frombuffer(array.tobytes(), array.dtype).reshape(array.shape) for name, array in inputs.items()}
+    assert_close(subject.backend.run(sealed), subject.case.expected(inputs))
+
+
+def test_a_run_changes_neither_its_inputs_nor_the_answers_of_earlier_runs(subject: Any) -> None:
+    inputs = subject.case.inputs(3)
+    before = {name: array.copy() for name, array in inputs.items()}
+    first = subject.backend.run(inputs)
+    kept = {name: array.copy() for name, array in first.items()}
+    subject.backend.run(subject.case.inputs(3, seed=1))
+    for name, array in before.items():
+        np.testing.assert_array_equal(inputs[name], array)
+    for name, array in kept.items():
+        np.testing.assert_array_equal(first[name], array)
+
+
+def test_a_batch_of_no_rows_is_answered_with_no_rows(subject: Any) -> None:
+    outputs = subject.backend.run(subject.case.inputs(0))
+    assert list(outputs) == [spec.name for spec in subject.case.signature.outputs]
+    for spec in subject.case.signature.outputs:
+        assert outputs[spec.name].shape == (0, *spec.shape[1:])
+        assert outputs[spec.name].dtype == spec.numpy
+
+
+def test_eight_threads_at_once_get_each_their_own_answer(subject: Any) -> None:
+    batches = [subject.case.inputs(rows=1 + i % 5, seed=i) for i in range(48)]
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(subject.backend.run, batches))
+    for inputs, answer in zip(batches, answers, strict=True):
+        assert_close(answer, subject.case.expected(inputs))
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 1000), rows=st.integers(2, 9), data=st.data())
+def test_a_row_is_answered_the_same_alone_and_beside_an_outlier(
+    subject: Any, seed: int, rows: int, data: st.DataObject
+) -> None:
+    outlier, own = data.draw(st.permutations(range(rows)), label="outlier and own row")[:2]
+    batch = subject.case.inputs(rows, seed)
+    for array in batch.values():
+        array[outlier] = data.draw(st.sampled_from(OUTLIERS)) if array.dtype.kind == "f" else subject.case.high - 1
+    together = subject.backend.run(batch)
+    alone = subject.backend.run({name: array[own : own + 1] for name, array in batch.items()})
+    assert_close({name: array[own : own + 1] for name, array in together.items()}, alone)
+
+
+# --- what a backend says about itself -------------------------------------------------------------------
+
+
+def test_it_names_its_format_device_signature_and_size(subject: Any) -> None:
+    backend = subject.backend
+    assert backend.format == subject.form.format
+    assert backend.device.partition(":")[0] == subject.device
+    assert backend.signature == subject.case.signature
+    assert backend.warnings == ()
+    trained = sum(parameter.numel() for parameter in subject.case.model().parameters())
+    # None where a format does not tell; an export may fold a norm into the convolution before it
+    assert backend.num_parameters is None or trained * 0.9 <= backend.num_parameters <= trained * 1.1
+
+
+def test_running_a_batch_the_model_cannot_take_is_an_inference_error_of_one_line(one: Any) -> None:
+    with pytest.raises(InferenceError) as caught:
+        one.backend.run({"x": np.zeros((2, 13), np.float32)})
+    assert "\n" not in str(caught.value)
+    inputs = one.case.inputs(2)
+    assert_close(one.backend.run(inputs), one.case.expected(inputs))  # and it goes on working
+
+
+def test_a_closed_backend_refuses_to_run_and_closes_again_without_a_word(one: Any) -> None:
+    backend = one.open()
+    backend.close()
+    backend.close()
+    with pytest.raises(InferenceError, match="closed"):
+        backend.run(one.case.inputs(1))
+
+
+def test_closing_while_others_run_gives_answers_or_an_inference_error(one: Any) -> None:
+    backend = one.open()
+    inputs = one.case.inputs(2)
+    expected = one.case.expected(inputs)
+
+    def run(step: int) -> Arrays | None:
+        if step == 40:
+            backend.close()
+        try:
+            return backend.run(inputs)
+        except InferenceError:
+            return None
+
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(run, range(80)))
+    for answer in answers:
+        if answer is not None:
+            assert_close(answer, expected)
+    assert answers[40] is None
+
+
+# --- files that are not models --------------------------------------------------------------------------
+
+
+def assert_refused(one: Any, path: Path, error: type[ModelLoadError] = ModelLoadError) -> None:
+    """Refused with one line that names the file."""
+    with pytest.raises(error) as caught:
+        one.open(replace(one.file, path=path))
+    assert str(caught.value).startswith(f"{path}: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_is_refused(one: Any, tmp_path: Path) -> None:
+    assert_refused(one, tmp_path / f"absent{one.form.suffix}", IntegrityError)
+
+
+def test_a_directory_is_refused(one: Any, tmp_path: Path) -> None:
+    path = tmp_path / f"model{one.form.suffix}"
+    path.mkdir()
+    assert_refused(one, path, IntegrityError)
+
+
+def test_a_file_that_cannot_be_read_is_refused(one: Any, tmp_path: Path) -> None:
+    path = tmp_path / f"loop{one.form.suffix}"
+    path.symlink_to(path)
+    assert_refused(one, path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\0", b"hello, this is no model\n" * 20, b"\x89PNG\r\n\x1a\n" + b"\0" * 100, b'{"a": 1}', b"PK\x03\x04"],
+    ids=["empty", "zero", "text", "png", "json", "zip"],
+)
+def test_a_file_that_is_no_model_is_refused(one: Any, tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / f"model{one.form.suffix}"
+    path.write_bytes(content)
+    assert_refused(one, path, IntegrityError)
+
+
+@pytest.mark.parametrize("part", [0.01, 0.1, 0.5, 0.9, 0.99])
+def test_a_truncated_file_is_refused(one: Any, tmp_path: Path, part: float) -> None:
+    whole = one.file.path.read_bytes()
+    path = tmp_path / f"model{one.form.suffix}"
+    path.write_bytes(whole[: int(len(whole) * part)])
+    assert_refused(one, path, IntegrityError)
+
+
+def test_a_file_with_a_damaged_head_is_refused(one: Any, tmp_path: Path) -> None:
+    content = bytearray(one.file.path.read_bytes())
+    content[:64] = os.urandom(64)
+    content[:2] = b"\xff\xff"  # the same fault in every run, whatever the rest is
+    path = tmp_path / f"model{one.form.suffix}"
+    path.write_bytes(content)
+    assert_refused(one, path)
+
+
+@settings(max_examples=25, deadline=None)
+@given(content=st.binary(max_size=300))
+def test_no_bytes_get_past_with_anything_but_a_load_error(
+    one: Any, tmp_path_factory: pytest.TempPathFactory, content: bytes
+) -> None:
+    path = tmp_path_factory.getbasetemp() / f"random{one.form.suffix}"
+    path.write_bytes(content)
+    assert_refused(one, path)
+
+
+def test_the_file_of_another_model_is_refused(one: Any, subject: Any) -> None:
+    if subject.case == one.case:
+        one.open(replace(one.file, path=subject.file.path)).close()
+    else:
+        assert_refused(one, subject.file.path)

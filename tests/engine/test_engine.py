@@ -1,0 +1,399 @@
+"""The front door with real models: answers, versions, readiness, overload, and what observers see."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from linear_models import FEATURES, Publish, weights
+
+from penstock.engine.engine import InferenceConfig, InferenceEngine
+from penstock.engine.observation import Observation, Prediction
+from penstock.errors import (
+    DeadlineExceeded,
+    GoldenMismatch,
+    InferenceError,
+    InvalidInput,
+    ModelNotFound,
+    ModelNotReady,
+    Overloaded,
+)
+from penstock.registry.registry import Registry
+
+MakeEngine = Callable[..., InferenceEngine]
+X = np.random.default_rng(3).standard_normal((200, FEATURES)).astype(np.float32)
+
+
+def classes(seed: int, x: np.ndarray = X) -> list[int]:
+    return [int(c) for c in (x @ weights(seed)).argmax(axis=1)]
+
+
+@pytest.fixture
+async def make(registry: Registry) -> AsyncIterator[MakeEngine]:
+    made: list[InferenceEngine] = []
+
+    def make(**config: Any) -> InferenceEngine:
+        made.append(InferenceEngine(InferenceConfig(**{"max_queue_size": 512, **config}), registry=registry))
+        return made[-1]
+
+    yield make
+    for engine in made:
+        await engine.close()
+
+
+async def answer(engine: InferenceEngine, row: np.ndarray, **options: Any) -> int:
+    prediction = await engine.predict(row, **options)
+    return int(prediction.response.predictions[0])  # type: ignore[attr-defined]
+
+
+async def test_many_callers_each_get_their_own_answer(make: MakeEngine, publish: Publish) -> None:
+    publish()
+    engine = make()
+    await engine.start()
+    assert await asyncio.gather(*(answer(engine, row) for row in X)) == classes(0)
+
+
+async def test_a_prediction_tells_where_it_came_from_and_how_long_each_phase_took(
+    make: MakeEngine, publish: Publish
+) -> None:
+    publish()
+    engine = make()
+    await engine.start()
+    p = await engine.predict(X[0])
+    assert (p.model, p.version, p.variant, p.batch_rows) == ("m", "1.0.0", "onnx-fp32", 1)
+    assert min(p.pre_ms, p.run_ms, p.post_ms) > 0
+    assert p.total_ms >= p.pre_ms + p.queue_ms + p.run_ms + p.post_ms - 1e-6
+    assert p.response.model_version == "1.0.0"  # type: ignore[attr-defined]
+    assert p.response.inference_time_ms == p.run_ms  # type: ignore[attr-defined]
+
+
+async def test_an_answer_does_not_depend_on_who_shares_the_batch(make: MakeEngine, publish: Publish) -> None:
+    publish()
+    engine = make()
+    await engine.start()
+    alone = await engine.predict(X[0])
+    outlier = np.full(FEATURES, 1e30, np.float32)
+    together = await asyncio.gather(*(engine.predict(row) for row in (outlier, X[0], outlier)))
+    assert together[1].batch_rows == 3
+    assert together[1].response.predictions == alone.response.predictions  # type: ignore[attr-defined]
+    np.testing.assert_allclose(
+        together[1].response.confidence_scores, alone.response.confidence_scores, rtol=1e-5  # type: ignore[attr-defined]
+    )
+
+
+async def test_a_bad_request_fails_alone_before_it_meets_the_others(make: MakeEngine, publish: Publish) -> None:
+    publish()
+    engine = make()
+    await engine.start()
+    bad = np.array([1.0, np.nan, 0.0, 0.0])
+    results = await asyncio.gather(*(engine.predict(r) for r in (X[0], bad, X[1])), return_exceptions=True)
+    assert isinstance(results[1], InvalidInput)
+    assert results[1].errors[0].field == "input_data[1]"
+    assert [type(r) for r in (results[0], results[2])] == [Prediction, Prediction]
+
+
+async def test_predict_batch_answers_in_order_and_gives_a_bad_item_its_own_error(
+    make: MakeEngine, publish: Publish
+) -> None:
+    publish()
+    engine = make(max_queue_size=40, batch_size=8)
+    await engine.start()
+    items: list[Any] = [*X, np.zeros(2)]
+    results = await engine.predict_batch(items)
+    assert [r.response.predictions[0] for r in results[:-1]] == classes(0)  # type: ignore[union-attr]
+    assert isinstance(results[-1], InvalidInput)
+
+
+async def test_versions_and_aliases_are_answered_by_the_model_they_name(
+    make: MakeEngine, publish: Publish, registry: Registry
+) -> None:
+    publish(version="1.0.0", seed=1)
+    publish(version="2.0.0", seed=2)
+    registry.set_alias("m", "stable", "1.0.0")
+    engine = make()
+    await engine.start()
+    for ref, version in ((None, "2.0.0"), ("m", "2.0.0"), ("m:1.0.0", "1.0.0"), ("m@stable", "1.0.0")):
+        assert (await engine.predict(X[0], ref=ref)).version == version
+
+
+async def test_only_what_was_asked_for_is_served(make: MakeEngine, publish: Publish) -> None:
+    publish("a", "1")
+    publish("a", "2")
+    publish("b", "1")
+    engine = make()
+    await engine.start(["a:1"])
+    assert (await engine.predict(X[0], ref="a")).version == "1"
+    assert (await engine.predict(X[0])).version == "1"
+    for ref in ("a:2", "b", "b:1"):
+        with pytest.raises(ModelNotFound, match="not served here"):
+            await engine.predict(X[0], ref=ref)
+
+
+async def test_a_bare_file_is_served_under_its_file_name(make: MakeEngine, onnx_file: Path) -> None:
+    engine = make()
+    await engine.start([str(onnx_file)])
+    assert await asyncio.gather(*(answer(engine, row, ref="linear") for row in X[:20])) == classes(0)[:20]
+    assert await answer(engine, X[0]) == classes(0)[0]
+
+
+async def test_the_server_is_ready_only_when_every_model_passed_its_golden_samples(
+    make: MakeEngine, publish: Publish
+) -> None:
+    publish("good")
+    publish("bad", golden_seed=9)
+    engine = make()
+    assert engine.ready() == (False, ["models are being loaded"])
+    await engine.start(strict=False)
+    ready, reasons = engine.ready()
+    assert not ready
+    assert "bad" in reasons[0]
+    assert "golden" in reasons[0]
+    assert await answer(engine, X[0], ref="good") == classes(0)[0]
+    with pytest.raises(GoldenMismatch):
+        await engine.predict(X[0], ref="bad")
+
+
+async def test_a_strict_start_raises_what_is_wrong(make: MakeEngine, publish: Publish) -> None:
+    publish(golden_seed=9)
+    with pytest.raises(GoldenMismatch):
+        await make().start(["m"])
+
+
+async def test_an_empty_registry_is_not_ready_and_says_what_to_do(make: MakeEngine) -> None:
+    engine = make()
+    await engine.start()
+    ready, reasons = engine.ready()
+    assert not ready
+    assert "penstock models publish" in reasons[0]
+    with pytest.raises(ModelNotFound, match="penstock models publish"):
+        await engine.predict(X[0])
+
+
+async def test_moving_an_alias_swaps_the_model_without_refusing_anyone(
+    make: MakeEngine, publish: Publish, registry: Registry
+) -> None:
+    publish(version="1.0.0", seed=1)
+    publish(version="2.0.0", seed=2)
+    registry.set_alias("m", "live", "1.0.0")
+    engine = make()
+    await engine.start(["m@live"])
+    seen: list[tuple[str, int, int]] = []
+    stop = asyncio.Event()
+
+    async def ask(index: int) -> None:
+        while not stop.is_set():
+            p = await engine.predict(X[index])
+            seen.append((p.version, index, p.response.predictions[0]))  # type: ignore[attr-defined]
+
+    askers = [asyncio.create_task(ask(i)) for i in range(8)]
+    await asyncio.sleep(0.05)
+    for version in ("2.0.0", "1.0.0", "2.0.0"):
+        registry.set_alias("m", "live", version)
+        await engine.reconcile()
+        await asyncio.sleep(0.05)
+    stop.set()
+    await asyncio.gather(*askers)
+    assert {version for version, _, _ in seen} == {"1.0.0", "2.0.0"}
+    truth = {"1.0.0": classes(1), "2.0.0": classes(2)}
+    assert all(truth[version][index] == got for version, index, got in seen)
+    assert [model.key for model in engine.loaded()] == ["m:2.0.0"]
+
+
+async def test_a_new_version_that_is_broken_leaves_the_old_one_answering(make: MakeEngine, publish: Publish) -> None:
+    publish(version="1.0.0")
+    engine = make()
+    await engine.start()
+    publish(version="2.0.0", golden_seed=9)
+    await engine.reconcile()
+    assert (await engine.predict(X[0])).version == "1.0.0"
+
+
+async def test_a_removed_model_is_not_found_any_more(make: MakeEngine, publish: Publish, registry: Registry) -> None:
+    publish("a")
+    publish("b")
+    engine = make()
+    await engine.start()
+    registry.remove("b:1.0.0")
+    await engine.reconcile()
+    with pytest.raises(ModelNotFound):
+        await engine.predict(X[0], ref="b")
+    assert await answer(engine, X[0], ref="a") == classes(0)[0]
+
+
+async def test_draining_refuses_the_new_and_finishes_those_inside(make: MakeEngine, publish: Publish) -> None:
+    publish()
+    engine = make()
+    await engine.start()
+    hold_up(engine)
+    inside = asyncio.create_task(engine.predict(X[0]))
+    await asyncio.sleep(0.05)
+    assert not await engine.drain(0.05)
+    with pytest.raises(ModelNotReady, match="shutting down"):
+        await engine.predict(X[1])
+    with pytest.raises(ModelNotReady):
+        engine.admit()
+    assert engine.ready()[0] is False
+    release(engine)
+    assert await engine.drain(2)
+    assert (await inside).response.predictions == classes(0)[:1]  # type: ignore[attr-defined]
+
+
+async def test_overload_is_refused_early_and_counted(make: MakeEngine, publish: Publish) -> None:
+    publish()
+    engine = make(max_queue_size=2, batch_size=1)
+    await engine.start()
+    hold_up(engine)
+    inside = [asyncio.create_task(engine.predict(X[i])) for i in range(3)]
+    await asyncio.sleep(0.1)
+    with pytest.raises(Overloaded):
+        engine.admit()
+    with pytest.raises(Overloaded):
+        await engine.predict(X[4])
+    release(engine)
+    await asyncio.gather(*inside)
+    stats = engine.get_stats()["models"]["m:1.0.0"]
+    assert stats["outcomes"] == {"ok": 3, "overloaded": 1}
+    assert stats["errors"] == 1
+
+
+async def test_a_passed_deadline_is_answered_in_time_while_the_model_hangs(make: MakeEngine, publish: Publish) -> None:
+    publish()
+    engine = make(timeout_ms=80)
+    await engine.start()
+    hold_up(engine)
+    started = time.monotonic()
+    with pytest.raises(DeadlineExceeded):
+        await engine.predict(X[0])
+    assert time.monotonic() - started < 2
+    release(engine)
+
+
+async def test_observers_see_every_outcome_once(make: MakeEngine, publish: Publish) -> None:
+    publish()
+    engine = make()
+    await engine.start()
+    seen: list[Observation] = []
+    engine.observers.append(seen.append)
+    await engine.predict(X[0], request_id="r1")
+    with pytest.raises(InvalidInput):
+        await engine.predict(np.zeros(1), request_id="r2")
+    with pytest.raises(ModelNotFound):
+        await engine.predict(X[0], ref="nobody", request_id="r3")
+    assert [(o.request_id, o.outcome, o.model) for o in seen] == [
+        ("r1", "ok", "m"),
+        ("r2", "invalid", "m"),
+        ("r3", "not_found", ""),
+    ]
+
+
+async def test_a_cancelled_request_is_counted_as_such_and_frees_its_place(make: MakeEngine, publish: Publish) -> None:
+    publish()
+    engine = make()
+    await engine.start()
+    hold_up(engine)
+    first = asyncio.create_task(engine.predict(X[0]))
+    await asyncio.sleep(0.05)
+    gone = asyncio.create_task(engine.predict(X[1]))
+    await asyncio.sleep(0.05)
+    gone.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await gone
+    assert engine.queue_rows == 0
+    release(engine)
+    await first
+    assert engine.get_stats()["models"]["m:1.0.0"]["outcomes"] == {"cancelled": 1, "ok": 1}
+    assert engine.inflight == 0
+
+
+async def test_equal_inputs_are_answered_from_the_cache_and_other_versions_are_not(
+    make: MakeEngine, publish: Publish
+) -> None:
+    publish(version="1.0.0", seed=1)
+    publish(version="2.0.0", seed=2)
+    engine = make(cache_size=100)
+    await engine.start()
+    first = await engine.predict(X[0], ref="m:1.0.0")
+    again = await engine.predict(X[0], ref="m:1.0.0")
+    other = await engine.predict(X[0], ref="m:2.0.0")
+    assert (first.batch_rows, again.batch_rows, other.batch_rows) == (1, 0, 1)
+    assert again.response.confidence_scores == first.response.confidence_scores  # type: ignore[attr-defined]
+    assert other.response.confidence_scores != first.response.confidence_scores  # type: ignore[attr-defined]
+
+
+async def test_a_task_that_breaks_is_an_error_of_the_server_without_its_details(
+    make: MakeEngine, publish: Publish, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish()
+    engine = make()
+    await engine.start()
+    model = await engine.model()
+
+    def broken(*_: object) -> None:
+        raise KeyError("secret detail")
+
+    for method in ("preprocess", "postprocess"):
+        with monkeypatch.context() as patch:
+            patch.setattr(type(model.task), method, broken)
+            with pytest.raises(InferenceError) as error:
+                await engine.predict(X[0])
+            assert "secret" not in str(error.value)
+    assert await answer(engine, X[0]) == classes(0)[0]
+
+
+async def test_without_dynamic_batching_every_request_runs_alone(make: MakeEngine, publish: Publish) -> None:
+    publish()
+    engine = make(use_dynamic_batching=False)
+    await engine.start()
+    predictions = await asyncio.gather(*(engine.predict(row) for row in X[:20]))
+    assert {p.batch_rows for p in predictions} == {1}
+
+
+async def test_stats_hold_what_the_contract_promises(make: MakeEngine, publish: Publish) -> None:
+    publish()
+    engine = make()
+    await engine.start()
+    await asyncio.gather(*(engine.predict(row) for row in X[:10]))
+    stats = engine.get_stats()
+    assert {
+        "model_path",
+        "device",
+        "batch_size",
+        "model_device",
+        "model_parameters",
+        "queue_size",
+        "processing",
+        "uptime_s",
+    } < set(stats)
+    one = stats["models"]["m:1.0.0"]
+    assert one["requests"] == 10
+    assert one["error_rate"] == 0
+    assert 0 < one["p50_ms"] <= one["p95_ms"] <= one["p99_ms"]
+    assert sum(one["batch_size_histogram"].values()) == 10
+    assert one["throughput"] > 0
+
+
+GATE: dict[int, threading.Event] = {}
+
+
+def hold_up(engine: InferenceEngine) -> None:
+    """Make the model wait inside its run, in the batcher's thread, until `release`."""
+    model = engine.loaded()[0]
+    gate = GATE[id(engine)] = threading.Event()
+    run = model.backend.run
+
+    def held(inputs: Any) -> Any:
+        gate.wait(5)
+        return run(inputs)
+
+    model.batcher._run = held
+    model.batcher._inline = False
+
+
+def release(engine: InferenceEngine) -> None:
+    GATE.pop(id(engine)).set()

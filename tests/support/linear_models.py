@@ -1,0 +1,36 @@
+"""The smallest real model: logits = x @ w, as an ONNX file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from penstock.registry.artifact import Artifact
+from penstock.tensors import Signature, TensorSpec
+
+FEATURES, CLASSES = 4, 3
+SIGNATURE = Signature((TensorSpec("x", "FP32", (-1, FEATURES)),), (TensorSpec("logits", "FP32", (-1, CLASSES)),))
+
+Publish = Callable[..., Artifact]
+
+
+def weights(seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal((FEATURES, CLASSES)).astype(np.float32)
+
+
+def linear(path: Path, seed: int = 0, batch: int | str = "batch") -> Path:
+    """logits = x @ weights(seed)"""
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["logits"])],
+        "linear",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [batch, FEATURES])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [batch, CLASSES])],
+        [numpy_helper.from_array(weights(seed), "w")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    onnx.save(model, path)
+    return path
