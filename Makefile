@@ -32,7 +32,7 @@ setup: $(VENV)/.dev ## Set up everything for development, the pre-commit hook in
 	@git rev-parse --git-dir >/dev/null 2>&1 && $(BIN)/pre-commit install || echo "no git repository here: no hook installed"
 
 bench: $(VENV)/.test ## Measure the server against its targets; needs wrk.
-	$(BIN)/python benchmarks/run.py $(ARGS)
+	$(BIN)/python benchmarks $(ARGS)
 
 clean: ## Remove .venv, caches and build results; the registry stays.
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -90,12 +90,14 @@ class _Connection(asyncio.Protocol):
             self.buffer = b""
             self.answer.set_result((int(head[9:12]), b"retry-after:" in lower))
 
-    def connection_lost(self, error: Exception | None) -> None:
+    def connection_lost(self, error: Exception | None) -> None:  # noqa: ARG002  asyncio calls it so
         if self.answer is not None and not self.answer.done():
             self.answer.set_result((0, False))
 
 
-async def _open_loop(host: str, port: int, path: str, payload: bytes, rate: float, seconds: float, headers: str) -> Open:
+async def _open_loop(
+    host: str, port: int, path: str, payload: bytes, rate: float, seconds: float, headers: str
+) -> Open:
     loop = asyncio.get_running_loop()
     head = f"POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n{headers}"
     message = f"{head}Content-Length: {len(payload)}\r\n\r\n".encode() + payload
@@ -161,7 +163,9 @@ def _main(url: str, request: str, rate: str, seconds: str, headers: str) -> None
     match = re.fullmatch(r"http://([\d.]+):(\d+)(/.*)", url)
     if match is None:
         raise SystemExit(f"not a loopback address: {url}")
-    run = _open_loop(match[1], int(match[2]), match[3], Path(request).read_bytes(), float(rate), float(seconds), headers)
+    run = _open_loop(
+        match[1], int(match[2]), match[3], Path(request).read_bytes(), float(rate), float(seconds), headers
+    )
     print(json.dumps(vars(uvloop.run(run))))
 
 

@@ -186,24 +186,28 @@ def _spec(value: onnxruntime.NodeArg) -> TensorSpec:
 
 
 def _require_same(path: Path, side: str, recorded: tuple[TensorSpec, ...], found: list[onnxruntime.NodeArg]) -> None:
-    """Names and types must agree, and every length the graph has fixed; a manifest may fix more."""
+    """Names and types must agree, and for inputs every length the graph has fixed; a manifest may fix more.
+
+    The lengths of outputs are only noted in a graph, often wrongly, and runs do not depend on them.
+    """
     given = {value.name: value for value in found}
-    if given.keys() == {spec.name for spec in recorded} and all(_fits(spec, given[spec.name]) for spec in recorded):
+    fits = _same_type if side == "outputs" else _same_type_and_lengths
+    if given.keys() == {spec.name for spec in recorded} and all(fits(spec, given[spec.name]) for spec in recorded):
         return
     wanted = ", ".join(f"{spec.name} {DATATYPES[spec.dtype].onnx} {list(spec.shape)}" for spec in recorded)
     has = ", ".join(f"{value.name} {value.type} {_shape(value)}" for value in found)
     raise ModelLoadError(f"{path}: its manifest says the {side} are {wanted}; the file has {has}")
 
 
-def _fits(spec: TensorSpec, value: onnxruntime.NodeArg) -> bool:
+def _same_type(spec: TensorSpec, value: onnxruntime.NodeArg) -> bool:
+    return DATATYPES[spec.dtype].onnx == str(value.type)
+
+
+def _same_type_and_lengths(spec: TensorSpec, value: onnxruntime.NodeArg) -> bool:
     shape = _shape(value)
-    if DATATYPES[spec.dtype].onnx != value.type:
-        return False
-    if not shape:  # the graph does not say
-        return True
-    return len(shape) == len(spec.shape) and all(
-        fixed in (-1, length) for fixed, length in zip(shape, spec.shape, strict=True)
-    )
+    pairs = zip(shape, spec.shape, strict=False)
+    ranks_agree = not shape or len(shape) == len(spec.shape)  # empty: the graph does not say
+    return _same_type(spec, value) and ranks_agree and all(fixed in (-1, length) for fixed, length in pairs)
 
 
 def _shape(value: onnxruntime.NodeArg) -> list[int]:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import importlib.util
 import platform
 import shutil
-import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -82,9 +79,11 @@ def _machine() -> Iterator[Finding]:
 
 
 def _version(package: str) -> str:
+    from importlib import metadata
+
     try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
         return "not installed"
 
 
@@ -147,16 +146,15 @@ def _model_path(settings: Settings) -> Finding:
 
 def _port(settings: Settings) -> Finding:
     """Whether the server could listen; a Penstock that listens there already is no fault."""
+    from penstock.gateway.server import free_port
+
     address = f"{settings.host}:{settings.port}"
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((settings.host, settings.port))
-        except OSError as error:
-            if _is_penstock(settings):
-                return Finding("port", f"{address}, where a Penstock answers")
-            return Finding("port", address, f"{address} cannot be listened on: {error.strerror}; choose another --port")
+    try:
+        free_port(settings.host, settings.port)
+    except ConfigError as error:
+        if _is_penstock(settings):
+            return Finding("port", f"{address}, where a Penstock answers")
+        return Finding("port", address, str(error))
     return Finding("port", f"{address}, free")
 
 

@@ -92,7 +92,7 @@ class ModelManager:
         """A broken model is not read and proved again for every request that asks for it."""
         at, error = self._failed.get(key, (0.0, None))
         if error is not None and time.monotonic() - at < RETRY_AFTER_S:
-            raise error
+            raise error.with_traceback(None)
 
     def key(self, ref: str) -> str:
         """`name:version` for a reference; a file is known by its stem from now on. Raises ModelNotFound."""

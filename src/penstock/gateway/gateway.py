@@ -10,11 +10,16 @@ import re
 import secrets
 import time
 from collections.abc import Sequence
+from typing import Any
+
+import orjson
 
 from penstock.engine.engine import InferenceConfig, InferenceEngine
 from penstock.errors import ModelNotReady, PenstockError
 from penstock.gateway.cors import Cors
 from penstock.gateway.inflight import Inflight
+from penstock.gateway.examples import example_request
+from penstock.gateway.openapi import write_document
 from penstock.gateway.problems import is_server_fault, problem_body, problem_headers
 from penstock.gateway.wire import Call, Disconnected, Endpoint, Reply, Routes
 from penstock.monitor.metrics import Metrics
@@ -44,6 +49,8 @@ class Gateway:
         self.started = False
         self.draining = False
         self._cors = Cors(settings.cors_origins, self.routes) if settings.cors_origins else None
+        self.write_openapi = self._write_openapi
+        """What writes the OpenAPI document; an application around the gateway may put its own in place."""
         self._reconciler: asyncio.Task[None] | None = None
 
     # Life
@@ -90,6 +97,23 @@ class Gateway:
         """Raises ModelNotReady while models are being loaded."""
         if not self.started:
             raise ModelNotReady("models are being loaded; try again in a moment")
+
+    # What the monitoring routes show; one process of several speaks for all
+
+    async def stats(self) -> dict[str, Any]:
+        """The figures of `/stats`."""
+        return self.engine.get_stats()
+
+    async def metrics_page(self) -> bytes:
+        """The page of `/metrics`."""
+        return await asyncio.to_thread(self.metrics.render)
+
+    async def openapi_json(self) -> bytes:
+        """The OpenAPI document, with a request for the default model as its example."""
+        return orjson.dumps(await asyncio.to_thread(self.write_openapi))
+
+    def _write_openapi(self) -> dict[str, Any]:
+        return write_document(self.table, example_request(self.engine))
 
     # Answering
 

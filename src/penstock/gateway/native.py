@@ -29,7 +29,11 @@ from penstock.tasks.vector import VectorClassification
 
 VECTOR_REQUESTS: tuple[type[BaseModel], ...] = (VectorClassification.Request,)
 VECTOR_RESPONSES: tuple[type[BaseModel], ...] = (VectorClassification.Response,)
-REQUESTS: tuple[type[BaseModel], ...] = (VectorClassification.Request, TensorTask.Request)
+REQUESTS: tuple[type[BaseModel], ...] = (
+    VectorClassification.Request,
+    ImageClassification.Request,
+    TensorTask.Request,
+)
 RESPONSES: tuple[type[BaseModel], ...] = (
     VectorClassification.Response,
     ImageClassification.Response,
@@ -145,12 +149,10 @@ def _deadline(call: Call) -> float | None:
 
 async def _read_request(call: Call, task: Task, body: bytes) -> Any:
     content_type = call.header("content-type") or ""
-    if task.upload_field is not None:
+    if task.upload_field is not None and not is_json(content_type):
         return await _aside(len(body), read_upload, task, body, content_type)
     _check_json(content_type)
-    if len(body) < DECODE_ASIDE_FROM:
-        return decode(task, body)
-    return await asyncio.to_thread(decode, task, body)
+    return decode(task, body) if len(body) < DECODE_ASIDE_FROM else await asyncio.to_thread(decode, task, body)
 
 
 async def _aside(size: int, work: Any, *arguments: Any) -> Any:
@@ -159,11 +161,16 @@ async def _aside(size: int, work: Any, *arguments: Any) -> Any:
 
 def _check_json(content_type: str) -> None:
     """Raises Refusal (415) for a body that says it is no JSON; one that says nothing is taken for JSON."""
-    if content_type in ("", JSON):
-        return
+    if content_type and not is_json(content_type):
+        raise Refusal(415, f"this model takes {JSON}, not {content_type[:100]}")
+
+
+def is_json(content_type: str) -> bool:
+    """True for `application/json` and its relatives, whatever their parameters."""
+    if content_type == JSON:
+        return True
     kind = content_type.partition(";")[0].strip().lower()
-    if kind != JSON and not (kind.startswith("application/") and kind.endswith("+json")):
-        raise Refusal(415, f"this route takes {JSON}, not {kind[:100] or 'a body without a type'}")
+    return kind == JSON or (kind.startswith("application/") and kind.endswith("+json"))
 
 
 # Replying
@@ -254,8 +261,6 @@ def _read_items(model: LoadedModel, items: Sequence[Any]) -> list[BaseModel | Pe
 
 
 def _read_item(model: LoadedModel, item: Any) -> BaseModel | PenstockError:
-    if model.task.upload_field is not None:
-        return InvalidInput("this model takes uploaded files; send them one by one to POST /predict", field="body")
     try:
         request = decode_item(model.task, item)
     except InvalidInput as error:
@@ -291,7 +296,7 @@ class BatchError(BaseModel):
     error: BatchItemError
 
 
-def _batch_response(answers: tuple[type[BaseModel], ...]) -> type[BaseModel]:
+def batch_response(answers: tuple[type[BaseModel], ...]) -> type[BaseModel]:
     """The model of a batch's answer, whose items are one of `answers` or an error; for the documentation."""
     item = Union[(*answers, BatchError)]  # noqa: UP007  built at run time
     return create_model(

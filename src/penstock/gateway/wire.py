@@ -88,11 +88,6 @@ class Call(ABC):
     async def gone(self) -> None:
         """Return when the client has closed the connection. Only asked for once the body was read."""
 
-    @property
-    def content_type(self) -> str:
-        """The media type of the body in lower case, without parameters; empty when the request does not tell."""
-        return (self.header("content-type") or "").partition(";")[0].strip().lower()
-
 
 class Disconnected(Exception):
     """The client went away while its request was read."""
@@ -152,6 +147,10 @@ class Routes:
             raise Refusal(404, f"there is nothing at {path[:200]}; /docs lists every route")
         allowed = ", ".join(self.methods(path))
         raise Refusal(405, f"{path[:200]} takes {allowed}", headers=[("allow", allowed)])
+
+    def knows(self, path: str) -> bool:
+        """True when some method is served at this path."""
+        return path in self._plain or bool(self._methods(path)[0])
 
     def methods(self, path: str) -> list[str]:
         """The methods served at this path; none for an unknown one."""

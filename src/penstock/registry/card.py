@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-import html
 import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 _FRONT_MATTER = re.compile(r"\A---\r?\n.*?^---\r?$\n?", re.DOTALL | re.MULTILINE)
-
-_STYLE = (
-    "body{font:16px/1.5 system-ui,sans-serif;max-width:46rem;margin:2rem auto;padding:0 1rem}"
-    "table{border-collapse:collapse}td,th{border:1px solid #8886;padding:.2rem .6rem;text-align:left}"
-    "pre,code{background:#8882}pre{padding:.6rem;overflow:auto}"
-    ":root{color-scheme:light dark}"
-)
 
 
 def render_card(
@@ -105,18 +97,12 @@ def _cell(text: str) -> str:
 
 
 def card_html(markdown: str) -> str:
-    """A complete HTML page of a card, without its front matter.
+    """A card's body as an HTML fragment, without its front matter.
 
     Raw HTML in the card is shown as text, links of unsafe schemes stay text, and images become links, so
-    that the page runs nothing and asks no other host for anything.
+    that a page around it runs nothing and asks no other host for anything.
     """
     from markdown_it import MarkdownIt
 
-    body = _FRONT_MATTER.sub("", markdown)
     parser = MarkdownIt("commonmark", {"html": False}).enable("table").disable("image")
-    title = re.search(r"^# +(.+)$", body, re.MULTILINE)
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        f"<title>{html.escape(title[1].strip() if title else 'Model card')}</title>"
-        f"<style>{_STYLE}</style></head>\n<body>\n{parser.render(body)}</body></html>\n"
-    )
+    return parser.render(_FRONT_MATTER.sub("", markdown))

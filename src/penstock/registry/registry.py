@@ -67,11 +67,8 @@ class Registry:
         return sorted(name for name in _directories(self.path) if _is_name(name) and self._versions(name))
 
     def versions(self, name: str) -> builtins.list[str]:
-        """A model's versions from low to high; raises ModelNotFound naming the models there are."""
-        found = self._versions(check_name(name))
-        if not found:
-            raise ModelNotFound(f"there is no model {name!r} in the registry; {self._known_models()}")
-        return sorted_versions(found)
+        """A model's versions from low to high, none for a model that is not there."""
+        return sorted_versions(self._versions(check_name(name)))
 
     def aliases(self, name: str) -> dict[str, str]:
         """Version by alias, sorted by alias."""
@@ -117,7 +114,7 @@ class Registry:
         if wanted.version is not None:
             self._require(wanted.name, wanted.version)
             return wanted.name, wanted.version
-        versions = self.versions(wanted.name)
+        versions = self._known_versions(wanted.name)
         return wanted.name, next(filter(is_release, reversed(versions)), versions[-1])
 
     def get(self, ref: str | Ref) -> Artifact:
@@ -154,7 +151,7 @@ class Registry:
     def _aliased(self, name: str, alias: str) -> str:
         aliases = self._store.aliases(name)
         if alias not in aliases:
-            self.versions(name)
+            self._known_versions(name)
             known = f"aliases: {_joined(aliases)}" if aliases else "it has no aliases"
             raise ModelNotFound(f"{name} has no alias {alias!r}; {known}")
         version = aliases[alias]
@@ -165,7 +162,7 @@ class Registry:
     def _require(self, name: str, version: str) -> Path:
         place = self._place(check_name(name), check_version(version))
         if place is None:
-            raise ModelNotFound(f"{name} has no version {version!r}; versions: {_joined(self.versions(name))}")
+            raise ModelNotFound(f"{name} has no version {version!r}; versions: {_joined(self._known_versions(name))}")
         return place
 
     def _place(self, name: str, version: str) -> Path | None:
@@ -184,9 +181,14 @@ class Registry:
     def _versions(self, name: str) -> builtins.list[str]:
         return [version for version in _directories(self.path / name) if _is_version(version)]
 
-    def _known_models(self) -> str:
-        names = self.list()
-        return f"models: {_joined(names)}" if names else f"{self.path} holds no models yet"
+    def _known_versions(self, name: str) -> builtins.list[str]:
+        """The versions of a model, from low to high; raises ModelNotFound naming the models there are."""
+        versions = self.versions(name)
+        if not versions:
+            names = self.list()
+            known = f"models: {_joined(names)}" if names else f"{self.path} holds no models yet"
+            raise ModelNotFound(f"there is no model {name!r} in the registry; {known}")
+        return versions
 
     # Changing it
 
@@ -204,6 +206,7 @@ class Registry:
             if published is not None:
                 return published
             with self._staging.slot() as slot:
+                self._store.prepare()  # a database that cannot be written is found before the copying
                 _copy(artifact, slot)
                 with self._staging.exclusive():
                     published = self._published(artifact)
@@ -226,7 +229,7 @@ class Registry:
         return self._open(artifact.name, artifact.version, self._store.digest(artifact.name, artifact.version))
 
     def _move_in(self, artifact: Artifact, slot: Path) -> None:
-        # The record comes first: a version that can be seen has one, and a record without a directory counts for nothing
+        # The record comes first: a version that can be seen has one; a record without a directory counts for nothing
         self._store.record(artifact.name, artifact.version, artifact.digest)
         home = self.path / artifact.name
         home.mkdir(exist_ok=True)

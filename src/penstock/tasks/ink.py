@@ -149,5 +149,4 @@ def _near(levels: NDArray[np.float64], expected: NDArray[np.float64]) -> NDArray
 
 
 def _fit(places: NDArray[np.float64], levels: NDArray[np.float64]) -> NDArray[np.float64]:
-    plane: NDArray[np.float64] = np.linalg.lstsq(places, levels, rcond=None)[0]
-    return plane
+    return np.asarray(np.linalg.lstsq(places, levels, rcond=None)[0], dtype=np.float64)

@@ -6,12 +6,13 @@ import io
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError, WebPImagePlugin
 
 from penstock.errors import InvalidInput
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
 MAX_PIXELS = 25_000_000
+assert WebPImagePlugin  # imported by name: Pillow would load every decoder it has to find this one
 _NAMES = "PNG, JPEG, WebP, BMP or GIF"
 
 
@@ -66,7 +67,7 @@ def _open(data: bytes) -> Image.Image:
         return Image.open(io.BytesIO(data), formats=FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise refused("the picture has far more pixels than are accepted") from None
-    except Image.UnidentifiedImageError:
+    except UnidentifiedImageError:
         raise refused(f"this is not a picture that can be read; send {_NAMES}") from None
     except Exception as error:  # a header can break a parser in any way
         raise refused("the header of this picture is damaged") from error

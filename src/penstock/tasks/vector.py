@@ -141,7 +141,7 @@ class VectorClassification(Task):
 
     def _count_rows(self, array: Array) -> int:
         if array.ndim > 1 and array.size and array.size == array.shape[0] * self.features:
-            return array.shape[0]
+            return len(array)
         if array.size == self.features:
             return 1
         given = f"{array.size} numbers" if array.ndim == 1 else f"the shape {list(array.shape)}"

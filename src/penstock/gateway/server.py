@@ -1,0 +1,161 @@
+"""Runs the gateway under Granian: the port, the signals, the start and the drain."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import gc
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from penstock.errors import ConfigError
+from penstock.gateway.gateway import Gateway
+from penstock.gateway.routes import TABLE
+from penstock.gateway.rsgi import RsgiApp
+from penstock.monitor.logs import configure_logging
+from penstock.settings import Settings
+
+log = logging.getLogger(__name__)
+
+BACKLOG = 2048
+CLOSE_S = 1.0
+"""How long connections may take to close after the last reply."""
+
+
+def serve(settings: Settings, refs: Sequence[str] = ()) -> int:
+    """Serve until a signal comes, and finish the requests in flight; the exit code.
+
+    It listens at once and loads the models meanwhile. Raises the PenstockError that says why it cannot start: a port
+    in use, a model that was asked for and cannot be served.
+    """
+    configure_logging(settings)
+    host, port = free_address(settings.host, settings.port)
+    settings = settings.model_copy(update={"host": host, "port": port})
+    if settings.workers > 1:
+        from penstock.gateway.workers import supervise
+
+        return supervise(settings, refs)
+    return run(settings, refs)
+
+
+def run(settings: Settings, refs: Sequence[str] = ()) -> int:
+    """One server in this process, on an address that was looked at before."""
+    import uvloop
+
+    return uvloop.run(Server(settings, refs).run())
+
+
+def free_address(host: str, port: int) -> tuple[str, int]:
+    """The IP address and port to listen on; a free port for 0. Raises ConfigError when that is not possible.
+
+    Granian shares ports (SO_REUSEPORT): without this look a second server would start and take half the requests.
+    """
+    try:
+        family, kind, proto, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, proto) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+            probe.listen(1)
+            found = probe.getsockname()
+            return str(found[0]), int(found[1])
+    except OSError as error:
+        raise ConfigError(_why_not(host, port, error)) from None
+
+
+def _why_not(host: str, port: int, error: OSError) -> str:
+    if isinstance(error, socket.gaierror):
+        return f"the host {host} is not known: {error.strerror}"
+    if error.errno == errno.EADDRINUSE:
+        return f"port {port} is in use on {host}; stop what listens there or choose another with --port"
+    if error.errno == errno.EACCES:
+        return f"port {port} needs privileges on {host}; choose one above 1023 with --port"
+    return f"cannot listen on {host}:{port}: {error.strerror}"
+
+
+class Server:
+    """One process: Granian, the gateway behind it, and what happens on a signal."""
+
+    def __init__(self, settings: Settings, refs: Sequence[str]) -> None:
+        self._settings = settings
+        self._refs = refs
+        self._stop = asyncio.Event()
+
+    async def run(self) -> int:
+        """Serve until stopped; the exit code. Raises the PenstockError of a model that was asked for."""
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(signum, self._on_signal, signum)
+        gateway = Gateway(self._settings, TABLE)
+        granian = _granian(gateway, self._settings)
+        listening = asyncio.create_task(granian.serve(), name="penstock-listen")
+        stopped = asyncio.create_task(self._stop.wait(), name="penstock-stop")
+        log.info("listening on %s", _url(self._settings))
+        try:
+            await self._serve(gateway, listening, stopped)
+        finally:
+            granian.stop()
+            await asyncio.wait((listening,), timeout=CLOSE_S)
+            stopped.cancel()
+            await gateway.close()
+        return 0
+
+    async def _serve(self, gateway: Gateway, listening: asyncio.Task[None], stopped: asyncio.Task[bool]) -> None:
+        loading = asyncio.create_task(gateway.start(self._refs), name="penstock-start")
+        await asyncio.wait((loading, listening, stopped), return_when=asyncio.FIRST_COMPLETED)
+        if loading.done():
+            loading.result()
+            _settle()
+            log.info("ready", extra={"models": [model.key for model in gateway.engine.loaded()]})
+            await asyncio.wait((listening, stopped), return_when=asyncio.FIRST_COMPLETED)
+        if not stopped.done():
+            listening.result()
+            raise ConfigError(f"the server could not listen on {_url(self._settings)}")
+        log.info("draining", extra={"inflight": len(gateway.inflight)})
+        if not await gateway.drain(self._settings.drain_timeout_s):
+            log.warning("gave up requests that took longer than the drain allows")
+            await asyncio.sleep(0.05)  # their replies are on the way
+            _exit_now(0)
+        loading.cancel()
+        await asyncio.wait((loading,))
+
+    def _on_signal(self, signum: int) -> None:
+        if self._stop.is_set():
+            _exit_now(128 + signum)
+        self._stop.set()
+
+
+def _granian(gateway: Gateway, settings: Settings) -> Any:
+    from granian.server.common import Interfaces
+    from granian.server.embed import Server as Granian
+
+    return Granian(
+        RsgiApp(gateway),
+        address=settings.host,
+        port=settings.port,
+        interface=Interfaces.RSGI,
+        websockets=False,
+        log_enabled=False,
+        backlog=BACKLOG,
+    )
+
+
+def _url(settings: Settings) -> str:
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    return f"http://{host}:{settings.port}"
+
+
+def _settle() -> None:
+    """Take what was made at the start out of the collector's sight: it stays, and would be walked again and again."""
+    gc.collect()
+    gc.freeze()
+
+
+def _exit_now(code: int) -> None:
+    """Leave without waiting for threads that may never end."""
+    logging.shutdown()
+    sys.stdout.flush()
+    os._exit(code)

@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from penstock.backends.base import Backend, BackendOptions, ModelFile
+from penstock.backends.catalog import BACKENDS, format_of, open_backend, runnable
+from penstock.errors import UnsupportedFormat
+
+
+@pytest.mark.parametrize("format", BACKENDS)
+def test_every_row_names_a_backend_of_that_format(format: str) -> None:
+    module, _, name = BACKENDS[format].partition(":")
+    backend = getattr(importlib.import_module(module), name)
+    assert issubclass(backend, Backend)
+    assert backend.format == format
+    assert runnable(format)
+
+
+def test_an_unknown_format_is_refused_with_those_that_are_known() -> None:
+    assert not runnable("gguf")
+    with pytest.raises(UnsupportedFormat, match=r"^m\.gguf: the format 'gguf' is not known; use onnx, pytorch$"):
+        open_backend("gguf", ModelFile(Path("m.gguf")), BackendOptions())
+
+
+def test_a_format_whose_runtime_is_not_installed_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert not runnable("pytorch")
+    assert runnable("onnx")
+    with pytest.raises(UnsupportedFormat, match=r"pip install 'penstock\[torch\]'"):
+        open_backend("pytorch", ModelFile(Path("m.safetensors")), BackendOptions())
+
+
+@pytest.mark.parametrize(
+    ("name", "model_type"), [("m.onnx", None), ("M.ONNX", None), ("m.onnx", "onnx"), ("model", "onnx")]
+)
+def test_a_bare_onnx_file_is_known_by_its_suffix_or_by_what_it_is_called(name: str, model_type: str | None) -> None:
+    assert format_of(Path(name), model_type) == "onnx"
+
+
+@pytest.mark.parametrize(
+    ("name", "model_type", "says"),
+    [
+        ("m.pt", None, "a state dict alone"),
+        ("m.safetensors", None, "a state dict alone"),
+        ("m.onnx", "pytorch", "a state dict alone"),
+        ("m.pt", "torchscript", "TorchScript is not run yet"),
+        ("m.h5", None, r"\.h5 is not a form"),
+        ("m", None, "a file without a suffix"),
+        ("m.onnx", "tensorrt", "tensorrt is not a form"),
+    ],
+)
+def test_a_bare_file_that_cannot_be_served_says_why_and_what_works(
+    name: str, model_type: str | None, says: str
+) -> None:
+    with pytest.raises(UnsupportedFormat, match=rf"^{name}: .*{says}.*what works as a bare file: \.onnx$"):
+        format_of(Path(name), model_type)
+
+
+def test_importing_the_backends_imports_no_runtime() -> None:
+    code = (
+        "import sys, penstock.backends.catalog, penstock.backends.onnx, penstock.backends.eager\n"
+        "heavy = {'torch', 'onnxruntime', 'onnx', 'safetensors'} & set(sys.modules)\n"
+        "sys.exit(f'imported {heavy}' if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

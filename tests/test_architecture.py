@@ -1,0 +1,163 @@
+"""The house rules, held against the source itself."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+import penstock
+
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src"
+FILES = sorted(SOURCE.rglob("*.py"))
+
+LONGEST_FUNCTION = 60
+LONGEST_FILE = 500
+MOST_PUBLIC_NAMES = 25
+HEAVY = ("torch", "onnxruntime", "fastapi", "granian", "grpc", "sqlalchemy", "PIL")
+
+OWNERS = {
+    "torch": ("penstock/backends/", "penstock_digits/"),
+    "onnxruntime": ("penstock/backends/", "penstock_digits/"),
+    "fastapi": ("penstock/gateway/",),
+    "granian": ("penstock/gateway/",),
+    "sqlalchemy": ("penstock/registry/",),
+    "prometheus_client": ("penstock/monitor/",),
+    "typer": ("penstock/cli/",),
+}
+"""Which rooms may import a package at all."""
+
+INSIDE_FUNCTIONS = ("torch", "onnxruntime", "fastapi", "granian")
+"""Packages that `penstock` imports where they are used and never while a module is imported."""
+
+
+@cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), str(path))
+
+
+def relative(path: Path) -> str:
+    return path.relative_to(SOURCE).as_posix()
+
+
+def imported(node: ast.AST) -> list[str]:
+    """The top-level packages an import statement names."""
+    if isinstance(node, ast.Import):
+        return [alias.name.partition(".")[0] for alias in node.names]
+    if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+        return [node.module.partition(".")[0]]
+    return []
+
+
+def run_at_import(node: ast.AST) -> Iterator[ast.AST]:
+    """Every node that is executed while the module is imported: no function bodies, nothing for type checkers only."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            continue
+        if isinstance(child, ast.If) and ast.unparse(child.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING"):
+            continue
+        yield child
+        yield from run_at_import(child)
+
+
+def test_the_source_is_where_these_tests_look_for_it() -> None:
+    assert SOURCE / "penstock" / "settings.py" in FILES
+
+
+def test_who_may_import_whom() -> None:
+    """The contracts of pyproject.toml: layers, and a platform that does not know its customers."""
+    code = "import sys; from importlinter.cli import lint_imports_command as run; sys.exit(run())"
+    done = subprocess.run([sys.executable, "-c", code, "--no-cache"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_importing_penstock_loads_nothing_heavy() -> None:
+    code = f"import sys, penstock; print(*[name for name in {HEAVY!r} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+
+
+@pytest.mark.parametrize("package", OWNERS)
+def test_only_its_own_rooms_import_a_package(package: str) -> None:
+    strangers = [
+        f"{relative(path)}:{node.lineno}"
+        for path in FILES
+        if not relative(path).startswith(OWNERS[package])
+        for node in ast.walk(tree_of(path))
+        if package in imported(node)
+    ]
+    assert strangers == []
+
+
+def test_heavy_packages_are_imported_where_they_are_used() -> None:
+    early = [
+        f"{relative(path)}:{node.lineno} imports {name}"
+        for path in FILES
+        if relative(path).startswith("penstock/")
+        for node in run_at_import(tree_of(path))
+        for name in imported(node)
+        if name in INSIDE_FUNCTIONS
+    ]
+    assert early == []
+
+
+def test_only_settings_reads_the_environment() -> None:
+    readers = [
+        f"{relative(path)}:{node.lineno}"
+        for path in FILES
+        if relative(path) != "penstock/settings.py"
+        for node in ast.walk(tree_of(path))
+        if isinstance(node, ast.Attribute | ast.Name)
+        and (node.attr if isinstance(node, ast.Attribute) else node.id) in ("environ", "environb", "getenv", "getenvb")
+    ]
+    assert readers == []
+
+
+def test_no_function_is_longer_than_a_screen() -> None:
+    long = [
+        f"{relative(path)}:{node.lineno} {node.name} has {node.end_lineno - node.lineno + 1} lines"
+        for path in FILES
+        for node in ast.walk(tree_of(path))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and node.end_lineno is not None
+        and node.end_lineno - node.lineno + 1 > LONGEST_FUNCTION
+    ]
+    assert long == []
+
+
+def test_no_file_is_longer_than_one_reads_at_a_time() -> None:
+    lengths = {relative(path): len(path.read_text(encoding="utf-8").splitlines()) for path in FILES}
+    assert {path: length for path, length in lengths.items() if length > LONGEST_FILE} == {}
+
+
+def test_no_error_is_swallowed_without_a_word() -> None:
+    silent = [
+        f"{relative(path)}:{node.lineno}"
+        for path in FILES
+        for node in ast.walk(tree_of(path))
+        if isinstance(node, ast.ExceptHandler)
+        and (node.type is None or ast.unparse(node.type) in ("Exception", "BaseException"))
+        and all(isinstance(statement, ast.Pass) for statement in node.body)
+    ]
+    assert silent == []
+
+
+def test_the_public_names_are_few() -> None:
+    assert len(set(penstock.__all__)) == len(penstock.__all__) <= MOST_PUBLIC_NAMES
+
+
+@pytest.mark.parametrize("name", penstock.__all__)
+def test_every_public_name_is_there(name: str) -> None:
+    assert getattr(penstock, name) is not None
+    assert name in dir(penstock)
+
+
+def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'Penstocks'"):
+        penstock.Penstocks  # noqa: B018  reading it is the point

@@ -1,0 +1,234 @@
+"""The client against a tiny real HTTP server that says back what it was told to say."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+
+from penstock import Client
+from penstock.errors import (
+    DeadlineExceeded,
+    FieldError,
+    InferenceError,
+    InvalidInput,
+    ModelNotFound,
+    ModelNotReady,
+    Overloaded,
+    PenstockError,
+)
+
+
+class Received(NamedTuple):
+    method: str
+    path: str
+    headers: dict[str, str]
+    body: bytes
+
+
+class Scripted(ThreadingHTTPServer):
+    """Answers every request with `status`, `body` and `headers` after `delay_s`, and keeps what came in."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.status, self.body, self.headers, self.delay_s = 200, b"{}", {}, 0.0
+        self.received: list[Received] = []
+
+    def say(self, status: int, body: Any, **headers: str) -> None:
+        self.status = status
+        self.body = body if isinstance(body, bytes) else json.dumps(body).encode()
+        self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: Scripted
+
+    def _answer(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        self.server.received.append(Received(self.command, self.path, headers, body))
+        time.sleep(self.server.delay_s)
+        self.send_response(self.server.status)
+        for name, value in self.server.headers.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(self.server.body)))
+        self.end_headers()
+        self.wfile.write(self.server.body)
+
+    do_GET = do_POST = _answer
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def server() -> Iterator[Scripted]:
+    with Scripted() as scripted:
+        thread = threading.Thread(target=scripted.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+        thread.start()
+        yield scripted
+        scripted.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def client(server: Scripted) -> Iterator[Client]:
+    with Client(server.url, timeout_s=5) as found:
+        yield found
+
+
+@pytest.mark.parametrize(
+    ("model", "path"),
+    [
+        (None, "/predict"),
+        ("digits", "/models/digits/predict"),
+        ("digits:v1.0+a", "/models/digits/versions/v1.0%2Ba/predict"),
+        ("digits@champion", "/models/digits@champion/predict"),
+        ("../admin", "/models/..%2Fadmin/predict"),
+    ],
+)
+def test_a_reference_becomes_the_route_of_its_model(server: Scripted, client: Client, model: str, path: str) -> None:
+    server.say(200, {"predictions": [3]})
+    assert client.predict(model, input_data=[0.5]) == {"predictions": [3]}
+    (request,) = server.received
+    assert (request.method, request.path) == ("POST", path)
+    assert request.headers["content-type"] == "application/json"
+    assert json.loads(request.body) == {"input_data": [0.5]}
+
+
+def test_fields_may_be_a_mapping_keywords_and_arrays(server: Scripted, client: Client) -> None:
+    client.predict("m", {"inputs": {"x": np.ones((1, 2), np.float32)}}, model_version="v1", batch_size=np.int64(1))
+    assert json.loads(server.received[0].body) == {"inputs": {"x": [[1, 1]]}, "model_version": "v1", "batch_size": 1}
+
+
+@pytest.mark.parametrize("value", [float("nan"), np.array([np.inf]), object(), {1, 2}])
+def test_what_json_cannot_say_is_refused_before_it_is_sent(server: Scripted, client: Client, value: object) -> None:
+    with pytest.raises(InvalidInput, match="JSON"):
+        client.predict("m", input_data=value)
+    assert server.received == []
+
+
+def test_the_server_is_told_the_deadline_and_the_key(server: Scripted) -> None:
+    with Client(server.url + "/", api_key="k3y", timeout_s=2.5) as client:
+        client.predict("m", x=1)
+        client.models()
+    predict, models = server.received
+    assert predict.headers["x-request-timeout-ms"] == "2500"
+    assert predict.headers["authorization"] == models.headers["authorization"] == "Bearer k3y"
+
+
+def test_an_image_is_uploaded_from_a_file_or_from_its_bytes(server: Scripted, client: Client, tmp_path: Path) -> None:
+    path = tmp_path / "three.png"
+    path.write_bytes(b"\x89PNG...")
+    client.predict_image("digits-image", path)
+    client.predict_image("digits-image", str(path))
+    client.predict_image(None, b"\x89PNG...")
+    assert [request.path for request in server.received] == ["/models/digits-image/predict"] * 2 + ["/predict"]
+    for request in server.received:
+        assert request.headers["content-type"].startswith("multipart/form-data; boundary=")
+        assert b'name="file"' in request.body
+        assert b"\x89PNG..." in request.body
+    assert b'filename="three.png"' in server.received[0].body
+
+
+def test_a_missing_image_is_refused_by_name(client: Client) -> None:
+    with pytest.raises(InvalidInput, match=r"nowhere\.png cannot be read: No such file"):
+        client.predict_image("m", "nowhere.png")
+
+
+@pytest.mark.parametrize(("method", "path"), [("models", "/models"), ("stats", "/stats"), ("health", "/health")])
+def test_the_servers_own_facts_are_asked_by_name(server: Scripted, client: Client, method: str, path: str) -> None:
+    server.say(200, {"a": 1})
+    assert getattr(client, method)() == {"a": 1}
+    assert (server.received[0].method, server.received[0].path) == ("GET", path)
+
+
+def test_an_unhealthy_server_is_an_answer_and_no_exception(server: Scripted, client: Client) -> None:
+    server.say(503, {"status": "unhealthy", "model_loaded": False})
+    assert client.health()["status"] == "unhealthy"
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "expected"),
+    [
+        (422, "urn:penstock:invalid-input", InvalidInput),
+        (404, "urn:penstock:model-not-found", ModelNotFound),
+        (503, "urn:penstock:model-not-ready", ModelNotReady),
+        (429, "urn:penstock:overloaded", Overloaded),
+        (504, "urn:penstock:deadline-exceeded", DeadlineExceeded),
+        (500, "urn:penstock:inference-error", InferenceError),
+        (404, "urn:penstock:not-found", ModelNotFound),
+        (413, "urn:penstock:body-too-large", InvalidInput),
+        (500, "about:blank", InferenceError),
+        (502, None, InferenceError),
+        (418, None, InvalidInput),
+    ],
+)
+def test_a_problem_becomes_the_exception_it_stands_for(
+    server: Scripted, client: Client, status: int, kind: str | None, expected: type[PenstockError]
+) -> None:
+    problem = {"title": "t", "status": status, "detail": "what is wrong", "request_id": "r"}
+    server.say(status, problem | ({"type": kind} if kind else {}), Content_Type="application/problem+json")
+    with pytest.raises(PenstockError, match="what is wrong") as caught:
+        client.predict("m", x=1)
+    assert type(caught.value) is expected
+
+
+def test_the_faulty_fields_come_along(server: Scripted, client: Client) -> None:
+    errors = [{"field": "input_data[3]", "message": "not finite"}]
+    server.say(422, {"type": "urn:penstock:invalid-input", "detail": "no", "errors": errors})
+    with pytest.raises(InvalidInput) as caught:
+        client.predict("m", x=1)
+    assert caught.value.errors == (FieldError("input_data[3]", "not finite"),)
+
+
+@pytest.mark.parametrize(("status", "expected"), [(429, Overloaded), (503, ModelNotReady)])
+def test_a_refusal_says_when_to_come_back(
+    server: Scripted, client: Client, status: int, expected: type[Overloaded | ModelNotReady]
+) -> None:
+    server.say(status, {"detail": "later"}, Retry_After="7")
+    with pytest.raises(expected) as caught:
+        client.stats()
+    assert caught.value.retry_after_s == 7.0
+
+
+def test_an_error_page_that_is_no_problem_document_still_becomes_a_sentence(server: Scripted, client: Client) -> None:
+    server.say(502, b"<html>bad gateway</html>")
+    with pytest.raises(InferenceError, match="the server answered 502"):
+        client.predict("m", x=1)
+
+
+@pytest.mark.parametrize("body", [b"<html>hello</html>", b"[1, 2]", b""])
+def test_another_kind_of_server_is_told_apart(server: Scripted, client: Client, body: bytes) -> None:
+    server.say(200, body)
+    with pytest.raises(PenstockError, match="answered 200 without a JSON object"):
+        client.models()
+
+
+def test_a_server_that_is_too_slow_is_a_passed_deadline(server: Scripted) -> None:
+    server.delay_s = 1.0
+    with Client(server.url, timeout_s=0.1) as client, pytest.raises(DeadlineExceeded, match=r"within 0\.1 s"):
+        client.predict("m", x=1)
+
+
+def test_a_server_that_is_not_there_is_not_ready() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # bound, but it does not listen
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}"
+        with Client(url) as client, pytest.raises(ModelNotReady, match=f"no server answers at {url}"):
+            client.health()
