@@ -96,12 +96,14 @@ class Settings(BaseModel):
         256 * 2**20, "Most memory of the inputs waiting for one model; beyond it, 429.", ge=1
     )
     max_wait_ms: Millis = _field(0.0, "How long an idle model waits for company; 0 starts at once.", ge=0, le=60_000)
-    request_timeout_ms: Millis = _field(30_000.0, "Longest a request may take, where it sets no deadline.", gt=0)
+    request_timeout_ms: Millis = _field(
+        30_000.0, "Longest a request may take; one that brings a deadline may take less.", gt=0
+    )
     use_fp16: bool = _field(False, "Run in half precision where the device gains from it.", alias="USE_FP16")
     enable_onnx_optimization: bool = _field(
         True, "Let ONNX Runtime optimize the graph at load.", alias="ENABLE_ONNX_OPTIMIZATION"
     )
-    cache_size: Whole = _field(0, "Answers kept per model for equal inputs; 0 keeps none.", alias="CACHE_SIZE", ge=0)
+    cache_size: Whole = _field(0, "Answers remembered for equal inputs; 0 remembers none.", alias="CACHE_SIZE", ge=0)
     max_models: Whole = _field(8, "Most models loaded at once; the least recently used leaves.", ge=1)
     max_bytes: Size | None = _field(None, "Most memory of loaded models; without it, no limit.", ge=1)
     max_body_bytes: Size = _field(16 * 2**20, "Largest request body; beyond it, 413.", ge=1)

@@ -287,7 +287,7 @@ async def test_a_model_that_became_slow_leaves_the_event_loop_alone(backend: Dou
 
     batcher = Batcher(slow, BatchLimits(batch_rows=8), full_batch_s=1e-5)
     assert batcher.inline
-    for _ in range(5):
+    for _ in range(20):
         await batcher.submit(rows(1), 1)
     assert not batcher.inline
     assert (await batcher.submit(rows(3), 1)).outputs["y"][0, 0] == 6

@@ -109,7 +109,7 @@ def _cores(quota: str, period: str) -> float | None:
 def _text(path: Path) -> str:
     try:
         return path.read_text()
-    except (OSError, UnicodeDecodeError):
+    except (OSError, ValueError):  # not there, or not text
         return ""
 
 

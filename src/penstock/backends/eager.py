@@ -151,12 +151,12 @@ class EagerBackend(Backend):
             expected = self._run(model, probe)
             _lay_out(model, torch.channels_last)
             self._channels_last = True
-            if _agree(expected, self._run(model, probe), 1e-2 if self._half else 1e-4):
-                return True
-        except Exception:  # noqa: S110  whatever it is, the usual layout is what the model was written for
-            pass
-        _lay_out(model, torch.contiguous_format)
-        return False
+            agreed = _agree(expected, self._run(model, probe), 1e-2 if self._half else 1e-4)
+        except Exception:  # whatever it is, the usual layout is what the model was written for
+            agreed = False
+        if not agreed:
+            _lay_out(model, torch.contiguous_format)
+        return agreed
 
     def _run_error(self, error: Exception) -> InferenceError:
         if not _is_memory(error):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import shutil
 from collections.abc import Callable, Iterator
@@ -111,26 +112,32 @@ def _device(settings: Settings) -> Finding:
 
 
 def _registry(settings: Settings) -> Finding:
-    import os
-
     path = settings.registry.absolute()
+    shown = str(path) if path.exists() else f"{path} (not there yet)"
     there = next(parent for parent in (path, *path.parents) if parent.exists())
-    wrong = None
-    if not there.is_dir():
-        wrong = f"{there} is not a directory"
-    elif not os.access(there, os.W_OK | os.X_OK):
-        wrong = f"{there} cannot be written; nothing can be published"
-    return Finding("registry", str(path) if there == path else f"{path} (not there yet)", wrong)
+    return Finding("registry", shown, _unwritable(there, "nothing can be published"))
+
+
+def _unwritable(directory: Path, so: str) -> str | None:
+    if not directory.is_dir():
+        return f"{directory} is not a directory; {so}"
+    return None if os.access(directory, os.W_OK | os.X_OK) else f"{directory} cannot be written; {so}"
 
 
 def _database(settings: Settings) -> Finding:
+    """Whether the database answers; one in a file is only opened when it is there, so its directory is looked at."""
     from penstock.settings import display
 
-    shown = str(display("database_url", settings.database_url) or "sqlite, in the registry")
+    url = settings.database_url
+    shown = str(display("database_url", url) or "sqlite, in the registry")
+    if url is not None and url.startswith("sqlite:///"):
+        wrong = _unwritable(Path(url.removeprefix("sqlite:///")).absolute().parent, "nothing can be published")
+        if wrong:
+            return Finding("database", shown, wrong)
+    broken: list[str] = []
     try:
         with open_registry(settings) as registry:
             registry.revision()
-            broken: list[str] = []
             count = sum(1 for _ in registry.artifacts(on_error=lambda error: broken.append(str(error))))
     except PenstockError as error:
         return Finding("database", shown, str(error))
@@ -146,11 +153,11 @@ def _model_path(settings: Settings) -> Finding:
 
 def _port(settings: Settings) -> Finding:
     """Whether the server could listen; a Penstock that listens there already is no fault."""
-    from penstock.gateway.server import free_port
+    from penstock.gateway.server import free_address
 
     address = f"{settings.host}:{settings.port}"
     try:
-        free_port(settings.host, settings.port)
+        free_address(settings.host, settings.port)
     except ConfigError as error:
         if _is_penstock(settings):
             return Finding("port", f"{address}, where a Penstock answers")

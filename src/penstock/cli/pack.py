@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ from penstock.registry.artifact import Artifact, Golden, TaskEntry, VariantSourc
 from penstock.registry.card import render_card
 from penstock.registry.registry import Registry
 from penstock.tasks.catalog import load_task, task_for_bare
-from penstock.tensors import Array, Arrays, TensorSpec
+from penstock.tensors import Array, Arrays, Signature, TensorSpec
 
 GOLDEN_ROWS = 8
 GOLDEN_SEED = 0
@@ -28,11 +29,14 @@ _COMPANIONS = (".data", "_data")
 """What exporters append to a model's name for the file of its weights."""
 
 
-class Sample(NamedTuple):
-    """Golden samples, None where the model ran on no random input, and a sentence about them."""
+class Inspected(NamedTuple):
+    """What a bare file tells. `golden` is None where the model ran on no random input; `golden_note` says so."""
 
+    signature: Signature
+    task: TaskEntry
+    variant: VariantSource
     golden: Golden | None
-    note: str
+    golden_note: str
 
 
 def publish_file(
@@ -49,42 +53,50 @@ def publish_file(
 
     Raises UnsupportedFormat, ModelLoadError, InvalidInput or ConfigError, and then publishes nothing.
     """
+    model = _inspect(path, task, labels)
+    name, version = name or path.stem, version or "v1.0"
+    text = _text(card) if card else _card(name, version, path, model.golden_note)
+    with tempfile.TemporaryDirectory(prefix="penstock-") as scratch:
+        artifact = write_artifact(
+            Path(scratch) / "artifact",
+            name=name,
+            version=version,
+            task=model.task,
+            signature=model.signature,
+            variants=[model.variant],
+            golden=model.golden,
+            card=text,
+            lineage=_lineage(path, model.golden_note),
+            created_at=_written_at(path),
+        )
+        return models.publish(artifact.path)
+
+
+def _inspect(path: Path, task: str | None, labels: Path | None) -> Inspected:
+    """Open the file and run it once. Refuses now what could not be served later."""
     format = format_of(path)
     backend = open_backend(format, ModelFile(path), BackendOptions(device="cpu"))
     try:
-        kind = task or task_for_bare(backend.signature)
-        config = {"labels": _lines(labels)} if labels else {}
-        load_task(kind, config, backend.signature)  # refuse now what could not be served later
-        sample = _sample(backend)
+        entry = TaskEntry(
+            kind=task or task_for_bare(backend.signature), config={"labels": _lines(labels)} if labels else {}
+        )
+        load_task(entry.kind, entry.config, backend.signature)
+        golden, note = _sample(backend)
     finally:
         backend.close()
-    name, version = name or path.stem, version or "v1.0"
-    text = _text(card) if card else _card(name, version, path, sample.note)
     companions = [path.with_name(path.name + suffix) for suffix in _COMPANIONS]
     variant = VariantSource(
         format,
         "fp32",
         path,
         num_parameters=backend.num_parameters,
-        max_abs_error=None if sample.golden is None else 0.0,
+        max_abs_error=None if golden is None else 0.0,
         companions=[file for file in companions if file.is_file()],
     )
-    with tempfile.TemporaryDirectory(prefix="penstock-") as scratch:
-        artifact = write_artifact(
-            Path(scratch) / "artifact",
-            name=name,
-            version=version,
-            task=TaskEntry(kind=kind, config=config),
-            signature=backend.signature,
-            variants=[variant],
-            golden=sample.golden,
-            card=text,
-            lineage=_lineage(path, sample.note),
-        )
-        return models.publish(artifact.path)
+    return Inspected(backend.signature, entry, variant, golden, note)
 
 
-def _sample(backend: Backend) -> Sample:
+def _sample(backend: Backend) -> tuple[Golden | None, str]:
     """The model's own answers to seeded random inputs."""
     for length in FREE_LENGTHS:
         inputs = dict(_random_inputs(backend, length))
@@ -96,8 +108,8 @@ def _sample(backend: Backend) -> Sample:
             continue
         if _usable(inputs, outputs):
             note = f"self-reference: the file's own answers to {len(next(iter(inputs.values())))} random inputs"
-            return Sample(Golden(inputs, outputs), f"{note}, seed {GOLDEN_SEED}")
-    return Sample(None, "none: the model gave no finite answers to random inputs")
+            return Golden(inputs, outputs), f"{note}, seed {GOLDEN_SEED}"
+    return None, "none: the model gave no finite answers to random inputs"
 
 
 def _random_inputs(backend: Backend, length: int) -> Iterator[tuple[str, Array]]:
@@ -129,6 +141,11 @@ def _lineage(path: Path, golden: str) -> dict[str, Any]:
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return {"source": path.name, "source_sha256": digest, "golden_samples": golden}
+
+
+def _written_at(path: Path) -> str:
+    """When the file was last written: publishing it twice makes the same artifact."""
+    return datetime.fromtimestamp(int(path.stat().st_mtime), UTC).isoformat()
 
 
 def _card(name: str, version: str, path: Path, golden: str) -> str:

@@ -14,7 +14,7 @@ def serve(
     refs: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[REF]...",
+            metavar="REF",
             help="What to load at the start: models of the registry (name[:version|@alias]) or files.",
         ),
     ] = None,

@@ -79,7 +79,8 @@ class Batcher:
         self._thread: threading.Thread | None = None
         self._thread_idle = False
         self._closed = False
-        self._row_s = full_batch_s / max(1, limits.batch_rows)
+        self._full_s = full_batch_s
+        self._inline_s = 0.0
         self._sweep_at = float("inf")
         self._sweep: asyncio.TimerHandle | None = None
         self._sweep_on: asyncio.AbstractEventLoop | None = None
@@ -97,7 +98,7 @@ class Batcher:
     @property
     def wait_s(self) -> float:
         """How long a request that comes now should expect to wait for its run to end."""
-        return (self._queue.rows + self.running_rows) * self._row_s
+        return (self._queue.rows + self.running_rows) / self.limits.batch_rows * self._full_s
 
     def admit(self, rows: int = 1) -> None:
         """Raise Overloaded now if a request of so many rows would be refused; costs next to nothing."""
@@ -211,9 +212,11 @@ class Batcher:
             batch = self._queue.take()
             more = self._queue.head() is not None
         if batch:
+            started = time.monotonic()
             self._resolve(batch, self._run_batch(batch))
-            if self._row_s * self.limits.batch_rows > 4 * INLINE_BELOW_S:
-                self._inline = False  # much slower than it was at warm-up: leave the loop alone from now on
+            self._inline_s += 0.02 * (time.monotonic() - started - self._inline_s)
+            if self._inline_s > 4 * INLINE_BELOW_S:
+                self._inline = False  # for long much slower than at warm-up: leave the loop alone from now on
         if more:
             self._wake(loop)
 
@@ -271,8 +274,8 @@ class Batcher:
         finally:
             self.running_rows = 0
         run_s = time.monotonic() - started
-        if total:
-            self._row_s += 0.1 * (run_s / total - self._row_s)
+        if 2 * total >= self.limits.batch_rows:  # small batches tell little of full ones
+            self._full_s += 0.1 * (run_s * self.limits.batch_rows / total - self._full_s)
         return [Batched(part, total, started - item.entered, run_s) for item, part in zip(batch, outputs, strict=True)]
 
     def _deliver(self, batch: Sequence[Item], results: Sequence[Result]) -> None:

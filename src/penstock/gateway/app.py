@@ -11,7 +11,6 @@ import penstock
 from penstock.engine.engine import InferenceEngine
 from penstock.errors import PenstockError
 from penstock.gateway.gateway import Gateway
-from penstock.gateway.openapi import write_document
 from penstock.gateway.routes import TABLE
 from penstock.gateway.wire import Call, Disconnected, Reply
 from penstock.monitor.logs import configure_logging
@@ -168,6 +167,7 @@ class AsgiCall(Call):
         return message.get("body", b"")  # type: ignore[no-any-return]
 
     async def gone(self) -> None:
+        """Return when the server says that the client has disconnected."""
         while (await self._receive())["type"] != "http.disconnect":
             pass
 

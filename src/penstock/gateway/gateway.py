@@ -17,8 +17,8 @@ import orjson
 from penstock.engine.engine import InferenceConfig, InferenceEngine
 from penstock.errors import ModelNotReady, PenstockError
 from penstock.gateway.cors import Cors
-from penstock.gateway.inflight import Inflight
 from penstock.gateway.examples import example_request
+from penstock.gateway.inflight import Inflight
 from penstock.gateway.openapi import write_document
 from penstock.gateway.problems import is_server_fault, problem_body, problem_headers
 from penstock.gateway.wire import Call, Disconnected, Endpoint, Reply, Routes
@@ -38,7 +38,9 @@ _ids = itertools.count(1)
 class Gateway:
     """The server without its sockets: routes, engine, metrics, and whether it is starting, serving or draining."""
 
-    def __init__(self, settings: Settings, table: tuple[Endpoint, ...], *, engine: InferenceEngine | None = None) -> None:
+    def __init__(
+        self, settings: Settings, table: tuple[Endpoint, ...], *, engine: InferenceEngine | None = None
+    ) -> None:
         self.settings = settings
         self.routes = Routes(table)
         self.table = table

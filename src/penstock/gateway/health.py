@@ -122,5 +122,3 @@ def _with_status(body: BaseModel, good: bool) -> Reply:
     if not good:
         reply.headers.append(retry_after(1))
     return reply
-
-

@@ -180,7 +180,9 @@ def _quality(parameters: list[str]) -> float:
 def _card_page(text: str, ref: str) -> bytes:
     from penstock.registry.card import card_html
 
-    head = f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{ref}</title><style>{_CARD_STYLE}</style>'
+    head = (
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{ref}</title><style>{_CARD_STYLE}</style>'
+    )
     return f"{head}</head><body>{card_html(text)}</body></html>".encode()
 
 

@@ -298,10 +298,10 @@ class BatchError(BaseModel):
 
 def batch_response(answers: tuple[type[BaseModel], ...]) -> type[BaseModel]:
     """The model of a batch's answer, whose items are one of `answers` or an error; for the documentation."""
-    item = Union[(*answers, BatchError)]  # noqa: UP007  built at run time
+    item: Any = Union[(*answers, BatchError)]  # built at run time
     return create_model(
         "BatchResponse",
-        predictions=(list[item], Field(description="In the order of the requests.")),  # type: ignore[valid-type]
+        predictions=(list[item], Field(description="In the order of the requests.")),
         total_count=(int, Field(ge=0)),
         total_time_ms=(float, Field(ge=0)),
     )

@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeAlias
 
-from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 import penstock
@@ -14,7 +13,7 @@ from penstock.gateway.problems import MEDIA_TYPE, Problem, title_of
 from penstock.gateway.wire import JSON, Endpoint
 
 Json: TypeAlias = dict[str, Any]
-_Key: TypeAlias = tuple[type[BaseModel], JsonSchemaMode]
+_Key: TypeAlias = tuple[Any, JsonSchemaMode]
 
 _TAGS = {
     "inference": "Predictions.",
@@ -137,11 +136,11 @@ def _responses(row: Endpoint, refs: Mapping[_Key, Json]) -> Json:
     problem = {MEDIA_TYPE: {"schema": refs[Problem, "serialization"]}}
     for status in row.problems:
         responses.setdefault(str(status), {"description": f"{title_of(status)}.", "content": problem})
-    for status, reply in responses.items():
+    for code, described in responses.items():
         headers = ["X-Request-ID"]
-        headers += ["Server-Timing", "X-Penstock-Model"] if row.requests and status == "200" else []
-        headers += ["Retry-After"] if status in ("429", "503") else []
-        reply["headers"] = {name: _OUT[name] for name in headers}
+        headers += ["Server-Timing", "X-Penstock-Model"] if row.requests and code == "200" else []
+        headers += ["Retry-After"] if code in ("429", "503") else []
+        described["headers"] = {name: _OUT[name] for name in headers}
     return dict(sorted(responses.items()))
 
 

@@ -105,7 +105,7 @@ def kind_of(error: BaseException) -> Kind:
 
 
 def describe(error: BaseException, request_id: str) -> dict[str, Any]:
-    """`status, title, detail, errors` of any error: its own sentence, or only the request id when it is the server's."""
+    """`status, title, detail, errors` of any error; of the server's own faults only the request id is told."""
     kind = kind_of(error)
     detail = str(error) if kind.public else f"{kind.title.lower()}; the server's log says why under {request_id}"
     return {"status": kind.status, "title": kind.title, "detail": detail, "errors": _faults(error)}
@@ -114,13 +114,12 @@ def describe(error: BaseException, request_id: str) -> dict[str, Any]:
 def problem_body(error: BaseException, request_id: str) -> tuple[int, bytes]:
     """Status and problem document of any error."""
     if isinstance(error, Refusal):
-        slug, title = _REFUSALS[error.status]
-        content = {"status": error.status, "title": title, "detail": str(error), "errors": []}
+        status, (slug, title) = error.status, _REFUSALS[error.status]
+        content: dict[str, Any] = {"status": status, "title": title, "detail": str(error), "errors": []}
     else:
-        slug = kind_of(error).slug
+        status, slug = kind_of(error).status, kind_of(error).slug
         content = describe(error, request_id)
-    document = {"type": _PREFIX + slug, **content, "request_id": request_id}
-    return document["status"], orjson.dumps(document)
+    return status, orjson.dumps({"type": _PREFIX + slug, **content, "request_id": request_id})
 
 
 def problem_headers(error: BaseException) -> list[tuple[str, str]]:

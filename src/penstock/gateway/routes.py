@@ -23,7 +23,6 @@ def _unavailable(model: str) -> Mapping[int, Mapping[str, Any]]:
     return {
         503: {
             "description": "Not now; `reasons` says why.",
-            "headers": {"Retry-After": {"schema": {"type": "integer", "minimum": 1}, "description": "Seconds."}},
             "content": {JSON: {"schema": schema}},
         }
     }

@@ -33,6 +33,7 @@ class RsgiCall(Call):
         return self.protocol.__aiter__()  # type: ignore[no-any-return]
 
     async def gone(self) -> None:
+        """Return when Granian sees the connection closed; it does not end the task by itself."""
         await self.protocol.client_disconnect()
 
 

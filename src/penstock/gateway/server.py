@@ -90,7 +90,7 @@ class Server:
         for signum in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(signum, self._on_signal, signum)
         gateway = Gateway(self._settings, TABLE)
-        granian = _granian(gateway, self._settings)
+        granian = granian_server(gateway, self._settings)
         listening = asyncio.create_task(granian.serve(), name="penstock-listen")
         stopped = asyncio.create_task(self._stop.wait(), name="penstock-stop")
         log.info("listening on %s", _url(self._settings))
@@ -128,8 +128,8 @@ class Server:
         self._stop.set()
 
 
-def _granian(gateway: Gateway, settings: Settings) -> Any:
-    from granian.server.common import Interfaces
+def granian_server(gateway: Gateway, settings: Settings) -> Any:
+    from granian.constants import Interfaces
     from granian.server.embed import Server as Granian
 
     return Granian(

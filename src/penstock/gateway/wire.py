@@ -171,4 +171,3 @@ class Routes:
 def json_reply(model: BaseModel, status: int = 200) -> Reply:
     """A Pydantic model as JSON."""
     return Reply(status, [("content-type", JSON)], model.__pydantic_serializer__.to_json(model))
-

@@ -105,4 +105,4 @@ def card_html(markdown: str) -> str:
     from markdown_it import MarkdownIt
 
     parser = MarkdownIt("commonmark", {"html": False}).enable("table").disable("image")
-    return parser.render(_FRONT_MATTER.sub("", markdown))
+    return str(parser.render(_FRONT_MATTER.sub("", markdown)))

@@ -142,33 +142,31 @@ def _wrong_digest(path: Path) -> str:
     return f"{path} does not match the sha256 in its manifest; it was altered or damaged"
 
 
-def tree(root: Path) -> dict[str, os.DirEntry[str]]:
-    """Every file below `root` by relative POSIX path, links not followed.
-
-    Raises IntegrityError naming the first symbolic link or special file, and any directory without files.
-    """
-    found: dict[str, os.DirEntry[str]] = {}
-    _walk(root, "", found)
-    return found
-
-
 def _walk(directory: Path, prefix: str, found: dict[str, os.DirEntry[str]]) -> None:
-    try:
-        with os.scandir(directory) as scan:
-            entries = sorted(scan, key=lambda entry: entry.name)
-    except OSError as error:
-        raise IntegrityError(f"{directory} cannot be read: {error.strerror}") from None
-    if not entries:
-        raise IntegrityError(f"{directory} is an empty directory")
-    for entry in entries:
+    """Put every file and every empty directory into `found`, by path relative to the first `directory`.
+
+    Raises IntegrityError naming the first symbolic link or special file.
+    """
+    for entry in _entries(directory):
         if entry.is_symlink():
             raise IntegrityError(f"{entry.path} is a symbolic link; an artifact holds plain files only")
         if entry.is_dir(follow_symlinks=False):
+            before = len(found)
             _walk(directory / entry.name, f"{prefix}{entry.name}/", found)
+            if len(found) == before:
+                found[prefix + entry.name] = entry
         elif entry.is_file(follow_symlinks=False):
             found[prefix + entry.name] = entry
         else:
             raise IntegrityError(f"{entry.path} is not a plain file")
+
+
+def _entries(directory: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(directory) as scan:
+            return sorted(scan, key=lambda entry: entry.name)
+    except OSError as error:
+        raise IntegrityError(f"{directory} cannot be read: {error.strerror}") from None
 
 
 def check_tree(root: Path, listed: Mapping[str, FileEntry], unlisted: str) -> None:
@@ -178,7 +176,8 @@ def check_tree(root: Path, listed: Mapping[str, FileEntry], unlisted: str) -> No
     """
     if root.is_symlink():
         raise IntegrityError(f"{root} is a symbolic link; an artifact is a plain directory")
-    found = tree(root)
+    found: dict[str, os.DirEntry[str]] = {}
+    _walk(root, "", found)
     for path, entry in listed.items():
         if path not in found:
             raise IntegrityError(f"{root / path} is missing; the manifest lists it")

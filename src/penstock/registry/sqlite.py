@@ -19,8 +19,10 @@ def open_for_reading(path: Path) -> sqlite3.Connection:
     try:
         connection.execute("SELECT 1 FROM sqlite_master LIMIT 1")
     except sqlite3.OperationalError:
-        # A database in WAL mode needs its -shm file, which cannot be made here; nobody can write here either.
         connection.close()
+        if _has_content(path.with_name(f"{path.name}-wal")):
+            raise  # changes wait in there that could not be seen
+        # A database in WAL mode needs its -shm file, which cannot be made here; nobody can write here either.
         return _connect(path, "mode=ro&immutable=1")
     except sqlite3.Error:
         connection.close()
@@ -40,6 +42,10 @@ def open_for_writing(path: Path) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
+
+
+def _has_content(path: Path) -> bool:
+    return path.exists() and path.stat().st_size > 0
 
 
 def _connect(path: Path, options: str) -> sqlite3.Connection:

@@ -49,33 +49,35 @@ class ClassScores:
         samples, so the numbers it was given are out of its range.
         """
         scores = outputs[self.name]
-        if len(scores) == 1 and scores.shape[1] <= _FEW:
+        rows, classes = scores.shape
+        if rows == 1 and classes <= _FEW:
             index, confidence = self._best_of(scores[0].tolist())
             return [index], [confidence]
-        rows = self._probabilities(scores)
-        winners = rows.argmax(axis=1)
-        return winners.tolist(), rows[np.arange(len(rows)), winners].tolist()
+        winners = scores.argmax(axis=1)  # of the scores: softmax makes one of two that are nearly equal
+        return winners.tolist(), self._probabilities(scores)[np.arange(rows), winners].tolist()
 
     def top(self, outputs: Arrays, count: int) -> list[tuple[int, float]]:
         """The `count` likeliest classes of the only row, best first (ties: lower class first), and probabilities."""
-        row = self._probabilities(outputs[self.name])[0]
-        order = np.argsort(-row, kind="stable")[:count]
+        scores = outputs[self.name]
+        row = self._probabilities(scores)[0]
+        order = np.argsort(-scores[0], kind="stable")[:count]
         return list(zip(order.tolist(), row[order].tolist(), strict=True))
 
     def _best_of(self, row: list[float]) -> tuple[int, float]:
         top = max(row)
-        if self.kind == "probabilities" or (self.kind == "auto" and _is_distribution(row)):
-            if not all(map(math.isfinite, row)):
-                raise self._not_finite()
-            return row.index(top), top
-        total = 0.0
-        exp = math.exp
-        for value in row:
-            total += exp(value - top)
-        if not total >= 1.0:  # NaN somewhere, or infinity at the top
+        if self.kind == "logits" or (self.kind == "auto" and not _is_distribution(row)):
+            total = 0.0
+            exp = math.exp
+            for value in row:
+                total += exp(value - top)
+            confidence = 1.0 / total  # total is 1 or more, or NaN
+        else:
+            confidence = top if math.isfinite(sum(row)) else math.nan
+        if not math.isfinite(confidence):
             raise self._not_finite()
-        return row.index(top), 1.0 / total
+        return row.index(top), confidence
 
+    @np.errstate(over="ignore", invalid="ignore")
     def _probabilities(self, scores: Array) -> Array:
         rows = scores.astype(np.float64)
         if self.kind == "probabilities":
@@ -96,7 +98,6 @@ class ClassScores:
         )
 
 
-@np.errstate(over="ignore", invalid="ignore")
 def softmax(rows: Array) -> Array:
     """Softmax along the last axis, safe for large scores; a row with NaN or +infinity becomes NaN."""
     if not rows.size:

@@ -27,7 +27,7 @@ def field_path(loc: tuple[int | str, ...]) -> str:
 def field_errors(error: ValidationError) -> tuple[FieldError, ...]:
     """One FieldError for each fault, in Pydantic's order and words."""
     faults = error.errors(include_url=False, include_context=False, include_input=False)
-    return tuple(FieldError(field_path(fault["loc"]), fault["msg"]) for fault in faults)
+    return tuple(FieldError(field_path(fault["loc"]), fault["msg"].removeprefix("Value error, ")) for fault in faults)
 
 
 def sentence(errors: tuple[FieldError, ...]) -> str:

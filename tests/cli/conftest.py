@@ -1,0 +1,67 @@
+"""The `penstock` command, called as its entry point calls it, in an empty directory and a clean environment."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from linear_models import linear
+
+from penstock.cli.main import app, run
+from penstock.settings import Settings, alias_of
+
+
+class Done(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+Penstock = Callable[..., Done]
+
+
+@pytest.fixture(autouse=True)
+def own_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a developer has set must not reach the tests."""
+    monkeypatch.chdir(tmp_path)
+    aliases = {alias_of(name) for name in Settings.model_fields}
+    for name in list(os.environ):
+        if name.startswith("PENSTOCK_") or name in aliases:
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def penstock(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Penstock:
+    """Run one command in this process; its exit code and what it printed."""
+
+    def call(*args: object, stdin: bytes = b"") -> Done:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+        capsys.readouterr()
+        code = run(lambda: app([str(arg) for arg in args], prog_name="penstock"))
+        return Done(code, *capsys.readouterr())
+
+    return call
+
+
+@pytest.fixture
+def onnx_file(tmp_path: Path) -> Path:
+    """Four features, three classes."""
+    return linear(tmp_path / "linear.onnx")
+
+
+@pytest.fixture
+def published(penstock: Penstock, onnx_file: Path) -> str:
+    """A reference into the registry of the current directory, in two versions, @champion the older."""
+    linear(onnx_file.with_name("second.onnx"), seed=1)
+    assert penstock("models", "publish", onnx_file, "--alias", "champion").code == 0
+    assert penstock("models", "publish", "second.onnx", "--name", "linear", "--version", "v2.0").code == 0
+    return "linear"

@@ -1,0 +1,138 @@
+"""`penstock predict`: every kind of input, and what a wrong one says."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from linear_models import weights
+
+Penstock = Callable[..., Any]
+ROW = [0.5, -1.0, 2.0, 0.25]
+EXPECTED = int(np.argmax(np.array(ROW) @ weights(0)))
+
+
+def npz(**arrays: Any) -> bytes:
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    return buffer.getvalue()
+
+
+def npy(array: Any) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    return buffer.getvalue()
+
+
+INPUTS = {
+    "fields.json": json.dumps({"input_data": ROW}).encode(),
+    "numbers.json": json.dumps(ROW).encode(),
+    "row.npy": npy(np.array(ROW)),
+    "rows.npy": npy(np.array([ROW], np.float32)),
+    "fields.npz": npz(input_data=np.array(ROW)),
+}
+
+
+@pytest.mark.parametrize("name", INPUTS)
+@pytest.mark.parametrize("way", ["file", "file without a suffix", "standard input"])
+def test_one_row_is_answered_whatever_holds_it(penstock: Penstock, onnx_file: Path, name: str, way: str) -> None:
+    data = INPUTS[name]
+    source = {"file": name, "file without a suffix": "input", "standard input": "-"}[way]
+    if way != "standard input":
+        Path(source).write_bytes(data)
+    done = penstock("predict", onnx_file, source, stdin=data)
+    assert done.code == 0, done.err
+    answer = done.json()
+    assert answer["predictions"] == [EXPECTED]
+    assert 1 / 3 <= answer["confidence_scores"][0] <= 1
+
+
+def test_several_rows_are_answered_in_order(penstock: Penstock, onnx_file: Path) -> None:
+    rows = np.random.default_rng(5).standard_normal((40, 4)).astype(np.float32)
+    np.save("rows.npy", rows)
+    answer = penstock("predict", onnx_file, "rows.npy").json()
+    assert answer["predictions"] == (rows @ weights(0)).argmax(axis=1).tolist()
+
+
+def test_versions_and_aliases_of_the_registry_are_told_apart(penstock: Penstock, published: str) -> None:
+    row = np.array(ROW)
+    seeds = {f"{published}:v1.0": 0, f"{published}@champion": 0, f"{published}:v2.0": 1, published: 1}
+    for ref, seed in seeds.items():
+        answer = penstock("predict", ref, "-", stdin=json.dumps(ROW).encode()).json()
+        logits = row @ weights(seed)
+        assert answer["predictions"] == [int(logits.argmax())], ref
+        assert answer["confidence_scores"][0] == pytest.approx(np.exp(logits.max()) / np.exp(logits).sum(), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "parts"),
+    [
+        ("x.json", b'{"input_data": [1, 2', ["x.json is not valid json", "line 1"]),
+        ("x.json", b"", ["x.json is not valid json"]),
+        ("x.json", b"[" * 100_000, ["x.json is not valid json"]),
+        ("x.json", b'{"input_data": [1, 2, 3]}', ["input_data", "3 numbers", "4"]),
+        ("x.json", b'{"input_data": [1, 2, 3, NaN]}', ["input_data[3]"]),
+        ("x.json", b'{"input_data": [1, 2, 3, 4], "colour": 1}', ["colour"]),
+        ("x.json", b'{"input_data": "abc"}', ["input_data"]),
+        ("x.json", b'"hello"', ["input_data"]),
+        ("x.npy", b"\x93NUMPY\x01\x00", ["x.npy is not valid npy"]),
+        ("x.npy", npy(np.array([{"a": 1}], dtype=object)), ["x.npy is not valid npy", "allow_pickle"]),
+        ("x.npz", b"PK\x03\x04 no zip at all", ["x.npz is not valid npz"]),
+        ("x.txt", b"some words", ["input_data"]),
+        ("missing.json", None, ["missing.json cannot be read: No such file"]),
+    ],
+)
+def test_a_wrong_input_is_one_sentence_that_names_it(
+    penstock: Penstock, onnx_file: Path, name: str, data: bytes | None, parts: list[str]
+) -> None:
+    if data is not None:
+        Path(name).write_bytes(data)
+    done = penstock("predict", onnx_file, name)
+    assert (done.code, done.out) == (1, "")
+    assert done.err.startswith("penstock: ")
+    assert done.err.count("\n") == 1
+    assert [part for part in parts if part not in done.err] == [], done.err
+
+
+@pytest.mark.parametrize(
+    ("ref", "parts"),
+    [
+        ("nothing", ["nothing"]),
+        ("./nowhere.onnx", ["nowhere.onnx", "no such"]),
+        ("broken.onnx", ["broken.onnx"]),
+        ("no such name", ["name"]),
+    ],
+)
+def test_a_model_that_is_not_there_is_one_sentence(penstock: Penstock, ref: str, parts: list[str]) -> None:
+    Path("broken.onnx").write_bytes(b"\x00" * 64)
+    done = penstock("predict", ref, "-", stdin=b"[1, 2, 3, 4]")
+    assert (done.code, done.out) == (1, "")
+    assert done.err.count("\n") == 1
+    assert [part for part in parts if part not in done.err] == [], done.err
+
+
+def test_the_starter_model_answers_without_any_preparation(penstock: Penstock) -> None:
+    done = penstock("predict", "digits", "-", stdin=json.dumps([0.0] * 784).encode())
+    assert done.code == 0, done.err
+    assert done.json()["predictions"][0] in range(10)
+
+
+def test_an_image_goes_to_an_image_model_and_a_text_file_is_refused_there(penstock: Penstock) -> None:
+    from PIL import Image, ImageDraw
+
+    image = Image.new("L", (64, 64), 255)
+    ImageDraw.Draw(image).line((32, 8, 32, 56), fill=0, width=6)
+    image.save("one.png")
+    done = penstock("predict", "digits-image", "one.png")
+    assert done.code == 0, done.err
+    assert done.json()["class_id"] in range(10)
+
+    Path("words.png").write_text("some words")
+    done = penstock("predict", "digits-image", "words.png")
+    assert (done.code, done.err.count("\n")) == (1, 1)
+    assert "image" in done.err

@@ -1,0 +1,79 @@
+"""Live servers: the same suite runs against Granian (RSGI) and against Uvicorn (ASGI)."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from live_servers import Live, Process
+from served_models import build_registry
+
+from penstock.gateway.server import free_address
+from penstock.settings import Settings
+
+
+@pytest.fixture(scope="session")
+def registry_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_registry(tmp_path_factory.mktemp("served"))
+
+
+@pytest.fixture(scope="session")
+def base_settings(registry_path: Path) -> Settings:
+    """Small limits, so that reaching them takes little."""
+    return Settings(
+        registry=registry_path,
+        threads=1,
+        max_body_bytes=200_000,
+        max_queue_size=4,
+        batch_size=4,
+        request_timeout_ms=10_000,
+        cors_origins="https://app.example",
+    )
+
+
+@pytest.fixture(scope="session", params=["rsgi", "asgi"])
+def live(request: pytest.FixtureRequest, base_settings: Settings) -> Iterator[Live]:
+    """One server of each kind for all tests that leave it as it was."""
+    with Live(request.param, base_settings) as server:
+        yield server
+
+
+@pytest.fixture
+def http(live: Live) -> httpx.Client:
+    return live.http
+
+
+@pytest.fixture
+def free_port() -> int:
+    return free_address("127.0.0.1", 0)[1]
+
+
+@pytest.fixture
+def serve(tmp_path: Path, free_port: int) -> Iterator[Callable[..., Process]]:
+    """Start `penstock serve` on a free port."""
+    started: list[Process] = []
+
+    def start(*arguments: str, port: int = free_port, **environ: str) -> Process:
+        started.append(Process(tmp_path, port, *arguments, **environ))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.end()
+
+
+@contextmanager
+def _raw(port: int) -> Iterator[socket.socket]:
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+        yield connection
+
+
+@pytest.fixture
+def raw_connection(live: Live) -> Callable[[], Any]:
+    """A bare socket to the server, for what no client library would send."""
+    return lambda: _raw(live.port)

@@ -1,0 +1,74 @@
+"""Runs one command in several processes at the same moment: python racing.py COUNT REGISTRY ACTION SOURCE…
+
+The i-th process takes the i-th source, from the front again when there are fewer. Prints a line for each: the
+digest or nothing when it did its work, else the kind of error.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import sqlalchemy.dialects.sqlite  # noqa: F401
+
+import penstock.registry.store  # noqa: F401
+from penstock.errors import PenstockError
+from penstock.registry.registry import Registry
+
+
+def publish(registry: Registry, source: str) -> str:
+    return registry.publish(Path(source)).digest
+
+
+def read(registry: Registry, source: str) -> str:
+    """Adopt and read all there is, many times."""
+    for _ in range(20):
+        for artifact in registry.artifacts():
+            registry.get(artifact.ref).verify()
+    return ""
+
+
+def alias(registry: Registry, source: str) -> str:
+    for number in range(20):
+        registry.set_alias("m", f"alias-{number % 3}", source)
+        registry.get(f"m@alias-{number % 3}")
+        registry.revision()
+    return ""
+
+
+ACTIONS: dict[str, Callable[[Registry, str], str]] = {"publish": publish, "read": read, "alias": alias}
+
+
+def _run(root: Path, action: str, source: str, gate: int) -> str:
+    os.read(gate, 1)
+    try:
+        with Registry(root) as registry:
+            return ACTIONS[action](registry, source)
+    except PenstockError as error:
+        return f"{type(error).__name__}: {error}"
+    except BaseException as error:
+        return f"!{type(error).__name__}: {error}"
+
+
+def main() -> None:
+    count, root, action, sources = int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], sys.argv[4:]
+    gate, opener = os.pipe()
+    children = []
+    for number in range(count):
+        out, into = os.pipe()
+        if os.fork() == 0:
+            os.close(opener)
+            os.write(into, _run(root, action, sources[number % len(sources)], gate).encode() + b"\n")
+            os._exit(0)
+        os.close(into)
+        children.append(out)
+    os.close(opener)
+    for out in children:
+        with os.fdopen(out) as answer:
+            print(answer.read(), end="")
+
+
+if __name__ == "__main__":
+    main()

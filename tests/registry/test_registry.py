@@ -1,0 +1,549 @@
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from penstock.errors import ConfigError, IntegrityError, InvalidInput, ModelNotFound
+from penstock.registry.artifact import Artifact
+from penstock.registry.registry import Registry
+
+Write = Callable[..., Artifact]
+ONNX = "variants/onnx-fp32/model.onnx"
+
+
+def _staged(registry: Registry) -> list[str]:
+    return sorted(path.name for path in (registry.path / ".staging").iterdir())
+
+
+# Publishing and finding
+
+
+def test_a_published_artifact_is_a_verified_copy(registry: Registry, write: Write) -> None:
+    source = write()
+    published = registry.publish(source.path)
+    assert published.path == registry.path / "m" / "v1"
+    assert published.digest == source.digest
+    shutil.rmtree(source.path)
+    published.verify()
+    assert not any(
+        path.is_symlink() or path.stat().st_nlink > 1 for path in published.path.rglob("*") if path.is_file()
+    )
+    assert registry.get("m:v1") == published
+    assert _staged(registry) == []
+
+
+def test_publishing_twice_changes_nothing(registry: Registry, write: Write) -> None:
+    source = write()
+    first = registry.publish(source.path)
+    before, revision = first.path.stat(), registry.revision()
+    assert registry.publish(source.path) == first
+    assert registry.publish(first.path) == first
+    assert (first.path.stat(), registry.revision()) == (before, revision)
+
+
+def test_a_version_is_never_overwritten(registry: Registry, write: Write) -> None:
+    first = registry.publish(write().path)
+    with pytest.raises(InvalidInput, match="m:v1 already exists"):
+        registry.publish(write(content=b"other").path)
+    assert registry.get("m:v1") == first
+    first.verify()
+
+
+def test_publishing_over_a_damaged_version_names_the_damage(registry: Registry, write: Write) -> None:
+    source = write()
+    published = registry.publish(source.path)
+    (published.path / ONNX).write_bytes(b"altered")
+    with pytest.raises(IntegrityError, match=ONNX):
+        registry.publish(source.path)
+    registry.remove("m:v1")
+    registry.publish(source.path).verify()
+
+
+def test_versions_go_from_low_to_high_and_names_by_letter(registry: Registry, write: Write) -> None:
+    for version in ("v10", "v9", "v9.1-rc1", "main"):
+        registry.publish(write("m", version).path)
+    registry.publish(write("a", "1").path)
+    assert registry.list() == ["a", "m"]
+    assert registry.versions("m") == ["main", "v9", "v9.1-rc1", "v10"]
+    assert registry.versions("other") == []
+    assert [artifact.ref for artifact in registry.artifacts()] == ["a:1", "m:main", "m:v9", "m:v9.1-rc1", "m:v10"]
+
+
+@pytest.mark.parametrize(
+    ("versions", "best"),
+    [
+        (["1.0.0", "2.0.0-rc1"], "1.0.0"),
+        (["v9", "v10", "nightly"], "v10"),
+        (["2.0.0-rc1", "2.0.0-rc2", "main"], "2.0.0-rc2"),
+        (["run9", "run10"], "run10"),
+    ],
+)
+def test_a_bare_name_means_the_highest_release(
+    registry: Registry, write: Write, versions: list[str], best: str
+) -> None:
+    for version in versions:
+        registry.publish(write("m", version).path)
+    assert registry.resolve("m") == ("m", best)
+    assert registry.get("m").version == best
+
+
+def test_what_is_not_there_is_answered_with_what_is(registry: Registry, write: Write) -> None:
+    with pytest.raises(ModelNotFound, match="holds no models yet"):
+        registry.get("m")
+    registry.publish(write("m", "v1").path)
+    registry.publish(write("m", "v2").path)
+    registry.publish(write("n", "v1").path)
+    registry.set_alias("m", "champion", "v1")
+    for ref, answer in {
+        "x": "no model 'x' in the registry; models: m, n",
+        "x:v1": "no model 'x' in the registry; models: m, n",
+        "x@champion": "no model 'x' in the registry; models: m, n",
+        "m:v3": "m has no version 'v3'; versions: v1, v2",
+        "m@best": "m has no alias 'best'; aliases: champion",
+        "n@best": "n has no alias 'best'; it has no aliases",
+    }.items():
+        with pytest.raises(ModelNotFound, match=answer):
+            registry.get(ref)
+
+
+def test_a_long_list_of_what_there_is_is_cut(registry: Registry, write: Write) -> None:
+    source = write("m", "0").path
+    registry.publish(source)
+    for number in range(1, 30):
+        shutil.copytree(source, registry.path / "m" / str(number))
+    with pytest.raises(ModelNotFound, match="18, 19 and 10 more"):
+        registry.get("m:30")
+
+
+@pytest.mark.parametrize("ref", ["", "../m", "m/v1", "m:../v1", "m:..", ".staging", "m:v1/..", "registry.db"])
+def test_a_reference_never_leaves_the_registry(registry: Registry, write: Write, ref: str) -> None:
+    registry.publish(write().path)
+    with pytest.raises((InvalidInput, ModelNotFound, IntegrityError)):
+        registry.get(ref)
+
+
+def test_the_database_cannot_be_taken_for_a_model(registry: Registry, write: Write) -> None:
+    with pytest.raises(InvalidInput, match="registry's own database"):
+        registry.publish(write("registry.db").path)
+
+
+def test_reading_a_registry_that_is_not_there_creates_nothing(registry: Registry) -> None:
+    assert (registry.list(), registry.versions("m"), registry.aliases("m"), list(registry.artifacts())) == (
+        [],
+        [],
+        {},
+        [],
+    )
+    assert registry.revision() == registry.revision()
+    assert not registry.path.exists()
+
+
+def test_changing_what_is_not_there_creates_nothing(registry: Registry) -> None:
+    with pytest.raises(ModelNotFound):
+        registry.set_alias("m", "champion", "v1")
+    with pytest.raises(ModelNotFound):
+        registry.remove_alias("m", "champion")
+    with pytest.raises(ModelNotFound):
+        registry.remove("m:v1")
+    assert not registry.path.exists()
+
+
+# Aliases and removal
+
+
+def test_an_alias_follows_its_last_setting(registry: Registry, write: Write) -> None:
+    for version in ("v1", "v2"):
+        registry.publish(write("m", version).path)
+    registry.set_alias("m", "champion", "v2")
+    registry.set_alias("m", "challenger", "v2")
+    registry.set_alias("m", "champion", "v1")
+    assert registry.aliases("m") == {"challenger": "v2", "champion": "v1"}
+    assert registry.get("m@champion").version == "v1"
+    registry.remove_alias("m", "champion")
+    assert registry.aliases("m") == {"challenger": "v2"}
+    with pytest.raises(ModelNotFound, match="aliases: challenger"):
+        registry.remove_alias("m", "champion")
+
+
+def test_an_alias_needs_a_name_and_a_version_that_exists(registry: Registry, write: Write) -> None:
+    registry.publish(write().path)
+    with pytest.raises(ModelNotFound, match="versions: v1"):
+        registry.set_alias("m", "champion", "v2")
+    with pytest.raises(InvalidInput, match="alias"):
+        registry.set_alias("m", "a b", "v1")
+    assert registry.aliases("m") == {}
+
+
+def test_removing_leaves_the_other_versions(registry: Registry, write: Write) -> None:
+    for version in ("v1", "v2"):
+        registry.publish(write("m", version).path)
+    registry.remove("m:v2")
+    assert registry.versions("m") == ["v1"]
+    registry.remove("m:v1")
+    assert registry.list() == []
+    assert not (registry.path / "m").exists()
+    assert _staged(registry) == []
+    registry.publish(write("m", "v1", b"other").path).verify()
+
+
+def test_a_version_with_an_alias_is_not_removed(registry: Registry, write: Write) -> None:
+    registry.publish(write().path)
+    registry.set_alias("m", "champion", "v1")
+    with pytest.raises(InvalidInput, match="points at it: champion"):
+        registry.remove("m:v1")
+    registry.get("m@champion").verify()
+    registry.remove_alias("m", "champion")
+    registry.remove("m:v1")
+
+
+@pytest.mark.parametrize("ref", ["m", "m@champion"])
+def test_only_a_named_version_is_removed(registry: Registry, write: Write, ref: str) -> None:
+    registry.publish(write().path)
+    with pytest.raises(InvalidInput, match="write m:VERSION"):
+        registry.remove(ref)
+    assert registry.list() == ["m"]
+
+
+def test_an_alias_of_a_version_deleted_by_hand_says_so(registry: Registry, write: Write) -> None:
+    registry.publish(write("m", "v1").path)
+    registry.publish(write("m", "v2").path)
+    registry.set_alias("m", "champion", "v1")
+    shutil.rmtree(registry.path / "m" / "v1")
+    with pytest.raises(ModelNotFound, match="'v1', which is gone"):
+        registry.get("m@champion")
+
+
+def test_every_change_gives_another_revision(registry: Registry, write: Write) -> None:
+    source, seen = write("m", "v2"), [registry.revision()]
+
+    def changed(action: Callable[[], object]) -> None:
+        action()
+        assert registry.revision() == registry.revision()
+        seen.append(registry.revision())
+
+    changed(lambda: registry.publish(write("m", "v1").path))
+    changed(lambda: registry.publish(source.path))
+    changed(lambda: registry.set_alias("m", "champion", "v1"))
+    changed(lambda: registry.set_alias("m", "champion", "v2"))
+    changed(lambda: registry.remove_alias("m", "champion"))
+    changed(lambda: registry.remove("m:v2"))
+    changed(lambda: shutil.copytree(source.path, registry.path / "m" / "v3"))
+    changed(lambda: shutil.rmtree(registry.path / "m" / "v3"))
+    assert len(set(seen)) == len(seen)
+
+
+def test_a_change_by_another_registry_object_is_seen(registry: Registry, write: Write) -> None:
+    registry.publish(write().path)
+    before = registry.revision()
+    with Registry(registry.path) as other:
+        other.set_alias("m", "champion", "v1")
+    assert registry.revision() != before
+    assert registry.get("m@champion").version == "v1"
+
+
+def test_a_closed_registry_opens_again(registry: Registry, write: Write) -> None:
+    registry.publish(write().path)
+    registry.close()
+    registry.close()
+    assert registry.get("m").version == "v1"
+
+
+def test_the_default_is_a_directory_called_registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert Registry().path == tmp_path / "registry"
+    assert Registry().database_url == f"sqlite:///{tmp_path}/registry/registry.db"
+
+
+def test_the_database_may_live_elsewhere(tmp_path: Path, write: Write) -> None:
+    database = tmp_path / "with space & ü.db"
+    with Registry(tmp_path / "registry", f"sqlite:///{database}") as registry:
+        registry.publish(write().path)
+        registry.set_alias("m", "champion", "v1")
+        assert registry.aliases("m") == {"champion": "v1"}
+    assert database.exists()
+    assert not (tmp_path / "registry/registry.db").exists()
+
+
+# What cannot be trusted
+
+
+@pytest.mark.parametrize("file", ["manifest.json", ONNX, "golden.safetensors", "card.md"])
+def test_a_damaged_source_is_refused_and_leaves_nothing(registry: Registry, write: Write, file: str) -> None:
+    source = write()
+    with (source.path / file).open("ab") as content:
+        content.write(b"x")
+    with pytest.raises(IntegrityError, match=file):
+        registry.publish(source.path)
+    assert registry.list() == []
+
+
+@pytest.mark.parametrize("path", ["../outside", "/etc/hostname", "variants/../../outside", "..\\outside"])
+def test_a_source_that_reaches_out_is_refused(registry: Registry, write: Write, path: str) -> None:
+    source = write()
+    (source.path.parent / "outside").write_bytes(b"secret")
+    manifest = json.loads((source.path / "manifest.json").read_text())
+    manifest["variants"][0]["files"][0]["path"] = manifest["variants"][0]["file"] = path
+    (source.path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(IntegrityError, match=r"manifest\.json: variants\.0.*not a path inside the artifact"):
+        registry.publish(source.path)
+    assert not registry.path.exists()
+
+
+def test_a_source_with_an_extra_file_is_refused(registry: Registry, write: Write) -> None:
+    source = write()
+    (source.path / "payload.pkl").write_bytes(b"")
+    with pytest.raises(IntegrityError, match=r"payload\.pkl is not listed"):
+        registry.publish(source.path)
+    assert registry.list() == []
+
+
+@pytest.mark.parametrize("place", [ONNX, "variants", "manifest.json"])
+def test_a_source_with_a_link_is_refused(registry: Registry, write: Write, tmp_path: Path, place: str) -> None:
+    source = write()
+    shutil.move(source.path / place, tmp_path / "moved")
+    (source.path / place).symlink_to(tmp_path / "moved")
+    with pytest.raises(IntegrityError, match=f"{place} is a symbolic link"):
+        registry.publish(source.path)
+    assert registry.list() == []
+
+
+@pytest.mark.parametrize("place", ["m", "m/v1", "m/v1/manifest.json", "m/v1/variants", f"m/v1/{ONNX}"])
+def test_a_link_in_the_registry_is_refused(registry: Registry, write: Write, tmp_path: Path, place: str) -> None:
+    registry.publish(write().path)
+    shutil.move(registry.path / place, tmp_path / "moved")
+    (registry.path / place).symlink_to(tmp_path / "moved")
+    with pytest.raises(IntegrityError, match=f"{place} is a symbolic link"):
+        registry.get("m:v1").verify()
+
+
+def test_a_linked_version_does_not_answer_for_the_model(registry: Registry, write: Write) -> None:
+    registry.publish(write("m", "v1").path)
+    (registry.path / "m" / "v9").symlink_to(write("m", "v9").path)
+    assert registry.versions("m") == ["v1"]
+    assert registry.get("m").version == "v1"
+    with pytest.raises(IntegrityError, match="m/v9 is a symbolic link"):
+        registry.get("m:v9")
+    registry.remove("m:v9")
+    assert not (registry.path / "m" / "v9").is_symlink()
+
+
+def test_removing_through_a_linked_name_is_refused(registry: Registry, write: Write, tmp_path: Path) -> None:
+    registry.publish(write().path)
+    shutil.move(registry.path / "m", tmp_path / "moved")
+    (registry.path / "m").symlink_to(tmp_path / "moved")
+    with pytest.raises(IntegrityError, match="remove it by hand"):
+        registry.remove("m:v1")
+    assert (tmp_path / "moved" / "v1").is_dir()
+
+
+def test_a_hand_edited_manifest_is_refused(registry: Registry, write: Write) -> None:
+    path = registry.publish(write().path).path / "manifest.json"
+    path.write_text(path.read_text().replace('"metrics": {}', '"metrics": {"accuracy": 1.0}'))
+    with pytest.raises(IntegrityError, match=r"m/v1/manifest\.json is not the one that was published"):
+        registry.get("m:v1")
+
+
+@pytest.mark.parametrize("place", ["n/v1", "m/v2"])
+def test_an_artifact_in_the_place_of_another_is_refused(registry: Registry, write: Write, place: str) -> None:
+    published = registry.publish(write().path)
+    shutil.copytree(published.path, registry.path / place)
+    with pytest.raises(IntegrityError, match=f"{place}/manifest.json says it is m:v1"):
+        registry.get(place.replace("/", ":"))
+
+
+def test_a_half_copied_version_is_named_and_the_rest_still_listed(registry: Registry, write: Write) -> None:
+    registry.publish(write("m", "v1").path)
+    (registry.path / "m" / "v0" / "variants").mkdir(parents=True)
+    with pytest.raises(IntegrityError, match=r"m/v0/manifest\.json is missing"):
+        registry.get("m:v0")
+    with pytest.raises(IntegrityError, match="v0"):
+        list(registry.artifacts())
+    faults: list[IntegrityError] = []
+    assert [artifact.ref for artifact in registry.artifacts(faults.append)] == ["m:v1"]
+    assert len(faults) == 1
+    registry.remove("m:v0")
+    assert registry.versions("m") == ["v1"]
+
+
+def test_a_file_in_the_place_of_a_version_is_named(registry: Registry, write: Write) -> None:
+    registry.publish(write().path)
+    (registry.path / "m" / "v2").touch()
+    assert registry.versions("m") == ["v1"]
+    with pytest.raises(IntegrityError, match="m/v2 is not a directory"):
+        registry.get("m:v2")
+
+
+def test_a_version_copied_in_by_hand_is_adopted_at_first_sight(registry: Registry, write: Write) -> None:
+    registry.path.mkdir()
+    shutil.copytree(write().path, registry.path / "m" / "v1")
+    adopted = registry.get("m")
+    assert adopted.ref == "m:v1"
+    manifest = adopted.path / "manifest.json"
+    manifest.write_text(manifest.read_text() + "\n")
+    with pytest.raises(IntegrityError, match="not the one that was published"):
+        registry.get("m")
+
+
+def test_a_removed_version_can_come_back_with_another_content(registry: Registry, write: Write) -> None:
+    registry.publish(write().path)
+    shutil.rmtree(registry.path / "m")
+    published = registry.publish(write(content=b"other").path)
+    assert registry.get("m:v1") == published
+
+
+# What cannot be written
+
+
+def test_left_overs_of_dead_writers_are_swept_and_those_of_live_ones_kept(registry: Registry, write: Write) -> None:
+    registry.publish(write().path)
+    staging = registry.path / ".staging"
+    (staging / "dead").mkdir()
+    (staging / "dead.lock").touch()
+    (staging / "bare" / "variants").mkdir(parents=True)
+    with registry._staging.slot() as alive:
+        (alive / "file").touch()
+        with Registry(registry.path) as other:
+            other.publish(write("m", "v2").path)
+        assert (alive / "file").exists()
+        assert _staged(registry) == [alive.name, f"{alive.name}.lock"]
+    assert _staged(registry) == []
+
+
+def _one_sentence(error: Exception) -> bool:
+    return "\n" not in str(error) and "Traceback" not in str(error)
+
+
+@pytest.mark.parametrize("place", ["file/registry", "/proc/nowhere", "/proc/1/registry"])
+def test_a_registry_that_cannot_be_made_is_one_sentence(tmp_path: Path, write: Write, place: str) -> None:
+    (tmp_path / "file").touch()
+    with Registry(tmp_path / place) as registry:
+        assert registry.list() == []
+        with pytest.raises(ConfigError, match="cannot be written") as caught:
+            registry.publish(write().path)
+    assert _one_sentence(caught.value)
+
+
+def test_a_database_that_cannot_be_made_is_found_before_anything_is_copied(tmp_path: Path, write: Write) -> None:
+    with Registry(tmp_path / "registry", f"sqlite:///{tmp_path}/nowhere/x.db") as registry:
+        with pytest.raises(ConfigError, match=r"nowhere/x\.db cannot be used") as caught:
+            registry.publish(write().path)
+        assert registry.list() == []
+        assert _staged(registry) == []
+    assert _one_sentence(caught.value)
+
+
+def test_a_damaged_database_is_one_sentence_and_the_models_are_still_listed(registry: Registry, write: Write) -> None:
+    registry.publish(write().path)
+    (registry.path / "registry.db").write_bytes(b"this is no database" * 100)
+    assert registry.list() == ["m"]
+    for action in (
+        lambda: registry.get("m"),
+        lambda: registry.aliases("m"),
+        lambda: registry.revision(),
+        lambda: registry.set_alias("m", "champion", "v1"),
+        lambda: registry.publish(write("m", "v2").path),
+    ):
+        with pytest.raises(ConfigError, match=r"registry\.db cannot be used.*restore it, or move it away") as caught:
+            action()
+        assert _one_sentence(caught.value)
+
+
+def test_an_empty_database_file_is_a_new_database(registry: Registry, write: Write) -> None:
+    registry.path.mkdir()
+    (registry.path / "registry.db").touch()
+    assert registry.aliases("m") == {}
+    registry.publish(write().path)
+    assert registry.get("m").ref == "m:v1"
+
+
+def test_a_locked_database_is_one_sentence(registry: Registry, write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("penstock.registry.sqlite.BUSY_TIMEOUT_S", 0.05)
+    registry.publish(write().path)
+    holder = sqlite3.connect(registry.path / "registry.db", isolation_level=None)
+    try:
+        holder.execute("BEGIN IMMEDIATE")
+        assert registry.get("m").ref == "m:v1"
+        with pytest.raises(ConfigError, match="another process holds it") as caught:
+            registry.set_alias("m", "champion", "v1")
+    finally:
+        holder.close()
+    assert _one_sentence(caught.value)
+
+
+READ_ONLY = """
+import json, os, sys
+import penstock.registry.store, sqlalchemy.dialects.sqlite
+from penstock.errors import ConfigError
+from penstock.registry.registry import Registry
+if os.geteuid() == 0:
+    os.setuid(65534)  # permissions do not bind root
+registry = Registry(sys.argv[1])
+def fault(action, *arguments):
+    try:
+        action(*arguments)
+    except ConfigError as error:
+        return str(error)
+"""
+
+
+def _read_only(root: Path, code: str) -> list[object]:
+    """What `code` leaves in `answer`, run by a user who may read the registry and not write it."""
+    for path in (root, *root.rglob("*")):
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    program = f"{READ_ONLY}\n{code}\nprint(json.dumps(answer))"
+    done = subprocess.run([sys.executable, "-c", program, str(root)], capture_output=True, text=True)
+    for path in (root, *root.rglob("*")):
+        path.chmod(0o755)
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
+    assert isinstance(answer, list)
+    return answer
+
+
+@pytest.fixture
+def public_registry() -> Iterator[Registry]:
+    """A registry that other users can reach, unlike one in tmp_path."""
+    with tempfile.TemporaryDirectory() as directory:
+        Path(directory).chmod(0o755)
+        with Registry(Path(directory) / "registry") as registry:
+            yield registry
+
+
+def test_a_registry_on_a_read_only_medium_can_be_read(public_registry: Registry, write: Write) -> None:
+    public_registry.publish(write("m", "v1").path)
+    public_registry.set_alias("m", "champion", "v1")
+    shutil.copytree(write("m", "v2").path, public_registry.path / "m" / "v2")
+    code = """
+answer = [registry.list(), registry.versions("m"), registry.aliases("m"), registry.get("m@champion").ref]
+registry.get("m:v2").verify()  # never recorded, and cannot be now
+registry.revision()
+answer += [fault(registry.set_alias, "m", "x", "v1"), fault(registry.remove, "m:v2")]
+"""
+    *found, first, second = _read_only(public_registry.path, code)
+    assert found == [["m"], ["v1", "v2"], {"champion": "v1"}, "m:v1"]
+    assert "cannot be written (Permission denied)" in str(first)
+    assert "cannot be written (Permission denied)" in str(second)
+
+
+def test_changes_that_a_reader_cannot_see_are_not_ignored(public_registry: Registry, write: Write) -> None:
+    """The database was copied to a read-only medium while its last changes were still in the -wal file."""
+    public_registry.publish(write("m", "v1").path)
+    database = public_registry.path / "registry.db"
+    holder = sqlite3.connect(database)
+    holder.execute("SELECT * FROM penstock_aliases").fetchall()
+    public_registry.set_alias("m", "champion", "v1")
+    wal = (public_registry.path / "registry.db-wal").read_bytes()
+    before = database.read_bytes()
+    holder.close()
+    database.write_bytes(before)
+    (public_registry.path / "registry.db-wal").write_bytes(wal)
+    assert _read_only(public_registry.path, "answer = [fault(registry.aliases, 'm')]")[0] is not None
+    assert public_registry.aliases("m") == {"champion": "v1"}

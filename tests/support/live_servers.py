@@ -1,0 +1,136 @@
+"""Servers for tests: the gateway in a thread of this process, or `penstock serve` as a process of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import uvicorn
+import uvloop
+
+from penstock.gateway.app import create_app
+from penstock.gateway.gateway import Gateway
+from penstock.gateway.routes import TABLE
+from penstock.gateway.server import free_address, granian_server
+from penstock.settings import Settings
+
+REFS = ("vec", "pic", "raw", "slow")
+
+
+class Live:
+    """A server in a thread of this process, with its gateway at hand."""
+
+    def __init__(self, kind: str, settings: Settings, refs: tuple[str, ...] = REFS) -> None:
+        self.kind = kind
+        _, port = free_address("127.0.0.1", 0)
+        self.settings = settings.model_copy(update={"host": "127.0.0.1", "port": port})
+        self.url = f"http://127.0.0.1:{port}"
+        self.port = port
+        self.gateway: Gateway = None  # type: ignore[assignment]  # the thread makes it
+        self.loop: asyncio.AbstractEventLoop = None  # type: ignore[assignment]
+        self._refs = refs
+        self._failure: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> Live:
+        self._thread.start()
+        self.http = httpx.Client(base_url=self.url, timeout=20)
+        until = time.monotonic() + 20
+        while time.monotonic() < until:
+            assert self._failure is None, self._failure
+            try:
+                if self.http.get("/health/startup").status_code == 200:
+                    return self
+            except httpx.TransportError:
+                pass
+            time.sleep(0.02)
+        raise AssertionError("the server did not start")
+
+    def __exit__(self, *_: object) -> None:
+        self.http.close()
+        self.loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join(20)
+        assert not self._thread.is_alive()
+
+    def call(self, work: Callable[[], Any]) -> Any:
+        """Run a coroutine function on the server's loop."""
+        return asyncio.run_coroutine_threadsafe(work(), self.loop).result(20)
+
+    def _run(self) -> None:
+        try:
+            uvloop.run({"rsgi": self._granian, "asgi": self._uvicorn}[self.kind]())
+        except BaseException as error:
+            self._failure = error
+
+    async def _granian(self) -> None:
+        self.loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+        self.gateway = Gateway(self.settings, TABLE)
+        server = granian_server(self.gateway, self.settings)
+        listening = asyncio.create_task(server.serve())
+        await self.gateway.start(self._refs)
+        await self._stop.wait()
+        server.stop()
+        await asyncio.wait((listening,), timeout=5)
+        await self.gateway.close()
+
+    async def _uvicorn(self) -> None:
+        self.loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+        app = create_app(self.settings, self._refs)
+        self.gateway = app.state.gateway
+        server = uvicorn.Server(uvicorn.Config(app, port=self.port, log_config=None, lifespan="on", ws="none"))
+        serving = asyncio.create_task(server.serve())
+        await self._stop.wait()
+        server.should_exit = True
+        await asyncio.wait((serving,), timeout=5)
+
+
+class Process:
+    """`penstock serve` as a process of its own."""
+
+    def __init__(self, directory: Path, port: int, *arguments: str, **environ: str) -> None:
+        clean = {k: v for k, v in os.environ.items() if not k.startswith("PENSTOCK_")}
+        self.url = f"http://127.0.0.1:{port}"
+        self._popen = subprocess.Popen(
+            [sys.executable, "-m", "penstock.cli.main", "serve", "--port", str(port), *arguments],
+            cwd=directory,
+            env={**clean, **environ},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.pid = self._popen.pid
+
+    def wait_for(self, path: str = "/health/ready", status: int = 200, timeout_s: float = 20) -> httpx.Response:
+        until = time.monotonic() + timeout_s
+        while time.monotonic() < until:
+            assert self._popen.poll() is None, self._popen.communicate()
+            try:
+                response = httpx.get(self.url + path)
+                if response.status_code == status:
+                    return response
+            except httpx.TransportError:
+                pass
+            time.sleep(0.02)
+        raise AssertionError(f"{path} never answered {status}")
+
+    def send(self, signum: int = signal.SIGTERM) -> None:
+        self._popen.send_signal(signum)
+
+    def finish(self, timeout_s: float = 20) -> tuple[int, str, str]:
+        """Exit code, standard output, standard error."""
+        out, err = self._popen.communicate(timeout=timeout_s)
+        return self._popen.returncode, out, err
+
+    def end(self) -> None:
+        if self._popen.poll() is None:
+            self._popen.kill()
+        self._popen.communicate()

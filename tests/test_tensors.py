@@ -1,0 +1,167 @@
+"""Signatures validate one request and say what is wrong; stacking and splitting are each other's inverse."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from penstock.errors import InferenceError, InvalidInput, UnsupportedFormat
+from penstock.tensors import (
+    DATATYPES,
+    Signature,
+    TensorSpec,
+    datatype_of_numpy,
+    datatype_of_onnx,
+    group_key,
+    nbytes,
+    split,
+    stack,
+)
+
+X = TensorSpec("x", "FP32", (-1, 3))
+IDS = TensorSpec("ids", "INT64", (-1, -1))
+
+
+def test_every_datatype_is_found_again_from_each_of_its_names() -> None:
+    for wire, row in DATATYPES.items():
+        assert datatype_of_onnx(row.onnx) == wire
+        assert datatype_of_numpy(row.numpy) == wire
+
+
+def test_a_type_we_do_not_speak_is_refused_by_name() -> None:
+    with pytest.raises(UnsupportedFormat, match="bfloat16"):
+        datatype_of_onnx("tensor(bfloat16)")
+    with pytest.raises(UnsupportedFormat, match="complex128"):
+        datatype_of_numpy(np.dtype(np.complex128))
+    with pytest.raises(InvalidInput, match="FLOAT"):
+        TensorSpec("x", "FLOAT", (-1,))
+
+
+def test_a_good_request_passes_and_an_array_of_the_right_type_is_not_copied() -> None:
+    x = np.ones((2, 3), np.float32)
+    arrays, rows = Signature((X,), ()).validate({"x": x})
+    assert rows == 2
+    assert arrays["x"] is x
+
+
+def test_lists_and_wider_numbers_become_the_type_of_the_model() -> None:
+    arrays, _ = Signature((X, IDS), ()).validate({"x": [[1, 2, 3.5]], "ids": np.array([[7, 8]], np.int32)})
+    assert arrays["x"].dtype == np.float32
+    assert arrays["ids"].dtype == np.int64
+
+
+def test_an_array_that_is_not_contiguous_is_made_so() -> None:
+    x = np.ones((3, 2), np.float32).T
+    assert X.check(x).flags.c_contiguous
+
+
+@pytest.mark.parametrize(
+    ("value", "sentence"),
+    [
+        (np.ones((2, 4)), r"x: the shape is \[2, 4\], the model takes \[-1, 3\]"),
+        (np.ones(3), r"x: the shape is \[3\], the model takes \[-1, 3\]"),
+        ([[1, 2, 3], [1, 2]], "x: the rows are not of one length"),
+        ([["a", "b", "c"]], "x: the model takes numbers of type FP32"),
+        ([[True, False, True]], "x: the model takes numbers of type FP32"),
+        ([[None, 1, 2]], "x: the model takes numbers of type FP32"),
+        ([[1e300, 1, 2]], "x: a number does not fit into FP32"),
+    ],
+)
+def test_a_bad_value_gets_a_sentence_that_names_the_input(value: Any, sentence: str) -> None:
+    with pytest.raises(InvalidInput, match=sentence) as error:
+        Signature((X,), ()).validate({"x": value})
+    assert error.value.errors[0].field == "x"
+
+
+def test_whole_numbers_are_not_made_of_fractions_or_wrapped_around() -> None:
+    narrow = TensorSpec("n", "INT8", (-1,))
+    assert narrow.check([1, -128]).tolist() == [1, -128]
+    for value in ([1.5], [1.0], [200], [True]):
+        with pytest.raises(InvalidInput, match="n: "):
+            narrow.check(value)
+
+
+def test_booleans_and_text_are_taken_as_such() -> None:
+    assert TensorSpec("b", "BOOL", (-1,)).check([True, False]).tolist() == [True, False]
+    with pytest.raises(InvalidInput, match="booleans"):
+        TensorSpec("b", "BOOL", (-1,)).check([0, 1])
+    assert TensorSpec("s", "BYTES", (-1,)).check(["a", "bc"]).tolist() == ["a", "bc"]
+    with pytest.raises(InvalidInput, match="text"):
+        TensorSpec("s", "BYTES", (-1,)).check([1])
+
+
+def test_missing_unknown_and_unequal_inputs_are_named() -> None:
+    signature = Signature((X, IDS), ())
+    good = {"x": np.ones((2, 3)), "ids": np.ones((2, 5), np.int64)}
+    with pytest.raises(InvalidInput, match="ids: this input is missing"):
+        signature.validate({"x": good["x"]})
+    with pytest.raises(InvalidInput, match="y: the model has no such input; it takes x, ids"):
+        signature.validate({**good, "y": np.ones(1)})
+    with pytest.raises(InvalidInput, match="ids: 3 rows, other inputs have 2"):
+        signature.validate({**good, "ids": np.ones((3, 5), np.int64)})
+
+
+def test_a_signature_survives_its_json_form() -> None:
+    signature = Signature((X, IDS), (TensorSpec("y", "FP16", (-1,)),))
+    assert Signature.from_json(signature.to_json()) == signature
+
+
+@pytest.mark.parametrize(("shape", "elements"), [((-1, 3), 3), ((-1, 2, 4), 8), ((-1,), 1), ((-1, -1, 3), -1)])
+def test_the_numbers_in_a_row(shape: tuple[int, ...], elements: int) -> None:
+    assert TensorSpec("x", "FP32", shape).row_elements == elements
+
+
+def test_inputs_share_a_group_only_with_equal_names_types_and_row_shapes() -> None:
+    base = {"x": np.zeros((1, 3), np.float32)}
+    assert group_key(base) == group_key({"x": np.ones((7, 3), np.float32)})
+    for other in (
+        {"y": np.zeros((1, 3), np.float32)},
+        {"x": np.zeros((1, 3), np.float64)},
+        {"x": np.zeros((1, 4), np.float32)},
+        {"x": np.zeros((1, 3, 1), np.float32)},
+    ):
+        assert group_key(base) != group_key(other)
+
+
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=8), hnp.array_shapes(min_dims=0, max_dims=2, max_side=4))
+def test_split_undoes_stack(rows: list[int], row_shape: tuple[int, ...]) -> None:
+    items = [
+        {"a": np.full((n, *row_shape), i, np.float32), "b": np.full((n,), -i, np.int64)} for i, n in enumerate(rows)
+    ]
+    together = stack(items)
+    assert len(together["a"]) == sum(rows)
+    assert nbytes(together) == sum(nbytes(item) for item in items)
+    for item, part in zip(items, split(together, rows), strict=True):
+        for name in item:
+            np.testing.assert_array_equal(item[name], part[name])
+
+
+@pytest.mark.parametrize("output", [np.zeros(5), np.array(1.0), np.zeros((3, 2))])
+def test_outputs_that_do_not_match_the_batch_are_an_error(output: np.ndarray) -> None:
+    with pytest.raises(InferenceError, match="for a batch of 4"):
+        split({"y": output}, [1, 3])
+
+
+@given(
+    hnp.arrays(
+        dtype=st.sampled_from([row.numpy for row in DATATYPES.values() if row.wire != "BYTES"]),
+        shape=hnp.array_shapes(max_dims=3, max_side=3),
+    ),
+    st.sampled_from([wire for wire in DATATYPES if wire != "BYTES"]),
+)
+def test_a_cast_never_changes_a_value_or_raises_anything_else(array: np.ndarray, wire: str) -> None:
+    spec = TensorSpec("x", wire, (-1,) * array.ndim)
+    try:
+        result = spec.check(array)
+    except InvalidInput:
+        return
+    assert result.dtype == spec.numpy
+    if spec.numpy.kind in "iub":
+        np.testing.assert_array_equal(result, array)
+    else:
+        np.testing.assert_array_equal(np.isfinite(result), np.isfinite(array.astype(np.float64)))
