@@ -342,6 +342,21 @@ def test_threads_are_as_many_as_asked_for(tmp_path: Path) -> None:
     assert settings_of(open_onnx(linear(tmp_path / "m.onnx"), threads=3)).intra_op_num_threads == 3
 
 
+def test_denormals_are_zero_only_in_the_threads_of_onnx_runtime(tmp_path: Path) -> None:
+    """In a process of its own: ONNX Runtime changes the processor's mode with the first session only."""
+    path = str(linear(tmp_path / "m.onnx"))
+    code = (
+        "import pathlib, numpy\n"
+        "from penstock.backends.base import BackendOptions, ModelFile\n"
+        "from penstock.backends.onnx import OnnxBackend\n"
+        f"backend = OnnxBackend.open(ModelFile(pathlib.Path({path!r})), BackendOptions(threads=2))\n"
+        "backend.run({'x': numpy.ones((64, 4), 'f')})\n"
+        "assert (numpy.array([5e-324]) * 1.0)[0] != 0\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize(("wanted", "level"), [(True, "ORT_ENABLE_ALL"), (False, "ORT_DISABLE_ALL")])
 def test_the_graph_is_optimized_unless_options_say_no(tmp_path: Path, wanted: bool, level: str) -> None:
     set_ = settings_of(open_onnx(linear(tmp_path / "m.onnx"), graph_optimization=wanted))

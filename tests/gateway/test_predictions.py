@@ -55,7 +55,9 @@ def test_a_vector_is_classified(http: httpx.Client, path: str) -> None:
 
 def test_several_rows_come_flattened(http: httpx.Client) -> None:
     rows = [[1.0, 0.0, 0.0, 0.0], [0.0, 3.0, 0.0, 0.0], [0.0, 0.0, -2.0, 1.0]]
-    reply = http.post("/models/vec/versions/v1.0/predict", json={"input_data": sum(rows, []), "batch_size": 3})
+    reply = http.post(
+        "/models/vec/versions/v1.0/predict", json={"input_data": [n for row in rows for n in row], "batch_size": 3}
+    )
     check_vector(reply.json(), rows)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -151,9 +152,16 @@ def _session(path: Path, options: BackendOptions, providers: list[Any]) -> onnxr
     settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
     settings.add_session_config_entry("session.set_denormal_as_zero", "1")
     settings.log_severity_level = _LOG_ERRORS
-    try:
+
+    def start() -> onnxruntime.InferenceSession:
         # By path, so that external data is looked for beside the model and nowhere else.
         return ort.InferenceSession(os.fspath(path), settings, providers=providers, enable_fallback=0)
+
+    try:
+        # In a thread that then ends: ONNX Runtime also sets the processor's denormals-are-zero mode in the
+        # thread that opens the first session, where it would change the arithmetic of everybody else's code.
+        with ThreadPoolExecutor(1, thread_name_prefix="penstock-open") as opener:
+            return opener.submit(start).result()
     except Exception as error:
         raise load_error(path, str(error)) from None
 

@@ -24,8 +24,6 @@ Receive: TypeAlias = Callable[[], Awaitable[Message]]
 Send: TypeAlias = Callable[[Message], Awaitable[None]]
 App: TypeAlias = Callable[[Message, Receive, Send], Awaitable[None]]
 
-LINGER_BYTES = 1 << 30
-
 
 def create_app(
     settings: Settings | None = None, refs: Sequence[str] = (), *, engine: InferenceEngine | None = None
@@ -170,16 +168,6 @@ class AsgiCall(Call):
         """Return when the server says that the client has disconnected."""
         while (await self._receive())["type"] != "http.disconnect":
             pass
-
-    async def linger(self) -> None:
-        """Read and forget the rest of a refused body: a client that still sends would not see the reply."""
-        size = 0
-        with contextlib.suppress(Disconnected, TimeoutError):
-            async with asyncio.timeout(30):
-                async for chunk in self._chunks():
-                    size += len(chunk)
-                    if size > LINGER_BYTES:
-                        return
 
 
 async def _send(send: Send, reply: Reply, *, head: bool) -> None:

@@ -10,18 +10,16 @@ from typing import Any
 from penstock.gateway.gateway import Gateway
 from penstock.gateway.wire import Call, Disconnected
 
-LINGER_S = 30.0
-LINGER_BYTES = 1 << 30
-
 
 class RsgiCall(Call):
     """A request of Granian's."""
 
-    __slots__ = ("protocol",)
+    __slots__ = ("_stream", "protocol")
 
     def __init__(self, gateway: Gateway, scope: Any, protocol: Any) -> None:
         super().__init__(gateway, scope.method, scope.path, scope.headers.get)
         self.protocol = protocol
+        self._stream: Any = None
 
     async def _whole(self) -> bytes:
         try:
@@ -29,8 +27,12 @@ class RsgiCall(Call):
         except RuntimeError:  # Granian's ProtocolClosed: the client left in the middle
             raise Disconnected from None
 
-    def _chunks(self) -> AsyncIterator[bytes]:
-        return self.protocol.__aiter__()  # type: ignore[no-any-return]
+    async def _chunks(self) -> AsyncIterator[bytes]:
+        if self._stream is None:  # Granian hands the stream out once only
+            self._stream = aiter(self.protocol)
+        with contextlib.suppress(StopAsyncIteration):
+            while True:
+                yield await anext(self._stream)
 
     async def gone(self) -> None:
         """Return when Granian sees the connection closed; it does not end the task by itself."""
@@ -59,15 +61,4 @@ class RsgiApp:
             gateway.inflight.leave(task)
         protocol.response_bytes(reply.status, reply.headers, reply.body)
         if reply.status == 413:
-            await _linger(protocol)
-
-
-async def _linger(protocol: Any) -> None:
-    """Read and forget the rest of a refused body: a client that is cut off while it sends never sees the reply."""
-    size = 0
-    with contextlib.suppress(TimeoutError, RuntimeError):
-        async with asyncio.timeout(LINGER_S):
-            async for chunk in protocol:
-                size += len(chunk)
-                if size > LINGER_BYTES:
-                    return
+            await call.linger()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import re
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
 Headers: TypeAlias = list[tuple[str, str]]
 
 JSON = "application/json"
+
+LINGER_S = 30.0
+LINGER_BYTES = 1 << 30
 
 
 class Reply:
@@ -75,6 +80,16 @@ class Call(ABC):
                 raise body_too_large(limit)
             chunks.append(chunk)
         return b"".join(chunks)
+
+    async def linger(self) -> None:
+        """Read and forget the rest of a refused body: a client that is cut off while it sends never sees the reply."""
+        size = 0
+        with contextlib.suppress(Disconnected, RuntimeError, TimeoutError):
+            async with asyncio.timeout(LINGER_S):
+                async for chunk in self._chunks():
+                    size += len(chunk)
+                    if size > LINGER_BYTES:
+                        return
 
     @abstractmethod
     async def _whole(self) -> bytes:

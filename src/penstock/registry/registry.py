@@ -199,7 +199,7 @@ class Registry:
         the one there is. Raises IntegrityError naming the faulty file of the source, InvalidInput when the
         version exists with another content, ConfigError when the registry cannot be written.
         """
-        artifact = Artifact.open(Path(source).resolve())
+        artifact = Artifact.open(_resolved(Path(source)))
         _refuse_reserved(artifact.name)
         with self._sentences():
             published = self._published(artifact)
@@ -313,6 +313,14 @@ class Registry:
                 f"the registry {self.path} cannot be written ({error.strerror or error}); "
                 "give this user write access to it or choose another"
             ) from None
+
+
+def _resolved(source: Path) -> Path:
+    """Where a source really is: a link to an artifact may be published, one inside it may not."""
+    try:
+        return source.resolve()
+    except (RuntimeError, OSError):
+        raise IntegrityError(f"{source} is a symbolic link to itself") from None
 
 
 def _copy(artifact: Artifact, target: Path) -> None:

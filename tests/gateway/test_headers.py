@@ -1,0 +1,105 @@
+"""What goes in and out beside the bodies: request ids, cross-origin headers, HEAD, slashes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+from live_servers import Live
+
+GOOD = {"input_data": [1, 2, 3, 4]}
+ORIGIN = "https://app.example"
+
+
+@pytest.mark.parametrize("given", ["abc", "x" * 128, "!~-_.:/{}"])
+def test_a_request_id_comes_back(http: httpx.Client, given: str) -> None:
+    for path in ("/health", "/nope"):
+        assert http.get(path, headers={"x-request-id": given}).headers["x-request-id"] == given
+
+
+@pytest.mark.parametrize("given", ["", "x" * 129, "a b", "a\tb", "é".encode(), b"\xff"])
+def test_a_request_id_that_could_do_harm_is_replaced(http: httpx.Client, given: str | bytes) -> None:
+    returned = http.get("/health", headers={"x-request-id": given}).headers["x-request-id"]
+    assert returned not in ("", given)
+    assert returned.isascii()
+
+
+def test_every_request_has_an_id_of_its_own(http: httpx.Client) -> None:
+    ids = {http.get("/health/live").headers["x-request-id"] for _ in range(50)}
+    assert len(ids) == 50
+
+
+def test_a_page_of_an_allowed_origin_may_read_the_reply(http: httpx.Client) -> None:
+    for reply in (
+        http.post("/predict", json=GOOD, headers={"origin": ORIGIN}),
+        http.post("/predict", json={}, headers={"origin": ORIGIN}),
+    ):
+        assert reply.headers["access-control-allow-origin"] == ORIGIN
+        assert "X-Request-ID" in reply.headers["access-control-expose-headers"]
+        assert reply.headers["vary"] == "Origin"
+
+
+def test_a_page_of_another_origin_may_not(http: httpx.Client) -> None:
+    for headers in ({"origin": "https://evil.example"}, {"origin": "null"}, {}):
+        reply = http.post("/predict", json=GOOD, headers=headers)
+        assert reply.status_code == 200
+        assert "access-control-allow-origin" not in reply.headers
+        assert reply.headers["vary"] == "Origin"
+
+
+def test_a_preflight_is_answered(http: httpx.Client) -> None:
+    headers = {"origin": ORIGIN, "access-control-request-method": "POST"}
+    reply = http.options("/models/vec/predict", headers=headers)
+    assert reply.status_code == 204
+    assert not reply.content
+    assert reply.headers["access-control-allow-origin"] == ORIGIN
+    assert reply.headers["access-control-allow-methods"] == "POST"
+    assert "Content-Type" in reply.headers["access-control-allow-headers"]
+
+
+def test_a_preflight_of_another_origin_allows_nothing(http: httpx.Client) -> None:
+    headers = {"origin": "https://evil.example", "access-control-request-method": "POST"}
+    assert "access-control-allow-origin" not in http.options("/predict", headers=headers).headers
+
+
+def test_a_preflight_for_nowhere_is_404(http: httpx.Client) -> None:
+    headers = {"origin": ORIGIN, "access-control-request-method": "POST"}
+    assert http.options("/nope", headers=headers).status_code == 404
+
+
+def test_head_is_get_without_the_body(http: httpx.Client) -> None:
+    head, get = http.head("/models"), http.get("/models")
+    assert head.status_code == 200
+    assert not head.content
+    assert head.headers["content-length"] == get.headers["content-length"]
+
+
+def test_a_slash_too_many_redirects(http: httpx.Client) -> None:
+    for path in ("/health/", "/models/vec/", "/docs/"):
+        reply = http.get(path)
+        assert reply.status_code == 307
+        assert http.get(path, follow_redirects=True).status_code == 200
+    assert http.post("/predict/", json=GOOD, follow_redirects=True).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("request_head", "status"),
+    [
+        (b"GET /health HTTP/1.1\r\nHost: x\r\nX-Request-ID: a\r\nX-Request-ID: b\r\n\r\n", b"200"),
+        (b"GET /health HTTP/1.0\r\n\r\n", b"200"),
+        (b"GET /models/%C3%A9%00%0d%0aX HTTP/1.1\r\nHost: x\r\n\r\n", b"404"),
+        (b"GET /health?x=%ff&y HTTP/1.1\r\nHost: x\r\n\r\n", b"200"),
+        (b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n", b"400"),
+        (b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", b"400"),
+    ],
+)
+def test_odd_requests_get_an_answer(raw_connection: Callable[[], Any], request_head: bytes, status: bytes) -> None:
+    with raw_connection() as connection:
+        connection.sendall(request_head)
+        assert connection.recv(4096).split(b" ")[1] == status
+
+
+def test_a_key_is_taken(live: Live) -> None:
+    assert live.http.post("/predict", json=GOOD, headers={"x-penstock-key": "customer-7"}).status_code == 200

@@ -1,0 +1,124 @@
+"""Overload, deadlines and clients that leave: who waits, who is refused, and what is freed."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import httpx
+import pytest
+from live_servers import Live
+
+GOOD = {"input_data": [1, 2, 3, 4]}
+
+
+def rounds(count: int) -> dict[str, Any]:
+    """A request that takes the slow model about so many milliseconds."""
+    return {"input_data": [float(count), 0, 0, 0]}
+
+
+@pytest.fixture
+async def client(live: Live) -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(base_url=live.url, timeout=20) as client:
+        yield client
+
+
+async def settled(live: Live) -> None:
+    """Return when nobody is inside any more."""
+    until = time.monotonic() + 15
+    while len(live.gateway.inflight) or live.gateway.engine.inflight:
+        assert time.monotonic() < until
+        await asyncio.sleep(0.02)
+
+
+def cancelled(live: Live) -> int:
+    stats = live.gateway.engine.get_stats()["models"].get("slow:1.0", {"outcomes": {}})
+    return stats["outcomes"].get("cancelled", 0)
+
+
+async def test_a_full_queue_refuses_at_once_and_answers_the_rest(live: Live, client: httpx.AsyncClient) -> None:
+    """The queue of the test server takes 4 rows."""
+    replies = await asyncio.gather(*(client.post("/models/slow/predict", json=rounds(60)) for _ in range(24)))
+    statuses = [reply.status_code for reply in replies]
+    assert set(statuses) == {200, 429}
+    assert statuses.count(200) >= 4
+    for reply in replies:
+        if reply.status_code == 429:
+            assert int(reply.headers["retry-after"]) >= 1
+            assert reply.json()["type"] == "urn:penstock:overloaded"
+    await settled(live)
+    assert (await client.post("/models/slow/predict", json=rounds(8))).status_code == 200
+
+
+async def test_refusals_are_counted(live: Live, client: httpx.AsyncClient) -> None:
+    await asyncio.gather(*(client.post("/models/slow/predict", json=rounds(60)) for _ in range(24)))
+    page = (await client.get("/metrics")).text
+    assert 'penstock_rejected_total{model="slow",reason="overloaded",version="1.0"}' in page
+    await settled(live)
+
+
+async def test_a_passed_deadline_is_504_and_comes_in_time(live: Live, client: httpx.AsyncClient) -> None:
+    headers = {"x-request-timeout-ms": "100"}
+    started = time.monotonic()
+    reply = await client.post("/models/slow/predict", json=rounds(600), headers=headers)
+    assert reply.status_code == 504
+    assert reply.json()["type"] == "urn:penstock:deadline-exceeded"
+    assert time.monotonic() - started < 0.4
+    await settled(live)
+
+
+async def test_one_passed_deadline_in_a_batch_spares_the_others(live: Live, client: httpx.AsyncClient) -> None:
+    body = {"model": "slow", "requests": [rounds(8), rounds(1500)]}
+    reply = await client.post("/predict/batch", json=body, headers={"x-request-timeout-ms": "400"})
+    assert reply.status_code == 200
+    first, second = reply.json()["predictions"]
+    assert second["error"]["status"] == 504
+    assert "predictions" in first or first["error"]["status"] == 504  # it may have shared the run
+    await settled(live)
+
+
+async def test_a_client_that_leaves_gives_its_place_away(
+    live: Live, client: httpx.AsyncClient, raw_connection: Callable[[], Any]
+) -> None:
+    before = cancelled(live)
+    busy = asyncio.create_task(client.post("/models/slow/predict", json=rounds(700)))
+    await asyncio.sleep(0.15)
+    body = b'{"input_data": [1, 0, 0, 0]}'
+    head = (
+        b"POST /models/slow/predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+    )
+    for _ in range(3):
+        with raw_connection() as connection:
+            connection.sendall(head % len(body) + body)
+            await asyncio.sleep(0.01)
+    assert live.gateway.engine.queue_rows == 3
+    until = time.monotonic() + 5
+    while live.gateway.engine.queue_rows and time.monotonic() < until:
+        assert not busy.done()
+        await asyncio.sleep(0.01)
+    assert live.gateway.engine.queue_rows == 0
+    assert not busy.done()
+    assert (await busy).status_code == 200
+    assert cancelled(live) - before == 3
+    await settled(live)
+
+
+async def test_a_patient_client_is_not_taken_for_one_that_left(live: Live, client: httpx.AsyncClient) -> None:
+    replies = await asyncio.gather(*(client.post("/models/slow/predict", json=rounds(150)) for _ in range(4)))
+    assert [reply.status_code for reply in replies] == [200] * 4
+    await settled(live)
+
+
+async def test_a_body_that_never_comes_is_given_up(
+    live: Live, raw_connection: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = live.settings.model_copy(update={"request_timeout_ms": 200.0})
+    monkeypatch.setattr(live.gateway, "settings", settings)
+    with raw_connection() as connection:
+        connection.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+        reply = await asyncio.to_thread(connection.recv, 4096)
+    assert reply.startswith(b"HTTP/1.1 408 ")
+    assert b"urn:penstock:request-timeout" in reply
+    await settled(live)
