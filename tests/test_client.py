@@ -49,6 +49,9 @@ class Scripted(ThreadingHTTPServer):
         self.body = body if isinstance(body, bytes) else json.dumps(body).encode()
         self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
 
+    def handle_error(self, *_: object) -> None:
+        """A client that gave up waiting is part of the test."""
+
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_address[1]}"

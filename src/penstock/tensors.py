@@ -99,11 +99,11 @@ class TensorSpec:
             array: Array = value
         else:
             array = self._cast(value)
-        if array.ndim != len(self.shape) or any(
-            want >= 0 and have != want for want, have in zip(self.shape, array.shape, strict=True)
-        ):
+        # Most models fix every axis but the batch: one comparison tells, and the loop is for the others.
+        shape = self.shape
+        if (array.shape[1:] != shape[1:] or shape[:1] != (-1,) or not array.ndim) and not _fits(array.shape, shape):
             raise InvalidInput(
-                f"{self.name}: the shape is {list(array.shape)}, the model takes {list(self.shape)}", field=self.name
+                f"{self.name}: the shape is {list(array.shape)}, the model takes {list(shape)}", field=self.name
             )
         return array if array.flags.c_contiguous else np.ascontiguousarray(array)
 
@@ -126,6 +126,10 @@ class TensorSpec:
     def to_json(self) -> dict[str, Any]:
         """As in a manifest."""
         return {"name": self.name, "dtype": self.dtype, "shape": list(self.shape)}
+
+
+def _fits(have: tuple[int, ...], want: tuple[int, ...]) -> bool:
+    return len(have) == len(want) and all(w < 0 or h == w for w, h in zip(want, have, strict=True))
 
 
 def _castable(array: Array, dtype: np.dtype[Any]) -> bool:
@@ -185,12 +189,12 @@ def _specs(items: Iterable[Mapping[str, Any]]) -> tuple[TensorSpec, ...]:
 
 def group_key(arrays: Arrays) -> tuple[Any, ...]:
     """Equal for inputs that can be stacked: same names, dtypes and shapes past axis 0."""
-    return tuple((name, array.dtype.num, array.shape[1:]) for name, array in arrays.items())
+    return tuple([(name, array.dtype.num, array.shape[1:]) for name, array in arrays.items()])
 
 
 def nbytes(arrays: Arrays) -> int:
     """Memory the arrays hold, in bytes."""
-    return sum(array.nbytes for array in arrays.values())
+    return sum([array.nbytes for array in arrays.values()])
 
 
 def stack(items: Sequence[Arrays]) -> Arrays:

@@ -16,7 +16,7 @@ by E. Alpaydin and C. Kaynak (1998), UCI Machine Learning Repository,
 [CC BY 4.0](https://creativecommons.org/licenses/by/4.0/). 13 people wrote them.
 
 Each is 8×8 values from 0 to 16; they are divided by 16 and resized to 28×28 with Pillow's bilinear filter.
-80 % of them are trained on, with nine variations each: turned, slanted, stretched, bolder, finer, with grain.
+80 % of them are trained on, with eight variations each: turned, slanted, stretched, bolder, finer, with grain.
 A stratified 20 % (360 digits, split by seed 0) is held out; every figure below is measured on it.
 
 Changes to the data: scaled and resized as described; variations made from the training part only.

@@ -43,7 +43,7 @@ def render(counts: NDArray[np.float32], how: Rendering, rng: np.random.Generator
     if how.noise:
         picture = picture + rng.standard_normal(picture.shape, dtype=np.float32) * how.noise
     buffer = io.BytesIO()
-    Image.fromarray(picture.clip(0, 255).round().astype(np.uint8)).save(buffer, how.format)
+    Image.fromarray(picture.clip(0, 255).round().astype(np.uint8)).save(buffer, how.format, compress_level=1)
     return buffer.getvalue()
 
 

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from penstock_digits.data import Digits, features_of, load_split
 from penstock_digits.render import Rendering, render
@@ -34,8 +35,9 @@ def write_samples(out: Path) -> None:
     (out / "digit.json").write_text(json.dumps(request) + "\n")
 
 
-def _first(digits: Digits, digit: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
-    return digits.counts[int(np.argmax(digits.labels == digit))]
+def _first(digits: Digits, digit: int) -> NDArray[np.float32]:
+    place = int(np.argmax(digits.labels == digit))
+    return np.asarray(digits.counts[place])
 
 
 if __name__ == "__main__":

@@ -272,6 +272,18 @@ def test_a_batch_that_does_not_fit_into_memory_is_out_of_memory_and_prints_nothi
     assert capfd.readouterr() == ("", "")
 
 
+def test_no_rows_are_answered_where_the_graph_itself_cannot(tmp_path: Path) -> None:
+    shape = numpy_helper.from_array(np.array([0, -1]), "shape")  # rows as they are, the rest worked out
+    node = helper.make_node("Reshape", ["x", "shape"], ["y"])
+    path = save(tmp_path / "m.onnx", [node], [value("x", ["n", 2, 3])], [value("y", ["n", "m"])], [shape])
+    quiet = ort.SessionOptions()
+    quiet.log_severity_level = 4
+    bare = ort.InferenceSession(path, quiet, providers=["CPUExecutionProvider"])
+    with pytest.raises(Exception, match="Reshape"):
+        bare.run(None, {"x": np.zeros((0, 2, 3), np.float32)})
+    assert open_onnx(path).run({"x": np.zeros((0, 2, 3), np.float32)})["y"].shape == (0, 6)
+
+
 def test_a_failing_run_says_why_in_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     node = helper.make_node("Gather", ["table", "x"], ["y"])
     table = numpy_helper.from_array(np.zeros((3, 2), np.float32), "table")
@@ -291,6 +303,14 @@ def test_a_large_batch_gives_its_memory_back() -> None:
     before, peak, after = (int(line) for line in done.stdout.split())
     assert peak - before > 120  # the batch did need the memory, else this proves nothing
     assert after - before < 40
+
+
+def test_small_batches_and_steadily_large_ones_keep_their_memory(tmp_path: Path) -> None:
+    backend = open_onnx(linear(tmp_path / "m.onnx"))
+    assert all(backend._options_for(100_000) is backend._plain for _ in range(3))
+    chosen = [backend._options_for(8 << 20) for _ in range(30)]
+    assert chosen[0] is backend._shrinking
+    assert all(options is backend._plain for options in chosen[15:])
 
 
 SHRINK = """

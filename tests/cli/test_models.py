@@ -173,9 +173,26 @@ def test_an_alias_is_moved_and_removed(penstock: Penstock, published: str) -> No
     done = penstock("models", "alias", published, "champion")
     assert (done.code, done.out) == (0, "linear@champion is linear:v2.0\n")
     assert penstock("models", "show", "linear@champion", "--json").json()["version"] == "v2.0"
+    assert penstock("models", "alias", published, "champion", "v1.0").code == 0
+    assert penstock("models", "show", "linear@champion", "--json").json()["version"] == "v1.0"
+    assert penstock("models", "alias", published, "champion", "v1.0", "--remove").code == 2
     assert penstock("models", "alias", published, "champion", "--remove").code == 0
     refused(penstock("models", "show", "linear@champion"), "champion")
     refused(penstock("models", "alias", published, "champion", "--remove"), "champion")
+
+
+@pytest.mark.parametrize(
+    ("args", "parts"),
+    [
+        (["linear", "champion", "v9"], ["v9", "v1.0"]),
+        (["lineal", "champion"], ["lineal", "linear"]),
+        (["linear:v1.0", "champion"], ["linear:v1.0"]),
+        (["linear", "a b"], ["alias"]),
+    ],
+)
+def test_an_alias_of_nothing_is_refused(penstock: Penstock, published: str, args: list[str], parts: list[str]) -> None:
+    refused(penstock("models", "alias", *args), *parts)
+    assert penstock("models", "list", "--json").json()["models"][0]["aliases"] == ["champion"]
 
 
 def test_a_version_is_removed_once_no_alias_points_at_it(penstock: Penstock, published: str) -> None:

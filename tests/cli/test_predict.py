@@ -50,6 +50,8 @@ def test_one_row_is_answered_whatever_holds_it(penstock: Penstock, onnx_file: Pa
     answer = done.json()
     assert answer["predictions"] == [EXPECTED]
     assert 1 / 3 <= answer["confidence_scores"][0] <= 1
+    assert answer["model_version"] == "1"
+    assert answer["inference_time_ms"] > 0
 
 
 def test_several_rows_are_answered_in_order(penstock: Penstock, onnx_file: Path) -> None:

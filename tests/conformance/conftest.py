@@ -71,6 +71,8 @@ class Tokens(nn.Module):
 
 
 class Cnn(nn.Module):
+    """Its `reshape` cannot be worked out for no rows, by any runtime."""
+
     def __init__(self) -> None:
         super().__init__()
         self.first = nn.Conv2d(1, 8, 3, padding=1)
@@ -80,7 +82,7 @@ class Cnn(nn.Module):
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         maps = self.second(torch.relu(self.norm(self.first(image))))
-        return self.out(torch.relu(maps).flatten(1))
+        return self.out(torch.relu(maps).reshape(image.shape[0], -1))
 
 
 # --- the cases ----------------------------------------------------------------------------------------

@@ -83,7 +83,7 @@ def _raw(root: Path) -> Path:
 
 
 def _slow(root: Path) -> Path:
-    """Runs for as many rounds, of about a millisecond, as the largest input number says; at least 8."""
+    """Runs for as many rounds, of a few milliseconds, as the largest input number says; at least 8."""
     size = 384
     body = helper.make_graph(
         [

@@ -170,7 +170,7 @@ def _is_penstock(settings: Settings) -> bool:
 
     host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(settings.host, settings.host)  # noqa: S104  compared only
     try:
-        with Client(f"http://{host}:{settings.port}", timeout_s=2.0) as client:
+        with Client(f"http://{host}:{settings.port}", timeout_s=1.0) as client:
             return "model_loaded" in client.health()
     except PenstockError:
         return False

@@ -183,20 +183,24 @@ def _publish_bundled(models: Registry) -> list[Artifact]:
 
 @app.command()
 def alias(
-    ref: RefArgument,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The model.")],
     alias: Annotated[str, typer.Argument(metavar="ALIAS", help="Such as champion.")],
-    remove: Annotated[bool, typer.Option("--remove", help="Take the alias away from the model instead.")] = False,
+    version: Annotated[
+        str | None, typer.Argument(metavar="[VERSION]", help="The version to point at; else the highest release.")
+    ] = None,
+    remove: Annotated[bool, typer.Option("--remove", help="Take the alias away instead.")] = False,
     config: ConfigOption = None,
     registry: RegistryOption = None,
 ) -> None:
-    """Point an alias at a version: `penstock models alias digits:v1.0 champion` makes digits@champion."""
+    """Point an alias at a version: `penstock models alias digits champion v1.0` makes it digits@champion."""
+    if remove and version is not None:
+        raise typer.BadParameter("--remove takes the alias away whatever it points at; leave VERSION out")
     with _registry(config, registry) as models:
         if remove:
-            name = ref.partition(":")[0].partition("@")[0]
             models.remove_alias(name, alias)
             typer.echo(f"removed {name}@{alias}")
             return
-        name, version = models.resolve(ref)
+        _, version = models.resolve(f"{name}:{version}" if version else name)
         models.set_alias(name, alias, version)
     typer.echo(f"{name}@{alias} is {name}:{version}")
 

@@ -102,7 +102,8 @@ class Batcher:
 
     def admit(self, rows: int = 1) -> None:
         """Raise Overloaded now if a request of so many rows would be refused; costs next to nothing."""
-        self._queue.check_room(rows, 0, self._retry_after_s())
+        if self._queue.rows:
+            self._queue.check_room(rows, 0, self._retry_after_s())
 
     async def submit(self, arrays: Arrays, rows: int, deadline: float | None = None) -> Batched:
         """The outputs for these validated inputs, run with whoever else is waiting.
@@ -155,8 +156,12 @@ class Batcher:
         self._wake(loop)
 
     def _check_admission(self, items: Sequence[Item]) -> None:
-        rows = sum(item.rows for item in items)
-        self._queue.check_room(rows, sum(item.bytes for item in items), self._retry_after_s())
+        rows = size = 0
+        for item in items:
+            rows += item.rows
+            size += item.bytes
+        if self._queue.rows:
+            self._queue.check_room(rows, size, self._retry_after_s())
         deadline = items[0].deadline
         if deadline is None:
             return

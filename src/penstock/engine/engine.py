@@ -345,10 +345,7 @@ class InferenceEngine:
         pre_ms, post_ms, total_ms = (prepared - started) * 1e3, (ended - answered) * 1e3, (ended - started) * 1e3
         queue_ms, run_ms = batched.queue_s * 1e3, batched.run_s * 1e3
         if isinstance(response, TimedResponse):
-            response.model_version = model.version
-            response.inference_time_ms = run_ms
-            response.preprocessing_time_ms = pre_ms
-            response.postprocessing_time_ms = post_ms
+            response.stamp(model.version, pre_ms, run_ms, post_ms)
         batch_rows, name, version, variant = batched.batch_rows, model.name, model.version, model.variant
         times = (pre_ms, queue_ms, run_ms, post_ms, total_ms)
         self._observe(Observation(name, version, variant, "ok", rows, batch_rows, *times, request_id))

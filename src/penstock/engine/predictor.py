@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
@@ -15,7 +16,7 @@ from penstock.engine.loaded import LoadedModel, ModelInfo
 from penstock.engine.manager import ModelManager, is_model_file
 from penstock.errors import ConfigError
 from penstock.registry.registry import Registry
-from penstock.tasks.base import Task
+from penstock.tasks.base import Task, TimedResponse
 from penstock.tensors import Arrays, group_key, split, stack
 
 OPTIMIZATIONS = ("graph_optimization", "kernel_fusion", "quantization")
@@ -83,8 +84,17 @@ class Predictor:
 
         Raises InvalidInput or InferenceError.
         """
+        started = time.perf_counter()
         request, arrays, rows = self._prepare(value)
-        return self.postprocess(self._run_rows(arrays, rows), request)
+        prepared = time.perf_counter()
+        outputs = self._run_rows(arrays, rows)
+        ran = time.perf_counter()
+        response = self._signed(self.postprocess(outputs, request))
+        if isinstance(response, TimedResponse):
+            response.preprocessing_time_ms = (prepared - started) * 1e3
+            response.inference_time_ms = (ran - prepared) * 1e3
+            response.postprocessing_time_ms = (time.perf_counter() - ran) * 1e3
+        return response
 
     def predict_batch(self, values: Iterable[Any], batch_size: int | None = None, num_workers: int = 0) -> list[Any]:
         """The answers to many requests, in order, `batch_size` at a time.
@@ -132,8 +142,14 @@ class Predictor:
             rows = [items[index][2] for index in members]
             outputs = self._run_rows(stack([items[index][1] for index in members]), sum(rows))
             for index, part in zip(members, split(outputs, rows), strict=True):
-                answers[index] = self.postprocess(part, items[index][0])
+                answers[index] = self._signed(self.postprocess(part, items[index][0]))
         return answers
+
+    def _signed(self, response: Any) -> Any:
+        """The response with the version that made it."""
+        if isinstance(response, TimedResponse):
+            response.model_version = self._model.version
+        return response
 
     def _run_rows(self, arrays: Arrays, rows: int) -> Arrays:
         """All rows, at most `batch_size` a run, from the cache where it knows them."""

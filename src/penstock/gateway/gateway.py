@@ -20,6 +20,7 @@ from penstock.gateway.cors import Cors
 from penstock.gateway.examples import example_request
 from penstock.gateway.inflight import Inflight
 from penstock.gateway.openapi import write_document
+from penstock.gateway.peers import Peers, merge_stats
 from penstock.gateway.problems import is_server_fault, problem_body, problem_headers
 from penstock.gateway.wire import Call, Disconnected, Endpoint, Reply, Routes
 from penstock.monitor.metrics import Metrics
@@ -53,6 +54,8 @@ class Gateway:
         self._cors = Cors(settings.cors_origins, self.routes) if settings.cors_origins else None
         self.write_openapi = self._write_openapi
         """What writes the OpenAPI document; an application around the gateway may put its own in place."""
+        self.peers: Peers | None = None
+        """The processes beside this one, where there are some."""
         self._reconciler: asyncio.Task[None] | None = None
 
     # Life
@@ -104,11 +107,15 @@ class Gateway:
 
     async def stats(self) -> dict[str, Any]:
         """The figures of `/stats`."""
-        return self.engine.get_stats()
+        own = self.engine.get_stats()
+        if self.peers is None:
+            return own
+        return merge_stats([own, *(figures["stats"] for figures in await asyncio.to_thread(self.peers.others))])
 
     async def metrics_page(self) -> bytes:
         """The page of `/metrics`."""
-        return await asyncio.to_thread(self.metrics.render)
+        others = [] if self.peers is None else await asyncio.to_thread(self.peers.others)
+        return await asyncio.to_thread(self.metrics.render, [figures["metrics"] for figures in others])
 
     async def openapi_json(self) -> bytes:
         """The OpenAPI document, with a request for the default model as its example."""

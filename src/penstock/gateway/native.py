@@ -67,12 +67,12 @@ async def predict_vector(call: Call) -> Reply:
 
 async def predict_model(call: Call) -> Reply:
     """`POST /models/{name}/predict`; the name may carry an alias, `name@alias`."""
-    return await _answer(call, _public_ref(call.params["name"]))
+    return await _answer(call, _named(call, call.params["name"]))
 
 
 async def predict_version(call: Call) -> Reply:
     """`POST /models/{name}/versions/{version}/predict`."""
-    return await _answer(call, _public_ref(f"{call.params['name']}:{call.params['version']}"), fixed=True)
+    return await _answer(call, _named(call, f"{call.params['name']}:{call.params['version']}"), fixed=True)
 
 
 async def _answer(call: Call, ref: str | None, *, fixed: bool = False) -> Reply:
@@ -93,9 +93,19 @@ async def _answer(call: Call, ref: str | None, *, fixed: bool = False) -> Reply:
     return _reply(await engine.predict(request, ref=ref, deadline=deadline, request_id=call.request_id))
 
 
+def _named(call: Call, ref: str) -> str:
+    """A reference that came over the wire: it names a model of the registry or a file that is served, and never makes
+    the server open another file. Raises ModelNotFound."""
+    try:
+        return _registry_ref(ref)
+    except ModelNotFound:
+        if any(model.artifact is None and ref in (model.name, model.key) for model in call.gateway.engine.loaded()):
+            return ref
+        raise
+
+
 @functools.lru_cache(maxsize=1024)
-def _public_ref(ref: str) -> str:
-    """A reference that came over the wire. It names something in the registry, never a file. Raises ModelNotFound."""
+def _registry_ref(ref: str) -> str:
     try:
         parse_ref(ref)
     except InvalidInput as error:
@@ -111,7 +121,7 @@ async def _other_version(call: Call, model: LoadedModel, version: str, fixed: bo
     try:
         if fixed:
             raise ModelNotFound(f"the path names the version {model.version}, the body {version[:100]!r}")
-        other = await call.gateway.engine.model(_public_ref(ref))
+        other = await call.gateway.engine.model(_named(call, ref))
         if other.task.Request is not model.task.Request:
             raise ModelNotFound(f"{ref} takes another kind of request; ask it under /models/{model.name}/versions")
     except ModelNotFound as error:
@@ -251,7 +261,7 @@ async def _batch_model(call: Call, ref: str | None) -> tuple[LoadedModel, str | 
     if ref is None:
         return await call.gateway.engine.model(None), None
     try:
-        return await call.gateway.engine.model(_public_ref(ref)), ref
+        return await call.gateway.engine.model(_named(call, ref)), ref
     except ModelNotFound as error:
         raise VersionNotFound(str(error), "model") from None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import gc
 import logging
@@ -10,11 +11,12 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 from penstock.errors import ConfigError
 from penstock.gateway.gateway import Gateway
+from penstock.gateway.peers import Peers
 from penstock.gateway.routes import TABLE
 from penstock.gateway.rsgi import RsgiApp
 from penstock.monitor.logs import configure_logging
@@ -43,11 +45,17 @@ def serve(settings: Settings, refs: Sequence[str] = ()) -> int:
     return run(settings, refs)
 
 
-def run(settings: Settings, refs: Sequence[str] = ()) -> int:
-    """One server in this process, on an address that was looked at before."""
+def run(
+    settings: Settings,
+    refs: Sequence[str] = (),
+    *,
+    peers: Peers | None = None,
+    on_ready: Callable[[], None] = lambda: None,
+) -> int:
+    """One server in this process, on an address that was looked at before; `peers` are the processes beside it."""
     import uvloop
 
-    return uvloop.run(Server(settings, refs).run())
+    return uvloop.run(Server(settings, refs, peers, on_ready).run())
 
 
 def free_address(host: str, port: int) -> tuple[str, int]:
@@ -80,9 +88,13 @@ def _why_not(host: str, port: int, error: OSError) -> str:
 class Server:
     """One process: Granian, the gateway behind it, and what happens on a signal."""
 
-    def __init__(self, settings: Settings, refs: Sequence[str]) -> None:
+    def __init__(
+        self, settings: Settings, refs: Sequence[str], peers: Peers | None, on_ready: Callable[[], None]
+    ) -> None:
         self._settings = settings
         self._refs = refs
+        self._peers = peers
+        self._on_ready = on_ready
         self._stop = asyncio.Event()
 
     async def run(self) -> int:
@@ -90,12 +102,14 @@ class Server:
         for signum in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(signum, self._on_signal, signum)
         gateway = Gateway(self._settings, TABLE)
+        gateway.peers = self._peers
         granian = granian_server(gateway, self._settings)
         listening = asyncio.create_task(granian.serve(), name="penstock-listen")
         stopped = asyncio.create_task(self._stop.wait(), name="penstock-stop")
         log.info("listening on %s", _url(self._settings))
         try:
-            await self._serve(gateway, listening, stopped)
+            async with _sharing(gateway):
+                await self._serve(gateway, listening, stopped)
         finally:
             granian.stop()
             await asyncio.wait((listening,), timeout=CLOSE_S)
@@ -109,6 +123,7 @@ class Server:
         if loading.done():
             loading.result()
             _settle()
+            self._on_ready()
             log.info("ready", extra={"models": [model.key for model in gateway.engine.loaded()]})
             await asyncio.wait((listening, stopped), return_when=asyncio.FIRST_COMPLETED)
         if not stopped.done():
@@ -128,7 +143,22 @@ class Server:
         self._stop.set()
 
 
+@contextlib.asynccontextmanager
+async def _sharing(gateway: Gateway) -> AsyncIterator[None]:
+    """Tell the processes beside this one its figures meanwhile."""
+    if gateway.peers is None:
+        yield
+        return
+    sharing = asyncio.create_task(gateway.peers.share(gateway), name="penstock-share")
+    try:
+        yield
+    finally:
+        sharing.cancel()
+        await asyncio.wait((sharing,))
+
+
 def granian_server(gateway: Gateway, settings: Settings) -> Any:
+    """Granian's embedded server in front of the gateway, on the address of the settings; `serve()` runs it."""
     from granian.constants import Interfaces
     from granian.server.embed import Server as Granian
 

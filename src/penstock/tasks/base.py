@@ -19,6 +19,16 @@ class TimedResponse(BaseModel):
     preprocessing_time_ms: float = 0.0
     postprocessing_time_ms: float = 0.0
 
+    def stamp(self, version: str, pre_ms: float, run_ms: float, post_ms: float) -> None:
+        """Fill in where and how fast the answer was made."""
+        # Pydantic's own setattr looks every field up again; on the hot path that is as dear as the softmax.
+        self.__dict__.update(
+            model_version=version,
+            inference_time_ms=run_ms,
+            preprocessing_time_ms=pre_ms,
+            postprocessing_time_ms=post_ms,
+        )
+
 
 class Task(ABC):
     """Turns one request into arrays and the arrays of the answer into a response. Holds no request state.

@@ -63,8 +63,8 @@ def paper(grey: Grey) -> Grey:
     plane = _fit(places[bare], levels[bare])
     bare = _near(levels, places @ plane)  # what the writing covers of the border does not count
     plane = _fit(places[bare], levels[bare])
-    surface: Grey = (_plane_terms(grey.shape) @ plane).astype(np.float32)
-    return surface
+    down, across = (_places(length) for length in grey.shape)
+    return np.asarray(plane[0] + plane[1] * across + plane[2] * down[:, None], dtype=np.float32)
 
 
 def content_square(ink: Grey) -> Square | None:
@@ -135,11 +135,16 @@ def _ring(shape: tuple[int, ...]) -> NDArray[np.bool_]:
 
 
 def _plane_terms(shape: tuple[int, ...]) -> NDArray[np.float64]:
-    """[height, width, 3]: 1, and the place from -0.5 to 0.5 across and down."""
+    """[height, width, 3]: 1, and the places across and down."""
     terms = np.ones((*shape, 3))
-    terms[..., 1] = (np.arange(shape[1]) + 0.5) / shape[1] - 0.5
-    terms[..., 2] = ((np.arange(shape[0]) + 0.5) / shape[0] - 0.5)[:, None]
+    terms[..., 1] = _places(shape[1])
+    terms[..., 2] = _places(shape[0])[:, None]
     return terms
+
+
+def _places(length: int) -> NDArray[np.float64]:
+    """The middles of `length` pixels, from -0.5 to 0.5."""
+    return (np.arange(length) + 0.5) / length - 0.5
 
 
 def _near(levels: NDArray[np.float64], expected: NDArray[np.float64]) -> NDArray[np.bool_]:

@@ -1,0 +1,114 @@
+"""Several server processes speak as one: each writes its figures into a shared directory and reads the others'."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+if TYPE_CHECKING:
+    from penstock.gateway.gateway import Gateway
+
+SHARE_EVERY_S = 0.5
+
+
+class Peers:
+    """The figures of this process and of those beside it, one file each. A file outlives its process: counts stay."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._own = directory / f"{os.getpid()}.json"
+
+    async def share(self, gateway: Gateway) -> None:
+        """Write this process' figures again and again; ends when cancelled, and writes a last time."""
+        try:
+            while True:
+                await asyncio.to_thread(self.write, gateway)
+                await asyncio.sleep(SHARE_EVERY_S)
+        finally:
+            self.write(gateway)
+
+    def write(self, gateway: Gateway) -> None:
+        """Write the figures of now, aside and then renamed, so that nobody reads half a file."""
+        aside = self._own.with_suffix(".new")
+        # RuntimeError: a first request of some model came while its figures were read; OSError: the parent is gone
+        with contextlib.suppress(OSError, RuntimeError):
+            figures = {"metrics": gateway.metrics.snapshot(), "stats": gateway.engine.get_stats()}
+            aside.write_bytes(orjson.dumps(figures))
+            aside.rename(self._own)
+
+    def others(self) -> list[dict[str, Any]]:
+        """What the other processes wrote last; of an ended one only what it has counted."""
+        found = []
+        for file in sorted(self._directory.glob("*.json")):
+            if file == self._own:
+                continue
+            with contextlib.suppress(OSError, ValueError):
+                figures = orjson.loads(file.read_bytes())
+                found.append(figures if _is_alive(int(file.stem)) else _counts_only(figures))
+        return found
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def _counts_only(figures: dict[str, Any]) -> dict[str, Any]:
+    figures["metrics"] |= {"queue_depth": 0, "inflight": 0, "info": []}
+    figures["stats"] |= {"queue_size": 0, "processing": 0}
+    for model in figures["stats"]["models"].values():
+        model["throughput"] = 0.0
+    return figures
+
+
+def merge_stats(all_stats: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The figures of `/stats` of several processes as one's; the first is the process that answers.
+
+    Counts and throughput add up. The latencies of one model are averages, weighted by throughput: the processes share
+    a port, so that each sees the same kind of requests.
+    """
+    merged = dict(all_stats[0])
+    for name in ("queue_size", "processing"):
+        merged[name] = sum(stats[name] for stats in all_stats)
+    keys = dict.fromkeys(key for stats in all_stats for key in stats["models"])
+    merged["models"] = {key: _merge_model([s["models"][key] for s in all_stats if key in s["models"]]) for key in keys}
+    return merged
+
+
+def _merge_model(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    requests, errors = sum(part["requests"] for part in parts), sum(part["errors"] for part in parts)
+    return {
+        "requests": requests,
+        "errors": errors,
+        "error_rate": errors / requests if requests else 0.0,
+        "outcomes": _add(part["outcomes"] for part in parts),
+        **{name: _weighted(parts, name) for name in ("avg_ms", "p50_ms", "p95_ms", "p99_ms")},
+        "throughput": sum(part["throughput"] for part in parts),
+        "batch_size_histogram": _add(part["batch_size_histogram"] for part in parts),
+        "uptime_s": max(part["uptime_s"] for part in parts),
+    }
+
+
+def _add(counts: Any) -> dict[str, int]:
+    total: Counter[str] = Counter()
+    for count in counts:
+        total.update(count)
+    return dict(sorted(total.items(), key=lambda item: (len(item[0]), item[0])))
+
+
+def _weighted(parts: Sequence[Mapping[str, Any]], name: str) -> float | None:
+    known = [(part[name], part["throughput"]) for part in parts if part[name] is not None]
+    weight = sum(w for _, w in known)
+    return sum(value * w for value, w in known) / weight if weight else None
