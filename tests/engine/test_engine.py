@@ -70,7 +70,7 @@ async def test_a_prediction_tells_where_it_came_from_and_how_long_each_phase_too
     assert min(p.pre_ms, p.run_ms, p.post_ms) > 0
     assert p.total_ms >= p.pre_ms + p.queue_ms + p.run_ms + p.post_ms - 1e-6
     assert p.response.model_version == "1.0.0"  # type: ignore[attr-defined]
-    assert p.response.inference_time_ms == p.run_ms  # type: ignore[attr-defined]
+    assert p.response.inference_time_ms == round(p.run_ms, 4)  # type: ignore[attr-defined]
 
 
 async def test_an_answer_does_not_depend_on_who_shares_the_batch(make: MakeEngine, publish: Publish) -> None:

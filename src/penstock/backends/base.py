@@ -52,6 +52,8 @@ class Backend(ABC):
     signature: Signature
     num_parameters: int | None
     """Trained numbers in the model, None when the format does not tell."""
+    own_threads: bool = False
+    """True when `BackendOptions.threads` concerns this model alone and not the whole process."""
     warnings: tuple[str, ...] = ()
     """What did not go as asked at load, one sentence each (a GPU that fell back to CPU)."""
 

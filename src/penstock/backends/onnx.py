@@ -33,6 +33,7 @@ class OnnxBackend(Backend):
     """One ONNX Runtime session, shared by all threads that call `run`."""
 
     format = "onnx"
+    own_threads = True
 
     def __init__(
         self, path: Path, session: onnxruntime.InferenceSession, signature: Signature, placement: Placement

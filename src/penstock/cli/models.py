@@ -124,6 +124,9 @@ def publish(
         Path | None, typer.Option(help="For a file: its model card, Markdown.", show_default="a minimal one")
     ] = None,
     alias: Annotated[list[str] | None, typer.Option(help="Point this alias at the version; repeatable.")] = None,
+    prove: Annotated[
+        bool, typer.Option(help="Load an artifact first and run its golden samples; it is refused when that fails.")
+    ] = True,
     as_json: JsonOption = False,
     config: ConfigOption = None,
     registry: RegistryOption = None,
@@ -137,7 +140,7 @@ def publish(
         raise typer.BadParameter("give either PATH or --bundled")
     about = {"name": name, "version": version, "task": task, "labels": labels, "card": card}
     with _registry(config, registry) as models:
-        published = _publish(models, path, about)
+        published = _publish(models, path, about, prove=prove)
         for artifact in published:
             for one in alias or ():
                 models.set_alias(artifact.name, one, artifact.version)
@@ -149,7 +152,7 @@ def publish(
         typer.echo(f"published {artifact.ref} ({size(artifact.size_bytes)}) to {artifact.path}")
 
 
-def _publish(models: Registry, path: Path | None, about: dict[str, Any]) -> list[Artifact]:
+def _publish(models: Registry, path: Path | None, about: dict[str, Any], *, prove: bool) -> list[Artifact]:
     """All bundled models without a path; one artifact directory, or one file, with it."""
     if path is None:
         _only_for_files(about, "--bundled")
@@ -157,10 +160,22 @@ def _publish(models: Registry, path: Path | None, about: dict[str, Any]) -> list
     with working(f"publishing {path.name}"):
         if path.is_dir():
             _only_for_files(about, "an artifact directory")
+            if prove:
+                _prove(path)
             return [models.publish(path)]
         from penstock.cli.pack import publish_file
 
         return [publish_file(models, path, **about)]
+
+
+def _prove(path: Path) -> None:
+    """What no server here could load is no use in the registry: say so now and not at the next start."""
+    from penstock.backends.base import BackendOptions
+    from penstock.engine.batcher import BatchLimits
+    from penstock.engine.loaded import load_artifact
+    from penstock.registry.artifact import Artifact
+
+    load_artifact(Artifact.open(path), BackendOptions(), BatchLimits()).close()
 
 
 def _only_for_files(about: dict[str, Any], what: str) -> None:

@@ -7,10 +7,10 @@ import logging
 import statistics
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -24,6 +24,12 @@ from penstock.tasks.catalog import load_task, task_for_bare
 from penstock.tensors import Array, Arrays, Signature, TensorSpec
 
 log = logging.getLogger(__name__)
+
+SHORT_RUN_S = 0.002
+"""A full batch below this is tried with a single thread too."""
+
+ONE_THREAD_WORTH = 1.25
+"""One thread may be this much slower than all of them and is still preferred: it leaves the other cores to requests."""
 
 WARM_UP_BUDGET_S = 1.0
 """A load spends about this long on warm-up; a slow model is timed at one row and at a full batch only."""
@@ -148,24 +154,15 @@ def _load_variant(
     artifact: Artifact, variant: Variant, options: BackendOptions, limits: BatchLimits, warnings: tuple[str, ...]
 ) -> LoadedModel:
     manifest = artifact.manifest
+    task = load_task(manifest.task.kind, manifest.task.config, manifest.signature)
     file = ModelFile(
         artifact.variant_path(variant), manifest.signature, variant.architecture, variant.architecture_args
     )
-    backend = open_backend(variant.format, file, options)
     golden = artifact.golden()
-    try:
-        task = load_task(manifest.task.kind, manifest.task.config, manifest.signature)
-        limits = _limits_for(manifest.signature, limits)
-        if golden is not None:
-            prove(backend, golden, limits.batch_rows, f"{artifact.ref}/{variant.name}")
-        timings = warm_up(backend, manifest.signature, limits.batch_rows, golden)
-    except BaseException:
-        backend.close()
-        raise
+    ready = _bring_up(variant.format, file, options, limits, golden, f"{artifact.ref}/{variant.name}")
     info = _info(
-        backend,
+        ready,
         task,
-        timings,
         name=artifact.name,
         version=artifact.version,
         variant=variant.name,
@@ -174,7 +171,7 @@ def _load_variant(
         sha256=next(entry.sha256 for entry in variant.files if entry.path == variant.file),
         warnings=warnings,
     )
-    return LoadedModel(info, task, backend, _batcher(backend, limits, timings), artifact)
+    return LoadedModel(info, task, ready.backend, ready.batcher(), artifact)
 
 
 def load_file(path: Path, model_type: str | None, options: BackendOptions, limits: BatchLimits) -> LoadedModel:
@@ -182,20 +179,18 @@ def load_file(path: Path, model_type: str | None, options: BackendOptions, limit
     if not path.is_file():
         raise ModelLoadError(f"{path}: there is no such model file")
     format = format_of(path, model_type)
-    backend = open_backend(format, ModelFile(path), options)
+    ready = _bring_up(format, ModelFile(path), options, limits, None, str(path))
+    signature = ready.backend.signature
     try:
-        task = load_task(task_for_bare(backend.signature), {}, backend.signature)
-        limits = _limits_for(backend.signature, limits)
-        timings = warm_up(backend, backend.signature, limits.batch_rows, None)
+        task = load_task(task_for_bare(signature), {}, signature)
     except BaseException:
-        backend.close()
+        ready.backend.close()
         raise
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     info = _info(
-        backend,
+        ready,
         task,
-        timings,
         name=path.stem,
         version="1",
         variant=f"{format}-{options.precision}",
@@ -204,19 +199,59 @@ def load_file(path: Path, model_type: str | None, options: BackendOptions, limit
         sha256=digest,
         warnings=(),
     )
-    return LoadedModel(info, task, backend, _batcher(backend, limits, timings), None)
+    return LoadedModel(info, task, ready.backend, ready.batcher(), None)
+
+
+class _Ready(NamedTuple):
+    """A backend that was proved and timed: median seconds of a run by its number of rows."""
+
+    backend: Backend
+    limits: BatchLimits
+    timings: dict[int, float]
+
+    @property
+    def full_s(self) -> float:
+        return self.timings[max(self.timings)]
+
+    def batcher(self) -> Batcher:
+        return Batcher(self.backend.run, self.limits, full_batch_s=self.full_s)
+
+
+def _bring_up(
+    format: str, file: ModelFile, options: BackendOptions, limits: BatchLimits, golden: Golden | None, what: str
+) -> _Ready:
+    """Open, prove and time a model; a small one with one thread as well, and the better of the two is kept.
+
+    Waking a second thread takes longer than half of a short run, and the other core has requests to decode.
+    """
+    ready = _open(format, file, options, limits, golden, what)
+    tunable = ready.backend.own_threads and ready.backend.device == "cpu" and options.threads is None
+    if not tunable or ready.full_s > SHORT_RUN_S:
+        return ready
+    alone = _open(format, file, replace(options, threads=1), limits, golden, what)
+    better, other = (alone, ready) if alone.full_s <= ONE_THREAD_WORTH * ready.full_s else (ready, alone)
+    other.backend.close()
+    return better
+
+
+def _open(
+    format: str, file: ModelFile, options: BackendOptions, limits: BatchLimits, golden: Golden | None, what: str
+) -> _Ready:
+    backend = open_backend(format, file, options)
+    try:
+        limits = _limits_for(backend.signature, limits)
+        if golden is not None:
+            prove(backend, golden, limits.batch_rows, what)
+        return _Ready(backend, limits, warm_up(backend, backend.signature, limits.batch_rows, golden))
+    except BaseException:
+        backend.close()
+        raise
 
 
 def _info(
-    backend: Backend,
-    task: Task,
-    timings: dict[int, float],
-    *,
-    num_parameters: int | None,
-    warnings: tuple[str, ...],
-    **facts: Any,
+    ready: _Ready, task: Task, *, num_parameters: int | None, warnings: tuple[str, ...], **facts: Any
 ) -> ModelInfo:
-    signature = task.signature
+    backend, signature = ready.backend, task.signature
     return ModelInfo(
         format=backend.format,
         task=task.kind,
@@ -226,14 +261,10 @@ def _info(
         loaded_at=datetime.now(UTC).isoformat(timespec="seconds"),
         input_shape=signature.inputs[0].shape,
         output_shape=signature.outputs[0].shape,
-        batch_ms={rows: round(seconds * 1000, 4) for rows, seconds in timings.items()},
+        batch_ms={rows: round(seconds * 1000, 4) for rows, seconds in ready.timings.items()},
         warnings=(*backend.warnings, *warnings),
         **facts,
     )
-
-
-def _batcher(backend: Backend, limits: BatchLimits, timings: dict[int, float]) -> Batcher:
-    return Batcher(backend.run, limits, full_batch_s=timings[max(timings)])
 
 
 def _limits_for(signature: Signature, limits: BatchLimits) -> BatchLimits:

@@ -89,11 +89,10 @@ class Predictor:
         prepared = time.perf_counter()
         outputs = self._run_rows(arrays, rows)
         ran = time.perf_counter()
-        response = self._signed(self.postprocess(outputs, request))
+        response = self.postprocess(outputs, request)
         if isinstance(response, TimedResponse):
-            response.preprocessing_time_ms = (prepared - started) * 1e3
-            response.inference_time_ms = (ran - prepared) * 1e3
-            response.postprocessing_time_ms = (time.perf_counter() - ran) * 1e3
+            marks = (prepared - started, ran - prepared, time.perf_counter() - ran)
+            response.stamp(self._model.version, *(seconds * 1e3 for seconds in marks))
         return response
 
     def predict_batch(self, values: Iterable[Any], batch_size: int | None = None, num_workers: int = 0) -> list[Any]:
@@ -142,14 +141,10 @@ class Predictor:
             rows = [items[index][2] for index in members]
             outputs = self._run_rows(stack([items[index][1] for index in members]), sum(rows))
             for index, part in zip(members, split(outputs, rows), strict=True):
-                answers[index] = self._signed(self.postprocess(part, items[index][0]))
+                answers[index] = self.postprocess(part, items[index][0])
+                if isinstance(answers[index], TimedResponse):
+                    answers[index].stamp(self._model.version)
         return answers
-
-    def _signed(self, response: Any) -> Any:
-        """The response with the version that made it."""
-        if isinstance(response, TimedResponse):
-            response.model_version = self._model.version
-        return response
 
     def _run_rows(self, arrays: Arrays, rows: int) -> Arrays:
         """All rows, at most `batch_size` a run, from the cache where it knows them."""

@@ -95,7 +95,8 @@ async def _answer(call: Call, ref: str | None, *, fixed: bool = False) -> Reply:
 
 def _named(call: Call, ref: str) -> str:
     """A reference that came over the wire: it names a model of the registry or a file that is served, and never makes
-    the server open another file. Raises ModelNotFound."""
+    the server open another file. Raises ModelNotFound.
+    """
     try:
         return _registry_ref(ref)
     except ModelNotFound:

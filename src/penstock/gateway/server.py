@@ -12,7 +12,7 @@ import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from penstock.errors import ConfigError
 from penstock.gateway.gateway import Gateway
@@ -21,6 +21,8 @@ from penstock.gateway.routes import TABLE
 from penstock.gateway.rsgi import RsgiApp
 from penstock.monitor.logs import configure_logging
 from penstock.settings import Settings
+
+Task: TypeAlias = asyncio.Task[Any]
 
 log = logging.getLogger(__name__)
 
@@ -103,44 +105,66 @@ class Server:
             asyncio.get_running_loop().add_signal_handler(signum, self._on_signal, signum)
         gateway = Gateway(self._settings, TABLE)
         gateway.peers = self._peers
-        granian = granian_server(gateway, self._settings)
-        listening = asyncio.create_task(granian.serve(), name="penstock-listen")
+        loading = asyncio.create_task(self._load(gateway), name="penstock-load")
         stopped = asyncio.create_task(self._stop.wait(), name="penstock-stop")
-        log.info("listening on %s", _url(self._settings))
         try:
-            async with _sharing(gateway):
-                await self._serve(gateway, listening, stopped)
+            if self._peers is not None:  # others take the requests until this one can answer them
+                await _first(loading, stopped)
+            async with _listening(gateway, self._settings) as listening, _sharing(gateway):
+                await self._until_stopped(loading, listening, stopped)
+                await self._drain(gateway, loading)
         finally:
-            granian.stop()
-            await asyncio.wait((listening,), timeout=CLOSE_S)
+            loading.cancel()
             stopped.cancel()
+            await asyncio.wait((loading, stopped))
             await gateway.close()
         return 0
 
-    async def _serve(self, gateway: Gateway, listening: asyncio.Task[None], stopped: asyncio.Task[bool]) -> None:
-        loading = asyncio.create_task(gateway.start(self._refs), name="penstock-start")
-        await asyncio.wait((loading, listening, stopped), return_when=asyncio.FIRST_COMPLETED)
+    async def _load(self, gateway: Gateway) -> None:
+        await gateway.start(self._refs)
+        _settle()
+        self._on_ready()
+        log.info("ready", extra={"models": [model.key for model in gateway.engine.loaded()]})
+
+    async def _until_stopped(self, loading: Task, listening: Task, stopped: Task) -> None:
+        await _first(loading, listening, stopped)
         if loading.done():
             loading.result()
-            _settle()
-            self._on_ready()
-            log.info("ready", extra={"models": [model.key for model in gateway.engine.loaded()]})
-            await asyncio.wait((listening, stopped), return_when=asyncio.FIRST_COMPLETED)
+            await _first(listening, stopped)
         if not stopped.done():
             listening.result()
             raise ConfigError(f"the server could not listen on {_url(self._settings)}")
+
+    async def _drain(self, gateway: Gateway, loading: Task) -> None:
         log.info("draining", extra={"inflight": len(gateway.inflight)})
-        if not await gateway.drain(self._settings.drain_timeout_s):
+        in_time = await gateway.drain(self._settings.drain_timeout_s)
+        if not in_time:
             log.warning("gave up requests that took longer than the drain allows")
             await asyncio.sleep(0.05)  # their replies are on the way
-            _exit_now(0)
-        loading.cancel()
-        await asyncio.wait((loading,))
+        if not (in_time and loading.done()):
+            _exit_now(0)  # a run or a load that nobody waits for any more goes on in a thread
 
     def _on_signal(self, signum: int) -> None:
         if self._stop.is_set():
             _exit_now(128 + signum)
         self._stop.set()
+
+
+async def _first(*tasks: Task) -> None:
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+
+
+@contextlib.asynccontextmanager
+async def _listening(gateway: Gateway, settings: Settings) -> AsyncIterator[Task]:
+    """Granian at work; yields its task, which ends by itself only when something is wrong."""
+    granian = granian_server(gateway, settings)
+    task = asyncio.create_task(granian.serve(), name="penstock-listen")
+    log.info("listening on %s", _url(settings))
+    try:
+        yield task
+    finally:
+        granian.stop()
+        await asyncio.wait((task,), timeout=CLOSE_S)
 
 
 @contextlib.asynccontextmanager

@@ -19,14 +19,14 @@ class TimedResponse(BaseModel):
     preprocessing_time_ms: float = 0.0
     postprocessing_time_ms: float = 0.0
 
-    def stamp(self, version: str, pre_ms: float, run_ms: float, post_ms: float) -> None:
+    def stamp(self, version: str, pre_ms: float = 0.0, run_ms: float = 0.0, post_ms: float = 0.0) -> None:
         """Fill in where and how fast the answer was made."""
         # Pydantic's own setattr looks every field up again; on the hot path that is as dear as the softmax.
         self.__dict__.update(
             model_version=version,
-            inference_time_ms=run_ms,
-            preprocessing_time_ms=pre_ms,
-            postprocessing_time_ms=post_ms,
+            inference_time_ms=round(run_ms, 4),
+            preprocessing_time_ms=round(pre_ms, 4),
+            postprocessing_time_ms=round(post_ms, 4),
         )
 
 
