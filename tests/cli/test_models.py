@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from linear_models import linear
+from linear_models import FEATURES, SIGNATURE, linear, weights
 from onnx import TensorProto, helper
 
+from penstock.registry.artifact import Golden, TaskEntry, VariantSource, write_artifact
 from penstock.registry.registry import Registry
 
 Penstock = Callable[..., Any]
@@ -240,3 +241,23 @@ def test_the_weights_beside_a_model_are_published_with_it(penstock: Penstock, tm
     assert [Path(file["path"]).name for file in variant["files"]] == ["model.onnx", "outside.onnx.data"]
     done = penstock("predict", "outside", "-", stdin=str(np.ones(4).tolist()).encode())
     assert done.code == 0, done.err
+
+
+def test_an_artifact_that_fails_its_golden_samples_is_refused_before_it_is_published(
+    penstock: Penstock, onnx_file: Path, tmp_path: Path
+) -> None:
+    x = np.ones((2, FEATURES), np.float32)
+    liar = write_artifact(
+        tmp_path / "liar",
+        name="liar",
+        version="1",
+        task=TaskEntry(kind="vector-classification", config={}),
+        signature=SIGNATURE,
+        variants=[VariantSource("onnx", "fp32", onnx_file)],
+        golden=Golden({"x": x}, {"logits": x @ weights(0) + 1}, 1e-3, 1e-3),
+        card="",
+    )
+    refused(penstock("models", "publish", liar.path), "liar:1/onnx-fp32", "golden samples")
+    assert "liar" not in penstock("models", "list").out
+    assert penstock("models", "publish", liar.path, "--no-prove").code == 0
+    assert "liar" in penstock("models", "list").out

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import re
 from typing import Any
 
 import httpx
@@ -9,7 +11,7 @@ import pytest
 import schemathesis
 from fastapi import FastAPI
 from hypothesis import HealthCheck, given, settings
-from hypothesis.errors import Unsatisfiable
+from hypothesis import strategies as st
 from live_servers import Live
 from schemathesis import GenerationMode
 from schemathesis.specs.openapi.checks import (
@@ -116,6 +118,12 @@ async def test_routes_added_to_the_application_are_served_and_documented(base_se
     assert {"/pumps/{number}", "/predict"} <= set(paths)
 
 
+PICTURE = base64.b64encode(
+    b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\0\1\0\0\0\1\x08\0\0\0\0:~\x9bU\0\0\0\nIDATx\x9cch\0\0\0\x82\0\x81w\xcdr\xb6"
+    b"\0\0\0\0IEND\xaeB`\x82"
+).decode()
+"""One grey pixel."""
+
 CHECKS = [
     schemathesis.checks.not_a_server_error,
     status_code_conformance,
@@ -130,18 +138,52 @@ SCHEMA = schemathesis.openapi.from_dict(write_document(TABLE))
 OPERATIONS = {result.ok().label: result.ok() for result in SCHEMA.get_all_operations()}
 
 
-@pytest.mark.parametrize("mode", GenerationMode)
-@pytest.mark.parametrize("label", OPERATIONS)
-def test_whatever_is_sent_the_answer_is_a_documented_one(live: Live, label: str, mode: GenerationMode) -> None:
-    @settings(max_examples=15, deadline=None, database=None, suppress_health_check=list(HealthCheck))
-    @given(OPERATIONS[label].as_strategy(generation_mode=mode))
-    def send(case: schemathesis.Case) -> None:
+POSTS = [label for label in OPERATIONS if label.startswith("POST")]
+MODELS = {"vec": "v1.0", "pic": "1.0", "raw": "1.0"}
+
+
+def check_answers(live: Live, label: str, mode: GenerationMode, examples: int) -> None:
+    """Send generated requests, half of them to a model there is, and hold every answer against the document."""
+
+    @settings(max_examples=examples, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @given(OPERATIONS[label].as_strategy(generation_mode=mode), st.sampled_from([None, None, *MODELS]))
+    def send(case: schemathesis.Case, model: str | None) -> None:
+        if model is not None and case.path_parameters:
+            known = {"name": model, "version": MODELS[model]}
+            case.path_parameters = {name: known[name] for name in case.path_parameters}
         case.validate_response(case.call(base_url=live.url), checks=CHECKS)
 
-    try:
-        send()
-    except Unsatisfiable:
-        assert mode is GenerationMode.NEGATIVE  # nothing about this operation can be got wrong
+    send()
+
+
+@pytest.mark.parametrize("label", OPERATIONS)
+def test_whatever_is_rightly_asked_the_answer_is_a_documented_one(live: Live, label: str) -> None:
+    check_answers(live, label, GenerationMode.POSITIVE, 30 if label in POSTS else 8)
+
+
+@pytest.mark.parametrize("label", POSTS)
+def test_whatever_is_wrongly_asked_the_answer_is_a_documented_one(live: Live, label: str) -> None:
+    check_answers(live, label, GenerationMode.NEGATIVE, 30)
+
+
+@pytest.mark.parametrize(
+    ("label", "model", "body"),
+    [
+        ("POST /inference/predict", None, {"input_data": [1, 2, 3, 4]}),
+        ("POST /predict", None, {"input_data": [1, 2, 3, 4] * 2, "batch_size": 2}),
+        ("POST /predict/batch", None, {"requests": [{"input_data": [1, 2, 3, 4]}, {}]}),
+        ("POST /models/{name}/predict", "raw", {"inputs": {"a": [[1, 2]], "b": [[3, 4]]}}),
+        ("POST /models/{name}/versions/{version}/predict", "pic", {"image": PICTURE}),
+    ],
+)
+def test_good_answers_are_as_documented(live: Live, label: str, model: str | None, body: dict[str, Any]) -> None:
+    known = {} if model is None else {"name": model, "version": MODELS[model]}
+    names = re.findall(r"\{(\w+)\}", label)
+    path = {name: known[name] for name in names}
+    case = OPERATIONS[label].Case(body=body, media_type="application/json", path_parameters=path)
+    response = case.call(base_url=live.url)
+    assert response.status_code == 200
+    case.validate_response(response, checks=CHECKS)
 
 
 def test_the_document_is_valid(document: dict[str, Any]) -> None:
