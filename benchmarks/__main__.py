@@ -60,13 +60,13 @@ def median(values: list[float], digits: int = 2) -> float:
     return round(statistics.median(values), digits)
 
 
-def closed(start: tuple[Any, ...], request: Path, connections: int, seconds: float) -> Result:
+def closed(start: tuple[Any, ...], request: Path, connections: int, seconds: float, path: str = PREDICT) -> Result:
     """One closed-loop run on a fresh server, after a warm-up: rate, latency, CPU a request, memory."""
     with processes.server(*start) as running:
-        wrk(running.url + PREDICT, request, connections=connections, seconds=1)
+        wrk(running.url + path, request, connections=connections, seconds=1)
         before = running.cpu_s()
         started = time.monotonic()
-        result = wrk(running.url + PREDICT, request, connections=connections, seconds=seconds)
+        result = wrk(running.url + path, request, connections=connections, seconds=seconds)
         took = time.monotonic() - started
         cpu_us = (running.cpu_s() - before) / (result.rps * took) * 1e6
         return {**vars(result), "cpu_us": cpu_us, "rss_mb": running.rss_mb()}
@@ -85,10 +85,10 @@ def in_turn(sides: dict[str, Callable[[], Result]], rounds: int) -> dict[str, Re
 def small_model(folder: Path, rounds: int, seconds: float) -> Result:
     """The MLP over JSON on 64 connections: ours, the hand-written route and mosec."""
     model, request = models.mlp(folder), body(folder)
-    makers = {"penstock": processes.penstock, "fastapi+uvicorn": processes.plain_fastapi, "mosec": processes.mosec}
-    sides = {
-        name: (lambda make=make: closed(make(model), request, 64, seconds))  # type: ignore[misc]
-        for name, make in makers.items()
+    sides: dict[str, Callable[[], Result]] = {
+        "penstock": lambda: closed(processes.penstock(model), request, 64, seconds),
+        "fastapi+uvicorn": lambda: closed(processes.plain_fastapi(model), request, 64, seconds),
+        "mosec": lambda: closed(processes.mosec(model), request, 64, seconds, "/inference"),
     }
     found = in_turn(sides, rounds)
     ours = found["penstock"]["rps"]

@@ -114,70 +114,7 @@ class Batcher:
         if rows > self.limits.batch_rows:
             return await self._submit_in_parts(arrays, rows, deadline)
         item = self._item(arrays, rows, deadline)
-        self._enqueue((item,))
-        return await self._answer(item)
-
-    async def _submit_in_parts(self, arrays: Arrays, rows: int, deadline: float | None) -> Batched:
-        size = self.limits.batch_rows
-        if rows > self.limits.queue_rows:
-            raise InvalidInput(
-                f"a request of {rows} rows is more than the queue takes ({self.limits.queue_rows}); send fewer rows",
-                field="rows",
-            )
-        cuts = [slice(start, min(start + size, rows)) for start in range(0, rows, size)]
-        items = [self._item({k: a[cut] for k, a in arrays.items()}, cut.stop - cut.start, deadline) for cut in cuts]
-        self._enqueue(items)
-        try:
-            parts = await asyncio.gather(*(self._answer(item) for item in items))
-        finally:
-            for item in items:  # a part whose task was cancelled before its first step could not do it itself
-                self._live.discard(item)
-                self._forget(item)
-        outputs = {name: np.concatenate([part.outputs[name] for part in parts]) for name in parts[0].outputs}
-        return Batched(outputs, size, max(part.queue_s for part in parts), sum(part.run_s for part in parts))
-
-    def _item(self, arrays: Arrays, rows: int, deadline: float | None) -> Item:
-        loop = asyncio.get_running_loop()
-        return Item(arrays, rows, loop.create_future(), loop, time.monotonic(), deadline)
-
-    def _enqueue(self, items: Sequence[Item]) -> None:
-        with self._lock:
-            if self._closed:
-                raise ModelNotReady("the model is being unloaded; try again")
-            self._check_admission(items)
-            for item in items:
-                self._queue.push(item)
-            if self._thread_idle:
-                self._changed.notify()
-        self._live.update(items)
-        loop, deadline = items[0].loop, items[0].deadline
-        if deadline is not None and (deadline < self._sweep_at or loop is not self._sweep_on):
-            self._sweep_after(loop, min(deadline, self._sweep_at))
-        self._wake(loop)
-
-    def _check_admission(self, items: Sequence[Item]) -> None:
-        rows = size = 0
-        for item in items:
-            rows += item.rows
-            size += item.bytes
-        if self._queue.rows:
-            self._queue.check_room(rows, size, self._retry_after_s())
-        deadline = items[0].deadline
-        if deadline is None:
-            return
-        left = deadline - items[0].entered
-        if left <= 0:
-            raise DeadlineExceeded("the deadline had passed before the model was asked")
-        if self._queue.rows and left < self.wait_s:
-            raise Overloaded(
-                f"the wait is about {self.wait_s * 1000:.0f} ms, longer than the {left * 1000:.0f} ms left",
-                retry_after_s=self._retry_after_s(),
-            )
-
-    def _retry_after_s(self) -> float:
-        return max(0.001, self.wait_s)
-
-    async def _answer(self, item: Item) -> Batched:
+        self._enqueue((item,), rows, item.bytes)
         try:
             result: Result = await item.future
         except asyncio.CancelledError:
@@ -188,6 +125,68 @@ class Batcher:
         if isinstance(result, PenstockError):
             raise result
         return result
+
+    async def _submit_in_parts(self, arrays: Arrays, rows: int, deadline: float | None) -> Batched:
+        size = self.limits.batch_rows
+        if rows > self.limits.queue_rows:
+            raise InvalidInput(
+                f"a request of {rows} rows is more than the queue takes ({self.limits.queue_rows}); send fewer rows",
+                field="rows",
+            )
+        cuts = [slice(start, min(start + size, rows)) for start in range(0, rows, size)]
+        items = [self._item({k: a[cut] for k, a in arrays.items()}, cut.stop - cut.start, deadline) for cut in cuts]
+        self._enqueue(items, rows, sum(item.bytes for item in items))
+        try:
+            results = await asyncio.gather(*(item.future for item in items))
+        finally:
+            for item in items:
+                self._live.discard(item)
+                self._forget(item)
+        parts: list[Batched] = []
+        for result in results:
+            if isinstance(result, PenstockError):
+                raise result
+            parts.append(result)
+        outputs = {name: np.concatenate([part.outputs[name] for part in parts]) for name in parts[0].outputs}
+        return Batched(outputs, size, max(part.queue_s for part in parts), sum(part.run_s for part in parts))
+
+    def _item(self, arrays: Arrays, rows: int, deadline: float | None) -> Item:
+        loop = asyncio.get_running_loop()
+        return Item(arrays, rows, loop.create_future(), loop, time.monotonic(), deadline)
+
+    def _enqueue(self, items: Sequence[Item], rows: int, size: int) -> None:
+        first = items[0]
+        with self._lock:
+            if self._closed:
+                raise ModelNotReady("the model is being unloaded; try again")
+            self._check_admission(first, rows, size)
+            for item in items:
+                self._queue.push(item)
+            if self._thread_idle:
+                self._changed.notify()
+        self._live.update(items)
+        loop, deadline = first.loop, first.deadline
+        if deadline is not None and (deadline < self._sweep_at or loop is not self._sweep_on):
+            self._sweep_after(loop, min(deadline, self._sweep_at))
+        self._wake(loop)
+
+    def _check_admission(self, first: Item, rows: int, size: int) -> None:
+        waiting = self._queue.rows
+        if waiting:
+            self._queue.check_room(rows, size, self._retry_after_s())
+        if first.deadline is None:
+            return
+        left = first.deadline - first.entered
+        if left <= 0:
+            raise DeadlineExceeded("the deadline had passed before the model was asked")
+        if waiting and left < self.wait_s:
+            raise Overloaded(
+                f"the wait is about {self.wait_s * 1000:.0f} ms, longer than the {left * 1000:.0f} ms left",
+                retry_after_s=self._retry_after_s(),
+            )
+
+    def _retry_after_s(self) -> float:
+        return max(0.001, self.wait_s)
 
     def _forget(self, item: Item) -> None:
         with self._lock:
@@ -200,8 +199,10 @@ class Batcher:
             if self._thread is None:
                 self._start_thread()
             return
-        with self._lock:
-            wait = self._fill_wait_s()
+        wait = 0.0
+        if self.limits.max_wait_ms:
+            with self._lock:
+                wait = self._fill_wait_s()
         if self._flush_on is loop and (wait > 0 or self._fill_timer is None):
             return  # a flush on this loop is due; one on another loop may never come: that loop may have been closed
         self._flush_on = loop

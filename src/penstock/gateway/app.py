@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import penstock
 from penstock.engine.engine import InferenceEngine
 from penstock.errors import PenstockError
+from penstock.gateway.examples import Example
 from penstock.gateway.gateway import Gateway
 from penstock.gateway.routes import TABLE
 from penstock.gateway.wire import Call, Disconnected, Reply
@@ -59,20 +60,20 @@ def create_app(
         openapi_url=None,
     )
     gateway.write_openapi = _with_routes_of(app, gateway)
-    app.openapi = gateway.write_openapi  # type: ignore[method-assign]
+    app.openapi = lambda: gateway.write_openapi(None)  # type: ignore[method-assign]
     app.state.gateway = gateway
     app.add_middleware(AsgiGateway, gateway=gateway)
     return app
 
 
-def _with_routes_of(app: FastAPI, gateway: Gateway) -> Callable[[], dict[str, Any]]:
+def _with_routes_of(app: FastAPI, gateway: Gateway) -> Callable[[Example | None], dict[str, Any]]:
     """What describes the table, and after it the routes that somebody added to `app`."""
     from fastapi.openapi.utils import get_openapi
 
     own = gateway.write_openapi
 
-    def write() -> dict[str, Any]:
-        document = own()
+    def write(example: Example | None = None) -> dict[str, Any]:
+        document = own(example)
         theirs = get_openapi(title=app.title, version=app.version, routes=app.routes)
         document["paths"] = {**theirs.get("paths", {}), **document["paths"]}
         schemas = theirs.get("components", {}).get("schemas", {})

@@ -1,25 +1,38 @@
-"""A request that the served default model answers, for the documentation to try."""
+"""A request that a served model answers, for the documentation to show and to try."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
-from penstock.engine.engine import InferenceEngine
 from penstock.engine.loaded import LoadedModel
 
 
-def example_request(engine: InferenceEngine) -> dict[str, Any] | None:
-    """A JSON request for the default model: a golden sample where that is one, else plain numbers. None without one."""
-    model = next((m for m in engine.loaded() if engine.default_ref in (m.name, m.key)), None)
-    if model is None or model.task.array_field is None:
-        return None
+class Example(NamedTuple):
+    """A request in JSON, the model that answers it, and whether that one is the default."""
+
+    request: dict[str, Any]
+    name: str
+    version: str
+    is_default: bool
+
+
+def example_of(default: LoadedModel, loaded: list[LoadedModel]) -> Example | None:
+    """For the default model where it takes a vector, else for the first that does; None when none does."""
+    for model in [default, *loaded]:
+        if model.task.array_field is not None:
+            numbers = _golden_row(model) or _plain_row(model)
+            return Example({model.task.array_field: numbers}, model.name, model.version, model is default)
+    return None
+
+
+def _plain_row(model: LoadedModel) -> list[float]:
     features = math.prod(model.signature.inputs[0].shape[1:])
-    return {model.task.array_field: _golden_row(model) or [round(i / features, 4) for i in range(features)]}
+    return [round(i / features, 4) for i in range(features)]
 
 
 def _golden_row(model: LoadedModel) -> list[float] | None:
-    """The first golden sample, unless the request is something else than the model's input."""
+    """The first golden sample, unless something is done to a request before the model sees it."""
     golden = model.artifact.golden() if model.artifact is not None else None
     if golden is None or model.task.config.get("preprocess"):
         return None

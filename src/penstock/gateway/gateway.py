@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import itertools
 import logging
 import re
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import orjson
@@ -17,7 +18,7 @@ import orjson
 from penstock.engine.engine import InferenceConfig, InferenceEngine
 from penstock.errors import ModelNotReady, PenstockError
 from penstock.gateway.cors import Cors
-from penstock.gateway.examples import example_request
+from penstock.gateway.examples import Example, example_of
 from penstock.gateway.inflight import Inflight
 from penstock.gateway.openapi import write_document
 from penstock.gateway.peers import Peers, merge_stats
@@ -52,7 +53,7 @@ class Gateway:
         self.started = False
         self.draining = False
         self._cors = Cors(settings.cors_origins, self.routes) if settings.cors_origins else None
-        self.write_openapi = self._write_openapi
+        self.write_openapi: Callable[[Example | None], dict[str, Any]] = self._write_openapi
         """What writes the OpenAPI document; an application around the gateway may put its own in place."""
         self.peers: Peers | None = None
         """The processes beside this one, where there are some."""
@@ -64,6 +65,9 @@ class Gateway:
         """Load the models. Raises the PenstockError of one that was asked for by name and cannot be served."""
         strict = bool(refs) or self.engine.default_ref is not None
         await self.engine.start(refs, strict=strict)
+        # what was made until now stays: out of the collector's sight it is not walked again and again (50 ms each time)
+        gc.collect()
+        gc.freeze()
         self.started = True
         self._reconciler = asyncio.create_task(self._reconcile(), name="penstock-reconcile")
 
@@ -119,10 +123,13 @@ class Gateway:
 
     async def openapi_json(self) -> bytes:
         """The OpenAPI document, with a request for the default model as its example."""
-        return orjson.dumps(await asyncio.to_thread(self.write_openapi))
+        example = None
+        with contextlib.suppress(PenstockError):  # without a model the table's own examples do
+            example = await asyncio.to_thread(example_of, await self.engine.model(), self.engine.loaded())
+        return orjson.dumps(await asyncio.to_thread(self.write_openapi, example))
 
-    def _write_openapi(self) -> dict[str, Any]:
-        return write_document(self.table, example_request(self.engine))
+    def _write_openapi(self, example: Example | None = None) -> dict[str, Any]:
+        return write_document(self.table, example)
 
     # Answering
 

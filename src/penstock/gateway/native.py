@@ -57,7 +57,8 @@ async def predict_vector(call: Call) -> Reply:
     """`POST /inference/predict`: the default model, or else the first served one that takes a vector."""
     engine = call.gateway.engine
     call.gateway.check_started()
-    if (await engine.model()).task.array_field is not None:
+    default = engine.routed(None) or await engine.model()
+    if default.task.array_field is not None:
         return await _answer(call, None)
     model = next((model for model in engine.loaded() if model.task.array_field is not None), None)
     if model is None:
@@ -82,7 +83,7 @@ async def _answer(call: Call, ref: str | None, *, fixed: bool = False) -> Reply:
         call.gateway.check_started()
         engine.admit(ref)
         deadline = _deadline(call)
-        model = await engine.model(ref)
+        model = engine.routed(ref) or await engine.model(ref)
         request = await _read_request(call, model.task, await call.body())
         version = getattr(request, "model_version", None)
         if version is not None and version != model.version:

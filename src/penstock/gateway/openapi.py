@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 import penstock
+from penstock.gateway.examples import Example
 from penstock.gateway.problems import MEDIA_TYPE, Problem, title_of
 from penstock.gateway.wire import JSON, Endpoint
 
@@ -34,9 +35,10 @@ _PREDICT_HEADERS: list[Json] = [
         "name": "X-Request-Timeout-Ms",
         "in": "header",
         "required": False,
-        "description": "The deadline: after so many milliseconds the work is dropped and the reply is 504.",
-        "schema": {"type": "number", "exclusiveMinimum": 0},
-        "example": 1000,
+        "description": "The deadline: after so many milliseconds the work is dropped and the reply is 504. Any number "
+        "above 0 is taken; below a second a busy server may not make it.",
+        "schema": {"type": "integer", "minimum": 1000},
+        "example": 5000,
     },
     {
         "name": "X-Penstock-Key",
@@ -66,8 +68,8 @@ _UPLOADS: dict[str, Json] = {
 }
 
 
-def write_document(table: Iterable[Endpoint], example: Json | None = None) -> Json:
-    """OpenAPI 3.1 for every row that has a tag. `example` is a request for the model that is really served."""
+def write_document(table: Iterable[Endpoint], example: Example | None = None) -> Json:
+    """OpenAPI 3.1 for every row that has a tag. `example` is a request for a model that is really served."""
     rows = [row for row in table if row.tag]
     keys: list[_Key] = [(Problem, "serialization")]
     for row in rows:
@@ -91,10 +93,10 @@ def write_document(table: Iterable[Endpoint], example: Json | None = None) -> Js
     }
 
 
-def _operation(row: Endpoint, refs: Mapping[_Key, Json], example: Json | None) -> Json:
+def _operation(row: Endpoint, refs: Mapping[_Key, Json], example: Example | None) -> Json:
     names = re.findall(r"\{(\w+)\}", row.path)
     parameters: list[Json] = [
-        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}, **_PARAMETERS[name]}
+        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}, **_parameter(name, example)}
         for name in names
     ]
     operation: Json = {
@@ -116,14 +118,26 @@ def _operation_id(row: Endpoint) -> str:
     return "_".join([row.method.lower(), *words])
 
 
-def _request(row: Endpoint, refs: Mapping[_Key, Json], example: Json | None) -> Json:
+def _request(row: Endpoint, refs: Mapping[_Key, Json], example: Example | None) -> Json:
     content: Json = {JSON: {"schema": _any_of([refs[model, "validation"] for model in row.requests])}}
-    if row.example is not None:
-        shown = row.example
-        if example is not None:
-            shown = {"requests": [example]} if "requests" in row.example else example
+    shown = _shown(row, example)
+    if shown is not None:
         content[JSON]["example"] = shown
     return {**content, **(_UPLOADS if row.upload else {})}
+
+
+def _shown(row: Endpoint, example: Example | None) -> Any:
+    """The example of the table, or one that a served model answers; none where no such model answers the route."""
+    if example is None or row.example is None:
+        return row.example
+    if "requests" in row.example:
+        return {"requests": [example.request], **({} if example.is_default else {"model": example.name})}
+    return example.request if example.is_default or row.path != "/predict" else None
+
+
+def _parameter(name: str, example: Example | None) -> Json:
+    described = _PARAMETERS[name]
+    return described if example is None else {**described, "example": getattr(example, name)}
 
 
 def _responses(row: Endpoint, refs: Mapping[_Key, Json]) -> Json:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import gc
 import logging
 import os
 import signal
@@ -122,7 +121,6 @@ class Server:
 
     async def _load(self, gateway: Gateway) -> None:
         await gateway.start(self._refs)
-        _settle()
         self._on_ready()
         log.info("ready", extra={"models": [model.key for model in gateway.engine.loaded()]})
 
@@ -200,12 +198,6 @@ def granian_server(gateway: Gateway, settings: Settings) -> Any:
 def _url(settings: Settings) -> str:
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     return f"http://{host}:{settings.port}"
-
-
-def _settle() -> None:
-    """Take what was made at the start out of the collector's sight: it stays, and would be walked again and again."""
-    gc.collect()
-    gc.freeze()
 
 
 def _exit_now(code: int) -> None:

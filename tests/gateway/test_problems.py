@@ -1,0 +1,88 @@
+"""The table from errors to HTTP."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from penstock import errors
+from penstock.errors import FieldError, InvalidInput, ModelNotReady, Overloaded, PenstockError
+from penstock.gateway.problems import Refusal, is_server_fault, kind_of, problem_body, problem_headers
+
+STATUSES = {
+    errors.InvalidInput: 422,
+    errors.ModelNotFound: 404,
+    errors.ModelNotReady: 503,
+    errors.Overloaded: 429,
+    errors.DeadlineExceeded: 504,
+    errors.ModelLoadError: 500,
+    errors.IntegrityError: 500,
+    errors.UnsupportedFormat: 500,
+    errors.GoldenMismatch: 500,
+    errors.InferenceError: 500,
+    errors.OutOfMemory: 500,
+    errors.WorkerDied: 500,
+    errors.ConfigError: 500,
+    errors.PenstockError: 500,
+    ZeroDivisionError: 500,
+}
+
+
+def every_error() -> set[type[PenstockError]]:
+    found, todo = {PenstockError}, [PenstockError]
+    while todo:
+        children = todo.pop().__subclasses__()
+        found |= {child for child in children if child.__module__ == "penstock.errors"}
+        todo += children
+    return found
+
+
+def test_every_error_of_the_tree_has_a_status() -> None:
+    assert every_error() == {error for error in STATUSES if error is not ZeroDivisionError}
+
+
+@pytest.mark.parametrize(("error", "status"), STATUSES.items())
+def test_the_status_of_an_error(error: type[Exception], status: int) -> None:
+    assert problem_body(error("why"), "id-1")[0] == status
+
+
+@pytest.mark.parametrize(("error", "status"), STATUSES.items())
+def test_faults_of_the_server_keep_their_words_to_themselves(error: type[Exception], status: int) -> None:
+    document = json.loads(problem_body(error("/srv/secret/model.onnx"), "id-1")[1])
+    assert is_server_fault(error("x")) == (status == 500)
+    assert ("secret" in document["detail"]) == (status != 500)
+    if status == 500:
+        assert "id-1" in document["detail"]
+
+
+def test_a_problem_names_every_field() -> None:
+    error = InvalidInput("two faults", errors=(FieldError("a", "too long"), FieldError("b[3]", "no number")))
+    status, body = problem_body(error, "id-1")
+    assert json.loads(body) == {
+        "type": "urn:penstock:invalid-input",
+        "status": 422,
+        "title": "The request is not valid",
+        "detail": "two faults",
+        "errors": [{"field": "a", "message": "too long"}, {"field": "b[3]", "message": "no number"}],
+        "request_id": "id-1",
+    }
+    assert status == 422
+
+
+@pytest.mark.parametrize(("seconds", "header"), [(0.001, "1"), (1.0, "1"), (1.2, "2"), (30, "30")])
+def test_retry_after_is_in_whole_seconds(seconds: float, header: str) -> None:
+    for error in (Overloaded("full", retry_after_s=seconds), ModelNotReady("not yet", retry_after_s=seconds)):
+        assert ("retry-after", header) in problem_headers(error)
+
+
+def test_a_refusal_brings_its_headers() -> None:
+    headers = problem_headers(Refusal(405, "no", headers=[("allow", "GET")]))
+    assert headers == [("content-type", "application/problem+json"), ("allow", "GET")]
+
+
+def test_a_child_that_a_plug_in_adds_counts_as_its_parent() -> None:
+    class Stale(ModelNotReady):
+        pass
+
+    assert kind_of(Stale("x")).status == 503
