@@ -31,7 +31,8 @@ format: $(VENV)/.dev ## Format the code and mend what ruff can mend.
 setup: $(VENV)/.dev ## Set up everything for development, the pre-commit hook included.
 	@git rev-parse --git-dir >/dev/null 2>&1 && $(BIN)/pre-commit install || echo "no git repository here: no hook installed"
 
-bench: $(VENV)/.test ## Measure the server against its targets; needs wrk.
+bench: $(VENV)/.bench ## Measure the server against its targets; needs wrk.
+	@command -v wrk >/dev/null || { echo "the benchmarks need wrk: apt-get install wrk" >&2; exit 1; }
 	$(BIN)/python benchmarks $(ARGS)
 
 clean: ## Remove .venv, caches and build results; the registry stays.
@@ -58,6 +59,11 @@ $(VENV)/.serve: $(VENV)/.created pyproject.toml constraints.txt
 $(VENV)/.test: $(VENV)/.created pyproject.toml constraints.txt
 	@echo "installing Penstock, torch and the test tools into $(VENV)"
 	@$(PIP) --editable '.[test]'
+	@touch $@ $(VENV)/.serve
+
+$(VENV)/.bench: $(VENV)/.created pyproject.toml constraints.txt
+	@echo "installing Penstock and the servers it is compared with into $(VENV)"
+	@$(PIP) --editable '.[bench]'
 	@touch $@ $(VENV)/.serve
 
 $(VENV)/.dev: $(VENV)/.created pyproject.toml constraints.txt

@@ -139,7 +139,7 @@ def start(folder: Path, rounds: int, _: float) -> Result:
 
 def overload(folder: Path, rounds: int, seconds: float) -> Result:
     """A constant rate at and at three times what saturates the CNN; every request has a deadline of one second."""
-    model, request = models.cnn(folder, width=64), body(folder)
+    model, request = models.cnn(folder), body(folder)
     deadline = "X-Request-Timeout-Ms: 1000\r\n"
     peak = closed(processes.penstock(model), request, 64, seconds)["rps"]
 

@@ -84,7 +84,7 @@ async def test_a_client_that_leaves_gives_its_place_away(
     live: Live, client: httpx.AsyncClient, raw_connection: Callable[[], Any]
 ) -> None:
     before = cancelled(live)
-    busy = asyncio.create_task(client.post("/models/slow/predict", json=rounds(500)))
+    busy = asyncio.create_task(client.post("/models/slow/predict", json=rounds(900)))
     await asyncio.sleep(0.15)
     body = b'{"input_data": [1, 0, 0, 0]}'
     head = b"POST /models/slow/predict HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n"

@@ -11,8 +11,8 @@ from penstock.gateway.problems import Refusal
 from penstock.gateway.wire import Call
 
 SWEEP_EVERY_S = 0.05
-WATCH_AFTER_S = 0.05
-"""Only a request that takes this long is worth the cost of watching its connection."""
+WATCH_AFTER_S = 0.25
+"""Only a request that takes this long is worth the cost of watching its connection (as much as half a prediction)."""
 
 
 _CLOSE = (("connection", "close"),)

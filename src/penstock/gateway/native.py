@@ -84,7 +84,9 @@ async def _answer(call: Call, ref: str | None, *, fixed: bool = False) -> Reply:
         engine.admit(ref)
         deadline = _deadline(call)
         model = engine.routed(ref) or await engine.model(ref)
-        request = await _read_request(call, model.task, await call.body())
+        body = await call.body()
+        engine.admit(ref)  # others came in meanwhile; from here to the queue nothing waits
+        request = await _read_request(call, model.task, body)
         version = getattr(request, "model_version", None)
         if version is not None and version != model.version:
             ref = await _other_version(call, model, version, fixed)

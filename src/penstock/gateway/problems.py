@@ -101,7 +101,13 @@ class BatchItemError(BaseModel):
 
 def kind_of(error: BaseException) -> Kind:
     """The row of the nearest class in the error's ancestry."""
-    return next(_KINDS[cls] for cls in type(error).__mro__ if cls in _KINDS)
+    kind = _found.get(type(error))
+    if kind is None:
+        kind = _found[type(error)] = next(_KINDS[cls] for cls in type(error).__mro__ if cls in _KINDS)
+    return kind
+
+
+_found: dict[type[BaseException], Kind] = {}
 
 
 def describe(error: BaseException, request_id: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import contextlib
 import errno
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
@@ -26,6 +27,9 @@ Task: TypeAlias = asyncio.Task[Any]
 log = logging.getLogger(__name__)
 
 BACKLOG = 2048
+MOST_CONNECTIONS = 16_384
+SPARE_FILES = 256
+"""Files that stay free for models, the registry and logs, whatever the number of connections."""
 CLOSE_S = 1.0
 """How long connections may take to close after the last reply."""
 
@@ -192,7 +196,20 @@ def granian_server(gateway: Gateway, settings: Settings) -> Any:
         websockets=False,
         log_enabled=False,
         backlog=BACKLOG,
+        backpressure=_most_connections(),
     )
+
+
+def _most_connections() -> int:
+    """As many as this process may open files for; Granian lets further ones wait in the backlog."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MOST_CONNECTIONS + SPARE_FILES
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(hard, wanted)
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return MOST_CONNECTIONS if soft == resource.RLIM_INFINITY else max(SPARE_FILES, min(soft, wanted) - SPARE_FILES)
 
 
 def _url(settings: Settings) -> str:
