@@ -300,3 +300,10 @@ def test_nothing_but_finite_numbers_reaches_the_model() -> None:
         with pytest.raises(InvalidInput, match=r"input_data\[0\]"):
             TASK.preprocess(decoding.decode(TASK, b'{"input_data": [%b, 0, 0]}' % text.encode()))
     assert math.isfinite(TASK.preprocess(decoding.decode(TASK, b'{"input_data": [3.4e38, 0, 0]}'))["x"][0, 0])
+
+
+def test_a_body_of_nothing_but_faults_is_refused_without_listing_them() -> None:
+    body = json.dumps({f"k{number}": 0 for number in range(5000)}).encode()
+    with pytest.raises(InvalidInput, match="5001 fields are wrong") as caught:
+        decoding.decode_slowly(TASK.Request, body)
+    assert [fault.field for fault in caught.value.errors] == ["body"]

@@ -9,6 +9,10 @@ import httpx
 import pytest
 from live_servers import Live
 
+from penstock.gateway.cors import Cors
+from penstock.gateway.routes import TABLE
+from penstock.gateway.wire import Routes
+
 GOOD = {"input_data": [1, 2, 3, 4]}
 ORIGIN = "https://app.example"
 
@@ -103,3 +107,18 @@ def test_odd_requests_get_an_answer(raw_connection: Callable[[], Any], request_h
 
 def test_a_key_is_taken(live: Live) -> None:
     assert live.http.post("/predict", json=GOOD, headers={"x-penstock-key": "customer-7"}).status_code == 200
+
+
+def test_every_origin_may_call_where_the_settings_say_so() -> None:
+    class Asked:
+        method, path = "OPTIONS", "/predict"
+
+        def __init__(self, **headers: str) -> None:
+            self.header = headers.get
+
+    cors = Cors(("*",), Routes(TABLE))
+    headers: list[tuple[str, str]] = []
+    cors.allow(Asked(origin="https://anyone.example"), headers)  # type: ignore[arg-type]
+    assert ("access-control-allow-origin", "*") in headers
+    assert not any(name in ("vary", "access-control-allow-credentials") for name, _ in headers)
+    assert cors.preflight(Asked(origin="https://anyone.example")) is None  # type: ignore[arg-type]

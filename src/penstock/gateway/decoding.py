@@ -29,6 +29,9 @@ else:
 MAX_ERRORS = 20
 """How many faults of one body are told."""
 
+_HOPELESS = 1000
+"""A body with more faults is only told their number: Pydantic lists all of them or none, a kilobyte each."""
+
 _KEEP_PARSER_BELOW = 1 << 20
 """A parser keeps the memory of its largest document; larger bodies get one of their own."""
 
@@ -144,18 +147,20 @@ if simdjson is not None:
 # Pydantic's errors in our words
 
 
-def invalid_input(error: ValidationError, prefix: str = "") -> InvalidInput:
+def invalid_input(error: ValidationError) -> InvalidInput:
     """Pydantic's verdict as InvalidInput: one entry per field, at most MAX_ERRORS, without the values that came."""
+    count = error.error_count()
+    if count > _HOPELESS:
+        return InvalidInput(f"body: {count} fields are wrong", field="body")
     faults = error.errors(include_url=False, include_context=False, include_input=False)[:MAX_ERRORS]
-    errors = tuple(FieldError(field_path(fault["loc"], prefix), _message(fault["msg"])) for fault in faults)
+    errors = tuple(FieldError(field_path(fault["loc"]), _message(fault["msg"])) for fault in faults)
     first = f"{errors[0].field}: {errors[0].message}"
-    more = error.error_count() - 1
-    return InvalidInput(f"{first} (and {more} more)" if more else first, errors=errors)
+    return InvalidInput(f"{first} (and {count - 1} more)" if count > 1 else first, errors=errors)
 
 
-def field_path(location: Iterable[int | str], prefix: str = "") -> str:
+def field_path(location: Iterable[int | str]) -> str:
     """`("requests", 0, "input_data")` as `requests[0].input_data`; the body itself is `body`."""
-    path = prefix
+    path = ""
     for part in location:
         if isinstance(part, int):
             path += f"[{part}]"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from penstock.engine.loaded import LoadedModel
 
 
@@ -32,9 +34,11 @@ def _plain_row(model: LoadedModel) -> list[float]:
 
 
 def _golden_row(model: LoadedModel) -> list[float] | None:
-    """The first golden sample, unless something is done to a request before the model sees it."""
+    """The first golden sample, where a request of its numbers reaches the model as that sample."""
     golden = model.artifact.golden() if model.artifact is not None else None
-    if golden is None or model.task.config.get("preprocess"):
+    if golden is None:
         return None
-    row = next(iter(golden.inputs.values()))[0].ravel()
-    return [round(number, 4) for number in row.tolist()]
+    name, samples = next(iter(golden.inputs.items()))
+    row = np.round(samples[0].ravel().astype(np.float64), 4)
+    prepared = model.task.preprocess(model.task.coerce(row))[name]
+    return row.tolist() if np.allclose(prepared, samples[:1], atol=1e-3) else None

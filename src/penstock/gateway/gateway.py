@@ -51,6 +51,7 @@ class Gateway:
         self.engine.observers.append(self.metrics.observe)
         self.inflight = Inflight()
         self.started = False
+        self._log_access = settings.access_log and access.isEnabledFor(logging.INFO)
         self.draining = False
         self._cors = Cors(settings.cors_origins, self.routes) if settings.cors_origins else None
         self.write_openapi: Callable[[Example | None], dict[str, Any]] = self._write_openapi
@@ -135,7 +136,7 @@ class Gateway:
 
     async def answer(self, call: Call) -> Reply:
         """The reply to any call. Raises only Disconnected and CancelledError, when nobody waits for it any more."""
-        started = time.perf_counter() if self.settings.access_log else 0.0
+        started = time.perf_counter() if self._log_access else 0.0
         given = call.header("x-request-id")
         if given is not None and _REQUEST_ID.fullmatch(given):
             call.request_id = given
@@ -154,7 +155,7 @@ class Gateway:
         if self.draining:
             headers.append(("connection", "close"))
         if started:
-            self._log_access(call, reply, started)
+            _log_request(call, reply, started)
         return reply
 
     async def _route(self, call: Call) -> Reply:
@@ -172,17 +173,11 @@ class Gateway:
         status, body = problem_body(error, call.request_id)
         return Reply(status, problem_headers(error), body)
 
-    def _log_access(self, call: Call, reply: Reply, started: float) -> None:
-        access.info(
-            "request",
-            extra={
-                "method": call.method,
-                "path": call.path,
-                "status": reply.status,
-                "ms": round((time.perf_counter() - started) * 1000, 3),
-                "request_id": call.request_id,
-            },
-        )
+
+def _log_request(call: Call, reply: Reply, started: float) -> None:
+    ms = round((time.perf_counter() - started) * 1000, 3)
+    fields = {"method": call.method, "path": call.path, "status": reply.status, "ms": ms, "request_id": call.request_id}
+    access.info("request", extra=fields)
 
 
 def engine_config(settings: Settings) -> InferenceConfig:

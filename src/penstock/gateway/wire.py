@@ -63,11 +63,12 @@ class Call(ABC):
         """The whole body. Raises Refusal (413) for one beyond the limit, as a rule before reading any of it."""
         limit = self.gateway.settings.max_body_bytes
         length = self.header("content-length")
-        if length is not None and int(length) > limit:
+        told = length is not None and length.isdigit()
+        if told and int(length or 0) > limit:
             raise body_too_large(limit)
         self.reading = True
         try:
-            return await (self._collect(limit) if length is None else self._whole())
+            return await (self._whole() if told else self._collect(limit))
         finally:
             self.reading = False
 

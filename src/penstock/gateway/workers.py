@@ -160,7 +160,7 @@ def _work(settings: Settings, refs: tuple[str, ...], directory: Path, news: Conn
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     configure_logging(settings)
-    _end_with_parent()
+    _end_with_parent(directory)
     try:
         sys.exit(run(settings, refs, peers=Peers(directory), on_ready=lambda: news.send(READY)))
     except PenstockError as error:
@@ -168,13 +168,14 @@ def _work(settings: Settings, refs: tuple[str, ...], directory: Path, news: Conn
         sys.exit(1)
 
 
-def _end_with_parent() -> None:
-    """A parent that was killed cannot tell its children; they look for it."""
+def _end_with_parent(directory: Path) -> None:
+    """A parent that was killed cannot tell its children, nor tidy up; they look for it, and do."""
     parent = os.getppid()
 
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(0.5)
+        shutil.rmtree(directory, ignore_errors=True)
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=watch, name="penstock-orphan", daemon=True).start()
