@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from penstock.client import Client
-    from penstock.engine.engine import InferenceConfig, InferenceEngine
+    from penstock.engine.config import InferenceConfig
+    from penstock.engine.engine import InferenceEngine
     from penstock.engine.manager import ModelManager
     from penstock.engine.predictor import Predictor
     from penstock.errors import PenstockError
@@ -25,7 +26,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Artifact": "penstock.registry.artifact",
     "Client": "penstock.client",
-    "InferenceConfig": "penstock.engine.engine",
+    "InferenceConfig": "penstock.engine.config",
     "InferenceEngine": "penstock.engine.engine",
     "ModelManager": "penstock.engine.manager",
     "PenstockError": "penstock.errors",

@@ -40,7 +40,9 @@ class InvalidInput(PenstockError):
 
     def __init__(self, message: str, *, field: str | None = None, errors: tuple[FieldError, ...] = ()) -> None:
         super().__init__(message)
-        self.errors = errors or ((FieldError(field, message),) if field is not None else ())
+        if field is not None and not errors:
+            errors = (FieldError(field, message.removeprefix(f"{field}: ")),)
+        self.errors = errors
 
 
 class ModelNotFound(PenstockError):

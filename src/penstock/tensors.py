@@ -47,7 +47,6 @@ DATATYPES: dict[str, DataType] = {
 """By Open Inference Protocol name."""
 
 _BY_ONNX = {row.onnx: row for row in DATATYPES.values()}
-_BY_NUMPY = {row.numpy: row for row in DATATYPES.values()}
 _KIND_NAMES = {"f": "numbers", "i": "whole numbers", "u": "whole numbers of 0 or more", "b": "booleans", "O": "text"}
 
 
@@ -57,14 +56,6 @@ def datatype_of_onnx(name: str) -> str:
         return _BY_ONNX[name].wire
     except KeyError:
         raise UnsupportedFormat(f"the model uses the type {name}, which Penstock does not speak") from None
-
-
-def datatype_of_numpy(dtype: np.dtype[Any]) -> str:
-    """The wire name of a numpy dtype; raises UnsupportedFormat for one we do not speak."""
-    try:
-        return _BY_NUMPY[np.dtype(dtype)].wire
-    except KeyError:
-        raise UnsupportedFormat(f"arrays of {dtype} are not supported") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,8 +184,13 @@ def group_key(arrays: Arrays) -> tuple[Any, ...]:
 
 
 def nbytes(arrays: Arrays) -> int:
-    """Memory the arrays hold, in bytes."""
-    return sum([array.nbytes for array in arrays.values()])
+    """Memory the arrays hold, in bytes; of text its characters, not the references to them."""
+    size = 0
+    for array in arrays.values():
+        size += array.nbytes
+        if array.dtype.hasobject:
+            size += sum(map(len, array.flat))
+    return size
 
 
 def stack(items: Sequence[Arrays]) -> Arrays:

@@ -28,11 +28,13 @@ def registry(tmp_path: Path) -> Iterator[Registry]:
 def publish(tmp_path: Path, registry: Registry) -> Publish:
     """Publish name:version; `seed` chooses the weights, `golden_seed` those its golden samples come from."""
 
-    def publish(name: str = "m", version: str = "1.0.0", seed: int = 0, golden_seed: int | None = None) -> Artifact:
+    def publish(
+        name: str = "m", version: str = "1.0.0", seed: int = 0, golden_seed: int | None = None, again: bool = False
+    ) -> Artifact:
         x = np.random.default_rng(99).standard_normal((6, FEATURES)).astype(np.float32)
         expected = x @ weights(seed if golden_seed is None else golden_seed)
         artifact = write_artifact(
-            tmp_path / f"source-{name}-{version}",
+            tmp_path / f"source-{name}-{version}{'-again' if again else ''}",
             name=name,
             version=version,
             task=TaskEntry(kind="vector-classification", config={"output": "logits"}),

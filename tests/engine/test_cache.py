@@ -51,3 +51,14 @@ def test_what_is_remembered_does_not_keep_or_follow_the_batch() -> None:
     assert found is not None
     assert found["y"].base is None
     assert found["y"].sum() == 0
+
+
+def test_what_a_caller_does_to_an_answer_does_not_change_the_next_one() -> None:
+    cache = PredictionCache(2)
+    cache.put(b"a", {"y": np.zeros(2)})
+    first = cache.get(b"a")
+    assert first is not None
+    first["y"] += 100
+    again = cache.get(b"a")
+    assert again is not None
+    assert again["y"].sum() == 0

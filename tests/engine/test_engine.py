@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 from linear_models import FEATURES, Publish, weights
 
-from penstock.engine.engine import InferenceConfig, InferenceEngine
+from penstock.engine import manager as manager_module
+from penstock.engine.config import InferenceConfig
+from penstock.engine.engine import InferenceEngine
 from penstock.engine.observation import Observation, Prediction
 from penstock.errors import (
     DeadlineExceeded,
@@ -226,6 +228,167 @@ async def test_a_removed_model_is_not_found_any_more(make: MakeEngine, publish: 
     assert await answer(engine, X[0], ref="a") == classes(0)[0]
 
 
+async def test_other_content_under_the_same_version_is_followed_and_not_answered_from_the_cache(
+    make: MakeEngine, publish: Publish, registry: Registry
+) -> None:
+    publish(seed=1)
+    engine = make(cache_size=100)
+    await engine.start(["m"])
+    before = await engine.predict(X[0])
+    registry.remove("m:1.0.0")
+    publish(seed=2, again=True)
+    await engine.reconcile()
+    after = await engine.predict(X[0])
+    assert after.batch_rows == 1
+    assert after.response.confidence_scores != before.response.confidence_scores  # type: ignore[attr-defined]
+    assert await answer(engine, X[0]) == classes(2)[0]
+
+
+async def test_a_server_started_on_an_empty_registry_serves_what_is_published_later(
+    make: MakeEngine, publish: Publish
+) -> None:
+    engine = make()
+    await engine.start()
+    assert not engine.ready()[0]
+    publish()
+    await engine.reconcile()
+    assert engine.ready() == (True, [])
+    assert await answer(engine, X[0]) == classes(0)[0]
+
+
+async def test_a_served_model_that_was_removed_makes_the_server_not_ready(
+    make: MakeEngine, publish: Publish, registry: Registry
+) -> None:
+    publish("a")
+    publish("b")
+    engine = make()
+    await engine.start(["a", "b"])
+    registry.remove("b:1.0.0")
+    await engine.reconcile()
+    ready, reasons = engine.ready()
+    assert not ready
+    assert reasons[0].startswith("b: ")
+
+
+async def test_the_default_is_served_beside_the_named_models_or_stops_the_start(
+    make: MakeEngine, publish: Publish
+) -> None:
+    publish("a")
+    publish("b")
+    engine = make(model_path="b")
+    await engine.start(["a"])
+    assert (await engine.predict(X[0])).model == "b"
+    assert (await engine.predict(X[0], ref="a")).model == "a"
+    with pytest.raises(ModelNotFound):
+        await make(model_path="zz").start(["a"])
+
+
+async def test_a_registry_larger_than_the_budget_is_served_on_demand(make: MakeEngine, publish: Publish) -> None:
+    for name in "abcde":
+        publish(name)
+    engine = make(max_models=2)
+    await engine.start()
+    assert engine.ready() == (True, [])
+    assert [model.name for model in engine.loaded()] == ["a", "b"]
+    for name in "abcde":
+        assert (await engine.predict(X[0], ref=name)).model == name
+    assert [model.name for model in engine.loaded()] == ["a", "e"]
+
+
+async def test_more_named_models_than_the_budget_stay_loaded(make: MakeEngine, publish: Publish) -> None:
+    for name in "abc":
+        publish(name)
+    engine = make(max_models=1)
+    await engine.start(["a", "b", "c"])
+    assert {model.name for model in engine.loaded()} == {"a", "b", "c"}
+
+
+async def test_a_load_that_failed_for_a_while_is_tried_again(
+    make: MakeEngine, publish: Publish, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(version="1.0.0", seed=1)
+    engine = make()
+    await engine.start(["m"])
+    artifact = publish(version="2.0.0", seed=2)
+    path = artifact.variant_path(artifact.variants[0])
+    good = path.read_bytes()
+    path.write_bytes(b"damaged")
+    await engine.reconcile()
+    assert (await engine.predict(X[0])).version == "1.0.0"
+    assert "m" in engine.get_stats()["problems"]
+    path.write_bytes(good)
+    monkeypatch.setattr(manager_module, "RETRY_AFTER_S", 0.0)
+    engine.manager._failed.clear()
+    await engine.reconcile()
+    assert (await engine.predict(X[0])).version == "2.0.0"
+    assert engine.get_stats()["problems"] == {}
+
+
+async def test_a_slow_load_keeps_nobody_past_the_deadline_and_holds_up_no_one_else(
+    make: MakeEngine, publish: Publish, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish("quick")
+    publish("slow")
+    engine = make(max_models=1)
+    await engine.start(["quick", "slow:1.0.0"][:1])
+    engine._whole_registry = True
+    gate = threading.Event()
+    real = manager_module.load_artifact
+    monkeypatch.setattr(manager_module, "load_artifact", lambda *args: gate.wait(5) and real(*args))
+    waiting = [asyncio.create_task(engine.predict(X[0], ref="slow")) for _ in range(4)]
+    await asyncio.sleep(0.05)
+    started = time.monotonic()
+    with pytest.raises(DeadlineExceeded):
+        await engine.predict(X[0], ref="slow", deadline=started + 0.1)
+    with pytest.raises(ModelNotFound):
+        await engine.predict(X[0], ref="nobody")
+    await engine.reconcile()
+    assert (await engine.predict(X[0], ref="quick:1.0.0")).model == "quick"
+    assert time.monotonic() - started < 2
+    gate.set()
+    assert {(await task).model for task in waiting} == {"slow"}
+
+
+async def test_a_batch_waits_for_room_instead_of_refusing_its_own_items(make: MakeEngine, publish: Publish) -> None:
+    publish()
+    engine = make(max_queue_size=64, batch_size=8)
+    await engine.start()
+    results = await engine.predict_batch([X[:50]] * 40)
+    assert all(isinstance(result, Prediction) for result in results)
+
+
+async def test_an_observer_that_fails_does_not_fail_the_request(make: MakeEngine, publish: Publish) -> None:
+    publish()
+    engine = make()
+    await engine.start()
+
+    def broken(_: Observation) -> None:
+        raise RuntimeError("boom")
+
+    seen: list[Observation] = []
+    engine.observers += [broken, seen.append]
+    assert await answer(engine, X[0]) == classes(0)[0]
+    assert len(seen) == 1
+
+
+async def test_a_large_request_may_be_prepared_aside(make: MakeEngine, publish: Publish) -> None:
+    publish()
+    engine = make()
+    await engine.start()
+    threads: set[str] = set()
+    model = await engine.model()
+    prepare = type(model).prepare
+
+    def noted(self: Any, request: Any) -> Any:
+        threads.add(threading.current_thread().name)
+        return prepare(self, request)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(model), "prepare", noted)
+        assert await answer(engine, X[0], aside=True) == classes(0)[0]
+    assert all(name.startswith("penstock-prepare") for name in threads)
+
+
 async def test_draining_refuses_the_new_and_finishes_those_inside(make: MakeEngine, publish: Publish) -> None:
     publish()
     engine = make()
@@ -249,8 +412,13 @@ async def test_overload_is_refused_early_and_counted(make: MakeEngine, publish: 
     engine = make(max_queue_size=2, batch_size=1)
     await engine.start()
     hold_up(engine)
-    inside = [asyncio.create_task(engine.predict(X[i])) for i in range(3)]
-    await asyncio.sleep(0.1)
+    batcher = engine.loaded()[0].batcher
+    inside = [asyncio.create_task(engine.predict(X[0]))]
+    while not batcher.running_rows:
+        await asyncio.sleep(0.01)
+    inside += [asyncio.create_task(engine.predict(X[i])) for i in (1, 2)]
+    while batcher.queued_rows < 2:
+        await asyncio.sleep(0.01)
     with pytest.raises(Overloaded):
         engine.admit()
     with pytest.raises(Overloaded):
@@ -352,6 +520,7 @@ async def test_without_dynamic_batching_every_request_runs_alone(make: MakeEngin
     await engine.start()
     predictions = await asyncio.gather(*(engine.predict(row) for row in X[:20]))
     assert {p.batch_rows for p in predictions} == {1}
+    assert (await engine.predict(X[:20])).batch_rows == 20
 
 
 async def test_stats_hold_what_the_contract_promises(make: MakeEngine, publish: Publish) -> None:

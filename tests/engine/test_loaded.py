@@ -11,10 +11,11 @@ from linear_models import FEATURES, SIGNATURE, Publish, linear, weights
 
 from penstock.backends.base import BackendOptions
 from penstock.backends.catalog import open_backend
+from penstock.backends.onnx import OnnxBackend
 from penstock.engine import loaded
 from penstock.engine.batcher import BatchLimits
 from penstock.engine.loaded import load_artifact, load_file, prove, warm_up
-from penstock.errors import GoldenMismatch, UnsupportedFormat
+from penstock.errors import GoldenMismatch, InferenceError, ModelLoadError, UnsupportedFormat
 from penstock.registry.artifact import Artifact, Golden, TaskEntry, VariantSource, write_artifact
 from penstock.tensors import Arrays, Signature, TensorSpec
 
@@ -152,7 +153,39 @@ def test_warm_up_makes_inputs_for_free_axes_and_text() -> None:
     signature = Signature((TensorSpec("t", "FP32", (-1, -1, 3)), TensorSpec("s", "BYTES", (-1,))), ())
     timings = warm_up(Recording(), signature, 3, None)  # type: ignore[arg-type]
     assert list(timings) == [1, 2, 3]
-    assert seen[2] == ((2, 1, 3), np.dtype(object), "")
+    assert seen[2] == ((2, 8, 3), np.dtype(object), "")
+
+
+def test_a_model_that_fails_when_it_is_run_is_a_load_error_and_is_closed(
+    publish: Publish, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    artifact = publish()
+    closed: list[str] = []
+    monkeypatch.setattr(OnnxBackend, "run", lambda *_: (_ for _ in ()).throw(InferenceError("no such kernel")))
+    monkeypatch.setattr(OnnxBackend, "close", lambda _: closed.append("closed"))
+    with pytest.raises(ModelLoadError, match="the model fails when it is run: no such kernel"):
+        load_artifact(artifact, BackendOptions(), BatchLimits())
+    assert closed == ["closed"]
+
+
+def test_free_axes_are_tried_with_several_lengths() -> None:
+    class Picky:
+        def run(self, inputs: Arrays) -> Arrays:
+            if inputs["x"].shape[1] < 100:
+                raise InferenceError("too small for the kernel")
+            return {}
+
+    signature = Signature((TensorSpec("x", "FP32", (-1, -1, -1)),), ())
+    assert list(warm_up(Picky(), signature, 2, None)) == [1, 2]  # type: ignore[arg-type]
+
+
+def test_a_model_that_runs_with_no_length_says_why() -> None:
+    class Broken:
+        def run(self, inputs: Arrays) -> Arrays:
+            raise InferenceError(f"not {inputs['x'].shape[1]}")
+
+    with pytest.raises(InferenceError, match="not 1"):
+        warm_up(Broken(), Signature((TensorSpec("x", "FP32", (-1, -1)),), ()), 2, None)  # type: ignore[arg-type]
 
 
 def test_the_real_backend_passes_its_own_golden_samples(publish: Publish) -> None:

@@ -97,7 +97,8 @@ def test_a_broken_model_is_not_proved_again_for_every_request_but_after_a_while(
             manager.load_model("m")
     assert len(loads) == 1
     path.write_bytes(good)
-    monkeypatch.setattr(manager_module, "RETRY_AFTER_S", 0.0)
+    now = time.monotonic()
+    monkeypatch.setattr(manager_module.time, "monotonic", lambda: now + manager_module.RETRY_AFTER_S)
     assert manager.load_model("m").key == "m:1.0.0"
 
 
@@ -211,6 +212,76 @@ def test_two_files_of_one_name_are_not_mixed_up(registry: Registry, onnx_file: P
     (tmp_path / "other").mkdir()
     with pytest.raises(InvalidInput, match="rename one"):
         manager.load_model(linear(tmp_path / "other" / "linear.onnx", seed=1))
+
+
+def test_a_file_that_could_not_be_loaded_leaves_no_trace(
+    registry: Registry, publish: Publish, onnx_file: Path, tmp_path: Path
+) -> None:
+    publish("linear")
+    manager = ModelManager(registry)
+    with pytest.raises(ModelLoadError, match="no such model file"):
+        manager.load_model(tmp_path / "missing" / "linear.onnx")
+    assert manager.load_model("linear").key == "linear:1.0.0"
+    file = manager.load_model(onnx_file)
+    assert manager.get_model("linear") is file
+    manager.clear_cache(onnx_file)
+    assert manager.get_model("linear").key == "linear:1.0.0"
+
+
+def test_a_file_whose_name_cannot_be_a_models_is_refused(registry: Registry, onnx_file: Path) -> None:
+    odd = onnx_file.rename(onnx_file.with_name("a:b.onnx"))
+    with pytest.raises(InvalidInput, match="rename the file"):
+        ModelManager(registry).load_model(odd)
+
+
+def test_other_content_under_the_same_version_is_loaded_when_asked_for_afresh(
+    registry: Registry, publish: Publish
+) -> None:
+    publish(seed=1)
+    manager = ModelManager(registry)
+    old = manager.load_model("m")
+    assert manager.load_model("m", fresh=True) is old
+    registry.remove("m:1.0.0")
+    publish(seed=2, again=True)
+    assert manager.load_model("m") is old
+    new = manager.load_model("m", fresh=True)
+    np.testing.assert_allclose(
+        new.backend.run({"x": np.eye(FEATURES, dtype=np.float32)})["logits"], weights(2), rtol=1e-5
+    )
+    assert new.cache_identity != old.cache_identity
+    wait_until_closed(old)
+
+
+def test_a_busy_model_over_the_budget_leaves_when_it_is_released(registry: Registry, publish: Publish) -> None:
+    publish("a")
+    publish("b")
+    manager = ModelManager(registry, max_models=1)
+    a = manager.load_model("a")
+    assert manager.hold(a)
+    manager.load_model("b")
+    assert len(manager.models()) == 2
+    manager.release(a)
+    assert [info.name for info in manager.list_cached_models()] == ["b"]
+
+
+def test_a_load_that_ends_after_the_manager_was_closed_leaves_nothing_open(
+    registry: Registry, publish: Publish, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish()
+    manager = ModelManager(registry)
+    real = manager_module.load_artifact
+    loaded: list[LoadedModel] = []
+
+    def late(*args: object) -> LoadedModel:
+        loaded.append(real(*args))  # type: ignore[arg-type]
+        manager.close()
+        return loaded[0]
+
+    monkeypatch.setattr(manager_module, "load_artifact", late)
+    with pytest.raises(ModelNotReady):
+        manager.load_model("m")
+    assert manager.models() == []
+    wait_until_closed(loaded[0])
 
 
 def test_a_model_exported_for_a_fixed_batch_is_run_with_that_batch(registry: Registry, tmp_path: Path) -> None:

@@ -50,7 +50,8 @@ def test_batches_really_are_batches(predictor: Predictor, monkeypatch: pytest.Mo
     run = backend.run
     monkeypatch.setattr(backend, "run", lambda inputs: sizes.append(len(inputs["x"])) or run(inputs))
     predictor.predict_batch(X[:20], batch_size=8)
-    assert sizes == [8, 8, 4]
+    predictor.predict_batch(X[:20], batch_size=16)
+    assert sizes == [8, 8, 4, 16, 4]
 
 
 def test_threads_share_a_predictor(predictor: Predictor) -> None:

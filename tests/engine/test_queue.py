@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from collections.abc import Iterator
 
 import numpy as np
@@ -85,6 +87,25 @@ def test_a_dropped_request_frees_its_room_at_once_and_is_never_run(loop: asyncio
     assert (q.rows, q.bytes) == (0, 0)
 
 
+def test_a_dropped_request_lets_go_of_its_inputs_even_behind_one_that_waits(loop: asyncio.AbstractEventLoop) -> None:
+    q = queue()
+    q.push(item(loop, 1))
+    gone = item(loop, 1)
+    there = weakref.ref(gone.future)
+    q.push(gone)
+    q.drop(gone)
+    del gone
+    gc.collect()
+    assert there() is None
+
+
+def test_without_joining_every_request_runs_alone_and_whole(loop: asyncio.AbstractEventLoop) -> None:
+    q = BatchQueue(max_batch_rows=8, max_rows=100, max_bytes=10**6, join=False)
+    for rows in (3, 2):
+        q.push(item(loop, rows))
+    assert [[i.rows for i in q.take()] for _ in range(2)] == [[3], [2]]
+
+
 operations = st.lists(
     st.one_of(
         st.tuples(st.just("push"), st.integers(0, 8), st.integers(1, 3)),
@@ -116,7 +137,8 @@ def test_whatever_happens_no_request_is_lost_doubled_or_put_in_too_large_a_batch
             assert sum(i.rows for i in batch) <= 8
             assert len({i.key for i in batch}) <= 1
             taken += batch
-        waiting = [i for i in pushed if i.queued]
+        waiting = [i for i in pushed if id(i) not in dropped and i not in taken]
+        assert bool(q) == bool(waiting)
         assert q.rows == sum(i.rows for i in waiting)
         assert q.bytes == sum(i.bytes for i in waiting)
     while batch := q.take():

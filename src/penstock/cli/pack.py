@@ -13,6 +13,7 @@ import numpy as np
 
 from penstock.backends.base import Backend, BackendOptions, ModelFile
 from penstock.backends.catalog import format_of, open_backend
+from penstock.engine.loaded import FREE_LENGTHS
 from penstock.errors import InferenceError, InvalidInput
 from penstock.registry.artifact import Artifact, Golden, TaskEntry, VariantSource, write_artifact
 from penstock.registry.card import render_card
@@ -22,9 +23,6 @@ from penstock.tensors import Array, Arrays, Signature, TensorSpec
 
 GOLDEN_ROWS = 8
 GOLDEN_SEED = 0
-FREE_LENGTHS = (8, 224, 1)
-"""What a free axis past the batch is tried with, until the model runs."""
-
 _COMPANIONS = (".data", "_data")
 """What exporters append to a model's name for the file of its weights."""
 

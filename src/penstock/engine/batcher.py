@@ -23,8 +23,8 @@ from penstock.engine.queue import BatchQueue, Item
 from penstock.errors import (
     DeadlineExceeded,
     InferenceError,
-    InvalidInput,
     ModelNotReady,
+    OutOfMemory,
     Overloaded,
     PenstockError,
 )
@@ -39,12 +39,13 @@ of it, and a pause of this length is what the loop sees from any other callback.
 
 @dataclass(frozen=True, slots=True)
 class BatchLimits:
-    """How much is run together and how much may wait. Times in milliseconds."""
+    """How much is run together and how much may wait. Times in milliseconds. Without `join` requests run alone."""
 
     batch_rows: int = 32
     queue_rows: int = 512
     queue_bytes: int = 256 * 1024 * 1024
     max_wait_ms: float = 0.0
+    join: bool = True
 
 
 class Batched(NamedTuple):
@@ -68,10 +69,12 @@ class Batcher:
         self.running_rows = 0
         self._run = run
         self._queue = BatchQueue(
-            max_batch_rows=limits.batch_rows, max_rows=limits.queue_rows, max_bytes=limits.queue_bytes
+            max_batch_rows=limits.batch_rows,
+            max_rows=limits.queue_rows,
+            max_bytes=limits.queue_bytes,
+            join=limits.join,
         )
-        self._changed = threading.Condition(threading.Lock())
-        self._lock = self._changed
+        self._lock = threading.Condition(threading.Lock())
         self._live: set[Item] = set()
         self._inline = full_batch_s < INLINE_BELOW_S
         self._flush_on: asyncio.AbstractEventLoop | None = None
@@ -81,9 +84,7 @@ class Batcher:
         self._closed = False
         self._full_s = full_batch_s
         self._inline_s = 0.0
-        self._sweep_at = float("inf")
-        self._sweep: asyncio.TimerHandle | None = None
-        self._sweep_on: asyncio.AbstractEventLoop | None = None
+        self._sweeps: dict[asyncio.AbstractEventLoop, tuple[float, asyncio.TimerHandle]] = {}
 
     @property
     def queued_rows(self) -> int:
@@ -104,6 +105,13 @@ class Batcher:
         """Raise Overloaded now if a request of so many rows would be refused; costs next to nothing."""
         if self._queue.rows:
             self._queue.check_room(rows, 0, self._retry_after_s())
+
+    async def room(self, rows: int, deadline: float) -> None:
+        """Return when a request of so many rows would be let in; raises DeadlineExceeded when that comes too late."""
+        while not self._queue.has_room(rows):
+            if time.monotonic() >= deadline:
+                raise DeadlineExceeded("the deadline passed before the queue had room")
+            await asyncio.sleep(min(0.02, max(0.001, self.wait_s / 2)))
 
     async def submit(self, arrays: Arrays, rows: int, deadline: float | None = None) -> Batched:
         """The outputs for these validated inputs, run with whoever else is waiting.
@@ -128,11 +136,6 @@ class Batcher:
 
     async def _submit_in_parts(self, arrays: Arrays, rows: int, deadline: float | None) -> Batched:
         size = self.limits.batch_rows
-        if rows > self.limits.queue_rows:
-            raise InvalidInput(
-                f"a request of {rows} rows is more than the queue takes ({self.limits.queue_rows}); send fewer rows",
-                field="rows",
-            )
         cuts = [slice(start, min(start + size, rows)) for start in range(0, rows, size)]
         items = [self._item({k: a[cut] for k, a in arrays.items()}, cut.stop - cut.start, deadline) for cut in cuts]
         self._enqueue(items, rows, sum(item.bytes for item in items))
@@ -142,13 +145,10 @@ class Batcher:
             for item in items:
                 self._live.discard(item)
                 self._forget(item)
-        parts: list[Batched] = []
-        for result in results:
-            if isinstance(result, PenstockError):
-                raise result
-            parts.append(result)
-        outputs = {name: np.concatenate([part.outputs[name] for part in parts]) for name in parts[0].outputs}
-        return Batched(outputs, size, max(part.queue_s for part in parts), sum(part.run_s for part in parts))
+        result = _joined(results)
+        if isinstance(result, PenstockError):
+            raise result
+        return result
 
     def _item(self, arrays: Arrays, rows: int, deadline: float | None) -> Item:
         loop = asyncio.get_running_loop()
@@ -163,12 +163,14 @@ class Batcher:
             for item in items:
                 self._queue.push(item)
             if self._thread_idle:
-                self._changed.notify()
+                self._lock.notify()
+            elif self._thread is None and not self._inline:
+                self._start_thread()
         self._live.update(items)
-        loop, deadline = first.loop, first.deadline
-        if deadline is not None and (deadline < self._sweep_at or loop is not self._sweep_on):
-            self._sweep_after(loop, min(deadline, self._sweep_at))
-        self._wake(loop)
+        if first.deadline is not None:
+            self._watch(first.loop, first.deadline)
+        if self._inline:
+            self._wake(first.loop)
 
     def _check_admission(self, first: Item, rows: int, size: int) -> None:
         waiting = self._queue.rows
@@ -195,10 +197,7 @@ class Batcher:
     # Running: on the loop, or in the thread
 
     def _wake(self, loop: asyncio.AbstractEventLoop) -> None:
-        if not self._inline:
-            if self._thread is None:
-                self._start_thread()
-            return
+        """See to it that a flush is due on this loop."""
         wait = 0.0
         if self.limits.max_wait_ms:
             with self._lock:
@@ -216,15 +215,22 @@ class Batcher:
         self._flush_on, self._fill_timer = None, None
         with self._lock:
             batch = self._queue.take()
-            more = self._queue.head() is not None
+            more = bool(self._queue)
         if batch:
             started = time.monotonic()
             self._resolve(batch, self._run_batch(batch))
             self._inline_s += 0.02 * (time.monotonic() - started - self._inline_s)
             if self._inline_s > 4 * INLINE_BELOW_S:
-                self._inline = False  # for long much slower than at warm-up: leave the loop alone from now on
-        if more:
+                self._leave_loop()
+        if more and self._inline:
             self._wake(loop)
+
+    def _leave_loop(self) -> None:
+        """The model has long been much slower than at warm-up: from now on its runs go to the thread."""
+        with self._lock:
+            self._inline = False
+            if self._thread is None and not self._closed:
+                self._start_thread()
 
     def _start_thread(self) -> None:
         self._thread = threading.Thread(target=self._work, name="penstock-batcher", daemon=True)
@@ -243,7 +249,7 @@ class Batcher:
     def _next_batch(self) -> list[Item] | None:
         """Waits, lock held, for the next batch; None when the batcher closes."""
         while not self._closed:
-            if self._queue.head() is not None:
+            if self._queue:
                 wait = self._fill_wait_s()
                 if wait <= 0:
                     return self._queue.take()
@@ -254,7 +260,7 @@ class Batcher:
 
     def _pause(self, timeout: float | None) -> None:
         self._thread_idle = True
-        self._changed.wait(timeout)
+        self._lock.wait(timeout)
         self._thread_idle = False
 
     def _fill_wait_s(self) -> float:
@@ -274,7 +280,7 @@ class Batcher:
             outputs = split(self._run(stack([item.arrays for item in batch])), rows)
         except Exception as error:
             if len(batch) == 1:
-                return [_as_penstock(error)]
+                return [self._run_halves(batch[0], error) if isinstance(error, OutOfMemory) else _as_penstock(error)]
             half = len(batch) // 2
             return [*self._run_batch(batch[:half]), *self._run_batch(batch[half:])]
         finally:
@@ -283,6 +289,17 @@ class Batcher:
         if 2 * total >= self.limits.batch_rows:  # small batches tell little of full ones
             self._full_s += 0.1 * (run_s * self.limits.batch_rows / total - self._full_s)
         return [Batched(part, total, started - item.entered, run_s) for item, part in zip(batch, outputs, strict=True)]
+
+    def _run_halves(self, item: Item, error: OutOfMemory) -> Result:
+        """One request that does not fit into memory, half of its rows at a time, and half of those if need be."""
+        if item.rows < 2:
+            return error
+        cuts = (slice(None, item.rows // 2), slice(item.rows // 2, None))
+        halves = [
+            Item({k: a[cut] for k, a in item.arrays.items()}, rows, item.future, item.loop, item.entered)
+            for cut, rows in zip(cuts, (item.rows // 2, item.rows - item.rows // 2), strict=True)
+        ]
+        return _joined([self._run_batch([half])[0] for half in halves])
 
     def _deliver(self, batch: Sequence[Item], results: Sequence[Result]) -> None:
         """Hand results from the thread to the event loop of each caller, one call per loop."""
@@ -299,21 +316,26 @@ class Batcher:
         for item, result in zip(batch, results, strict=True):
             _tell(item, result, here)
 
-    # Deadlines
+    # Deadlines: one timer per event loop, for the earliest of its callers
 
-    def _sweep_after(self, loop: asyncio.AbstractEventLoop, deadline: float) -> None:
-        if self._sweep is not None:
-            self._sweep.cancel()
-        self._sweep_at, self._sweep_on = deadline, loop
-        self._sweep = loop.call_later(max(0.0, deadline - time.monotonic()), self._expire, loop)
+    def _watch(self, loop: asyncio.AbstractEventLoop, deadline: float) -> None:
+        due = self._sweeps.get(loop)
+        if due is not None:
+            if due[0] <= deadline:
+                return
+            due[1].cancel()
+        elif self._sweeps:
+            self._sweeps = {known: other for known, other in self._sweeps.items() if not known.is_closed()}
+        timer = loop.call_later(max(0.0, deadline - time.monotonic()), self._expire, loop)
+        self._sweeps[loop] = (deadline, timer)
 
     def _expire(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Answer everyone whose deadline has passed, waiting or running, and set the timer for the next one."""
+        """Answer the callers of this loop whose deadline has passed, waiting or running; then watch the next one."""
+        self._sweeps.pop(loop, None)
         now = time.monotonic()
-        self._sweep, self._sweep_at = None, float("inf")
         upcoming: float | None = None
         for item in list(self._live):
-            if item.deadline is None:
+            if item.deadline is None or item.loop is not loop:
                 continue
             if item.deadline <= now + 0.0005:
                 self._live.discard(item)
@@ -323,7 +345,7 @@ class Batcher:
             elif upcoming is None or item.deadline < upcoming:
                 upcoming = item.deadline
         if upcoming is not None:
-            self._sweep_after(loop, upcoming)
+            self._watch(loop, upcoming)
 
     # The end
 
@@ -332,7 +354,7 @@ class Batcher:
         with self._lock:
             self._closed = True
             waiting = self._queue.clear()
-            self._changed.notify_all()
+            self._lock.notify_all()
         for item in waiting:
             _tell(item, ModelNotReady("the model was unloaded while the request waited; try again"), None)
         thread = self._thread
@@ -347,6 +369,18 @@ def _tell(item: Item, result: Result, here: asyncio.AbstractEventLoop | None) ->
             item.loop.call_soon_threadsafe(_tell, item, result, item.loop)
     elif not item.future.done():
         item.future.set_result(result)
+
+
+def _joined(results: Sequence[Result]) -> Result:
+    """The parts of one request as one answer, or the first error among them."""
+    parts: list[Batched] = []
+    for result in results:
+        if isinstance(result, PenstockError):
+            return result
+        parts.append(result)
+    outputs = {name: np.concatenate([part.outputs[name] for part in parts]) for name in parts[0].outputs}
+    rows = max(part.batch_rows for part in parts)
+    return Batched(outputs, rows, max(part.queue_s for part in parts), sum(part.run_s for part in parts))
 
 
 def _as_penstock(error: Exception) -> PenstockError:

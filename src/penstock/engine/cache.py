@@ -19,7 +19,7 @@ class PredictionCache:
 
     @staticmethod
     def key(identity: str, inputs: Arrays) -> bytes:
-        """A digest over `identity` (name:version/variant) and each input's name, dtype, shape and bytes."""
+        """A digest over `identity` (the model's `cache_identity`) and each input's name, dtype, shape and bytes."""
         digest = hashlib.blake2b(identity.encode(), digest_size=16)
         for name, array in inputs.items():
             digest.update(f"\0{name}\0{array.dtype.str}\0{array.shape}\0".encode())
@@ -28,12 +28,13 @@ class PredictionCache:
         return digest.digest()
 
     def get(self, key: bytes) -> Arrays | None:
-        """The remembered outputs, or None."""
+        """A copy of the remembered outputs, or None."""
         with self._lock:
             found = self._entries.get(key)
-            if found is not None:
-                self._entries.move_to_end(key)
-            return found
+            if found is None:
+                return None
+            self._entries.move_to_end(key)
+        return {name: array.copy() for name, array in found.items()}
 
     def put(self, key: bytes, outputs: Arrays) -> None:
         """Remember a copy of `outputs` (views would keep the whole batch alive), forgetting the oldest use."""

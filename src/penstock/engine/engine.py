@@ -6,16 +6,15 @@ import asyncio
 import functools
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
-from penstock.backends.base import BackendOptions
 from penstock.backends.devices import usable_cores
-from penstock.engine.batcher import Batched, BatchLimits
+from penstock.engine.batcher import Batched
 from penstock.engine.cache import PredictionCache
+from penstock.engine.config import InferenceConfig
 from penstock.engine.loaded import LoadedModel
 from penstock.engine.manager import ModelManager, is_model_file
 from penstock.engine.observation import Observation, Observer, Prediction, outcome_of
@@ -27,48 +26,12 @@ from penstock.errors import (
     Overloaded,
     PenstockError,
 )
+from penstock.registry.refs import name_of
 from penstock.registry.registry import Registry
 from penstock.tasks.base import TimedResponse
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class InferenceConfig:
-    """How an engine runs. `model_path` is a registry reference or a model file, the default of `predict`.
-
-    `batch_size` and `max_queue_size` count rows, `max_queue_bytes` the arrays that wait. `timeout_ms` is the deadline
-    of a request that brings none. `pin_memory` concerns CUDA only. `cache_size` is a number of remembered answers.
-    """
-
-    model_path: str | None = None
-    registry: Path | None = None
-    database_url: str | None = None
-    model_type: str | None = None
-    device: str = "auto"
-    precision: str = "fp32"
-    batch_size: int = 32
-    max_queue_size: int = 100
-    max_queue_bytes: int = 256 * 1024 * 1024
-    max_wait_ms: float = 0.0
-    use_dynamic_batching: bool = True
-    pin_memory: bool = True
-    graph_optimization: bool = True
-    threads: int | None = None
-    timeout_ms: float = 30_000.0
-    max_models: int = 8
-    max_bytes: int | str | None = None
-    cache_size: int = 0
-
-    def limits(self) -> BatchLimits:
-        """The batcher's part. Without dynamic batching every request runs alone."""
-        rows = self.batch_size if self.use_dynamic_batching else 1
-        return BatchLimits(rows, max(self.max_queue_size, rows), self.max_queue_bytes, self.max_wait_ms)
-
-    def options(self) -> BackendOptions:
-        """The backends' part."""
-        return BackendOptions(self.device, self.threads, self.precision, self.graph_optimization, self.pin_memory)
 
 
 class InferenceEngine:
@@ -101,61 +64,71 @@ class InferenceEngine:
         self._cache = PredictionCache(self.config.cache_size) if self.config.cache_size else None
         self._routes: dict[str, LoadedModel] = {}
         self._wanted: list[str] = []
-        self._only_wanted = False
+        self._whole_registry = True
         self._problems: dict[str, str] = {}
+        self._stuck: dict[str, str] = {}
         self._revision = ""
         self._started = False
         self._draining = False
         self._inflight = 0
         self._preparing = 0
+        self._preparing_bytes = 0
         self._threads = ThreadPoolExecutor(usable_cores(), thread_name_prefix="penstock-prepare")
+        self._lookups = ThreadPoolExecutor(2, thread_name_prefix="penstock-look")
         self._loaders = ThreadPoolExecutor(2, thread_name_prefix="penstock-load")
+        self._loads: dict[str, Future[LoadedModel]] = {}
         self._stats: dict[tuple[str, str], ModelStats] = {}
         self._since = time.monotonic()
 
     # Life
 
     async def start(self, refs: Sequence[str] = (), *, strict: bool = True) -> None:
-        """Load, warm and prove the models to serve: `refs`, else the default, else the whole registry.
+        """Load, warm and prove the models to serve: `refs` and the default, or else the whole registry.
 
-        With `refs` nothing else is served. A model that is not in the registry but ships in an installed package is
-        published first. `strict` raises the first error; otherwise `ready()` tells it and the others are served.
+        With any of them named, nothing else is served. One that is not in the registry but ships in an installed
+        package is published first. Of a whole registry, as many as `max_models` are loaded now and the others when
+        they are asked for. `strict` raises the first error; otherwise `ready()` tells it and the others are served.
         """
-        await self._aside(self._publish_bundled, refs)
+        named = list(dict.fromkeys([*([self.default_ref] if self.default_ref else []), *refs]))
+        self._whole_registry = not named
+        await self._aside(self._publish_bundled, named)
         self._revision = await self._aside(self.registry.revision)
-        self._wanted = list(refs) or ([self.default_ref] if self.default_ref else await self._aside(self.registry.list))
-        self._only_wanted = bool(refs)
+        self._wanted = named or await self._first_of_registry()
         if self.default_ref is None and self._wanted:
             self.default_ref = self._wanted[0]
         for ref in self._wanted:
-            try:
-                await self.model(ref)
-            except PenstockError as error:
-                if strict:
-                    raise
-                log.error("%s cannot be served: %s", ref, error)
-                self._problems[ref] = str(error)
-        self._pin()
+            await self._bring_up(ref, strict=strict)
         self._started = True
+
+    async def _first_of_registry(self) -> list[str]:
+        return (await self._aside(self.registry.list))[: self.config.max_models]
+
+    async def _bring_up(self, ref: str, *, strict: bool = False) -> None:
+        """Load a model that should be served, or note why it is not."""
+        try:
+            await self.model(ref)
+        except PenstockError as error:
+            if strict:
+                raise
+            if self._problems.get(ref) != str(error):
+                log.error("%s cannot be served: %s", ref, error)
+            self._problems[ref] = str(error)
+        else:
+            self._problems.pop(ref, None)
+        self._pin()
 
     def _publish_bundled(self, refs: Sequence[str]) -> None:
         for ref in refs:
-            name = ref.partition(":")[0].partition("@")[0]
-            if not is_model_file(ref) and not self.registry.versions(name):
-                self.registry.publish_bundled(name)
+            if not is_model_file(ref):
+                self.registry.ensure(ref)
 
     async def close(self) -> None:
         """Unload everything. Waiting requests get ModelNotReady."""
         self._draining = True
         self._routes.clear()
-        await self._aside(self._close_models)
-        self._threads.shutdown(wait=False, cancel_futures=True)
-        self._loaders.shutdown(wait=False, cancel_futures=True)
-
-    def _close_models(self) -> None:
-        for model in self.manager.models():
-            model.close()
-        self.manager.clear_cache()
+        await self._aside(self.manager.close)
+        for pool in (self._threads, self._loaders, self._lookups):
+            pool.shutdown(wait=False, cancel_futures=True)
 
     def begin_drain(self) -> None:
         """Refuse new requests from now on; those inside are finished."""
@@ -172,7 +145,15 @@ class InferenceEngine:
         return True
 
     async def _aside(self, work: Callable[..., T], *args: Any) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._loaders, functools.partial(work, *args))
+        return await asyncio.get_running_loop().run_in_executor(self._lookups, functools.partial(work, *args))
+
+    async def _load(self, ref: str, *, fresh: bool = False) -> LoadedModel:
+        """Load in a thread; whoever asks for the same model meanwhile waits for it without holding another."""
+        load = self._loads.get(ref)
+        if load is None:
+            load = self._loads[ref] = self._loaders.submit(self.manager.load_model, ref, fresh=fresh)
+            load.add_done_callback(lambda _: self._loads.pop(ref, None))
+        return await asyncio.shield(asyncio.wrap_future(load))
 
     # Which model answers
 
@@ -184,7 +165,9 @@ class InferenceEngine:
         ref = ref or self.default_ref
         if ref is None:
             raise ModelNotFound("there is no model to serve yet: publish one with `penstock models publish`")
-        model = await self._aside(self.manager.load_model, self._target(ref))
+        target = self._target(ref)
+        key = target if is_model_file(target) else await self._aside(self.manager.key, target)
+        model = await self._load(key)
         if len(self._routes) > 10_000:  # spellings of references come from clients; the models behind them are few
             self._routes.clear()
         self._routes[ref] = model
@@ -200,7 +183,7 @@ class InferenceEngine:
         A model served by name answers in all its versions, one served as `name:version` or `name@alias` only as such,
         and its bare name means just that.
         """
-        if not self._only_wanted or ref in self._wanted:
+        if self._whole_registry or ref in self._wanted:
             return ref
         name = _name_of(ref)
         served = [wanted for wanted in self._wanted if _name_of(wanted) == name]
@@ -221,19 +204,31 @@ class InferenceEngine:
         return self.manager.models()
 
     def _pin(self) -> None:
-        self.manager.pin({self._routes[ref].key for ref in self._wanted if ref in self._routes})
+        """What was named stays loaded; of a whole registry only the default does."""
+        named = [self.default_ref or ""] if self._whole_registry else self._wanted
+        self.manager.pin({self._routes[ref].key for ref in named if ref in self._routes})
 
     async def reconcile(self) -> None:
-        """Follow the registry: load what an alias or a new version means now, then let go of what it meant before."""
+        """Follow the registry: load what an alias or a version means now, then let go of what it meant before.
+
+        What cannot be loaded leaves the version before it answering and is tried again.
+        """
         revision = await self._aside(self.registry.revision)
-        if revision == self._revision:
+        if revision == self._revision and not self._stuck and not self._problems:
             return
         before = {model.key for model in self._routes.values() if model.artifact is not None}
+        self._stuck = {ref: why for ref, why in self._stuck.items() if ref in self._routes}
         for ref, model in list(self._routes.items()):
             if model.artifact is not None:
                 await self._follow(ref, model)
-        for ref in self._problems.keys() & set(self._wanted):
-            await self._retry(ref)
+        if self._whole_registry:
+            self._wanted = await self._first_of_registry()
+            if self.default_ref not in self._routes:
+                self.default_ref = next(iter(self._wanted), None)
+            self._problems = {ref: why for ref, why in self._problems.items() if ref in self._wanted}
+        for ref in self._wanted:
+            if ref not in self._routes:
+                await self._bring_up(ref)
         self._pin()
         for key in before - {model.key for model in self._routes.values()}:
             self.manager.unload(key)
@@ -242,20 +237,21 @@ class InferenceEngine:
     async def _follow(self, ref: str, model: LoadedModel) -> None:
         try:
             key = await self._aside(self.manager.key, self._target(ref))
-            if key != model.key:
-                self._routes[ref] = await self._aside(self.manager.load_model, key)
+            now = await self._load(key, fresh=True) if key != model.key else await self._refreshed(model)
+            if now is not model:
+                self._routes[ref] = now
                 log.info("%s is now %s", ref, key)
+            self._stuck.pop(ref, None)
         except ModelNotFound:
             del self._routes[ref]
         except PenstockError as error:
-            log.error("%s stays at %s: %s", ref, model.key, error)
+            if self._stuck.get(ref) != str(error):
+                log.error("%s stays at %s: %s", ref, model.key, error)
+            self._stuck[ref] = str(error)
 
-    async def _retry(self, ref: str) -> None:
-        try:
-            await self.model(ref)
-            del self._problems[ref]
-        except PenstockError as error:
-            self._problems[ref] = str(error)
+    async def _refreshed(self, model: LoadedModel) -> LoadedModel:
+        """The model under the same name and version, which another content may have been published as."""
+        return model if model.retired else await self._load(model.key, fresh=True)
 
     # Answering
 
@@ -266,16 +262,25 @@ class InferenceEngine:
         model = self.routed(ref)
         if model is not None:
             model.batcher.admit()
-        if self._preparing >= self.config.max_queue_size:
+        if self._preparing >= self.config.max_queue_size or self._preparing_bytes > self.config.max_queue_bytes:
             raise Overloaded(f"{self._preparing} requests are being prepared already; try again later")
 
     async def predict(
-        self, request: Any, *, ref: str | None = None, deadline: float | None = None, request_id: str = ""
+        self,
+        request: Any,
+        *,
+        ref: str | None = None,
+        deadline: float | None = None,
+        request_id: str = "",
+        aside: bool = False,
+        patient: bool = False,
     ) -> Prediction:
         """The answer of the model `ref` (None = the default) to one request.
 
         `request` is the Task's Request or anything its `coerce` takes. `deadline` is absolute, in `time.monotonic()`
-        seconds. Raises InvalidInput, ModelNotFound, ModelNotReady, Overloaded, DeadlineExceeded or InferenceError.
+        seconds. `aside` prepares and finishes in a thread, for requests so large that the event loop would wait.
+        `patient` waits for room in a full queue, up to the deadline, where others are refused.
+        Raises InvalidInput, ModelNotFound, ModelNotReady, Overloaded, DeadlineExceeded or InferenceError.
         """
         # One coroutine from here to the batcher: every request comes this way, and each more costs half a microsecond.
         started = time.monotonic()
@@ -289,20 +294,28 @@ class InferenceEngine:
             model = self.routed(ref)
             if model is None or not self.manager.hold(model):
                 model = None
-                model = await self._hold(ref)
-            if model.task.cpu_bound:
-                request, arrays, rows = await self._prepare_aside(model, request)
+                model = await _by(deadline, self._hold(ref))
+            aside = aside or model.task.cpu_bound
+            if aside:
+                request, arrays, rows = await _by(deadline, self._prepare_aside(model, request))
             else:
                 request, arrays, rows = model.prepare(request)
             prepared = time.monotonic()
             if prepared >= deadline:
                 raise DeadlineExceeded("the deadline passed before the request reached the model; the work was dropped")
+            if patient:
+                await model.batcher.room(rows, deadline)
             if self._cache is None:
                 batched = await model.batcher.submit(arrays, rows, deadline)
             else:
                 batched = await self._run_cached(self._cache, model, arrays, rows, deadline)
             answered = time.monotonic()
-            response = model.finish(batched.outputs, request)
+            if aside:
+                response = await asyncio.get_running_loop().run_in_executor(
+                    self._threads, model.finish, batched.outputs, request
+                )
+            else:
+                response = model.finish(batched.outputs, request)
             return self._done(model, response, batched, rows, (started, prepared, answered), request_id)
         except asyncio.CancelledError:
             self._observe_failure(model, "cancelled", started, request_id)
@@ -323,16 +336,20 @@ class InferenceEngine:
                 return model
 
     async def _prepare_aside(self, model: LoadedModel, request: Any) -> tuple[Any, Any, int]:
+        upload = getattr(request, model.task.upload_field or "", b"")
+        size = len(upload) if isinstance(upload, bytes) else 0
         self._preparing += 1
+        self._preparing_bytes += size
         try:
             return await asyncio.get_running_loop().run_in_executor(self._threads, model.prepare, request)
         finally:
             self._preparing -= 1
+            self._preparing_bytes -= size
 
     async def _run_cached(
         self, cache: PredictionCache, model: LoadedModel, arrays: Any, rows: int, deadline: float
     ) -> Batched:
-        key = cache.key(f"{model.key}/{model.variant}", arrays)
+        key = cache.key(model.cache_identity, arrays)
         outputs = cache.get(key)
         if outputs is not None:
             return Batched(outputs, 0, 0.0, 0.0)
@@ -368,18 +385,22 @@ class InferenceEngine:
         deadline: float | None = None,
         request_id: str = "",
     ) -> list[Prediction | PenstockError]:
-        """One result per request, in order: its prediction or its own error. No more at once than the queue takes."""
+        """One result per request, in order: its prediction or its own error. It waits for room and refuses no item."""
+        if deadline is None:
+            deadline = time.monotonic() + self._timeout_s
         waiting = enumerate(requests)
         results: dict[int, Prediction | PenstockError] = {}
 
         async def work() -> None:
             for index, request in waiting:
                 try:
-                    results[index] = await self.predict(request, ref=ref, deadline=deadline, request_id=request_id)
+                    results[index] = await self.predict(
+                        request, ref=ref, deadline=deadline, request_id=request_id, patient=True
+                    )
                 except PenstockError as error:
                     results[index] = error
 
-        await asyncio.gather(*(work() for _ in range(min(2 * self.config.batch_size, self.config.max_queue_size))))
+        await asyncio.gather(*(work() for _ in range(2 * self.config.batch_size)))
         return [results[index] for index in range(len(results))]
 
     # Watching
@@ -397,7 +418,10 @@ class InferenceEngine:
             stats = self._stats[key] = ModelStats()
         stats.add(observation)
         for observer in self.observers:
-            observer(observation)
+            try:
+                observer(observation)
+            except Exception:
+                log.exception("an observer failed; the request was answered all the same")
 
     def refused(self, ref: str | None, error: PenstockError, request_id: str = "") -> None:
         """Count a request that was turned away before `predict` saw it (by `admit`, or for its form)."""
@@ -436,9 +460,19 @@ class InferenceEngine:
             "queue_size": self.queue_rows,
             "processing": self._inflight,
             "uptime_s": time.monotonic() - self._since,
+            "problems": {**self._stuck, **self._problems},
             "models": {f"{name}:{version}": stats.to_json() for (name, version), stats in self._stats.items() if name},
         }
 
 
+async def _by(deadline: float, work: Awaitable[T]) -> T:
+    """The result of `work`, or DeadlineExceeded at the deadline; a load that others may wait for goes on."""
+    try:
+        async with asyncio.timeout(deadline - time.monotonic()):
+            return await work
+    except TimeoutError:
+        raise DeadlineExceeded("the deadline passed before the request reached the model") from None
+
+
 def _name_of(ref: str) -> str:
-    return Path(ref).stem if is_model_file(ref) else ref.partition(":")[0].partition("@")[0]
+    return Path(ref).stem if is_model_file(ref) else name_of(ref)

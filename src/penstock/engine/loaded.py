@@ -17,13 +17,23 @@ import numpy as np
 from penstock.backends.base import Backend, BackendOptions, ModelFile
 from penstock.backends.catalog import format_of, open_backend, runnable
 from penstock.engine.batcher import Batcher, BatchLimits
-from penstock.errors import GoldenMismatch, InferenceError, ModelLoadError, PenstockError, UnsupportedFormat
+from penstock.errors import (
+    GoldenMismatch,
+    InferenceError,
+    IntegrityError,
+    ModelLoadError,
+    PenstockError,
+    UnsupportedFormat,
+)
 from penstock.registry.artifact import Artifact, Golden, Variant
 from penstock.tasks.base import Task
 from penstock.tasks.catalog import load_task, task_for_bare
 from penstock.tensors import Array, Arrays, Signature, TensorSpec
 
 log = logging.getLogger(__name__)
+
+FREE_LENGTHS = (8, 224, 1)
+"""What a free axis past the batch is tried with, until the model runs."""
 
 SHORT_RUN_S = 0.002
 """A full batch below this is tried with a single thread too."""
@@ -70,6 +80,7 @@ class LoadedModel:
         "key",
         "leases",
         "name",
+        "path",
         "retired",
         "task",
         "variant",
@@ -77,7 +88,13 @@ class LoadedModel:
     )
 
     def __init__(
-        self, info: ModelInfo, task: Task, backend: Backend, batcher: Batcher, artifact: Artifact | None
+        self,
+        info: ModelInfo,
+        task: Task,
+        backend: Backend,
+        batcher: Batcher,
+        artifact: Artifact | None = None,
+        path: Path | None = None,
     ) -> None:
         self.info = info
         self.name, self.version, self.variant = info.name, info.version, info.variant
@@ -86,6 +103,7 @@ class LoadedModel:
         self.backend = backend
         self.batcher = batcher
         self.artifact = artifact
+        self.path = path
         self.leases = 0
         self.retired = False
 
@@ -93,6 +111,11 @@ class LoadedModel:
     def signature(self) -> Signature:
         """What the model takes and gives."""
         return self.task.signature
+
+    @property
+    def cache_identity(self) -> str:
+        """Differs for any two models whose answers may differ, those under one name and version included."""
+        return f"{self.key}/{self.variant}/{self.info.sha256}"
 
     def prepare(self, request: Any) -> tuple[Any, Arrays, int]:
         """The task's request, its arrays and their rows. Raises InvalidInput; for a bug in a task InferenceError."""
@@ -126,14 +149,16 @@ class LoadedModel:
 def load_artifact(artifact: Artifact, options: BackendOptions, limits: BatchLimits) -> LoadedModel:
     """Bring up the first variant, best first, that this machine runs and that passes its golden samples.
 
-    Raises IntegrityError at once for an altered file, else the error of the first variant that failed.
+    Raises IntegrityError at once for an altered file, else the ModelLoadError of the first variant that failed.
     """
     failures: list[ModelLoadError] = []
     for variant in _candidates(artifact, options):
         artifact.verify(variant)
         try:
             return _load_variant(artifact, variant, options, limits, tuple(str(failure) for failure in failures))
-        except (GoldenMismatch, UnsupportedFormat) as error:
+        except IntegrityError:
+            raise
+        except ModelLoadError as error:
             log.warning("%s/%s: %s", artifact.ref, variant.name, error)
             failures.append(error)
     if failures:
@@ -199,7 +224,7 @@ def load_file(path: Path, model_type: str | None, options: BackendOptions, limit
         sha256=digest,
         warnings=(),
     )
-    return LoadedModel(info, task, ready.backend, ready.batcher(), None)
+    return LoadedModel(info, task, ready.backend, ready.batcher(), path=path)
 
 
 class _Ready(NamedTuple):
@@ -228,7 +253,10 @@ def _bring_up(
     tunable = ready.backend.own_threads and ready.backend.device == "cpu" and options.threads is None
     if not tunable or ready.full_s > SHORT_RUN_S:
         return ready
-    alone = _open(format, file, replace(options, threads=1), limits, golden, what)
+    try:
+        alone = _open(format, file, replace(options, threads=1), limits, golden, what)
+    except ModelLoadError:
+        return ready
     better, other = (alone, ready) if alone.full_s <= ONE_THREAD_WORTH * ready.full_s else (ready, alone)
     other.backend.close()
     return better
@@ -243,6 +271,9 @@ def _open(
         if golden is not None:
             prove(backend, golden, limits.batch_rows, what)
         return _Ready(backend, limits, warm_up(backend, backend.signature, limits.batch_rows, golden))
+    except InferenceError as error:
+        backend.close()
+        raise ModelLoadError(f"{what}: the model fails when it is run: {error}") from error
     except BaseException:
         backend.close()
         raise
@@ -269,10 +300,13 @@ def _info(
 
 def _limits_for(signature: Signature, limits: BatchLimits) -> BatchLimits:
     """A model exported for a fixed batch runs just that many rows at once."""
-    fixed = [spec.shape[0] for spec in signature.inputs if spec.shape and spec.shape[0] > 0]
+    scalar = next((spec.name for spec in signature.inputs if not spec.shape), None)
+    if scalar is not None:
+        raise UnsupportedFormat(f"the input {scalar!r} has no batch axis")
+    fixed = [spec.shape[0] for spec in signature.inputs if spec.shape[0] > 0]
     if not fixed:
         return limits
-    return BatchLimits(fixed[0], max(fixed[0], limits.queue_rows), limits.queue_bytes, limits.max_wait_ms)
+    return replace(limits, batch_rows=fixed[0], queue_rows=max(fixed[0], limits.queue_rows))
 
 
 def prove(backend: Backend, golden: Golden, batch_rows: int, what: str) -> None:
@@ -304,15 +338,29 @@ def _compare(got: Array, expected: Array, golden: Golden, what: str) -> None:
 
 def warm_up(backend: Backend, signature: Signature, batch_rows: int, golden: Golden | None) -> dict[int, float]:
     """Run every batch size the model will see (1, 2, 4, … and the limit); the median seconds by number of rows."""
+    length = FREE_LENGTHS[0] if golden is not None else _free_length(backend, signature)
     timings: dict[int, float] = {}
     started = time.monotonic()
     for rows in _batch_sizes(signature, batch_rows):
         if timings and rows != batch_rows and time.monotonic() - started > WARM_UP_BUDGET_S:
             continue
-        inputs = _example(signature, rows, golden)
+        inputs = _example(signature, rows, golden, length)
         backend.run(inputs)  # the first run of a shape allocates and, on some devices, compiles
         timings[rows] = statistics.median(_time(backend, inputs) for _ in range(3))
     return timings
+
+
+def _free_length(backend: Backend, signature: Signature) -> int:
+    """A length for free axes past the batch that the model runs with; raises its error when none is known to work."""
+    rows = next(_batch_sizes(signature, 1))
+    for length in FREE_LENGTHS:
+        try:
+            backend.run(_example(signature, rows, None, length))
+        except InferenceError as error:
+            failure = error
+        else:
+            return length
+    raise failure
 
 
 def _time(backend: Backend, inputs: Arrays) -> float:
@@ -332,16 +380,16 @@ def _batch_sizes(signature: Signature, limit: int) -> Iterator[int]:
     yield limit
 
 
-def _example(signature: Signature, rows: int, golden: Golden | None) -> Arrays:
+def _example(signature: Signature, rows: int, golden: Golden | None, length: int) -> Arrays:
     if golden is not None:
         return {name: np.ascontiguousarray(_tile(array, rows)) for name, array in golden.inputs.items()}
-    return {spec.name: _zeros(spec, rows) for spec in signature.inputs}
+    return {spec.name: _zeros(spec, rows, length) for spec in signature.inputs}
 
 
 def _tile(array: Array, rows: int) -> Array:
     return array[np.arange(rows) % len(array)]
 
 
-def _zeros(spec: TensorSpec, rows: int) -> Array:
-    shape = (rows, *(n if n > 0 else 1 for n in spec.shape[1:]))
+def _zeros(spec: TensorSpec, rows: int, length: int) -> Array:
+    shape = (rows, *(n if n > 0 else length for n in spec.shape[1:]))
     return np.full(shape, "", dtype=object) if spec.dtype == "BYTES" else np.zeros(shape, spec.numpy)

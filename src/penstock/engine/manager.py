@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections import OrderedDict
 from concurrent.futures import Future
 from pathlib import Path
+from typing import NamedTuple
 
 from penstock.backends.base import BackendOptions
 from penstock.engine.batcher import BatchLimits
 from penstock.engine.loaded import LoadedModel, ModelInfo, load_artifact, load_file, warm_up
 from penstock.errors import InvalidInput, ModelLoadError, ModelNotFound, ModelNotReady
+from penstock.registry.refs import name_of
 from penstock.registry.registry import Registry
 from penstock.settings import parse_size
 
 RETRY_AFTER_S = 2.0
-"""A model that could not be loaded is tried again after this time at the earliest."""
+"""A model that could not be loaded is tried again after this time at the earliest, then after twice as long, …"""
 
 MODEL_SUFFIXES = (".onnx", ".pt", ".pth", ".pt2", ".ckpt", ".safetensors")
 
@@ -47,73 +50,117 @@ class ModelManager:
         self._limits = limits or BatchLimits()
         self._model_type = model_type
         self._models: OrderedDict[str, LoadedModel] = OrderedDict()
-        self._files: dict[str, Path] = {}
         self._loading: dict[str, Future[LoadedModel]] = {}
-        self._failed: dict[str, tuple[float, Exception]] = {}
+        self._failed: dict[str, _Failure] = {}
+        self._closed = False
         self._pinned: set[str] = set()
         self._lock = threading.Lock()
 
     # Loading
 
-    def load_model(self, ref: str | Path) -> LoadedModel:
+    def load_model(self, ref: str | Path, *, fresh: bool = False) -> LoadedModel:
         """The loaded model for a registry reference or a model file; callers who ask at once share one load.
 
-        Raises ModelNotFound, ModelLoadError or a child of it.
+        `fresh` looks whether the registry holds other content under this version by now, and loads that.
+        Raises ModelNotFound, ModelLoadError or a child of it; ModelNotReady after `close`.
         """
-        key = self.key(str(ref))
+        key, path = self._resolve(str(ref))
         with self._lock:
-            if key in self._models:
-                self._models.move_to_end(key)
-                return self._models[key]
+            model = self._models.get(key)
+        outdated = fresh and model is not None and self._outdated(model)
+        with self._lock:
+            model = None if outdated else self._models.get(key)
             flight, mine = self._loading.get(key), Future[LoadedModel]()
-            if flight is None:
+            if model is None and flight is None:
                 self._check_failed(key)
                 self._loading[key] = mine
+        if model is not None:
+            return self._touched(model, path)
         if flight is not None:
-            return flight.result()
+            return self._touched(flight.result(), path)
         try:
-            model = self._load(key)
+            model = self._load(key, path)
+            self._take_in(model)
         except BaseException as error:
             with self._lock:
                 del self._loading[key]
-                if isinstance(error, ModelLoadError):
-                    self._failed[key] = (time.monotonic(), error)
+                if isinstance(error, ModelLoadError) and path is None:
+                    tries = self._failed[key].tries + 1 if key in self._failed else 0
+                    self._failed[key] = _Failure(error, time.monotonic() + RETRY_AFTER_S * 2 ** min(tries, 5), tries)
             mine.set_exception(error)
             raise
         with self._lock:
-            self._models[key] = model
             self._failed.pop(key, None)
             del self._loading[key]
         mine.set_result(model)
         self._evict()
         return model
 
-    def _check_failed(self, key: str) -> None:
-        """A broken model is not read and proved again for every request that asks for it."""
-        at, error = self._failed.get(key, (0.0, None))
-        if error is not None and time.monotonic() - at < RETRY_AFTER_S:
-            raise error.with_traceback(None)
-
     def key(self, ref: str) -> str:
-        """`name:version` for a reference; a file is known by its stem from now on. Raises ModelNotFound."""
+        """`name:version` of what a reference means now. Raises ModelNotFound."""
+        return self._resolve(ref)[0]
+
+    def _resolve(self, ref: str) -> tuple[str, Path | None]:
+        """The key, and for a file its path: a file is a model under its stem, in version 1, while it is loaded."""
         if is_model_file(ref):
             path = Path(ref)
-            known = self._files.setdefault(path.stem, path)
-            if known != path:
-                raise InvalidInput(f"{path}: a model called {path.stem} is served from {known} already; rename one")
-            return f"{path.stem}:1"
-        name = ref.partition(":")[0].partition("@")[0]
-        if name in self._files:
-            if ref not in (name, f"{name}:1"):
-                raise ModelNotFound(f"{ref}: {name} is a bare model file, which has the version 1 only")
-            return f"{name}:1"
-        return ":".join(self.registry.resolve(ref))
+            if not re.fullmatch(r"[^:@/]+", path.stem):
+                raise InvalidInput(f"{path}: a model cannot be called {path.stem!r}; rename the file")
+            return f"{path.stem}:1", path
+        name = name_of(ref)
+        with self._lock:
+            file = self._models.get(f"{name}:1")
+        if file is None or file.path is None:
+            return ":".join(self.registry.resolve(ref)), None
+        if ref not in (name, file.key):
+            raise ModelNotFound(f"{ref}: {name} is a bare model file, which has the version 1 only")
+        return file.key, file.path
 
-    def _load(self, key: str) -> LoadedModel:
-        name = key.partition(":")[0]
-        if name in self._files:
-            return load_file(self._files[name], self._model_type, self._options, self._limits)
+    def _touched(self, model: LoadedModel, path: Path | None) -> LoadedModel:
+        if path is not None and model.path != path:
+            raise InvalidInput(f"{path}: {model.key} is served from {model.path or 'the registry'} already; rename one")
+        with self._lock:
+            if model.key in self._models:
+                self._models.move_to_end(model.key)
+        return model
+
+    def _outdated(self, model: LoadedModel) -> bool:
+        return model.artifact is not None and self.registry.get(model.key).digest != model.artifact.digest
+
+    def _check_failed(self, key: str) -> None:
+        """A broken model is not read and proved again for every request that asks for it."""
+        failure = self._failed.get(key)
+        if failure is not None and time.monotonic() < failure.until:
+            raise failure.error.with_traceback(None)
+
+    def _load(self, key: str, path: Path | None) -> LoadedModel:
+        if path is not None:
+            return load_file(path, self._model_type, self._options, self._limits)
         return load_artifact(self.registry.get(key), self._options, self._limits)
+
+    def _take_in(self, model: LoadedModel) -> None:
+        """Put a model in place of the one that was loaded under its key, which goes when its requests are answered."""
+        with self._lock:
+            closed = self._closed
+            old = None if closed else self._models.get(model.key)
+            if not closed:
+                self._models[model.key] = model
+        if closed:
+            model.close()
+            raise ModelNotReady("the server is shutting down")
+        if old is not None:
+            self._retire(old)
+
+    def close(self) -> None:
+        """Unload everything and load nothing more; waits until the models are closed."""
+        with self._lock:
+            self._closed = True
+            models = list(self._models.values())
+            self._models.clear()
+            for model in models:
+                model.retired = True
+        for model in models:
+            model.close()
 
     # Looking
 
@@ -159,9 +206,12 @@ class ModelManager:
         """The other end of `hold`; the last one out closes an unloaded model."""
         with self._lock:
             model.leases -= 1
-            done = model.retired and model.leases == 0
-        if done:
+            idle = model.leases == 0
+            over = idle and not model.retired and self._over_budget()
+        if idle and model.retired:
             _close_aside(model)
+        elif over:
+            self._evict()
 
     def pin(self, keys: set[str]) -> None:
         """These `name:version` and no others stay loaded whatever the budget says."""
@@ -189,18 +239,29 @@ class ModelManager:
         if idle:
             _close_aside(model)
 
+    def _over_budget(self) -> bool:
+        if len(self._models) > self._max_models:
+            return True
+        return self._max_bytes is not None and sum(m.info.size_bytes for m in self._models.values()) > self._max_bytes
+
     def _evict(self) -> None:
         """Unload the least recently used models that are neither pinned nor busy until the budget holds."""
         while True:
             with self._lock:
-                size = sum(model.info.size_bytes for model in self._models.values())
-                over = len(self._models) > self._max_models or (self._max_bytes is not None and size > self._max_bytes)
                 newest = next(reversed(self._models), None)
                 idle = (k for k, m in self._models.items() if k not in self._pinned and not m.leases and k != newest)
-                victim = self._models.pop(next(idle, ""), None) if over else None
+                victim = self._models.pop(next(idle, ""), None) if self._over_budget() else None
             if victim is None:
                 return
             self._retire(victim)
+
+
+class _Failure(NamedTuple):
+    """Why a model could not be loaded, and until when it is not tried again."""
+
+    error: ModelLoadError
+    until: float
+    tries: int
 
 
 def _close_aside(model: LoadedModel) -> None:

@@ -46,8 +46,8 @@ class Predictor:
             raise ConfigError(f"optimizations: {unknown.pop()!r} is unknown; known are {', '.join(OPTIMIZATIONS)}")
         registry = registry or Registry()
         name = str(model)
-        if not is_model_file(name) and not registry.versions(name.partition(":")[0].partition("@")[0]):
-            registry.publish_bundled(name.partition(":")[0].partition("@")[0])
+        if not is_model_file(name):
+            registry.ensure(name)
         options = BackendOptions(
             device=device,
             precision="int8" if "quantization" in optimizations else precision,
@@ -59,6 +59,8 @@ class Predictor:
             self._model.close()
             raise ConfigError(f"{self._model.key} has no int8 variant that runs here; leave quantization out")
         self._batch_size = self._model.batcher.limits.batch_rows
+        fixed = (spec.shape[0] for spec in self._model.signature.inputs if spec.shape[0] > 0)
+        self._fixed_rows = next(fixed, None)
         self._cache = PredictionCache(cache_size) if cache_size else None
 
     @property
@@ -87,7 +89,7 @@ class Predictor:
         started = time.perf_counter()
         request, arrays, rows = self._prepare(value)
         prepared = time.perf_counter()
-        outputs = self._run_rows(arrays, rows)
+        outputs = self._run_rows(arrays, rows, self._batch_size)
         ran = time.perf_counter()
         response = self.postprocess(outputs, request)
         if isinstance(response, TimedResponse):
@@ -103,16 +105,17 @@ class Predictor:
         """
         size = batch_size or self._batch_size
         if num_workers <= 0:
-            return [answer for chunk in _chunks(values, size) for answer in self._answer(map(self._prepare, chunk))]
+            chunks = _chunks(values, size)
+            return [answer for chunk in chunks for answer in self._answer(map(self._prepare, chunk), size)]
         answers: list[Any] = []
         with ThreadPoolExecutor(num_workers, thread_name_prefix="penstock-prepare") as pool:
             ahead: list[Iterator[Any]] = []
             for chunk in _chunks(values, size):
                 ahead.append(pool.map(self._prepare, chunk))
                 if len(ahead) > 1:
-                    answers.extend(self._answer(ahead.pop(0)))
+                    answers.extend(self._answer(ahead.pop(0), size))
             for prepared in ahead:
-                answers.extend(self._answer(prepared))
+                answers.extend(self._answer(prepared, size))
         return answers
 
     def close(self) -> None:
@@ -130,7 +133,7 @@ class Predictor:
         arrays, rows = self.task.signature.validate(self.preprocess(request))
         return request, arrays, rows
 
-    def _answer(self, prepared: Iterable[tuple[Any, Arrays, int]]) -> list[Any]:
+    def _answer(self, prepared: Iterable[tuple[Any, Arrays, int]], size: int) -> list[Any]:
         """Runs the requests that can share a run together, and answers in the order they came."""
         items = list(prepared)
         groups: dict[Any, list[int]] = {}
@@ -139,19 +142,19 @@ class Predictor:
         answers: list[Any] = [None] * len(items)
         for members in groups.values():
             rows = [items[index][2] for index in members]
-            outputs = self._run_rows(stack([items[index][1] for index in members]), sum(rows))
+            outputs = self._run_rows(stack([items[index][1] for index in members]), sum(rows), size)
             for index, part in zip(members, split(outputs, rows), strict=True):
                 answers[index] = self.postprocess(part, items[index][0])
                 if isinstance(answers[index], TimedResponse):
                     answers[index].stamp(self._model.version)
         return answers
 
-    def _run_rows(self, arrays: Arrays, rows: int) -> Arrays:
-        """All rows, at most `batch_size` a run, from the cache where it knows them."""
-        key = self._cache.key(self._model.key, arrays) if self._cache is not None else b""
+    def _run_rows(self, arrays: Arrays, rows: int, size: int) -> Arrays:
+        """All rows, at most `size` a run (or what the model was exported for), from the cache where it knows them."""
+        key = self._cache.key(self._model.cache_identity, arrays) if self._cache is not None else b""
         if self._cache is not None and (found := self._cache.get(key)) is not None:
             return found
-        size = self._batch_size
+        size = min(size, self._fixed_rows or size)
         parts = [
             self._model.backend.run({name: array[start : start + size] for name, array in arrays.items()})
             for start in range(0, max(rows, 1), size)

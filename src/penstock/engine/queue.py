@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections import deque
 from typing import Any
 
 from penstock.errors import Overloaded
@@ -14,7 +13,7 @@ from penstock.tensors import Arrays, group_key, nbytes
 class Item:
     """One request in the queue: its inputs, the caller's future and when it must be done."""
 
-    __slots__ = ("arrays", "bytes", "deadline", "entered", "future", "key", "loop", "order", "queued", "rows")
+    __slots__ = ("arrays", "bytes", "deadline", "entered", "future", "key", "loop", "order", "rows")
 
     def __init__(
         self,
@@ -33,87 +32,87 @@ class Item:
         self.deadline = deadline
         self.bytes = nbytes(arrays)
         self.key = group_key(arrays)
-        self.queued = False
         self.order = 0
 
 
 class BatchQueue:
     """A queue bounded by rows and by bytes. One line per `group_key`; the oldest head goes first.
 
-    Not thread-safe: its owner holds a lock. `rows` and `bytes` count what waits, and nothing that was dropped.
+    Not thread-safe: its owner holds a lock. `rows` and `bytes` count what waits; what was dropped is gone at once.
     """
 
-    def __init__(self, *, max_batch_rows: int, max_rows: int, max_bytes: int) -> None:
+    def __init__(self, *, max_batch_rows: int, max_rows: int, max_bytes: int, join: bool = True) -> None:
+        """Without `join` every request runs alone."""
         self.max_batch_rows = max_batch_rows
         self.max_rows = max_rows
         self.max_bytes = max_bytes
         self.rows = 0
         self.bytes = 0
-        self._lines: dict[Any, deque[Item]] = {}
+        self._join = join
+        self._lines: dict[Any, dict[Item, None]] = {}
         self._order = itertools.count()
 
+    def __bool__(self) -> bool:
+        """True while somebody waits, be it with no rows."""
+        return bool(self._lines)
+
+    def has_room(self, rows: int, size: int = 0) -> bool:
+        """Whether a request of `rows` and `size` bytes may come in. An empty queue takes any one request."""
+        return not self.rows or (self.rows + rows <= self.max_rows and self.bytes + size <= self.max_bytes)
+
     def check_room(self, rows: int, size: int, retry_after_s: float) -> None:
-        """Raise Overloaded when `rows` of `size` bytes do not fit. An empty queue takes any one request."""
-        if self.rows and (self.rows + rows > self.max_rows or self.bytes + size > self.max_bytes):
+        """Raise Overloaded when there is no room."""
+        if not self.has_room(rows, size):
             what = f"{self.max_rows} rows" if self.rows + rows > self.max_rows else f"{self.max_bytes} bytes"
             raise Overloaded(f"the queue is full ({what}); try again later", retry_after_s=retry_after_s)
 
     def push(self, item: Item) -> None:
         """Add a request that `check_room` let in."""
         item.order = next(self._order)
-        item.queued = True
         self.rows += item.rows
         self.bytes += item.bytes
         line = self._lines.get(item.key)
         if line is None:
-            line = self._lines[item.key] = deque()
-        line.append(item)
+            line = self._lines[item.key] = {}
+        line[item] = None
 
     def drop(self, item: Item) -> bool:
-        """Free the room of a request nobody waits for any more; False when it had left the queue already."""
-        if not item.queued:
+        """Take out a request nobody waits for any more; False when it had left the queue already."""
+        line = self._lines.get(item.key)
+        if line is None or item not in line:
             return False
-        item.queued = False
+        del line[item]
+        if not line:
+            del self._lines[item.key]
         self.rows -= item.rows
         self.bytes -= item.bytes
         return True
 
     def head(self) -> Item | None:
-        """The request that waits longest. Forgets the dropped ones on the way."""
-        oldest: Item | None = None
-        for key in list(self._lines):
-            line = self._lines[key]
-            while line and not line[0].queued:
-                line.popleft()
-            if not line:
-                del self._lines[key]
-            elif oldest is None or line[0].order < oldest.order:
-                oldest = line[0]
-        return oldest
+        """The request that waits longest."""
+        heads = [next(iter(line)) for line in self._lines.values()]
+        return min(heads, key=lambda item: item.order) if heads else None
 
     def take(self) -> list[Item]:
         """The next batch: the oldest request and those behind it that can share its run, within the row limit."""
         head = self.head()
         if head is None:
             return []
-        line = self._lines[head.key]
-        batch: list[Item] = []
-        rows = 0
-        while line:
-            item = line[0]
-            if not item.queued:
-                line.popleft()
-                continue
-            if batch and rows + item.rows > self.max_batch_rows:
-                break
-            line.popleft()
+        batch = [head]
+        rows = head.rows
+        if self._join:
+            for item in itertools.islice(self._lines[head.key], 1, None):
+                if rows + item.rows > self.max_batch_rows:
+                    break
+                batch.append(item)
+                rows += item.rows
+        for item in batch:
             self.drop(item)
-            batch.append(item)
-            rows += item.rows
         return batch
 
     def clear(self) -> list[Item]:
         """Everything that still waits, taken out."""
-        waiting = [item for line in self._lines.values() for item in line if self.drop(item)]
-        self._lines.clear()
+        waiting = [item for line in self._lines.values() for item in line]
+        for item in waiting:
+            self.drop(item)
         return waiting

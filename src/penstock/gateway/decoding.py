@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from array import array
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -16,8 +16,9 @@ import orjson
 from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 
-from penstock.errors import FieldError, InvalidInput
+from penstock.errors import InvalidInput
 from penstock.tasks.base import Task
+from penstock.tasks.refusals import refusal
 
 try:
     import simdjson as _simdjson
@@ -25,12 +26,6 @@ except ImportError:  # no wheel for this Python: orjson reads the array
     simdjson: Any = None
 else:
     simdjson = _simdjson
-
-MAX_ERRORS = 20
-"""How many faults of one body are told."""
-
-_HOPELESS = 1000
-"""A body with more faults is only told their number: Pydantic lists all of them or none, a kilobyte each."""
 
 _KEEP_PARSER_BELOW = 1 << 20
 """A parser keeps the memory of its largest document; larger bodies get one of their own."""
@@ -77,7 +72,7 @@ def decode_slowly(model: type[BaseModel], body: bytes) -> BaseModel:
     try:
         return model.model_validate_json(body)
     except ValidationError as error:
-        raise invalid_input(error) from None
+        raise refusal(error) from None
 
 
 def parse(body: bytes) -> Any:
@@ -142,32 +137,3 @@ read_flat: Callable[[bytes, str], Fields | None] = _read_flat_orjson
 if simdjson is not None:
     _local = _PerThread()
     read_flat = _read_flat_simdjson
-
-
-# Pydantic's errors in our words
-
-
-def invalid_input(error: ValidationError) -> InvalidInput:
-    """Pydantic's verdict as InvalidInput: one entry per field, at most MAX_ERRORS, without the values that came."""
-    count = error.error_count()
-    if count > _HOPELESS:
-        return InvalidInput(f"body: {count} fields are wrong", field="body")
-    faults = error.errors(include_url=False, include_context=False, include_input=False)[:MAX_ERRORS]
-    errors = tuple(FieldError(field_path(fault["loc"]), _message(fault["msg"])) for fault in faults)
-    first = f"{errors[0].field}: {errors[0].message}"
-    return InvalidInput(f"{first} (and {count - 1} more)" if count > 1 else first, errors=errors)
-
-
-def field_path(location: Iterable[int | str]) -> str:
-    """`("requests", 0, "input_data")` as `requests[0].input_data`; the body itself is `body`."""
-    path = ""
-    for part in location:
-        if isinstance(part, int):
-            path += f"[{part}]"
-        else:
-            path += f".{part}" if path else part
-    return path or "body"
-
-
-def _message(text: str) -> str:
-    return text.removeprefix("Value error, ")

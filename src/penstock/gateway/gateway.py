@@ -15,7 +15,8 @@ from typing import Any
 
 import orjson
 
-from penstock.engine.engine import InferenceConfig, InferenceEngine
+from penstock.engine.config import InferenceConfig
+from penstock.engine.engine import InferenceEngine
 from penstock.errors import ModelNotReady, PenstockError
 from penstock.gateway.cors import Cors
 from penstock.gateway.examples import Example, example_of

@@ -63,10 +63,6 @@ class Stats(BaseModel):
     models: dict[str, ModelStats] = Field(description="By name:version.")
 
 
-class Metric(BaseModel):
-    """A page in Prometheus' text format; only here for the documentation."""
-
-
 async def health(call: Call) -> Reply:
     """`GET /health`."""
     ready, reasons = _state(call)

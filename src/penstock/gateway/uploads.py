@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import ValidationError
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from penstock.errors import InvalidInput
-from penstock.gateway.decoding import invalid_input
 from penstock.gateway.problems import Refusal
 from penstock.tasks.base import Task
+from penstock.tasks.refusals import parse_request
 
 MAX_PARTS = 64
 """A form has a handful of fields; thousands of empty ones are an attack."""
@@ -34,10 +33,7 @@ def read_upload(task: Task, body: bytes, content_type: str) -> Any:
         fields = {field: body}
     else:
         raise Refusal(415, f"this model takes a file: multipart/form-data with a field {field!r}, or image/*")
-    try:
-        return task.Request.model_validate(fields)
-    except ValidationError as error:
-        raise invalid_input(error) from None
+    return parse_request(task.Request, fields)
 
 
 def _rename_file(fields: dict[str, str | bytes], wanted: str) -> dict[str, str | bytes]:

@@ -34,6 +34,11 @@ class Ref:
         return f"{self.name}@{self.alias}" if self.alias is not None else self.name
 
 
+def name_of(ref: str) -> str:
+    """The name in `name[:version|@alias]`, unchecked."""
+    return ref.partition(":")[0].partition("@")[0]
+
+
 def check_name(value: str, field: str = "name") -> str:
     """`value` when it can name a model or an alias; raises InvalidInput naming `field`."""
     if not isinstance(value, str) or not _NAME.fullmatch(value):

@@ -17,7 +17,7 @@ from penstock.errors import ConfigError, IntegrityError, InvalidInput, ModelNotF
 from penstock.registry import files
 from penstock.registry.artifact import Artifact
 from penstock.registry.manifest import MANIFEST
-from penstock.registry.refs import Ref, check_name, check_version, is_release, parse_ref, sorted_versions
+from penstock.registry.refs import Ref, check_name, check_version, is_release, name_of, parse_ref, sorted_versions
 from penstock.registry.staging import Staging
 
 if TYPE_CHECKING:
@@ -243,6 +243,12 @@ class Registry:
 
         source = bundled().get(name)
         return None if source is None else self.publish(source)
+
+    def ensure(self, ref: str) -> None:
+        """Publish the model that `ref` names when it is not here but ships in an installed package."""
+        name = name_of(ref)
+        if not self.versions(name):
+            self.publish_bundled(name)
 
     def set_alias(self, name: str, alias: str, version: str) -> None:
         """Point an alias at a version that exists, in place of the one it pointed at."""

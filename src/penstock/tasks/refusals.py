@@ -10,7 +10,13 @@ from pydantic import BaseModel, ValidationError
 from penstock.errors import FieldError, InvalidInput, ModelLoadError
 
 Model = TypeVar("Model", bound=BaseModel)
+
+MAX_ERRORS = 20
+"""How many faults of one request are told."""
+
 _SHOWN = 3
+_HOPELESS = 1000
+"""A request with more faults is only told their number: Pydantic lists all of them or none, a kilobyte each."""
 
 
 def field_path(loc: tuple[int | str, ...]) -> str:
@@ -24,22 +30,13 @@ def field_path(loc: tuple[int | str, ...]) -> str:
     return path
 
 
-def field_errors(error: ValidationError) -> tuple[FieldError, ...]:
-    """One FieldError for each fault, in Pydantic's order and words."""
-    faults = error.errors(include_url=False, include_context=False, include_input=False)
-    return tuple(FieldError(field_path(fault["loc"]), fault["msg"].removeprefix("Value error, ")) for fault in faults)
-
-
-def sentence(errors: tuple[FieldError, ...]) -> str:
-    """All faults in one sentence; past three, their number."""
-    shown = "; ".join(f"{e.field}: {e.message}" if e.field else e.message for e in errors[:_SHOWN])
-    return shown if len(errors) <= _SHOWN else f"{shown}; and {len(errors) - _SHOWN} more"
-
-
 def refusal(error: ValidationError) -> InvalidInput:
-    """The InvalidInput that says what `error` says."""
-    errors = field_errors(error)
-    return InvalidInput(sentence(errors), errors=errors)
+    """The InvalidInput that says what `error` says, without the values that came; the request itself is `body`."""
+    count = error.error_count()
+    if count > _HOPELESS:
+        return InvalidInput(f"body: {count} fields are wrong", field="body")
+    errors = _field_errors(error, "body")
+    return InvalidInput(_sentence(errors, count), errors=errors)
 
 
 def parse_request(model: type[Model], fields: Mapping[str, Any]) -> Model:
@@ -55,4 +52,19 @@ def parse_config(model: type[Model], kind: str, config: Mapping[str, Any]) -> Mo
     try:
         return model.model_validate(dict(config))
     except ValidationError as error:
-        raise ModelLoadError(f"the {kind} settings of the model do not fit: {sentence(field_errors(error))}") from None
+        faults = _sentence(_field_errors(error, ""), error.error_count())
+        raise ModelLoadError(f"the {kind} settings of the model do not fit: {faults}") from None
+
+
+def _field_errors(error: ValidationError, whole: str) -> tuple[FieldError, ...]:
+    """The first faults, in Pydantic's order and words; `whole` names the fault that is in no single field."""
+    faults = error.errors(include_url=False, include_context=False, include_input=False)[:MAX_ERRORS]
+    return tuple(
+        FieldError(field_path(fault["loc"]) or whole, fault["msg"].removeprefix("Value error, ")) for fault in faults
+    )
+
+
+def _sentence(errors: tuple[FieldError, ...], count: int) -> str:
+    """The first faults in one sentence, and how many more there are."""
+    shown = "; ".join(f"{e.field}: {e.message}" if e.field else e.message for e in errors[:_SHOWN])
+    return shown if count <= _SHOWN else f"{shown}; and {count - _SHOWN} more"

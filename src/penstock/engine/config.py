@@ -1,0 +1,48 @@
+"""How an engine runs, as one frozen value."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from penstock.backends.base import BackendOptions
+from penstock.engine.batcher import BatchLimits
+
+
+@dataclass(frozen=True, slots=True)
+class InferenceConfig:
+    """How an engine runs. `model_path` is a registry reference or a model file, the default of `predict`.
+
+    `batch_size` and `max_queue_size` count rows, `max_queue_bytes` the arrays that wait. `timeout_ms` is the deadline
+    of a request that brings none. `pin_memory` concerns CUDA only. `cache_size` is a number of remembered answers.
+    """
+
+    model_path: str | None = None
+    registry: Path | None = None
+    database_url: str | None = None
+    model_type: str | None = None
+    device: str = "auto"
+    precision: str = "fp32"
+    batch_size: int = 32
+    max_queue_size: int = 100
+    max_queue_bytes: int = 256 * 1024 * 1024
+    max_wait_ms: float = 0.0
+    use_dynamic_batching: bool = True
+    pin_memory: bool = True
+    graph_optimization: bool = True
+    threads: int | None = None
+    timeout_ms: float = 30_000.0
+    max_models: int = 8
+    max_bytes: int | str | None = None
+    cache_size: int = 0
+
+    def limits(self) -> BatchLimits:
+        """The batcher's part. Without dynamic batching every request runs alone."""
+        queue_rows = max(self.max_queue_size, self.batch_size)
+        return BatchLimits(
+            self.batch_size, queue_rows, self.max_queue_bytes, self.max_wait_ms, join=self.use_dynamic_batching
+        )
+
+    def options(self) -> BackendOptions:
+        """The backends' part."""
+        return BackendOptions(self.device, self.threads, self.precision, self.graph_optimization, self.pin_memory)
