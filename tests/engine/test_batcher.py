@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from waiting import until
 
 from penstock.engine.batcher import Batched, Batcher, BatchLimits
 from penstock.errors import DeadlineExceeded, InferenceError, ModelNotReady, OutOfMemory, Overloaded
@@ -78,14 +79,6 @@ def threaded(backend: Doubler) -> Iterator[MakeBatcher]:
     backend.gate.set()
     for batcher in made:
         batcher.close()
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    for _ in range(500):
-        if condition():
-            return
-        await asyncio.sleep(0.005)
-    raise AssertionError("it never happened")
 
 
 async def held(batcher: Batcher, backend: Doubler, value: float = 0.0) -> asyncio.Task[Batched]:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from linear_models import FEATURES, Publish, weights
+from waiting import until
 
 from penstock.engine import manager as manager_module
 from penstock.engine.config import InferenceConfig
@@ -414,11 +415,9 @@ async def test_overload_is_refused_early_and_counted(make: MakeEngine, publish: 
     hold_up(engine)
     batcher = engine.loaded()[0].batcher
     inside = [asyncio.create_task(engine.predict(X[0]))]
-    while not batcher.running_rows:
-        await asyncio.sleep(0.01)
+    await until(lambda: batcher.running_rows == 1)
     inside += [asyncio.create_task(engine.predict(X[i])) for i in (1, 2)]
-    while batcher.queued_rows < 2:
-        await asyncio.sleep(0.01)
+    await until(lambda: batcher.queued_rows == 2)
     with pytest.raises(Overloaded):
         engine.admit()
     with pytest.raises(Overloaded):
