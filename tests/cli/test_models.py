@@ -261,3 +261,14 @@ def test_an_artifact_that_fails_its_golden_samples_is_refused_before_it_is_publi
     assert "liar" not in penstock("models", "list").out
     assert penstock("models", "publish", liar.path, "--no-prove").code == 0
     assert "liar" in penstock("models", "list").out
+
+
+def test_an_alias_that_is_no_name_is_refused_before_anything_is_published(penstock: Penstock, onnx_file: Path) -> None:
+    refused(penstock("models", "publish", onnx_file, "--alias", "x y"), "alias", "'x y'")
+    assert penstock("models", "list", "--json").json()["models"] == []
+
+
+@pytest.mark.parametrize("place", ["linear.onnx", "linear.onnx/below"])
+def test_a_registry_at_or_below_a_file_is_refused(penstock: Penstock, onnx_file: Path, place: str) -> None:
+    assert onnx_file.name == "linear.onnx"
+    refused(penstock("models", "list", "--registry", place), "linear.onnx", "not a directory")

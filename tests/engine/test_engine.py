@@ -19,6 +19,7 @@ from penstock.engine.config import InferenceConfig
 from penstock.engine.engine import InferenceEngine
 from penstock.engine.observation import Observation, Prediction
 from penstock.errors import (
+    ConfigError,
     DeadlineExceeded,
     GoldenMismatch,
     InferenceError,
@@ -388,6 +389,65 @@ async def test_a_large_request_may_be_prepared_aside(make: MakeEngine, publish: 
         patch.setattr(type(model), "prepare", noted)
         assert await answer(engine, X[0], aside=True) == classes(0)[0]
     assert all(name.startswith("penstock-prepare") for name in threads)
+
+
+async def test_a_registry_that_disappears_leaves_the_loaded_models_answering(
+    make: MakeEngine, publish: Publish, registry: Registry
+) -> None:
+    publish()
+    registry.set_alias("m", "live", "1.0.0")
+    engine = make()
+    await engine.start(["m@live"])
+    away = registry.path.with_name("away")
+    registry.path.rename(away)
+    with pytest.raises(ConfigError, match="is gone; the loaded models go on answering"):
+        await engine.reconcile()
+    for ref in (None, "m", "m@live", "m:1.0.0"):
+        assert await answer(engine, X[0], ref=ref) == classes(0)[0]
+    away.rename(registry.path)
+    await engine.reconcile()
+    assert engine.ready() == (True, [])
+
+
+async def test_after_a_bad_promotion_every_route_stays_with_the_version_that_answers(
+    make: MakeEngine, publish: Publish, registry: Registry
+) -> None:
+    publish(version="1.0.0")
+    registry.set_alias("m", "live", "1.0.0")
+    engine = make()
+    await engine.start(["m@live"])
+    publish(version="2.0.0", golden_seed=9)
+    registry.set_alias("m", "live", "2.0.0")
+    await engine.reconcile()
+    for ref in (None, "m", "m@live"):
+        assert (await engine.predict(X[0], ref=ref)).version == "1.0.0"
+    assert "golden" in engine.get_stats()["problems"]["m@live"]
+
+
+async def test_a_model_has_statistics_from_its_load_on(make: MakeEngine, publish: Publish) -> None:
+    publish()
+    engine = make()
+    await engine.start()
+    assert engine.get_stats()["models"]["m:1.0.0"]["requests"] == 0
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("batch_size", 0),
+        ("max_queue_size", 0),
+        ("max_wait_ms", float("nan")),
+        ("max_wait_ms", -1),
+        ("timeout_ms", 0),
+        ("cache_size", -1),
+        ("max_models", 0),
+        ("threads", 0),
+        ("precision", "fp99"),
+    ],
+)
+def test_a_configuration_that_cannot_work_is_refused_by_field(field: str, value: Any) -> None:
+    with pytest.raises(ConfigError, match=field):
+        InferenceConfig(**{field: value})
 
 
 async def test_draining_refuses_the_new_and_finishes_those_inside(make: MakeEngine, publish: Publish) -> None:

@@ -16,6 +16,7 @@ from penstock.engine.batcher import BatchLimits
 from penstock.engine.loaded import LoadedModel
 from penstock.engine.manager import ModelManager, is_model_file
 from penstock.errors import (
+    ConfigError,
     GoldenMismatch,
     IntegrityError,
     InvalidInput,
@@ -157,6 +158,21 @@ def test_a_budget_in_bytes_evicts_too(registry: Registry, publish: Publish) -> N
     manager.load_model("a")
     manager.load_model("b")
     assert [info.name for info in manager.list_cached_models()] == ["b"]
+
+
+def test_a_budget_that_cannot_work_is_refused_by_name(registry: Registry) -> None:
+    with pytest.raises(ConfigError, match="max_models"):
+        ModelManager(registry, max_models=0)
+    with pytest.raises(ConfigError, match="max_bytes: '4XB'"):
+        ModelManager(registry, max_bytes="4XB")
+
+
+def test_a_device_may_be_chosen_for_one_model(registry: Registry, publish: Publish) -> None:
+    publish()
+    manager = ModelManager(registry)
+    with pytest.raises(ConfigError, match="warp"):
+        manager.load_model("m", device="warp")
+    assert manager.load_model("m", device="cpu").info.device == "cpu"
 
 
 def test_a_pinned_model_stays_whatever_the_budget_says(registry: Registry, publish: Publish) -> None:

@@ -102,6 +102,14 @@ def test_a_wish_that_cannot_be_met_is_said_at_once(registry: Registry, publish: 
         Predictor("m", registry=registry, optimizations=["magic"])
 
 
+def test_sizes_that_cannot_work_are_refused_by_name(registry: Registry, predictor: Predictor) -> None:
+    for options in ({"batch_size": 0}, {"cache_size": -1}, {"precision": "fp99"}):
+        with pytest.raises(ConfigError, match=next(iter(options))):
+            Predictor("m", registry=registry, **options)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="batch_size"):
+        predictor.predict_batch(X, batch_size=0)
+
+
 def test_an_unknown_model_is_not_found(registry: Registry) -> None:
     with pytest.raises(ModelNotFound):
         Predictor("nobody", registry=registry)

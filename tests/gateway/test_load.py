@@ -104,6 +104,30 @@ async def test_a_client_that_leaves_gives_its_place_away(
     await settled(live)
 
 
+async def test_large_bodies_share_a_budget(
+    live: Live, client: httpx.AsyncClient, raw_connection: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live.gateway.inflight, "max_body_bytes", 250_000)
+    body = b'{"input_data": [1, 2, 3, 4]}'
+    with raw_connection() as connection:
+        connection.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 150000\r\n\r\n{")
+        await asyncio.sleep(0.1)
+        told = await client.post("/predict", content=body.ljust(150_000))
+        chunked = await client.post("/predict", content=_chunks(body.ljust(150_000)))
+        small = await client.post("/predict", content=body)
+        other = await client.post("/predict", content=body.ljust(90_000))
+    assert [reply.status_code for reply in (told, chunked, small, other)] == [429, 429, 200, 200]
+    assert int(told.headers["retry-after"]) >= 1
+    await settled(live)
+    assert (await client.post("/predict", content=body.ljust(150_000))).status_code == 200
+    assert live.gateway.inflight._body_bytes == 0
+
+
+async def _chunks(body: bytes) -> AsyncIterator[bytes]:
+    for start in range(0, len(body), 10_000):
+        yield body[start : start + 10_000]
+
+
 async def test_a_patient_client_is_not_taken_for_one_that_left(live: Live, client: httpx.AsyncClient) -> None:
     replies = await asyncio.gather(*(client.post("/models/slow/predict", json=rounds(60)) for _ in range(4)))
     assert [reply.status_code for reply in replies] == [200] * 4

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
 import re
@@ -11,7 +12,10 @@ import httpx
 import numpy as np
 import pytest
 from linear_models import weights
+from live_servers import Live
 from PIL import Image
+
+from penstock.gateway import native
 
 ROW = [0.5, -1.0, 2.0, 0.25]
 
@@ -116,6 +120,34 @@ def test_a_large_body_is_read(http: httpx.Client) -> None:
     assert reply.status_code == 200
 
 
+def test_a_large_request_never_holds_the_event_loop(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+    loops: list[bool] = []
+    told: list[bool] = []
+    predict = live.gateway.engine.predict
+
+    def spy(name: str) -> None:
+        work = getattr(native, name)
+
+        def called(*given: Any) -> Any:
+            loops.append(asyncio._get_running_loop() is not None)
+            return work(*given)
+
+        monkeypatch.setattr(native, name, called)
+
+    def predicted(request: Any, *, aside: bool, **given: Any) -> Any:
+        told.append(aside)
+        return predict(request, aside=aside, **given)
+
+    spy("_read_request")
+    spy("_reply")
+    monkeypatch.setattr(live.gateway.engine, "predict", predicted)
+    for limit in (10, 1000):
+        monkeypatch.setattr(native, "DECODE_ASIDE_FROM", limit)
+        assert live.http.post("/models/vec/predict", json={"input_data": ROW}).status_code == 200
+    assert told == [True, False]
+    assert loops == [False, False, True, True]
+
+
 def test_a_prediction_tells_its_times_and_its_model(http: httpx.Client) -> None:
     reply = http.post("/predict", json={"input_data": ROW})
     timing = dict(re.findall(r"(\w+);dur=([\d.]+)", reply.headers["server-timing"]))
@@ -142,6 +174,18 @@ def test_every_item_of_a_batch_succeeds_or_fails_alone(http: httpx.Client) -> No
     assert [fault["field"] for fault in text["error"]["errors"]] == ["input_data[2]"]
     assert {short["error"]["status"], text["error"]["status"]} == {422}
     assert set(short["error"]) == {"status", "title", "detail", "errors"}
+
+
+def test_a_number_beyond_a_float_costs_only_its_own_item(http: httpx.Client) -> None:
+    items = (
+        b'{"input_data": [1, 2, 3, 4]}, {"input_data": [1, 1e400, 3, 4]}, {"input_data": [1], "model_version": -1e400}'
+    )
+    reply = http.post("/predict/batch", content=b'{"requests": [%b]}' % items)
+    assert reply.status_code == 200
+    good, large, odd = reply.json()["predictions"]
+    assert "predictions" in good
+    assert [fault["field"] for fault in large["error"]["errors"]] == ["input_data[1]"]
+    assert odd["error"]["status"] == 422
 
 
 def test_a_batch_may_name_its_model(http: httpx.Client) -> None:

@@ -134,7 +134,7 @@ def test_another_method_is_405_and_tells_which(http: httpx.Client, method: str, 
     assert reply.headers["allow"] == allowed
 
 
-@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x"])
+@pytest.mark.parametrize("kind", ["text/plain", "image/png", "multipart/form-data; boundary=x"])
 def test_a_body_of_another_type_is_415(http: httpx.Client, kind: str) -> None:
     problem = check_problem(http.post("/predict", content=b"{}", headers={"content-type": kind}), 415)
     assert "application/json" in problem["detail"]
@@ -144,6 +144,34 @@ def test_a_body_of_another_type_is_415(http: httpx.Client, kind: str) -> None:
 def test_relatives_of_json_are_taken(http: httpx.Client, kind: str) -> None:
     body = b'{"input_data": [1, 2, 3, 4]}'
     assert http.post("/predict", content=body, headers={"content-type": kind}).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/predict", "/predict/batch"])
+def test_what_curl_says_by_itself_is_taken_for_json(http: httpx.Client, path: str) -> None:
+    body = b'{"input_data": [1, 2, 3, 4]}' if path == "/predict" else b'{"requests": [{"input_data": [1, 2, 3, 4]}]}'
+    headers = {"content-type": "application/x-www-form-urlencoded"}
+    assert http.post(path, content=body, headers=headers).status_code == 200
+    check_problem(http.post("/models/pic/predict", content=body, headers=headers), 415)
+
+
+@pytest.mark.parametrize("body", [b'{"input_data": [1, "x", 3, 4]}', b'{"input_data": [1]}', b"{"])
+def test_the_message_of_a_field_does_not_repeat_its_name(http: httpx.Client, body: bytes) -> None:
+    problem = http.post("/predict", content=body, headers=JSON).json()
+    (fault,) = problem["errors"]
+    assert problem["detail"] == f"{fault['field']}: {fault['message']}"
+
+
+def test_a_body_that_the_engine_never_sees_is_counted(live: Live) -> None:
+    def invalid() -> int:
+        stats = live.gateway.engine.get_stats()["models"]
+        return sum(model["outcomes"].get("invalid", 0) for model in stats.values())
+
+    before = invalid()
+    live.http.post("/predict", content=b"{}", headers={"content-type": "text/plain"})
+    live.http.post("/predict", content=bytes(live.settings.max_body_bytes + 1), headers=JSON)
+    live.http.post("/predict", content=b"{", headers=JSON)
+    live.http.post("/predict/batch", content=b"{}", headers={"content-type": "text/plain"})
+    assert invalid() == before + 4
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "x", "", "nan", "inf", "1e999"])

@@ -1,7 +1,8 @@
 """Builds the class an eager model's weights fill, from the `module:Class` its manifest names.
 
-A manifest is data: the name is checked to be a subclass of `torch.nn.Module` before anything is called,
-so it can name no function, no process, no class with side effects of another kind.
+A manifest is data: what it names is checked to be a subclass of `torch.nn.Module` before anything is called. The module
+it is in has been imported by then, so a manifest can make an installed module run its top level, the standard library's
+excepted. Publish eager variants only from sources you would install packages from.
 """
 
 from __future__ import annotations

@@ -138,6 +138,10 @@ def publish(
     """
     if (path is None) != bundled:
         raise typer.BadParameter("give either PATH or --bundled")
+    from penstock.registry.refs import check_name
+
+    for one in alias or ():
+        check_name(one, "alias")
     about = {"name": name, "version": version, "task": task, "labels": labels, "card": card}
     with _registry(config, registry) as models:
         published = _publish(models, path, about, prove=prove)

@@ -7,12 +7,15 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from penstock.cli.options import ConfigOption, DeviceOption, RegistryOption, open_registry, read_settings
 from penstock.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from penstock.engine.predictor import Predictor
 
 
 def predict(
@@ -44,7 +47,14 @@ def predict(
             optimizations=optimizations,
         ) as predictor,
     ):
-        print(predictor.predict(value).model_dump_json())
+        print(predictor.predict(_only_input(value, predictor)).model_dump_json())
+
+
+def _only_input(value: Any, predictor: Predictor) -> Any:
+    """An archive that names the only input of a model holds just that array."""
+    names = [spec.name for spec in predictor.task.signature.inputs]
+    named = isinstance(value, dict) and len(names) == 1 and list(value) == names
+    return value[names[0]] if named and predictor.task.array_field not in names else value
 
 
 def read_input(source: str) -> Any:

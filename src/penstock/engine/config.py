@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
 from penstock.backends.base import BackendOptions
 from penstock.engine.batcher import BatchLimits
+from penstock.errors import ConfigError
+
+PRECISIONS = ("fp32", "fp16", "int8")
+
+
+def check_at_least(field: str, value: float, least: float) -> None:
+    """Raises ConfigError naming `field` when `value` is less, infinite or no number."""
+    if not math.isfinite(value) or value < least:
+        raise ConfigError(f"{field}: {value} should be a number of at least {least}")
+
+
+def check_precision(value: str) -> None:
+    """Raises ConfigError for a precision nobody knows."""
+    if value not in PRECISIONS:
+        raise ConfigError(f"precision: {value!r} is unknown; known are {', '.join(PRECISIONS)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +51,19 @@ class InferenceConfig:
     max_models: int = 8
     max_bytes: int | str | None = None
     cache_size: int = 0
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError naming the field that is out of range."""
+        check_at_least("batch_size", self.batch_size, 1)
+        check_at_least("max_queue_size", self.max_queue_size, 1)
+        check_at_least("max_queue_bytes", self.max_queue_bytes, 1)
+        check_at_least("max_wait_ms", self.max_wait_ms, 0)
+        check_at_least("timeout_ms", self.timeout_ms, 0.001)
+        check_at_least("cache_size", self.cache_size, 0)
+        check_at_least("max_models", self.max_models, 1)
+        if self.threads is not None:
+            check_at_least("threads", self.threads, 1)
+        check_precision(self.precision)
 
     def limits(self) -> BatchLimits:
         """The batcher's part. Without dynamic batching every request runs alone."""

@@ -20,6 +20,7 @@ from penstock.engine.manager import ModelManager, is_model_file
 from penstock.engine.observation import Observation, Observer, Prediction, outcome_of
 from penstock.engine.stats import ModelStats
 from penstock.errors import (
+    ConfigError,
     DeadlineExceeded,
     ModelNotFound,
     ModelNotReady,
@@ -166,12 +167,20 @@ class InferenceEngine:
         if ref is None:
             raise ModelNotFound("there is no model to serve yet: publish one with `penstock models publish`")
         target = self._target(ref)
-        key = target if is_model_file(target) else await self._aside(self.manager.key, target)
-        model = await self._load(key)
+        model = self._at_hand(target)
+        if model is None:
+            key = target if is_model_file(target) else await self._aside(self.manager.key, target)
+            model = await self._load(key)
+            self._stats.setdefault((model.name, model.version), ModelStats())
         if len(self._routes) > 10_000:  # spellings of references come from clients; the models behind them are few
             self._routes.clear()
         self._routes[ref] = model
         return model
+
+    def _at_hand(self, target: str) -> LoadedModel | None:
+        """What answers under another spelling already, and goes on doing so when the registry is ill."""
+        found = self._routes.get(target) or next((m for m in self._routes.values() if m.key == target), None)
+        return found if found is not None and not found.retired else None
 
     def routed(self, ref: str | None) -> LoadedModel | None:
         """The model a reference led to before; None = the default."""
@@ -216,6 +225,9 @@ class InferenceEngine:
         revision = await self._aside(self.registry.revision)
         if revision == self._revision and not self._stuck and not self._problems:
             return
+        kept = any(model.artifact is not None for model in self._routes.values())
+        if kept and not await self._aside(self.registry.path.is_dir):
+            raise ConfigError(f"the registry {self.registry.path} is gone; the loaded models go on answering")
         before = {model.key for model in self._routes.values() if model.artifact is not None}
         self._stuck = {ref: why for ref, why in self._stuck.items() if ref in self._routes}
         for ref, model in list(self._routes.items()):

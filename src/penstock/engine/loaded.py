@@ -159,7 +159,7 @@ def load_artifact(artifact: Artifact, options: BackendOptions, limits: BatchLimi
         except IntegrityError:
             raise
         except ModelLoadError as error:
-            log.warning("%s/%s: %s", artifact.ref, variant.name, error)
+            log.warning("%s", error)
             failures.append(error)
     if failures:
         raise failures[0]

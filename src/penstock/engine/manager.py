@@ -7,13 +7,15 @@ import threading
 import time
 from collections import OrderedDict
 from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 from penstock.backends.base import BackendOptions
 from penstock.engine.batcher import BatchLimits
+from penstock.engine.config import check_at_least
 from penstock.engine.loaded import LoadedModel, ModelInfo, load_artifact, load_file, warm_up
-from penstock.errors import InvalidInput, ModelLoadError, ModelNotFound, ModelNotReady
+from penstock.errors import ConfigError, InvalidInput, ModelLoadError, ModelNotFound, ModelNotReady
 from penstock.registry.refs import name_of
 from penstock.registry.registry import Registry
 from penstock.settings import parse_size
@@ -44,8 +46,9 @@ class ModelManager:
     ) -> None:
         """`max_models` and `max_bytes` (a number or "4GiB") bound what stays loaded besides pinned and busy models."""
         self.registry = registry if registry is not None else Registry()
+        check_at_least("max_models", max_models, 1)
         self._max_models = max_models
-        self._max_bytes = parse_size(max_bytes) if max_bytes is not None else None
+        self._max_bytes = _size("max_bytes", max_bytes)
         self._options = options or BackendOptions()
         self._limits = limits or BatchLimits()
         self._model_type = model_type
@@ -58,9 +61,10 @@ class ModelManager:
 
     # Loading
 
-    def load_model(self, ref: str | Path, *, fresh: bool = False) -> LoadedModel:
+    def load_model(self, ref: str | Path, *, device: str | None = None, fresh: bool = False) -> LoadedModel:
         """The loaded model for a registry reference or a model file; callers who ask at once share one load.
 
+        `device` is where it is brought up if it is not loaded yet, in place of the manager's own choice.
         `fresh` looks whether the registry holds other content under this version by now, and loads that.
         Raises ModelNotFound, ModelLoadError or a child of it; ModelNotReady after `close`.
         """
@@ -79,7 +83,8 @@ class ModelManager:
         if flight is not None:
             return self._touched(flight.result(), path)
         try:
-            model = self._load(key, path)
+            options = self._options if device is None else replace(self._options, device=device)
+            model = self._load(key, path, options)
             self._take_in(model)
         except BaseException as error:
             with self._lock:
@@ -133,10 +138,10 @@ class ModelManager:
         if failure is not None and time.monotonic() < failure.until:
             raise failure.error.with_traceback(None)
 
-    def _load(self, key: str, path: Path | None) -> LoadedModel:
+    def _load(self, key: str, path: Path | None, options: BackendOptions) -> LoadedModel:
         if path is not None:
-            return load_file(path, self._model_type, self._options, self._limits)
-        return load_artifact(self.registry.get(key), self._options, self._limits)
+            return load_file(path, self._model_type, options, self._limits)
+        return load_artifact(self.registry.get(key), options, self._limits)
 
     def _take_in(self, model: LoadedModel) -> None:
         """Put a model in place of the one that was loaded under its key, which goes when its requests are answered."""
@@ -254,6 +259,13 @@ class ModelManager:
             if victim is None:
                 return
             self._retire(victim)
+
+
+def _size(field: str, value: int | str | None) -> int | None:
+    try:
+        return None if value is None else parse_size(value)
+    except ValueError as error:
+        raise ConfigError(f"{field}: {value!r} {error}") from None
 
 
 class _Failure(NamedTuple):

@@ -12,6 +12,7 @@ from typing import Any
 from penstock.backends.base import BackendOptions
 from penstock.engine.batcher import BatchLimits
 from penstock.engine.cache import PredictionCache
+from penstock.engine.config import check_at_least, check_precision
 from penstock.engine.loaded import LoadedModel, ModelInfo
 from penstock.engine.manager import ModelManager, is_model_file
 from penstock.errors import ConfigError
@@ -44,6 +45,9 @@ class Predictor:
         unknown = set(optimizations) - set(OPTIMIZATIONS)
         if unknown:
             raise ConfigError(f"optimizations: {unknown.pop()!r} is unknown; known are {', '.join(OPTIMIZATIONS)}")
+        check_at_least("batch_size", batch_size, 1)
+        check_at_least("cache_size", cache_size, 0)
+        check_precision(precision)
         registry = registry or Registry()
         name = str(model)
         if not is_model_file(name):
@@ -103,7 +107,8 @@ class Predictor:
         `values` is any iterable; of an array each row is a request. `num_workers` threads prepare requests while the
         model runs. Raises the first error.
         """
-        size = batch_size or self._batch_size
+        size = self._batch_size if batch_size is None else batch_size
+        check_at_least("batch_size", size, 1)
         if num_workers <= 0:
             chunks = _chunks(values, size)
             return [answer for chunk in chunks for answer in self._answer(map(self._prepare, chunk), size)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -119,20 +118,11 @@ class AsgiGateway:
             await send({"type": "lifespan.startup.failed", "message": str(error)})
 
     async def _answer(self, scope: Message, receive: Receive, send: Send) -> None:
-        gateway = self._gateway
-        call = AsgiCall(gateway, scope, receive)
-        task = gateway.inflight.enter(call)
-        try:
-            reply = await gateway.answer(call)
-        except Disconnected:
+        call = AsgiCall(self._gateway, scope, receive)
+        reply = await self._gateway.serve(call)
+        if reply is None:
             return
-        except asyncio.CancelledError:
-            if call.verdict is None:
-                return  # the client is gone
-            reply = gateway.refuse(call.verdict, call)
-        finally:
-            gateway.inflight.leave(task)
-        if reply.status == 413:
+        if call.unread:
             await call.linger()
         await _send(send, reply, head=call.method == "HEAD")
 
@@ -140,13 +130,15 @@ class AsgiGateway:
 class AsgiCall(Call):
     """A request of an ASGI server's."""
 
-    __slots__ = ("_ended", "_receive")
+    _ended = False
 
     def __init__(self, gateway: Gateway, scope: Message, receive: Receive) -> None:
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        super().__init__(gateway, scope["method"], scope["path"], headers.get)
+        self.gateway = gateway
+        self.method = scope["method"]
+        self.path = scope["path"]
+        self.header = headers.get
         self._receive = receive
-        self._ended = False
 
     async def _whole(self) -> bytes:
         message = await self._next()

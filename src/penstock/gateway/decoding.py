@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import orjson
 from pydantic import BaseModel, ValidationError
-from pydantic_core import from_json
+from pydantic_core import from_json, to_json
 
 from penstock.errors import InvalidInput
 from penstock.tasks.base import Task
@@ -60,7 +60,7 @@ def decode_item(task: Task, item: Any) -> BaseModel:
                 return task.Request.model_validate({**item, field: np.frombuffer(array("d", numbers))})
             except (TypeError, OverflowError, ValidationError):
                 pass  # as above
-    return decode_slowly(task.Request, orjson.dumps(item))
+    return decode_slowly(task.Request, to_json(item, inf_nan_mode="constants"))
 
 
 def decode_slowly(model: type[BaseModel], body: bytes) -> BaseModel:
@@ -76,11 +76,14 @@ def decode_slowly(model: type[BaseModel], body: bytes) -> BaseModel:
 
 
 def parse(body: bytes) -> Any:
-    """Any JSON document as Python values; raises InvalidInput for broken JSON, NaN and infinity."""
+    """Any JSON document as Python values; raises InvalidInput for broken JSON and NaN. 1e400 is an infinite float."""
     try:
         return orjson.loads(body)
     except ValueError as error:
-        raise InvalidInput(f"body: not valid JSON: {error}", field="body") from None
+        try:  # orjson refuses a document for one number beyond a float
+            return from_json(body, allow_inf_nan=False)
+        except ValueError:
+            raise InvalidInput(f"body: not valid JSON: {error}", field="body") from None
 
 
 def _refuse_constants(body: bytes) -> None:

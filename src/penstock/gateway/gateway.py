@@ -23,8 +23,8 @@ from penstock.gateway.examples import Example, example_of
 from penstock.gateway.inflight import Inflight
 from penstock.gateway.openapi import write_document
 from penstock.gateway.peers import Peers, merge_stats
-from penstock.gateway.problems import is_server_fault, problem_body, problem_headers
-from penstock.gateway.wire import Call, Disconnected, Endpoint, Reply, Routes
+from penstock.gateway.problems import CLOSE, is_server_fault, problem_body, problem_headers
+from penstock.gateway.wire import Call, Disconnected, Endpoint, Headers, Reply, Routes
 from penstock.monitor.metrics import Metrics
 from penstock.settings import Settings
 
@@ -32,6 +32,9 @@ log = logging.getLogger(__name__)
 access = logging.getLogger("penstock.access")
 
 RECONCILE_EVERY_S = 1.0
+
+LEAST_BODY_BUDGET = 256 * 1024 * 1024
+"""Large bodies may take this much together, or four of the largest where that is more."""
 
 _REQUEST_ID = re.compile(r"[!-~]{1,128}")
 _ID_PREFIX = secrets.token_hex(4)
@@ -50,7 +53,7 @@ class Gateway:
         self.engine = engine or InferenceEngine(engine_config(settings))
         self.metrics = Metrics(self.engine)
         self.engine.observers.append(self.metrics.observe)
-        self.inflight = Inflight()
+        self.inflight = Inflight(max(4 * settings.max_body_bytes, LEAST_BODY_BUDGET))
         self.started = False
         self._log_access = settings.access_log and access.isEnabledFor(logging.INFO)
         self.draining = False
@@ -135,37 +138,41 @@ class Gateway:
 
     # Answering
 
-    async def answer(self, call: Call) -> Reply:
-        """The reply to any call. Raises only Disconnected and CancelledError, when nobody waits for it any more."""
+    async def serve(self, call: Call) -> Reply | None:
+        """The reply to any call; None when nobody waits for it any more."""
         started = time.perf_counter() if self._log_access else 0.0
         given = call.header("x-request-id")
         if given is not None and _REQUEST_ID.fullmatch(given):
             call.request_id = given
         else:
             call.request_id = f"{_ID_PREFIX}-{next(_ids):x}"
+        task = self.inflight.enter(call)
         try:
-            reply = await self._route(call)
+            reply = self._cors.preflight(call) if self._cors is not None and call.method == "OPTIONS" else None
+            if reply is None:
+                row, call.params = self.routes.find(call.method, call.path)
+                reply = await row.handler(call)
         except Disconnected:
-            raise
+            return None
+        except asyncio.CancelledError:
+            if call.verdict is None:  # the client is gone
+                return None
+            reply = self.refuse(call.verdict, call)
         except Exception as error:
             reply = self.refuse(error, call)
-        headers = reply.headers
-        headers.append(("x-request-id", call.request_id))
-        if self._cors is not None:
-            self._cors.allow(call, headers)
-        if self.draining:
-            headers.append(("connection", "close"))
+        finally:
+            self.inflight.leave(task)
+        self._add_headers(call, reply.headers)
         if started:
             _log_request(call, reply, started)
         return reply
 
-    async def _route(self, call: Call) -> Reply:
-        if self._cors is not None and call.method == "OPTIONS":
-            preflight = self._cors.preflight(call)
-            if preflight is not None:
-                return preflight
-        row, call.params = self.routes.find(call.method, call.path)
-        return await row.handler(call)
+    def _add_headers(self, call: Call, headers: Headers) -> None:
+        headers.append(("x-request-id", call.request_id))
+        if self._cors is not None:
+            self._cors.allow(call, headers)
+        if self.draining and CLOSE not in headers:
+            headers.append(CLOSE)
 
     def refuse(self, error: Exception, call: Call) -> Reply:
         """The problem document for any error; a fault of the server goes to the log with its traceback."""

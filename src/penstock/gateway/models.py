@@ -23,8 +23,12 @@ class ModelInfo(_Shown):
     """One loaded model."""
 
     name: str
-    model_type: str = Field(description="The kind of its Task.", examples=["vector-classification"])
-    parameters: int | None = Field(description="Trained numbers; null where the format does not tell.")
+    model_type: str = Field(
+        validation_alias="task", description="The kind of its Task.", examples=["vector-classification"]
+    )
+    parameters: int | None = Field(
+        validation_alias="num_parameters", description="Trained numbers; null where the format does not tell."
+    )
     input_shape: list[int] = Field(description="-1 is free; the first axis is the batch.", examples=[[-1, 784]])
     output_shape: list[int] = Field(examples=[[-1, 10]])
     version: str
@@ -103,7 +107,8 @@ class VersionInfo(_Shown):
 async def model_info(call: Call) -> Reply:
     """`GET /model/info`: the default model."""
     call.gateway.check_started()
-    return json_reply(_info(await call.gateway.engine.model()))
+    model = await call.gateway.engine.model()
+    return json_reply(ModelInfo.model_validate(model.info, from_attributes=True))
 
 
 async def list_models(call: Call) -> Reply:
@@ -231,26 +236,6 @@ def _summary(registry: Registry, loaded: list[LoadedModel], name: str) -> ModelS
 def _bare_summary(model: LoadedModel) -> ModelSummary:
     version = model.version
     return ModelSummary(name=model.name, versions=[version], latest=version, aliases={}, loaded=[version])
-
-
-def _info(model: LoadedModel) -> ModelInfo:
-    info = model.info
-    return ModelInfo(
-        name=info.name,
-        model_type=info.task,
-        parameters=info.num_parameters,
-        input_shape=list(info.input_shape),
-        output_shape=list(info.output_shape),
-        version=info.version,
-        variant=info.variant,
-        format=info.format,
-        device=info.device,
-        dtype=info.dtype,
-        size_bytes=info.size_bytes,
-        sha256=info.sha256,
-        loaded_at=info.loaded_at,
-        warnings=list(info.warnings),
-    )
 
 
 def _version(artifact: Artifact, loaded: bool) -> VersionInfo:

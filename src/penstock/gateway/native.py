@@ -6,7 +6,7 @@ import asyncio
 import functools
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from typing import Any, Union
 from urllib.parse import quote
 
@@ -17,13 +17,14 @@ from penstock.engine.loaded import LoadedModel
 from penstock.engine.manager import is_model_file
 from penstock.engine.observation import Prediction
 from penstock.errors import FieldError, InvalidInput, ModelNotFound, PenstockError
-from penstock.gateway.decoding import decode, decode_item, invalid_input, parse
+from penstock.gateway.decoding import decode, decode_item, parse
 from penstock.gateway.problems import BatchItemError, Refusal, describe
 from penstock.gateway.uploads import read_upload
 from penstock.gateway.wire import JSON, Call, Reply
 from penstock.registry.refs import parse_ref
 from penstock.tasks.base import Task
 from penstock.tasks.image import ImageClassification
+from penstock.tasks.refusals import refusal
 from penstock.tasks.tensor import TensorTask
 from penstock.tasks.vector import VectorClassification
 
@@ -43,22 +44,29 @@ RESPONSES: tuple[type[BaseModel], ...] = (
 
 MAX_BATCH_ITEMS = 1024
 DECODE_ASIDE_FROM = 256 * 1024
-"""Bodies of this many bytes are decoded in a thread, so that the event loop never waits for one."""
+"""Bodies of this many bytes are decoded, prepared and answered in threads: the event loop never waits for one."""
 
+_CURL = "application/x-www-form-urlencoded"
 TIMEOUT_HEADER = "X-Request-Timeout-Ms"
 
 
-async def predict(call: Call) -> Reply:
+def predict(call: Call) -> Awaitable[Reply]:
     """`POST /predict`: the default model's Task."""
-    return await _answer(call, None)
+    return _answer(call, None)
 
 
-async def predict_vector(call: Call) -> Reply:
+def predict_vector(call: Call) -> Awaitable[Reply]:
     """`POST /inference/predict`: the default model, or else the first served one that takes a vector."""
+    default = call.gateway.engine.routed(None)
+    if default is not None and default.task.array_field is not None:
+        return _answer(call, None)
+    return _answer_vector(call)
+
+
+async def _answer_vector(call: Call) -> Reply:
     engine = call.gateway.engine
     call.gateway.check_started()
-    default = engine.routed(None) or await engine.model()
-    if default.task.array_field is not None:
+    if (await engine.model()).task.array_field is not None:
         return await _answer(call, None)
     model = next((model for model in engine.loaded() if model.task.array_field is not None), None)
     if model is None:
@@ -66,14 +74,14 @@ async def predict_vector(call: Call) -> Reply:
     return await _answer(call, model.key)
 
 
-async def predict_model(call: Call) -> Reply:
+def predict_model(call: Call) -> Awaitable[Reply]:
     """`POST /models/{name}/predict`; the name may carry an alias, `name@alias`."""
-    return await _answer(call, _named(call, call.params["name"]))
+    return _answer(call, _named(call, call.params["name"]))
 
 
-async def predict_version(call: Call) -> Reply:
+def predict_version(call: Call) -> Awaitable[Reply]:
     """`POST /models/{name}/versions/{version}/predict`."""
-    return await _answer(call, _named(call, f"{call.params['name']}:{call.params['version']}"), fixed=True)
+    return _answer(call, _named(call, f"{call.params['name']}:{call.params['version']}"), fixed=True)
 
 
 async def _answer(call: Call, ref: str | None, *, fixed: bool = False) -> Reply:
@@ -86,14 +94,26 @@ async def _answer(call: Call, ref: str | None, *, fixed: bool = False) -> Reply:
         model = engine.routed(ref) or await engine.model(ref)
         body = await call.body()
         engine.admit(ref)  # others came in meanwhile; from here to the queue nothing waits
-        request = await _read_request(call, model.task, body)
+        content_type = call.header("content-type") or ""
+        large = len(body) >= DECODE_ASIDE_FROM
+        if large:
+            request = await asyncio.to_thread(_read_request, model.task, body, content_type)
+        else:
+            request = _read_request(model.task, body, content_type)
         version = getattr(request, "model_version", None)
         if version is not None and version != model.version:
             ref = await _other_version(call, model, version, fixed)
-    except PenstockError as error:
-        engine.refused(ref, error, call.request_id)
+    except (PenstockError, Refusal) as error:
+        _count(call, ref, error)
         raise
-    return _reply(await engine.predict(request, ref=ref, deadline=deadline, request_id=call.request_id))
+    prediction = await engine.predict(request, ref=ref, deadline=deadline, request_id=call.request_id, aside=large)
+    return await asyncio.to_thread(_reply, prediction) if large else _reply(prediction)
+
+
+def _count(call: Call, ref: str | None, error: PenstockError | Refusal) -> None:
+    """A request that the engine never sees; a body too large or of another type is invalid to it."""
+    invalid = error if isinstance(error, PenstockError) else InvalidInput(str(error))
+    call.gateway.engine.refused(ref, invalid, call.request_id)
 
 
 def _named(call: Call, ref: str) -> str:
@@ -161,12 +181,11 @@ def _deadline(call: Call) -> float | None:
     return time.monotonic() + min(timeout_ms, call.gateway.settings.request_timeout_ms) / 1000
 
 
-async def _read_request(call: Call, task: Task, body: bytes) -> Any:
-    content_type = call.header("content-type") or ""
+def _read_request(task: Task, body: bytes, content_type: str) -> Any:
     if task.upload_field is not None and not is_json(content_type):
-        return await _aside(len(body), read_upload, task, body, content_type)
+        return read_upload(task, body, content_type)
     _check_json(content_type)
-    return decode(task, body) if len(body) < DECODE_ASIDE_FROM else await asyncio.to_thread(decode, task, body)
+    return decode(task, body)
 
 
 async def _aside(size: int, work: Any, *arguments: Any) -> Any:
@@ -174,8 +193,11 @@ async def _aside(size: int, work: Any, *arguments: Any) -> Any:
 
 
 def _check_json(content_type: str) -> None:
-    """Raises Refusal (415) for a body that says it is no JSON; one that says nothing is taken for JSON."""
-    if content_type and not is_json(content_type):
+    """Raises Refusal (415) for a body that says it is no JSON.
+
+    One that says nothing is taken for JSON, and so is what `curl -d` says when nobody tells it otherwise.
+    """
+    if content_type and not is_json(content_type) and not content_type.startswith(_CURL):
         raise Refusal(415, f"this model takes {JSON}, not {content_type[:100]}")
 
 
@@ -237,13 +259,13 @@ async def predict_batch(call: Call) -> Reply:
         batch = await _aside(len(body), _read_batch, body)
         model, ref = await _batch_model(call, batch.get("model"))
         items = await _aside(len(body), _read_items, model, batch["requests"])
-    except PenstockError as error:
-        engine.refused(ref, error, call.request_id)
+    except (PenstockError, Refusal) as error:
+        _count(call, ref, error)
         raise
     good = [item for item in items if not isinstance(item, PenstockError)]
     results = iter(await engine.predict_batch(good, ref=ref, deadline=deadline, request_id=call.request_id))
     answers = [item if isinstance(item, PenstockError) else next(results) for item in items]
-    return _batch_reply(answers, started, call.request_id)
+    return await _aside(len(body), _batch_reply, answers, started, call.request_id)  # type: ignore[no-any-return]
 
 
 def _read_batch(body: bytes) -> dict[str, Any]:
@@ -257,7 +279,7 @@ def _read_batch(body: bytes) -> dict[str, Any]:
     try:
         BatchRequest.model_validate(shell)
     except ValidationError as error:
-        raise invalid_input(error) from None
+        raise refusal(error) from None
     return document
 
 

@@ -26,6 +26,9 @@ from penstock.errors import (
 MEDIA_TYPE = "application/problem+json"
 _PREFIX = "urn:penstock:"
 
+CLOSE = ("connection", "close")
+"""The header that ends a connection with its reply."""
+
 
 class Kind(NamedTuple):
     """What a family of errors is on the wire. `public`: its sentence is meant for the client."""
@@ -69,7 +72,7 @@ class Refusal(Exception):
 
 def body_too_large(limit: int) -> Refusal:
     """413; the connection closes, since the rest of the body is not wanted."""
-    return Refusal(413, f"the body may be {limit} bytes at most", headers=[("connection", "close")])
+    return Refusal(413, f"the body may be {limit} bytes at most", headers=(CLOSE,))
 
 
 class Fault(BaseModel):

@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from typing import Any
 
 from penstock.gateway.gateway import Gateway
-from penstock.gateway.wire import Call, Disconnected
+from penstock.gateway.wire import Call
 
 
 class RsgiCall(Call):
     """A request of Granian's."""
 
-    __slots__ = ("_stream", "protocol")
+    _stream: Any = None
 
     def __init__(self, gateway: Gateway, scope: Any, protocol: Any) -> None:
-        super().__init__(gateway, scope.method, scope.path, scope.headers.get)
+        self.gateway = gateway
+        self.method = scope.method
+        self.path = scope.path
+        self.header = scope.headers.get
         self.protocol = protocol
-        self._stream: Any = None
 
-    async def _whole(self) -> bytes:
-        try:
-            return await self.protocol()  # type: ignore[no-any-return]
-        except RuntimeError:  # Granian's ProtocolClosed: the client left in the middle
-            raise Disconnected from None
+    def _whole(self) -> Awaitable[bytes]:
+        return self.protocol()  # type: ignore[no-any-return]
 
     async def _chunks(self) -> AsyncIterator[bytes]:
         if self._stream is None:  # Granian hands the stream out once only
@@ -46,19 +44,10 @@ class RsgiApp:
         self._gateway = gateway
 
     async def __rsgi__(self, scope: Any, protocol: Any) -> None:
-        gateway = self._gateway
-        call = RsgiCall(gateway, scope, protocol)
-        task = gateway.inflight.enter(call)
-        try:
-            reply = await gateway.answer(call)
-        except Disconnected:
+        call = RsgiCall(self._gateway, scope, protocol)
+        reply = await self._gateway.serve(call)
+        if reply is None:
             return
-        except asyncio.CancelledError:
-            if call.verdict is None:
-                return  # the client is gone
-            reply = gateway.refuse(call.verdict, call)
-        finally:
-            gateway.inflight.leave(task)
         protocol.response_bytes(reply.status, reply.headers, reply.body)
-        if reply.status == 413:
+        if call.unread:
             await call.linger()

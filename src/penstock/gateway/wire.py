@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 from pydantic import BaseModel
 
+from penstock.errors import Overloaded
 from penstock.gateway.problems import Refusal, body_too_large
 
 if TYPE_CHECKING:
@@ -22,8 +23,13 @@ Headers: TypeAlias = list[tuple[str, str]]
 
 JSON = "application/json"
 
+LARGE_BODY = 64 * 1024
+"""Bodies of this many bytes count in the budget of the server."""
+
 LINGER_S = 30.0
 LINGER_BYTES = 1 << 30
+
+_NO_PARAMS: Mapping[str, str] = {}
 
 
 class Reply:
@@ -38,49 +44,62 @@ class Reply:
 
 
 class Call(ABC):
-    """One request. The body is read only when a handler asks for it, so that a refusal costs little."""
+    """One request. The body is read only when a handler asks for it, so that a refusal costs little.
 
-    __slots__ = ("gateway", "header", "method", "params", "path", "reading", "request_id", "verdict")
+    A subclass sets `gateway`, `method`, `path` and `header`.
+    """
 
+    gateway: Gateway
     method: str
     path: str
     header: Callable[[str], str | None]
     """The value of a header by its lower-case name."""
-
-    def __init__(self, gateway: Gateway, method: str, path: str, header: Callable[[str], str | None]) -> None:
-        self.gateway = gateway
-        self.method = method
-        self.path = path
-        self.header = header
-        self.params: Mapping[str, str] = _NO_PARAMS
-        self.request_id = ""
-        self.reading = False
-        """True while the body is on its way."""
-        self.verdict: Exception | None = None
-        """Why the server gave the request up; None while it has not, or when the client left."""
+    params: Mapping[str, str] = _NO_PARAMS
+    request_id = ""
+    reading = False
+    """True while the body is on its way."""
+    unread = False
+    """True when the body was refused while the client may still send it."""
+    held_bytes = 0
+    """What this body counts in the budget of all large ones."""
+    verdict: Exception | None = None
+    """Why the server gave the request up; None while it has not, or when the client left."""
 
     async def body(self) -> bytes:
-        """The whole body. Raises Refusal (413) for one beyond the limit, as a rule before reading any of it."""
-        limit = self.gateway.settings.max_body_bytes
+        """The whole body. Raises Disconnected, and before reading it all Refusal (413) for one beyond the limit and
+        Overloaded where too many large ones are inside.
+        """
         length = self.header("content-length")
         told = length is not None and length.isdigit()
-        if told and int(length or 0) > limit:
-            raise body_too_large(limit)
+        if told:
+            self._check_size(int(length or 0))
         self.reading = True
         try:
-            return await (self._whole() if told else self._collect(limit))
+            return await (self._whole() if told else self._collect())
+        except RuntimeError:  # Granian's ProtocolClosed: the client left in the middle
+            raise Disconnected from None
         finally:
             self.reading = False
 
-    async def _collect(self, limit: int) -> bytes:
+    async def _collect(self) -> bytes:
         chunks = []
         size = 0
         async for chunk in self._chunks():
             size += len(chunk)
-            if size > limit:
-                raise body_too_large(limit)
+            self._check_size(size)
             chunks.append(chunk)
         return b"".join(chunks)
+
+    def _check_size(self, size: int) -> None:
+        limit = self.gateway.settings.max_body_bytes
+        try:
+            if size > limit:
+                raise body_too_large(limit)
+            if size >= LARGE_BODY:
+                self.gateway.inflight.hold(self, size)
+        except (Refusal, Overloaded):
+            self.unread = True
+            raise
 
     async def linger(self) -> None:
         """Read and forget the rest of a refused body: a client that is cut off while it sends never sees the reply."""
@@ -93,8 +112,8 @@ class Call(ABC):
                         return
 
     @abstractmethod
-    async def _whole(self) -> bytes:
-        """The body of a request that told its length. Raises Disconnected."""
+    def _whole(self) -> Awaitable[bytes]:
+        """The body of a request that told its length."""
 
     @abstractmethod
     def _chunks(self) -> AsyncIterator[bytes]:
@@ -108,8 +127,6 @@ class Call(ABC):
 class Disconnected(Exception):
     """The client went away while its request was read."""
 
-
-_NO_PARAMS: Mapping[str, str] = {}
 
 Handler: TypeAlias = Callable[[Call], Awaitable[Reply]]
 

@@ -37,7 +37,7 @@ KILL_AFTER_S = 5.0
 def supervise(settings: Settings, refs: Sequence[str]) -> int:
     """Keep `settings.workers` servers running until a signal comes; the exit code.
 
-    Raises the error of a worker that could not start, when none has.
+    Raises ConfigError with the reason of a worker that could not start, when none could.
     """
     directory = Path(tempfile.mkdtemp(prefix="penstock-"))
     try:
@@ -84,6 +84,8 @@ class _Supervisor:
         self._workers: list[_Worker] = []
         self._due: list[tuple[float, float]] = []
         self._signals = 0
+        self._failed_starts = 0
+        self._was_ready = False
         self._bell, self._rope = os.pipe()
 
     def run(self) -> int:
@@ -112,19 +114,23 @@ class _Supervisor:
         ready = wait([*pipes, *(worker.process.sentinel for worker in self._workers), self._bell], timeout_s)
         for worker in self._workers:
             worker.listen()
+            self._was_ready = self._was_ready or worker.ready
             if worker.news in ready and not worker.process.is_alive():
                 worker.news.close()
 
     def _bury(self) -> None:
-        """Plan a successor for every worker that has ended."""
+        """Plan a successor for every worker that has ended. Raises ConfigError when none could ever start."""
         for worker in [worker for worker in self._workers if not worker.process.is_alive()]:
             self._workers.remove(worker)
-            if worker.failure is not None and not worker.ready:
-                raise ConfigError(worker.failure)
+            exitcode = worker.process.exitcode
+            self._failed_starts += not worker.ready
+            if not self._was_ready and self._failed_starts >= self._settings.workers:
+                raise ConfigError(worker.failure or f"no worker could start; the last one ended with {exitcode}")
             pause_s = worker.next_pause_s()
             log.error(
-                "a worker ended; another one starts soon",
-                extra={"pid": worker.process.pid, "exitcode": worker.process.exitcode, "pause_s": pause_s},
+                "a worker ended; another one starts soon: %s",
+                worker.failure or f"exit code {exitcode}",
+                extra={"pid": worker.process.pid, "exitcode": exitcode, "pause_s": pause_s},
             )
             self._due.append((time.monotonic() + pause_s, pause_s))
 

@@ -346,7 +346,7 @@ def _directories(path: Path) -> list[str]:
     try:
         with os.scandir(path) as entries:
             return [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
-    except (FileNotFoundError, NotADirectoryError):
+    except FileNotFoundError:
         return []
     except OSError as error:
         raise _unreadable(path, error) from None
@@ -363,6 +363,8 @@ def _kind(path: Path) -> int:
 
 
 def _unreadable(path: Path, error: OSError) -> ConfigError:
+    if isinstance(error, NotADirectoryError):
+        return ConfigError(f"the registry cannot be at {path}: that is, or lies below, a file and not a directory")
     return ConfigError(f"{path} cannot be read ({error.strerror}); give this user read access to the registry")
 
 

@@ -137,6 +137,10 @@ class Store:
         if self._file is None:
             try:
                 engine = create_engine(self._url, pool_pre_ping=True)
+            except ModuleNotFoundError as error:
+                raise ConfigError(
+                    f"database_url: {self._where} needs the driver {error.name}; pip install 'penstock[postgres]'"
+                ) from None
             except (SQLAlchemyError, ImportError) as error:
                 raise ConfigError(f"database_url: {self._where} cannot be used: {_first_line(error)}") from None
             return engine, engine
