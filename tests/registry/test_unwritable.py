@@ -43,9 +43,25 @@ def _one_sentence(error: Exception) -> bool:
     return "\n" not in str(error) and "Traceback" not in str(error)
 
 
-@pytest.mark.parametrize("place", ["file/registry", "/proc/nowhere", "/proc/1/registry"])
-def test_a_registry_that_cannot_be_made_is_one_sentence(tmp_path: Path, write: Write, place: str) -> None:
+@pytest.mark.parametrize("place", ["file", "file/registry"])
+def test_a_registry_at_or_below_a_file_is_never_taken_for_an_empty_one(
+    tmp_path: Path, write: Write, place: str
+) -> None:
     (tmp_path / "file").touch()
+    with Registry(tmp_path / place) as registry:
+        for use in (
+            registry.list,
+            registry.revision,
+            lambda: registry.get("m"),
+            lambda: registry.publish(write().path),
+        ):
+            with pytest.raises(ConfigError) as caught:
+                use()
+            assert _one_sentence(caught.value)
+
+
+@pytest.mark.parametrize("place", ["/proc/nowhere", "/proc/1/registry"])
+def test_a_registry_that_cannot_be_made_is_one_sentence(tmp_path: Path, write: Write, place: str) -> None:
     with Registry(tmp_path / place) as registry:
         assert registry.list() == []
         with pytest.raises(ConfigError, match="cannot be written") as caught:

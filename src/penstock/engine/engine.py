@@ -322,12 +322,8 @@ class InferenceEngine:
             else:
                 batched = await self._run_cached(self._cache, model, arrays, rows, deadline)
             answered = time.monotonic()
-            if aside:
-                response = await asyncio.get_running_loop().run_in_executor(
-                    self._threads, model.finish, batched.outputs, request
-                )
-            else:
-                response = model.finish(batched.outputs, request)
+            finish = functools.partial(model.finish, batched.outputs, request)
+            response = await self._in_thread(finish) if aside else finish()
             return self._done(model, response, batched, rows, (started, prepared, answered), request_id)
         except asyncio.CancelledError:
             self._observe_failure(model, "cancelled", started, request_id)
@@ -347,13 +343,16 @@ class InferenceEngine:
             if self.manager.hold(model):
                 return model
 
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
     async def _prepare_aside(self, model: LoadedModel, request: Any) -> tuple[Any, Any, int]:
         upload = getattr(request, model.task.upload_field or "", b"")
         size = len(upload) if isinstance(upload, bytes) else 0
         self._preparing += 1
         self._preparing_bytes += size
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._threads, model.prepare, request)
+            return await self._in_thread(functools.partial(model.prepare, request))
         finally:
             self._preparing -= 1
             self._preparing_bytes -= size
@@ -473,7 +472,9 @@ class InferenceEngine:
             "processing": self._inflight,
             "uptime_s": time.monotonic() - self._since,
             "problems": {**self._stuck, **self._problems},
-            "models": {f"{name}:{version}": stats.to_json() for (name, version), stats in self._stats.items() if name},
+            "models": {
+                f"{name}:{version}": stats.to_json() for (name, version), stats in list(self._stats.items()) if name
+            },
         }
 
 

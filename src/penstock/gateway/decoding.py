@@ -67,21 +67,25 @@ def decode_slowly(model: type[BaseModel], body: bytes) -> BaseModel:
     """Any JSON body through its Pydantic model. Raises InvalidInput."""
     if not body or body.isspace():
         raise InvalidInput("body: the request has no body; send a JSON object", field="body")
+    try:
+        request = model.model_validate_json(body)
+    except ValidationError as error:  # NaN and infinity among them, by the field they stand in
+        raise refusal(error) from None
     if b"NaN" in body or b"Infinity" in body:
         _refuse_constants(body)
-    try:
-        return model.model_validate_json(body)
-    except ValidationError as error:
-        raise refusal(error) from None
+    return request
 
 
 def parse(body: bytes) -> Any:
-    """Any JSON document as Python values; raises InvalidInput for broken JSON and NaN. 1e400 is an infinite float."""
+    """Any JSON document as Python values; raises InvalidInput for broken JSON.
+
+    NaN and 1e400 come through as floats, so that whoever checks the fields can name the one that is wrong.
+    """
     try:
         return orjson.loads(body)
     except ValueError as error:
-        try:  # orjson refuses a document for one number beyond a float
-            return from_json(body, allow_inf_nan=False)
+        try:  # orjson refuses a whole document for one NaN or one number beyond a float
+            return from_json(body)
         except ValueError:
             raise InvalidInput(f"body: not valid JSON: {error}", field="body") from None
 

@@ -116,15 +116,14 @@ class Gateway:
 
     async def stats(self) -> dict[str, Any]:
         """The figures of `/stats`."""
-        own = self.engine.get_stats()
         if self.peers is None:
-            return own
-        return merge_stats([own, *(figures["stats"] for figures in await asyncio.to_thread(self.peers.others))])
+            return self.engine.get_stats()
+        return merge_stats([figures["stats"] for figures in await asyncio.to_thread(self.peers.all, self)])
 
     async def metrics_page(self) -> bytes:
         """The page of `/metrics`."""
-        others = [] if self.peers is None else await asyncio.to_thread(self.peers.others)
-        return await asyncio.to_thread(self.metrics.render, [figures["metrics"] for figures in others])
+        everyone = [] if self.peers is None else await asyncio.to_thread(self.peers.all, self)
+        return await asyncio.to_thread(self.metrics.render, [figures["metrics"] for figures in everyone])
 
     async def openapi_json(self) -> bytes:
         """The OpenAPI document, with a request for the default model as its example."""

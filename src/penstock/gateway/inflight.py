@@ -11,6 +11,8 @@ from penstock.gateway.problems import CLOSE, Refusal
 from penstock.gateway.wire import Call
 
 SWEEP_EVERY_S = 0.05
+BODY_GRACE_S = 1.0
+"""How long a draining server waits for bodies that are on their way."""
 WATCH_AFTER_S = 0.25
 """Only a request that takes this long is worth the cost of watching its connection (as much as half a prediction)."""
 
@@ -70,12 +72,18 @@ class Inflight:
         self._sweeper = again
 
     async def drain(self, timeout_s: float) -> bool:
-        """Wait until nobody is inside; after `timeout_s` give up those who are, and return False."""
-        until = time.monotonic() + timeout_s
+        """Wait until nobody is inside; after `timeout_s` give up those who are, and return False.
+
+        Whoever is still sending a body is given up sooner: it would be refused when it has arrived.
+        """
+        started = time.monotonic()
         while self._calls:
-            if time.monotonic() >= until:
-                for task, (call, _) in self._calls.items():
+            waited = time.monotonic() - started
+            in_time = waited < timeout_s
+            for task, (call, _) in list(self._calls.items()):
+                if not in_time or (call.reading and waited >= BODY_GRACE_S):
                     _give_up(task, call, ModelNotReady("the server is shutting down; ask another replica"))
+            if not in_time:
                 await asyncio.sleep(0)
                 return False
             await asyncio.sleep(0.01)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import threading
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,24 +25,34 @@ class Peers:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._own = directory / f"{os.getpid()}.json"
+        self._lock = threading.Lock()
 
     async def share(self, gateway: Gateway) -> None:
         """Write this process' figures again and again; ends when cancelled, and writes a last time."""
         try:
             while True:
-                await asyncio.to_thread(self.write, gateway)
+                await asyncio.to_thread(self._write_locked, gateway)
                 await asyncio.sleep(SHARE_EVERY_S)
         finally:
+            self._write_locked(gateway)
+
+    def _write_locked(self, gateway: Gateway) -> None:
+        with self._lock:
             self.write(gateway)
 
-    def write(self, gateway: Gateway) -> None:
-        """Write the figures of now, aside and then renamed, so that nobody reads half a file."""
+    def write(self, gateway: Gateway) -> dict[str, Any]:
+        """Write the figures of now, aside and then renamed, so that nobody reads half a file; and return them."""
+        figures = {"metrics": gateway.metrics.snapshot(), "stats": gateway.engine.get_stats()}
         aside = self._own.with_suffix(".new")
-        # RuntimeError: a first request of some model came while its figures were read; OSError: the parent is gone
-        with contextlib.suppress(OSError, RuntimeError):
-            figures = {"metrics": gateway.metrics.snapshot(), "stats": gateway.engine.get_stats()}
+        with contextlib.suppress(OSError):  # the parent is gone
             aside.write_bytes(orjson.dumps(figures))
             aside.rename(self._own)
+        return figures
+
+    def all(self, gateway: Gateway) -> list[dict[str, Any]]:
+        """The figures of every process, this one's first and just written: no later sum can be below this one."""
+        with self._lock:
+            return [self.write(gateway), *self.others()]
 
     def others(self) -> list[dict[str, Any]]:
         """What the other processes wrote last; of an ended one only what it has counted."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import Any
 
@@ -81,9 +81,9 @@ class Metrics:
             {
                 "model": model,
                 "version": version,
-                "counts": figures.counts,
-                "sums": figures.sums,
-                "batches": figures.batches,
+                "counts": [counts.copy() for counts in figures.counts],
+                "sums": figures.sums.copy(),
+                "batches": figures.batches.copy(),
                 "batches_sum": figures.batches_sum,
                 "outcomes": dict(figures.outcomes),
             }
@@ -96,14 +96,18 @@ class Metrics:
             "info": [_info(model.info) for model in self._engine.loaded()],
         }
 
-    def render(self, others: Iterable[Mapping[str, Any]] = ()) -> bytes:
-        """The page in Prometheus' text format, with the snapshots of other processes added to this one's."""
+    def render(self, snapshots: Sequence[Mapping[str, Any]] = ()) -> bytes:
+        """The page in Prometheus' text format: of this process, or of all those whose snapshots are given.
+
+        Of several there is no memory or CPU time to show: each scrape is answered by another of them.
+        """
         from prometheus_client import generate_latest
         from prometheus_client.registry import CollectorRegistry
 
         registry = CollectorRegistry(auto_describe=False)
-        registry.register(_Page(merge([self.snapshot(), *others])))
-        _process_collectors(registry)
+        registry.register(_Page(merge(snapshots or [self.snapshot()])))
+        if not snapshots:
+            _process_collectors(registry)
         return generate_latest(registry)
 
 

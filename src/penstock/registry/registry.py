@@ -64,7 +64,7 @@ class Registry:
 
     def list(self) -> builtins.list[str]:
         """The names that have at least one version, sorted."""
-        return sorted(name for name in _directories(self.path) if _is_name(name) and self._versions(name))
+        return sorted(name for name in _directories(self.path, root=True) if _is_name(name) and self._versions(name))
 
     def versions(self, name: str) -> builtins.list[str]:
         """A model's versions from low to high, none for a model that is not there."""
@@ -94,7 +94,7 @@ class Registry:
     def revision(self) -> str:
         """A text that changes whenever aliases or the set of versions change; cheap enough to ask every second."""
         digest = hashlib.blake2b(digest_size=8)
-        for name in sorted(_directories(self.path)):
+        for name in sorted(_directories(self.path, root=True)):
             with suppress(OSError):
                 status = (self.path / name).stat()
                 digest.update(f"{name}/{status.st_ino}/{status.st_nlink}/{status.st_mtime_ns}\n".encode())
@@ -341,12 +341,21 @@ def _copy(artifact: Artifact, target: Path) -> None:
     files.sync_tree(target)
 
 
-def _directories(path: Path) -> list[str]:
-    """The real directories in `path`, none when it is not there; raises ConfigError when it cannot be read."""
+def _directories(path: Path, *, root: bool = False) -> list[str]:
+    """The real directories in `path`, none when it is not there; raises ConfigError when it cannot be read.
+
+    Where there is a file instead, the `root` of a registry cannot be; anything below it is just not a model.
+    """
     try:
         with os.scandir(path) as entries:
             return [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
     except FileNotFoundError:
+        return []
+    except NotADirectoryError:
+        if root:
+            raise ConfigError(
+                f"the registry cannot be at {path}: that is, or lies below, a file and not a directory"
+            ) from None
         return []
     except OSError as error:
         raise _unreadable(path, error) from None
@@ -363,8 +372,6 @@ def _kind(path: Path) -> int:
 
 
 def _unreadable(path: Path, error: OSError) -> ConfigError:
-    if isinstance(error, NotADirectoryError):
-        return ConfigError(f"the registry cannot be at {path}: that is, or lies below, a file and not a directory")
     return ConfigError(f"{path} cannot be read ({error.strerror}); give this user read access to the registry")
 
 
