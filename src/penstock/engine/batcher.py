@@ -103,7 +103,7 @@ class Batcher:
 
     def admit(self, rows: int = 1) -> None:
         """Raise Overloaded now if a request of so many rows would be refused; costs next to nothing."""
-        if self._queue.rows:
+        if not self._queue.has_room(rows):
             self._queue.check_room(rows, 0, self._retry_after_s())
 
     async def room(self, rows: int, deadline: float) -> None:
@@ -173,17 +173,17 @@ class Batcher:
             self._wake(first.loop)
 
     def _check_admission(self, first: Item, rows: int, size: int) -> None:
-        waiting = self._queue.rows
-        if waiting:
+        if not self._queue.has_room(rows, size):
             self._queue.check_room(rows, size, self._retry_after_s())
         if first.deadline is None:
             return
         left = first.deadline - first.entered
         if left <= 0:
             raise DeadlineExceeded("the deadline had passed before the model was asked")
-        if waiting and left < self.wait_s:
+        wait_s = self.wait_s
+        if left < wait_s and self._queue:
             raise Overloaded(
-                f"the wait is about {self.wait_s * 1000:.0f} ms, longer than the {left * 1000:.0f} ms left",
+                f"the wait is about {wait_s * 1000:.0f} ms, longer than the {left * 1000:.0f} ms left",
                 retry_after_s=self._retry_after_s(),
             )
 
