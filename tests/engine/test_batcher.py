@@ -112,6 +112,18 @@ async def test_requests_that_come_together_run_together_within_the_row_limit(
     assert {answer.batch_rows for answer in answers} == {8}
 
 
+async def test_several_runners_run_several_batches_at_once(backend: Doubler) -> None:
+    batcher = Batcher(backend, BatchLimits(batch_rows=2), full_batch_s=1, runners=3)
+    backend.gate.clear()
+    tasks = [asyncio.create_task(batcher.submit(rows(i), 1)) for i in range(10)]
+    await until(lambda: batcher.running_rows + batcher.queued_rows == 10 and batcher.running_rows >= 4)
+    backend.gate.set()
+    answers = await asyncio.gather(*tasks)
+    assert [a.outputs["y"][0, 0] for a in answers] == [2 * i for i in range(10)]
+    await until(lambda: batcher.running_rows == 0)
+    batcher.close()
+
+
 async def test_a_lone_request_starts_at_once(threaded: MakeBatcher) -> None:
     batcher = threaded(batch_rows=8)
     await batcher.submit(rows(1), 1)
@@ -221,10 +233,9 @@ def test_many_event_loops_start_one_thread(backend: Doubler) -> None:
         thread.start()
     for thread in threads:
         thread.join(5)
-    assert batcher._thread is not None
-    assert batcher._thread.is_alive()
+    (thread,) = (thread for thread in threading.enumerate() if thread.name.startswith("penstock-run"))
     batcher.close()
-    assert not batcher._thread.is_alive()
+    assert not thread.is_alive()
 
 
 async def test_a_request_of_no_rows_gets_an_answer_of_no_rows(make: MakeBatcher) -> None:
@@ -426,6 +437,7 @@ def test_no_mix_of_sizes_and_cancelled_callers_swaps_or_loses_an_answer(
             lambda inputs: {"y": inputs["x"] * 2},
             BatchLimits(batch_rows=batch_rows),
             full_batch_s=1e-6 if inline else 1,
+            runners=2,
         )
         values = [rows(*(100 * i + j for j in range(size))) if size else empty for i, size in enumerate(sizes)]
         tasks = [asyncio.create_task(batcher.submit(v, len(v["x"]))) for v in values]

@@ -40,22 +40,41 @@ class Scripted:
 
 @pytest.mark.parametrize(
     ("all_threads_s", "one_thread_s", "kept"),
-    [(0.0001, 0.00011, 1), (0.0001, 0.00005, 1), (0.001, 0.0019, None), (0.01, 0.0001, None)],
+    [
+        ((0.0001, 0.001), (0.0001, 0.0018), 1),  # two runs at once carry more than one with both threads
+        ((0.0001, 0.001), (0.0001, 0.0021), 1),  # as much, within the noise
+        ((0.0001, 0.001), (0.0001, 0.0030), None),
+        ((0.0010, 0.010), (0.0025, 0.0100), None),  # a single request would take too long
+        ((0.0030, 0.010), (0.0001, 0.0001), None),  # not even tried
+    ],
 )
-def test_a_small_model_keeps_one_thread_unless_more_are_much_faster(
-    onnx_file: Path, monkeypatch: pytest.MonkeyPatch, all_threads_s: float, one_thread_s: float, kept: int | None
+def test_a_quick_model_runs_with_one_thread_a_run_where_that_carries_more(
+    onnx_file: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    all_threads_s: tuple[float, float],
+    one_thread_s: tuple[float, float],
+    kept: int | None,
 ) -> None:
     opened: list[Scripted] = []
 
     def scripted(_format: str, _file: Any, options: BackendOptions, limits: BatchLimits, *_: Any) -> Any:
         opened.append(Scripted(options.threads))
-        seconds = one_thread_s if options.threads == 1 else all_threads_s
-        return loaded._Ready(opened[-1], limits, {1: seconds / 2, 32: seconds})  # type: ignore[arg-type]
+        row, full = one_thread_s if options.threads == 1 else all_threads_s
+        runners = 2 if options.threads == 1 else 1
+        return loaded._Ready(opened[-1], limits, {1: row, 32: full}, runners)  # type: ignore[arg-type]
 
     monkeypatch.setattr(loaded, "_open", scripted)
     model = load_file(onnx_file, None, BackendOptions(), BatchLimits())
     assert model.backend.threads == kept  # type: ignore[attr-defined]
     assert [each.closed for each in opened] == [each is not model.backend for each in opened]
+
+
+@pytest.mark.parametrize(("threads", "runners"), [(None, 1), (1, 4), (2, 2), (3, 1), (8, 1)])
+def test_as_many_runs_at_once_as_their_threads_leave_cores(
+    monkeypatch: pytest.MonkeyPatch, threads: int | None, runners: int
+) -> None:
+    monkeypatch.setattr(loaded, "usable_cores", lambda: 4)
+    assert loaded._runners(Scripted(threads), BackendOptions(threads=threads)) == runners  # type: ignore[arg-type]
 
 
 def test_threads_that_were_asked_for_are_taken(onnx_file: Path) -> None:

@@ -63,8 +63,13 @@ Result: TypeAlias = "Batched | PenstockError"
 class Batcher:
     """Awaited single requests in, batches out to `run`. Any thread's event loop may submit."""
 
-    def __init__(self, run: Callable[[Arrays], Arrays], limits: BatchLimits, *, full_batch_s: float = 1.0) -> None:
-        """`full_batch_s` is the measured time of a full batch; it decides between event loop and thread."""
+    def __init__(
+        self, run: Callable[[Arrays], Arrays], limits: BatchLimits, *, full_batch_s: float = 1.0, runners: int = 1
+    ) -> None:
+        """`full_batch_s`, the measured time of a full batch, decides between event loop and threads.
+
+        `runners` is how many batches may run at once, each in a thread of its own.
+        """
         self.limits = limits
         self.running_rows = 0
         self._run = run
@@ -79,8 +84,9 @@ class Batcher:
         self._inline = full_batch_s < INLINE_BELOW_S
         self._flush_on: asyncio.AbstractEventLoop | None = None
         self._fill_timer: asyncio.TimerHandle | None = None
-        self._thread: threading.Thread | None = None
-        self._thread_idle = False
+        self._runners = runners
+        self._threads: list[threading.Thread] = []
+        self._idle = 0
         self._closed = False
         self._full_s = full_batch_s
         self._inline_s = 0.0
@@ -99,7 +105,7 @@ class Batcher:
     @property
     def wait_s(self) -> float:
         """How long a request that comes now should expect to wait for its run to end."""
-        return (self._queue.rows + self.running_rows) / self.limits.batch_rows * self._full_s
+        return (self._queue.rows + self.running_rows) / (self.limits.batch_rows * self._runners) * self._full_s
 
     def admit(self, rows: int = 1) -> None:
         """Raise Overloaded now if a request of so many rows would be refused; costs next to nothing."""
@@ -162,10 +168,10 @@ class Batcher:
             self._check_admission(first, rows, size)
             for item in items:
                 self._queue.push(item)
-            if self._thread_idle:
+            if self._idle:
                 self._lock.notify()
-            elif self._thread is None and not self._inline:
-                self._start_thread()
+            elif not self._threads and not self._inline:
+                self._start_threads()
         self._live.update(items)
         if first.deadline is not None:
             self._watch(first.loop, first.deadline)
@@ -229,22 +235,29 @@ class Batcher:
         """The model has long been much slower than at warm-up: from now on its runs go to the thread."""
         with self._lock:
             self._inline = False
-            if self._thread is None and not self._closed:
-                self._start_thread()
+            if not self._threads and not self._closed:
+                self._start_threads()
 
-    def _start_thread(self) -> None:
-        self._thread = threading.Thread(target=self._work, name="penstock-batcher", daemon=True)
-        self._thread.start()
+    def _start_threads(self) -> None:
+        self._threads = [
+            threading.Thread(target=self._work, name=f"penstock-run-{number}", daemon=True)
+            for number in range(self._runners)
+        ]
+        for thread in self._threads:
+            thread.start()
 
     def _work(self) -> None:
+        rows = 0
         while True:
             with self._lock:
+                self.running_rows -= rows
                 batch = self._next_batch()
-            if batch is None:
-                return
-            results = self._run_batch(batch)
-            self._deliver(batch, results)
-            del batch, results
+                if batch is None:
+                    return
+                rows = sum(item.rows for item in batch)
+                self.running_rows += rows
+            self._deliver(batch, self._run_batch(batch))
+            del batch
 
     def _next_batch(self) -> list[Item] | None:
         """Waits, lock held, for the next batch; None when the batcher closes."""
@@ -259,9 +272,9 @@ class Batcher:
         return None
 
     def _pause(self, timeout: float | None) -> None:
-        self._thread_idle = True
+        self._idle += 1
         self._lock.wait(timeout)
-        self._thread_idle = False
+        self._idle -= 1
 
     def _fill_wait_s(self) -> float:
         """How much longer to wait for a fuller batch: 0 without `max_wait_ms`."""
@@ -274,7 +287,6 @@ class Batcher:
         """One result per item. A batch that fails is halved until only the guilty request is left with the error."""
         rows = [item.rows for item in batch]
         total = sum(rows)
-        self.running_rows = total
         started = time.monotonic()
         try:
             outputs = split(self._run(stack([item.arrays for item in batch])), rows)
@@ -283,8 +295,6 @@ class Batcher:
                 return [self._run_halves(batch[0], error) if isinstance(error, OutOfMemory) else _as_penstock(error)]
             half = len(batch) // 2
             return [*self._run_batch(batch[:half]), *self._run_batch(batch[half:])]
-        finally:
-            self.running_rows = 0
         run_s = time.monotonic() - started
         if 2 * total >= self.limits.batch_rows:  # small batches tell little of full ones
             self._full_s += 0.1 * (run_s * self.limits.batch_rows / total - self._full_s)
@@ -357,9 +367,9 @@ class Batcher:
             self._lock.notify_all()
         for item in waiting:
             _tell(item, ModelNotReady("the model was unloaded while the request waited; try again"), None)
-        thread = self._thread
-        if thread is not None and thread is not threading.current_thread():
-            thread.join(timeout=5)
+        for thread in self._threads:
+            if thread is not threading.current_thread():
+                thread.join(timeout=5)
 
 
 def _tell(item: Item, result: Result, here: asyncio.AbstractEventLoop | None) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 
 from penstock.backends.base import Backend, BackendOptions, ModelFile
 from penstock.backends.catalog import format_of, open_backend, runnable
+from penstock.backends.devices import usable_cores
 from penstock.engine.batcher import Batcher, BatchLimits
 from penstock.errors import (
     GoldenMismatch,
@@ -35,11 +36,12 @@ log = logging.getLogger(__name__)
 FREE_LENGTHS = (8, 224, 1)
 """What a free axis past the batch is tried with, until the model runs."""
 
-SHORT_RUN_S = 0.002
-"""A full batch below this is tried with a single thread too."""
+ONE_ROW_S = 0.002
+"""A model that answers one row within this time is tried with single-threaded runs, as many at once as there are cores.
 
-ONE_THREAD_WORTH = 1.25
-"""One thread may be this much slower than all of them and is still preferred: it leaves the other cores to requests."""
+Under load that carries more than one run with all threads, which waits for its slowest thread while the other cores
+decode requests; one request alone takes longer, and of a model that takes longer than this it would be felt.
+"""
 
 WARM_UP_BUDGET_S = 1.0
 """A load spends about this long on warm-up; a slow model is timed at one row and at a full batch only."""
@@ -228,36 +230,39 @@ def load_file(path: Path, model_type: str | None, options: BackendOptions, limit
 
 
 class _Ready(NamedTuple):
-    """A backend that was proved and timed: median seconds of a run by its number of rows."""
+    """A backend that was proved and timed: median seconds of a run by its number of rows, and runs at once."""
 
     backend: Backend
     limits: BatchLimits
     timings: dict[int, float]
+    runners: int
+
+    @property
+    def one_row_s(self) -> float:
+        return self.timings[min(self.timings)]
 
     @property
     def full_s(self) -> float:
         return self.timings[max(self.timings)]
 
     def batcher(self) -> Batcher:
-        return Batcher(self.backend.run, self.limits, full_batch_s=self.full_s)
+        return Batcher(self.backend.run, self.limits, full_batch_s=self.full_s, runners=self.runners)
 
 
 def _bring_up(
     format: str, file: ModelFile, options: BackendOptions, limits: BatchLimits, golden: Golden | None, what: str
 ) -> _Ready:
-    """Open, prove and time a model; a small one with one thread as well, and the better of the two is kept.
-
-    Waking a second thread takes longer than half of a short run, and the other core has requests to decode.
-    """
+    """Open, prove and time a model; a quick one with one thread a run as well, and what carries more load is kept."""
     ready = _open(format, file, options, limits, golden, what)
     tunable = ready.backend.own_threads and ready.backend.device == "cpu" and options.threads is None
-    if not tunable or ready.full_s > SHORT_RUN_S:
+    if not tunable or ready.one_row_s > ONE_ROW_S:
         return ready
     try:
         alone = _open(format, file, replace(options, threads=1), limits, golden, what)
     except ModelLoadError:
         return ready
-    better, other = (alone, ready) if alone.full_s <= ONE_THREAD_WORTH * ready.full_s else (ready, alone)
+    keep = alone.one_row_s <= ONE_ROW_S and alone.full_s / alone.runners <= 1.1 * ready.full_s
+    better, other = (alone, ready) if keep else (ready, alone)
     other.backend.close()
     return better
 
@@ -270,7 +275,8 @@ def _open(
         limits = _limits_for(backend.signature, limits)
         if golden is not None:
             prove(backend, golden, limits.batch_rows, what)
-        return _Ready(backend, limits, warm_up(backend, backend.signature, limits.batch_rows, golden))
+        timings = warm_up(backend, backend.signature, limits.batch_rows, golden)
+        return _Ready(backend, limits, timings, _runners(backend, options))
     except InferenceError as error:
         backend.close()
         raise ModelLoadError(f"{what}: the model fails when it is run: {error}") from error
@@ -296,6 +302,13 @@ def _info(
         warnings=(*backend.warnings, *warnings),
         **facts,
     )
+
+
+def _runners(backend: Backend, options: BackendOptions) -> int:
+    """How many runs at once fill the cores: one, unless each has fewer threads of its own than there are cores."""
+    if not backend.own_threads or backend.device != "cpu" or options.threads is None:
+        return 1
+    return max(1, usable_cores() // options.threads)
 
 
 def _limits_for(signature: Signature, limits: BatchLimits) -> BatchLimits:
