@@ -91,7 +91,19 @@ def plain_fastapi(model: Path) -> tuple[str, list[str], int, str, dict[str, str]
     return "fastapi+uvicorn", [*command, "--log-level", "error"], port, "/openapi.json", {"BENCH_MODEL": str(model)}
 
 
-def mosec(model: Path) -> tuple[str, list[str], int, str, dict[str, str]]:
+def mosec(model: Path, json_library: str = "orjson") -> tuple[str, list[str], int, str, dict[str, str]]:
     port = free_port()
     command = [sys.executable, "peers/mosec_server.py", "--port", str(port), "--address", "127.0.0.1"]
-    return "mosec", command, port, "/metrics", {"BENCH_MODEL": str(model)}
+    return "mosec", command, port, "/metrics", {"BENCH_MODEL": str(model), "BENCH_JSON": json_library}
+
+
+def asgi(server_name: str, model: Path) -> tuple[str, list[str], int, str, dict[str, str]]:
+    """The same gateway under an ASGI server, to see what the interface costs."""
+    port = free_port()
+    app = "penstock.gateway.app:create_app"
+    commands = {
+        "granian": ["granian", "--interface", "asgi", "--factory", "--no-ws", "--port", str(port), app],
+        "uvicorn": ["uvicorn", "--factory", "--no-access-log", "--port", str(port), app],
+    }
+    env = {"PENSTOCK_MODEL_PATH": str(model), "PENSTOCK_LOG_LEVEL": "error"}
+    return f"{server_name} asgi", [sys.executable, "-m", *commands[server_name]], port, "/health/ready", env
