@@ -57,7 +57,9 @@ def decode_item(task: Task, item: Any) -> BaseModel:
         numbers = item[field]
         if not any(isinstance(number, bool) for number in numbers):
             try:
-                return task.Request.model_validate({**item, field: np.frombuffer(array("d", numbers))})
+                values = np.frombuffer(array("d", numbers))
+                if np.isfinite(values).all():  # else as above: the model names the number
+                    return task.Request.model_validate({**item, field: values})
             except (TypeError, OverflowError, ValidationError):
                 pass  # as above
     return decode_slowly(task.Request, to_json(item, inf_nan_mode="constants"))
