@@ -17,6 +17,7 @@ import httpx
 import uvicorn
 import uvloop
 
+from penstock.backends.devices import usable_cores
 from penstock.gateway.app import create_app
 from penstock.gateway.gateway import Gateway
 from penstock.gateway.routes import TABLE
@@ -32,7 +33,9 @@ class Live:
     def __init__(self, kind: str, settings: Settings, refs: tuple[str, ...] = REFS) -> None:
         self.kind = kind
         _, port = free_address("127.0.0.1", 0)
-        self.settings = settings.model_copy(update={"host": "127.0.0.1", "port": port})
+        # all threads for each run: one run at a time, so that a slow one fills the queue behind it
+        update = {"host": "127.0.0.1", "port": port, "threads": usable_cores()}
+        self.settings = settings.model_copy(update=update)
         self.url = f"http://127.0.0.1:{port}"
         self.port = port
         self.gateway: Gateway = None  # type: ignore[assignment]  # the thread makes it
