@@ -63,7 +63,7 @@ async def test_refusals_are_counted(live: Live, client: httpx.AsyncClient) -> No
 async def test_a_passed_deadline_is_504_and_comes_in_time(live: Live, client: httpx.AsyncClient) -> None:
     headers = {"x-request-timeout-ms": "100"}
     started = time.monotonic()
-    reply = await client.post("/models/slow/predict", json=rounds(200), headers=headers)
+    reply = await client.post("/models/slow/predict", json=rounds(800), headers=headers)
     assert reply.status_code == 504
     assert reply.json()["type"] == "urn:penstock:deadline-exceeded"
     assert time.monotonic() - started < 0.35
@@ -71,7 +71,7 @@ async def test_a_passed_deadline_is_504_and_comes_in_time(live: Live, client: ht
 
 
 async def test_one_passed_deadline_in_a_batch_spares_the_others(live: Live, client: httpx.AsyncClient) -> None:
-    body = {"model": "slow", "requests": [rounds(8), rounds(250)]}
+    body = {"model": "slow", "requests": [rounds(8), rounds(800)]}
     reply = await client.post("/predict/batch", json=body, headers={"x-request-timeout-ms": "150"})
     assert reply.status_code == 200
     first, second = reply.json()["predictions"]
@@ -84,7 +84,7 @@ async def test_a_client_that_leaves_gives_its_place_away(
     live: Live, client: httpx.AsyncClient, raw_connection: Callable[[], Any]
 ) -> None:
     before = cancelled(live)
-    busy = asyncio.create_task(client.post("/models/slow/predict", json=rounds(900)))
+    busy = asyncio.create_task(client.post("/models/slow/predict", json=rounds(2000)))
     await asyncio.sleep(0.15)
     body = b'{"input_data": [1, 0, 0, 0]}'
     head = b"POST /models/slow/predict HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n"
