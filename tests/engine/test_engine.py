@@ -424,6 +424,21 @@ async def test_after_a_bad_promotion_every_route_stays_with_the_version_that_ans
     assert "golden" in engine.get_stats()["problems"]["m@live"]
 
 
+async def test_a_route_that_kept_an_unloaded_model_does_not_hide_the_one_that_took_its_place(
+    make: MakeEngine, publish: Publish, registry: Registry
+) -> None:
+    publish(seed=1)
+    engine = make()
+    await engine.start(["m"])
+    await engine.predict(X[0], ref="m:1.0.0")
+    registry.remove("m:1.0.0")
+    publish(seed=2, again=True)
+    await engine.reconcile()
+    registry.path.rename(registry.path.with_name("away"))
+    for ref in ("m", "m:1.0.0"):
+        assert await answer(engine, X[0], ref=ref) == classes(2)[0]
+
+
 async def test_a_model_has_statistics_from_its_load_on(make: MakeEngine, publish: Publish) -> None:
     publish()
     engine = make()

@@ -179,8 +179,8 @@ class InferenceEngine:
 
     def _at_hand(self, target: str) -> LoadedModel | None:
         """What answers under another spelling already, and goes on doing so when the registry is ill."""
-        found = self._routes.get(target) or next((m for m in self._routes.values() if m.key == target), None)
-        return found if found is not None and not found.retired else None
+        routes = self._routes.items()
+        return next((model for ref, model in routes if target in (ref, model.key) and not model.retired), None)
 
     def routed(self, ref: str | None) -> LoadedModel | None:
         """The model a reference led to before; None = the default."""
