@@ -9,6 +9,7 @@ PenstockError
 ├── ModelLoadError                a model could not be brought up
 │   ├── IntegrityError            a file is missing, altered or outside its artifact
 │   ├── UnsupportedFormat         nothing here can run this form of model
+│   ├── Untrusted                 this form of model can run code, and nobody said that it may
 │   └── GoldenMismatch            the model disagrees with its golden samples
 ├── InferenceError                the model failed while it ran
 │   ├── OutOfMemory
@@ -79,6 +80,10 @@ class IntegrityError(ModelLoadError):
 
 class UnsupportedFormat(ModelLoadError):
     """Nothing on this machine can run this form of model."""
+
+
+class Untrusted(ModelLoadError):
+    """The model is of a form that can run code of its own, and nobody said that it may."""
 
 
 class GoldenMismatch(ModelLoadError):

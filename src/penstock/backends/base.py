@@ -19,7 +19,9 @@ class BackendOptions:
     """How to run a model on this machine.
 
     `device`: auto, cpu, cuda, cuda:N or mps. `threads`: threads inside one run, None = usable cores.
-    `precision`: fp32 or fp16 (fp16 only where the device gains). `pin_memory` speeds copies to a GPU.
+    `precision`: fp32, fp16, bf16 (these two only where the device gains) or int8. `pin_memory` speeds copies to a GPU.
+    `trust` is the highest tier of what may be opened: data, code or native. `compile` concerns eager PyTorch.
+    `cache_dir` keeps optimized forms of models between starts. `shared_threads` runs all models on one thread pool.
     """
 
     device: str = "auto"
@@ -27,6 +29,11 @@ class BackendOptions:
     precision: str = "fp32"
     graph_optimization: bool = True
     pin_memory: bool = True
+    trust: str = "data"
+    compile: bool = False
+    compile_mode: str | None = None
+    cache_dir: Path | None = None
+    shared_threads: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +59,8 @@ class Backend(ABC):
     signature: Signature
     num_parameters: int | None
     """Trained numbers in the model, None when the format does not tell."""
+    num_bytes: int | None = None
+    """Memory the weights take, None when it is not known."""
     own_threads: bool = False
     """True when `BackendOptions.threads` concerns this model alone and not the whole process."""
     warnings: tuple[str, ...] = ()

@@ -10,8 +10,6 @@ from typing import Annotated, Any, Literal, NoReturn
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
-    ConfigDict,
     Field,
     PlainSerializer,
     PlainValidator,
@@ -21,19 +19,13 @@ from pydantic import (
 )
 
 from penstock.errors import InvalidInput
+from penstock.registry.policies import BatchingPolicy, Entry, PaddingPolicy, Ranges
 from penstock.registry.refs import check_name, check_version
 from penstock.tensors import Signature
 
 MANIFEST = "manifest.json"
 GOLDEN = "golden.safetensors"
 CARD = "card.md"
-
-
-class _Entry(BaseModel):
-    # NaN must reach json.dumps, which refuses it; by default it would be written as null without a word
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", allow_inf_nan=False, ser_json_inf_nan="constants", protected_namespaces=()
-    )
 
 
 def check_path(path: str) -> str:
@@ -82,13 +74,13 @@ Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._]{0,39}\z")]
 """A format or precision; without `-`, so that `<format>-<precision>` is read in one way only."""
 
 
-class _TensorEntry(_Entry):
+class _TensorEntry(Entry):
     name: str = Field(min_length=1)
     dtype: str
     shape: tuple[Annotated[StrictInt, Field(ge=-1)], ...]
 
 
-class _SignatureEntry(_Entry):
+class _SignatureEntry(Entry):
     inputs: tuple[_TensorEntry, ...] = Field(min_length=1)
     outputs: tuple[_TensorEntry, ...] = Field(min_length=1)
 
@@ -118,7 +110,7 @@ SignatureField = Annotated[
 ]
 
 
-class FileEntry(_Entry):
+class FileEntry(Entry):
     """One file of an artifact; `path` is relative to it, in POSIX form, `size` in bytes."""
 
     path: RelativePath
@@ -126,10 +118,11 @@ class FileEntry(_Entry):
     size: int = Field(ge=0)
 
 
-class Variant(_Entry):
+class Variant(Entry):
     """One runnable form of the model. `file` is the path of its main file, one of `files`.
 
-    `max_abs_error` is the largest difference from the reference outputs that was measured at publish.
+    `max_abs_error` is the largest difference from the reference outputs that was measured at publish. `requires` names
+    what the machine must have, such as a CPU flag (`avx512f`).
     """
 
     format: Word
@@ -141,6 +134,7 @@ class Variant(_Entry):
     num_parameters: int | None = Field(default=None, ge=0)
     max_abs_error: float | None = Field(default=None, ge=0)
     benchmark: dict[str, Any] | None = None
+    requires: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -154,7 +148,7 @@ class Variant(_Entry):
         return self
 
 
-class GoldenEntry(_Entry):
+class GoldenEntry(Entry):
     """The golden samples: how many rows, and how far an answer may be from the recorded one."""
 
     file: FileEntry
@@ -163,14 +157,14 @@ class GoldenEntry(_Entry):
     rtol: float = Field(ge=0)
 
 
-class TaskEntry(_Entry):
+class TaskEntry(Entry):
     """What the tensors mean: the kind of Task and its constants (preprocessing, labels, …)."""
 
     kind: str = Field(min_length=1)
     config: dict[str, Any] = Field(default_factory=dict)
 
 
-class Manifest(_Entry):
+class Manifest(Entry):
     """Everything an artifact says about itself."""
 
     schema_version: Literal[1] = 1
@@ -185,6 +179,10 @@ class Manifest(_Entry):
     variants: tuple[Variant, ...] = Field(min_length=1)
     golden: GoldenEntry | None = None
     card: FileEntry | None = None
+    more_tasks: tuple[TaskEntry, ...] = ()
+    batching: BatchingPolicy | None = None
+    padding: tuple[PaddingPolicy, ...] = ()
+    ranges: Ranges | None = None
 
     @model_validator(mode="after")
     def _every_file_once(self) -> Manifest:
