@@ -333,7 +333,7 @@ async def test_a_slow_load_keeps_nobody_past_the_deadline_and_holds_up_no_one_el
     publish("slow")
     engine = make(max_models=1)
     await engine.start(["quick", "slow:1.0.0"][:1])
-    engine._whole_registry = True
+    engine.served._whole_registry = True
     gate = threading.Event()
     real = manager_module.load_artifact
     monkeypatch.setattr(manager_module, "load_artifact", lambda *args: gate.wait(5) and real(*args))

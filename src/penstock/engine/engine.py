@@ -7,8 +7,7 @@ import functools
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from penstock.backends.devices import usable_cores
@@ -16,18 +15,16 @@ from penstock.engine.batcher import Batched
 from penstock.engine.cache import PredictionCache
 from penstock.engine.config import InferenceConfig
 from penstock.engine.loaded import LoadedModel
-from penstock.engine.manager import ModelManager, is_model_file
+from penstock.engine.manager import ModelManager
 from penstock.engine.observation import Observation, Observer, Prediction, outcome_of
+from penstock.engine.served import Served
 from penstock.engine.stats import ModelStats
 from penstock.errors import (
-    ConfigError,
     DeadlineExceeded,
-    ModelNotFound,
     ModelNotReady,
     Overloaded,
     PenstockError,
 )
-from penstock.registry.refs import name_of
 from penstock.registry.registry import Registry
 from penstock.tasks.base import TimedResponse
 
@@ -60,24 +57,15 @@ class InferenceEngine:
             model_type=self.config.model_type,
         )
         self.observers: list[Observer] = list(observers)
-        self.default_ref = self.config.model_path
+        self.served = Served(self.manager, default_ref=self.config.model_path, most_at_start=self.config.max_models)
         self._timeout_s = self.config.timeout_ms / 1000
         self._cache = PredictionCache(self.config.cache_size) if self.config.cache_size else None
-        self._routes: dict[str, LoadedModel] = {}
-        self._wanted: list[str] = []
-        self._whole_registry = True
-        self._problems: dict[str, str] = {}
-        self._stuck: dict[str, str] = {}
-        self._revision = ""
         self._started = False
         self._draining = False
         self._inflight = 0
         self._preparing = 0
         self._preparing_bytes = 0
         self._threads = ThreadPoolExecutor(usable_cores(), thread_name_prefix="penstock-prepare")
-        self._lookups = ThreadPoolExecutor(2, thread_name_prefix="penstock-look")
-        self._loaders = ThreadPoolExecutor(2, thread_name_prefix="penstock-load")
-        self._loads: dict[str, Future[LoadedModel]] = {}
         self._stats: dict[tuple[str, str], ModelStats] = {}
         self._since = time.monotonic()
 
@@ -90,46 +78,14 @@ class InferenceEngine:
         package is published first. Of a whole registry, as many as `max_models` are loaded now and the others when
         they are asked for. `strict` raises the first error; otherwise `ready()` tells it and the others are served.
         """
-        named = list(dict.fromkeys([*([self.default_ref] if self.default_ref else []), *refs]))
-        self._whole_registry = not named
-        await self._aside(self._publish_bundled, named)
-        self._revision = await self._aside(self.registry.revision)
-        self._wanted = named or await self._first_of_registry()
-        if self.default_ref is None and self._wanted:
-            self.default_ref = self._wanted[0]
-        for ref in self._wanted:
-            await self._bring_up(ref, strict=strict)
+        await self.served.start(refs, strict=strict)
         self._started = True
-
-    async def _first_of_registry(self) -> list[str]:
-        return (await self._aside(self.registry.list))[: self.config.max_models]
-
-    async def _bring_up(self, ref: str, *, strict: bool = False) -> None:
-        """Load a model that should be served, or note why it is not."""
-        try:
-            await self.model(ref)
-        except PenstockError as error:
-            if strict:
-                raise
-            if self._problems.get(ref) != str(error):
-                log.error("%s cannot be served: %s", ref, error)
-            self._problems[ref] = str(error)
-        else:
-            self._problems.pop(ref, None)
-        self._pin()
-
-    def _publish_bundled(self, refs: Sequence[str]) -> None:
-        for ref in refs:
-            if not is_model_file(ref):
-                self.registry.ensure(ref)
 
     async def close(self) -> None:
         """Unload everything. Waiting requests get ModelNotReady."""
         self._draining = True
-        self._routes.clear()
-        await self._aside(self.manager.close)
-        for pool in (self._threads, self._loaders, self._lookups):
-            pool.shutdown(wait=False, cancel_futures=True)
+        await self.served.close()
+        self._threads.shutdown(wait=False, cancel_futures=True)
 
     def begin_drain(self) -> None:
         """Refuse new requests from now on; those inside are finished."""
@@ -145,125 +101,32 @@ class InferenceEngine:
             await asyncio.sleep(0.01)
         return True
 
-    async def _aside(self, work: Callable[..., T], *args: Any) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._lookups, functools.partial(work, *args))
-
-    async def _load(self, ref: str, *, fresh: bool = False) -> LoadedModel:
-        """Load in a thread; whoever asks for the same model meanwhile waits for it without holding another."""
-        load = self._loads.get(ref)
-        if load is None:
-            load = self._loads[ref] = self._loaders.submit(self.manager.load_model, ref, fresh=fresh)
-            load.add_done_callback(lambda _: self._loads.pop(ref, None))
-        return await asyncio.shield(asyncio.wrap_future(load))
-
     # Which model answers
+
+    @property
+    def default_ref(self) -> str | None:
+        """What answers where a caller names no model."""
+        return self.served.default_ref
 
     async def model(self, ref: str | None = None) -> LoadedModel:
         """The model for a reference, loaded now if it was not. Raises ModelNotFound or ModelLoadError."""
-        model = self.routed(ref)
-        if model is not None and not model.retired:
-            return model
-        ref = ref or self.default_ref
-        if ref is None:
-            raise ModelNotFound("there is no model to serve yet: publish one with `penstock models publish`")
-        target = self._target(ref)
-        model = self._at_hand(target)
-        if model is None:
-            key = target if is_model_file(target) else await self._aside(self.manager.key, target)
-            model = await self._load(key)
-            self._stats.setdefault((model.name, model.version), ModelStats())
-        if len(self._routes) > 10_000:  # spellings of references come from clients; the models behind them are few
-            self._routes.clear()
-        self._routes[ref] = model
-        return model
-
-    def _at_hand(self, target: str) -> LoadedModel | None:
-        """What answers under another spelling already, and goes on doing so when the registry is ill."""
-        routes = self._routes.items()
-        return next((model for ref, model in routes if target in (ref, model.key) and not model.retired), None)
+        return await self.served.model(ref)
 
     def routed(self, ref: str | None) -> LoadedModel | None:
         """The model a reference led to before; None = the default."""
-        return self._routes.get(ref or self.default_ref or "")
-
-    def _target(self, ref: str) -> str:
-        """What a caller's reference means in the registry; raises ModelNotFound for what is not served here.
-
-        A model served by name answers in all its versions, one served as `name:version` or `name@alias` only as such,
-        and its bare name means just that.
-        """
-        if self._whole_registry or ref in self._wanted:
-            return ref
-        name = _name_of(ref)
-        served = [wanted for wanted in self._wanted if _name_of(wanted) == name]
-        if name in served or any(is_model_file(wanted) for wanted in served):
-            return ref
-        if served and ref == name:
-            return served[0]
-        if any(ref == self._routes[wanted].key for wanted in served if wanted in self._routes):
-            return ref
-        raise ModelNotFound(f"the model {ref} is not served here; served are {', '.join(self._wanted)}")
+        return self.served.routed(ref)
 
     def default(self) -> LoadedModel | None:
         """The loaded model that answers where a caller names none."""
-        return self.routed(None)
+        return self.served.routed(None)
 
     def loaded(self) -> list[LoadedModel]:
         """Every loaded model, least recently used first."""
         return self.manager.models()
 
-    def _pin(self) -> None:
-        """What was named stays loaded; of a whole registry only the default does."""
-        named = [self.default_ref or ""] if self._whole_registry else self._wanted
-        self.manager.pin({self._routes[ref].key for ref in named if ref in self._routes})
-
     async def reconcile(self) -> None:
-        """Follow the registry: load what an alias or a version means now, then let go of what it meant before.
-
-        What cannot be loaded leaves the version before it answering and is tried again.
-        """
-        revision = await self._aside(self.registry.revision)
-        if revision == self._revision and not self._stuck and not self._problems:
-            return
-        kept = any(model.artifact is not None for model in self._routes.values())
-        if kept and not await self._aside(self.registry.path.is_dir):
-            raise ConfigError(f"the registry {self.registry.path} is gone; the loaded models go on answering")
-        before = {model.key for model in self._routes.values() if model.artifact is not None}
-        self._stuck = {ref: why for ref, why in self._stuck.items() if ref in self._routes}
-        for ref, model in list(self._routes.items()):
-            if model.artifact is not None:
-                await self._follow(ref, model)
-        if self._whole_registry:
-            self._wanted = await self._first_of_registry()
-            if self.default_ref not in self._routes:
-                self.default_ref = next(iter(self._wanted), None)
-            self._problems = {ref: why for ref, why in self._problems.items() if ref in self._wanted}
-        for ref in self._wanted:
-            if ref not in self._routes:
-                await self._bring_up(ref)
-        self._pin()
-        for key in before - {model.key for model in self._routes.values()}:
-            self.manager.unload(key)
-        self._revision = revision
-
-    async def _follow(self, ref: str, model: LoadedModel) -> None:
-        try:
-            key = await self._aside(self.manager.key, self._target(ref))
-            now = await self._load(key, fresh=True) if key != model.key else await self._refreshed(model)
-            if now is not model:
-                self._routes[ref] = now
-                log.info("%s is now %s", ref, key)
-            self._stuck.pop(ref, None)
-        except ModelNotFound:
-            del self._routes[ref]
-        except PenstockError as error:
-            if self._stuck.get(ref) != str(error):
-                log.error("%s stays at %s: %s", ref, model.key, error)
-            self._stuck[ref] = str(error)
-
-    async def _refreshed(self, model: LoadedModel) -> LoadedModel:
-        """The model under the same name and version, which another content may have been published as."""
-        return model if model.retired else await self._load(model.key, fresh=True)
+        """Follow the registry: load what an alias or a version means now, then let go of what it meant before."""
+        await self.served.reconcile()
 
     # Answering
 
@@ -271,7 +134,7 @@ class InferenceEngine:
         """Refuse now, at no cost, what `predict` would refuse: raises ModelNotReady or Overloaded."""
         if self._draining:
             raise ModelNotReady("the server is shutting down; ask another replica", retry_after_s=1.0)
-        model = self.routed(ref)
+        model = self.served.routed(ref)
         if model is not None:
             model.batcher.admit()
         if self._preparing >= self.config.max_queue_size or self._preparing_bytes > self.config.max_queue_bytes:
@@ -303,7 +166,7 @@ class InferenceEngine:
         try:
             if self._draining:
                 raise ModelNotReady("the server is shutting down; ask another replica", retry_after_s=1.0)
-            model = self.routed(ref)
+            model = self.served.routed(ref)
             if model is None or not self.manager.hold(model):
                 model = None
                 model = await _by(deadline, self._hold(ref))
@@ -444,8 +307,8 @@ class InferenceEngine:
             return False, ["the server is shutting down"]
         if not self._started:
             return False, ["models are being loaded"]
-        reasons = [f"{ref}: {problem}" for ref, problem in self._problems.items()]
-        if not self._wanted:
+        reasons = [f"{ref}: {problem}" for ref, problem in self.served.problems.items()]
+        if not self.served.wanted:
             reasons.append("there is no model to serve: publish one with `penstock models publish`")
         return not reasons, reasons
 
@@ -462,6 +325,8 @@ class InferenceEngine:
     def get_stats(self) -> dict[str, Any]:
         """The figures of `GET /stats`: the default model, the queue, and each model's last minute."""
         default = self.default()
+        for model in self.manager.models():
+            self._stats.setdefault((model.name, model.version), ModelStats())
         return {
             "model_path": self.default_ref,
             "device": self.config.device,
@@ -471,7 +336,7 @@ class InferenceEngine:
             "queue_size": self.queue_rows,
             "processing": self._inflight,
             "uptime_s": time.monotonic() - self._since,
-            "problems": {**self._stuck, **self._problems},
+            "problems": {**self.served.stuck, **self.served.problems},
             "models": {
                 f"{name}:{version}": stats.to_json() for (name, version), stats in list(self._stats.items()) if name
             },
@@ -485,7 +350,3 @@ async def _by(deadline: float, work: Awaitable[T]) -> T:
             return await work
     except TimeoutError:
         raise DeadlineExceeded("the deadline passed before the request reached the model") from None
-
-
-def _name_of(ref: str) -> str:
-    return Path(ref).stem if is_model_file(ref) else name_of(ref)

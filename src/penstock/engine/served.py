@@ -1,0 +1,204 @@
+"""Which models should be served, which of them answers a reference, and how both follow the registry."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+from penstock.engine.loaded import LoadedModel
+from penstock.engine.manager import ModelManager, is_model_file
+from penstock.errors import ConfigError, ModelNotFound, PenstockError
+from penstock.registry.refs import name_of
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+class Served:
+    """What this process should serve and what it does serve, brought together by `reconcile`."""
+
+    def __init__(self, manager: ModelManager, *, default_ref: str | None, most_at_start: int) -> None:
+        """`default_ref` answers where a caller names nothing; of a whole registry `most_at_start` models are loaded."""
+        self.default_ref = default_ref
+        self.wanted: list[str] = []
+        self.problems: dict[str, str] = {}
+        """Why a model that should be served is not, by its reference."""
+        self.stuck: dict[str, str] = {}
+        """Why a reference stays at an older version than the registry says."""
+        self._manager = manager
+        self._registry = manager.registry
+        self._most_at_start = most_at_start
+        self._routes: dict[str, LoadedModel] = {}
+        self._whole_registry = True
+        self._revision = ""
+        self._lookups = ThreadPoolExecutor(2, thread_name_prefix="penstock-look")
+        self._loaders = ThreadPoolExecutor(2, thread_name_prefix="penstock-load")
+        self._loads: dict[str, Future[LoadedModel]] = {}
+
+    # Life
+
+    async def start(self, refs: Sequence[str] = (), *, strict: bool = True) -> None:
+        """Load, warm and prove the models to serve: `refs` and the default, or else the whole registry.
+
+        With any of them named, nothing else is served. One that is not in the registry but ships in an installed
+        package is published first. Of a whole registry, as many as `max_models` are loaded now and the others when
+        they are asked for. `strict` raises the first error; otherwise `ready()` tells it and the others are served.
+        """
+        named = list(dict.fromkeys([*([self.default_ref] if self.default_ref else []), *refs]))
+        self._whole_registry = not named
+        await self._aside(self._publish_bundled, named)
+        self._revision = await self._aside(self._registry.revision)
+        self.wanted = named or await self._first_of_registry()
+        if self.default_ref is None and self.wanted:
+            self.default_ref = self.wanted[0]
+        for ref in self.wanted:
+            await self._bring_up(ref, strict=strict)
+
+    async def _first_of_registry(self) -> list[str]:
+        return (await self._aside(self._registry.list))[: self._most_at_start]
+
+    async def _bring_up(self, ref: str, *, strict: bool = False) -> None:
+        """Load a model that should be served, or note why it is not."""
+        try:
+            await self.model(ref)
+        except PenstockError as error:
+            if strict:
+                raise
+            if self.problems.get(ref) != str(error):
+                log.error("%s cannot be served: %s", ref, error)
+            self.problems[ref] = str(error)
+        else:
+            self.problems.pop(ref, None)
+        self._pin()
+
+    def _publish_bundled(self, refs: Sequence[str]) -> None:
+        for ref in refs:
+            if not is_model_file(ref):
+                self._registry.ensure(ref)
+
+    async def close(self) -> None:
+        """Let go of every model and load nothing more."""
+        self._routes.clear()
+        await self._aside(self._manager.close)
+        for pool in (self._loaders, self._lookups):
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    async def _aside(self, work: Callable[..., T], *args: Any) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._lookups, functools.partial(work, *args))
+
+    async def _load(self, ref: str, *, fresh: bool = False) -> LoadedModel:
+        """Load in a thread; whoever asks for the same model meanwhile waits for it without holding another."""
+        load = self._loads.get(ref)
+        if load is None:
+            load = self._loads[ref] = self._loaders.submit(self._manager.load_model, ref, fresh=fresh)
+            load.add_done_callback(lambda _: self._loads.pop(ref, None))
+        return await asyncio.shield(asyncio.wrap_future(load))
+
+    # Which model answers
+
+    async def model(self, ref: str | None = None) -> LoadedModel:
+        """The model for a reference, loaded now if it was not. Raises ModelNotFound or ModelLoadError."""
+        model = self.routed(ref)
+        if model is not None and not model.retired:
+            return model
+        ref = ref or self.default_ref
+        if ref is None:
+            raise ModelNotFound("there is no model to serve yet: publish one with `penstock models publish`")
+        target = self._target(ref)
+        model = self._at_hand(target)
+        if model is None:
+            key = target if is_model_file(target) else await self._aside(self._manager.key, target)
+            model = await self._load(key)
+        if len(self._routes) > 10_000:  # spellings of references come from clients; the models behind them are few
+            self._routes.clear()
+        self._routes[ref] = model
+        return model
+
+    def _at_hand(self, target: str) -> LoadedModel | None:
+        """What answers under another spelling already, and goes on doing so when the registry is ill."""
+        routes = self._routes.items()
+        return next((model for ref, model in routes if target in (ref, model.key) and not model.retired), None)
+
+    def routed(self, ref: str | None) -> LoadedModel | None:
+        """The model a reference led to before; None = the default."""
+        return self._routes.get(ref or self.default_ref or "")
+
+    def _target(self, ref: str) -> str:
+        """What a caller's reference means in the registry; raises ModelNotFound for what is not served here.
+
+        A model served by name answers in all its versions, one served as `name:version` or `name@alias` only as such,
+        and its bare name means just that.
+        """
+        if self._whole_registry or ref in self.wanted:
+            return ref
+        name = _name_of(ref)
+        served = [wanted for wanted in self.wanted if _name_of(wanted) == name]
+        if name in served or any(is_model_file(wanted) for wanted in served):
+            return ref
+        if served and ref == name:
+            return served[0]
+        if any(ref == self._routes[wanted].key for wanted in served if wanted in self._routes):
+            return ref
+        raise ModelNotFound(f"the model {ref} is not served here; served are {', '.join(self.wanted)}")
+
+    def _pin(self) -> None:
+        """What was named stays loaded; of a whole registry only the default does."""
+        named = [self.default_ref or ""] if self._whole_registry else self.wanted
+        self._manager.pin({self._routes[ref].key for ref in named if ref in self._routes})
+
+    async def reconcile(self) -> None:
+        """Follow the registry: load what an alias or a version means now, then let go of what it meant before.
+
+        What cannot be loaded leaves the version before it answering and is tried again.
+        """
+        revision = await self._aside(self._registry.revision)
+        if revision == self._revision and not self.stuck and not self.problems:
+            return
+        kept = any(model.artifact is not None for model in self._routes.values())
+        if kept and not await self._aside(self._registry.path.is_dir):
+            raise ConfigError(f"the registry {self._registry.path} is gone; the loaded models go on answering")
+        before = {model.key for model in self._routes.values() if model.artifact is not None}
+        self.stuck = {ref: why for ref, why in self.stuck.items() if ref in self._routes}
+        for ref, model in list(self._routes.items()):
+            if model.artifact is not None:
+                await self._follow(ref, model)
+        if self._whole_registry:
+            self.wanted = await self._first_of_registry()
+            if self.default_ref not in self._routes:
+                self.default_ref = next(iter(self.wanted), None)
+            self.problems = {ref: why for ref, why in self.problems.items() if ref in self.wanted}
+        for ref in self.wanted:
+            if ref not in self._routes:
+                await self._bring_up(ref)
+        self._pin()
+        for key in before - {model.key for model in self._routes.values()}:
+            self._manager.unload(key)
+        self._revision = revision
+
+    async def _follow(self, ref: str, model: LoadedModel) -> None:
+        try:
+            key = await self._aside(self._manager.key, self._target(ref))
+            now = await self._load(key, fresh=True) if key != model.key else await self._refreshed(model)
+            if now is not model:
+                self._routes[ref] = now
+                log.info("%s is now %s", ref, key)
+            self.stuck.pop(ref, None)
+        except ModelNotFound:
+            del self._routes[ref]
+        except PenstockError as error:
+            if self.stuck.get(ref) != str(error):
+                log.error("%s stays at %s: %s", ref, model.key, error)
+            self.stuck[ref] = str(error)
+
+    async def _refreshed(self, model: LoadedModel) -> LoadedModel:
+        """The model under the same name and version, which another content may have been published as."""
+        return model if model.retired else await self._load(model.key, fresh=True)
+
+
+def _name_of(ref: str) -> str:
+    return Path(ref).stem if is_model_file(ref) else name_of(ref)
