@@ -17,14 +17,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import inprocess
 import models
 import numpy as np
 import onnxruntime as ort
 import processes
 from load import body, open_loop, wrk
+from turns import Result, in_turn
 
 PREDICT = "/inference/predict"
-Result = dict[str, Any]
 
 
 def session(path: Path, threads: int) -> ort.InferenceSession:
@@ -56,10 +57,6 @@ def bare_p50_ms(path: Path) -> float:
     return statistics.median(times) * 1000
 
 
-def median(values: list[float], digits: int = 2) -> float:
-    return round(statistics.median(values), digits)
-
-
 def closed(start: tuple[Any, ...], request: Path, connections: int, seconds: float, path: str = PREDICT) -> Result:
     """One closed-loop run on a fresh server, after a warm-up: rate, latency, CPU a request, memory."""
     with processes.server(*start) as running:
@@ -70,16 +67,6 @@ def closed(start: tuple[Any, ...], request: Path, connections: int, seconds: flo
         took = time.monotonic() - started
         cpu_us = (running.cpu_s() - before) / (result.rps * took) * 1e6
         return {**vars(result), "cpu_us": cpu_us, "rss_mb": running.rss_mb()}
-
-
-def in_turn(sides: dict[str, Callable[[], Result]], rounds: int) -> dict[str, Result]:
-    """Each side once a round; the median of every figure."""
-    runs: dict[str, list[Result]] = {name: [] for name in sides}
-    for _ in range(rounds):
-        for name, side in sides.items():
-            runs[name].append(side())
-            print(f"    {name}: " + ", ".join(f"{k}={v:.4g}" for k, v in runs[name][-1].items()), flush=True)
-    return {name: {key: median([r[key] for r in of]) for key in of[0]} for name, of in runs.items()}
 
 
 def small_model(folder: Path, rounds: int, seconds: float) -> Result:
@@ -189,6 +176,7 @@ BENCHMARKS = {
     "latency": latency,
     "start": start,
     "overload": overload,
+    **inprocess.BENCHMARKS,
 }
 
 

@@ -8,8 +8,13 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from penstock import Artifact, Signature, TensorSpec
+from penstock.registry.artifact import Golden, TaskEntry, VariantSource, write_artifact
+from penstock.registry.policies import PaddingPolicy
+
 FEATURES = 784
 CLASSES = 10
+NARROW = 8
 
 
 class Graph:
@@ -81,3 +86,88 @@ def cnn(folder: Path, width: int = 36) -> Path:
     graph.add("Flatten")
     graph.add("Gemm", graph.weight(CLASSES, channels), graph.weight(CLASSES), transB=1, output="logits")
     return graph.save(folder / "cnn.onnx")
+
+
+def linear(folder: Path, name: str, version: str, *, bias: float) -> Path:
+    """An artifact that answers the sum of its inputs plus `bias`, which so tells who answered."""
+    folder.mkdir(parents=True, exist_ok=True)
+    nodes = [helper.make_node("ReduceSum", ["x", "axes"], ["s"]), helper.make_node("Add", ["s", "bias"], ["y"])]
+    weights = [
+        numpy_helper.from_array(np.array([1], np.int64), "axes"),
+        numpy_helper.from_array(np.array([bias], np.float32), "bias"),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "linear",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", NARROW])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 1])],
+        weights,
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    onnx.save(model, folder / "linear.onnx")
+    rows = np.random.default_rng(0).random((4, NARROW), np.float32)
+    return write_artifact(
+        folder / "artifact",
+        name=name,
+        version=version,
+        task=TaskEntry(kind="tensor"),
+        signature=Signature((TensorSpec("x", "FP32", (-1, NARROW)),), (TensorSpec("y", "FP32", (-1, 1)),)),
+        variants=[VariantSource("onnx", "fp32", folder / "linear.onnx")],
+        golden=Golden({"x": rows}, {"y": rows.sum(axis=1, keepdims=True) + np.float32(bias)}),
+        card="",
+    ).path
+
+
+def renamed(artifact: Path, folder: Path, name: str) -> Path:
+    """The same model as another one."""
+    model = Artifact.open(artifact)
+    manifest, golden = model.manifest, model.golden()
+    return write_artifact(
+        folder,
+        name=name,
+        version=manifest.version,
+        task=manifest.task,
+        signature=manifest.signature,
+        variants=[VariantSource(v.format, v.precision, model.variant_path(v)) for v in manifest.variants],
+        golden=golden,
+        card="",
+    ).path
+
+
+def encoder(folder: Path, *, longest: int = 128) -> Path:
+    """An artifact: a transformer encoder over tokens of free length with a padding mask, two layers of width 128."""
+    import torch
+    from encoder import Encoder
+
+    torch.manual_seed(0)
+    model = Encoder().eval()
+    tokens, mask = torch.randint(1, 1000, (2, 16)), torch.ones(2, 16, dtype=torch.bool)
+    free = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
+    program = torch.onnx.export(
+        model,
+        (tokens, mask),
+        dynamo=True,
+        dynamic_shapes=(free, free),
+        input_names=["tokens", "mask"],
+        output_names=["logits"],
+        verbose=False,
+    )
+    assert program is not None
+    folder.mkdir(parents=True, exist_ok=True)
+    program.save(folder / "encoder.onnx", external_data=False)
+    with torch.inference_mode():
+        logits = model(tokens, mask).numpy()
+    return write_artifact(
+        folder / "artifact",
+        name="encoder",
+        version="1.0",
+        task=TaskEntry(kind="tensor"),
+        signature=Signature(
+            (TensorSpec("tokens", "INT64", (-1, -1)), TensorSpec("mask", "BOOL", (-1, -1))),
+            (TensorSpec("logits", "FP32", (-1, CLASSES)),),
+        ),
+        variants=[VariantSource("onnx", "fp32", folder / "encoder.onnx")],
+        golden=Golden({"tokens": tokens.numpy(), "mask": mask.numpy()}, {"logits": logits}),
+        card="",
+        padding=[PaddingPolicy(axes={"tokens": 1}, buckets=tuple(range(16, longest + 1, 16)), mask="mask")],
+    ).path

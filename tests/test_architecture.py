@@ -20,11 +20,12 @@ FILES = sorted(SOURCE.rglob("*.py"))
 LONGEST_FUNCTION = 60
 LONGEST_FILE = 500
 MOST_PUBLIC_NAMES = 25
-HEAVY = ("torch", "onnxruntime", "fastapi", "granian", "grpc", "sqlalchemy", "PIL")
+HEAVY = ("torch", "onnxruntime", "openvino", "fastapi", "granian", "grpc", "sqlalchemy", "PIL")
 
 OWNERS = {
     "torch": ("penstock/backends/", "penstock_digits/"),
     "onnxruntime": ("penstock/backends/", "penstock_digits/"),
+    "openvino": ("penstock/backends/",),
     "fastapi": ("penstock/gateway/",),
     "granian": ("penstock/gateway/",),
     "sqlalchemy": ("penstock/registry/",),
@@ -33,7 +34,7 @@ OWNERS = {
 }
 """Which rooms may import a package at all."""
 
-INSIDE_FUNCTIONS = ("torch", "onnxruntime", "fastapi", "granian")
+INSIDE_FUNCTIONS = ("torch", "onnxruntime", "openvino", "fastapi", "granian")
 """Packages that `penstock` imports where they are used and never while a module is imported."""
 
 

@@ -176,9 +176,15 @@ def test_a_wrong_setting_is_refused_in_one_line_that_names_it(
 
 
 def test_a_wrong_database_url_is_refused_without_showing_its_password(load: Load) -> None:
-    message = refusal(load, environ={"DATABASE_URL": "postgres://u:hunter2@h/d"})
+    message = refusal(load, environ={"DATABASE_URL": "mysql://u:hunter2@h/d"})
     assert "DATABASE_URL" in message
     assert "hunter2" not in message
+
+
+@pytest.mark.parametrize("scheme", ["sqlite", "postgresql", "postgres", "postgresql+asyncpg"])
+def test_a_database_url_may_be_one_that_other_programs_use(load: Load, scheme: str) -> None:
+    url = f"{scheme}://u:hunter2@h/d"
+    assert load({"DATABASE_URL": url}).settings.database_url == url
 
 
 def test_an_env_file_that_is_not_text_is_refused(load: Load, tmp_path: Path) -> None:
@@ -238,3 +244,59 @@ def test_a_size_is_read_or_refused_and_nothing_else(text: str) -> None:
         return
     assert size >= 0
     assert any(char.isdigit() for char in text)
+
+
+# Tables for single models
+
+
+def test_a_model_has_a_table_of_its_own(load: Load) -> None:
+    digits = 'batch_size = 8\n[models.digits]\nbatch_size = 64\nmax_queue_bytes = "1MiB"\n'
+    toml = digits + '[models."my model"]\nmax_wait_ms = 2.5\n'
+    settings = load(toml=toml).settings
+    assert settings.batch_size == 8
+    assert settings.models["digits"].batch_size == 64
+    assert settings.models["digits"].max_queue_bytes == 2**20
+    assert settings.models["digits"].max_wait_ms is None
+    assert settings.models["my model"].max_wait_ms == 2.5
+    assert display("models", settings.models) == {
+        "digits": {"batch_size": 64, "max_queue_bytes": 2**20},
+        "my model": {"max_wait_ms": 2.5},
+    }
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ("batchsize = 1", "batchsize in penstock.toml is not a setting; did you mean batch_size?"),
+        ('batch_size = "many"', "batch_size in penstock.toml is 'many'; it should be a whole number"),
+        ("max_wait_ms = -1", "max_wait_ms in penstock.toml is -1; it should be greater than or equal to 0"),
+        ("max_queue_size = true", "max_queue_size in penstock.toml is True; it should be a number"),
+    ],
+)
+def test_what_is_wrong_in_a_table_is_named_with_its_model(load: Load, line: str, sentence: str) -> None:
+    assert refusal(load, toml=f"[models.digits]\n{line}") == f"models.digits.{sentence}"
+
+
+@pytest.mark.parametrize(
+    ("toml", "sentence"),
+    [
+        ("[models]\ndigits = 3", "models.digits in penstock.toml is 3; it should be a table"),
+        ("models = 3", "models in penstock.toml is 3; it should be tables, such as [models.digits]"),
+    ],
+)
+def test_what_is_no_table_is_told_so(load: Load, toml: str, sentence: str) -> None:
+    assert refusal(load, toml=toml) == sentence
+
+
+def test_the_environment_is_flat_and_holds_no_tables(load: Load) -> None:
+    assert "PENSTOCK_MODELS in the environment is not a setting" in refusal(load, environ={"PENSTOCK_MODELS": "{}"})
+
+
+def test_the_admin_key_is_never_shown_and_must_not_be_short(load: Load) -> None:
+    key = "a-key-of-16-letters://x"
+    settings = load({"PENSTOCK_ADMIN_KEY": key}).settings
+    assert settings.admin_key == key
+    assert display("admin_key", key) == "***"
+    assert key not in repr(settings)
+    message = refusal(load, environ={"PENSTOCK_ADMIN_KEY": "short-key"})
+    assert message == "PENSTOCK_ADMIN_KEY in the environment should have at least 16 characters"

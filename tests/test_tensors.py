@@ -17,6 +17,7 @@ from penstock.tensors import (
     TensorSpec,
     datatype_of_onnx,
     group_key,
+    named_dims,
     nbytes,
     split,
     stack,
@@ -124,6 +125,27 @@ def test_inputs_share_a_group_only_with_equal_names_types_and_row_shapes() -> No
         assert group_key(base) != group_key(other)
 
 
+@pytest.mark.parametrize(
+    "texts", [[b"a", "k\u00e4se".encode()], np.array(["a", "k\u00e4se"]), np.array(["a", b"k\xc3\xa4se"], object)]
+)
+def test_bytes_are_read_as_utf_8(texts: object) -> None:
+    assert TensorSpec("s", "BYTES", (-1,)).check(texts).tolist() == ["a", "k\u00e4se"]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("value", [b"\xff", "\udc80"])
+def test_what_is_not_utf_8_is_no_text(value: object) -> None:
+    with pytest.raises(InvalidInput, match=r"^s: a text is not valid UTF-8$"):
+        TensorSpec("s", "BYTES", (-1,)).check(np.array([value], object))
+
+
+@pytest.mark.parametrize("value", [1, None, float("nan"), ["a"], {}])
+def test_an_object_that_is_no_text_is_refused_and_not_turned_into_text(value: object) -> None:
+    array = np.empty(2, object)
+    array[0], array[1] = "a", value
+    with pytest.raises(InvalidInput, match=r"^s: the model takes text, not "):
+        TensorSpec("s", "BYTES", (-1,)).check(array)
+
+
 def test_text_counts_its_characters() -> None:
     assert nbytes({"s": np.array(["a" * 1000, "b"], dtype=object)}) == 2 * 8 + 1001
 
@@ -165,3 +187,75 @@ def test_a_cast_never_changes_a_value_or_raises_anything_else(array: np.ndarray,
         np.testing.assert_array_equal(result, array)
     else:
         np.testing.assert_array_equal(np.isfinite(result), np.isfinite(array.astype(np.float64)))
+
+
+# Names of axes
+
+
+def named(name: str, *dims: str | None) -> TensorSpec:
+    return TensorSpec(name, "FP32", (-1,) * len(dims), dims)
+
+
+def test_free_axes_of_one_name_have_one_length() -> None:
+    signature = Signature((named("a", "batch", "length"), named("b", "batch", None, "length")), ())
+    signature.validate({"a": np.ones((2, 5)), "b": np.ones((2, 3, 5))})
+    with pytest.raises(
+        InvalidInput,
+        match=r"b: axis 2 has the length 4, axis 1 of a has 5; the model takes one length \(length\) for both",
+    ) as error:
+        signature.validate({"a": np.ones((2, 5)), "b": np.ones((2, 3, 4))})
+    assert error.value.errors[0].field == "b"
+
+
+def test_two_axes_of_one_input_may_have_one_name() -> None:
+    signature = Signature((named("square", "batch", "side", "side"),), ())
+    signature.validate({"square": np.ones((1, 3, 3))})
+    with pytest.raises(InvalidInput, match="square: axis 2 has the length 4, axis 1 of square has 3"):
+        signature.validate({"square": np.ones((1, 3, 4))})
+
+
+def test_axes_without_a_name_and_axes_of_fixed_length_are_not_tied() -> None:
+    fixed = TensorSpec("b", "FP32", (-1, 7), ("batch", "length"))
+    Signature(
+        (named("a", "batch", "length"), fixed, named("c", "batch", None), named("d", "batch", None)), ()
+    ).validate({"a": np.ones((1, 2)), "b": np.ones((1, 7)), "c": np.ones((1, 4)), "d": np.ones((1, 5))})
+
+
+def test_names_survive_the_json_form_and_do_not_make_another_signature() -> None:
+    plain = Signature((TensorSpec("a", "FP32", (-1, -1)),), ())
+    signature = Signature((named("a", "batch", None),), (), batched=False)
+    again = Signature.from_json(signature.to_json())
+    assert (again.inputs[0].dims, again.batched) == (("batch", None), False)
+    assert "dims" not in plain.to_json()["inputs"][0]
+    assert "batched" not in plain.to_json()
+    assert plain.inputs == signature.inputs
+    assert plain != signature  # for its batch axis
+
+
+def test_there_is_a_name_for_every_axis_or_for_none() -> None:
+    with pytest.raises(InvalidInput, match="tensor 'a': 1 names for 2 axes"):
+        TensorSpec("a", "FP32", (-1, -1), ("batch",))
+
+
+def test_what_exporters_write_for_lack_of_a_name_is_none() -> None:
+    assert named_dims(["batch", "s77", 3, "?", "", None, "unk__12", "-1"]) == ("batch", "s77", *(None,) * 6)
+    assert named_dims([None, 3, "?"]) == ()
+
+
+def test_a_signature_takes_the_names_that_a_file_knows_for_inputs_that_have_none() -> None:
+    signature = Signature(
+        (TensorSpec("a", "FP32", (-1, -1)), named("b", "n", "own"), TensorSpec("c", "FP32", (-1,))), ()
+    )
+    found = signature.with_dims({"a": ("n", "length"), "b": ("n", "other"), "c": ("n", "too many")})
+    assert [spec.dims for spec in found.inputs] == [("n", "length"), ("n", "own"), ()]
+
+
+def test_the_rows_of_a_model_without_a_batch_axis_come_and_go() -> None:
+    file = Signature(
+        (TensorSpec("x", "FP32", ()), named("y", "length")), (TensorSpec("z", "FP32", (3,)),), batched=False
+    )
+    rows = file.with_rows()
+    assert [spec.shape for spec in (*rows.inputs, *rows.outputs)] == [(-1,), (-1, -1), (-1, 3)]
+    assert rows.inputs[1].dims == (None, "length")
+    assert not rows.batched
+    assert rows.without_rows() == file

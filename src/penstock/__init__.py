@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from penstock.backends.optimizing import optimize_for_inference
     from penstock.client import Client
     from penstock.engine.config import InferenceConfig
     from penstock.engine.engine import InferenceEngine
@@ -36,6 +37,7 @@ _HOMES = {
     "Signature": "penstock.tensors",
     "Task": "penstock.tasks.base",
     "TensorSpec": "penstock.tensors",
+    "optimize_for_inference": "penstock.backends.optimizing",
 }
 
 __all__ = [
@@ -52,6 +54,7 @@ __all__ = [
     "Task",
     "TensorSpec",
     "__version__",
+    "optimize_for_inference",
 ]
 
 

@@ -2,6 +2,7 @@
 
 PenstockError
 ├── InvalidInput                  the caller's data, reference or argument is wrong; names the field
+│   └── OutOfRange                a value is outside what the model was made for, or its answer is
 ├── ModelNotFound                 no such model, version or alias
 ├── ModelNotReady                 known, but not answering now: loading, draining, stopped
 ├── Overloaded                    the queue is full; says when to come back
@@ -22,7 +23,7 @@ The message of an error is one sentence meant for the person who can mend the ca
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 
 class FieldError(NamedTuple):
@@ -44,6 +45,26 @@ class InvalidInput(PenstockError):
         if field is not None and not errors:
             errors = (FieldError(field, message.removeprefix(f"{field}: ")),)
         self.errors = errors
+
+
+class OutOfRange(InvalidInput):
+    """An input, or what the model answers to it, is outside its expected range or is no finite number."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        field: str | None = None,
+        errors: tuple[FieldError, ...] = (),
+        side: Literal["input", "output"] = "input",
+        tensor: str = "",
+        kind: Literal["below", "above", "not_finite"] = "not_finite",
+    ) -> None:
+        """`side` is input or output, `kind` below, above or not_finite; the field is the tensor unless given."""
+        super().__init__(message, field=field or tensor or None, errors=errors)
+        self.side: Literal["input", "output"] = side
+        self.tensor = tensor
+        self.kind: Literal["below", "above", "not_finite"] = kind
 
 
 class ModelNotFound(PenstockError):

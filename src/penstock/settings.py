@@ -22,7 +22,12 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, V
 from penstock.errors import ConfigError
 
 PREFIX = "PENSTOCK_"
+MIN_ADMIN_KEY = 16
+"""Characters: a shorter key can be guessed."""
 CONFIG_FILE = "penstock.toml"
+
+TABLES = ("models",)
+"""Settings that are tables of `penstock.toml`; the environment, which is flat, cannot hold them."""
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]i?b|b)?", re.IGNORECASE)
 _UNITS = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
@@ -56,12 +61,25 @@ def _comma_list(value: Any) -> Any:
 
 Whole = Annotated[int, BeforeValidator(_number)]
 Size = Annotated[int, BeforeValidator(parse_size), BeforeValidator(_number)]
+Policy = Annotated[Literal["off", "count", "warn", "refuse"], BeforeValidator(_lower)]
 Millis = Annotated[float, Field(allow_inf_nan=False), BeforeValidator(_number)]
 
 
 def _field(default: Any, description: str, *, alias: str | None = None, secret: bool = False, **limits: Any) -> Any:
     extra: dict[str, JsonValue] = {"alias": alias, "secret": secret}
     return Field(default, description=description, json_schema_extra=extra, validate_default=False, **limits)
+
+
+class ModelSettings(BaseModel):
+    """`[models.NAME]` in `penstock.toml`: what one model is given in place of the settings of the same names."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    batch_size: Whole | None = Field(None, ge=1, le=65536)
+    max_queue_size: Whole | None = Field(None, ge=1)
+    max_queue_bytes: Size | None = Field(None, ge=1)
+    max_wait_ms: Millis | None = Field(None, ge=0, le=60_000)
+    request_timeout_ms: Millis | None = Field(None, gt=0)
 
 
 class Settings(BaseModel):
@@ -79,8 +97,8 @@ class Settings(BaseModel):
         None, "Database of the registry; without it, `registry.db` in the registry.", alias="DATABASE_URL", secret=True
     )
     model_path: Path | None = _field(None, "A bare model file to serve, without a registry.", alias="MODEL_PATH")
-    model_type: Annotated[Literal["onnx", "torchscript", "pytorch"] | None, BeforeValidator(_lower)] = _field(
-        None, "Format of `model_path`; without it, its suffix tells.", alias="MODEL_TYPE"
+    model_type: Annotated[Literal["onnx", "openvino", "torchscript", "pytorch"] | None, BeforeValidator(_lower)] = (
+        _field(None, "Format of `model_path`; without it, its suffix tells.", alias="MODEL_TYPE")
     )
     default_model: str | None = _field(None, "Model that answers where a route names none; else the first served.")
     device: Annotated[str, BeforeValidator(_lower)] = _field(
@@ -89,7 +107,11 @@ class Settings(BaseModel):
         alias="DEVICE",
         pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$",
     )
+    trust: Annotated[Literal["data", "code", "native"], BeforeValidator(_lower)] = _field(
+        "data", "What models may be beyond those the registry trusts: data, code (programs) or native (machine code)."
+    )
     threads: Whole | None = _field(None, "Threads inside one run; without it, the usable cores.", ge=1, le=1024)
+    shared_threads: bool = _field(False, "Run all ONNX models of a process on one pool of threads.")
     batch_size: Whole = _field(32, "Most rows in one run of a model.", alias="BATCH_SIZE", ge=1, le=65536)
     max_queue_size: Whole = _field(512, "Most rows waiting for one model; beyond it, 429.", ge=1)
     max_queue_bytes: Size = _field(
@@ -104,6 +126,22 @@ class Settings(BaseModel):
         True, "Let ONNX Runtime optimize the graph at load.", alias="ENABLE_ONNX_OPTIMIZATION"
     )
     cache_size: Whole = _field(0, "Answers remembered for equal inputs; 0 remembers none.", alias="CACHE_SIZE", ge=0)
+    cache_bytes: Size = _field(0, "Most memory of remembered answers; 256MiB where only `cache_size` is set.", ge=0)
+    on_input_range: Policy = _field(
+        "count", "What becomes of inputs outside the range a model expects: off, count, warn or refuse."
+    )
+    on_output_range: Policy = _field("count", "The same of outputs outside their expected range.")
+    on_nan_output: Policy = _field(
+        "count", "The same of outputs that are NaN or infinite; a classification is refused in any case."
+    )
+    cache_dir: Path | None = _field(
+        None, "Directory that keeps optimized models and choices of variants; without it, `.cache` in the registry."
+    )
+    choosing: Annotated[Literal["light", "all", "first"], BeforeValidator(_lower)] = _field(
+        "light",
+        "How a version's fastest variant is found: light (without loading PyTorch for it), all (measure every one), "
+        "or first (the simplest that works).",
+    )
     max_models: Whole = _field(8, "Most models loaded at once; the least recently used leaves.", ge=1)
     max_bytes: Size | None = _field(None, "Most memory of loaded models; without it, no limit.", ge=1)
     max_body_bytes: Size = _field(16 * 2**20, "Largest request body; beyond it, 413.", ge=1)
@@ -120,8 +158,17 @@ class Settings(BaseModel):
         "json", "One JSON object a line, or lines for people."
     )
     access_log: bool = _field(False, "Log every request.")
+    admin_key: str | None = _field(
+        None,
+        "Key of the routes below /admin; without it they answer only on a loopback address.",
+        secret=True,
+        min_length=MIN_ADMIN_KEY,
+    )
 
-    @field_validator("registry", "model_path")
+    max_priority: Whole = _field(100, "Highest priority a request may ask for; 0 lets nobody overtake.", ge=0, le=100)
+    models: dict[str, ModelSettings] = _field({}, "What single models are given instead, in tables `[models.NAME]`.")
+
+    @field_validator("registry", "model_path", "cache_dir")
     @classmethod
     def _home(cls, value: Path | None) -> Path | None:
         return None if value is None else value.expanduser()
@@ -129,7 +176,7 @@ class Settings(BaseModel):
     @field_validator("database_url")
     @classmethod
     def _known_database(cls, value: str | None) -> str | None:
-        if value is not None and not re.match(r"(sqlite|postgresql)(\+\w+)?://", value):
+        if value is not None and not re.match(r"(sqlite|postgres|postgresql)(\+\w+)?://", value):
             raise ValueError("should begin with sqlite:// or postgresql://")
         return value
 
@@ -169,9 +216,13 @@ def alias_of(name: str) -> str | None:
 
 
 def display(name: str, value: Any) -> Any:
-    """The value as it may be shown to people: passwords masked."""
+    """The value as it may be shown to people: passwords masked, tables with what was set in them."""
+    if name in TABLES:
+        return {key: table.model_dump(exclude_none=True) for key, table in value.items()}
     if value is None or not _extra(name)["secret"]:
         return value
+    if name != "database_url":  # of its address only the password is a secret
+        return "***"
     masked = re.sub(r"(://[^:@/]*):.*@", r"\1:***@", str(value))
     return re.sub(r"(?i)(password|secret|token)=[^&]*", r"\1=***", masked)
 
@@ -203,6 +254,11 @@ def load_settings(
     return LoadedSettings(settings, sources)
 
 
+def suggest(name: str, value: str) -> None:
+    """Set a variable that another library reads, unless whoever started this process has set it."""
+    os.environ.setdefault(name, value)
+
+
 def _extra(name: str) -> Mapping[str, Any]:
     extra = Settings.model_fields[name].json_schema_extra
     return extra if isinstance(extra, dict) else {}
@@ -220,7 +276,7 @@ def _from_command_line(overrides: Mapping[str, Any]) -> Iterator[tuple[str, Give
 def _from_names(names: Mapping[str, str | None], place: str) -> Iterator[tuple[str, Given]]:
     """Settings from environment-like names. An empty value counts as not set; PENSTOCK_X goes before its alias."""
     present = {key: value for key, value in names.items() if value and not _set_by_kubernetes(key, value)}
-    known = {f"{PREFIX}{name.upper()}": name for name in Settings.model_fields}
+    known = {f"{PREFIX}{name.upper()}": name for name in Settings.model_fields if name not in TABLES}
     for key in present:
         if key.startswith(PREFIX) and key not in known:
             raise ConfigError(f"{key} in {_the(place)} is not a setting{_near(key, known, PREFIX)}")
@@ -288,6 +344,8 @@ _PLAIN = {
     "tuple_type": "should be a comma list, or a list of texts",
     "path_type": "should be a path",
     "finite_number": "should be a finite number",
+    "model_type": "should be a table",
+    "dict_type": "should be tables, such as [models.digits]",
 }
 """Pydantic's error types, in words that fit every source."""
 
@@ -297,7 +355,14 @@ def _sentence(error: ValidationError, given: Mapping[str, Given]) -> str:
     fault = error.errors()[0]
     name = str(fault["loc"][0])
     item = given[name]
-    wanted = _PLAIN.get(fault["type"]) or fault["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    if len(fault["loc"]) > 1 and name in TABLES:
+        path = ".".join(map(str, fault["loc"]))
+        item = Given(fault["input"], item.source, f"{path} in {item.source}")
+        if fault["type"] == "extra_forbidden":
+            return f"{item.label} is not a setting{_near(str(fault['loc'][-1]), ModelSettings.model_fields)}"
+    wanted = _PLAIN.get(fault["type"]) or fault["msg"].removeprefix("Value error, ").removeprefix(
+        "Input "
+    ).removeprefix("String ")
     if fault["type"] == "string_pattern_mismatch":
         wanted = "should be auto, cpu, cuda, cuda:N or mps"
     holds = "" if _extra(name)["secret"] else f" is {item.value!r}; it"

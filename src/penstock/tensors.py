@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from operator import is_
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -60,13 +62,22 @@ def datatype_of_onnx(name: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """Name, wire datatype and shape of one tensor; -1 in the shape is free, axis 0 is the batch."""
+    """Name, wire datatype and shape of one tensor; -1 in the shape is free, axis 0 is the batch.
+
+    `dims` names the axes, as far as they have names: free axes of one name have one length in a request. Names do not
+    make it another tensor: they are left out of comparisons.
+    """
 
     name: str
     dtype: str
     shape: tuple[int, ...]
+    dims: tuple[str | None, ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
+        if self.dims and len(self.dims) != len(self.shape):
+            raise InvalidInput(
+                f"tensor {self.name!r}: {len(self.dims)} names for {len(self.shape)} axes", field=self.name
+            )
         if self.dtype not in DATATYPES:
             raise InvalidInput(
                 f"tensor {self.name!r}: {self.dtype!r} is not a datatype; use one of {', '.join(DATATYPES)}",
@@ -86,7 +97,7 @@ class TensorSpec:
 
     def check(self, value: ArrayLike) -> Array:
         """`value` as a C-contiguous array of this dtype and shape; raises InvalidInput that names the tensor."""
-        if type(value) is np.ndarray and value.dtype == self.numpy:
+        if type(value) is np.ndarray and value.dtype == self.numpy and not value.dtype.hasobject:
             array: Array = value
         else:
             array = self._cast(value)
@@ -103,8 +114,8 @@ class TensorSpec:
             array = np.asarray(value)
         except (ValueError, TypeError, OverflowError):
             raise InvalidInput(f"{self.name}: the rows are not of one length", field=self.name) from None
-        if self.numpy.kind == "O" and array.dtype.kind in "OUS":
-            return array.astype(object)
+        if self.numpy.kind == "O" and array.dtype.kind in "OUST":
+            return self._texts(array)
         with np.errstate(over="ignore", invalid="ignore"):
             if array.size and not _castable(array, self.numpy):
                 wanted = _KIND_NAMES.get(self.numpy.kind, "values")
@@ -114,9 +125,30 @@ class TensorSpec:
                 raise InvalidInput(f"{self.name}: a number does not fit into {self.dtype}", field=self.name)
         return result
 
+    def _texts(self, array: Array) -> Array:
+        """Text as text, bytes as the UTF-8 they are on the wire; a runtime would turn the rest into their `repr`."""
+        values = array.ravel().tolist()
+        checked = [value if type(value) is str and value.isascii() else self._text(value) for value in values]
+        if array.dtype.hasobject and all(map(is_, checked, values)):
+            return array
+        texts = np.empty(len(values), object)
+        texts[:] = checked
+        return texts.reshape(array.shape)
+
+    def _text(self, value: object) -> str:
+        try:
+            if isinstance(value, str):
+                return value.encode().decode()  # refuses half of a surrogate pair, which no runtime takes
+            if isinstance(value, bytes):
+                return value.decode()
+        except UnicodeError:
+            raise InvalidInput(f"{self.name}: a text is not valid UTF-8", field=self.name) from None
+        raise InvalidInput(f"{self.name}: the model takes text, not {type(value).__name__}", field=self.name)
+
     def to_json(self) -> dict[str, Any]:
         """As in a manifest."""
-        return {"name": self.name, "dtype": self.dtype, "shape": list(self.shape)}
+        named = {"dims": list(self.dims)} if any(self.dims) else {}
+        return {"name": self.name, "dtype": self.dtype, "shape": list(self.shape), **named}
 
 
 def _fits(have: tuple[int, ...], want: tuple[int, ...]) -> bool:
@@ -138,15 +170,24 @@ def _same_finite(before: Array, after: Array) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """Names, datatypes and shapes of a model's inputs and outputs. It validates one request; nothing else does."""
+    """Names, datatypes and shapes of a model's inputs and outputs. It validates one request; nothing else does.
+
+    Requests have a batch axis always. A model that is not `batched` has none in its file: each row is a run of its own.
+    """
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    batched: bool = True
+    _ties: tuple[Tie, ...] = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_ties", tuple(_ties(self.inputs)))
 
     def validate(self, arrays: Mapping[str, ArrayLike]) -> tuple[Arrays, int]:
         """The checked inputs in signature order, and their number of rows (axis 0, the same for all).
 
-        Raises InvalidInput naming the tensor that is missing, unknown, of another type, shape or row count.
+        Raises InvalidInput naming the tensor that is missing, unknown, of another type, shape, row count or of another
+        length than an axis of the same name.
         """
         checked: Arrays = {}
         rows = -1
@@ -162,20 +203,111 @@ class Signature:
             unknown = next(name for name in arrays if name not in checked)
             known = ", ".join(spec.name for spec in self.inputs)
             raise InvalidInput(f"{unknown}: the model has no such input; it takes {known}", field=unknown)
+        for tie in self._ties:
+            tie.check(checked)
         return checked, rows
+
+    def check_outputs(self, outputs: Arrays, rows: int) -> None:
+        """Whether a run of so many rows gave what is promised here; lengths past the batch are the model's affair.
+
+        Raises InferenceError naming the output that is missing, of another type or of another number of rows.
+        """
+        for spec in self.outputs:
+            array = outputs.get(spec.name)
+            if array is None:
+                raise InferenceError(f"the model gives no output {spec.name!r}, but {', '.join(outputs) or 'none'}")
+            if array.dtype != spec.numpy:
+                raise InferenceError(
+                    f"the model's output {spec.name!r} is of type {array.dtype}, its signature says {spec.dtype}"
+                )
+        split(outputs, [rows])
+
+    def with_dims(self, dims: Mapping[str, tuple[str | None, ...]]) -> Signature:
+        """The same, with the names of axes that a file knows for inputs that have none yet."""
+        known = tuple(
+            (
+                spec
+                if spec.dims or len(dims.get(spec.name, ())) != len(spec.shape)
+                else replace(spec, dims=dims[spec.name])
+            )
+            for spec in self.inputs
+        )
+        return replace(self, inputs=known)
+
+    def without_rows(self) -> Signature:
+        """The shapes of one row: what the file of a model that is not batched takes and gives."""
+        return Signature(tuple(map(_without_rows, self.inputs)), tuple(map(_without_rows, self.outputs)), batched=False)
+
+    def with_rows(self) -> Signature:
+        """The inverse of `without_rows`: what requests bring, and get back."""
+        return Signature(tuple(map(_with_rows, self.inputs)), tuple(map(_with_rows, self.outputs)), batched=False)
 
     def to_json(self) -> dict[str, Any]:
         """As in a manifest."""
-        return {"inputs": [t.to_json() for t in self.inputs], "outputs": [t.to_json() for t in self.outputs]}
+        unbatched = {} if self.batched else {"batched": False}
+        return {
+            "inputs": [t.to_json() for t in self.inputs],
+            "outputs": [t.to_json() for t in self.outputs],
+            **unbatched,
+        }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Signature:
         """The inverse of `to_json`; raises InvalidInput when a datatype is unknown."""
-        return cls(_specs(data["inputs"]), _specs(data["outputs"]))
+        return cls(_specs(data["inputs"]), _specs(data["outputs"]), bool(data.get("batched", True)))
+
+
+class Tie(NamedTuple):
+    """Free axes of one name, as (input, axis): in a request they have one length."""
+
+    dim: str
+    axes: tuple[tuple[str, int], ...]
+
+    def check(self, arrays: Arrays) -> None:
+        """Raises InvalidInput naming the input whose length differs from the first one's."""
+        (first, axis), *others = self.axes
+        length = arrays[first].shape[axis]
+        for name, other in others:
+            if arrays[name].shape[other] != length:
+                raise InvalidInput(
+                    f"{name}: axis {other} has the length {arrays[name].shape[other]}, axis {axis} of {first} has "
+                    f"{length}; the model takes one length ({self.dim}) for both",
+                    field=name,
+                )
+
+
+def _without_rows(spec: TensorSpec) -> TensorSpec:
+    return replace(spec, shape=spec.shape[1:], dims=spec.dims[1:])
+
+
+def _with_rows(spec: TensorSpec) -> TensorSpec:
+    return replace(spec, shape=(-1, *spec.shape), dims=(None, *spec.dims) if spec.dims else ())
+
+
+def _ties(inputs: Sequence[TensorSpec]) -> Iterator[Tie]:
+    axes: dict[str, list[tuple[str, int]]] = {}
+    for spec in inputs:
+        for axis, (dim, length) in enumerate(zip(spec.dims, spec.shape, strict=False)):
+            if dim and length < 0 and axis:  # the batch is compared by itself
+                axes.setdefault(dim, []).append((spec.name, axis))
+    return (Tie(dim, tuple(places)) for dim, places in axes.items() if len(places) > 1)
+
+
+_ANONYMOUS = re.compile(r"\?|None|dynamic|unk__\d+|-?\d+", re.IGNORECASE)
+"""What exporters write for a free axis that they have no name for."""
+
+
+def named_dims(shape: Iterable[object]) -> tuple[str | None, ...]:
+    """The names in a shape of lengths and names, as exporters write it; nothing for what names no axis."""
+    dims = tuple(n if isinstance(n, str) and n and not _ANONYMOUS.fullmatch(n) else None for n in shape)
+    return dims if any(dims) else ()
 
 
 def _specs(items: Iterable[Mapping[str, Any]]) -> tuple[TensorSpec, ...]:
-    return tuple(TensorSpec(str(i["name"]), str(i["dtype"]), tuple(int(n) for n in i["shape"])) for i in items)
+    return tuple(
+        TensorSpec(str(i["name"]), str(i["dtype"]), tuple(int(n) for n in i["shape"]), tuple(i.get("dims", ())))
+        for i in items
+    )
 
 
 def group_key(arrays: Arrays) -> tuple[Any, ...]:

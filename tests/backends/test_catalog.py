@@ -3,6 +3,7 @@ from __future__ import annotations
 import importlib
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,10 @@ def test_every_row_names_a_backend_of_that_format(format: str) -> None:
 
 def test_an_unknown_format_is_refused_with_those_that_are_known() -> None:
     assert not runnable("gguf")
-    with pytest.raises(UnsupportedFormat, match=r"^m\.gguf: the format 'gguf' is not known; use onnx, pytorch$"):
+    with pytest.raises(
+        UnsupportedFormat,
+        match=r"^m\.gguf: the format 'gguf' is not known; use onnx, openvino, pytorch, torchscript, pt2, aoti$",
+    ):
         open_backend("gguf", ModelFile(Path("m.gguf")), BackendOptions())
 
 
@@ -48,7 +52,7 @@ def test_a_bare_onnx_file_is_known_by_its_suffix_or_by_what_it_is_called(name: s
         ("m.pt", None, "a state dict alone"),
         ("m.safetensors", None, "a state dict alone"),
         ("m.onnx", "pytorch", "a state dict alone"),
-        ("m.pt", "torchscript", "TorchScript is not run yet"),
+        ("m.pt", "torchscript", "TorchScript does not record the types"),
         ("m.h5", None, r"\.h5 is not a form"),
         ("m", None, "a file without a suffix"),
         ("m.onnx", "tensorrt", "tensorrt is not a form"),
@@ -57,7 +61,8 @@ def test_a_bare_onnx_file_is_known_by_its_suffix_or_by_what_it_is_called(name: s
 def test_a_bare_file_that_cannot_be_served_says_why_and_what_works(
     name: str, model_type: str | None, says: str
 ) -> None:
-    with pytest.raises(UnsupportedFormat, match=rf"^{name}: .*{says}.*what works as a bare file: \.onnx$"):
+    works = r"what works as a bare file: \.onnx, \.xml, \.pt2"
+    with pytest.raises(UnsupportedFormat, match=rf"^{name}: .*{says}.*{works}$"):
         format_of(Path(name), model_type)
 
 
@@ -69,3 +74,12 @@ def test_importing_the_backends_imports_no_runtime() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_pt2_file_is_a_program_unless_native_code_is_in_it(tmp_path: Path) -> None:
+    for name, member in (("program", "m/models/model.json"), ("package", "m/data/aotinductor/model/m.wrapper.so")):
+        with zipfile.ZipFile(tmp_path / f"{name}.pt2", "w") as archive:
+            archive.writestr(member, b"")
+    assert format_of(tmp_path / "program.pt2") == "pt2"
+    assert format_of(tmp_path / "package.pt2") == "aoti"
+    assert format_of(tmp_path / "absent.pt2") == "pt2"

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from penstock.backends.onnx_weights import count_parameters
+from penstock.backends.onnx_weights import Weights, count_parameters, weigh
 
 SHAPES = st.lists(st.lists(st.integers(0, 7), max_size=4), max_size=5)
 
@@ -47,6 +47,24 @@ def test_every_type_that_can_be_trained_or_quantized_counts(tmp_path: Path, dtyp
 def test_shapes_indices_and_masks_do_not_count(tmp_path: Path, dtype: str) -> None:
     onnx.save(graph(numpy_helper.from_array(np.ones(4, dtype), "shape"), *weights([[2, 2]])), tmp_path / "m.onnx")
     assert count_parameters(tmp_path / "m.onnx") == 4
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "int8", "uint8", "int32", "int64", "bool", "int16"])
+def test_the_bytes_of_all_constants_are_told(tmp_path: Path, dtype: str) -> None:
+    array = np.ones((3, 5), dtype)
+    onnx.save(graph(numpy_helper.from_array(array, "w"), *weights([[2, 2]])), tmp_path / "m.onnx")
+    weighed = weigh(tmp_path / "m.onnx")
+    assert weighed is not None
+    assert weighed.bytes == array.nbytes + 16
+
+
+@pytest.mark.parametrize(
+    ("kind", "size"), [(TensorProto.INT4, 4), (TensorProto.BFLOAT16, 16), (TensorProto.FLOAT8E4M3FN, 8)]
+)
+def test_numbers_that_numpy_does_not_have_are_weighed_too(tmp_path: Path, kind: int, size: int) -> None:
+    tensor = TensorProto(name="w", data_type=kind, dims=[8, 2], raw_data=bytes(16 * size // 8))
+    onnx.save(graph(tensor), tmp_path / "m.onnx")
+    assert weigh(tmp_path / "m.onnx") == Weights(16, 16 * size // 8)
 
 
 def test_values_written_as_fields_instead_of_bytes_count_the_same(tmp_path: Path) -> None:

@@ -30,13 +30,16 @@ Penstock = Callable[..., Done]
 
 
 @pytest.fixture(autouse=True)
-def own_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a developer has set must not reach the tests."""
+def own_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, database: Callable[[Path], str]) -> None:
+    """What a developer has set must not reach the tests, only the database of the registry in this directory."""
     monkeypatch.chdir(tmp_path)
     aliases = {alias_of(name) for name in Settings.model_fields}
     for name in list(os.environ):
         if name.startswith("PENSTOCK_") or name in aliases:
             monkeypatch.delenv(name)
+    address = database(tmp_path / "registry")
+    if address.startswith("postgresql"):
+        monkeypatch.setenv("DATABASE_URL", address)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ def test_a_bare_file_becomes_an_artifact_that_answers(penstock: Penstock, onnx_f
     (model,) = done.json()["models"]
     assert (model["name"], model["version"], model["task"]) == ("linear", "v1.0", "vector-classification")
     assert model["aliases"] == ["canary", "champion"]
-    with Registry("registry") as registry:
+    with Registry("registry", os.environ.get("DATABASE_URL")) as registry:
         artifact = registry.get("linear@champion")
     artifact.verify()
     golden = artifact.golden()

@@ -1,212 +1,120 @@
-"""The table that the conformance suite runs over: models (CASES) times forms they are written in (FORMS).
+"""The table that the conformance suite runs over: models (CASES, from the zoo) times forms they are written in (FORMS).
 
 A new format adds one row to FORMS; every test of the suite then holds for it.
 """
 
 from __future__ import annotations
 
-import warnings
+import shutil
+import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import numpy as np
 import pytest
 import torch
+import torch_forms
+import zoo
 from safetensors.torch import save_file
-from torch import nn
+from zoo import TorchModel, ZooModel
 
 from penstock.backends.base import Backend, BackendOptions, ModelFile
 from penstock.backends.catalog import open_backend
-from penstock.tensors import Arrays, Signature, TensorSpec
+from penstock.backends.openvino import runtime
 
-# --- the models, as users write them ------------------------------------------------------------------
-
-
-class Mlp(nn.Module):
-    def __init__(self, features: int = 12, classes: int = 5) -> None:
-        super().__init__()
-        self.hidden = nn.Linear(features, 16)
-        self.out = nn.Linear(16, classes)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.out(torch.relu(self.hidden(x)))
-
-
-class TwoInputs(nn.Module):
-    """Not symmetric in its inputs, so that swapping them shows."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.left_in = nn.Linear(4, 6)
-        self.right_in = nn.Linear(4, 6)
-
-    def forward(self, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-        return torch.tanh(self.left_in(left)) - 2 * self.right_in(right)
-
-
-class Heads(nn.Module):
-    """Returns a dict, its keys not in the order of the signature."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.body = nn.Linear(6, 4)
-
-    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
-        logits = self.body(x)
-        return {"logits": logits, "probabilities": torch.softmax(logits, dim=-1)}
-
-
-class Tokens(nn.Module):
-    """Whole numbers in, rows of free length."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.embedding = nn.Embedding(50, 8)
-        self.out = nn.Linear(8, 3)
-
-    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        return self.out(self.embedding(tokens).mean(dim=1))
-
-
-class Cnn(nn.Module):
-    """Its `reshape` cannot be worked out for no rows, by any runtime."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first = nn.Conv2d(1, 8, 3, padding=1)
-        self.norm = nn.BatchNorm2d(8)
-        self.second = nn.Conv2d(8, 8, 3, stride=2)
-        self.out = nn.Linear(8 * 3 * 3, 4)
-
-    def forward(self, image: torch.Tensor) -> torch.Tensor:
-        maps = self.second(torch.relu(self.norm(self.first(image))))
-        return self.out(torch.relu(maps).reshape(image.shape[0], -1))
-
-
-# --- the cases ----------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Case:
-    """One model: how to make it, what goes in and out; `length` stands in for axes that are free."""
-
-    name: str
-    make: Callable[[], nn.Module]
-    signature: Signature
-    high: int = 50
-    length: int = 6
-
-    def model(self) -> nn.Module:
-        """The same weights every time, with statistics in the norms that are not the neutral ones."""
-        torch.manual_seed(7)
-        model = self.make()
-        for buffer in model.buffers():
-            if buffer.is_floating_point():
-                buffer.uniform_(0.5, 1.5)
-        return model.eval()
-
-    def inputs(self, rows: int, seed: int = 0) -> Arrays:
-        random = np.random.default_rng(seed)
-        return {spec.name: self._array(spec, rows, random) for spec in self.signature.inputs}
-
-    def _array(self, spec: TensorSpec, rows: int, random: np.random.Generator) -> np.ndarray:
-        shape = (rows, *(n if n >= 0 else self.length for n in spec.shape[1:]))
-        if spec.numpy.kind == "i":
-            return random.integers(0, self.high, shape, dtype=spec.numpy)
-        return random.standard_normal(shape).astype(spec.numpy)
-
-    def expected(self, inputs: Arrays) -> Arrays:
-        """What eager PyTorch answers."""
-        with torch.inference_mode():
-            result = self.model()(*(torch.from_numpy(array.copy()) for array in inputs.values()))
-        names = [spec.name for spec in self.signature.outputs]
-        outputs = result if isinstance(result, dict) else {names[0]: result}
-        return {name: outputs[name].numpy() for name in names}
-
-
-def _specs(*specs: tuple[str, str, tuple[int, ...]]) -> tuple[TensorSpec, ...]:
-    return tuple(TensorSpec(*spec) for spec in specs)
-
-
-CASES = (
-    Case("mlp", Mlp, Signature(_specs(("x", "FP32", (-1, 12))), _specs(("logits", "FP32", (-1, 5))))),
-    Case(
-        "two-inputs",
-        TwoInputs,
-        Signature(
-            _specs(("left", "FP32", (-1, 4)), ("right", "FP32", (-1, 4))), _specs(("difference", "FP32", (-1, 6)))
-        ),
-    ),
-    Case(
-        "heads",
-        Heads,
-        Signature(
-            _specs(("x", "FP32", (-1, 6))), _specs(("probabilities", "FP32", (-1, 4)), ("logits", "FP32", (-1, 4)))
-        ),
-    ),
-    Case("tokens", Tokens, Signature(_specs(("tokens", "INT64", (-1, -1))), _specs(("logits", "FP32", (-1, 3))))),
-    Case("cnn", Cnn, Signature(_specs(("image", "FP32", (-1, 1, 8, 8))), _specs(("logits", "FP32", (-1, 4))))),
-)
+CASES = zoo.SMALL
+ONE = zoo.MLP
+"""Where the model does not matter."""
+DEVICES = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
 
 # --- the forms ----------------------------------------------------------------------------------------
 
 
-def _onnx(case: Case, path: Path) -> ModelFile:
-    inputs = case.inputs(rows=2)
-    model = case.model()
-    free = {
-        spec.name: {axis: torch.export.Dim.DYNAMIC for axis, length in enumerate(spec.shape) if length < 0}
-        for spec in case.signature.inputs
-    }
-    with torch.inference_mode():
-        result = model(*(torch.from_numpy(array) for array in inputs.values()))
-    with warnings.catch_warnings():
-        # torch.onnx copies a tree with the class that torch itself has deprecated
-        warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning)
-        program = torch.onnx.export(
-            model,
-            tuple(torch.from_numpy(array) for array in inputs.values()),
-            dynamo=True,
-            dynamic_shapes=tuple(free.values()),
-            input_names=list(inputs),
-            output_names=list(result) if isinstance(result, dict) else [case.signature.outputs[0].name],
-            verbose=False,
-        )
-    assert program is not None
-    program.save(path, external_data=False)
+def _onnx(case: ZooModel, _: Path) -> ModelFile:
+    return ModelFile(case.onnx(), case.signature)
+
+
+def _openvino(case: ZooModel, path: Path) -> ModelFile:
+    model = runtime().read_model(case.onnx())
+    sys.modules["openvino"].save_model(model, path, compress_to_fp16=False)
     return ModelFile(path, case.signature)
 
 
-def _architecture(case: Case) -> str:
-    return f"{case.make.__module__}:{case.make.__qualname__}"
+def _pytorch(case: Any, path: Path) -> ModelFile:
+    save_file(case.make().state_dict(), path)
+    return ModelFile(path, case.signature, case.architecture)
 
 
-def _pytorch(case: Case, path: Path) -> ModelFile:
-    save_file(case.model().state_dict(), path)
-    return ModelFile(path, case.signature, _architecture(case))
+def _pytorch_pickle(case: Any, path: Path) -> ModelFile:
+    torch.save(case.make().state_dict(), path)
+    return ModelFile(path, case.signature, case.architecture)
 
 
-def _pytorch_pickle(case: Case, path: Path) -> ModelFile:
-    torch.save(case.model().state_dict(), path)
-    return ModelFile(path, case.signature, _architecture(case))
+def _torchscript_trace(case: Any, path: Path) -> ModelFile:
+    return ModelFile(torch_forms.write_trace(case, path), case.signature)
+
+
+def _torchscript_script(case: Any, path: Path) -> ModelFile:
+    return ModelFile(torch_forms.write_script(case, path), case.signature)
+
+
+def _pt2(case: Any, path: Path) -> ModelFile:
+    return ModelFile(torch_forms.write_pt2(case, path), case.signature)
+
+
+def _aoti(case: Any, path: Path) -> ModelFile:
+    return ModelFile(torch_forms.write_aoti(case, path), case.signature)
+
+
+def any_model(_: ZooModel) -> bool:
+    """For forms that every case can be written in."""
+    return True
+
+
+def any_module(case: ZooModel) -> bool:
+    """For forms made from a torch.nn.Module, which has no text."""
+    return isinstance(case, TorchModel)
+
+
+def scriptable(case: ZooModel) -> bool:
+    """The digits network reads a global of its module, which TorchScript cannot."""
+    return any_module(case) and case is not zoo.DIGITS
+
+
+def only_the_mlp(case: ZooModel) -> bool:
+    """For forms that are compiled, which takes many seconds for each."""
+    return case is ONE
 
 
 class Form(NamedTuple):
-    """One way to write a model down: the format that runs it, the file's suffix, and the writer."""
+    """One way to write a model down: the format that runs it, the file's suffix, and the writer.
+
+    `fits` says which cases are written so, `options` how it is opened, `says` what its warnings hold.
+    """
 
     format: str
     suffix: str
-    write: Callable[[Case, Path], ModelFile]
+    write: Callable[[Any, Path], ModelFile]
+    fits: Callable[[ZooModel], bool] = any_module
+    options: BackendOptions = BackendOptions()
+    says: tuple[str, ...] = ()
 
 
+_CODE = BackendOptions(trust="code")
+_EAGER: dict[str, Any] = {"options": _CODE, "says": ("usually faster",)}
 FORMS = {
-    "onnx": Form("onnx", ".onnx", _onnx),
-    "pytorch": Form("pytorch", ".safetensors", _pytorch),
-    "pytorch-pickle": Form("pytorch", ".pt", _pytorch_pickle),
+    "onnx": Form("onnx", ".onnx", _onnx, any_model),
+    "openvino": Form("openvino", ".xml", _openvino),
+    "pytorch": Form("pytorch", ".safetensors", _pytorch, **_EAGER),
+    "pytorch-pickle": Form("pytorch", ".pt", _pytorch_pickle, **_EAGER),
+    "torchscript-trace": Form("torchscript", ".ts", _torchscript_trace, options=_CODE),
+    "torchscript-script": Form("torchscript", ".pt", _torchscript_script, scriptable, _CODE),
+    "pt2": Form("pt2", ".pt2", _pt2, options=_CODE),
 }
-DEVICES = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
+if shutil.which("g++") or shutil.which("clang++"):
+    FORMS["aoti"] = Form("aoti", ".pt2", _aoti, only_the_mlp, BackendOptions(trust="native"))
+    FORMS["pytorch-compiled"] = Form("pytorch", ".safetensors", _pytorch, only_the_mlp, replace(_CODE, compile=True))
 
 # --- what the tests get -------------------------------------------------------------------------------
 
@@ -214,7 +122,7 @@ DEVICES = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
 class Subject(NamedTuple):
     """One model, written in one form and opened on one device."""
 
-    case: Case
+    case: ZooModel
     form: Form
     file: ModelFile
     device: str
@@ -222,7 +130,7 @@ class Subject(NamedTuple):
 
     def open(self, file: ModelFile | None = None) -> Backend:
         """Another backend of this form: of the same file, or of one made from it."""
-        return open_backend(self.form.format, file or self.file, BackendOptions(device=self.device))
+        return _open(self.form, file or self.file, self.device)
 
 
 class Shelf:
@@ -230,12 +138,13 @@ class Shelf:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._files: dict[tuple[str, str], ModelFile] = {}
+        self._files: dict[tuple[str, Form], ModelFile] = {}
 
-    def file(self, case: Case, form: Form) -> ModelFile:
-        key = (case.name, form.suffix)
+    def file(self, case: ZooModel, form: Form) -> ModelFile:
+        key = (case.name, form)
         if key not in self._files:
-            self._files[key] = form.write(case, self._directory / f"{case.name}{form.suffix}")
+            path = self._directory / f"{len(self._files)}-{case.name}{form.suffix}"
+            self._files[key] = form.write(case, path)
         return self._files[key]
 
 
@@ -244,9 +153,13 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Shelf:
     return Shelf(tmp_path_factory.mktemp("models"))
 
 
-def _subjects(shelf: Shelf, case: Case, form: Form, device: str) -> Iterator[Subject]:
+def _open(form: Form, file: ModelFile, device: str) -> Backend:
+    return open_backend(form.format, file, replace(form.options, device=device))
+
+
+def _subjects(shelf: Shelf, case: ZooModel, form: Form, device: str) -> Iterator[Subject]:
     file = shelf.file(case, form)
-    backend = open_backend(form.format, file, BackendOptions(device=device))
+    backend = _open(form, file, device)
     yield Subject(case, form, file, device, backend)
     backend.close()
 
@@ -261,16 +174,35 @@ def form(request: pytest.FixtureRequest) -> Form:
     return request.param
 
 
-@pytest.fixture(scope="session", params=CASES, ids=lambda case: case.name)
-def subject(request: pytest.FixtureRequest, shelf: Shelf, form: Form, device: str) -> Iterator[Subject]:
-    """Every case in every form on every device."""
-    yield from _subjects(shelf, request.param, form, device)
+_PAIRS = {f"{name}-{case.name}": (form, case) for name, form in FORMS.items() for case in CASES if form.fits(case)}
+
+
+@pytest.fixture(scope="session", params=_PAIRS.values(), ids=_PAIRS.keys())
+def subject(request: pytest.FixtureRequest, shelf: Shelf, device: str) -> Iterator[Subject]:
+    """Every case in every form that fits it, on every device."""
+    form, case = request.param
+    yield from _subjects(shelf, case, form, device)
 
 
 @pytest.fixture(scope="session")
 def one(shelf: Shelf, form: Form, device: str) -> Iterator[Subject]:
     """One case in every form, where the model does not matter."""
-    yield from _subjects(shelf, CASES[0], form, device)
+    yield from _subjects(shelf, ONE, form, device)
+
+
+@pytest.fixture(scope="session")
+def others(shelf: Shelf, form: Form) -> dict[str, ModelFile]:
+    """The files of all other cases in the same form."""
+    return {case.name: shelf.file(case, form) for case in CASES if form.fits(case) and case is not ONE}
+
+
+_LARGE = {name: form for name, form in FORMS.items() if form.fits(zoo.RESNET)}
+
+
+@pytest.fixture(scope="session", params=_LARGE.values(), ids=_LARGE.keys())
+def large(request: pytest.FixtureRequest, shelf: Shelf, device: str) -> Iterator[Subject]:
+    """A network of 11 million numbers in every form that fits it."""
+    yield from _subjects(shelf, zoo.RESNET, request.param, device)
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +19,8 @@ def onnx_file(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def registry(tmp_path: Path) -> Iterator[Registry]:
-    with Registry(tmp_path / "registry") as registry:
+def registry(tmp_path: Path, database: Callable[[Path], str]) -> Iterator[Registry]:
+    with Registry(tmp_path / "registry", database(tmp_path / "registry")) as registry:
         yield registry
 
 

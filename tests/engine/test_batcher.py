@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from waiting import until
 
-from penstock.engine.batcher import Batched, Batcher, BatchLimits
+from penstock.engine.batcher import Batched, Batcher, BatchLimits, PutOut
 from penstock.errors import DeadlineExceeded, InferenceError, ModelNotReady, OutOfMemory, Overloaded
 from penstock.tensors import Arrays
 
@@ -335,12 +335,89 @@ async def test_a_deadline_shorter_than_the_expected_wait_is_refused_at_once(
 ) -> None:
     batcher = threaded(batch_rows=1, queue_rows=1000)  # 10 ms a row, as measured
     first = await held(batcher, backend)
-    waiting = [asyncio.create_task(batcher.submit(rows(i), 1)) for i in range(100)]
+    waiting = [asyncio.create_task(batcher.submit(rows(i), 1, None, 1)) for i in range(100)]
     await until(lambda: batcher.queued_rows == 100)
     with pytest.raises(Overloaded, match="the wait is about"):
         await batcher.submit(rows(1), 1, time.monotonic() + 0.1)
     backend.gate.set()
     await asyncio.gather(first, *waiting)
+
+
+async def test_a_short_deadline_that_goes_before_those_who_wait_is_let_in(
+    threaded: MakeBatcher, backend: Doubler
+) -> None:
+    batcher = threaded(batch_rows=1, queue_rows=1000)
+    first = await held(batcher, backend)
+    late = time.monotonic() + 60
+    waiting = [asyncio.create_task(batcher.submit(rows(i), 1, late)) for i in range(100)]
+    await until(lambda: batcher.queued_rows == 100)
+    soon = asyncio.create_task(batcher.submit(rows(-7), 1, time.monotonic() + 0.9))  # the others take a second
+    await until(lambda: batcher.queued_rows == 101)
+    order: list[asyncio.Task[Batched]] = []
+    for task in (*waiting, soon):
+        task.add_done_callback(order.append)
+    backend.gate.set()
+    await asyncio.gather(first, *waiting)
+    assert order[0] is soon
+
+
+async def test_the_higher_priority_goes_first(make: MakeBatcher, backend: Doubler) -> None:
+    batcher = make(batch_rows=1)
+    order: list[float] = []
+
+    async def submit(value: float, priority: int) -> None:
+        await batcher.submit(rows(value), 1, time.monotonic() + 60, priority)
+        order.append(value)
+
+    first = None if batcher.inline else await held(batcher, backend)
+    tasks = [asyncio.create_task(submit(value, priority)) for value, priority in ((1, 0), (2, -5), (3, 7), (4, 0))]
+    if first is not None:
+        await until(lambda: batcher.queued_rows == 4)
+        backend.gate.set()
+        await first
+    await asyncio.gather(*tasks)
+    assert order == [3, 1, 4, 2]
+
+
+async def test_in_a_full_queue_a_higher_priority_takes_the_place_of_the_last_of_a_lower_one(
+    threaded: MakeBatcher, backend: Doubler
+) -> None:
+    batcher = threaded(batch_rows=1, queue_rows=2)
+    first = await held(batcher, backend)
+    stays, goes = (asyncio.create_task(batcher.submit(rows(i), 1)) for i in (1, 2))
+    await until(lambda: batcher.queued_rows == 2)
+    with pytest.raises(Overloaded, match="the queue is full"):
+        batcher.admit(1, 0)
+    batcher.admit(1, 1)
+    urgent = asyncio.create_task(batcher.submit(rows(3), 1, None, 1))
+    with pytest.raises(PutOut, match="a higher priority took its place") as refused:
+        await goes
+    assert refused.value.retry_after_s > 0
+    with pytest.raises(Overloaded, match=r"the queue is full \(2 rows\)"):
+        await batcher.submit(rows(4), 1)
+    backend.gate.set()
+    assert [(await task).outputs["y"][0, 0] for task in (first, stays, urgent)] == [0, 2, 6]
+
+
+async def test_nobody_waits_for_company_past_a_deadline(make: MakeBatcher) -> None:
+    batcher = make(batch_rows=8, max_wait_ms=30_000)
+    patient = asyncio.create_task(batcher.submit(rows(1), 1))
+    await asyncio.sleep(0)
+    answer = await batcher.submit(rows(2), 1, time.monotonic() + 2)
+    assert answer.outputs["y"][0, 0] == 4
+    assert (await patient).batch_rows == 2
+
+
+async def test_urgent_requests_do_not_keep_the_others_waiting_for_company(make: MakeBatcher) -> None:
+    batcher = make(batch_rows=100, max_wait_ms=200)
+    plain = asyncio.create_task(batcher.submit(rows(0), 1))
+    urgent: list[asyncio.Task[Batched]] = []
+    started = time.monotonic()
+    while not plain.done():  # one that comes every 10 ms is never the one that has waited longest
+        assert time.monotonic() - started < 2
+        urgent.append(asyncio.create_task(batcher.submit(rows(1), 1, None, 1)))
+        await asyncio.sleep(0.01)
+    await asyncio.gather(*urgent)
 
 
 async def test_a_deadline_that_has_passed_is_refused_before_the_model_is_asked(

@@ -12,9 +12,10 @@ from linear_models import FEATURES, SIGNATURE, Publish, linear, weights
 from penstock.backends.base import BackendOptions
 from penstock.backends.catalog import open_backend
 from penstock.backends.onnx import OnnxBackend
-from penstock.engine import loaded
+from penstock.engine import choosing, opening
 from penstock.engine.batcher import BatchLimits
-from penstock.engine.loaded import load_artifact, load_file, prove, warm_up
+from penstock.engine.loaded import load_artifact, load_file
+from penstock.engine.proving import prove, warm_up
 from penstock.errors import GoldenMismatch, InferenceError, ModelLoadError, UnsupportedFormat
 from penstock.registry.artifact import Artifact, Golden, TaskEntry, VariantSource, write_artifact
 from penstock.tensors import Arrays, Signature, TensorSpec
@@ -24,7 +25,7 @@ class Scripted:
     """A backend in name only, to see which of two is kept and which is closed."""
 
     format, device, own_threads = "onnx", "cpu", True
-    num_parameters, warnings = 0, ()
+    num_parameters, num_bytes, warnings = 0, None, ()
     signature = SIGNATURE
 
     def __init__(self, threads: int | None) -> None:
@@ -61,9 +62,9 @@ def test_a_quick_model_runs_with_one_thread_a_run_where_that_carries_more(
         opened.append(Scripted(options.threads))
         row, full = one_thread_s if options.threads == 1 else all_threads_s
         runners = 2 if options.threads == 1 else 1
-        return loaded._Ready(opened[-1], limits, {1: row, 32: full}, runners)  # type: ignore[arg-type]
+        return opening.Ready(opened[-1], limits, {1: row, 32: full}, runners)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(loaded, "_open", scripted)
+    monkeypatch.setattr(opening, "_open", scripted)
     model = load_file(onnx_file, None, BackendOptions(), BatchLimits())
     assert model.backend.threads == kept  # type: ignore[attr-defined]
     assert [each.closed for each in opened] == [each is not model.backend for each in opened]
@@ -73,8 +74,8 @@ def test_a_quick_model_runs_with_one_thread_a_run_where_that_carries_more(
 def test_as_many_runs_at_once_as_their_threads_leave_cores(
     monkeypatch: pytest.MonkeyPatch, threads: int | None, runners: int
 ) -> None:
-    monkeypatch.setattr(loaded, "usable_cores", lambda: 4)
-    assert loaded._runners(Scripted(threads), BackendOptions(threads=threads)) == runners  # type: ignore[arg-type]
+    monkeypatch.setattr(opening, "usable_cores", lambda: 4)
+    assert opening._runners(Scripted(threads), BackendOptions(threads=threads)) == runners  # type: ignore[arg-type]
 
 
 def test_threads_that_were_asked_for_are_taken(onnx_file: Path) -> None:
@@ -118,8 +119,8 @@ def test_an_artifact_this_machine_cannot_run_says_what_it_holds(
     publish: Publish, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     artifact = publish()
-    monkeypatch.setattr(loaded, "runnable", lambda _format: False)
-    with pytest.raises(UnsupportedFormat, match=r"m:1\.0\.0: this machine runs none of its variants \(onnx-fp32\)"):
+    monkeypatch.setattr(choosing, "runnable", lambda _format: False)
+    with pytest.raises(UnsupportedFormat, match=r"m:1\.0\.0: this machine runs none .* \(onnx-fp32: nothing here"):
         load_artifact(artifact, BackendOptions(), BatchLimits())
 
 

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import gc
+import itertools
+import pickle
+import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -9,10 +14,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from linear_models import FEATURES, Publish, weights
+from linear_models import FEATURES, Publish, linear, weights
 
 from penstock.engine.predictor import Predictor
-from penstock.errors import ConfigError, InvalidInput, ModelNotFound
+from penstock.errors import ConfigError, InferenceError, InvalidInput, ModelNotFound, OutOfMemory
 from penstock.registry.registry import Registry
 
 X = np.random.default_rng(3).standard_normal((50, FEATURES)).astype(np.float32)
@@ -45,10 +50,9 @@ def test_a_data_set_is_answered_in_order(predictor: Predictor, workers: int, bat
 
 
 def test_batches_really_are_batches(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
-    backend = predictor._model.backend
     sizes: list[int] = []
-    run = backend.run
-    monkeypatch.setattr(backend, "run", lambda inputs: sizes.append(len(inputs["x"])) or run(inputs))
+    run = predictor._run
+    monkeypatch.setattr(predictor, "_run", lambda inputs: sizes.append(len(inputs["x"])) or run(inputs))
     predictor.predict_batch(X[:20], batch_size=8)
     predictor.predict_batch(X[:20], batch_size=16)
     assert sizes == [8, 8, 4, 16, 4]
@@ -113,3 +117,185 @@ def test_sizes_that_cannot_work_are_refused_by_name(registry: Registry, predicto
 def test_an_unknown_model_is_not_found(registry: Registry) -> None:
     with pytest.raises(ModelNotFound):
         Predictor("nobody", registry=registry)
+
+
+# Long batches
+
+
+class Source:
+    """Rows one by one, counting how many were taken."""
+
+    def __init__(self, rows: int) -> None:
+        self.rows = rows
+        self.taken = 0
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        for index in range(self.rows):
+            self.taken += 1
+            yield X[index % len(X)]
+
+
+@pytest.mark.parametrize("workers", [0, 3])
+def test_answers_come_while_the_source_is_read_and_never_far_behind_it(predictor: Predictor, workers: int) -> None:
+    source = Source(10_000)
+    answers = predictor.predict_iter(source, batch_size=16, num_workers=workers)
+    assert source.taken == 0
+    for index, answer in enumerate(answers):
+        assert answer.predictions == TRUTH[index % 50 : index % 50 + 1]
+        assert source.taken <= index + 1 + 3 * 16
+        if index == 100:
+            break
+
+
+def test_a_source_without_end_needs_no_end(predictor: Predictor) -> None:
+    endless = itertools.cycle(X)
+    first = list(itertools.islice(predictor.predict_iter(endless, batch_size=8, num_workers=2), 60))
+    assert [answer.predictions[0] for answer in first] == (TRUTH * 2)[:60]
+
+
+def test_requests_are_prepared_while_the_model_runs(registry: Registry, publish: Publish) -> None:
+    """The threads prepare the second batch during the first one's run."""
+    publish()
+    running, overlapped = threading.Event(), threading.Event()
+
+    class Watched(Predictor):
+        def preprocess(self, request: Any) -> dict[str, np.ndarray]:
+            if running.wait(0.0005):
+                overlapped.set()
+            return super().preprocess(request)
+
+    with Watched("m", registry=registry, batch_size=8) as predictor:
+        run = predictor._run
+
+        def slow(inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+            running.set()
+            time.sleep(0.02)
+            running.clear()
+            return run(inputs)
+
+        predictor._run = slow
+        assert len(predictor.predict_batch(X[:32], num_workers=2)) == 32
+    assert overlapped.is_set()
+
+
+def test_no_thread_is_left_when_the_answers_are_not_wanted_any_more(predictor: Predictor) -> None:
+    answers = predictor.predict_iter(itertools.cycle(X), batch_size=4, num_workers=2)
+    next(answers)
+    del answers
+    gc.collect()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("penstock-prepare")]
+
+
+def test_progress_is_told_with_the_number_where_it_is_known(predictor: Predictor) -> None:
+    told: list[tuple[int, int | None]] = []
+    predictor.predict_batch(X[:20], batch_size=8, progress=lambda done, total: told.append((done, total)))
+    predictor.predict_batch(iter(X[:10]), batch_size=8, progress=lambda done, total: told.append((done, total)))
+    assert told == [(8, 20), (16, 20), (20, 20), (8, None), (10, None)]
+
+
+def test_progress_can_be_a_bar(predictor: Predictor, capsys: pytest.CaptureFixture[str]) -> None:
+    predictor.predict_batch(X[:20], progress=True)
+    shown = capsys.readouterr()
+    assert "predicting" in shown.err
+    assert shown.out == ""
+
+
+def test_an_error_stands_in_the_place_of_its_answer_where_that_is_wanted(predictor: Predictor) -> None:
+    values = [X[0], np.zeros(3), X[1]]
+    good, bad, fine = predictor.predict_batch(values, on_error="return", num_workers=2)
+    assert (good.predictions, fine.predictions) == (TRUTH[:1], TRUTH[1:2])
+    assert isinstance(bad, InvalidInput)
+    with pytest.raises(InvalidInput):
+        predictor.predict_batch(values)
+    with pytest.raises(ConfigError, match="on_error: 'ignore'"):
+        predictor.predict_batch(values, on_error="ignore")  # type: ignore[arg-type]
+
+
+def test_a_batch_that_fails_is_halved_until_the_guilty_are_left(predictor: Predictor) -> None:
+    run = predictor._run
+
+    def picky(inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        if (inputs["x"] > 50).any():
+            raise InferenceError("too much")
+        return run(inputs)
+
+    predictor._run = picky
+    values = [*X[:5], np.full(FEATURES, 99, np.float32), *X[5:7]]
+    answers = predictor.predict_batch(values, on_error="return")
+    assert [type(answer) for answer in answers].count(InferenceError) == 1
+    assert isinstance(answers[5], InferenceError)
+    assert [answer.predictions[0] for answer in answers[:5]] == TRUTH[:5]
+
+
+@pytest.mark.parametrize("most", [1, 3])
+def test_a_batch_that_does_not_fit_into_memory_is_halved(predictor: Predictor, most: int) -> None:
+    run = predictor._run
+    sizes: list[int] = []
+
+    def small(inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        sizes.append(len(inputs["x"]))
+        if len(inputs["x"]) > most:
+            raise OutOfMemory("the batch does not fit into memory")
+        return run(inputs)
+
+    predictor._run = small
+    assert [answer.predictions[0] for answer in predictor.predict_batch(X[:20])] == TRUTH[:20]
+    assert predictor.predict(X).predictions == TRUTH
+    assert max(sizes) == 8
+
+
+def test_a_single_row_that_does_not_fit_says_so(predictor: Predictor) -> None:
+    def full(_inputs: Any) -> Any:
+        raise OutOfMemory("the batch does not fit into memory")
+
+    predictor._run = full
+    with pytest.raises(OutOfMemory, match="does not fit"):
+        predictor.predict(X)
+
+
+def test_the_cache_knows_single_requests_of_a_batch(registry: Registry, publish: Publish) -> None:
+    publish()
+    with Predictor("m", registry=registry, cache_size=100) as predictor:
+        run, sizes = predictor._run, []
+        predictor._run = lambda inputs: sizes.append(len(inputs["x"])) or run(inputs)
+        predictor.predict_batch(X[:10])
+        predictor.predict(X[3])
+        answers = predictor.predict_batch([X[9], X[20], X[20], X[0]])
+    assert sizes == [10, 1]
+    assert [answer.predictions[0] for answer in answers] == [TRUTH[9], TRUTH[20], TRUTH[20], TRUTH[0]]
+
+
+def test_a_bug_in_a_task_is_an_error_that_names_it(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> Any:
+        raise KeyError("oops")
+
+    monkeypatch.setattr(predictor.task, "preprocess", broken)
+    with pytest.raises(InferenceError, match=r"vector-classification failed while it prepared .* KeyError: 'oops'"):
+        predictor.predict(X[0])
+
+
+def test_a_model_of_a_fixed_batch_is_fed_that_batch(tmp_path: Path) -> None:
+    with Predictor(linear(tmp_path / "fixed.onnx", batch=4), registry=Registry(tmp_path / "none")) as predictor:
+        logits = np.reshape(predictor.predict(X[:4]).outputs["logits"], (4, -1))
+        assert logits.argmax(axis=1).tolist() == TRUTH[:4]
+        with pytest.raises(InvalidInput):
+            predictor.predict(X[:3])
+
+
+class Labelled(Predictor):
+    """Carries something of its own from process to process."""
+
+    labels = "???"
+
+    def postprocess(self, outputs: dict[str, np.ndarray], request: Any) -> str:
+        return self.labels[super().postprocess(outputs, request).predictions[0]]
+
+
+def test_what_a_subclass_adds_goes_with_it_to_other_processes(registry: Registry, publish: Publish) -> None:
+    publish()
+    with Labelled("m", registry=registry) as predictor:
+        predictor.labels = "abc"
+        copy = pickle.loads(pickle.dumps(predictor))
+        with copy:
+            assert type(copy) is Labelled
+            assert copy.predict(X[0]) == predictor.predict(X[0]) == "abc"[TRUTH[0]]

@@ -16,17 +16,21 @@ from served_models import build_registry
 from penstock.gateway.server import free_address
 from penstock.settings import Settings
 
-
-@pytest.fixture(scope="session")
-def registry_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_registry(tmp_path_factory.mktemp("served"))
+Database = Callable[[Path], str]
 
 
 @pytest.fixture(scope="session")
-def base_settings(registry_path: Path) -> Settings:
+def registry_path(tmp_path_factory: pytest.TempPathFactory, database: Database) -> Path:
+    root = tmp_path_factory.mktemp("served")
+    return build_registry(root, database(root / "registry"))
+
+
+@pytest.fixture(scope="session")
+def base_settings(registry_path: Path, database: Database) -> Settings:
     """Small limits, so that reaching them takes little."""
     return Settings(
         registry=registry_path,
+        database_url=database(registry_path),
         threads=1,
         max_body_bytes=200_000,
         max_queue_size=4,
@@ -36,10 +40,14 @@ def base_settings(registry_path: Path) -> Settings:
     )
 
 
-@pytest.fixture(scope="session", params=["rsgi", "asgi"])
-def live(request: pytest.FixtureRequest, base_settings: Settings) -> Iterator[Live]:
-    """One server of each kind for all tests that leave it as it was."""
-    with Live(request.param, base_settings) as server:
+@pytest.fixture(scope="session")
+def live(base_settings: Settings) -> Iterator[Live]:
+    """One server for all tests that leave it as it was: over RSGI on SQLite, over ASGI on PostgreSQL.
+
+    So what is asked over the wire meets each kind of server and each database, and not every pair of them.
+    """
+    kind = "asgi" if str(base_settings.database_url).startswith("postgresql") else "rsgi"
+    with Live(kind, base_settings) as server:
         yield server
 
 
@@ -54,11 +62,13 @@ def free_port() -> int:
 
 
 @pytest.fixture
-def serve(tmp_path: Path, free_port: int) -> Iterator[Callable[..., Process]]:
-    """Start `penstock serve` on a free port."""
+def serve(tmp_path: Path, free_port: int, database: Database) -> Iterator[Callable[..., Process]]:
+    """Start `penstock serve` on a free port, on the database that belongs to its registry."""
     started: list[Process] = []
 
     def start(*arguments: str, port: int = free_port, **environ: str) -> Process:
+        place = arguments[arguments.index("--registry") + 1] if "--registry" in arguments else "registry"
+        environ.setdefault("DATABASE_URL", database(tmp_path / place))
         started.append(Process(tmp_path, port, *arguments, **environ))
         return started[-1]
 

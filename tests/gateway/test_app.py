@@ -6,7 +6,7 @@ import asyncio
 import subprocess
 import sys
 import time
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +26,10 @@ def uvicorn(directory: Path, port: int, **environ: str) -> subprocess.Popen[str]
 
 
 def test_uvicorn_serves_the_factory_with_settings_from_the_environment(
-    tmp_path: Path, registry_path: Path, free_port: int
+    tmp_path: Path, registry_path: Path, free_port: int, database: Callable[[Path], str]
 ) -> None:
     environ = {"PENSTOCK_REGISTRY": str(registry_path), "PENSTOCK_DEFAULT_MODEL": "vec@champion"}
-    server = uvicorn(tmp_path, free_port, **environ)
+    server = uvicorn(tmp_path, free_port, **environ, DATABASE_URL=database(registry_path))
     try:
         reply = _until_it_answers(server, f"http://127.0.0.1:{free_port}/predict")
         assert reply.json()["model_version"] == "v1.0"
@@ -51,10 +51,10 @@ def _until_it_answers(server: subprocess.Popen[str], url: str) -> httpx.Response
 
 
 def test_a_model_that_cannot_be_served_stops_uvicorn_with_a_sentence(
-    tmp_path: Path, registry_path: Path, free_port: int
+    tmp_path: Path, registry_path: Path, free_port: int, database: Callable[[Path], str]
 ) -> None:
     environ = {"PENSTOCK_REGISTRY": str(registry_path), "PENSTOCK_DEFAULT_MODEL": "nobody"}
-    server = uvicorn(tmp_path, free_port, **environ)
+    server = uvicorn(tmp_path, free_port, **environ, DATABASE_URL=database(registry_path))
     _, err = server.communicate(timeout=20)
     assert server.returncode != 0
     assert "nobody" in err

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from penstock.engine.cache import PredictionCache
 from penstock.gateway.problems import _KINDS, _REFUSALS
 from penstock.gateway.routes import TABLE
 from penstock.monitor.metrics import Metrics
@@ -35,6 +36,7 @@ def test_every_metric_is_described() -> None:
     class Idle:
         queue_rows = inflight = 0
         loaded = staticmethod(list)
+        cache = PredictionCache(1)
 
     page = Metrics(Idle()).render().decode()  # type: ignore[arg-type]
     names = re.findall(r"^# TYPE (penstock_\w+)", page, re.MULTILINE)

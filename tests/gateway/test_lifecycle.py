@@ -21,6 +21,7 @@ from penstock.registry.registry import Registry
 
 GOOD = {"input_data": [1, 2, 3, 4]}
 Serve = Callable[..., Process]
+Database = Callable[[Path], str]
 
 
 class Slow(threading.Thread):
@@ -156,11 +157,11 @@ def test_a_second_server_does_not_share_the_port(serve: Serve, registry_path: Pa
     ],
 )
 def test_a_model_that_was_asked_for_and_cannot_be_served_ends_it_with_one_sentence(
-    serve: Serve, tmp_path: Path, registry_path: Path, ref: str, words: str
+    serve: Serve, tmp_path: Path, registry_path: Path, database: Database, ref: str, words: str
 ) -> None:
     (tmp_path / "broken.onnx").write_bytes(b"no model at all")
     if ref == "altered":
-        registry_path = _altered(tmp_path, registry_path)
+        registry_path = _altered(tmp_path, registry_path, database)
     code, out, err = serve(ref, "--registry", str(registry_path), "--log-level", "error").finish()
     assert (code, out) == (1, "")
     assert words in err
@@ -168,10 +169,11 @@ def test_a_model_that_was_asked_for_and_cannot_be_served_ends_it_with_one_senten
     assert len(err.strip().splitlines()) == 1, err
 
 
-def _altered(tmp_path: Path, registry_path: Path) -> Path:
+def _altered(tmp_path: Path, registry_path: Path, database: Database) -> Path:
     """A registry whose model had a byte changed after it was published."""
     source = linear(tmp_path / "altered.onnx")
-    with Registry(tmp_path / "own") as registry, Registry(registry_path) as served:
+    own = tmp_path / "own"
+    with Registry(own, database(own)) as registry, Registry(registry_path, database(registry_path)) as served:
         artifact = served.get("vec:v1.0")
         registry.publish(artifact.path)
     file = tmp_path / "own/vec/v1.0/variants/onnx-fp32/model.onnx"
@@ -183,9 +185,10 @@ def _altered(tmp_path: Path, registry_path: Path) -> Path:
 
 
 def test_a_whole_registry_is_served_even_when_one_model_of_it_is_broken(
-    serve: Serve, tmp_path: Path, registry_path: Path
+    serve: Serve, tmp_path: Path, registry_path: Path, database: Database
 ) -> None:
-    with Registry(tmp_path / "own") as registry, Registry(registry_path) as served:
+    own = tmp_path / "own"
+    with Registry(own, database(own)) as registry, Registry(registry_path, database(registry_path)) as served:
         for ref in ("raw", "vec:v1.0"):
             registry.publish(served.get(ref).path)
     golden = tmp_path / "own/vec/v1.0/golden.safetensors"
@@ -210,9 +213,10 @@ def test_an_empty_registry_starts_and_says_what_is_missing(serve: Serve) -> None
 
 
 def test_a_new_version_and_an_alias_are_followed_without_a_restart(
-    serve: Serve, tmp_path: Path, registry_path: Path
+    serve: Serve, tmp_path: Path, registry_path: Path, database: Database
 ) -> None:
-    with Registry(tmp_path / "registry") as registry, Registry(registry_path) as served:
+    own = tmp_path / "registry"
+    with Registry(own, database(own)) as registry, Registry(registry_path, database(registry_path)) as served:
         registry.publish(served.get("vec:v1.0").path)
         server = serve()
         server.wait_for()
@@ -274,9 +278,10 @@ def test_a_dead_worker_is_replaced_and_its_counts_stay(serve: Serve, registry_pa
 
 
 def test_a_worker_that_cannot_start_again_leaves_the_others_serving(
-    serve: Serve, tmp_path: Path, registry_path: Path
+    serve: Serve, tmp_path: Path, registry_path: Path, database: Database
 ) -> None:
-    with Registry(tmp_path / "registry") as registry, Registry(registry_path) as served:
+    own = tmp_path / "registry"
+    with Registry(own, database(own)) as registry, Registry(registry_path, database(registry_path)) as served:
         registry.publish(served.get("vec:v1.0").path)
     server = serve("vec", "--workers", "2")
     server.wait_for()

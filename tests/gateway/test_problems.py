@@ -12,6 +12,7 @@ from penstock.gateway.problems import Refusal, is_server_fault, kind_of, problem
 
 STATUSES = {
     errors.InvalidInput: 422,
+    errors.OutOfRange: 422,
     errors.ModelNotFound: 404,
     errors.ModelNotReady: 503,
     errors.Overloaded: 429,
@@ -19,6 +20,7 @@ STATUSES = {
     errors.ModelLoadError: 500,
     errors.IntegrityError: 500,
     errors.UnsupportedFormat: 500,
+    errors.Untrusted: 500,
     errors.GoldenMismatch: 500,
     errors.InferenceError: 500,
     errors.OutOfMemory: 500,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -23,6 +24,7 @@ def loggers_as_they_were() -> Iterator[None]:
     yield
     root.handlers[:] = handlers
     root.setLevel(level)
+    logging.captureWarnings(False)
 
 
 @pytest.fixture
@@ -95,3 +97,60 @@ def test_configuring_twice_writes_once(written: Callable[..., io.StringIO]) -> N
     log.info("once")
     assert not first.getvalue()
     assert len(second.getvalue().splitlines()) == 1
+
+
+@pytest.mark.parametrize("log_format", ["json", "console"])
+def test_what_must_not_be_logged_is_taken_out_wherever_it_stands(
+    written: Callable[..., io.StringIO], log_format: str
+) -> None:
+    stream = written(log_format=log_format)
+    try:
+        raise ValueError("cannot greet ann@example.com")
+    except ValueError:
+        log.exception("for %s", "bob@example.org", extra={"to": ["eve@example.net"], "password": "hunter2"})
+    text = stream.getvalue()
+    for name in ("ann@", "bob@", "eve@", "hunter2"):
+        assert name not in text
+    assert "cannot greet [email]" in text
+    assert "ValueError" in text
+
+
+@pytest.mark.parametrize("log_format", ["json", "console"])
+def test_a_traceback_never_shows_what_the_variables_held(written: Callable[..., io.StringIO], log_format: str) -> None:
+    stream = written(log_format=log_format)
+    payload = ["a row of", "somebody's data"]
+    try:
+        payload.index("missing")
+    except ValueError:
+        log.exception("it failed")
+    assert "Traceback" in stream.getvalue()
+    assert "data'" not in stream.getvalue()
+
+
+def test_no_text_begins_a_line_of_its_own_or_steers_the_terminal(written: Callable[..., io.StringIO]) -> None:
+    stream = written(log_format="console")
+    log.warning("request", extra={"path": "/x\n2026 [error] forged\x1b[2J\r"})
+    (line,) = stream.getvalue().splitlines()
+    assert "\x1b" not in line
+    assert "\\n2026 [error] forged" in line
+
+
+def test_a_line_that_cannot_be_written_does_not_show_its_arguments(
+    written: Callable[..., io.StringIO], capsys: pytest.CaptureFixture[str]
+) -> None:
+    written()
+    log.warning("%d rows", "somebody's data")
+    assert "penstock.somewhere" in capsys.readouterr().err
+    log.warning("%d rows", "somebody's data")
+    assert "somebody" not in capsys.readouterr().err
+
+
+def test_warnings_of_libraries_are_records_too(written: Callable[..., io.StringIO]) -> None:
+    logging.captureWarnings(False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        stream = written()
+        warnings.warn("ask ann@example.com", UserWarning, stacklevel=1)
+    record = json.loads(stream.getvalue())
+    assert record["logger"] == "py.warnings"
+    assert "ask [email]" in record["event"]

@@ -11,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
+from penstock.engine.cache import PredictionCache
 from penstock.engine.observation import Observation
+from penstock.engine.ranges import Flag
 from penstock.monitor.metrics import ROWS, SECONDS, Metrics, merge
 
 
@@ -20,6 +22,7 @@ class Engine:
 
     queue_rows = 3
     inflight = 2
+    cache: PredictionCache | None = None
 
     @staticmethod
     def loaded() -> list[Any]:
@@ -133,6 +136,32 @@ def by_model(snapshot: dict[str, Any]) -> dict[str, Any]:
         model["model"]: {**model, "sums": [pytest.approx(total) for total in model["sums"]]}
         for model in snapshot["models"]
     }
+
+
+def flagged(*flags: Flag, outcome: Any = "ok") -> Observation:
+    return observation(outcome)._replace(flags=flags)
+
+
+def test_what_is_out_of_range_is_counted_by_tensor_whether_it_was_answered_or_refused(metrics: Metrics) -> None:
+    above, nan = Flag("input", "x", "above"), Flag("output", "y", "not_finite")
+    for each in (flagged(above, nan), flagged(above, outcome="out_of_range"), flagged()):
+        metrics.observe(each)
+    merged = merge([metrics.snapshot(), json.loads(json.dumps(metrics.snapshot()))])
+    assert sorted(merged["models"][0]["flags"]) == [["input", "x", "above", 4], ["output", "y", "not_finite", 2]]
+    labels = 'kind="above",model="m",side="input",tensor="x",version="1"'
+    assert f"penstock_out_of_range_total{{{labels}}} 2.0" in metrics.render().decode()
+
+
+def test_the_figures_of_several_caches_are_added_up_and_without_one_there_are_none() -> None:
+    class Caching(Engine):
+        cache = PredictionCache(10)
+
+    Caching.cache.get(b"unknown")
+    caching, plain = Metrics(Caching()), Metrics(Engine())  # type: ignore[arg-type]
+    page = plain.render([caching.snapshot(), caching.snapshot(), plain.snapshot()]).decode()
+    assert "penstock_cache_misses_total 2.0" in page
+    assert "penstock_cache_hits_total 0.0" in page
+    assert "penstock_cache" not in plain.render().decode()
 
 
 def test_merging_changes_no_snapshot(metrics: Metrics) -> None:

@@ -1,9 +1,11 @@
 """Runs one action again and again, each time in a new process that kills itself one step later than the last.
 
-    python killed.py ACTION SOURCE BASE RUNS
+    python killed.py ACTION SOURCE BASE RUNS [DATABASE]
 
-A step is one call that changes or reads files, half of a write, or one SQL statement. For the k-th run, the
-registry BASE is copied to RUNS/k. Prints the number of runs; the last one got to its end.
+A step is one call that changes or reads files, half of a write, or one SQL statement. With PostgreSQL, where a copy
+costs more, only renames and what goes to the server are steps. For the k-th run, the registry BASE is copied to RUNS/k,
+and its PostgreSQL database to one of the same name with `_k` at the end.
+Prints the number of runs; the last one got to its end.
 """
 
 from __future__ import annotations
@@ -17,32 +19,31 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import sqlalchemy.dialects.sqlite  # noqa: F401  imported before the forks, as everything the actions need
+import psycopg
 
+import penstock.registry.postgres  # imported before the forks, as everything the actions need
+import penstock.registry.sqlite
 import penstock.registry.store  # noqa: F401
 from penstock.registry.artifact import Artifact, TaskEntry, VariantSource, write_artifact
 from penstock.registry.registry import Registry
 
 
-def publish(root: Path, source: Path) -> None:
-    with Registry(root) as registry:
-        registry.publish(source)
+def publish(registry: Registry, source: Path) -> None:
+    registry.publish(source)
 
 
-def set_alias(root: Path, source: Path) -> None:
-    with Registry(root) as registry:
-        registry.set_alias("m", "champion", "v1")
+def set_alias(registry: Registry, source: Path) -> None:
+    registry.set_alias("m", "champion", "v1")
 
 
-def remove(root: Path, source: Path) -> None:
-    with Registry(root) as registry:
-        registry.remove("m:v1")
+def remove(registry: Registry, source: Path) -> None:
+    registry.remove("m:v1")
 
 
-def write(root: Path, source: Path) -> None:
+def write(registry: Registry, source: Path) -> None:
     model = Artifact.open(source)
     write_artifact(
-        root / "written",
+        registry.path / "written",
         name="m",
         version="v1",
         task=TaskEntry(kind="tensor"),
@@ -75,7 +76,19 @@ class Fuse:
 
         return stepped
 
-    def install(self) -> None:
+    def install(self, server: bool) -> None:
+        if server:
+            self._count_messages()
+        else:
+            self._count_calls()
+
+    def _count_messages(self) -> None:
+        os.rename = self.wrapped(os.rename)
+        psycopg.Cursor.execute = self.wrapped(psycopg.Cursor.execute)  # type: ignore[method-assign]
+        for name in ("connect", "commit", "close"):
+            setattr(psycopg.Connection, name, self.wrapped(getattr(psycopg.Connection, name)))
+
+    def _count_calls(self) -> None:
         real_write, real_connect = os.write, sqlite3.connect
 
         def torn_write(fd: int, data: Any) -> int:
@@ -97,13 +110,14 @@ class Fuse:
         sqlite3.connect = connect  # type: ignore[assignment]
 
 
-def _killed_at(step: int, action: Callable[[Path, Path], None], root: Path, source: Path) -> bool:
+def _killed_at(step: int, action: Callable[[Registry, Path], None], registry: Registry, source: Path) -> bool:
     child = os.fork()
     if child == 0:
         status = 1
         try:
-            Fuse(step).install()
-            action(root, source)
+            Fuse(step).install(registry.database_url.startswith("postgresql"))
+            with registry:
+                action(registry, source)
             status = 0
         finally:
             os._exit(status)
@@ -115,8 +129,16 @@ def _killed_at(step: int, action: Callable[[Path, Path], None], root: Path, sour
     return False
 
 
+def _copied(address: str, step: int) -> str:
+    base, _, name = address.rpartition("/")
+    with psycopg.connect(f"{base}/postgres", autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}_{step} TEMPLATE {name}".encode())
+    return f"{address}_{step}"
+
+
 def main() -> None:
     action, source, base, runs = ACTIONS[sys.argv[1]], *map(Path, sys.argv[2:5])
+    database = sys.argv[5] if len(sys.argv) > 5 else None
     step, killed = 0, True
     while killed:
         step += 1
@@ -125,7 +147,7 @@ def main() -> None:
             shutil.copytree(base, root)
         elif sys.argv[1] == "write":
             root.mkdir(parents=True)
-        killed = _killed_at(step, action, root, source)
+        killed = _killed_at(step, action, Registry(root, database and _copied(database, step)), source)
     print(step)
 
 

@@ -1,4 +1,4 @@
-"""Runs one command in several processes at the same moment: python racing.py COUNT REGISTRY ACTION SOURCE…
+"""Runs one command in several processes at the same moment: python racing.py COUNT REGISTRY DATABASE ACTION SOURCE…
 
 The i-th process takes the i-th source, from the front again when there are fewer. Prints a line for each: the
 digest or nothing when it did its work, else the kind of error.
@@ -11,8 +11,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import sqlalchemy.dialects.sqlite  # noqa: F401
-
+import penstock.registry.postgres
+import penstock.registry.sqlite
 import penstock.registry.store  # noqa: F401
 from penstock.errors import PenstockError
 from penstock.registry.registry import Registry
@@ -41,10 +41,10 @@ def alias(registry: Registry, source: str) -> str:
 ACTIONS: dict[str, Callable[[Registry, str], str]] = {"publish": publish, "read": read, "alias": alias}
 
 
-def _run(root: Path, action: str, source: str, gate: int) -> str:
+def _run(root: Path, database: str, action: str, source: str, gate: int) -> str:
     os.read(gate, 1)
     try:
-        with Registry(root) as registry:
+        with Registry(root, database) as registry:
             return ACTIONS[action](registry, source)
     except PenstockError as error:
         return f"{type(error).__name__}: {error}"
@@ -53,14 +53,14 @@ def _run(root: Path, action: str, source: str, gate: int) -> str:
 
 
 def main() -> None:
-    count, root, action, sources = int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], sys.argv[4:]
+    count, root, database, action, *sources = int(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:]
     gate, opener = os.pipe()
     children = []
     for number in range(count):
         out, into = os.pipe()
         if os.fork() == 0:
             os.close(opener)
-            os.write(into, _run(root, action, sources[number % len(sources)], gate).encode() + b"\n")
+            os.write(into, _run(root, database, action, sources[number % len(sources)], gate).encode() + b"\n")
             os._exit(0)
         os.close(into)
         children.append(out)

@@ -39,7 +39,7 @@ def test_a_written_artifact_is_whole_and_says_what_it_is(write: Write, golden: G
     assert again.card_text() == "# A model\n"
     torch = again.manifest.variant("pytorch-fp32")
     assert (torch.architecture, torch.architecture_args) == ("a.b:C", {"hidden": 3})
-    assert again.variant_path(torch).read_bytes() == b"sthgiew"
+    assert again.variant_path(torch).read_bytes().endswith(b"weights")
     samples = again.golden()
     assert samples is not None
     np.testing.assert_array_equal(samples.inputs["x"], golden.inputs["x"])
@@ -229,7 +229,8 @@ def test_a_pipe_in_the_place_of_a_file_is_refused_without_waiting(write: Write, 
 
 def test_one_variant_is_verified_without_reading_the_others(write: Write) -> None:
     artifact = write()
-    (artifact.path / TORCH).write_bytes(b"altered")
+    file = artifact.path / TORCH
+    file.write_bytes(file.read_bytes()[:-7] + b"altered")
     artifact.verify(artifact.manifest.variant("onnx-fp32"))
     with pytest.raises(IntegrityError, match=TORCH):
         artifact.verify(artifact.manifest.variant("pytorch-fp32"))

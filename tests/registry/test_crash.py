@@ -16,7 +16,8 @@ from penstock.registry.artifact import Artifact
 from penstock.registry.registry import Registry
 
 Write = Callable[..., Artifact]
-Kill = Callable[[str, Path], list[Path]]
+Kill = Callable[[str, Path], list[Registry]]
+Database = Callable[[Path], str]
 
 
 @pytest.fixture
@@ -30,11 +31,23 @@ def tmp_path(tmp_path: Path) -> Iterator[Path]:
         yield Path(directory)
 
 
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest) -> Database:
+    """Of PostgreSQL a whole database, which can be copied."""
+    if request.param == "sqlite":
+        return lambda registry: f"sqlite:///{registry}/registry.db"
+    address = request.getfixturevalue("postgres").new_database()
+    return lambda _: address
+
+
 @pytest.fixture
-def kill(tmp_path: Path) -> Kill:
+def kill(tmp_path: Path, database: Database) -> Kill:
     """Run an action, killed at each of its steps in turn; the registries it left, the last one complete."""
 
-    def kill(action: str, source: Path) -> list[Path]:
+    address = database(tmp_path / "registry")
+    server = [address] if address.startswith("postgresql") else []
+
+    def kill(action: str, source: Path) -> list[Registry]:
         runs = tmp_path / "runs"
         runs.mkdir()
         command = [
@@ -44,24 +57,26 @@ def kill(tmp_path: Path) -> Kill:
             source,
             tmp_path / "registry",
             runs,
+            *server,
         ]
         done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
-        return [runs / str(step) for step in range(1, int(done.stdout) + 1)]
+        steps = range(1, int(done.stdout) + 1)
+        return [Registry(runs / str(step), f"{address}_{step}" if server else None) for step in steps]
 
     return kill
 
 
-def _states(roots: list[Path], state: Callable[[Registry], object]) -> list[object]:
+def _states(left: list[Registry], state: Callable[[Registry], object]) -> list[object]:
     """The state of each registry, each of them checked to be sound."""
     states = []
-    for root in roots:
-        with Registry(root) as registry:
+    for registry in left:
+        with registry:
             for artifact in registry.artifacts():
                 artifact.verify()
             states.append(state(registry))
             registry.revision()
-        _check_database(root / "registry.db")
+        _check_database(registry.path / "registry.db")
     return states
 
 
@@ -79,19 +94,19 @@ def _changes_once(states: list[object], old: object, new: object) -> None:
     assert states == [old] * turn + [new] * (len(states) - turn)
 
 
-def _left_over(root: Path) -> list[Path]:
-    staging = root / ".staging"
+def _left_over(registry: Registry) -> list[Path]:
+    staging = registry.path / ".staging"
     return list(staging.iterdir()) if staging.exists() else []
 
 
 def test_the_first_publish_is_all_or_nothing(kill: Kill, write: Write) -> None:
     source, other, further = write("m", "v1"), write("m", "v1", b"other"), write("m", "v2")
-    roots = kill("publish", source.path)
-    assert len(roots) > 80
-    _changes_once(_states(roots, lambda registry: registry.versions("m")), [], ["v1"])
-    assert any(_left_over(root) for root in roots)
-    for number, root in enumerate(roots):
-        with Registry(root) as registry:
+    left = kill("publish", source.path)
+    assert len(left) > 20
+    _changes_once(_states(left, lambda registry: registry.versions("m")), [], ["v1"])
+    assert any(map(_left_over, left))
+    for number, registry in enumerate(left):
+        with registry:
             if number % 2:
                 assert registry.publish(source.path).digest == source.digest
             else:
@@ -100,7 +115,7 @@ def test_the_first_publish_is_all_or_nothing(kill: Kill, write: Write) -> None:
             for artifact in registry.artifacts():
                 artifact.verify()
             assert registry.versions("m") == ["v1", "v2"]
-        assert _left_over(root) == []
+        assert _left_over(registry) == []
 
 
 def _publish_another(registry: Registry, other: Artifact) -> None:
@@ -115,12 +130,13 @@ def test_a_further_publish_is_all_or_nothing(kill: Kill, write: Write, registry:
     registry.publish(write("m", "v1").path)
     registry.set_alias("m", "champion", "v1")
     source = write("m", "v2")
-    roots = kill("publish", source.path)
-    states = _states(roots, lambda registry: (registry.versions("m"), registry.aliases("m"), registry.get("m").version))
+    registry.close()
+    left = kill("publish", source.path)
+    states = _states(left, lambda registry: (registry.versions("m"), registry.aliases("m"), registry.get("m").version))
     champion = {"champion": "v1"}
     _changes_once(states, (["v1"], champion, "v1"), (["v1", "v2"], champion, "v2"))
-    for root in roots:
-        with Registry(root) as again:
+    for again in left:
+        with again:
             again.publish(source.path).verify()
             assert again.versions("m") == ["v1", "v2"]
 
@@ -129,14 +145,15 @@ def test_a_removal_is_all_or_nothing(kill: Kill, write: Write, registry: Registr
     source = write("m", "v1")
     registry.publish(source.path)
     registry.publish(write("m", "v2").path)
-    roots = kill("remove", source.path)
-    _changes_once(_states(roots, lambda registry: registry.versions("m")), ["v1", "v2"], ["v2"])
-    for root in roots:
-        with Registry(root) as again:
+    registry.close()
+    left = kill("remove", source.path)
+    _changes_once(_states(left, lambda registry: registry.versions("m")), ["v1", "v2"], ["v2"])
+    for again in left:
+        with again:
             _remove(again)
             assert again.versions("m") == ["v2"]
             again.publish(source.path).verify()
-        assert _left_over(root) == []
+        assert _left_over(again) == []
 
 
 def _remove(registry: Registry) -> None:
@@ -151,17 +168,19 @@ def test_setting_an_alias_is_all_or_nothing(kill: Kill, write: Write, registry: 
     for version in ("v1", "v2"):
         registry.publish(write("m", version).path)
     registry.set_alias("m", "champion", "v2")
-    roots = kill("set_alias", registry.path)
-    _changes_once(_states(roots, lambda registry: registry.aliases("m")), {"champion": "v2"}, {"champion": "v1"})
-    for root in roots:
-        with Registry(root) as again:
+    registry.close()
+    left = kill("set_alias", registry.path)
+    _changes_once(_states(left, lambda registry: registry.aliases("m")), {"champion": "v2"}, {"champion": "v1"})
+    for again in left:
+        with again:
             again.set_alias("m", "champion", "v1")
             assert again.aliases("m") == {"champion": "v1"}
 
 
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 def test_writing_an_artifact_is_all_or_nothing(kill: Kill, write: Write) -> None:
-    roots = kill("write", write().path)
-    _changes_once([(root / "written").exists() for root in roots], False, True)
-    for root in roots:
-        if (root / "written").exists():
-            Artifact.open(root / "written").verify()
+    left = kill("write", write().path)
+    written = [registry.path / "written" for registry in left]
+    _changes_once([path.exists() for path in written], False, True)
+    for path in filter(Path.exists, written):
+        Artifact.open(path).verify()

@@ -239,7 +239,7 @@ def test_every_change_gives_another_revision(registry: Registry, write: Write) -
 def test_a_change_by_another_registry_object_is_seen(registry: Registry, write: Write) -> None:
     registry.publish(write().path)
     before = registry.revision()
-    with Registry(registry.path) as other:
+    with Registry(registry.path, registry.database_url) as other:
         other.set_alias("m", "champion", "v1")
     assert registry.revision() != before
     assert registry.get("m@champion").version == "v1"

@@ -3,7 +3,7 @@ from __future__ import annotations
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -18,29 +18,32 @@ from penstock.registry import migrations, store
 from penstock.registry.store import Store
 from penstock.registry.tables import METADATA
 
-
-@pytest.fixture
-def database(tmp_path: Path) -> Path:
-    return tmp_path / "registry.db"
+Database = Callable[[Path], str]
 
 
 @pytest.fixture
-def opened(database: Path) -> Iterator[Store]:
-    store = Store(f"sqlite:///{database}")
+def address(tmp_path: Path, database: Database) -> str:
+    (tmp_path / "registry").mkdir()
+    return database(tmp_path / "registry")
+
+
+@pytest.fixture
+def opened(address: str) -> Iterator[Store]:
+    store = Store(address)
     yield store
     store.close()
 
 
-def _execute(database: Path, statement: str) -> None:
-    connection = sqlite3.connect(database)
-    with connection:
-        connection.execute(statement)
-    connection.close()
+def _execute(opened: Store, statement: str) -> None:
+    with opened._database.writer.begin() as connection:
+        connection.exec_driver_sql(statement)
 
 
-def test_nothing_is_created_by_reading(opened: Store, database: Path) -> None:
+def test_nothing_is_created_by_reading(opened: Store, tmp_path: Path) -> None:
     assert (opened.digest("m", "v1"), opened.digests(), opened.aliases("m"), opened.revision()) == (None, {}, {}, 0)
-    assert not database.exists()
+    assert list((tmp_path / "registry").iterdir()) == []
+    with opened._database.writer.begin() as connection:
+        assert inspect(connection).get_table_names() == []
 
 
 def test_a_digest_is_found_until_it_is_forgotten(opened: Store) -> None:
@@ -67,9 +70,16 @@ def test_only_changes_count_up_the_revision(opened: Store) -> None:
     assert opened.revision() == before + 3
 
 
-def test_the_file_is_in_wal_mode(opened: Store, database: Path) -> None:
+def test_aliases_are_sorted_by_letter_whatever_the_database_thinks(opened: Store) -> None:
+    for alias in ("b", "A", "a-2", "a1", "B", "_"):
+        opened.set_alias("m", alias, "v1")
+    assert list(opened.aliases("m")) == ["A", "B", "_", "a-2", "a1", "b"]
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_the_file_is_in_wal_mode(opened: Store, tmp_path: Path) -> None:
     opened.prepare()
-    connection = sqlite3.connect(database)
+    connection = sqlite3.connect(tmp_path / "registry/registry.db")
     assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
     connection.close()
 
@@ -93,14 +103,15 @@ def test_the_scripts_are_those_that_the_store_knows() -> None:
     assert script.get_heads() == [migrations.HEAD]
 
 
-def test_migrating_and_creating_give_the_same_tables(opened: Store, tmp_path: Path) -> None:
+def test_migrating_and_creating_give_the_same_tables(opened: Store, tmp_path: Path, database: Database) -> None:
     """From nothing to the head by the scripts, and in one go from the models: neither differs from the models."""
-    migrated = Store(f"sqlite:///{tmp_path / 'migrated.db'}")
+    (tmp_path / "migrated").mkdir()
+    migrated = Store(database(tmp_path / "migrated"))
     schemas = []
     for each, by_scripts in ((opened, False), (migrated, True)):
         if not by_scripts:
             each.prepare()
-        with each._writer.begin() as connection:
+        with each._database.writer.begin() as connection:
             if by_scripts:
                 store.upgrade(connection)
             context = MigrationContext.configure(
@@ -112,26 +123,26 @@ def test_migrating_and_creating_give_the_same_tables(opened: Store, tmp_path: Pa
             schemas.append({table: str(inspect(connection).get_columns(table)) for table in tables})
         each.close()
     assert schemas[0] == schemas[1]
-    assert len(schemas[0]) == 4
+    assert len(schemas[0]) == len(METADATA.tables) + 1
 
 
-def test_every_downgrade_can_be_upgraded_again(opened: Store, database: Path) -> None:
+def test_every_downgrade_can_be_upgraded_again(opened: Store, address: str) -> None:
     opened.prepare()
-    with opened._writer.begin() as connection:
+    with opened._database.writer.begin() as connection:
         store.downgrade(connection, "base")
         assert inspect(connection).get_table_names() == [migrations.VERSION_TABLE]
-    again = Store(f"sqlite:///{database}")
+    again = Store(address)
     assert again.aliases("m") == {}
     again.set_alias("m", "champion", "v1")
     assert again.aliases("m") == {"champion": "v1"}
     again.close()
 
 
-def test_an_interrupted_migration_leaves_the_old_tables(opened: Store, database: Path) -> None:
+def test_an_interrupted_migration_leaves_the_old_tables(opened: Store) -> None:
     opened.set_alias("m", "champion", "v1")
 
     def interrupted() -> None:
-        with opened._writer.begin() as connection:
+        with opened._database.writer.begin() as connection:
             store.downgrade(connection, "base")
             raise KeyboardInterrupt
 
@@ -141,45 +152,27 @@ def test_an_interrupted_migration_leaves_the_old_tables(opened: Store, database:
 
 
 @pytest.mark.parametrize("write", [True, False])
-def test_a_database_from_the_future_is_one_sentence(opened: Store, database: Path, write: bool) -> None:
+def test_a_database_from_the_future_is_one_sentence(opened: Store, write: bool) -> None:
     opened.prepare()
-    _execute(database, f"UPDATE {migrations.VERSION_TABLE} SET version_num = '9999'")
-    with pytest.raises(ConfigError, match=r"registry\.db was written by a newer Penstock.*9999.*upgrade") as caught:
+    _execute(opened, f"UPDATE {migrations.VERSION_TABLE} SET version_num = '9999'")
+    with pytest.raises(ConfigError, match=r"was written by a newer Penstock.*9999.*upgrade") as caught:
         opened.set_alias("m", "champion", "v1") if write else opened.aliases("m")
     assert "\n" not in str(caught.value)
 
 
-def test_tables_of_other_programs_are_left_alone(opened: Store, database: Path) -> None:
-    _execute(database, "CREATE TABLE alembic_version (version_num VARCHAR(32))")
+def test_tables_of_other_programs_are_left_alone(opened: Store) -> None:
+    _execute(opened, "CREATE TABLE alembic_version (version_num VARCHAR(32))")
     assert opened.aliases("m") == {}
     opened.set_alias("m", "champion", "v1")
     assert opened.aliases("m") == {"champion": "v1"}
 
 
-def test_tables_that_are_missing_are_one_sentence(opened: Store, database: Path) -> None:
+def test_tables_that_are_missing_are_one_sentence(opened: Store) -> None:
     opened.prepare()
-    _execute(database, "DROP TABLE penstock_aliases")
-    with pytest.raises(ConfigError, match="no such table") as caught:
+    _execute(opened, "DROP TABLE penstock_aliases")
+    with pytest.raises(ConfigError, match=r"no such table|does not exist.*restore its tables") as caught:
         opened.aliases("m")
     assert "\n" not in str(caught.value)
-
-
-# Addresses
-
-
-@pytest.mark.parametrize(
-    "url", ["", "nonsense", "sqlite://", "sqlite:///:memory:", "a://[", "mysql+nothing://h/d", "x://h"]
-)
-def test_an_address_that_means_no_database_is_one_sentence(url: str) -> None:
-    with pytest.raises(ConfigError, match="database_url") as caught:
-        Store(url)
-    assert "\n" not in str(caught.value)
-
-
-def test_a_password_is_never_shown() -> None:
-    with pytest.raises(ConfigError) as caught:
-        Store("mysql+nothing://user:secret@host/name")
-    assert "secret" not in str(caught.value)
 
 
 # Weight

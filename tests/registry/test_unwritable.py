@@ -18,6 +18,7 @@ from penstock.registry.artifact import Artifact
 from penstock.registry.registry import Registry
 
 Write = Callable[..., Artifact]
+SQLITE = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 
 
 def _staged(registry: Registry) -> list[str]:
@@ -32,7 +33,7 @@ def test_left_overs_of_dead_writers_are_swept_and_those_of_live_ones_kept(regist
     (staging / "bare" / "variants").mkdir(parents=True)
     with registry._staging.slot() as alive:
         (alive / "file").touch()
-        with Registry(registry.path) as other:
+        with Registry(registry.path, registry.database_url) as other:
             other.publish(write("m", "v2").path)
         assert (alive / "file").exists()
         assert _staged(registry) == [alive.name, f"{alive.name}.lock"]
@@ -78,6 +79,7 @@ def test_a_database_that_cannot_be_made_is_found_before_anything_is_copied(tmp_p
     assert _one_sentence(caught.value)
 
 
+@SQLITE
 def test_a_damaged_database_is_one_sentence_and_the_models_are_still_listed(registry: Registry, write: Write) -> None:
     registry.publish(write().path)
     (registry.path / "registry.db").write_bytes(b"this is no database" * 100)
@@ -94,6 +96,7 @@ def test_a_damaged_database_is_one_sentence_and_the_models_are_still_listed(regi
         assert _one_sentence(caught.value)
 
 
+@SQLITE
 def test_an_empty_database_file_is_a_new_database(registry: Registry, write: Write) -> None:
     registry.path.mkdir()
     (registry.path / "registry.db").touch()
@@ -102,6 +105,7 @@ def test_an_empty_database_file_is_a_new_database(registry: Registry, write: Wri
     assert registry.get("m").ref == "m:v1"
 
 
+@SQLITE
 def test_a_locked_database_is_one_sentence(registry: Registry, write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("penstock.registry.sqlite.BUSY_TIMEOUT_S", 0.05)
     registry.publish(write().path)
@@ -118,7 +122,7 @@ def test_a_locked_database_is_one_sentence(registry: Registry, write: Write, mon
 
 READ_ONLY = """
 import json, os, sys
-import penstock.registry.store, sqlalchemy.dialects.sqlite
+import penstock.registry.sqlite, penstock.registry.store
 from penstock.errors import ConfigError
 from penstock.registry.registry import Registry
 if os.geteuid() == 0:

@@ -17,9 +17,9 @@ SIDE = 8
 """Pictures are resized to this many pixels each way."""
 
 
-def build_registry(root: Path) -> Path:
+def build_registry(root: Path, database_url: str | None = None) -> Path:
     """`vec` v1.0 (@champion) and v2.0, `pic` 1.0, `raw` 1.0 and `slow` 1.0, in a registry below `root`."""
-    with Registry(root / "registry") as registry:
+    with Registry(root / "registry", database_url) as registry:
         for version, seed in (("v1.0", 0), ("v2.0", 1)):
             registry.publish(_vector(root, version, seed))
         registry.set_alias("vec", "champion", "v1.0")

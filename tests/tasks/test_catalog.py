@@ -44,7 +44,7 @@ def test_a_task_is_loaded_with_its_settings(signature):
 
 def test_an_unknown_kind_names_those_there_are(plugins):
     plugins(mine="penstock.tasks.vector:VectorClassification")
-    with pytest.raises(ModelLoadError, match=r"'nothing'.*image-classification, mine, tensor"):
+    with pytest.raises(ModelLoadError, match=r"'nothing'.*image-classification, mine, tabular, tensor"):
         catalog.task_class("nothing")
 
 

@@ -1,54 +1,114 @@
 """Builds the class an eager model's weights fill, from the `module:Class` its manifest names.
 
-A manifest is data: what it names is checked to be a subclass of `torch.nn.Module` before anything is called. The module
-it is in has been imported by then, so a manifest can make an installed module run its top level, the standard library's
-excepted. Publish eager variants only from sources you would install packages from.
+Importing a module runs it, and a manifest is data: so before anything is imported the package must be known to be meant
+for this (an entry point of the group `penstock.architectures`, or `allow`), unless the model may run code anyway. What
+the name leads to is checked to be a subclass of `torch.nn.Module` before it is called.
 """
 
 from __future__ import annotations
 
 import importlib
+import inspect
 import re
 import sys
 from collections.abc import Mapping
-from functools import reduce
+from functools import cache, reduce
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from penstock.backends.base import first_line
-from penstock.errors import ModelLoadError, UnsupportedFormat
+from penstock.errors import ModelLoadError, UnsupportedFormat, Untrusted
 
 if TYPE_CHECKING:
     import torch
 
+GROUP = "penstock.architectures"
+"""The entry point group in which an installed package says that its classes are model architectures."""
+
 _NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
+_allowed: set[str] = set()
 
 
-def build(path: Path, architecture: str, arguments: Mapping[str, Any]) -> torch.nn.Module:
+def allow(package: str) -> None:
+    """Let manifests name classes of a top-level package, in this process, as an entry point would."""
+    _allowed.add(package)
+
+
+def build(
+    path: Path,
+    architecture: str | type,
+    arguments: Mapping[str, Any],
+    *,
+    recorded: Mapping[str, Any] | None = None,
+    trust: str = "data",
+) -> torch.nn.Module:
     """A new instance of `architecture`, its weights not yet filled. `path` is only named in errors.
 
-    Raises UnsupportedFormat when the name is not a `module:Class` of an installed package that is a
-    `torch.nn.Module`, ModelLoadError when the class does not take `arguments`.
+    A class itself, which a Python caller gives, is taken as it is. Of the `recorded` arguments, which a checkpoint
+    holds, those are used that the class takes and `arguments` does not name.
+
+    Raises Untrusted when a name's package was not allowed and `trust` is data, UnsupportedFormat when it is not a
+    `module:Class` of an installed package that is a `torch.nn.Module`, ModelLoadError when the class does not take
+    `arguments`.
     """
-    model_class = _load_class(path, architecture)
+    name = architecture if isinstance(architecture, str) else architecture.__qualname__
+    model_class = _module_class(path, name, _find(path, architecture, trust))
+    arguments = {**_taken(model_class, recorded or {}), **arguments}
     try:
         return model_class(**arguments)
     except (Exception, SystemExit) as error:
         raise ModelLoadError(
-            f"{path}: {architecture} could not be built with the arguments {dict(arguments)}: {first_line(error)}"
+            f"{path}: {name} could not be built with the arguments {dict(arguments)}: {first_line(error)}"
         ) from None
 
 
-def _load_class(path: Path, architecture: str) -> type[torch.nn.Module]:
-    import torch
+def _taken(model_class: type, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments that the class has parameters for; checkpoints also record a learning rate and the like."""
+    parameters = inspect.signature(model_class).parameters.values()
+    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters):
+        return dict(arguments)
+    names = {parameter.name for parameter in parameters}
+    return {name: value for name, value in arguments.items() if name in names}
 
+
+def _find(path: Path, architecture: str | type, trust: str) -> Any:
+    """What a name leads to; its module is imported only when nothing speaks against it."""
+    if not isinstance(architecture, str):
+        return architecture
     if _NAME.fullmatch(architecture) is None:
         raise UnsupportedFormat(f"{path}: the architecture {architecture!r} is not of the form module:Class")
     module_name, _, qualified_name = architecture.partition(":")
-    if module_name.partition(".")[0] in sys.stdlib_module_names:  # some of them act when they are imported
+    package = module_name.partition(".")[0]
+    if package in sys.stdlib_module_names:  # some of them act when they are imported
         raise UnsupportedFormat(f"{path}: the architecture {architecture} is not a class of torch.nn.Module")
+    if trust == "data" and not _is_known(package):
+        raise Untrusted(
+            f"{path}: the package {package} of the architecture {architecture} is not registered for models "
+            f"(entry point group {GROUP}), and importing it runs its code; register it, or allow this with trust code"
+        )
+    found = _import(path, architecture, module_name, qualified_name)
+    home = str(getattr(found, "__module__", "")).partition(".")[0]
+    if trust == "data" and isinstance(found, type) and not _is_known(home):  # reached through what a module imported
+        raise Untrusted(
+            f"{path}: {architecture} is a class of the package {home}, which is not registered for models "
+            f"(entry point group {GROUP}); register it, or allow this with trust code"
+        )
+    return found
+
+
+def _is_known(package: str) -> bool:
+    return package in _allowed or package in _registered()
+
+
+@cache
+def _registered() -> frozenset[str]:
+    return frozenset(entry.module.partition(".")[0] for entry in entry_points(group=GROUP))
+
+
+def _import(path: Path, architecture: str, module_name: str, qualified_name: str) -> Any:
     try:
-        found: Any = reduce(getattr, qualified_name.split("."), importlib.import_module(module_name))
+        return reduce(getattr, qualified_name.split("."), importlib.import_module(module_name))
     except ModuleNotFoundError as error:
         raise UnsupportedFormat(
             f"{path}: the architecture {architecture} needs the module {error.name}, which is not installed here"
@@ -59,6 +119,11 @@ def _load_class(path: Path, architecture: str) -> type[torch.nn.Module]:
         raise ModelLoadError(
             f"{path}: the module of the architecture {architecture} cannot be imported: {first_line(error)}"
         ) from None
+
+
+def _module_class(path: Path, name: str, found: Any) -> type[torch.nn.Module]:
+    import torch
+
     if not (isinstance(found, type) and issubclass(found, torch.nn.Module)):
-        raise UnsupportedFormat(f"{path}: the architecture {architecture} is not a class of torch.nn.Module")
+        raise UnsupportedFormat(f"{path}: the architecture {name} is not a class of torch.nn.Module")
     return found

@@ -40,13 +40,13 @@ class BackendOptions:
 class ModelFile:
     """What a backend needs to open a model: its main file and, for eager PyTorch, the class to fill.
 
-    `architecture` is `module:Class`, `architecture_args` its keyword arguments. `signature` is None for
-    a bare file, whose backend then reads it from the file where the format holds one.
+    `architecture` is `module:Class` or the class itself, `architecture_args` its keyword arguments. `signature` is None
+    for a bare file, whose backend then reads it from the file where the format holds one.
     """
 
     path: Path
     signature: Signature | None = None
-    architecture: str | None = None
+    architecture: str | type | None = None
     architecture_args: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -97,7 +97,7 @@ def require_file(path: Path) -> None:
 
 def no_rows(inputs: Arrays) -> bool:
     """True for a batch of zero rows, which runtimes differ on and no backend hands to its own."""
-    return any(not len(array) for array in inputs.values())
+    return any(array.ndim and not len(array) for array in inputs.values())
 
 
 def empty_outputs(signature: Signature) -> Arrays:

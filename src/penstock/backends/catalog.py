@@ -4,35 +4,73 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
-from penstock.backends.base import Backend, BackendOptions, ModelFile
-from penstock.errors import UnsupportedFormat
+from penstock.backends.archives import format_of_archive
+from penstock.backends.base import Backend, BackendOptions, ModelFile, require_file
+from penstock.backends.rows import RowByRow
+from penstock.errors import UnsupportedFormat, Untrusted
+from penstock.registry.scan.formats import scan_file
+from penstock.registry.scan.gate import require_allowed, untrusted
+from penstock.registry.trust import Trust, at_least
 
 BACKENDS: dict[str, str] = {
     "onnx": "penstock.backends.onnx:OnnxBackend",
+    "openvino": "penstock.backends.openvino:OpenVinoBackend",
     "pytorch": "penstock.backends.eager:EagerBackend",
+    "torchscript": "penstock.backends.torchscript:TorchScriptBackend",
+    "pt2": "penstock.backends.exported:ExportedBackend",
+    "aoti": "penstock.backends.aoti:AotiBackend",
 }
 """By the format a manifest names: `module:Class`."""
 
 _NEEDS = {
     "onnx": "onnxruntime",
+    "openvino": "openvino",
     "pytorch": "torch",
+    "torchscript": "torch",
+    "pt2": "torch",
+    "aoti": "torch",
 }
 """The package each backend imports."""
 
-_REMEDIES = {"pytorch": "pip install 'penstock[torch]'"}
-_BARE = {"onnx": "onnx", ".onnx": "onnx"}
+_TRUST: dict[str, Trust] = {
+    "onnx": "data",
+    "openvino": "data",
+    "pytorch": "data",
+    "torchscript": "code",
+    "pt2": "code",
+    "aoti": "native",
+}
+"""What each format could do when it is opened; eager PyTorch is checked by its architecture as well."""
+
+_REMEDIES = {"openvino": "pip install 'penstock[openvino]'", "torch": "pip install 'penstock[torch]'"}
+_BARE = {
+    "onnx": "onnx",
+    ".onnx": "onnx",
+    "openvino": "openvino",
+    ".xml": "openvino",
+    "pt2": "pt2",
+    ".pt2": "pt2",
+    "aoti": "aoti",
+}
 """Model types and suffixes that can be served from a file alone, since it holds graph and signature."""
 
 _WEIGHTS_ALONE = (
     "a state dict alone does not say which class it fills; publish it as an artifact with its architecture, "
     "or export the model to ONNX"
 )
+_SIGNATURE_ALONE = (
+    "TorchScript does not record the types and shapes of its inputs; publish it as an artifact with its signature, "
+    "or export the model to ONNX or .pt2"
+)
 _NOT_BARE = {
     "pytorch": _WEIGHTS_ALONE,
-    "torchscript": "TorchScript is not run yet; export the model to ONNX",
+    "torchscript": _SIGNATURE_ALONE,
+    ".ts": _SIGNATURE_ALONE,
     ".safetensors": _WEIGHTS_ALONE,
     ".ckpt": _WEIGHTS_ALONE,
     ".pt": _WEIGHTS_ALONE,
@@ -46,20 +84,42 @@ def runnable(format: str) -> bool:
     return format in BACKENDS and importlib.util.find_spec(_NEEDS[format]) is not None
 
 
+def trust_of(format: str) -> Trust:
+    """The tier of trust that opening the format takes."""
+    return _TRUST.get(format, "native")
+
+
+def at_hand(format: str) -> bool:
+    """True when opening the format imports nothing that takes seconds: its runtime is light, or loaded already."""
+    return runtime_of(format) != "torch" or "torch" in sys.modules
+
+
+def runtime_of(format: str) -> str:
+    """The package that runs the format; its own name for one that is not known here."""
+    return _NEEDS.get(format, format)
+
+
 def open_backend(format: str, file: ModelFile, options: BackendOptions) -> Backend:
     """Load `file` with the backend of its format.
 
-    Raises UnsupportedFormat for a format that is unknown or whose runtime is not installed, and what
-    that backend's `open` raises.
+    Raises UnsupportedFormat for a format that is unknown or whose runtime is not installed, Untrusted for one that
+    `options.trust` does not cover, IntegrityError for a file made to deceive, and what that backend's `open` raises.
     """
     if format not in BACKENDS:
         raise UnsupportedFormat(f"{file.path}: the format {format!r} is not known; use {', '.join(BACKENDS)}")
+    if not at_least(options.trust, trust_of(format)):
+        raise Untrusted(untrusted(file.path, f"models of the format {format} can run code", trust_of(format)))
     if not runnable(format):
-        remedy = _REMEDIES.get(format, f"pip install {_NEEDS[format]}")
+        remedy = _REMEDIES.get(_NEEDS[format], f"pip install {_NEEDS[format]}")
         raise UnsupportedFormat(f"{file.path}: running {format} models needs {_NEEDS[format]}; {remedy}")
+    require_file(file.path)
+    require_allowed(scan_file(file.path, format), options.trust)  # before any runtime sees a byte of it
     module, _, name = BACKENDS[format].partition(":")
     backend = cast("type[Backend]", getattr(importlib.import_module(module), name))
-    return backend.open(file, options)
+    if file.signature is not None and not file.signature.batched:
+        file = replace(file, signature=file.signature.without_rows())
+    opened = backend.open(file, options)
+    return opened if opened.signature.batched else RowByRow(opened)
 
 
 def format_of(path: Path, model_type: str | None = None) -> str:
@@ -69,7 +129,7 @@ def format_of(path: Path, model_type: str | None = None) -> str:
     """
     asked = model_type if model_type is not None else path.suffix.lower()
     if asked in _BARE:
-        return _BARE[asked]
+        return "aoti" if asked == ".pt2" and format_of_archive(path) == "aoti" else _BARE[asked]
     why = _NOT_BARE.get(asked, f"{asked or 'a file without a suffix'} is not a form of model that can be served alone")
     works = ", ".join(name for name in _BARE if name.startswith("."))
     raise UnsupportedFormat(f"{path}: {why}; what works as a bare file: {works}")

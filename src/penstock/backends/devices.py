@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -111,6 +112,32 @@ def _text(path: Path) -> str:
         return path.read_text()
     except (OSError, ValueError):  # not there, or not text
         return ""
+
+
+@functools.cache
+def cpu_flags(info: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
+    """What the CPU says it can do (`avx2`, `avx512f`, …), empty where the system does not tell."""
+    for line in _text(info).splitlines():
+        key, _, value = line.partition(":")
+        if key.strip().lower() in ("flags", "features"):
+            return frozenset(value.split())
+    return frozenset()
+
+
+def lacking(requires: Iterable[str]) -> list[str]:
+    """What of `requires` (CPU flags, `cuda`) this machine does not have; opens no runtime."""
+    return sorted(need for need in requires if need not in cpu_flags() and not _PRESENT.get(need, _absent)())
+
+
+def _has_cuda() -> bool:
+    return any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/dxg").exists()
+
+
+def _absent() -> bool:
+    return False
+
+
+_PRESENT = {"cuda": _has_cuda}
 
 
 def onnx_providers() -> list[str]:

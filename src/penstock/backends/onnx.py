@@ -1,29 +1,23 @@
-"""Runs ONNX models with ONNX Runtime, on CUDA where it is there and else on the CPU."""
+"""Runs ONNX models with ONNX Runtime; `onnx_session.py` says on which device and with which threads."""
 
 from __future__ import annotations
 
-import os
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from penstock.backends.base import Backend, BackendOptions, ModelFile, empty_outputs, no_rows, require_file
-from penstock.backends.devices import CPU, Device, Placement, parse_device, usable_cores
-from penstock.backends.onnx_errors import load_error, run_error
-from penstock.backends.onnx_weights import count_parameters
+from penstock.backends.devices import Device
+from penstock.backends.onnx_errors import run_error
+from penstock.backends.onnx_session import Opened, open_session
+from penstock.backends.onnx_weights import weigh
 from penstock.errors import InferenceError, ModelLoadError, UnsupportedFormat
-from penstock.tensors import DATATYPES, Arrays, Signature, TensorSpec, datatype_of_onnx
+from penstock.tensors import DATATYPES, Arrays, Signature, TensorSpec, datatype_of_onnx, named_dims
 
 if TYPE_CHECKING:
     import onnxruntime
 
-_CUDA = "CUDAExecutionProvider"
-_CUDA_OPTIONS = {
-    "arena_extend_strategy": "kSameAsRequested",
-    "cudnn_conv_algo_search": "HEURISTIC",  # an exhaustive search would run again for each new batch size
-    "use_tf32": "0",  # fp32 means fp32: answers must agree with the golden samples
-}
-_LOG_ERRORS, _LOG_FATAL = 3, 4
+_LOG_FATAL = 4
 _SHRINK_FROM_BYTES = 1 << 20
 _SHRINK_ABOVE_USUAL = 4
 _USUAL_OVER_RUNS = 32
@@ -35,25 +29,24 @@ class OnnxBackend(Backend):
     format = "onnx"
     own_threads = True
 
-    def __init__(
-        self, path: Path, session: onnxruntime.InferenceSession, signature: Signature, placement: Placement
-    ) -> None:
-        self.device = str(placement.device)
+    def __init__(self, path: Path, opened: Opened, signature: Signature) -> None:
+        device, self.warnings = opened.placement
+        self.device = str(device)
         self.signature = signature
-        self.num_parameters = count_parameters(path)
-        self.warnings = placement.warnings
-        self._session: onnxruntime.InferenceSession | None = session
+        self.num_parameters, self.num_bytes = weigh(path) or (None, None)
+        self.own_threads = not opened.shares_threads
+        self._session: onnxruntime.InferenceSession | None = opened.session
         self._output_names = [spec.name for spec in signature.outputs]
         self._plain = _run_options()
-        self._shrinking = _run_options(shrink=_arena(placement.device))
+        self._shrinking = _run_options(shrink=_arena(device))
         self._usual_bytes = 0.0
 
     @classmethod
     def open(cls, file: ModelFile, options: BackendOptions) -> OnnxBackend:
         """Load the model by its path. Raises IntegrityError, UnsupportedFormat or ModelLoadError naming the file."""
         require_file(file.path)
-        session, placement = _open_session(file.path, options)
-        return cls(file.path, session, _signature(file, session), placement)
+        opened = open_session(file.path, options)
+        return cls(file.path, opened, _signature(file, opened.session))
 
     def run(self, inputs: Arrays) -> Arrays:
         """Outputs by name, for one batch that the signature has validated."""
@@ -101,72 +94,6 @@ def _arena(device: Device) -> str:
     return f"gpu:{device.number}" if device.kind == "cuda" else "cpu:0"
 
 
-def _open_session(path: Path, options: BackendOptions) -> tuple[onnxruntime.InferenceSession, Placement]:
-    """A session on the device that was asked for, or on the CPU with a warning that says why."""
-    import onnxruntime as ort
-
-    wanted, warnings = _wanted(options, ort.get_available_providers())
-    try:
-        session = _session(path, options, _providers(wanted))
-    except ModelLoadError as error:
-        if wanted == CPU:
-            raise
-        fallen = f"{wanted} could not be used, the model runs on the CPU: {error}"
-        return _session(path, options, _providers(CPU)), Placement(CPU, (*warnings, fallen))
-    if wanted.kind == "cuda" and _CUDA not in session.get_providers():
-        fallen = (
-            f"{wanted} could not be used, the model runs on the CPU: ONNX Runtime could not start its CUDA provider"
-        )
-        return session, Placement(CPU, (*warnings, fallen))
-    return session, Placement(wanted, warnings)
-
-
-def _providers(device: Device) -> list[Any]:
-    cuda = [(_CUDA, {"device_id": str(device.number), **_CUDA_OPTIONS})] if device.kind == "cuda" else []
-    return [*cuda, "CPUExecutionProvider"]
-
-
-def _wanted(options: BackendOptions, providers: list[str]) -> tuple[Device, tuple[str, ...]]:
-    """The device to try first, and a sentence for each option that cannot be met."""
-    device = parse_device(options.device)
-    warnings: list[str] = []
-    if device.kind == "auto":
-        device = Device("cuda") if _CUDA in providers else CPU
-    elif device.kind == "mps" or (device.kind == "cuda" and _CUDA not in providers):
-        warnings.append(f"{device} was asked for, this ONNX Runtime has no provider for it; the model runs on the CPU")
-        device = CPU
-    if options.precision != "fp32":
-        warnings.append(f"{options.precision} was asked for, an ONNX model runs in the precision it was exported in")
-    return device, tuple(warnings)
-
-
-def _session(path: Path, options: BackendOptions, providers: list[Any]) -> onnxruntime.InferenceSession:
-    import onnxruntime as ort
-
-    settings = ort.SessionOptions()
-    settings.intra_op_num_threads = options.threads or usable_cores()
-    settings.inter_op_num_threads = 1
-    settings.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-    levels = ort.GraphOptimizationLevel
-    settings.graph_optimization_level = levels.ORT_ENABLE_ALL if options.graph_optimization else levels.ORT_DISABLE_ALL
-    # Spinning threads burn most of a core between sparse requests and starve each other under load.
-    settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    settings.add_session_config_entry("session.set_denormal_as_zero", "1")
-    settings.log_severity_level = _LOG_ERRORS
-
-    def start() -> onnxruntime.InferenceSession:
-        # By path, so that external data is looked for beside the model and nowhere else.
-        return ort.InferenceSession(os.fspath(path), settings, providers=providers, enable_fallback=0)
-
-    try:
-        # In a thread that then ends: ONNX Runtime also sets the processor's denormals-are-zero mode in the
-        # thread that opens the first session, where it would change the arithmetic of everybody else's code.
-        with ThreadPoolExecutor(1, thread_name_prefix="penstock-open") as opener:
-            return opener.submit(start).result()
-    except Exception as error:
-        raise load_error(path, str(error)) from None
-
-
 def _signature(file: ModelFile, session: onnxruntime.InferenceSession) -> Signature:
     """The manifest's signature, held against the session; for a bare file the session's own."""
     if file.signature is None:
@@ -175,7 +102,7 @@ def _signature(file: ModelFile, session: onnxruntime.InferenceSession) -> Signat
     named = {spec.name for spec in file.signature.outputs}
     used = [value for value in session.get_outputs() if value.name in named]  # a file may give more than is served
     _require_same(file.path, "outputs", file.signature.outputs, used or session.get_outputs())
-    return file.signature
+    return file.signature.with_dims({value.name: named_dims(value.shape) for value in session.get_inputs()})
 
 
 def _own_signature(path: Path, session: onnxruntime.InferenceSession) -> Signature:
@@ -184,14 +111,23 @@ def _own_signature(path: Path, session: onnxruntime.InferenceSession) -> Signatu
         outputs = tuple(_spec(value) for value in session.get_outputs())
     except UnsupportedFormat as error:
         raise UnsupportedFormat(f"{path}: {error}") from None
-    for spec in inputs:
-        if not spec.shape:
-            raise UnsupportedFormat(f"{path}: the input {spec.name!r} has no batch axis; export the model with one")
-    return Signature(inputs, outputs)
+    return Signature(inputs, outputs, _has_batch_axis(inputs, outputs))
+
+
+def _has_batch_axis(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> bool:
+    """False where axis 0 cannot be the batch: there is none, or its fixed lengths differ.
+
+    One that only an output fixes tells nothing: exporters note there what they happened to trace with.
+    """
+    given = {spec.shape[0] if spec.shape else None for spec in inputs}
+    fixed = {length for length in given if length != -1}
+    if fixed == given:
+        fixed |= {spec.shape[0] for spec in outputs if spec.shape and spec.shape[0] > 0}
+    return None not in fixed and len(fixed) <= 1
 
 
 def _spec(value: onnxruntime.NodeArg) -> TensorSpec:
-    return TensorSpec(value.name, datatype_of_onnx(value.type), tuple(_shape(value)))
+    return TensorSpec(value.name, datatype_of_onnx(value.type), tuple(_shape(value)), named_dims(value.shape))
 
 
 def _require_same(path: Path, side: str, recorded: tuple[TensorSpec, ...], found: list[onnxruntime.NodeArg]) -> None:

@@ -35,7 +35,7 @@ def show(
 
 
 def _shown(value: object) -> str:
-    if value is None or value == ():
+    if value is None or value in ((), {}):
         return "-"
     if isinstance(value, bool):
         return str(value).lower()

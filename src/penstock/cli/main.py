@@ -14,7 +14,7 @@ from typing import Annotated, NoReturn
 import typer
 
 import penstock
-from penstock.cli import config, doctor, models, predict, serve
+from penstock.cli import config, doctor, models, predict, scan, serve
 from penstock.errors import PenstockError
 
 app = typer.Typer(
@@ -30,6 +30,7 @@ app.command("predict")(predict.predict)
 app.add_typer(models.app, name="models")
 app.add_typer(config.app, name="config")
 app.command("doctor")(doctor.doctor)
+app.command("scan")(scan.scan)
 
 
 def _print_version(wanted: bool) -> None:

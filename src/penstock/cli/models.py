@@ -7,14 +7,27 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from penstock.cli.options import ConfigOption, JsonOption, RefArgument, RegistryOption, open_registry, read_settings
+from penstock.cli.diff import diff
+from penstock.cli.garbage import gc
+from penstock.cli.importing import import_model
+from penstock.cli.options import (
+    ConfigOption,
+    JsonOption,
+    PinOption,
+    RefArgument,
+    RegistryOption,
+    open_registry,
+    read_settings,
+)
 from penstock.cli.output import print_json, print_table, size, working
 
 if TYPE_CHECKING:
+    from penstock.engine.choices import Verdict
     from penstock.registry.artifact import Artifact
     from penstock.registry.registry import Registry
+    from penstock.settings import Settings
 
-app = typer.Typer(help="List, show, publish and remove the models of the registry.", no_args_is_help=True)
+app = typer.Typer(help="List, show, publish, compare and remove the models of the registry.", no_args_is_help=True)
 
 
 def _registry(config: Path | None, registry: Path | None) -> Registry:
@@ -63,14 +76,22 @@ def _summary(models: Registry, artifact: Artifact) -> dict[str, Any]:
 
 @app.command()
 def show(
-    ref: RefArgument, as_json: JsonOption = False, config: ConfigOption = None, registry: RegistryOption = None
+    ref: RefArgument,
+    measure: Annotated[bool, typer.Option("--try", help="Measure every variant now; remember the fastest.")] = False,
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+    registry: RegistryOption = None,
 ) -> None:
-    """Show what the manifest says: signature, variants with digest, size and error, lineage, metrics."""
-    with _registry(config, registry) as models:
+    """Show what the manifest says, and which variant this machine takes and why."""
+    settings = read_settings(config, registry=registry)
+    with open_registry(settings) as models:
         artifact = models.get(ref)
         summary = _summary(models, artifact)
+        verdicts = _verdicts(models, settings, artifact, measure=measure)
     if as_json:
-        print_json({**summary, "path": artifact.path, "manifest": artifact.manifest.model_dump(mode="json")})
+        manifest = artifact.manifest.model_dump(mode="json")
+        choice = [verdict._asdict() for verdict in verdicts]
+        print_json({**summary, "path": artifact.path, "manifest": manifest, "choice": choice})
         return
     _print_facts(artifact, summary["aliases"])
     tensors = (
@@ -85,6 +106,22 @@ def show(
         for entry in variant.files
     )
     print_table(("variant", "parameters", "file", "size", "max error", "sha256"), variants)
+    print_table(("variant", "taken here", "why"), ((v.variant, "yes" if v.taken else "no", v.reason) for v in verdicts))
+
+
+def _verdicts(models: Registry, settings: Settings, artifact: Artifact, *, measure: bool) -> tuple[Verdict, ...]:
+    """Of each variant whether a server with these settings takes it on this machine."""
+    from penstock.engine.manager import ModelManager
+    from penstock.gateway.gateway import engine_config
+
+    about = engine_config(settings)
+    manager = ModelManager(
+        models, options=about.options(), limits=about.limits(), batching=about.batching, choosing=about.choosing
+    )
+    if not measure:
+        return manager.verdicts(artifact.ref)
+    with working(f"measuring {artifact.ref}"):
+        return manager.verdicts(artifact.ref, measure=True)
 
 
 def _print_facts(artifact: Artifact, aliases: list[str]) -> None:
@@ -111,7 +148,8 @@ def _print_facts(artifact: Artifact, aliases: list[str]) -> None:
 @app.command()
 def publish(
     path: Annotated[
-        Path | None, typer.Argument(metavar="[PATH]", help="An artifact directory, or a bare .onnx file.")
+        Path | None,
+        typer.Argument(metavar="[PATH]", help="An artifact directory, or a bare .onnx file."),
     ] = None,
     bundled: Annotated[bool, typer.Option("--bundled", help="Publish every model that ships in a package.")] = False,
     name: Annotated[str | None, typer.Option(help="For a file: the model's name.", show_default="the file's")] = None,
@@ -127,14 +165,15 @@ def publish(
     prove: Annotated[
         bool, typer.Option(help="Load an artifact first and run its golden samples; it is refused when that fails.")
     ] = True,
+    trust: PinOption = "data",
     as_json: JsonOption = False,
     config: ConfigOption = None,
     registry: RegistryOption = None,
 ) -> None:
     """Publish a model: every file is verified, and the version is there as a whole or not at all.
 
-    A bare .onnx file gets golden samples from its own answers to random inputs, which prove
-    later loads against this one and not the model against its training.
+    A bare file is imported, as by `penstock models import`: it gets golden samples from its own answers
+    to random inputs, which prove later loads against this one and not the model against its training.
     """
     if (path is None) != bundled:
         raise typer.BadParameter("give either PATH or --bundled")
@@ -144,7 +183,7 @@ def publish(
         check_name(one, "alias")
     about = {"name": name, "version": version, "task": task, "labels": labels, "card": card}
     with _registry(config, registry) as models:
-        published = _publish(models, path, about, prove=prove)
+        published = _publish(models, path, about, prove=prove, trust=trust)
         for artifact in published:
             for one in alias or ():
                 models.set_alias(artifact.name, one, artifact.version)
@@ -156,30 +195,31 @@ def publish(
         typer.echo(f"published {artifact.ref} ({size(artifact.size_bytes)}) to {artifact.path}")
 
 
-def _publish(models: Registry, path: Path | None, about: dict[str, Any], *, prove: bool) -> list[Artifact]:
+def _publish(models: Registry, path: Path | None, about: dict[str, Any], *, prove: bool, trust: str) -> list[Artifact]:
     """All bundled models without a path; one artifact directory, or one file, with it."""
     if path is None:
         _only_for_files(about, "--bundled")
-        return _publish_bundled(models)
+        return _publish_bundled(models, trust)
     with working(f"publishing {path.name}"):
         if path.is_dir():
             _only_for_files(about, "an artifact directory")
             if prove:
-                _prove(path)
-            return [models.publish(path)]
+                _prove(path, trust)
+            return [models.publish(path, trust)]
         from penstock.cli.pack import publish_file
 
-        return [publish_file(models, path, **about)]
+        return [publish_file(models, path, trust=trust, **about)]
 
 
-def _prove(path: Path) -> None:
+def _prove(path: Path, trust: str) -> None:
     """What no server here could load is no use in the registry: say so now and not at the next start."""
     from penstock.backends.base import BackendOptions
     from penstock.engine.batcher import BatchLimits
     from penstock.engine.loaded import load_artifact
     from penstock.registry.artifact import Artifact
+    from penstock.registry.trust import check_trust
 
-    load_artifact(Artifact.open(path), BackendOptions(), BatchLimits()).close()
+    load_artifact(Artifact.open(path), BackendOptions(trust=check_trust(trust)), BatchLimits()).close()
 
 
 def _only_for_files(about: dict[str, Any], what: str) -> None:
@@ -188,13 +228,13 @@ def _only_for_files(about: dict[str, Any], what: str) -> None:
         raise typer.BadParameter(f"--{given} describes a bare file; {what} says it itself")
 
 
-def _publish_bundled(models: Registry) -> list[Artifact]:
+def _publish_bundled(models: Registry, trust: str) -> list[Artifact]:
     from penstock.registry.bundled import bundled
 
     published = []
     for name in sorted(bundled()):
         with working(f"publishing {name}"):
-            artifact = models.publish_bundled(name)
+            artifact = models.publish_bundled(name, trust)
         if artifact is not None:
             published.append(artifact)
     return published
@@ -254,3 +294,8 @@ def card(
 
         text = card_html(text)
     typer.echo(text)
+
+
+app.command("import")(import_model)
+app.command("diff")(diff)
+app.command("gc")(gc)

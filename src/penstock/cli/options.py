@@ -23,6 +23,21 @@ DeviceOption = Annotated[
 ThreadsOption = Annotated[
     int | None, typer.Option("--threads", min=1, help="Threads inside one run.", show_default="usable cores")
 ]
+TrustOption = Annotated[
+    str | None,
+    typer.Option(
+        "--trust",
+        help="What models may be beyond those the registry trusts: data, code (programs) or native (machine code).",
+        show_default="data",
+    ),
+]
+PinOption = Annotated[
+    str,
+    typer.Option(
+        "--trust",
+        help="Trust where it comes from: code (programs) or native (machine code); its digest is pinned to that.",
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 RefArgument = Annotated[str, typer.Argument(metavar="REF", help="name, name:version or name@alias.")]
 

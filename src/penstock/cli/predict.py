@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from penstock.cli.options import ConfigOption, DeviceOption, RegistryOption, open_registry, read_settings
+from penstock.cli.options import ConfigOption, DeviceOption, RegistryOption, TrustOption, open_registry, read_settings
 from penstock.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ def predict(
         str, typer.Argument(metavar="INPUT", help="A .json, .npy, .npz or image file; - reads standard input.")
     ],
     device: DeviceOption = None,
+    trust: TrustOption = None,
     config: ConfigOption = None,
     registry: RegistryOption = None,
 ) -> None:
@@ -31,7 +32,7 @@ def predict(
 
     JSON holds the request's fields as over HTTP, or just the array of numbers.
     """
-    settings = read_settings(config, device=device, registry=registry)
+    settings = read_settings(config, device=device, trust=trust, registry=registry)
     value = read_input(source)
     from penstock.engine.predictor import Predictor
 
@@ -45,6 +46,7 @@ def predict(
             device=settings.device,
             precision="fp16" if settings.use_fp16 else "fp32",
             optimizations=optimizations,
+            trust=settings.trust,
         ) as predictor,
     ):
         print(predictor.predict(_only_input(value, predictor)).model_dump_json())

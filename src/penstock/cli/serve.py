@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from penstock.cli.options import ConfigOption, DeviceOption, RegistryOption, ThreadsOption, read_settings
+from penstock.cli.options import ConfigOption, DeviceOption, RegistryOption, ThreadsOption, TrustOption, read_settings
 
 
 def serve(
@@ -24,6 +24,7 @@ def serve(
     ] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Server processes.", show_default="1")] = None,
     device: DeviceOption = None,
+    trust: TrustOption = None,
     threads: ThreadsOption = None,
     config: ConfigOption = None,
     registry: RegistryOption = None,
@@ -37,6 +38,9 @@ def serve(
     ] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.", show_default="info")] = None,
     log_format: Annotated[str | None, typer.Option(help="json or console.", show_default="json")] = None,
+    access_log: Annotated[
+        bool | None, typer.Option("--access-log/--no-access-log", help="Log every request.", show_default="no")
+    ] = None,
 ) -> None:
     """Serve models over HTTP until SIGTERM or Ctrl-C; requests in flight are finished first.
 
@@ -48,6 +52,7 @@ def serve(
         port=port,
         workers=workers,
         device=device,
+        trust=trust,
         threads=threads,
         registry=registry,
         model_path=model_path,
@@ -56,6 +61,7 @@ def serve(
         max_wait_ms=max_wait_ms,
         log_level=log_level,
         log_format=log_format,
+        access_log=access_log,
     )
     from penstock.gateway.server import serve as run_server
 

@@ -14,11 +14,12 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
+from penstock.engine.joining import Joining
 from penstock.engine.queue import BatchQueue, Item
 from penstock.errors import (
     DeadlineExceeded,
@@ -28,7 +29,9 @@ from penstock.errors import (
     Overloaded,
     PenstockError,
 )
-from penstock.tensors import Arrays, split, stack
+from penstock.registry.manifest import Manifest
+from penstock.registry.policies import BatchingPolicy, PaddingPolicy
+from penstock.tensors import Arrays
 
 log = logging.getLogger(__name__)
 
@@ -39,13 +42,37 @@ of it, and a pause of this length is what the loop sees from any other callback.
 
 @dataclass(frozen=True, slots=True)
 class BatchLimits:
-    """How much is run together and how much may wait. Times in milliseconds. Without `join` requests run alone."""
+    """How much is run together and how much may wait. Times in milliseconds. Without `join` requests run alone.
+
+    `timeout_ms` is the longest a request may take, where the model has a limit of its own. `padding` lets requests of
+    several lengths share a run.
+    """
 
     batch_rows: int = 32
     queue_rows: int = 512
     queue_bytes: int = 256 * 1024 * 1024
     max_wait_ms: float = 0.0
     join: bool = True
+    timeout_ms: float | None = None
+    padding: tuple[PaddingPolicy, ...] = ()
+
+    def of(self, manifest: Manifest) -> BatchLimits:
+        """The same limits, but for what an artifact asks for itself."""
+        return replace(self, padding=manifest.padding).under(manifest.batching)
+
+    def under(self, policy: BatchingPolicy | None) -> BatchLimits:
+        """The same limits, but for what a policy sets."""
+        if policy is None:
+            return self
+        batch_rows = policy.max_batch_rows or self.batch_rows
+        return replace(
+            self,
+            batch_rows=batch_rows,
+            queue_rows=max(batch_rows, policy.max_queue_rows or self.queue_rows),
+            queue_bytes=policy.max_queue_bytes or self.queue_bytes,
+            max_wait_ms=self.max_wait_ms if policy.max_wait_ms is None else policy.max_wait_ms,
+            timeout_ms=policy.timeout_ms or self.timeout_ms,
+        )
 
 
 class Batched(NamedTuple):
@@ -57,6 +84,10 @@ class Batched(NamedTuple):
     run_s: float
 
 
+class PutOut(Overloaded):
+    """The request had a place in the queue, and one of a higher priority took it."""
+
+
 Result: TypeAlias = "Batched | PenstockError"
 
 
@@ -64,20 +95,31 @@ class Batcher:
     """Awaited single requests in, batches out to `run`. Any thread's event loop may submit."""
 
     def __init__(
-        self, run: Callable[[Arrays], Arrays], limits: BatchLimits, *, full_batch_s: float = 1.0, runners: int = 1
+        self,
+        run: Callable[[Arrays], Arrays],
+        limits: BatchLimits,
+        *,
+        full_batch_s: float = 1.0,
+        runners: int = 1,
+        joining: Joining | None = None,
     ) -> None:
         """`full_batch_s`, the measured time of a full batch, decides between event loop and threads.
 
-        `runners` is how many batches may run at once, each in a thread of its own.
+        `runners` is how many batches may run at once, each in a thread of its own. `joining` says how requests share a
+        run, without it along axis 0.
         """
         self.limits = limits
         self.running_rows = 0
+        self.timeout_s = None if limits.timeout_ms is None else limits.timeout_ms / 1000
+        """The longest a request to this model may take; None where the server's own limit holds."""
         self._run = run
+        self._joining = joining or Joining()
+        self._key = self._joining.key
         self._queue = BatchQueue(
             max_batch_rows=limits.batch_rows,
             max_rows=limits.queue_rows,
             max_bytes=limits.queue_bytes,
-            join=limits.join,
+            join=limits.join and self._joining.joins,
         )
         self._lock = threading.Condition(threading.Lock())
         self._live: set[Item] = set()
@@ -105,12 +147,18 @@ class Batcher:
     @property
     def wait_s(self) -> float:
         """How long a request that comes now should expect to wait for its run to end."""
-        return (self._queue.rows + self.running_rows) / (self.limits.batch_rows * self._runners) * self._full_s
+        return self._wait_behind(self._queue.rows)
 
-    def admit(self, rows: int = 1) -> None:
+    def _wait_behind(self, rows: int) -> float:
+        return (rows + self.running_rows) / (self.limits.batch_rows * self._runners) * self._full_s
+
+    def admit(self, rows: int = 1, priority: int = 0) -> None:
         """Raise Overloaded now if a request of so many rows would be refused; costs next to nothing."""
-        if not self._queue.has_room(rows):
-            self._queue.check_room(rows, 0, self._retry_after_s())
+        if self._queue.has_room(rows):
+            return
+        with self._lock:
+            if not self._queue.gives_way(priority):
+                raise self._full(rows)
 
     async def room(self, rows: int, deadline: float) -> None:
         """Return when a request of so many rows would be let in; raises DeadlineExceeded when that comes too late."""
@@ -119,15 +167,17 @@ class Batcher:
                 raise DeadlineExceeded("the deadline passed before the queue had room")
             await asyncio.sleep(min(0.02, max(0.001, self.wait_s / 2)))
 
-    async def submit(self, arrays: Arrays, rows: int, deadline: float | None = None) -> Batched:
+    async def submit(self, arrays: Arrays, rows: int, deadline: float | None = None, priority: int = 0) -> Batched:
         """The outputs for these validated inputs, run with whoever else is waiting.
 
-        `deadline` is absolute, in `time.monotonic()` seconds. A request of more rows than a batch may have is cut
-        into several. Raises Overloaded, DeadlineExceeded, ModelNotReady (closed) or InferenceError.
+        `deadline` is absolute, in `time.monotonic()` seconds. The higher `priority` goes first, and in a full queue it
+        takes the place of a lower one; inside a priority it is the earlier deadline. A request of more rows than a
+        batch may have is cut into several.
+        Raises Overloaded, DeadlineExceeded, ModelNotReady (closed), InvalidInput or InferenceError.
         """
         if rows > self.limits.batch_rows:
-            return await self._submit_in_parts(arrays, rows, deadline)
-        item = self._item(arrays, rows, deadline)
+            return await self._submit_in_parts(arrays, rows, deadline, priority)
+        item = self._item(arrays, rows, deadline, priority)
         self._enqueue((item,), rows, item.bytes)
         try:
             result: Result = await item.future
@@ -140,10 +190,13 @@ class Batcher:
             raise result
         return result
 
-    async def _submit_in_parts(self, arrays: Arrays, rows: int, deadline: float | None) -> Batched:
+    async def _submit_in_parts(self, arrays: Arrays, rows: int, deadline: float | None, priority: int) -> Batched:
         size = self.limits.batch_rows
         cuts = [slice(start, min(start + size, rows)) for start in range(0, rows, size)]
-        items = [self._item({k: a[cut] for k, a in arrays.items()}, cut.stop - cut.start, deadline) for cut in cuts]
+        items = [
+            self._item({name: array[cut] for name, array in arrays.items()}, cut.stop - cut.start, deadline, priority)
+            for cut in cuts
+        ]
         self._enqueue(items, rows, sum(item.bytes for item in items))
         try:
             results = await asyncio.gather(*(item.future for item in items))
@@ -156,42 +209,53 @@ class Batcher:
             raise result
         return result
 
-    def _item(self, arrays: Arrays, rows: int, deadline: float | None) -> Item:
+    def _item(self, arrays: Arrays, rows: int, deadline: float | None, priority: int) -> Item:
         loop = asyncio.get_running_loop()
-        return Item(arrays, rows, loop.create_future(), loop, time.monotonic(), deadline)
+        return Item(arrays, rows, loop.create_future(), loop, time.monotonic(), deadline, priority, self._key(arrays))
 
     def _enqueue(self, items: Sequence[Item], rows: int, size: int) -> None:
         first = items[0]
+        gone: Sequence[Item] = ()
         with self._lock:
             if self._closed:
                 raise ModelNotReady("the model is being unloaded; try again")
-            self._check_admission(first, rows, size)
+            if first.deadline is not None:
+                self._check_deadline(first)
+            if not self._queue.has_room(rows, size):
+                gone = self._queue.put_out(rows, size, first.priority)
+                if not gone:
+                    raise self._full(rows)
             for item in items:
                 self._queue.push(item)
             if self._idle:
                 self._lock.notify()
             elif not self._threads and not self._inline:
                 self._start_threads()
+        for item in gone:
+            refusal = PutOut("requests of a higher priority took its place", retry_after_s=self._retry_after_s())
+            _tell(item, refusal, first.loop)
         self._live.update(items)
         if first.deadline is not None:
             self._watch(first.loop, first.deadline)
         if self._inline:
             self._wake(first.loop)
 
-    def _check_admission(self, first: Item, rows: int, size: int) -> None:
-        if not self._queue.has_room(rows, size):
-            self._queue.check_room(rows, size, self._retry_after_s())
-        if first.deadline is None:
-            return
+    def _check_deadline(self, first: Item) -> None:
+        assert first.deadline is not None
         left = first.deadline - first.entered
         if left <= 0:
             raise DeadlineExceeded("the deadline had passed before the model was asked")
-        wait_s = self.wait_s
-        if left < wait_s and self._queue:
-            raise Overloaded(
-                f"the wait is about {wait_s * 1000:.0f} ms, longer than the {left * 1000:.0f} ms left",
-                retry_after_s=self._retry_after_s(),
-            )
+        if left < self.wait_s and self._queue:
+            wait_s = self._wait_behind(self._queue.rows_before(first.priority, first.deadline))
+            if left < wait_s:
+                raise Overloaded(
+                    f"the wait is about {wait_s * 1000:.0f} ms, longer than the {left * 1000:.0f} ms left",
+                    retry_after_s=self._retry_after_s(),
+                )
+
+    def _full(self, rows: int) -> Overloaded:
+        words = f"the queue is full ({self._queue.full_of(rows)}); try again later"
+        return Overloaded(words, retry_after_s=self._retry_after_s())
 
     def _retry_after_s(self) -> float:
         return max(0.001, self.wait_s)
@@ -208,11 +272,12 @@ class Batcher:
         if self.limits.max_wait_ms:
             with self._lock:
                 wait = self._fill_wait_s()
-        if self._flush_on is loop and (wait > 0 or self._fill_timer is None):
+        timer = self._fill_timer
+        if self._flush_on is loop and (timer is None or (wait > 0 and timer.when() <= loop.time() + wait)):
             return  # a flush on this loop is due; one on another loop may never come: that loop may have been closed
         self._flush_on = loop
-        if self._fill_timer is not None:
-            self._fill_timer.cancel()
+        if timer is not None:
+            timer.cancel()
         self._fill_timer = loop.call_later(wait, self._flush, loop) if wait > 0 else None
         if wait <= 0:
             loop.call_soon(self._flush, loop)
@@ -280,8 +345,7 @@ class Batcher:
         """How much longer to wait for a fuller batch: 0 without `max_wait_ms`."""
         if not self.limits.max_wait_ms or self._queue.rows >= self.limits.batch_rows:
             return 0.0
-        head = self._queue.head()
-        return 0.0 if head is None else head.entered + self.limits.max_wait_ms / 1000 - time.monotonic()
+        return self._queue.patient_until(self.limits.max_wait_ms / 1000) - time.monotonic()
 
     def _run_batch(self, batch: Sequence[Item]) -> list[Result]:
         """One result per item. A batch that fails is halved until only the guilty request is left with the error."""
@@ -289,7 +353,8 @@ class Batcher:
         total = sum(rows)
         started = time.monotonic()
         try:
-            outputs = split(self._run(stack([item.arrays for item in batch])), rows)
+            arrays = [item.arrays for item in batch]
+            outputs = self._joining.split(self._run(self._joining.stack(arrays)), rows, arrays)
         except Exception as error:
             if len(batch) == 1:
                 return [self._run_halves(batch[0], error) if isinstance(error, OutOfMemory) else _as_penstock(error)]
@@ -306,7 +371,7 @@ class Batcher:
             return error
         cuts = (slice(None, item.rows // 2), slice(item.rows // 2, None))
         halves = [
-            Item({k: a[cut] for k, a in item.arrays.items()}, rows, item.future, item.loop, item.entered)
+            Item({k: a[cut] for k, a in item.arrays.items()}, rows, item.future, item.loop, item.entered, key=item.key)
             for cut, rows in zip(cuts, (item.rows // 2, item.rows - item.rows // 2), strict=True)
         ]
         return _joined([self._run_batch([half])[0] for half in halves])

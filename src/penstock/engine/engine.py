@@ -5,28 +5,30 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import math
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Awaitable, Iterable, Sequence
 from typing import Any, TypeVar
 
-from penstock.backends.devices import usable_cores
-from penstock.engine.batcher import Batched
+from penstock.engine.batcher import Batched, PutOut
 from penstock.engine.cache import PredictionCache
 from penstock.engine.config import InferenceConfig
+from penstock.engine.duty import Duty
 from penstock.engine.loaded import LoadedModel
 from penstock.engine.manager import ModelManager
 from penstock.engine.observation import Observation, Observer, Prediction, outcome_of
+from penstock.engine.ranges import Flag
 from penstock.engine.served import Served
 from penstock.engine.stats import ModelStats
 from penstock.errors import (
     DeadlineExceeded,
     ModelNotReady,
-    Overloaded,
+    OutOfRange,
     PenstockError,
 )
 from penstock.registry.registry import Registry
 from penstock.tasks.base import TimedResponse
+from penstock.tensors import Arrays
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -54,18 +56,19 @@ class InferenceEngine:
             max_bytes=self.config.max_bytes,
             options=self.config.options(),
             limits=self.config.limits(),
+            batching=self.config.batching,
             model_type=self.config.model_type,
+            choosing=self.config.choosing,
+            ranges=self.config.ranges,
         )
         self.observers: list[Observer] = list(observers)
         self.served = Served(self.manager, default_ref=self.config.model_path, most_at_start=self.config.max_models)
         self._timeout_s = self.config.timeout_ms / 1000
-        self._cache = PredictionCache(self.config.cache_size) if self.config.cache_size else None
+        cached = self.config.cache_size or self.config.cache_bytes
+        self._cache = PredictionCache(self.config.cache_size, self.config.cache_bytes) if cached else None
         self._started = False
         self._draining = False
         self._inflight = 0
-        self._preparing = 0
-        self._preparing_bytes = 0
-        self._threads = ThreadPoolExecutor(usable_cores(), thread_name_prefix="penstock-prepare")
         self._stats: dict[tuple[str, str], ModelStats] = {}
         self._since = time.monotonic()
 
@@ -85,11 +88,14 @@ class InferenceEngine:
         """Unload everything. Waiting requests get ModelNotReady."""
         self._draining = True
         await self.served.close()
-        self._threads.shutdown(wait=False, cancel_futures=True)
 
     def begin_drain(self) -> None:
         """Refuse new requests from now on; those inside are finished."""
         self._draining = True
+
+    def end_drain(self) -> None:
+        """Take requests again."""
+        self._draining = False
 
     async def drain(self, timeout_s: float) -> bool:
         """Wait until no request is inside; False when that took longer than `timeout_s`."""
@@ -130,69 +136,73 @@ class InferenceEngine:
 
     # Answering
 
-    def admit(self, ref: str | None = None) -> None:
+    def admit(self, ref: str | None = None, priority: int = 0) -> None:
         """Refuse now, at no cost, what `predict` would refuse: raises ModelNotReady or Overloaded."""
-        if self._draining:
-            raise ModelNotReady("the server is shutting down; ask another replica", retry_after_s=1.0)
+        self._check_not_draining()
         model = self.served.routed(ref)
         if model is not None:
-            model.batcher.admit()
-        if self._preparing >= self.config.max_queue_size or self._preparing_bytes > self.config.max_queue_bytes:
-            raise Overloaded(f"{self._preparing} requests are being prepared already; try again later")
+            model.batcher.admit(1, priority)
+            model.duty.aside.admit()
+
+    def _check_not_draining(self) -> None:
+        if self._draining:
+            raise ModelNotReady("the server is shutting down; ask another replica", retry_after_s=1.0)
 
     async def predict(
         self,
         request: Any,
         *,
         ref: str | None = None,
+        task: str | None = None,
         deadline: float | None = None,
         request_id: str = "",
         aside: bool = False,
         patient: bool = False,
+        priority: int = 0,
     ) -> Prediction:
         """The answer of the model `ref` (None = the default) to one request.
 
-        `request` is the Task's Request or anything its `coerce` takes. `deadline` is absolute, in `time.monotonic()`
-        seconds. `aside` prepares and finishes in a thread, for requests so large that the event loop would wait.
-        `patient` waits for room in a full queue, up to the deadline, where others are refused.
-        Raises InvalidInput, ModelNotFound, ModelNotReady, Overloaded, DeadlineExceeded or InferenceError.
+        `request` is the Request of `task` (by default the model's first) or anything its `coerce` takes. `deadline` is
+        absolute, in `time.monotonic()` seconds. `aside` prepares and finishes in a thread, for large requests.
+        `patient` waits for room in a full queue where others are refused. A higher `priority` goes first, and in a
+        full queue takes the place of a lower one. Raises InvalidInput, ModelNotFound, ModelNotReady, Overloaded,
+        DeadlineExceeded or InferenceError.
         """
         # One coroutine from here to the batcher: every request comes this way, and each more costs half a microsecond.
-        started = time.monotonic()
-        if deadline is None:
-            deadline = started + self._timeout_s
-        model: LoadedModel | None = None
+        started, asked, model = time.monotonic(), deadline, None
+        deadline = started + self._timeout_s if deadline is None else deadline
         self._inflight += 1
         try:
-            if self._draining:
-                raise ModelNotReady("the server is shutting down; ask another replica", retry_after_s=1.0)
+            self._check_not_draining()
             model = self.served.routed(ref)
             if model is None or not self.manager.hold(model):
                 model = None
                 model = await _by(deadline, self._hold(ref))
-            aside = aside or model.task.cpu_bound
+            if model.batcher.timeout_s is not None:
+                deadline = min(asked or math.inf, started + model.batcher.timeout_s)
+            duty = model.duty if task is None else model.duty_of(task)
+            aside = aside or not duty.inline
             if aside:
-                request, arrays, rows = await _by(deadline, self._prepare_aside(model, request))
+                request, arrays, rows = await _prepare_aside(duty, request, deadline)
             else:
-                request, arrays, rows = model.prepare(request)
+                request, arrays, rows = duty.prepare(request)
+            flags = duty.watch.inputs(arrays) if duty.watch is not None else ()
             prepared = time.monotonic()
             if prepared >= deadline:
                 raise DeadlineExceeded("the deadline passed before the request reached the model; the work was dropped")
             if patient:
                 await model.batcher.room(rows, deadline)
-            if self._cache is None:
-                batched = await model.batcher.submit(arrays, rows, deadline)
+            if self._cache is not None:
+                batched = await self._run_cached(model, arrays, rows, deadline, priority, duty if aside else None)
             else:
-                batched = await self._run_cached(self._cache, model, arrays, rows, deadline)
+                batched = await model.batcher.submit(arrays, rows, deadline, priority)
             answered = time.monotonic()
-            finish = functools.partial(model.finish, batched.outputs, request)
-            response = await self._in_thread(finish) if aside else finish()
-            return self._done(model, response, batched, rows, (started, prepared, answered), request_id)
-        except asyncio.CancelledError:
-            self._observe_failure(model, "cancelled", started, request_id)
-            raise
-        except PenstockError as error:
-            self._observe_failure(model, outcome_of(error), started, request_id)
+            flags += duty.watch.outputs(batched.outputs) if duty.watch is not None else ()
+            finish = functools.partial(duty.finish, batched.outputs, request)
+            response = await duty.aside.run(finish, deadline, admitted=True) if aside else finish()
+            return self._done(model, response, batched, arrays, rows, (started, prepared, answered), request_id, flags)
+        except (asyncio.CancelledError, PenstockError) as error:
+            self._observe_failure(model, error, started, request_id)
             raise
         finally:
             self._inflight -= 1
@@ -206,39 +216,33 @@ class InferenceEngine:
             if self.manager.hold(model):
                 return model
 
-    async def _in_thread(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
-
-    async def _prepare_aside(self, model: LoadedModel, request: Any) -> tuple[Any, Any, int]:
-        upload = getattr(request, model.task.upload_field or "", b"")
-        size = len(upload) if isinstance(upload, bytes) else 0
-        self._preparing += 1
-        self._preparing_bytes += size
-        try:
-            return await self._in_thread(functools.partial(model.prepare, request))
-        finally:
-            self._preparing -= 1
-            self._preparing_bytes -= size
-
     async def _run_cached(
-        self, cache: PredictionCache, model: LoadedModel, arrays: Any, rows: int, deadline: float
+        self, model: LoadedModel, arrays: Arrays, rows: int, deadline: float, priority: int, keyed_by: Duty | None
     ) -> Batched:
-        key = cache.key(model.cache_identity, arrays)
-        outputs = cache.get(key)
-        if outputs is not None:
-            return Batched(outputs, 0, 0.0, 0.0)
-        batched = await model.batcher.submit(arrays, rows, deadline)
-        cache.put(key, batched.outputs)
-        return batched
+        """As the batcher, for equal inputs from the cache; `keyed_by` makes the digest of large ones in a thread."""
+        cache = self._cache
+        assert cache is not None
+        identity = model.cache_identity
+        if not model.at_close:
+            model.at_close.append(functools.partial(cache.forget, identity))
+        if keyed_by is None:
+            key = cache.key(identity, arrays)
+        else:
+            key = await keyed_by.aside.run(functools.partial(cache.key, identity, arrays), deadline, admitted=True)
+        return await cache.answer(
+            identity, key, deadline, lambda: model.batcher.submit(arrays, rows, deadline, priority)
+        )
 
     def _done(
         self,
         model: LoadedModel,
         response: Any,
         batched: Batched,
+        arrays: Arrays,
         rows: int,
         marks: tuple[float, float, float],
         request_id: str,
+        flags: tuple[Flag, ...],
     ) -> Prediction:
         started, prepared, answered = marks
         ended = time.monotonic()
@@ -248,42 +252,58 @@ class InferenceEngine:
             response.stamp(model.version, pre_ms, run_ms, post_ms)
         batch_rows, name, version, variant = batched.batch_rows, model.name, model.version, model.variant
         times = (pre_ms, queue_ms, run_ms, post_ms, total_ms)
-        self._observe(Observation(name, version, variant, "ok", rows, batch_rows, *times, request_id))
-        return Prediction(response, name, version, variant, batch_rows, *times)
+        self._observe(Observation(name, version, variant, "ok", rows, batch_rows, *times, request_id, arrays, flags))
+        return Prediction(response, name, version, variant, batch_rows, *times, flags)
 
     async def predict_batch(
         self,
         requests: Iterable[Any],
         *,
         ref: str | None = None,
+        task: str | None = None,
         deadline: float | None = None,
         request_id: str = "",
+        priority: int = 0,
     ) -> list[Prediction | PenstockError]:
         """One result per request, in order: its prediction or its own error. It waits for room and refuses no item."""
         if deadline is None:
-            deadline = time.monotonic() + self._timeout_s
+            model = self.served.routed(ref)
+            own_s = model.batcher.timeout_s if model is not None else None
+            deadline = time.monotonic() + (own_s or self._timeout_s)
         waiting = enumerate(requests)
         results: dict[int, Prediction | PenstockError] = {}
 
         async def work() -> None:
             for index, request in waiting:
-                try:
-                    results[index] = await self.predict(
-                        request, ref=ref, deadline=deadline, request_id=request_id, patient=True
-                    )
-                except PenstockError as error:
-                    results[index] = error
+                while index not in results:
+                    try:
+                        results[index] = await self.predict(
+                            request,
+                            ref=ref,
+                            task=task,
+                            deadline=deadline,
+                            request_id=request_id,
+                            patient=True,
+                            priority=priority,
+                        )
+                    except PutOut:
+                        continue  # to wait for room again, up to the deadline
+                    except PenstockError as error:
+                        results[index] = error
 
         await asyncio.gather(*(work() for _ in range(2 * self.config.batch_size)))
         return [results[index] for index in range(len(results))]
 
     # Watching
 
-    def _observe_failure(self, model: LoadedModel | None, outcome: Any, started: float, request_id: str) -> None:
+    def _observe_failure(
+        self, model: LoadedModel | None, error: BaseException, started: float, request_id: str
+    ) -> None:
         # A name that was not found is the client's word: as a label it would grow without bound.
         name, version, variant = (model.name, model.version, model.variant) if model else ("", "", "")
-        total_ms = (time.monotonic() - started) * 1e3
-        self._observe(Observation(name, version, variant, outcome, 0, 0, 0.0, 0.0, 0.0, 0.0, total_ms, request_id))
+        times = (0.0, 0.0, 0.0, 0.0, (time.monotonic() - started) * 1e3)
+        outcome, flags = outcome_of(error), _flags_of(error)
+        self._observe(Observation(name, version, variant, outcome, 0, 0, *times, request_id, None, flags))
 
     def _observe(self, observation: Observation) -> None:
         key = (observation.model, observation.version)
@@ -299,7 +319,7 @@ class InferenceEngine:
 
     def refused(self, ref: str | None, error: PenstockError, request_id: str = "") -> None:
         """Count a request that was turned away before `predict` saw it (by `admit`, or for its form)."""
-        self._observe_failure(self.routed(ref), outcome_of(error), time.monotonic(), request_id)
+        self._observe_failure(self.routed(ref), error, time.monotonic(), request_id)
 
     def ready(self) -> tuple[bool, list[str]]:
         """Whether every model that should be served answers, and why not."""
@@ -311,6 +331,11 @@ class InferenceEngine:
         if not self.served.wanted:
             reasons.append("there is no model to serve: publish one with `penstock models publish`")
         return not reasons, reasons
+
+    @property
+    def cache(self) -> PredictionCache | None:
+        """Remembered answers, where the configuration asks for some."""
+        return self._cache
 
     @property
     def queue_rows(self) -> int:
@@ -337,6 +362,7 @@ class InferenceEngine:
             "processing": self._inflight,
             "uptime_s": time.monotonic() - self._since,
             "problems": {**self.served.stuck, **self.served.problems},
+            "cache": self._cache.figures()._asdict() if self._cache is not None else None,
             "models": {
                 f"{name}:{version}": stats.to_json() for (name, version), stats in list(self._stats.items()) if name
             },
@@ -350,3 +376,18 @@ async def _by(deadline: float, work: Awaitable[T]) -> T:
             return await work
     except TimeoutError:
         raise DeadlineExceeded("the deadline passed before the request reached the model") from None
+
+
+async def _prepare_aside(duty: Duty, request: Any, deadline: float) -> tuple[Any, Arrays, int]:
+    return await duty.aside.run(functools.partial(duty.prepare, request), deadline, _weight(duty, request))
+
+
+def _weight(duty: Duty, request: Any) -> int:
+    """What a request weighs while it waits, in bytes: the file in it."""
+    field = duty.task.upload_field
+    upload = getattr(request, field, b"") if field is not None else b""
+    return len(upload) if isinstance(upload, bytes) else 0
+
+
+def _flags_of(error: BaseException) -> tuple[Flag, ...]:
+    return (Flag(error.side, error.tensor, error.kind),) if isinstance(error, OutOfRange) else ()

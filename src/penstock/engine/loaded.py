@@ -3,55 +3,40 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import logging
-import statistics
-import time
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import numpy as np
+from typing import Any
 
 from penstock.backends.base import Backend, BackendOptions, ModelFile
-from penstock.backends.catalog import format_of, open_backend, runnable
-from penstock.backends.devices import usable_cores
+from penstock.backends.catalog import format_of
 from penstock.engine.batcher import Batcher, BatchLimits
-from penstock.errors import (
-    GoldenMismatch,
-    InferenceError,
-    IntegrityError,
-    ModelLoadError,
-    PenstockError,
-    UnsupportedFormat,
-)
-from penstock.registry.artifact import Artifact, Golden, Variant
+from penstock.engine.choices import Verdict
+from penstock.engine.choosing import Choosing, choose
+from penstock.engine.duty import Duty
+from penstock.engine.opening import Ready, bring_up
+from penstock.engine.padding import public_signature
+from penstock.engine.ranges import RangePolicies
+from penstock.errors import InvalidInput, ModelLoadError
+from penstock.registry.artifact import Artifact
 from penstock.tasks.base import Task
 from penstock.tasks.catalog import load_task, task_for_bare
-from penstock.tensors import Array, Arrays, Signature, TensorSpec
+from penstock.tensors import Signature
 
 log = logging.getLogger(__name__)
-
-FREE_LENGTHS = (8, 224, 1)
-"""What a free axis past the batch is tried with, until the model runs."""
-
-ONE_ROW_S = 0.002
-"""A model that answers one row within this time is tried with single-threaded runs, as many at once as there are cores.
-
-Under load that carries more than one run with all threads, which waits for its slowest thread while the other cores
-decode requests; one request alone takes longer, and of a model that takes longer than this it would be felt.
-"""
-
-WARM_UP_BUDGET_S = 1.0
-"""A load spends about this long on warm-up; a slow model is timed at one row and at a full batch only."""
+_loads = itertools.count(1)
 
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """What is known of a loaded model. Shapes start with the batch, -1 is free; `size_bytes` is its files' size.
+    """What is known of a loaded model. Shapes start with the batch, -1 is free.
 
-    `batch_ms` is the measured time of a run by its number of rows, `warnings` what did not go as asked.
+    `size_bytes` is the size of its files, `memory_bytes` that of its weights in memory as far as the backend tells.
+    `batch_ms` is the measured time of a run by its number of rows, `warnings` what did not go as asked, and `choice`
+    says of each variant why it was taken or not.
     """
 
     name: str
@@ -68,7 +53,9 @@ class ModelInfo:
     input_shape: tuple[int, ...]
     output_shape: tuple[int, ...]
     batch_ms: dict[int, float]
+    memory_bytes: int
     warnings: tuple[str, ...] = ()
+    choice: tuple[Verdict, ...] = ()
 
 
 class LoadedModel:
@@ -76,8 +63,12 @@ class LoadedModel:
 
     __slots__ = (
         "artifact",
+        "at_close",
         "backend",
         "batcher",
+        "cache_identity",
+        "duties",
+        "duty",
         "info",
         "key",
         "leases",
@@ -97,7 +88,10 @@ class LoadedModel:
         batcher: Batcher,
         artifact: Artifact | None = None,
         path: Path | None = None,
+        more_tasks: Sequence[Task] = (),
+        policies: RangePolicies | None = None,
     ) -> None:
+        """`task` is what the model is asked as where nobody names one of `more_tasks`."""
         self.info = info
         self.name, self.version, self.variant = info.name, info.version, info.variant
         self.key = f"{info.name}:{info.version}"
@@ -108,87 +102,59 @@ class LoadedModel:
         self.path = path
         self.leases = 0
         self.retired = False
+        ranges = artifact.manifest.ranges if artifact is not None else None
+        self.duties = {
+            each.kind: Duty(each, self.key, batcher.limits, ranges, policies) for each in (task, *more_tasks)
+        }
+        self.duty = self.duties[task.kind]
+        # No two loads share it, so that no answer outlives the model that gave it, whatever its files say they are.
+        self.cache_identity = f"{self.key}/{self.variant}/{info.sha256}/{next(_loads)}"
+        self.at_close: list[Callable[[], None]] = []
+        """Called once the model has answered its last request."""
+
+    def duty_of(self, kind: str) -> Duty:
+        """The task of a kind that this model can be asked as. Raises InvalidInput naming those there are."""
+        try:
+            return self.duties[kind]
+        except KeyError:
+            known = ", ".join(self.duties)
+            raise InvalidInput(f"task: {self.key} has no task {kind[:100]!r}; it has {known}", field="task") from None
 
     @property
     def signature(self) -> Signature:
         """What the model takes and gives."""
         return self.task.signature
 
-    @property
-    def cache_identity(self) -> str:
-        """Differs for any two models whose answers may differ, those under one name and version included."""
-        return f"{self.key}/{self.variant}/{self.info.sha256}"
-
-    def prepare(self, request: Any) -> tuple[Any, Arrays, int]:
-        """The task's request, its arrays and their rows. Raises InvalidInput; for a bug in a task InferenceError."""
-        try:
-            if not isinstance(request, self.task.Request):
-                request = self.task.coerce(request)
-            arrays, rows = self.task.signature.validate(self.task.preprocess(request))
-        except PenstockError:
-            raise
-        except Exception as error:
-            log.exception("the task %s of %s failed in preprocess", self.task.kind, self.key)
-            raise InferenceError(f"the task {self.task.kind} failed while it prepared the request") from error
-        return request, arrays, rows
-
-    def finish(self, outputs: Arrays, request: Any) -> Any:
-        """The task's response. A bug in a task becomes an InferenceError."""
-        try:
-            return self.task.postprocess(outputs, request)
-        except PenstockError:
-            raise
-        except Exception as error:
-            log.exception("the task %s of %s failed in postprocess", self.task.kind, self.key)
-            raise InferenceError(f"the task {self.task.kind} failed on the model's answer") from error
-
     def close(self) -> None:
         """Refuse what waits and give the memory back."""
+        for duty in self.duties.values():
+            duty.close()
         self.batcher.close()
         self.backend.close()
+        for call in self.at_close:
+            call()
 
 
-def load_artifact(artifact: Artifact, options: BackendOptions, limits: BatchLimits) -> LoadedModel:
-    """Bring up the first variant, best first, that this machine runs and that passes its golden samples.
+def load_artifact(
+    artifact: Artifact,
+    options: BackendOptions,
+    limits: BatchLimits,
+    how: Choosing | None = None,
+    policies: RangePolicies | None = None,
+) -> LoadedModel:
+    """Bring up the variant that is the fastest on this machine and passes its golden samples.
 
     Raises IntegrityError at once for an altered file, else the ModelLoadError of the first variant that failed.
     """
-    failures: list[ModelLoadError] = []
-    for variant in _candidates(artifact, options):
-        artifact.verify(variant)
-        try:
-            return _load_variant(artifact, variant, options, limits, tuple(str(failure) for failure in failures))
-        except IntegrityError:
-            raise
-        except ModelLoadError as error:
-            log.warning("%s", error)
-            failures.append(error)
-    if failures:
-        raise failures[0]
-    formats = ", ".join(variant.name for variant in artifact.manifest.variants)
-    raise UnsupportedFormat(f"{artifact.ref}: this machine runs none of its variants ({formats}); see penstock doctor")
-
-
-def _candidates(artifact: Artifact, options: BackendOptions) -> list[Variant]:
-    """The variants worth trying, best first: of the asked precision before fp32, ONNX before eager."""
-    usable = [
-        v for v in artifact.manifest.variants if runnable(v.format) and v.precision in (options.precision, "fp32")
-    ]
-    return sorted(usable, key=lambda v: (v.precision != options.precision, v.format != "onnx"))
-
-
-def _load_variant(
-    artifact: Artifact, variant: Variant, options: BackendOptions, limits: BatchLimits, warnings: tuple[str, ...]
-) -> LoadedModel:
     manifest = artifact.manifest
-    task = load_task(manifest.task.kind, manifest.task.config, manifest.signature)
-    file = ModelFile(
-        artifact.variant_path(variant), manifest.signature, variant.architecture, variant.architecture_args
-    )
-    golden = artifact.golden()
-    ready = _bring_up(variant.format, file, options, limits, golden, f"{artifact.ref}/{variant.name}")
+    signature = public_signature(manifest.signature, manifest.padding)
+    task, *more_tasks = [load_task(entry.kind, entry.config, signature) for entry in manifest.tasks()]
+    chosen = choose(artifact, options, limits, how or Choosing())
+    variant = chosen.variant
+    for each in (task, *more_tasks):  # as in the manifest, with the names of axes that the file knows
+        each.signature = chosen.ready.backend.signature
     info = _info(
-        ready,
+        chosen.ready,
         task,
         name=artifact.name,
         version=artifact.version,
@@ -196,25 +162,51 @@ def _load_variant(
         num_parameters=variant.num_parameters,
         size_bytes=sum(entry.size for entry in variant.files),
         sha256=next(entry.sha256 for entry in variant.files if entry.path == variant.file),
-        warnings=warnings,
+        warnings=chosen.failures,
+        choice=chosen.verdicts,
     )
-    return LoadedModel(info, task, ready.backend, ready.batcher(), artifact)
+    batcher = chosen.ready.batcher()
+    return LoadedModel(info, task, chosen.ready.backend, batcher, artifact, more_tasks=more_tasks, policies=policies)
 
 
-def load_file(path: Path, model_type: str | None, options: BackendOptions, limits: BatchLimits) -> LoadedModel:
+@dataclass(frozen=True, slots=True, eq=False)
+class Told:
+    """What a Python caller says of a file of weights, which does not say it itself."""
+
+    architecture: str | type | None = None
+    architecture_args: Mapping[str, Any] = field(default_factory=dict)
+    signature: Signature | None = None
+    example_input: Any = None
+
+    @property
+    def anything(self) -> bool:
+        """False when nothing was said."""
+        given = (self.architecture, self.signature, self.example_input)
+        return bool(self.architecture_args) or any(value is not None for value in given)
+
+
+def load_file(
+    path: Path,
+    model_type: str | None,
+    options: BackendOptions,
+    limits: BatchLimits,
+    told: Told | None = None,
+    policies: RangePolicies | None = None,
+) -> LoadedModel:
     """Bring up a bare model file under its file name, as version 1, without golden samples to prove it."""
+    told = told or Told()
     if not path.is_file():
         raise ModelLoadError(f"{path}: there is no such model file")
-    format = format_of(path, model_type)
-    ready = _bring_up(format, ModelFile(path), options, limits, None, str(path))
-    signature = ready.backend.signature
+    format = "pytorch" if told.architecture is not None else format_of(path, model_type)
+    ready = bring_up(format, _described(path, told, options), options, limits, None, str(path))
     try:
+        signature = ready.backend.signature
         task = load_task(task_for_bare(signature), {}, signature)
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
     except BaseException:
         ready.backend.close()
         raise
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
     info = _info(
         ready,
         task,
@@ -224,69 +216,27 @@ def load_file(path: Path, model_type: str | None, options: BackendOptions, limit
         num_parameters=None,
         size_bytes=path.stat().st_size,
         sha256=digest,
-        warnings=(),
     )
-    return LoadedModel(info, task, ready.backend, ready.batcher(), path=path)
+    return LoadedModel(info, task, ready.backend, ready.batcher(), path=path, policies=policies)
 
 
-class _Ready(NamedTuple):
-    """A backend that was proved and timed: median seconds of a run by its number of rows, and runs at once."""
+def _described(path: Path, told: Told, options: BackendOptions) -> ModelFile:
+    file = ModelFile(path, told.signature, told.architecture, told.architecture_args)
+    if told.example_input is None or told.signature is not None:
+        return file
+    from penstock.backends.deduced import with_signature
 
-    backend: Backend
-    limits: BatchLimits
-    timings: dict[int, float]
-    runners: int
-
-    @property
-    def one_row_s(self) -> float:
-        return self.timings[min(self.timings)]
-
-    @property
-    def full_s(self) -> float:
-        return self.timings[max(self.timings)]
-
-    def batcher(self) -> Batcher:
-        return Batcher(self.backend.run, self.limits, full_batch_s=self.full_s, runners=self.runners)
-
-
-def _bring_up(
-    format: str, file: ModelFile, options: BackendOptions, limits: BatchLimits, golden: Golden | None, what: str
-) -> _Ready:
-    """Open, prove and time a model; a quick one with one thread a run as well, and what carries more load is kept."""
-    ready = _open(format, file, options, limits, golden, what)
-    tunable = ready.backend.own_threads and ready.backend.device == "cpu" and options.threads is None
-    if not tunable or ready.one_row_s > ONE_ROW_S:
-        return ready
-    try:
-        alone = _open(format, file, replace(options, threads=1), limits, golden, what)
-    except ModelLoadError:
-        return ready
-    keep = alone.one_row_s <= ONE_ROW_S and alone.full_s / alone.runners <= 1.1 * ready.full_s
-    better, other = (alone, ready) if keep else (ready, alone)
-    other.backend.close()
-    return better
-
-
-def _open(
-    format: str, file: ModelFile, options: BackendOptions, limits: BatchLimits, golden: Golden | None, what: str
-) -> _Ready:
-    backend = open_backend(format, file, options)
-    try:
-        limits = _limits_for(backend.signature, limits)
-        if golden is not None:
-            prove(backend, golden, limits.batch_rows, what)
-        timings = warm_up(backend, backend.signature, limits.batch_rows, golden)
-        return _Ready(backend, limits, timings, _runners(backend, options))
-    except InferenceError as error:
-        backend.close()
-        raise ModelLoadError(f"{what}: the model fails when it is run: {error}") from error
-    except BaseException:
-        backend.close()
-        raise
+    return with_signature(file, told.example_input, options.trust)
 
 
 def _info(
-    ready: _Ready, task: Task, *, num_parameters: int | None, warnings: tuple[str, ...], **facts: Any
+    ready: Ready,
+    task: Task,
+    *,
+    num_parameters: int | None,
+    size_bytes: int,
+    warnings: tuple[str, ...] = (),
+    **facts: Any,
 ) -> ModelInfo:
     backend, signature = ready.backend, task.signature
     return ModelInfo(
@@ -299,110 +249,8 @@ def _info(
         input_shape=signature.inputs[0].shape,
         output_shape=signature.outputs[0].shape,
         batch_ms={rows: round(seconds * 1000, 4) for rows, seconds in ready.timings.items()},
+        size_bytes=size_bytes,
+        memory_bytes=size_bytes if backend.num_bytes is None else backend.num_bytes,
         warnings=(*backend.warnings, *warnings),
         **facts,
     )
-
-
-def _runners(backend: Backend, options: BackendOptions) -> int:
-    """How many runs at once fill the cores: one, unless each has fewer threads of its own than there are cores."""
-    if not backend.own_threads or backend.device != "cpu" or options.threads is None:
-        return 1
-    return max(1, usable_cores() // options.threads)
-
-
-def _limits_for(signature: Signature, limits: BatchLimits) -> BatchLimits:
-    """A model exported for a fixed batch runs just that many rows at once."""
-    scalar = next((spec.name for spec in signature.inputs if not spec.shape), None)
-    if scalar is not None:
-        raise UnsupportedFormat(f"the input {scalar!r} has no batch axis")
-    fixed = [spec.shape[0] for spec in signature.inputs if spec.shape[0] > 0]
-    if not fixed:
-        return limits
-    return replace(limits, batch_rows=fixed[0], queue_rows=max(fixed[0], limits.queue_rows))
-
-
-def prove(backend: Backend, golden: Golden, batch_rows: int, what: str) -> None:
-    """Run the golden samples and compare; raises GoldenMismatch with the output, the difference and the tolerance."""
-    rows = len(next(iter(golden.inputs.values())))
-    for start in range(0, rows, batch_rows):
-        part = slice(start, start + batch_rows)
-        outputs = backend.run({name: array[part] for name, array in golden.inputs.items()})
-        for name, expected in golden.outputs.items():
-            if name not in outputs:
-                raise GoldenMismatch(f"{what}: the model gives no output {name!r}, which its golden samples hold")
-            _compare(outputs[name], expected[part], golden, f"{what}: output {name!r}")
-
-
-def _compare(got: Array, expected: Array, golden: Golden, what: str) -> None:
-    if got.shape != expected.shape:
-        raise GoldenMismatch(f"{what} has the shape {list(got.shape)}, its golden samples {list(expected.shape)}")
-    if got.dtype.kind not in "fc":
-        if not np.array_equal(got, expected):
-            raise GoldenMismatch(f"{what} differs from its golden samples")
-        return
-    if not np.allclose(got, expected, rtol=golden.rtol, atol=golden.atol):
-        worst = float(np.max(np.abs(got.astype(np.float64) - expected.astype(np.float64))))
-        raise GoldenMismatch(
-            f"{what} differs from its golden samples by up to {worst:.3g}; "
-            f"allowed are {golden.atol:.3g} + {golden.rtol:.3g} of the value"
-        )
-
-
-def warm_up(backend: Backend, signature: Signature, batch_rows: int, golden: Golden | None) -> dict[int, float]:
-    """Run every batch size the model will see (1, 2, 4, … and the limit); the median seconds by number of rows."""
-    length = FREE_LENGTHS[0] if golden is not None else _free_length(backend, signature)
-    timings: dict[int, float] = {}
-    started = time.monotonic()
-    for rows in _batch_sizes(signature, batch_rows):
-        if timings and rows != batch_rows and time.monotonic() - started > WARM_UP_BUDGET_S:
-            continue
-        inputs = _example(signature, rows, golden, length)
-        backend.run(inputs)  # the first run of a shape allocates and, on some devices, compiles
-        timings[rows] = statistics.median(_time(backend, inputs) for _ in range(3))
-    return timings
-
-
-def _free_length(backend: Backend, signature: Signature) -> int:
-    """A length for free axes past the batch that the model runs with; raises its error when none is known to work."""
-    rows = next(_batch_sizes(signature, 1))
-    for length in FREE_LENGTHS:
-        try:
-            backend.run(_example(signature, rows, None, length))
-        except InferenceError as error:
-            failure = error
-        else:
-            return length
-    raise failure
-
-
-def _time(backend: Backend, inputs: Arrays) -> float:
-    started = time.perf_counter()
-    backend.run(inputs)
-    return time.perf_counter() - started
-
-
-def _batch_sizes(signature: Signature, limit: int) -> Iterator[int]:
-    if any(spec.shape and spec.shape[0] > 0 for spec in signature.inputs):
-        yield limit
-        return
-    rows = 1
-    while rows < limit:
-        yield rows
-        rows *= 2
-    yield limit
-
-
-def _example(signature: Signature, rows: int, golden: Golden | None, length: int) -> Arrays:
-    if golden is not None:
-        return {name: np.ascontiguousarray(_tile(array, rows)) for name, array in golden.inputs.items()}
-    return {spec.name: _zeros(spec, rows, length) for spec in signature.inputs}
-
-
-def _tile(array: Array, rows: int) -> Array:
-    return array[np.arange(rows) % len(array)]
-
-
-def _zeros(spec: TensorSpec, rows: int, length: int) -> Array:
-    shape = (rows, *(n if n > 0 else length for n in spec.shape[1:]))
-    return np.full(shape, "", dtype=object) if spec.dtype == "BYTES" else np.zeros(shape, spec.numpy)

@@ -2,25 +2,40 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Literal, NamedTuple, TypeAlias
 
 from pydantic import BaseModel
 
+from penstock.engine.ranges import Flag
 from penstock.errors import (
     DeadlineExceeded,
     InvalidInput,
     ModelLoadError,
     ModelNotFound,
     ModelNotReady,
+    OutOfRange,
     Overloaded,
 )
+from penstock.tensors import Arrays
 
 Outcome: TypeAlias = Literal[
-    "ok", "invalid", "overloaded", "deadline", "cancelled", "not_ready", "not_found", "load_error", "error"
+    "ok",
+    "invalid",
+    "out_of_range",
+    "overloaded",
+    "deadline",
+    "cancelled",
+    "not_ready",
+    "not_found",
+    "load_error",
+    "error",
 ]
 
 _OUTCOMES: tuple[tuple[type[BaseException], Outcome], ...] = (
+    (asyncio.CancelledError, "cancelled"),
+    (OutOfRange, "out_of_range"),
     (InvalidInput, "invalid"),
     (Overloaded, "overloaded"),
     (DeadlineExceeded, "deadline"),
@@ -38,7 +53,9 @@ def outcome_of(error: BaseException) -> Outcome:
 class Observation(NamedTuple):
     """One request from the engine's view, whatever its outcome; times in milliseconds, 0 for a phase not reached.
 
-    `batch_rows` is how many rows shared the run, `rows` how many of them were this request's.
+    `batch_rows` is how many rows shared the run, `rows` how many of them were this request's. `inputs` are the arrays
+    the model was given, None where it was given none; an observer that keeps them keeps their memory. `flags` are
+    the tensors outside of what the model was made for.
     """
 
     model: str
@@ -53,13 +70,18 @@ class Observation(NamedTuple):
     post_ms: float
     total_ms: float
     request_id: str
+    inputs: Arrays | None = None
+    flags: tuple[Flag, ...] = ()
 
 
 Observer: TypeAlias = Callable[[Observation], None]
 
 
 class Prediction(NamedTuple):
-    """An answer with its provenance and times: `response` is the Task's Response; times in milliseconds."""
+    """An answer with its provenance and times: `response` is the Task's Response; times in milliseconds.
+
+    `flags` are the tensors of the request outside of what the model was made for.
+    """
 
     response: BaseModel
     model: str
@@ -71,3 +93,4 @@ class Prediction(NamedTuple):
     run_ms: float
     post_ms: float
     total_ms: float
+    flags: tuple[Flag, ...] = ()

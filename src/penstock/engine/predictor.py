@@ -3,28 +3,50 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import uuid
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple, Self, TypeAlias
 
 from penstock.backends.base import BackendOptions
 from penstock.engine.batcher import BatchLimits
 from penstock.engine.cache import PredictionCache
 from penstock.engine.config import check_at_least, check_precision
-from penstock.engine.loaded import LoadedModel, ModelInfo
+from penstock.engine.loaded import ModelInfo
 from penstock.engine.manager import ModelManager, is_model_file
-from penstock.errors import ConfigError
+from penstock.engine.padding import joined
+from penstock.engine.progress import Progress, reported
+from penstock.errors import ConfigError, InferenceError, ModelNotReady, OutOfMemory, PenstockError
 from penstock.registry.registry import Registry
 from penstock.tasks.base import Task, TimedResponse
-from penstock.tensors import Arrays, group_key, split, stack
+from penstock.tensors import Arrays, Signature, stack
 
 OPTIMIZATIONS = ("graph_optimization", "kernel_fusion", "quantization")
+_DEFAULT_OPTIMIZATIONS = ("graph_optimization", "kernel_fusion")
+
+_CHUNKS_AHEAD = 1
+"""So many batches are prepared while one runs: no more, or a quick source would fill the memory."""
+
+
+class _Prepared(NamedTuple):
+    request: Any
+    arrays: Arrays
+    rows: int
+
+
+Item: TypeAlias = "_Prepared | PenstockError"
+OnError: TypeAlias = Literal["raise", "return"]
 
 
 class Predictor:
-    """preprocess → backend → postprocess for one model. Thread-safe; a subclass may override either end."""
+    """preprocess → backend → postprocess for one model. Thread-safe; a subclass may override either end.
+
+    Another process, forked or spawned, cannot use the model of this one; a predictor that is pickled and sent there
+    (`pool.map(predictor.predict, …)`) loads its own, once in each process.
+    """
 
     def __init__(
         self,
@@ -34,143 +56,352 @@ class Predictor:
         batch_size: int = 32,
         device: str = "auto",
         precision: str = "fp32",
-        optimizations: Sequence[str] = ("graph_optimization", "kernel_fusion"),
+        optimizations: Sequence[str] = _DEFAULT_OPTIMIZATIONS,
         cache_size: int = 0,
+        cache_bytes: int | None = None,
+        task: str | None = None,
+        variant: str | None = None,
+        threads: int | None = None,
+        use_compile: bool = False,
+        compile_mode: str | None = None,
+        trust: str = "data",
+        architecture: str | type | None = None,
+        architecture_args: Mapping[str, Any] | None = None,
+        signature: Signature | None = None,
+        example_input: Any = None,
     ) -> None:
         """`model` is a registry reference, a model that ships in an installed package, or a model file.
 
         `optimizations`: graph_optimization and kernel_fusion are the runtime's graph passes, on or off together;
-        quantization asks for the artifact's int8 variant. Raises ModelNotFound, ModelLoadError or ConfigError.
+        quantization asks for the artifact's int8 variant. `cache_size` answers are remembered, in `cache_bytes`.
+        `task` is one of those that the model has, `variant` one of its forms such as onnx-fp32; the rest as for
+        `ModelManager.load_model`. Raises ModelNotFound, ModelLoadError or ConfigError.
         """
-        unknown = set(optimizations) - set(OPTIMIZATIONS)
-        if unknown:
-            raise ConfigError(f"optimizations: {unknown.pop()!r} is unknown; known are {', '.join(OPTIMIZATIONS)}")
-        check_at_least("batch_size", batch_size, 1)
-        check_at_least("cache_size", cache_size, 0)
-        check_precision(precision)
-        registry = registry or Registry()
-        name = str(model)
-        if not is_model_file(name):
-            registry.ensure(name)
+        given = dict(locals())
+        self._made_with = {name: value for name, value in given.items() if name not in ("self", "registry")}
+        self._token = uuid.uuid4().hex
+        self._registry = registry or Registry()
+        _check(optimizations, batch_size, cache_size, precision)
+        if not is_model_file(str(model)):
+            self._registry.ensure(str(model))
+        quantized = "quantization" in optimizations
         options = BackendOptions(
             device=device,
-            precision="int8" if "quantization" in optimizations else precision,
-            graph_optimization=bool({"graph_optimization", "kernel_fusion"} & set(optimizations)),
+            threads=threads,
+            precision="int8" if quantized else precision,
+            graph_optimization=bool(set(_DEFAULT_OPTIMIZATIONS) & set(optimizations)),
+            compile=use_compile,
+            compile_mode=compile_mode,
+            trust=trust,
         )
-        manager = ModelManager(registry, options=options, limits=BatchLimits(batch_rows=batch_size))
-        self._model: LoadedModel = manager.load_model(name)
-        if "quantization" in optimizations and not self._model.variant.endswith("int8"):
-            self._model.close()
-            raise ConfigError(f"{self._model.key} has no int8 variant that runs here; leave quantization out")
-        self._batch_size = self._model.batcher.limits.batch_rows
-        fixed = (spec.shape[0] for spec in self._model.signature.inputs if spec.shape[0] > 0)
+        self._manager = ModelManager(self._registry, options=options, limits=BatchLimits(batch_rows=batch_size))
+        told: dict[str, Any] = {"architecture": architecture, "architecture_args": architecture_args}
+        told |= {"signature": signature, "example_input": example_input}
+        self._model = self._manager.load_model(str(model), variant=variant, **told)
+        self._take_up(task, quantized)
+        self._cache = PredictionCache(cache_size or None, cache_bytes) if cache_size or cache_bytes else None
+
+    def _take_up(self, task: str | None, quantized: bool) -> None:
+        """Find what the loaded model is asked as and how; it is closed again when that is not what was wanted."""
+        model = self._model
+        try:
+            if quantized and not model.variant.endswith("int8"):
+                raise ConfigError(f"{model.key} has no int8 variant that runs here; leave quantization out")
+            self._duty = model.duty if task is None else model.duty_of(task)
+        except PenstockError:
+            self._manager.close()
+            raise
+        self._run, self._joining = joined(model.backend)
+        self._batch_size = model.batcher.limits.batch_rows
+        fixed = (spec.shape[0] for spec in model.signature.inputs if spec.shape[0] > 0)
         self._fixed_rows = next(fixed, None)
-        self._cache = PredictionCache(cache_size) if cache_size else None
 
     @property
     def task(self) -> Task:
         """What the model's tensors mean."""
-        return self._model.task
+        return self._duty.task
 
     @property
     def info(self) -> ModelInfo:
-        """Device, variant, parameters, size and measured times of the model."""
+        """Device, variant and why it was chosen, parameters, size and measured times of the model."""
         return self._model.info
 
     def preprocess(self, request: Any) -> Arrays:
         """The model's inputs for one request; override to change what the model sees."""
-        return self.task.preprocess(request)
+        arrays: Arrays = _guarded(self.task, "while it prepared the request", self.task.preprocess, request)
+        return arrays
 
     def postprocess(self, outputs: Arrays, request: Any) -> Any:
         """The answer from one request's rows of the outputs; override to change what callers see."""
-        return self.task.postprocess(outputs, request)
+        return _guarded(self.task, "on the model's answer", self.task.postprocess, outputs, request)
 
     def predict(self, value: Any) -> Any:
         """The answer to one request: the Task's Request, a mapping of its fields, an array or a file.
 
-        Raises InvalidInput or InferenceError.
+        Raises InvalidInput, InferenceError (OutOfMemory when not even one row fits), or ModelNotReady after `close`.
         """
         started = time.perf_counter()
-        request, arrays, rows = self._prepare(value)
+        item = self._prepare(value)
         prepared = time.perf_counter()
-        outputs = self._run_rows(arrays, rows, self._batch_size)
+        outputs = self._outputs([item], self._batch_size)[0]
         ran = time.perf_counter()
-        response = self.postprocess(outputs, request)
+        response = self._finished(item, outputs)
         if isinstance(response, TimedResponse):
             marks = (prepared - started, ran - prepared, time.perf_counter() - ran)
             response.stamp(self._model.version, *(seconds * 1e3 for seconds in marks))
         return response
 
-    def predict_batch(self, values: Iterable[Any], batch_size: int | None = None, num_workers: int = 0) -> list[Any]:
-        """The answers to many requests, in order, `batch_size` at a time.
+    def predict_batch(
+        self,
+        values: Iterable[Any],
+        batch_size: int | None = None,
+        num_workers: int = 0,
+        *,
+        progress: Progress = False,
+        on_error: OnError = "raise",
+    ) -> list[Any]:
+        """The answers to many requests, in order, `batch_size` at a time; as `predict_iter`, all at once."""
+        return list(self.predict_iter(values, batch_size, num_workers, progress=progress, on_error=on_error))
+
+    def predict_iter(
+        self,
+        values: Iterable[Any],
+        batch_size: int | None = None,
+        num_workers: int = 0,
+        *,
+        progress: Progress = False,
+        on_error: OnError = "raise",
+    ) -> Iterator[Any]:
+        """The answers one by one, in order; however long `values` is, only two batches of it are in memory.
 
         `values` is any iterable; of an array each row is a request. `num_workers` threads prepare requests while the
-        model runs. Raises the first error.
+        model runs. `progress` shows a bar, or is called with the requests done and, where it is known, their number.
+        Raises the first error, or with `on_error="return"` gives it in the place of the answer.
         """
         size = self._batch_size if batch_size is None else batch_size
         check_at_least("batch_size", size, 1)
-        if num_workers <= 0:
-            chunks = _chunks(values, size)
-            return [answer for chunk in chunks for answer in self._answer(map(self._prepare, chunk), size)]
-        answers: list[Any] = []
-        with ThreadPoolExecutor(num_workers, thread_name_prefix="penstock-prepare") as pool:
-            ahead: list[Iterator[Any]] = []
-            for chunk in _chunks(values, size):
-                ahead.append(pool.map(self._prepare, chunk))
-                if len(ahead) > 1:
-                    answers.extend(self._answer(ahead.pop(0), size))
-            for prepared in ahead:
-                answers.extend(self._answer(prepared, size))
-        return answers
+        check_at_least("num_workers", num_workers, 0)
+        if on_error not in ("raise", "return"):
+            raise ConfigError(f"on_error: {on_error!r} is unknown; known are raise, return")
+        self._check_open()
+        prepare = self._prepare if on_error == "raise" else self._prepare_or_error
+        chunks = _chunks(values, size)
+        prepared = _ahead(prepare, chunks, num_workers) if num_workers else ([*map(prepare, c)] for c in chunks)
+        answers = (self._answer(items, size, on_error) for items in prepared)
+        total = len(values) if isinstance(values, Sized) else None
+        return (answer for chunk in reported(answers, total, progress) for answer in chunk)
 
     def close(self) -> None:
-        """Give the model's memory back."""
-        self._model.close()
+        """Give the model's memory back; later calls raise ModelNotReady. Safe to call twice."""
+        self._manager.close()
 
-    def __enter__(self) -> Predictor:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _prepare(self, value: Any) -> tuple[Any, Arrays, int]:
+    def __reduce__(self) -> tuple[Any, ...]:
+        own = {name: value for name, value in self.__dict__.items() if name not in _RUNTIME}
+        registry = (self._registry.path, self._registry.database_url)
+        return _revived, (type(self), self._token, registry, self._made_with, own)
+
+    # One batch
+
+    def _check_open(self) -> None:
+        if self._model.retired:
+            self._manager.check_open()
+            raise ModelNotReady(f"{self._model.key} was unloaded; make another Predictor")
+
+    def _prepare(self, value: Any) -> _Prepared:
+        self._check_open()
         request = value if isinstance(value, self.task.Request) else self.task.coerce(value)
         arrays, rows = self.task.signature.validate(self.preprocess(request))
-        return request, arrays, rows
+        if self._duty.watch is not None:
+            self._duty.watch.inputs(arrays)
+        return _Prepared(request, arrays, rows)
 
-    def _answer(self, prepared: Iterable[tuple[Any, Arrays, int]], size: int) -> list[Any]:
-        """Runs the requests that can share a run together, and answers in the order they came."""
-        items = list(prepared)
+    def _prepare_or_error(self, value: Any) -> Item:
+        try:
+            return self._prepare(value)
+        except PenstockError as error:
+            return error
+
+    def _answer(self, items: Sequence[Item], size: int, on_error: OnError) -> list[Any]:
+        """One answer an item, in order; an item that is an error already is its own answer."""
+        good = [item for item in items if isinstance(item, _Prepared)]
+        if on_error == "raise":
+            outputs: Sequence[Arrays | PenstockError] = self._outputs(good, size)
+        else:
+            outputs = self._outputs_or_errors(good, size)
+        answers = iter([self._finished_or_error(*pair, on_error) for pair in zip(good, outputs, strict=True)])
+        return [next(answers) if isinstance(item, _Prepared) else item for item in items]
+
+    def _outputs_or_errors(self, items: Sequence[_Prepared], size: int) -> list[Arrays | PenstockError]:
+        """A batch that fails is halved until only the guilty items have the error."""
+        try:
+            return [*self._outputs(items, size)]
+        except InferenceError as error:
+            if len(items) < 2:
+                return [error]
+        half = len(items) // 2
+        return [*self._outputs_or_errors(items[:half], size), *self._outputs_or_errors(items[half:], size)]
+
+    def _finished_or_error(self, item: _Prepared, outputs: Arrays | PenstockError, on_error: OnError) -> Any:
+        if isinstance(outputs, PenstockError):
+            return outputs
+        try:
+            answer = self._finished(item, outputs)
+        except PenstockError as error:
+            if on_error == "raise":
+                raise
+            return error
+        if isinstance(answer, TimedResponse):
+            answer.stamp(self._model.version)
+        return answer
+
+    def _finished(self, item: _Prepared, outputs: Arrays) -> Any:
+        if self._duty.watch is not None:
+            self._duty.watch.outputs(outputs)
+        return self.postprocess(outputs, item.request)
+
+    def _outputs(self, items: Sequence[_Prepared], size: int) -> list[Arrays]:
+        """Each item's rows of the outputs, from the cache where it knows them."""
+        cache, identity = self._cache, self._model.cache_identity
+        if cache is None:
+            return self._run_items(items, size)
+        keys = [cache.key(identity, item.arrays) for item in items]
+        found = {key: outputs for key in keys if (outputs := cache.get(key)) is not None}
+        missing = {key: item for key, item in zip(keys, items, strict=True) if key not in found}
+        for key, outputs in zip(missing, self._run_items([*missing.values()], size), strict=True):
+            cache.put(key, outputs, identity)
+            found[key] = outputs
+        return [found[key] for key in keys]
+
+    def _run_items(self, items: Sequence[_Prepared], size: int) -> list[Arrays]:
+        """Those that can share a run together, at most `size` rows of them."""
+        outputs: dict[int, Arrays] = {}
+        for members in self._packed(items, size):
+            arrays = [items[index].arrays for index in members]
+            rows = [items[index].rows for index in members]
+            ran = self._run_rows(self._joining.stack(arrays), sum(rows), size)
+            outputs.update(zip(members, self._joining.split(ran, rows, arrays), strict=True))
+        return [outputs[index] for index in range(len(items))]
+
+    def _packed(self, items: Sequence[_Prepared], size: int) -> Iterator[list[int]]:
+        """The numbers of the items of each run."""
         groups: dict[Any, list[int]] = {}
-        for index, (_, arrays, _) in enumerate(items):
-            groups.setdefault(group_key(arrays), []).append(index)
-        answers: list[Any] = [None] * len(items)
+        for index, item in enumerate(items):
+            groups.setdefault(self._joining.key(item.arrays), []).append(index)
         for members in groups.values():
-            rows = [items[index][2] for index in members]
-            outputs = self._run_rows(stack([items[index][1] for index in members]), sum(rows), size)
-            for index, part in zip(members, split(outputs, rows), strict=True):
-                answers[index] = self.postprocess(part, items[index][0])
-                if isinstance(answers[index], TimedResponse):
-                    answers[index].stamp(self._model.version)
-        return answers
+            run: list[int] = []
+            rows = 0
+            for index in members:
+                if run and (rows + items[index].rows > size or not self._joining.joins):
+                    yield run
+                    run, rows = [], 0
+                run.append(index)
+                rows += items[index].rows
+            yield run
 
     def _run_rows(self, arrays: Arrays, rows: int, size: int) -> Arrays:
-        """All rows, at most `size` a run (or what the model was exported for), from the cache where it knows them."""
-        key = self._cache.key(self._model.cache_identity, arrays) if self._cache is not None else b""
-        if self._cache is not None and (found := self._cache.get(key)) is not None:
-            return found
+        """All rows, at most `size` a run (or what the model was exported for)."""
         size = min(size, self._fixed_rows or size)
-        parts = [
-            self._model.backend.run({name: array[start : start + size] for name, array in arrays.items()})
-            for start in range(0, max(rows, 1), size)
-        ]
-        outputs = stack(parts)
-        if self._cache is not None:
-            self._cache.put(key, outputs)
-        return outputs
+        if rows <= size:
+            return self._run_part(arrays, rows)
+        starts = range(0, rows, size)
+        return stack([self._run_part(_cut(arrays, start, start + size), min(size, rows - start)) for start in starts])
+
+    def _run_part(self, arrays: Arrays, rows: int) -> Arrays:
+        """One run, or where that does not fit into memory two of half as many rows, and so on down to one."""
+        try:
+            return self._run(arrays)
+        except OutOfMemory:
+            if rows < 2 or self._fixed_rows is not None:
+                raise
+        half = rows // 2
+        return stack(
+            [self._run_part(_cut(arrays, 0, half), half), self._run_part(_cut(arrays, half, rows), rows - half)]
+        )
+
+
+_RUNTIME = (
+    "_batch_size",
+    "_cache",
+    "_duty",
+    "_fixed_rows",
+    "_joining",
+    "_made_with",
+    "_manager",
+    "_model",
+    "_registry",
+    "_run",
+    "_token",
+)
+"""What a predictor in another process makes anew; anything else, a subclass's own, goes along."""
+
+_COPIES = 8
+_copies: OrderedDict[str, Predictor] = OrderedDict()
+
+
+def _revived(
+    kind: type[Predictor], token: str, registry: tuple[Path, str], made_with: dict[str, Any], own: dict[str, Any]
+) -> Predictor:
+    """A predictor that came from another process; however often it comes, its model is loaded once."""
+    copy = _copies.get(token)
+    if copy is None or copy._model.retired:
+        copy = kind.__new__(kind)
+        Predictor.__init__(copy, registry=Registry(*registry), **made_with)
+        copy._token = token
+        _copies[token] = copy
+        while len(_copies) > _COPIES:
+            _copies.popitem(last=False)
+    copy.__dict__.update(own)
+    _copies.move_to_end(token)
+    return copy
+
+
+def _check(optimizations: Sequence[str], batch_size: int, cache_size: int, precision: str) -> None:
+    unknown = set(optimizations) - set(OPTIMIZATIONS)
+    if unknown:
+        raise ConfigError(f"optimizations: {unknown.pop()!r} is unknown; known are {', '.join(OPTIMIZATIONS)}")
+    check_at_least("batch_size", batch_size, 1)
+    check_at_least("cache_size", cache_size, 0)
+    check_precision(precision)
+
+
+def _guarded(task: Task, when: str, work: Callable[..., Any], *args: Any) -> Any:
+    """What a task's code gives; a bug in it becomes an InferenceError that has the bug as its cause."""
+    try:
+        return work(*args)
+    except PenstockError:
+        raise
+    except Exception as error:
+        raise InferenceError(f"the task {task.kind} failed {when}: {type(error).__name__}: {error}") from error
+
+
+def _cut(arrays: Arrays, start: int, stop: int) -> Arrays:
+    return {name: array[start:stop] for name, array in arrays.items()}
 
 
 def _chunks(values: Iterable[Any], size: int) -> Iterator[list[Any]]:
     iterator = iter(values)
     while chunk := list(islice(iterator, size)):
         yield chunk
+
+
+def _ahead(prepare: Callable[[Any], Item], chunks: Iterable[list[Any]], workers: int) -> Iterator[list[Item]]:
+    """Prepared chunks in order; while one is used, threads prepare the next."""
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="penstock-prepare")
+    waiting: deque[list[Future[list[Item]]]] = deque()
+    try:
+        for chunk in chunks:
+            share = -(-len(chunk) // workers)
+            parts = (chunk[start : start + share] for start in range(0, len(chunk), share))
+            waiting.append([pool.submit(lambda part: [prepare(value) for value in part], part) for part in parts])
+            if len(waiting) > _CHUNKS_AHEAD:
+                yield [item for part in waiting.popleft() for item in part.result()]
+        while waiting:
+            yield [item for part in waiting.popleft() for item in part.result()]
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -36,6 +36,9 @@ class Served:
         self._routes: dict[str, LoadedModel] = {}
         self._whole_registry = True
         self._revision = ""
+        self._asked: list[str] = []
+        self._files: dict[str, str] = {}
+        self._unloaded: set[str] = set()
         self._lookups = ThreadPoolExecutor(2, thread_name_prefix="penstock-look")
         self._loaders = ThreadPoolExecutor(2, thread_name_prefix="penstock-load")
         self._loads: dict[str, Future[LoadedModel]] = {}
@@ -60,12 +63,15 @@ class Served:
             await self._bring_up(ref, strict=strict)
 
     async def _first_of_registry(self) -> list[str]:
-        return (await self._aside(self._registry.list))[: self._most_at_start]
+        names = [name for name in await self._aside(self._registry.list) if name not in self._unloaded]
+        return list(dict.fromkeys([*names[: self._most_at_start], *self._asked]))
 
     async def _bring_up(self, ref: str, *, strict: bool = False) -> None:
         """Load a model that should be served, or note why it is not."""
         try:
             await self.model(ref)
+        except _Unloaded:
+            self.problems.pop(ref, None)
         except PenstockError as error:
             if strict:
                 raise
@@ -84,11 +90,13 @@ class Served:
     async def close(self) -> None:
         """Let go of every model and load nothing more."""
         self._routes.clear()
-        await self._aside(self._manager.close)
+        if self._manager.open:
+            await self._aside(self._manager.close)
         for pool in (self._loaders, self._lookups):
             pool.shutdown(wait=False, cancel_futures=True)
 
     async def _aside(self, work: Callable[..., T], *args: Any) -> T:
+        self._manager.check_open()  # in a forked process these threads are not there, and would be waited for
         return await asyncio.get_running_loop().run_in_executor(self._lookups, functools.partial(work, *args))
 
     async def _load(self, ref: str, *, fresh: bool = False) -> LoadedModel:
@@ -113,7 +121,11 @@ class Served:
         model = self._at_hand(target)
         if model is None:
             key = target if is_model_file(target) else await self._aside(self._manager.key, target)
+            self._refuse_unloaded(key)
             model = await self._load(key)
+            if self._is_unloaded(model.key):  # it was, while it was loaded here
+                self._manager.unload(model.key)
+            self._refuse_unloaded(model.key)
         if len(self._routes) > 10_000:  # spellings of references come from clients; the models behind them are few
             self._routes.clear()
         self._routes[ref] = model
@@ -148,8 +160,89 @@ class Served:
 
     def _pin(self) -> None:
         """What was named stays loaded; of a whole registry only the default does."""
-        named = [self.default_ref or ""] if self._whole_registry else self.wanted
+        named = [self.default_ref or "", *self._asked] if self._whole_registry else self.wanted
         self._manager.pin({self._routes[ref].key for ref in named if ref in self._routes})
+
+    # What an operator adds and takes away
+
+    async def load(self, ref: str) -> LoadedModel:
+        """Serve a model from now on, even if it was unloaded before.
+
+        Raises the PenstockError of one that cannot be served, and then changes nothing.
+        """
+        ref = self._file_of(ref) or ref
+        key = ref if is_model_file(ref) else await self._aside(self._manager.key, ref)
+        model = await self._load(key)
+        self._want(ref, model.key)
+        self._routes[ref] = model
+        self._pin()
+        return model
+
+    async def want(self, ref: str) -> None:
+        """As `load`, but what cannot be served is a problem that `ready()` tells and every `reconcile` tries again."""
+        try:
+            await self.load(ref)
+        except PenstockError as error:
+            self._want(ref, key="")
+            self.problems[ref] = str(error)
+            log.error("%s cannot be served: %s", ref, error)
+
+    def _want(self, ref: str, key: str) -> None:
+        self._unloaded -= {_name_of(ref), ref, key}
+        self.problems.pop(ref, None)
+        if not is_model_file(ref) and ref not in self._asked:
+            self._asked.append(ref)
+        if ref not in self.wanted:
+            self.wanted.append(ref)
+        if self.default_ref is None:
+            self.default_ref = ref
+
+    async def unload(self, ref: str) -> list[str]:
+        """Take a model out of service until `load` brings it back: the `name:version`s that left.
+
+        A bare name means every version. References that lead to it are told so, and requests inside are answered
+        first. Raises ModelNotFound for what there is not.
+        """
+        name = _name_of(ref)
+        loaded = [model.key for model in self._manager.models()]
+        if ref == name or is_model_file(ref):
+            keys = [key for key in loaded if name_of(key) == name]
+            if not keys and name not in map(_name_of, self.wanted):
+                await self._aside(self._manager.key, ref)
+            self._unloaded.add(name)
+        else:
+            keys = [await self._aside(self._manager.key, ref)]
+            self._unloaded.update(keys)
+        gone = {ref, *keys, *(wanted for wanted in self.wanted if ref == name == _name_of(wanted))}
+        self._files |= {_name_of(wanted): wanted for wanted in self.wanted if is_model_file(wanted)}
+        for left in (self.wanted, self._asked):
+            left[:] = [wanted for wanted in left if wanted not in gone]
+        for one in gone | {route for route, model in self._routes.items() if model.key in keys}:
+            self._routes.pop(one, None)
+            self.problems.pop(one, None)
+            self.stuck.pop(one, None)
+        self._pin()
+        for key in keys:
+            self._manager.unload(key)
+        return [key for key in keys if key in loaded]
+
+    @property
+    def unloaded(self) -> list[str]:
+        """What an operator took out of service, by name or `name:version`."""
+        return sorted(self._unloaded)
+
+    def _file_of(self, ref: str) -> str | None:
+        """The file that was served under a name before it was unloaded: no other file can be asked for."""
+        return self._files.get(ref) or self._files.get(ref.removesuffix(":1"))
+
+    def _is_unloaded(self, key: str) -> bool:
+        return key in self._unloaded or _name_of(key) in self._unloaded
+
+    def _refuse_unloaded(self, key: str) -> None:
+        if self._unloaded and self._is_unloaded(key):
+            raise _Unloaded(f"{key} was unloaded from this server; it answers again when it is loaded")
+
+    # Following the registry
 
     async def reconcile(self) -> None:
         """Follow the registry: load what an alias or a version means now, then let go of what it meant before.
@@ -169,7 +262,8 @@ class Served:
                 await self._follow(ref, model)
         if self._whole_registry:
             self.wanted = await self._first_of_registry()
-            if self.default_ref not in self._routes:
+            taken_out = {name_of(key) for key in self._unloaded}  # its callers are told so, rather than led elsewhere
+            if self.default_ref not in self._routes and _name_of(self.default_ref or "") not in taken_out:
                 self.default_ref = next(iter(self.wanted), None)
             self.problems = {ref: why for ref, why in self.problems.items() if ref in self.wanted}
         for ref in self.wanted:
@@ -183,13 +277,18 @@ class Served:
     async def _follow(self, ref: str, model: LoadedModel) -> None:
         try:
             key = await self._aside(self._manager.key, self._target(ref))
+            if key != model.key:
+                self._refuse_unloaded(key)
             now = await self._load(key, fresh=True) if key != model.key else await self._refreshed(model)
             if now is not model:
                 self._routes[ref] = now
                 log.info("%s is now %s", ref, key)
             self.stuck.pop(ref, None)
-        except ModelNotFound:
-            del self._routes[ref]
+        except ModelNotFound as error:
+            if not isinstance(error, _Unloaded):
+                self._routes.pop(ref, None)
+                return
+            self.stuck[ref] = str(error)
         except PenstockError as error:
             if self.stuck.get(ref) != str(error):
                 log.error("%s stays at %s: %s", ref, model.key, error)
@@ -198,6 +297,10 @@ class Served:
     async def _refreshed(self, model: LoadedModel) -> LoadedModel:
         """The model under the same name and version, which another content may have been published as."""
         return model if model.retired else await self._load(model.key, fresh=True)
+
+
+class _Unloaded(ModelNotFound):
+    """An operator has taken it out of service here."""
 
 
 def _name_of(ref: str) -> str:

@@ -137,6 +137,7 @@ class AsgiCall(Call):
         self.gateway = gateway
         self.method = scope["method"]
         self.path = scope["path"]
+        self.query = scope["query_string"].decode("latin-1")
         self.header = headers.get
         self._receive = receive
 

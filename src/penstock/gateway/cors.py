@@ -6,7 +6,7 @@ from penstock.gateway.wire import Call, Headers, Reply, Routes
 
 _REQUEST_HEADERS = (
     "Accept, Accept-Language, Authorization, Content-Language, Content-Type, "
-    "X-Penstock-Key, X-Request-ID, X-Request-Timeout-Ms"
+    "X-Penstock-Key, X-Penstock-Priority, X-Request-ID, X-Request-Timeout-Ms"
 )
 _EXPOSED = "Retry-After, Server-Timing, X-Penstock-Model, X-Request-ID"
 _PREFLIGHT_AGE_S = "600"

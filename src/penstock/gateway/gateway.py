@@ -17,21 +17,25 @@ import orjson
 
 from penstock.engine.config import InferenceConfig
 from penstock.engine.engine import InferenceEngine
+from penstock.engine.ranges import RangePolicies
 from penstock.errors import ModelNotReady, PenstockError
 from penstock.gateway.cors import Cors
 from penstock.gateway.examples import Example, example_of
 from penstock.gateway.inflight import Inflight
 from penstock.gateway.openapi import write_document
+from penstock.gateway.orders import Orders
 from penstock.gateway.peers import Peers, merge_stats
 from penstock.gateway.problems import CLOSE, is_server_fault, problem_body, problem_headers
 from penstock.gateway.wire import Call, Disconnected, Endpoint, Headers, Reply, Routes
+from penstock.monitor.access import AccessLog
 from penstock.monitor.metrics import Metrics
-from penstock.settings import Settings
+from penstock.registry.policies import BatchingPolicy
+from penstock.settings import ModelSettings, Settings
 
 log = logging.getLogger(__name__)
-access = logging.getLogger("penstock.access")
 
-RECONCILE_EVERY_S = 1.0
+RECONCILE_EVERY_S = 0.5
+"""A change is to be followed within a second, the loading of a small model included."""
 
 LEAST_BODY_BUDGET = 256 * 1024 * 1024
 """Large bodies may take this much together, or four of the largest where that is more."""
@@ -55,14 +59,22 @@ class Gateway:
         self.engine.observers.append(self.metrics.observe)
         self.inflight = Inflight(max(4 * settings.max_body_bytes, LEAST_BODY_BUDGET))
         self.started = False
-        self._log_access = settings.access_log and access.isEnabledFor(logging.INFO)
+        self._access = AccessLog() if settings.access_log and AccessLog.wanted() else None
+        if self._access is not None:
+            self.engine.observers.append(self._access.observe)
         self.draining = False
         self._cors = Cors(settings.cors_origins, self.routes) if settings.cors_origins else None
         self.write_openapi: Callable[[Example | None], dict[str, Any]] = self._write_openapi
         """What writes the OpenAPI document; an application around the gateway may put its own in place."""
         self.peers: Peers | None = None
         """The processes beside this one, where there are some."""
-        self._reconciler: asyncio.Task[None] | None = None
+        self.listener: str | None = None
+        """The IP address this process listens on, where the gateway has a listener of its own."""
+        self.orders = Orders(self)
+        self._stopping = False
+        self._trouble = ""
+        self.following = asyncio.Lock()
+        self._watchers: list[asyncio.Task[None]] = []
 
     # Life
 
@@ -70,19 +82,32 @@ class Gateway:
         """Load the models. Raises the PenstockError of one that was asked for by name and cannot be served."""
         strict = bool(refs) or self.engine.default_ref is not None
         await self.engine.start(refs, strict=strict)
+        await self.orders.obey()
         # what was made until now stays: out of the collector's sight it is not walked again and again (50 ms each time)
         gc.collect()
         gc.freeze()
         self.started = True
-        self._reconciler = asyncio.create_task(self._reconcile(), name="penstock-reconcile")
+        self._watchers.append(asyncio.create_task(self._reconcile(), name="penstock-reconcile"))
+        if self.peers is not None:
+            self._watchers.append(asyncio.create_task(self.orders.watch(), name="penstock-orders"))
 
     def begin_drain(self) -> None:
         """Refuse new predictions, and close every connection with its next reply."""
         self.draining = True
         self.engine.begin_drain()
 
+    def end_drain(self) -> None:
+        """Take predictions again, unless the process is about to end."""
+        if not self._stopping:
+            self.draining = False
+            self.engine.end_drain()
+
     async def drain(self, timeout_s: float) -> bool:
-        """Wait for the requests in flight; False when they took longer than `timeout_s` and were given up."""
+        """Wait for the requests in flight; False when they took longer than `timeout_s` and were given up.
+
+        There is no way back: the process is about to end.
+        """
+        self._stopping = True
         self.begin_drain()
         until = time.monotonic() + timeout_s
         in_time = await self.engine.drain(timeout_s)
@@ -90,22 +115,36 @@ class Gateway:
 
     async def close(self) -> None:
         """Unload the models."""
-        if self._reconciler is not None:
-            self._reconciler.cancel()
+        for watcher in self._watchers:
+            watcher.cancel()
             with contextlib.suppress(asyncio.CancelledError):
-                await self._reconciler
+                await watcher
         self.inflight.close()
         await self.engine.close()
 
     async def _reconcile(self) -> None:
         while True:
             await asyncio.sleep(RECONCILE_EVERY_S)
+            await self.reconcile()
+
+    async def reconcile(self) -> None:
+        """Follow the registry now; what stands in the way is logged."""
+        async with self.following:
             try:
                 await self.engine.reconcile()
             except PenstockError as error:
-                log.warning("the registry cannot be followed: %s", error)
+                self._tell_following(f"the registry cannot be followed: {error}")
             except Exception:
                 log.exception("the registry cannot be followed")
+            else:
+                self._tell_following("")
+
+    def _tell_following(self, trouble: str) -> None:
+        """Once when it begins, changes or ends: an outage of hours is no reason for thousands of lines."""
+        if trouble == self._trouble:
+            return
+        log.warning("%s", trouble or "the registry is followed again")
+        self._trouble = trouble
 
     def check_started(self) -> None:
         """Raises ModelNotReady while models are being loaded."""
@@ -139,7 +178,10 @@ class Gateway:
 
     async def serve(self, call: Call) -> Reply | None:
         """The reply to any call; None when nobody waits for it any more."""
-        started = time.perf_counter() if self._log_access else 0.0
+        started = 0.0
+        if self._access is not None:
+            started = time.perf_counter()
+            self._access.begin()
         given = call.header("x-request-id")
         if given is not None and _REQUEST_ID.fullmatch(given):
             call.request_id = given
@@ -162,8 +204,11 @@ class Gateway:
         finally:
             self.inflight.leave(task)
         self._add_headers(call, reply.headers)
-        if started:
-            _log_request(call, reply, started)
+        if self._access is not None:
+            ms = round((time.perf_counter() - started) * 1000, 3)
+            self._access.write(
+                request_id=call.request_id, method=call.method, path=call.path, status=reply.status, ms=ms
+            )
         return reply
 
     def _add_headers(self, call: Call, headers: Headers) -> None:
@@ -181,12 +226,6 @@ class Gateway:
         return Reply(status, problem_headers(error), body)
 
 
-def _log_request(call: Call, reply: Reply, started: float) -> None:
-    ms = round((time.perf_counter() - started) * 1000, 3)
-    fields = {"method": call.method, "path": call.path, "status": reply.status, "ms": ms, "request_id": call.request_id}
-    access.info("request", extra=fields)
-
-
 def engine_config(settings: Settings) -> InferenceConfig:
     """The engine's part of the settings."""
     default = str(settings.model_path) if settings.model_path is not None else settings.default_model
@@ -196,6 +235,9 @@ def engine_config(settings: Settings) -> InferenceConfig:
         registry=settings.registry,
         database_url=settings.database_url,
         device=settings.device,
+        trust=settings.trust,
+        cache_dir=settings.cache_dir,
+        choosing=settings.choosing,
         precision="fp16" if settings.use_fp16 else "fp32",
         batch_size=settings.batch_size,
         max_queue_size=settings.max_queue_size,
@@ -203,8 +245,22 @@ def engine_config(settings: Settings) -> InferenceConfig:
         max_wait_ms=settings.max_wait_ms,
         graph_optimization=settings.enable_onnx_optimization,
         threads=settings.threads,
+        shared_threads=settings.shared_threads,
         timeout_ms=settings.request_timeout_ms,
         max_models=settings.max_models,
         max_bytes=settings.max_bytes,
         cache_size=settings.cache_size,
+        cache_bytes=settings.cache_bytes,
+        ranges=RangePolicies(settings.on_input_range, settings.on_output_range, settings.on_nan_output),
+        batching={name: _batching(model) for name, model in settings.models.items()},
+    )
+
+
+def _batching(model: ModelSettings) -> BatchingPolicy:
+    return BatchingPolicy(
+        max_batch_rows=model.batch_size,
+        max_queue_rows=model.max_queue_size,
+        max_queue_bytes=model.max_queue_bytes,
+        max_wait_ms=model.max_wait_ms,
+        timeout_ms=model.request_timeout_ms,
     )

@@ -47,6 +47,15 @@ class ModelStats(BaseModel):
     uptime_s: float
 
 
+class CacheStats(BaseModel):
+    """What is remembered, and how often it was asked for."""
+
+    entries: int
+    bytes: int
+    hits: int
+    misses: int
+
+
 class Stats(BaseModel):
     """What the server is doing."""
 
@@ -60,6 +69,7 @@ class Stats(BaseModel):
     queue_size: int = Field(description="Rows that wait.")
     processing: int = Field(description="Requests inside the engine.")
     uptime_s: float
+    cache: CacheStats | None = Field(default=None, description="Remembered answers; null where none are.")
     models: dict[str, ModelStats] = Field(description="By name:version.")
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import functools
 import math
+import re
 import time
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Iterable, Sequence
 from typing import Any, Union
-from urllib.parse import quote
+from urllib.parse import parse_qs, quote
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, create_model
@@ -16,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, c
 from penstock.engine.loaded import LoadedModel
 from penstock.engine.manager import is_model_file
 from penstock.engine.observation import Prediction
+from penstock.engine.ranges import Flag
 from penstock.errors import FieldError, InvalidInput, ModelNotFound, PenstockError
 from penstock.gateway.decoding import decode, decode_item, parse
 from penstock.gateway.problems import BatchItemError, Refusal, describe
@@ -25,7 +27,9 @@ from penstock.registry.refs import parse_ref
 from penstock.tasks.base import Task
 from penstock.tasks.image import ImageClassification
 from penstock.tasks.refusals import refusal
+from penstock.tasks.tabular import TabularTask
 from penstock.tasks.tensor import TensorTask
+from penstock.tasks.text import TextClassification
 from penstock.tasks.vector import VectorClassification
 
 VECTOR_REQUESTS: tuple[type[BaseModel], ...] = (VectorClassification.Request,)
@@ -34,11 +38,15 @@ REQUESTS: tuple[type[BaseModel], ...] = (
     VectorClassification.Request,
     ImageClassification.Request,
     TensorTask.Request,
+    TextClassification.Request,
+    TabularTask.Request,
 )
 RESPONSES: tuple[type[BaseModel], ...] = (
     VectorClassification.Response,
     ImageClassification.Response,
     TensorTask.Response,
+    TextClassification.Response,
+    TabularTask.Response,
 )
 """What the built-in Tasks take and give; for the documentation."""
 
@@ -48,6 +56,10 @@ DECODE_ASIDE_FROM = 256 * 1024
 
 _CURL = "application/x-www-form-urlencoded"
 TIMEOUT_HEADER = "X-Request-Timeout-Ms"
+PRIORITY_HEADER = "X-Penstock-Priority"
+"""Of our own, and not the `Priority` of RFC 9218: browsers send that with every request, each its own values."""
+LEAST_AND_MOST = 100
+_PRIORITY = re.compile(r"[+-]?[0-9]{1,3}")
 
 
 def predict(call: Call) -> Awaitable[Reply]:
@@ -89,24 +101,29 @@ async def _answer(call: Call, ref: str | None, *, fixed: bool = False) -> Reply:
     engine = call.gateway.engine
     try:
         call.gateway.check_started()
-        engine.admit(ref)
+        priority = _priority(call)
+        engine.admit(ref, priority)
         deadline = _deadline(call)
         model = engine.routed(ref) or await engine.model(ref)
+        kind = _task_kind(call) if call.query else None
+        task = model.task if kind is None else model.duty_of(kind).task
         body = await call.body()
-        engine.admit(ref)  # others came in meanwhile; from here to the queue nothing waits
+        engine.admit(ref, priority)  # others came in meanwhile; from here to the queue nothing waits
         content_type = call.header("content-type") or ""
         large = len(body) >= DECODE_ASIDE_FROM
         if large:
-            request = await asyncio.to_thread(_read_request, model.task, body, content_type)
+            request = await asyncio.to_thread(_read_request, task, body, content_type)
         else:
-            request = _read_request(model.task, body, content_type)
+            request = _read_request(task, body, content_type)
         version = getattr(request, "model_version", None)
         if version is not None and version != model.version:
-            ref = await _other_version(call, model, version, fixed)
+            ref = await _other_version(call, model, version, fixed, kind)
     except (PenstockError, Refusal) as error:
         _count(call, ref, error)
         raise
-    prediction = await engine.predict(request, ref=ref, deadline=deadline, request_id=call.request_id, aside=large)
+    prediction = await engine.predict(
+        request, ref=ref, task=kind, deadline=deadline, request_id=call.request_id, aside=large, priority=priority
+    )
     return await asyncio.to_thread(_reply, prediction) if large else _reply(prediction)
 
 
@@ -139,14 +156,15 @@ def _registry_ref(ref: str) -> str:
     return ref
 
 
-async def _other_version(call: Call, model: LoadedModel, version: str, fixed: bool) -> str:
+async def _other_version(call: Call, model: LoadedModel, version: str, fixed: bool, kind: str | None) -> str:
     """The reference for the version a body asks for. Raises ModelNotFound naming the field."""
     ref = f"{model.name}:{version}"
     try:
         if fixed:
             raise ModelNotFound(f"the path names the version {model.version}, the body {version[:100]!r}")
         other = await call.gateway.engine.model(_named(call, ref))
-        if other.task.Request is not model.task.Request:
+        mine, theirs = (each.task if kind is None else each.duty_of(kind).task for each in (model, other))
+        if mine.Request is not theirs.Request:
             raise ModelNotFound(f"{ref} takes another kind of request; ask it under /models/{model.name}/versions")
     except ModelNotFound as error:
         raise VersionNotFound(str(error)) from None
@@ -181,6 +199,22 @@ def _deadline(call: Call) -> float | None:
     return time.monotonic() + min(timeout_ms, call.gateway.settings.request_timeout_ms) / 1000
 
 
+def _task_kind(call: Call) -> str | None:
+    """`?task=`: what the model is asked as; None for its first task."""
+    return parse_qs(call.query).get("task", [None])[-1]
+
+
+def _priority(call: Call) -> int:
+    """What the caller asks for, at most what the operator grants. Raises InvalidInput naming the header."""
+    given = call.header("x-penstock-priority")
+    if given is None:
+        return 0
+    if not _PRIORITY.fullmatch(given) or abs(int(given)) > LEAST_AND_MOST:
+        message = f"{PRIORITY_HEADER}: give a whole number from {-LEAST_AND_MOST} to {LEAST_AND_MOST}"
+        raise InvalidInput(message, field=PRIORITY_HEADER)
+    return min(int(given), call.gateway.settings.max_priority)
+
+
 def _read_request(task: Task, body: bytes, content_type: str) -> Any:
     if task.upload_field is not None and not is_json(content_type):
         return read_upload(task, body, content_type)
@@ -213,14 +247,21 @@ def is_json(content_type: str) -> bool:
 
 
 def _reply(prediction: Prediction) -> Reply:
-    response, name, version, variant, _, pre_ms, queue_ms, run_ms, post_ms, _ = prediction
+    response, name, version, variant, _, pre_ms, queue_ms, run_ms, post_ms, _, flags = prediction
     timing = f"queue;dur={queue_ms:.3f}, pre;dur={pre_ms:.3f}, run;dur={run_ms:.3f}, post;dur={post_ms:.3f}"
     headers = [
         ("content-type", JSON),
         ("server-timing", timing),
         ("x-penstock-model", model_header(name, version, variant)),
     ]
+    if flags:
+        headers.append(("x-penstock-flags", flags_header(flags)))
     return Reply(200, headers, response.__pydantic_serializer__.to_json(response))
+
+
+def flags_header(flags: Iterable[Flag]) -> str:
+    """`output y not_finite, input x above`; what a tensor's name holds and a header may not is percent-encoded."""
+    return ", ".join(f"{flag.side} {quote(flag.tensor)} {flag.kind}" for flag in flags)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -252,18 +293,24 @@ async def predict_batch(call: Call) -> Reply:
     ref: str | None = None
     try:
         call.gateway.check_started()
-        engine.admit(None)
+        priority = _priority(call)
+        engine.admit(None, priority)
         deadline = _deadline(call)
         _check_json(call.header("content-type") or "")
         body = await call.body()
         batch = await _aside(len(body), _read_batch, body)
         model, ref = await _batch_model(call, batch.get("model"))
-        items = await _aside(len(body), _read_items, model, batch["requests"])
+        kind = _task_kind(call)
+        task = model.task if kind is None else model.duty_of(kind).task
+        items = await _aside(len(body), _read_items, model, task, batch["requests"])
     except (PenstockError, Refusal) as error:
         _count(call, ref, error)
         raise
     good = [item for item in items if not isinstance(item, PenstockError)]
-    results = iter(await engine.predict_batch(good, ref=ref, deadline=deadline, request_id=call.request_id))
+    answered = await engine.predict_batch(
+        good, ref=ref, task=kind, deadline=deadline, request_id=call.request_id, priority=priority
+    )
+    results = iter(answered)
     answers = [item if isinstance(item, PenstockError) else next(results) for item in items]
     return await _aside(len(body), _batch_reply, answers, started, call.request_id)  # type: ignore[no-any-return]
 
@@ -292,13 +339,13 @@ async def _batch_model(call: Call, ref: str | None) -> tuple[LoadedModel, str | 
         raise VersionNotFound(str(error), "model") from None
 
 
-def _read_items(model: LoadedModel, items: Sequence[Any]) -> list[BaseModel | PenstockError]:
-    return [_read_item(model, item) for item in items]
+def _read_items(model: LoadedModel, task: Task, items: Sequence[Any]) -> list[BaseModel | PenstockError]:
+    return [_read_item(model, task, item) for item in items]
 
 
-def _read_item(model: LoadedModel, item: Any) -> BaseModel | PenstockError:
+def _read_item(model: LoadedModel, task: Task, item: Any) -> BaseModel | PenstockError:
     try:
-        request = decode_item(model.task, item)
+        request = decode_item(task, item)
     except InvalidInput as error:
         return error
     version = getattr(request, "model_version", None)
@@ -317,6 +364,9 @@ def _batch_reply(answers: Sequence[Prediction | PenstockError], started: float, 
         slowest = {name: max(getattr(p, f"{name}_ms") for p in good) for name in ("queue", "pre", "run", "post")}
         headers.append(("server-timing", ", ".join(f"{name};dur={ms:.3f}" for name, ms in slowest.items())))
         headers.append(("x-penstock-model", model_header(good[0].model, good[0].version, good[0].variant)))
+        flags = dict.fromkeys(flag for p in good for flag in p.flags)
+        if flags:
+            headers.append(("x-penstock-flags", flags_header(flags)))
     return Reply(200, headers, body)
 
 

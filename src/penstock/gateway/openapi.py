@@ -21,6 +21,8 @@ _TAGS = {
     "models": "What the registry holds.",
     "health": "Probes.",
     "monitoring": "Figures.",
+    "admin": "Orders: what is served here, and which version an alias means. They need the admin key; without one set, "
+    "they are taken on a loopback address only.",
 }
 
 _REQUEST_ID = {
@@ -32,6 +34,13 @@ _REQUEST_ID = {
 }
 _PREDICT_HEADERS: list[Json] = [
     {
+        "name": "task",
+        "in": "query",
+        "required": False,
+        "description": "What the model is asked as, where it has several tasks; by default its first one.",
+        "schema": {"type": "string"},
+    },
+    {
         "name": "X-Request-Timeout-Ms",
         "in": "header",
         "required": False,
@@ -39,6 +48,15 @@ _PREDICT_HEADERS: list[Json] = [
         "above 0 is taken; below a second a busy server may not make it.",
         "schema": {"type": "integer", "minimum": 1000},
         "example": 5000,
+    },
+    {
+        "name": "X-Penstock-Priority",
+        "in": "header",
+        "required": False,
+        "description": "Who goes first where requests wait: the higher number, then the earlier deadline. In a full "
+        "queue it takes the place of a lower one. The server may grant less.",
+        "schema": {"type": "integer", "minimum": -100, "maximum": 100, "default": 0},
+        "example": 10,
     },
     {
         "name": "X-Penstock-Key",
@@ -51,12 +69,21 @@ _PREDICT_HEADERS: list[Json] = [
 _PARAMETERS: dict[str, Json] = {
     "name": {"description": "Name of the model.", "example": "digits"},
     "version": {"description": "Version of the model.", "example": "v1.0"},
+    "alias": {"description": "Name of the alias.", "example": "champion"},
 }
 _OUT: dict[str, Json] = {
     "X-Request-ID": {"description": "As given, or a new one.", "schema": {"type": "string"}},
     "Server-Timing": {"description": "Milliseconds: queue, pre, run, post.", "schema": {"type": "string"}},
     "X-Penstock-Model": {"description": "name:version/variant that answered.", "schema": {"type": "string"}},
+    "X-Penstock-Flags": {
+        "description": "Tensors outside what the model was made for: side, name, and below, above or not_finite.",
+        "schema": {"type": "string"},
+    },
     "Retry-After": {"description": "Seconds.", "schema": {"type": "integer", "minimum": 1}},
+}
+_SECURITY: Json = {
+    "adminKey": {"type": "http", "scheme": "bearer", "description": "The setting `admin_key`."},
+    "adminKeyHeader": {"type": "apiKey", "in": "header", "name": "X-Penstock-Admin-Key"},
 }
 _BINARY: Json = {"type": "string", "contentMediaType": "application/octet-stream", "format": "binary"}
 _UPLOADS: dict[str, Json] = {
@@ -89,7 +116,7 @@ def write_document(table: Iterable[Endpoint], example: Example | None = None) ->
         },
         "tags": [{"name": name, "description": text} for name, text in _TAGS.items()],
         "paths": paths,
-        "components": {"schemas": definitions.get("$defs", {})},
+        "components": {"schemas": definitions.get("$defs", {}), "securitySchemes": _SECURITY},
     }
 
 
@@ -103,14 +130,20 @@ def _operation(row: Endpoint, refs: Mapping[_Key, Json], example: Example | None
         "tags": [row.tag],
         "summary": row.summary,
         "operationId": _operation_id(row),
-        "parameters": [*parameters, *(_PREDICT_HEADERS if row.requests else ()), _REQUEST_ID],
+        "parameters": [*parameters, *(_PREDICT_HEADERS if _predicts(row) else ()), _REQUEST_ID],
         "responses": _responses(row, refs),
     }
+    if row.guarded:
+        operation["security"] = [{"adminKey": []}, {"adminKeyHeader": []}, {}]
     if row.description:
         operation["description"] = row.description
     if row.requests:
-        operation["requestBody"] = {"required": True, "content": _request(row, refs, example)}
+        operation["requestBody"] = {"required": not row.guarded, "content": _request(row, refs, example)}
     return operation
+
+
+def _predicts(row: Endpoint) -> bool:
+    return bool(row.requests) and not row.guarded
 
 
 def _operation_id(row: Endpoint) -> str:
@@ -128,7 +161,7 @@ def _request(row: Endpoint, refs: Mapping[_Key, Json], example: Example | None) 
 
 def _shown(row: Endpoint, example: Example | None) -> Any:
     """The example of the table, or one that a served model answers; none where no such model answers the route."""
-    if example is None or row.example is None:
+    if example is None or row.example is None or row.guarded:
         return row.example
     if "requests" in row.example:
         return {"requests": [example.request], **({} if example.is_default else {"model": example.name})}
@@ -137,7 +170,8 @@ def _shown(row: Endpoint, example: Example | None) -> Any:
 
 def _parameter(name: str, example: Example | None) -> Json:
     described = _PARAMETERS[name]
-    return described if example is None else {**described, "example": getattr(example, name)}
+    shown = getattr(example, name, None)
+    return described if shown is None else {**described, "example": shown}
 
 
 def _responses(row: Endpoint, refs: Mapping[_Key, Json]) -> Json:
@@ -152,7 +186,7 @@ def _responses(row: Endpoint, refs: Mapping[_Key, Json]) -> Json:
         responses.setdefault(str(status), {"description": f"{title_of(status)}.", "content": problem})
     for code, described in responses.items():
         headers = ["X-Request-ID"]
-        headers += ["Server-Timing", "X-Penstock-Model"] if row.requests and code == "200" else []
+        headers += ["Server-Timing", "X-Penstock-Model", "X-Penstock-Flags"] if _predicts(row) and code == "200" else []
         headers += ["Retry-After"] if code in ("429", "503") else []
         described["headers"] = {name: _OUT[name] for name in headers}
     return dict(sorted(responses.items()))

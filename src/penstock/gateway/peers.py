@@ -23,7 +23,7 @@ class Peers:
     """The figures of this process and of those beside it, one file each. A file outlives its process: counts stay."""
 
     def __init__(self, directory: Path) -> None:
-        self._directory = directory
+        self.directory = directory
         self._own = directory / f"{os.getpid()}.json"
         self._lock = threading.Lock()
 
@@ -31,18 +31,23 @@ class Peers:
         """Write this process' figures again and again; ends when cancelled, and writes a last time."""
         try:
             while True:
-                await asyncio.to_thread(self._write_locked, gateway)
+                await asyncio.to_thread(self.tell, gateway)
                 await asyncio.sleep(SHARE_EVERY_S)
         finally:
-            self._write_locked(gateway)
+            self.tell(gateway)
 
-    def _write_locked(self, gateway: Gateway) -> None:
+    def tell(self, gateway: Gateway) -> None:
+        """Write this process' figures now."""
         with self._lock:
             self.write(gateway)
 
     def write(self, gateway: Gateway) -> dict[str, Any]:
         """Write the figures of now, aside and then renamed, so that nobody reads half a file; and return them."""
-        figures = {"metrics": gateway.metrics.snapshot(), "stats": gateway.engine.get_stats()}
+        figures = {
+            "metrics": gateway.metrics.snapshot(),
+            "stats": gateway.engine.get_stats(),
+            "orders": gateway.orders.revision,
+        }
         aside = self._own.with_suffix(".new")
         with contextlib.suppress(OSError):  # the parent is gone
             aside.write_bytes(orjson.dumps(figures))
@@ -54,10 +59,20 @@ class Peers:
         with self._lock:
             return [self.write(gateway), *self.others()]
 
+    def behind(self, revision: int) -> list[int]:
+        """The process ids of those beside this one that have not obeyed the orders of this revision yet."""
+        late = []
+        for file in self.directory.glob("*.json"):
+            with contextlib.suppress(OSError, ValueError):
+                figures = orjson.loads(file.read_bytes())
+                if file != self._own and _is_alive(int(file.stem)) and figures.get("orders", 0) < revision:
+                    late.append(int(file.stem))
+        return late
+
     def others(self) -> list[dict[str, Any]]:
         """What the other processes wrote last; of an ended one only what it has counted."""
         found = []
-        for file in sorted(self._directory.glob("*.json")):
+        for file in sorted(self.directory.glob("*.json")):
             if file == self._own:
                 continue
             with contextlib.suppress(OSError, ValueError):
@@ -79,6 +94,8 @@ def _is_alive(pid: int) -> bool:
 def _counts_only(figures: dict[str, Any]) -> dict[str, Any]:
     figures["metrics"] |= {"queue_depth": 0, "inflight": 0, "info": []}
     figures["stats"] |= {"queue_size": 0, "processing": 0}
+    for cache in filter(None, (figures["stats"].get("cache"), figures["metrics"].get("cache"))):
+        cache |= {"entries": 0, "bytes": 0}
     for model in figures["stats"]["models"].values():
         model["throughput"] = 0.0
     return figures
@@ -93,6 +110,8 @@ def merge_stats(all_stats: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     merged = dict(all_stats[0])
     for name in ("queue_size", "processing"):
         merged[name] = sum(stats[name] for stats in all_stats)
+    caches = [stats["cache"] for stats in all_stats if stats.get("cache")]
+    merged["cache"] = {name: sum(cache[name] for cache in caches) for name in caches[0]} if caches else None
     keys = dict.fromkeys(key for stats in all_stats for key in stats["models"])
     merged["models"] = {key: _merge_model([s["models"][key] for s in all_stats if key in s["models"]]) for key in keys}
     return merged

@@ -19,6 +19,7 @@ from penstock.errors import (
     ModelLoadError,
     ModelNotFound,
     ModelNotReady,
+    OutOfRange,
     Overloaded,
     PenstockError,
 )
@@ -41,6 +42,7 @@ class Kind(NamedTuple):
 
 _KINDS: dict[type[BaseException], Kind] = {
     InvalidInput: Kind(422, "invalid-input", "The request is not valid"),
+    OutOfRange: Kind(422, "out-of-range", "A value is outside what the model was made for"),
     ModelNotFound: Kind(404, "model-not-found", "No such model"),
     ModelNotReady: Kind(503, "model-not-ready", "The model is not ready"),
     Overloaded: Kind(429, "overloaded", "Too many requests wait"),
@@ -53,9 +55,12 @@ _KINDS: dict[type[BaseException], Kind] = {
 
 _REFUSALS: dict[int, tuple[str, str]] = {
     307: ("moved", "The route is one slash away"),
+    401: ("unauthorized", "The admin key is needed"),
+    403: ("forbidden", "This is not allowed"),
     404: ("not-found", "No such route"),
     405: ("method-not-allowed", "Another method is needed"),
     408: ("request-timeout", "The request did not arrive in time"),
+    409: ("not-done", "It cannot be done as things are"),
     413: ("body-too-large", "The body is too large"),
     415: ("unsupported-media-type", "The body is of another type"),
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from penstock.gateway import health, models, native, pages
+from penstock.gateway import admin, health, models, native, pages
 from penstock.gateway.wire import JSON, Endpoint
 
 _PREDICT = (404, 413, 415, 422, 429, 500, 503, 504)
@@ -131,4 +131,47 @@ _PAGES = (
     Endpoint("GET", "/openapi.json", pages.openapi, "", "The OpenAPI document"),
 )
 
-TABLE: tuple[Endpoint, ...] = (*_PREDICTIONS, *_MODELS, *_HEALTH, *_PAGES)
+_ORDERED = (401, 403, 404, 409, 413, 415, 422, 500, 503)
+"""How an order may be refused."""
+_EVERYWHERE = "Every process of this server follows before the reply."
+_STORED = "Written into the registry: every server that uses it follows within a second."
+
+
+def _order(method: str, path: str, handler: Any, summary: str, description: str, **more: Any) -> Endpoint:
+    return Endpoint(method, path, handler, "admin", summary, description, problems=_ORDERED, guarded=True, **more)
+
+
+_ADMIN = (
+    _order(
+        "GET", "/admin", admin.state, "What this server serves", "Of the process that answers.",
+        responses=(admin.ServerState,),
+    ),
+    _order(
+        "POST", "/admin/load", admin.load, "Load a model",
+        f"It answers from now on, in memory and proved when the reply comes. {_EVERYWHERE}",
+        requests=(admin.ModelOrder,), responses=(admin.Loaded,), example={"model": "digits"},
+    ),
+    _order(
+        "POST", "/admin/unload", admin.unload, "Unload a model",
+        f"A bare name means all its versions. Requests inside are answered first. {_EVERYWHERE}",
+        requests=(admin.ModelOrder,), responses=(admin.Unloaded,), example={"model": "digits"},
+    ),
+    _order(
+        "PUT", "/admin/models/{name}/aliases/{alias}", admin.set_alias, "Point an alias at a version", _STORED,
+        requests=(admin.AliasOrder,), responses=(admin.Aliased,), example={"version": "v1.0"},
+    ),
+    _order(
+        "DELETE", "/admin/models/{name}/aliases/{alias}", admin.remove_alias, "Remove an alias", _STORED,
+        responses=(admin.Aliased,),
+    ),
+    _order(
+        "POST", "/admin/drain", admin.drain, "Refuse predictions",
+        f"Readiness turns 503 and new predictions are refused; the process goes on. {_EVERYWHERE}",
+        requests=(admin.DrainOrder,), responses=(admin.Drained,), example={"wait_s": 10},
+    ),
+    _order(
+        "DELETE", "/admin/drain", admin.resume, "Take predictions again", _EVERYWHERE, responses=(admin.Drained,)
+    ),
+)  # fmt: skip
+
+TABLE: tuple[Endpoint, ...] = (*_PREDICTIONS, *_MODELS, *_HEALTH, *_ADMIN, *_PAGES)

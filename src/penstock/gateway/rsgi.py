@@ -19,6 +19,7 @@ class RsgiCall(Call):
         self.gateway = gateway
         self.method = scope.method
         self.path = scope.path
+        self.query = scope.query_string
         self.header = scope.headers.get
         self.protocol = protocol
 

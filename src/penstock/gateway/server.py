@@ -108,6 +108,7 @@ class Server:
             asyncio.get_running_loop().add_signal_handler(signum, self._on_signal, signum)
         gateway = Gateway(self._settings, TABLE)
         gateway.peers = self._peers
+        gateway.listener = self._settings.host
         loading = asyncio.create_task(self._load(gateway), name="penstock-load")
         stopped = asyncio.create_task(self._stop.wait(), name="penstock-stop")
         try:

@@ -54,6 +54,8 @@ class Call(ABC):
     path: str
     header: Callable[[str], str | None]
     """The value of a header by its lower-case name."""
+    query: str = ""
+    """The query string as it came, without its question mark."""
     params: Mapping[str, str] = _NO_PARAMS
     request_id = ""
     reading = False
@@ -137,7 +139,7 @@ class Endpoint:
 
     `requests` are the Pydantic models a JSON body may have, `upload` says that a file may come instead. `responses`
     are the models of a good answer, `problems` the statuses of a refusal. `replies` documents whatever else there is,
-    as OpenAPI response objects by status. `example` is a request body.
+    as OpenAPI response objects by status. `example` is a request body. `guarded` rows answer only who may give orders.
     """
 
     method: str
@@ -152,6 +154,7 @@ class Endpoint:
     problems: tuple[int, ...] = ()
     replies: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
     example: Any = None
+    guarded: bool = False
 
 
 class Routes:

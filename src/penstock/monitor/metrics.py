@@ -34,7 +34,7 @@ _BOUNDS_MS = tuple(bound * 1000 for bound in SECONDS)
 class _Model:
     """The figures of one model version, as lists that JSON can carry from one process to another."""
 
-    __slots__ = ("batches", "batches_sum", "counts", "outcomes", "sums")
+    __slots__ = ("batches", "batches_sum", "counts", "flags", "outcomes", "sums")
 
     def __init__(self) -> None:
         self.counts = [[0] * (len(SECONDS) + 1) for _ in _TIMES]
@@ -42,6 +42,7 @@ class _Model:
         self.batches = [0] * (len(ROWS) + 1)
         self.batches_sum = 0
         self.outcomes: Counter[str] = Counter()
+        self.flags: Counter[tuple[str, str, str]] = Counter()
 
 
 class Metrics:
@@ -53,12 +54,14 @@ class Metrics:
 
     def observe(self, observation: Observation) -> None:
         """Count one request: an observer of the engine."""
-        model, version, _, outcome, _, batch_rows, pre_ms, queue_ms, run_ms, post_ms, total_ms, _ = observation
+        model, version, _, outcome, _, batch_rows, pre_ms, queue_ms, run_ms, post_ms, total_ms, *_ = observation
         key = (model, version)
         figures = self._models.get(key)
         if figures is None:
             figures = self._models[key] = _Model()
         figures.outcomes[outcome] += 1
+        if observation.flags:
+            figures.flags.update(observation.flags)
         if outcome != "ok":
             return
         counts, sums, bounds = figures.counts, figures.sums, _BOUNDS_MS
@@ -86,6 +89,7 @@ class Metrics:
                 "batches": figures.batches.copy(),
                 "batches_sum": figures.batches_sum,
                 "outcomes": dict(figures.outcomes),
+                "flags": [[*flag, count] for flag, count in figures.flags.items()],
             }
             for (model, version), figures in list(self._models.items())
         ]
@@ -93,6 +97,7 @@ class Metrics:
             "models": models,
             "queue_depth": self._engine.queue_rows,
             "inflight": self._engine.inflight,
+            "cache": self._engine.cache.figures()._asdict() if self._engine.cache is not None else None,
             "info": [_info(model.info) for model in self._engine.loaded()],
         }
 
@@ -114,10 +119,12 @@ class Metrics:
 def merge(snapshots: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """Several processes' snapshots as one: counts and gauges added up."""
     models: dict[tuple[str, str], dict[str, Any]] = {}
-    total: dict[str, Any] = {"models": models, "queue_depth": 0, "inflight": 0, "info": {}}
+    total: dict[str, Any] = {"models": models, "queue_depth": 0, "inflight": 0, "cache": None, "info": {}}
     for snapshot in snapshots:
         total["queue_depth"] += snapshot["queue_depth"]
         total["inflight"] += snapshot["inflight"]
+        if snapshot["cache"] is not None:
+            total["cache"] = dict(Counter(total["cache"] or {}) + Counter(snapshot["cache"]))
         total["info"].update({(info["model"], info["version"], info["variant"]): info for info in snapshot["info"]})
         for figures in snapshot["models"]:
             key = (figures["model"], figures["version"])
@@ -134,7 +141,12 @@ def _added(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, Any]:
         "batches": _sum(a["batches"], b["batches"]),
         "batches_sum": a["batches_sum"] + b["batches_sum"],
         "outcomes": dict(Counter(a["outcomes"]) + Counter(b["outcomes"])),
+        "flags": [[*flag, count] for flag, count in (_flag_counts(a) + _flag_counts(b)).items()],
     }
+
+
+def _flag_counts(figures: Mapping[str, Any]) -> Counter[tuple[str, str, str]]:
+    return Counter({(side, tensor, kind): count for side, tensor, kind, count in figures["flags"]})
 
 
 def _sum(a: Iterable[float], b: Iterable[float]) -> list[float]:
@@ -175,7 +187,8 @@ class _Page:
                 requests.add_metric((*_labels(figures), outcome), count)
                 if outcome in _REFUSED:
                     rejected.add_metric((*_labels(figures), outcome), count)
-        yield from (rows, requests, rejected)
+        yield from (rows, requests, rejected, _out_of_range(models))
+        yield from _cache(self._snapshot["cache"])
         yield GaugeMetricFamily("penstock_queue_depth", "Rows that wait.", value=self._snapshot["queue_depth"])
         yield GaugeMetricFamily("penstock_inflight", "Requests inside the engine.", value=self._snapshot["inflight"])
         names = ("model", "version", "variant", "format", "device", "dtype", "task")
@@ -183,6 +196,32 @@ class _Page:
         for facts in self._snapshot["info"]:
             info.add_metric([facts[name] for name in names], 1)
         yield info
+
+
+def _out_of_range(models: Iterable[Mapping[str, Any]]) -> Any:
+    from prometheus_client.core import CounterMetricFamily
+
+    family = CounterMetricFamily(
+        "penstock_out_of_range",
+        "Requests with a tensor outside what the model was made for.",
+        labels=("model", "version", "side", "tensor", "kind"),
+    )
+    for figures in models:
+        for side, tensor, kind, count in sorted(figures["flags"]):
+            family.add_metric((*_labels(figures), side, tensor, kind), count)
+    return family
+
+
+def _cache(figures: Mapping[str, int] | None) -> Iterator[Any]:
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+    if figures is None:
+        return
+    figures = Counter(figures)
+    yield CounterMetricFamily("penstock_cache_hits", "Requests answered from memory.", value=figures["hits"])
+    yield CounterMetricFamily("penstock_cache_misses", "Requests that were not remembered.", value=figures["misses"])
+    yield GaugeMetricFamily("penstock_cache_entries", "Remembered answers.", value=figures["entries"])
+    yield GaugeMetricFamily("penstock_cache_bytes", "Memory of remembered answers.", value=figures["bytes"])
 
 
 def _labels(figures: Mapping[str, Any]) -> tuple[str, str]:

@@ -27,6 +27,7 @@ from penstock.registry.manifest import (
     describe,
     utc_now,
 )
+from penstock.registry.policies import BatchingPolicy, PaddingPolicy, Range, Ranges, measure_ranges
 from penstock.tensors import Signature
 
 __all__ = [
@@ -34,13 +35,18 @@ __all__ = [
     "GOLDEN",
     "MANIFEST",
     "Artifact",
+    "BatchingPolicy",
     "FileEntry",
     "Golden",
     "GoldenEntry",
     "Manifest",
+    "PaddingPolicy",
+    "Range",
+    "Ranges",
     "TaskEntry",
     "Variant",
     "VariantSource",
+    "measure_ranges",
     "write_artifact",
 ]
 
@@ -173,11 +179,17 @@ def write_artifact(
     training_data: Mapping[str, Any] | None = None,
     metrics: Mapping[str, Any] | None = None,
     created_at: str | None = None,
+    batching: BatchingPolicy | None = None,
+    padding: Sequence[PaddingPolicy] = (),
+    ranges: Ranges | None = None,
+    more_tasks: Sequence[TaskEntry] = (),
 ) -> Artifact:
     """Write a complete artifact to `directory`, which must not exist yet or be empty.
 
     Everything is written aside and renamed, so `directory` is never half an artifact. `created_at` is UTC in
-    ISO form, by default now. Raises InvalidInput naming what does not fit, and then leaves nothing behind.
+    ISO form, by default now. `batching` and `padding` are what the model asks of a server, `ranges` the values it
+    expects (`measure_ranges`), `more_tasks` what else it can be asked as. Raises InvalidInput naming what does not fit,
+    and then leaves nothing behind.
     """
     directory = Path(directory)
     with _written_aside(directory) as aside:
@@ -197,6 +209,10 @@ def write_artifact(
                 variants=taken,
                 golden=golden_entry,
                 card=card_entry,
+                batching=batching,
+                padding=tuple(padding),
+                ranges=ranges,
+                more_tasks=tuple(more_tasks),
             )
         except ValidationError as error:
             raise InvalidInput(describe(error)) from None

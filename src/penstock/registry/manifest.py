@@ -19,7 +19,7 @@ from pydantic import (
 )
 
 from penstock.errors import InvalidInput
-from penstock.registry.policies import BatchingPolicy, Entry, PaddingPolicy, Ranges
+from penstock.registry.policies import BatchingPolicy, Entry, PaddingPolicy, Ranges, check_padding, check_ranges
 from penstock.registry.refs import check_name, check_version
 from penstock.tensors import Signature
 
@@ -78,11 +78,13 @@ class _TensorEntry(Entry):
     name: str = Field(min_length=1)
     dtype: str
     shape: tuple[Annotated[StrictInt, Field(ge=-1)], ...]
+    dims: tuple[str | None, ...] = ()
 
 
 class _SignatureEntry(Entry):
     inputs: tuple[_TensorEntry, ...] = Field(min_length=1)
     outputs: tuple[_TensorEntry, ...] = Field(min_length=1)
+    batched: bool = True
 
 
 def _signature(value: Any) -> Signature:
@@ -185,6 +187,21 @@ class Manifest(Entry):
     ranges: Ranges | None = None
 
     @model_validator(mode="after")
+    def _padding_fits(self) -> Manifest:
+        check_padding(self.padding, self.signature)
+        return self
+
+    @model_validator(mode="after")
+    def _ranges_fit(self) -> Manifest:
+        check_ranges(self.ranges, self.signature)
+        return self
+
+    @model_validator(mode="after")
+    def _every_task_once(self) -> Manifest:
+        _distinct((entry.kind for entry in self.tasks()), "task")
+        return self
+
+    @model_validator(mode="after")
     def _every_file_once(self) -> Manifest:
         _distinct((variant.name for variant in self.variants), "variant")
         paths = [entry.path for entry in self.files()]
@@ -194,6 +211,11 @@ class Manifest(Entry):
             if path in directories:
                 raise ValueError(f"{path!r} is listed as a file and as a directory")
         return self
+
+    def tasks(self) -> Iterator[TaskEntry]:
+        """What the model can be asked as; the first is what it is asked as where nobody says."""
+        yield self.task
+        yield from self.more_tasks
 
     def files(self) -> Iterator[FileEntry]:
         """Every file but the manifest itself."""

@@ -5,9 +5,11 @@ from __future__ import annotations
 import builtins
 import hashlib
 import os
+import re
 import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -18,7 +20,9 @@ from penstock.registry import files
 from penstock.registry.artifact import Artifact
 from penstock.registry.manifest import MANIFEST
 from penstock.registry.refs import Ref, check_name, check_version, is_release, name_of, parse_ref, sorted_versions
+from penstock.registry.scan.gate import require_allowed, scan_artifact
 from penstock.registry.staging import Staging
+from penstock.registry.trust import Trust, at_least, check_trust, strongest
 
 if TYPE_CHECKING:
     from penstock.registry.store import Store
@@ -26,6 +30,7 @@ if TYPE_CHECKING:
 DEFAULT_PATH = Path("registry")
 DATABASE = "registry.db"
 _SHOWN = 20
+_LONGEST_REASON = 200
 
 
 class Registry:
@@ -192,27 +197,48 @@ class Registry:
 
     # Changing it
 
-    def publish(self, source: Path | str) -> Artifact:
+    def publish(self, source: Path | str, trust: str = "data") -> Artifact:
         """Copy an artifact directory into the registry, checking every byte on the way.
 
         At any moment the version is there completely or not at all. Publishing the same artifact again returns
-        the one there is. Raises IntegrityError naming the faulty file of the source, InvalidInput when the
-        version exists with another content, ConfigError when the registry cannot be written.
+        the one there is. `trust` above data says that you trust where this artifact comes from: its digest is pinned
+        to that tier, and every server of this registry may open it. Raises IntegrityError naming the faulty file of
+        the source, Untrusted for a form that needs more trust, InvalidInput when the version exists with another
+        content, ConfigError when the registry cannot be written.
         """
+        check_trust(trust)
         artifact = Artifact.open(_resolved(Path(source)))
         _refuse_reserved(artifact.name)
         with self._sentences():
             published = self._published(artifact)
-            if published is not None:
-                return published
-            with self._staging.slot() as slot:
-                self._store.prepare()  # a database that cannot be written is found before the copying
-                _copy(artifact, slot)
-                with self._staging.exclusive():
-                    published = self._published(artifact)
-                    if published is None:
-                        self._move_in(artifact, slot)
+            if published is None:
+                published = self._taken_in(artifact, trust)
+            else:
+                self._pin(artifact, trust)
         return published or self.get(Ref(artifact.name, artifact.version))
+
+    def _taken_in(self, artifact: Artifact, trust: str) -> Artifact | None:
+        """Copy, scan the copy and move it in. The artifact where another process was faster, else None."""
+        with self._staging.slot() as slot:
+            self._store.prepare()  # a database that cannot be written is found before the copying
+            _copy(artifact, slot)
+            self._scan(artifact, slot, trust)
+            with self._exclusive():
+                published = self._published(artifact)
+                if published is None:
+                    self._pin(artifact, trust)  # before a server can see it and find it untrusted
+                    self._move_in(artifact, slot)
+        return published
+
+    def _pin(self, artifact: Artifact, trust: str) -> None:
+        if not at_least(self.trusted(artifact.digest), trust):
+            self._store.trust(artifact.digest, trust, f"published as {artifact.ref}"[:_LONGEST_REASON])
+
+    def _scan(self, artifact: Artifact, slot: Path, trust: str) -> None:
+        """Refuse what nobody trusts: the copy is scanned, which no one else can change, and the source is named."""
+        trust = strongest(trust, self.trusted(artifact.digest))
+        for report in scan_artifact(replace(artifact, path=slot)):
+            require_allowed(replace(report, path=artifact.path / report.path.relative_to(slot)), trust)
 
     def _published(self, artifact: Artifact) -> Artifact | None:
         """The same artifact where it is published already; raises InvalidInput where another has its version."""
@@ -237,12 +263,12 @@ class Registry:
         slot.rename(home / artifact.version)
         files.sync_directory(home)
 
-    def publish_bundled(self, name: str) -> Artifact | None:
+    def publish_bundled(self, name: str, trust: str = "data") -> Artifact | None:
         """Publish an artifact that an installed package ships, None when none ships one of that name."""
         from penstock.registry.bundled import bundled
 
         source = bundled().get(name)
-        return None if source is None else self.publish(source)
+        return None if source is None else self.publish(source, trust)
 
     def ensure(self, ref: str) -> None:
         """Publish the model that `ref` names when it is not here but ships in an installed package."""
@@ -250,12 +276,28 @@ class Registry:
         if not self.versions(name):
             self.publish_bundled(name)
 
+    def trusted(self, digest: str) -> Trust:
+        """The tier that an artifact's digest was pinned to; data for any other."""
+        tier = self._store.trusted(digest)
+        return "data" if tier is None else check_trust(tier, f"the trust of {digest} in the registry's database")
+
+    def trust(self, digest: str, tier: str, reason: str = "") -> None:
+        """Pin an artifact's digest to a tier: code or native lets its forms run code here, data takes that back.
+
+        `reason` says why, for whoever reviews it later. Models that are loaded stay so.
+        """
+        check_trust(tier)
+        if re.fullmatch(r"[0-9a-f]{64}", digest) is None:
+            raise InvalidInput(f"digest: {digest!r} is not a sha256 of 64 hexadecimal digits", field="digest")
+        with self._sentences(), self._exclusive():
+            self._store.trust(digest, None if tier == "data" else tier, reason[:_LONGEST_REASON])
+
     def set_alias(self, name: str, alias: str, version: str) -> None:
         """Point an alias at a version that exists, in place of the one it pointed at."""
         check_name(alias, "alias")
         with self._sentences():
             self._require(name, version)
-            with self._staging.exclusive():
+            with self._exclusive():
                 self._require(name, version)
                 self._store.set_alias(name, alias, version)
 
@@ -263,7 +305,7 @@ class Registry:
         """Drop an alias; raises ModelNotFound naming the aliases there are."""
         known = self.aliases(name)
         if check_name(alias, "alias") in known:
-            with self._sentences(), self._staging.exclusive():
+            with self._sentences(), self._exclusive():
                 if self._store.remove_alias(name, alias):
                     return
         raise ModelNotFound(
@@ -281,11 +323,29 @@ class Registry:
         trash = self._staging.trash()
         with self._sentences():
             self._find_to_remove(wanted.name, wanted.version)
-            with self._staging.exclusive():
+            with self._exclusive():
                 place = self._find_to_remove(wanted.name, wanted.version)
                 self._refuse_aliased(wanted.name, wanted.version)
                 self._move_out(place, trash)
             files.discard(trash)
+
+    def leftovers(self) -> builtins.list[Path]:
+        """What interrupted writers left behind and nobody alive holds."""
+        return self._staging.leftovers()
+
+    def stale_records(self) -> builtins.list[Ref]:
+        """Versions with a recorded digest that are not there: removed by hand, or never finished."""
+        return [Ref(*key) for key in sorted(self._store.digests()) if not (self.path / key[0] / key[1]).is_dir()]
+
+    def sweep(self) -> builtins.list[Path]:
+        """Remove the leftovers and forget the stale records; what was removed."""
+        if not self.path.is_dir():
+            return []
+        with self._sentences(), self._exclusive():
+            swept = self._staging.sweep()
+            for ref in self.stale_records():  # whoever publishes right now holds the lock from its record to its move
+                self._store.forget(ref.name, str(ref.version))
+        return swept
 
     def _find_to_remove(self, name: str, version: str) -> Path:
         """As `_require`, but a link or a file in the place of a version is no reason not to remove it."""
@@ -308,6 +368,12 @@ class Registry:
         self._store.forget(place.parent.name, place.name)
         with suppress(OSError):
             place.parent.rmdir()  # refused by the system while there are other versions
+
+    @contextmanager
+    def _exclusive(self) -> Iterator[None]:
+        """Keep every other writer out: by the lock file, and by the database where hosts do not share such locks."""
+        with self._staging.exclusive(), self._store.exclusive():
+            yield
 
     @contextmanager
     def _sentences(self) -> Iterator[None]:

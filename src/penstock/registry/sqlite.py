@@ -1,14 +1,59 @@
-"""Opening SQLite files: for reading without a need to write, and for writing so that processes can share them."""
+"""SQLite: a file that can be read without a need to write, and that processes can share."""
 
 from __future__ import annotations
 
 import os
 import sqlite3
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
+from typing import ClassVar
 from urllib.parse import quote
 
+from sqlalchemy import URL, Connection, Engine, create_engine, event
+from sqlalchemy.pool import NullPool
+
+from penstock.errors import ConfigError
+from penstock.registry.database import Database
+
 BUSY_TIMEOUT_S = 10.0
+_RESTORE = "restore it, or move it away: the models stay, their aliases are lost"
+
+
+class SQLite(Database):
+    """A file. Nothing is created before the first write."""
+
+    hints: ClassVar[Mapping[str, str]] = {
+        "not a database": _RESTORE,
+        "malformed": _RESTORE,
+        "readonly": "give this user write access to it and to its directory",
+        "unable to open": "make its directory and give this user write access to it",
+        "locked": "another process holds it; try again when that one is done",
+    }
+
+    def __init__(self, url: URL) -> None:
+        if url.database in (None, "", ":memory:"):
+            raise ConfigError("database_url: a database in memory cannot be shared; write sqlite:///path/to/file.db")
+        self._file = Path(url.database or "").absolute()
+        super().__init__(str(self._file))
+        self.reader = _engine(partial(open_for_reading, self._file), "BEGIN")
+        self.writer = _engine(partial(open_for_writing, self._file), "BEGIN IMMEDIATE")
+
+    def exists(self) -> bool:
+        """False until the file is there."""
+        return self._file.exists()
+
+
+def _engine(connect: Callable[[], sqlite3.Connection], begin: str) -> Engine:
+    # No pool: a connection costs little, cannot be left open, and none crosses a fork
+    engine = create_engine("sqlite://", creator=connect, poolclass=NullPool)
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        connection.exec_driver_sql(begin)
+
+    return engine
 
 
 def open_for_reading(path: Path) -> sqlite3.Connection:

@@ -77,6 +77,18 @@ class Staging:
         """A free place to rename something to that is then discarded."""
         return self._root / secrets.token_hex(8)
 
+    def leftovers(self) -> list[Path]:
+        """The slots whose writer is gone, and what was to be discarded when its remover died."""
+        if not self._root.is_dir():
+            return []
+        return sorted(path for path in self._root.iterdir() if path.suffix != _LOCK and _is_free(path))
+
+    def sweep(self) -> list[Path]:
+        """Remove the leftovers; the caller keeps other writers out."""
+        left = self.leftovers()
+        self._sweep()
+        return left
+
     def _sweep(self) -> None:
         for lock in self._root.glob("*" + _LOCK):
             with suppress(OSError), locked(lock, wait=False):
@@ -85,3 +97,14 @@ class Staging:
         for slot in self._root.iterdir():
             if slot.suffix != _LOCK and not slot.with_suffix(_LOCK).exists():
                 files.discard(slot)
+
+
+def _is_free(slot: Path) -> bool:
+    lock = slot.with_suffix(_LOCK)
+    if not lock.exists():
+        return True
+    try:
+        with locked(lock, wait=False):
+            return True
+    except OSError:
+        return False

@@ -2,47 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
-from sqlite3 import Connection as SQLiteConnection
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import (
-    URL,
-    Connection,
-    Engine,
-    Insert,
-    Select,
-    create_engine,
-    delete,
-    event,
-    insert,
-    inspect,
-    make_url,
-    select,
-    update,
-)
-from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
-from sqlalchemy.pool import NullPool
+from sqlalchemy import Connection, Insert, Select, delete, insert, inspect, select, update
+from sqlalchemy.exc import SQLAlchemyError
 
 from penstock.errors import ConfigError
-from penstock.registry import sqlite
+from penstock.registry.database import open_database
 from penstock.registry.manifest import utc_now
 from penstock.registry.migrations import HEAD, REVISIONS, VERSION_TABLE
-from penstock.registry.tables import ALIASES, ARTIFACTS, METADATA, REVISION, SCHEMA
+from penstock.registry.tables import ALIASES, ARTIFACTS, METADATA, REVISION, SCHEMA, TRUST
 
 if TYPE_CHECKING:
     from alembic.config import Config
-
-_HINTS = {
-    "not a database": "restore it, or move it away: the models stay, their aliases are lost",
-    "malformed": "restore it, or move it away: the models stay, their aliases are lost",
-    "readonly": "give this user write access to it and to its directory",
-    "unable to open": "make its directory and give this user write access to it",
-    "locked": "another process holds it; try again when that one is done",
-}
 
 
 class Store:
@@ -53,16 +28,18 @@ class Store:
     """
 
     def __init__(self, url: str) -> None:
-        self._url = _parse(url)
-        self._file = _sqlite_file(self._url)
-        self._where = str(self._file) if self._file else self._url.render_as_string(hide_password=True)
-        self._reader, self._writer = self._engines()
+        self._database = open_database(url)
         self._readable = False
 
     def close(self) -> None:
         """Close every connection. Safe to call twice."""
-        self._reader.dispose()
-        self._writer.dispose()
+        self._database.close()
+
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Keep out the writers of the registry on other hosts. Short: they wait, and give up after seconds."""
+        with self._database.sentences(SQLAlchemyError), self._database.exclusive():
+            yield
 
     def digest(self, name: str, version: str) -> str | None:
         """The recorded digest of a version."""
@@ -79,10 +56,10 @@ class Store:
 
     def aliases(self, name: str) -> dict[str, str]:
         """Version by alias, in the order of the aliases."""
-        query = select(ALIASES.c.alias, ALIASES.c.version).where(ALIASES.c.name == name).order_by(ALIASES.c.alias)
+        query = select(ALIASES.c.alias, ALIASES.c.version).where(ALIASES.c.name == name)
         with self._reading() as connection:
             rows = connection.execute(query).all() if connection else []
-        return {row.alias: row.version for row in rows}
+        return dict(sorted((row.alias, row.version) for row in rows))  # databases sort letters each in its own way
 
     def revision(self) -> int:
         """Counts the changes made through this database."""
@@ -128,42 +105,42 @@ class Store:
                 _count(connection)
         return removed
 
+    def trusted(self, digest: str) -> str | None:
+        """The tier that a digest was pinned to, None for one that was not."""
+        with self._reading() as connection:
+            query = select(TRUST.c.tier).where(TRUST.c.digest == digest)
+            found: str | None = connection.execute(query).scalar() if connection else None
+        return found
+
+    def trust(self, digest: str, tier: str | None, reason: str) -> None:
+        """Pin a digest to a tier, in place of the one it had; None takes it away."""
+        with self._writing() as connection:
+            connection.execute(delete(TRUST).where(TRUST.c.digest == digest))
+            if tier is not None:
+                row = {"digest": digest, "tier": tier, "reason": reason, "recorded_at": utc_now()}
+                connection.execute(insert(TRUST).values(row))
+            _count(connection)
+
     def prepare(self) -> None:
         """Create the tables, or bring them up to date, when they are not."""
         with self._writing():
             pass
 
-    def _engines(self) -> tuple[Engine, Engine]:
-        if self._file is None:
-            try:
-                engine = create_engine(self._url, pool_pre_ping=True)
-            except ModuleNotFoundError as error:
-                raise ConfigError(
-                    f"database_url: {self._where} needs the driver {error.name}; pip install 'penstock[postgres]'"
-                ) from None
-            except (SQLAlchemyError, ImportError) as error:
-                raise ConfigError(f"database_url: {self._where} cannot be used: {_first_line(error)}") from None
-            return engine, engine
-        return (
-            _sqlite_engine(partial(sqlite.open_for_reading, self._file), "BEGIN"),
-            _sqlite_engine(partial(sqlite.open_for_writing, self._file), "BEGIN IMMEDIATE"),
-        )
-
     @contextmanager
     def _reading(self) -> Iterator[Connection | None]:
         """A connection in a transaction, None when there is nothing to read yet."""
-        with self._sentences():
+        with self._database.sentences():
             if not self._has_tables():
                 yield None
                 return
-            with self._reader.begin() as connection:
+            with self._database.reader.begin() as connection:
                 yield connection
 
     def _has_tables(self) -> bool:
-        if self._file is not None and not self._file.exists():
+        if not self._database.exists():
             return False
         if not self._readable:
-            with self._reader.begin() as connection:
+            with self._database.reader.begin() as connection:
                 found = self._schema(connection)
             if found not in (None, HEAD):
                 self.prepare()
@@ -173,7 +150,7 @@ class Store:
     @contextmanager
     def _writing(self) -> Iterator[Connection]:
         """A connection in a transaction that excludes other writers, on tables that are up to date."""
-        with self._sentences(), self._writer.begin() as connection:
+        with self._database.sentences(), self._database.writer.begin() as connection:
             found = self._schema(connection)
             if found is None:
                 METADATA.create_all(connection)
@@ -189,20 +166,12 @@ class Store:
             return None
         found = connection.execute(select(SCHEMA.c.version_num)).scalar() or ""
         if found and found not in REVISIONS:
+            where = self._database.where
             raise ConfigError(
-                f"the registry database {self._where} was written by a newer Penstock (its schema is {found}); "
+                f"the registry database {where} was written by a newer Penstock (its schema is {found}); "
                 "upgrade Penstock or choose another database"
             )
         return found
-
-    @contextmanager
-    def _sentences(self) -> Iterator[None]:
-        try:
-            yield
-        except (SQLAlchemyError, OSError) as error:
-            reason = _first_line(error.orig if isinstance(error, DBAPIError) and error.orig else error)
-            hint = next((hint for words, hint in _HINTS.items() if words in reason), "check the database_url")
-            raise ConfigError(f"the registry database {self._where} cannot be used ({reason}); {hint}") from None
 
 
 def upgrade(connection: Connection, target: str = "head") -> None:
@@ -229,31 +198,6 @@ def _alembic(connection: Connection) -> Config:
     return config
 
 
-def _parse(url: str) -> URL:
-    try:
-        parsed = make_url(url)
-    except (ArgumentError, ValueError):
-        raise ConfigError("database_url: write sqlite:///path/to/file.db or postgresql://user@host/name") from None
-    if parsed.get_backend_name() == "sqlite" and parsed.database in (None, "", ":memory:"):
-        raise ConfigError("database_url: a database in memory cannot be shared; write sqlite:///path/to/file.db")
-    return parsed
-
-
-def _sqlite_file(url: URL) -> Path | None:
-    return Path(url.database or "").absolute() if url.get_backend_name() == "sqlite" else None
-
-
-def _sqlite_engine(connect: Callable[[], SQLiteConnection], begin: str) -> Engine:
-    # No pool: a connection costs little, cannot be left open, and none crosses a fork
-    engine = create_engine("sqlite://", creator=connect, poolclass=NullPool)
-
-    @event.listens_for(engine, "begin")
-    def _begin(connection: Connection) -> None:
-        connection.exec_driver_sql(begin)
-
-    return engine
-
-
 def _digest_query(name: str, version: str) -> Select[Any]:
     return select(ARTIFACTS.c.digest).where(ARTIFACTS.c.name == name, ARTIFACTS.c.version == version)
 
@@ -274,7 +218,3 @@ def _drop_alias(connection: Connection, name: str, alias: str) -> bool:
 def _count(connection: Connection) -> None:
     if not connection.execute(update(REVISION).values(value=REVISION.c.value + 1)).rowcount:
         connection.execute(insert(REVISION).values(id=1, value=1))
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

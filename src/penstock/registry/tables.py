@@ -27,6 +27,16 @@ ALIASES = Table(
     Column("updated_at", String(20), nullable=False),
 )
 
+TRUST = Table(
+    "penstock_trust",
+    METADATA,
+    Column("digest", String(64), primary_key=True),
+    Column("tier", String(10), nullable=False),
+    Column("reason", String(200), nullable=False),
+    Column("recorded_at", String(20), nullable=False),
+)
+"""What artifacts may do beyond being data, by the digest of their manifest; none that is not here may do more."""
+
 REVISION = Table(
     "penstock_revision",
     METADATA,

@@ -44,8 +44,19 @@ class Task(ABC):
     """The field of `Request` that is one flat array of numbers and may arrive as a float64 ndarray."""
     upload_field: ClassVar[str | None] = None
     """The field of `Request` that takes the bytes of an uploaded file."""
-    cpu_bound: ClassVar[bool] = False
-    """True when `preprocess` takes milliseconds: it then runs in a thread, so that the event loop never waits."""
+    inline: ClassVar[bool] = False
+    """True when it never takes as long as a millisecond: it then runs on the event loop, else in a thread beside it.
+
+    It concerns the methods of the class that says so: a subclass that overrides one of them says so again.
+    """
+    refuses_nan: ClassVar[bool] = False
+    """True when `postprocess` itself raises OutOfRange for outputs that are not finite."""
+
+    def __init_subclass__(cls, **more: Any) -> None:
+        super().__init_subclass__(**more)
+        own = vars(cls)
+        if "inline" not in own and not own.keys().isdisjoint(("preprocess", "postprocess", "coerce")):
+            cls.inline = False
 
     def __init__(self, config: Mapping[str, Any], signature: Signature) -> None:
         """`config` is the task part of the manifest, constants included. Raises ModelLoadError when it does not fit."""

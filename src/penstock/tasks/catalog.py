@@ -18,6 +18,8 @@ BUILT_IN: dict[str, str] = {
     "vector-classification": "penstock.tasks.vector:VectorClassification",
     "image-classification": "penstock.tasks.image:ImageClassification",
     "tensor": "penstock.tasks.tensor:TensorTask",
+    "text-classification": "penstock.tasks.text:TextClassification",
+    "tabular": "penstock.tasks.tabular:TabularTask",
 }
 """Known without a look into the metadata of every installed package, which would slow every start."""
 

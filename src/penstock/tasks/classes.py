@@ -7,7 +7,7 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
-from penstock.errors import InvalidInput, ModelLoadError
+from penstock.errors import ModelLoadError, OutOfRange
 from penstock.tensors import Array, Arrays, Signature
 
 OutputKind: TypeAlias = Literal["auto", "logits", "probabilities"]
@@ -45,7 +45,7 @@ class ClassScores:
     def best(self, outputs: Arrays) -> tuple[list[int], list[float]]:
         """The likeliest class of every row and its probability.
 
-        Raises InvalidInput when the model answers with NaN or infinity: it has proved itself on its golden
+        Raises OutOfRange when the model answers with NaN or infinity: it has proved itself on its golden
         samples, so the numbers it was given are out of its range.
         """
         scores = outputs[self.name]
@@ -91,11 +91,23 @@ class ClassScores:
             raise self._not_finite()
         return rows
 
-    def _not_finite(self) -> InvalidInput:
-        return InvalidInput(
+    def _not_finite(self) -> OutOfRange:
+        return OutOfRange(
             f"{self._field}: the model's answer to it is not finite; the numbers are far outside what it was made for",
             field=self._field,
+            side="output",
+            tensor=self.name,
         )
+
+
+def one_output(signature: Signature, name: str | None) -> Signature:
+    """The signature with the output `name` alone; as it is where none is named. Raises ModelLoadError."""
+    if name is None:
+        return signature
+    chosen = tuple(spec for spec in signature.outputs if spec.name == name)
+    if not chosen:
+        raise ModelLoadError(f"scores: the model has no output {name!r}; it has {_names(signature)}")
+    return Signature(signature.inputs, chosen)
 
 
 def softmax(rows: Array) -> Array:

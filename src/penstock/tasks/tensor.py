@@ -59,6 +59,7 @@ class TensorTask(Task):
     kind: ClassVar[str] = "tensor"
     Request: ClassVar[type[BaseModel]] = TensorRequest
     Response: ClassVar[type[BaseModel]] = TensorResponse
+    inline: ClassVar[bool] = True
 
     def __init__(self, config: Mapping[str, Any], signature: Signature) -> None:
         """Raises ModelLoadError when the manifest sets what this task does not know."""

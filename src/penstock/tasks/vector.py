@@ -95,6 +95,8 @@ class VectorClassification(Task):
     Request: ClassVar[type[BaseModel]] = VectorRequest
     Response: ClassVar[type[BaseModel]] = VectorResponse
     array_field: ClassVar[str | None] = "input_data"
+    inline: ClassVar[bool] = True
+    refuses_nan: ClassVar[bool] = True
 
     def __init__(self, config: Mapping[str, Any], signature: Signature) -> None:
         """Raises ModelLoadError when the settings or the signature do not fit."""

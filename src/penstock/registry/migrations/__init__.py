@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-REVISIONS = ("0001",)
+REVISIONS = ("0001", "0002")
 """Every revision there is, oldest first. The last is the one this release reads and writes."""
 
 HEAD = REVISIONS[-1]

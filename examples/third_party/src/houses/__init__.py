@@ -1,0 +1,1 @@
+"""A task for Penstock from a package of its own."""

@@ -1,0 +1,271 @@
+"""Runs OpenVINO IR models (`.xml` with its `.bin` beside it) on the CPU."""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import sys
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from penstock.backends.base import (
+    Backend,
+    BackendOptions,
+    ModelFile,
+    empty_outputs,
+    no_rows,
+    require_file,
+)
+from penstock.backends.devices import cpu_flags, parse_device, usable_cores
+from penstock.errors import InferenceError, IntegrityError, ModelLoadError, OutOfMemory, UnsupportedFormat
+from penstock.tensors import Array, Arrays, Signature, TensorSpec
+
+if TYPE_CHECKING:
+    import openvino
+
+_TYPES = {"boolean": "BOOL"}
+_TYPES |= {f"f{bits}": f"FP{bits}" for bits in (16, 32, 64)}
+_TYPES |= {f"{kind}{bits}": f"{name}{bits}" for kind, name in (("i", "INT"), ("u", "UINT")) for bits in (8, 16, 32, 64)}
+"""OpenVINO's names of the datatypes we speak; text it has no operators for."""
+
+_CACHE_FROM_BYTES = 10 << 20
+_MOST_SPARE = 64
+
+
+class OpenVinoBackend(Backend):
+    """One compiled model; every run takes a request of its own from a pool of them."""
+
+    format = "openvino"
+    device = "cpu"
+    own_threads = True
+
+    def __init__(
+        self,
+        model: openvino.Model,
+        compiled: openvino.CompiledModel,
+        signature: Signature,
+        warnings: tuple[str, ...],
+    ) -> None:
+        self.signature = signature
+        self.warnings = warnings
+        self.num_parameters, self.num_bytes = _weigh(model)
+        self._compiled: openvino.CompiledModel | None = compiled
+        self._spare: deque[openvino.InferRequest] = deque(maxlen=_MOST_SPARE)
+        self._dtypes = {spec.name: spec.numpy for spec in signature.inputs}
+        places = {name: place for place, output in enumerate(compiled.outputs) for name in output.get_names()}
+        self._outputs = [(spec.name, places[spec.name], spec.numpy) for spec in signature.outputs]
+
+    @classmethod
+    def open(cls, file: ModelFile, options: BackendOptions) -> OpenVinoBackend:
+        """Compile the model for this CPU. Raises ModelLoadError or a child of it, naming the file."""
+        require_file(file.path)
+        if _process() != os.getpid():
+            raise ModelLoadError(
+                f"{file.path}: OpenVINO hangs in a process that was forked from one that used it; start it by spawn"
+            )
+        model = _read(file.path)
+        warnings, precision = _precision(options)
+        try:
+            compiled = runtime().compile_model(model, "CPU", _properties(options, precision, file.path))
+        except Exception as error:
+            raise ModelLoadError(f"{file.path}: OpenVINO could not compile the model: {_detail(error)}") from None
+        return cls(model, compiled, _signature(file, model), (*_device_warnings(options), *warnings))
+
+    def run(self, inputs: Arrays) -> Arrays:
+        """Outputs by name, for one batch that the signature has validated."""
+        compiled = self._compiled
+        if compiled is None:
+            raise InferenceError("the model is closed")
+        if no_rows(inputs):
+            return empty_outputs(self.signature)
+        self._require_types(inputs)
+        try:
+            request = self._spare.pop()
+        except IndexError:
+            request = compiled.create_infer_request()
+        try:
+            # Inputs are only read; outputs are copied, since the request's own memory is used again.
+            answer = request.infer(inputs, share_inputs=True, share_outputs=False)
+            outputs = {name: _typed(answer[place], dtype) for name, place, dtype in self._outputs}
+        except Exception as error:  # the request may be half way: it is not used again
+            raise _run_error(error) from None
+        if self._compiled is not None:
+            self._spare.append(request)
+        return outputs
+
+    def close(self) -> None:
+        """Drop the model; its memory goes back when the last run has ended."""
+        self._compiled = None
+        self._spare.clear()
+
+    def _require_types(self, inputs: Arrays) -> None:
+        """OpenVINO casts what it is given, and takes bytes for numbers: it is held to the types of the signature."""
+        for name, dtype in self._dtypes.items():
+            if name not in inputs:
+                raise InferenceError(f"the model could not run the batch: the input {name} is missing")
+            if inputs[name].dtype != dtype:
+                raise InferenceError(f"the model could not run the batch: {name} is {inputs[name].dtype}, not {dtype}")
+
+
+@functools.cache
+def _process() -> int:
+    """The process that OpenVINO's threads are in: the first that asks."""
+    return os.getpid()
+
+
+@functools.cache
+def runtime() -> openvino.Core:
+    """The runtime of this process."""
+    _process()
+    with _no_telemetry():
+        import openvino
+    core = openvino.Core()
+    core.set_property({"ENABLE_MMAP": False})  # a mapped file that another process shortens kills this one
+    return core
+
+
+@contextmanager
+def _no_telemetry() -> Iterator[None]:
+    """While `openvino` is imported: it reports every import to its maker, unless its telemetry is not installed."""
+    name = "openvino_telemetry"
+    if name in sys.modules:
+        yield
+        return
+    sys.modules[name] = None  # type: ignore[assignment]  # what Python takes for "there is no such module"
+    try:
+        yield
+    finally:
+        del sys.modules[name]
+
+
+def _read(path: Path) -> openvino.Model:
+    """The graph, from copies of its files in memory."""
+    weights = path.with_suffix(".bin")
+    try:
+        graph, constants = path.read_bytes(), weights.read_bytes() if weights.exists() else b""
+    except OSError as error:
+        raise IntegrityError(f"{path}: its files cannot be read ({error.strerror})") from None
+    if not graph.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
+        raise IntegrityError(f"{path}: the file is damaged or no OpenVINO model; export or copy it again")
+    try:
+        return runtime().read_model(graph, constants)
+    except Exception as error:
+        missing = "" if weights.exists() else f" and {weights.name} is not beside it"
+        raise IntegrityError(f"{path}: the file is damaged or no OpenVINO model{missing}: {_detail(error)}") from None
+
+
+def _properties(options: BackendOptions, precision: str, path: Path) -> dict[str, Any]:
+    threads = options.threads or usable_cores()
+    properties: dict[str, Any] = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": precision,  # left alone, OpenVINO takes bf16 where the CPU has it
+        "INFERENCE_NUM_THREADS": max(threads, usable_cores() // threads * threads),
+        "NUM_STREAMS": max(1, usable_cores() // threads),
+        "ENABLE_CPU_PINNING": False,  # in a container it pins to cores that are not ours
+    }
+    weights = path.with_suffix(".bin")
+    if options.cache_dir is not None and weights.exists() and weights.stat().st_size >= _CACHE_FROM_BYTES:
+        properties["CACHE_DIR"] = str(options.cache_dir / "openvino")
+    return properties
+
+
+def _precision(options: BackendOptions) -> tuple[tuple[str, ...], str]:
+    """A warning when what was asked for cannot be met, and the precision to compute in."""
+    if options.precision == "fp32":
+        return (), "f32"
+    if options.precision == "bf16":
+        if cpu_flags() & {"amx_bf16", "avx512_bf16"}:
+            return (), "bf16"
+        return ("bf16 was asked for, this CPU has no instructions for it; the model runs in fp32",), "f32"
+    return (f"{options.precision} was asked for, an OpenVINO model runs in the precision it was exported in",), "f32"
+
+
+def _device_warnings(options: BackendOptions) -> tuple[str, ...]:
+    device = parse_device(options.device)
+    if device.kind in ("auto", "cpu"):
+        return ()
+    return (f"{device} was asked for, OpenVINO models run on the CPU",)
+
+
+def _weigh(model: openvino.Model) -> tuple[int, int]:
+    """Trained numbers, whole ones left out since they hold shapes and indices, and the bytes of all constants."""
+    parameters = size = 0
+    for node in model.get_ops():
+        if node.get_type_name() == "Constant":
+            kind, bytes_ = node.get_element_type(), node.get_byte_size()
+            size += bytes_
+            trained = kind.is_real() or kind.size == 1
+            parameters += bytes_ // kind.size if trained else 0
+    return parameters, size
+
+
+def _signature(file: ModelFile, model: openvino.Model) -> Signature:
+    """The manifest's signature, held against the model; for a bare file the model's own."""
+    inputs = tuple(_spec(file.path, "input", port) for port in model.inputs)
+    outputs = tuple(_spec(file.path, "output", port) for port in model.outputs)
+    if file.signature is None:
+        return Signature(inputs, outputs, all(spec.shape for spec in inputs))
+    _require_same(file, "inputs", file.signature.inputs, inputs, whole=True)
+    _require_same(file, "outputs", file.signature.outputs, outputs, whole=False)
+    return file.signature
+
+
+def _spec(path: Path, side: str, port: Any) -> TensorSpec:
+    names = port.get_names()
+    if not names:
+        raise UnsupportedFormat(f"{path}: an {side} of it has no name; export the model with names")
+    kind = port.get_element_type().get_type_name()
+    if kind not in _TYPES:
+        raise UnsupportedFormat(f"{path}: the model uses the type {kind}, which Penstock does not speak")
+    lengths = port.get_partial_shape()
+    if lengths.rank.is_dynamic:
+        raise UnsupportedFormat(
+            f"{path}: the {side} {port.get_any_name()} has no fixed rank; export the model with one"
+        )
+    shape = tuple(-1 if length.is_dynamic else length.get_length() for length in lengths)
+    return TensorSpec(port.get_any_name(), _TYPES[kind], shape)
+
+
+def _require_same(
+    file: ModelFile, side: str, recorded: Sequence[TensorSpec], found: Sequence[TensorSpec], *, whole: bool
+) -> None:
+    """Names and types must agree, and for inputs every length the graph has fixed; outputs may be left out."""
+    given = {spec.name: spec for spec in found}
+    known = given.keys() == {spec.name for spec in recorded} if whole else all(spec.name in given for spec in recorded)
+    if known and all(_fits(spec, given[spec.name], lengths=whole) for spec in recorded):
+        return
+    wanted, has = (", ".join(f"{s.name} {s.dtype} {list(s.shape)}" for s in specs) for specs in (recorded, found))
+    raise ModelLoadError(f"{file.path}: its manifest says the {side} are {wanted}; the file has {has}")
+
+
+def _fits(spec: TensorSpec, has: TensorSpec, *, lengths: bool) -> bool:
+    if spec.dtype != has.dtype or not lengths:
+        return spec.dtype == has.dtype
+    pairs = zip(has.shape, spec.shape, strict=False)
+    return len(spec.shape) == len(has.shape) and all(fixed in (-1, length) for fixed, length in pairs)
+
+
+def _typed(output: Array, dtype: np.dtype[Any]) -> Array:
+    return output if output.dtype == dtype else output.astype(dtype)
+
+
+def _run_error(error: Exception) -> InferenceError:
+    if isinstance(error, MemoryError) or re.search(r"bad.?alloc|out of memory|Failed to allocate", str(error), re.I):
+        return OutOfMemory("the batch does not fit into memory")
+    return InferenceError(f"the model could not run the batch: {_detail(error)}")
+
+
+_PLACES = re.compile(r"^(Exception from|Check .* failed at|.*\.(cpp|hpp|h):\d+:?$)|^\[.*\]$")
+
+
+def _detail(error: Exception, longest: int = 200) -> str:
+    """The line of OpenVINO's message that says what is wrong; the others say where in its source."""
+    lines = [line.strip().rstrip(".:") for line in str(error).splitlines() if line.strip()]
+    telling = [line for line in lines if not _PLACES.search(line)] or lines or [type(error).__name__]
+    return telling[-1] if len(telling[-1]) <= longest else f"{telling[-1][:longest]}…"

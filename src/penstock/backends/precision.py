@@ -1,0 +1,82 @@
+"""Half precision: which type a device gains from, and whether it does so for a model."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from penstock.backends.devices import Device, cpu_flags
+from penstock.tensors import Arrays
+
+if TYPE_CHECKING:
+    import torch
+
+_CPU_FLAGS = {"bf16": frozenset({"amx_bf16", "avx512_bf16"}), "fp16": frozenset({"amx_fp16", "avx512_fp16"})}
+"""Any of these multiplies in the type; without one a CPU emulates it, at a fraction of the speed of fp32."""
+_TYPES = {"fp16": "float16", "bf16": "bfloat16"}
+_MUST_GAIN = 0.9
+_TURNS = 5
+_MAX_RELATIVE_ERROR = 0.1
+
+Run = Callable[[Arrays], Arrays]
+
+
+class Half(NamedTuple):
+    """The type to try, None to stay in fp32, and what to tell when that is not what was asked for."""
+
+    dtype: torch.dtype | None
+    warnings: tuple[str, ...] = ()
+
+
+def half_type(precision: str, device: Device) -> Half:
+    """What `precision` means on `device`; only a type that its hardware multiplies in is worth trying."""
+    if precision == "fp32":
+        return Half(None)
+    if precision not in _TYPES:
+        return Half(None, (f"{precision} was asked for, a PyTorch model runs in the precision it was trained in",))
+    if not _has_hardware(precision, device):
+        what = f"{precision} was asked for, {device} here has no hardware that gains from it; the model runs in fp32"
+        return Half(None, (what,))
+    import torch
+
+    return Half(getattr(torch, _TYPES[precision]))
+
+
+def _has_hardware(precision: str, device: Device) -> bool:
+    import torch
+
+    if device.kind == "cpu":
+        return bool(_CPU_FLAGS[precision] & cpu_flags())
+    if device.kind == "cuda" and precision == "bf16":
+        return torch.cuda.get_device_capability(device.number) >= (8, 0)
+    return device.kind == "cuda" or precision == "fp16"
+
+
+def gains(before: Run, after: Run, batches: Sequence[Arrays]) -> bool:
+    """True when `after` is faster than `before` by more than noise; they are run in turns."""
+    spent: dict[Run, list[float]] = {before: [], after: []}
+    for _ in range(_TURNS):
+        for run, seconds in spent.items():
+            start = time.perf_counter()
+            for batch in batches:
+                run(batch)
+            seconds.append(time.perf_counter() - start)
+    return statistics.median(spent[after]) < _MUST_GAIN * statistics.median(spent[before])
+
+
+def close_enough(exact: Arrays, rounded: Arrays) -> bool:
+    """True when no output is off by more than a tenth of its range: half precision rounds, it does not ruin."""
+    return all(_relative_error(exact[name], rounded[name]) <= _MAX_RELATIVE_ERROR for name in exact)
+
+
+def _relative_error(exact: np.ndarray, rounded: np.ndarray) -> float:
+    if not exact.size or exact.dtype.kind != "f":
+        return 0.0
+    if not np.isfinite(rounded).all() and np.isfinite(exact).all():
+        return float("inf")
+    scale = float(np.abs(exact).max()) or 1.0
+    return float(np.abs(exact - rounded).max()) / scale

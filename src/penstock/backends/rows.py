@@ -1,0 +1,50 @@
+"""Models with no batch axis, behind the same door as all others: each row of a batch is a run of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from penstock.backends.base import Backend, BackendOptions, ModelFile, empty_outputs
+from penstock.errors import InferenceError, InvalidInput, UnsupportedFormat
+from penstock.tensors import Array, Arrays
+
+
+class RowByRow(Backend):
+    """Around a backend whose file takes single rows; its own signature has the batch axis that requests bring."""
+
+    def __init__(self, inner: Backend) -> None:
+        self.inner = inner
+        self.format, self.device, self.signature = inner.format, inner.device, inner.signature.with_rows()
+        self.num_parameters, self.num_bytes = inner.num_parameters, inner.num_bytes
+        self.own_threads, self.warnings = inner.own_threads, inner.warnings
+
+    @classmethod
+    def open(cls, file: ModelFile, options: BackendOptions) -> Backend:  # noqa: ARG003
+        """Not how one is made: it stands around a backend that was opened."""
+        raise UnsupportedFormat(f"{file.path}: open the model with the backend of its format")
+
+    def run(self, inputs: Arrays) -> Arrays:
+        """Outputs by name, axis 0 the rows. Raises InvalidInput for rows of no length, InferenceError otherwise."""
+        for name, array in inputs.items():
+            if len(array) and not array.size:
+                raise InvalidInput(f"{name}: a row of the shape {list(array.shape[1:])} holds nothing", field=name)
+        rows = len(next(iter(inputs.values())))
+        if not rows:
+            return empty_outputs(self.signature)
+        answers = [self.inner.run({name: array[row, ...] for name, array in inputs.items()}) for row in range(rows)]
+        return {name: _side_by_side(name, [answer[name] for answer in answers]) for name in answers[0]}
+
+    def close(self) -> None:
+        """Close the backend inside."""
+        self.inner.close()
+
+
+def _side_by_side(name: str, rows: Sequence[Array]) -> Array:
+    if any(row.shape != rows[0].shape for row in rows):
+        raise InferenceError(
+            f"the model's output {name!r} has another shape for each row ({list(rows[0].shape)}, …); "
+            "send the rows in requests of their own"
+        )
+    return np.stack(rows)

@@ -1,0 +1,128 @@
+"""Takes out of a text what must not stand in a log: e-mail addresses, phone numbers, tokens, passwords, card numbers.
+
+Payloads are never logged on purpose. But a path, a file name, or the message of an error may quote what somebody sent.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+LONGEST = 20_000
+"""Characters of one text; the middle of a longer one is left out."""
+DEEPEST = 6
+"""Levels of lists and tables in one field."""
+
+HIDDEN = "[secret]"
+
+_NAMES_OF_SECRETS = (
+    r"(?:api|access|admin|account|private|secret|auth|encryption|signing|master)[_-]?keys?|"
+    r"pass(?:word|wd|phrase)s?|pwd|secrets?|tokens?|credentials?|authorization|cookies?"
+)
+_SECRET_FIELD = re.compile(rf"(?:^|[_\W]|(?<=[a-z])(?=[A-Z]))(?:{_NAMES_OF_SECRETS})(?:$|[_\W])", re.IGNORECASE)
+
+_JOINT = re.compile(r"[=:\s]")
+_WORDS = re.compile(r"key|pass|pwd|secret|token|credential|auth|cookie|bearer|basic")
+_LONG = re.compile(r"[\w.-]{14}")
+_DIGITS = re.compile(r"\d[\d ./()-]{5,}\d")
+"""Only a text that has one of these (or an `@`) is looked at closely: few do."""
+
+_EMAIL = re.compile(
+    r"(?:(?<![\w.+%-])[\w.+%-]{1,64}|\"[^\"\n]{1,64}\")@"
+    r"(?:[\w-]{1,63}\.){1,8}(?:xn--[A-Za-z0-9-]{1,59}|[^\W\d_]{2,24})(?![\w-])"
+)
+_URL_PASSWORD = re.compile(r"(?<=://)[^\s/@:\"'<>]{0,256}:[^\s\"'<>]{1,256}@")
+_PRIVATE_KEY = re.compile(
+    r"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY-----.*?(?:-----END [A-Z0-9 ]{0,40}KEY-----|\Z)", re.DOTALL
+)
+_BEARER = re.compile(r"\b(bearer|basic)[ \t]+(?=\S{20}|[^\s\d]{0,40}\d)[\w.~+/-]{6,}={0,2}", re.IGNORECASE)
+_NAMED = re.compile(
+    rf"(?<![A-Za-z])((?:[A-Za-z0-9]{{1,40}}[_-]){{0,6}}(?:{_NAMES_OF_SECRETS})[\"']?\s{{0,4}}(?:=|:(?!//))\s{{0,4}})"
+    r"(?:\[secret\]|\"[^\"\n]*\"|'[^'\n]*'|(?:(?:bearer|basic|digest|token)\s+)?[^\s\"',;&)}\]]+)",
+    re.IGNORECASE,
+)
+_ISSUED = re.compile(
+    r"\b(?:(?:AKIA|ASIA|AGPA|AIDA|AROA|ANPA|ANVA)[A-Z0-9]{16}\b|AIza[\w-]{35}|gh[pousr]_[A-Za-z0-9]{20,}|"
+    r"github_pat_\w{20,}|glpat-[\w-]{16,}|hf_[A-Za-z0-9]{20,}|npm_[A-Za-z0-9]{30,}|pypi-[\w-]{16,}|"
+    r"(?:sk|rk|pk)[_-][\w-]{16,}|xox[abeoprs]-[\w-]{10,}|dop_v1_[a-f0-9]{32,}|SG\.[\w-]{16,}\.[\w-]{16,}|"
+    r"whsec_\w{16,}|ya29\.[\w-]{16,}|eyJ[\w-]{5,}\.[\w-]{5,}(?:\.[\w-]*)?)"
+)
+"""What well-known issuers begin their keys and tokens with, and JSON Web Tokens."""
+_CARD = re.compile(r"(?<![\w.-])(?:\d[ -]?){12,18}\d(?![\w-]|\.\d)")
+_PHONE = re.compile(
+    r"(?<![\w.:/+-])(?:"
+    r"(?:\+|00)[1-9][\d ./()-]{5,20}\d"  # +49 (0)30 1234-567
+    r"|(?:1[ .-])?\(\d{3}\)[ .-]?\d{3}[ .-]?\d{4}"  # (415) 555-2671
+    r"|(?:1[ .-])?\d{3}([ .-])\d{3}\1\d{4}"  # 415-555-2671
+    r"|0\d{2,4}[ /-]\d{3,4}(?:[ -]?\d{2,4}){0,2}"  # 030 1234567
+    r"|(?i:phone|mobile|cell|tel|fax)[\w ]{0,10}[\"']?[ ]?[:=][ ]?[\"']?\d{7,15}"  # phone=4155552671
+    r")(?![\w-]|[.:]\d)"
+)
+
+
+def scrub(text: str) -> str:
+    """The text without what identifies a person or opens a door; a mark such as `[email]` stands in its place."""
+    if len(text) > LONGEST:
+        text = _shortened(text)
+    if _JOINT.search(text) is not None and _WORDS.search(text.lower()) is not None:
+        text = _PRIVATE_KEY.sub("[key]", text)
+        text = _NAMED.sub(rf"\1{HIDDEN}", text)
+        text = _BEARER.sub(r"\1 [token]", text)
+    if _LONG.search(text) is not None:
+        text = _ISSUED.sub("[token]", text)
+    if "@" in text:
+        text = _URL_PASSWORD.sub(f"{HIDDEN}@", text)
+        text = _EMAIL.sub("[email]", text)
+    if _DIGITS.search(text) is not None:
+        text = _PHONE.sub(_phone, _CARD.sub(_card, text))
+    return text
+
+
+def scrub_field(name: str, value: Any, depth: int = 0) -> Any:
+    """A field of a record, whatever it holds: by its name a secret, else with every text in it scrubbed."""
+    if isinstance(value, bool | int | float) or value is None:
+        return value
+    if _SECRET_FIELD.search(name) is not None:
+        return HIDDEN
+    if isinstance(value, str):
+        return scrub(value)
+    if depth >= DEEPEST:
+        return "[…]"
+    if isinstance(value, Mapping):
+        return {scrub(str(key)): scrub_field(str(key), inner, depth + 1) for key, inner in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [scrub_field("", inner, depth + 1) for inner in value]
+    return scrub(_as_text(value))
+
+
+def _as_text(value: Any) -> str:
+    """Numbers of an array are somebody's data: only what it is may be told."""
+    shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
+    if shape is not None and dtype is not None:
+        return f"{type(value).__name__} of {dtype} {list(shape)}"
+    if isinstance(value, bytes | bytearray | memoryview):
+        return f"{len(value)} bytes"
+    return str(value)
+
+
+def _shortened(text: str) -> str:
+    """Cut at blanks, so that no half of a secret stays."""
+    head, tail = text[: LONGEST // 2], text[-LONGEST // 2 :]
+    head = head[: max(head.rfind(" "), head.rfind("\n"), 0)]
+    blanks = [place for place in (tail.find(" "), tail.find("\n")) if place >= 0]
+    tail = tail[min(blanks) :] if blanks else ""
+    return f"{head} [{len(text) - len(head) - len(tail)} characters left out] {tail}"
+
+
+def _card(match: re.Match[str]) -> str:
+    """Card numbers carry a check digit (Luhn); other numbers of their length are let through."""
+    digits = [int(character) for character in match[0] if character.isdigit()]
+    doubled = [sum(divmod(2 * digit, 10)) for digit in digits[-2::-2]]
+    valid = (sum(digits[-1::-2]) + sum(doubled)) % 10 == 0 and len(set(digits)) > 1
+    return "[card]" if valid else match[0]
+
+
+def _phone(match: re.Match[str]) -> str:
+    digits = sum(character.isdigit() for character in match[0])
+    return "[phone]" if 7 <= digits <= 15 else match[0]

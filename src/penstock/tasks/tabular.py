@@ -1,0 +1,237 @@
+"""Tables: rows of named columns in, a class or a number for each row out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, ClassVar, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, SerializerFunctionWrapHandler, model_serializer
+
+from penstock.errors import FieldError, InvalidInput, ModelLoadError, OutOfRange
+from penstock.tasks.base import Task, TimedResponse
+from penstock.tasks.classes import ClassScores, OutputKind, one_output
+from penstock.tasks.columns import WRONG, Column, fits_into, is_missing
+from penstock.tasks.refusals import MAX_ERRORS, parse_config, parse_request
+from penstock.tensors import Array, Arrays, Signature, TensorSpec
+
+MAX_ROWS = 1024
+
+
+class TabularRequest(BaseModel):
+    """Rows of a table, each with its values by the name of their column."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    rows: list[dict[str, JsonValue]] = Field(
+        min_length=1,
+        max_length=MAX_ROWS,
+        description="One object a row; a value that is missing may be null or left out, where its column allows that.",
+        examples=[[{"age": 41, "city": "Bern", "member": True}]],
+    )
+    model_version: str | None = Field(default=None, description="Which version shall answer; default: as routed.")
+
+
+class _Answers(BaseModel):
+    predictions: list[int | float] = Field(description="The likeliest class of each row, or its predicted number.")
+    labels: list[str] | None = Field(default=None, description="The names of the classes; absent for numbers.")
+    confidence_scores: list[float] | None = Field(
+        default=None, description="The probability of that class, 0 to 1; absent for numbers."
+    )
+
+
+class TabularResponse(TimedResponse, _Answers):
+    """What the model says of every row. (The bases stand in this order so that predictions come first in the JSON.)"""
+
+    @model_serializer(mode="wrap")
+    def _without_absent(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in write(self).items() if value is not None}
+
+
+class TabularConfig(BaseModel):
+    """The task part of a manifest: the columns in the order the model takes them, and what the answer means.
+
+    `answer` is auto: a number for an output of one number a row, else a class. `scores` names the output that holds the
+    answer, where the model has several. `extra` says what becomes of columns that the model does not know.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    columns: Annotated[tuple[Column, ...], Field(min_length=1)]
+    answer: Literal["auto", "class", "number"] = "auto"
+    scores: str | None = None
+    output: OutputKind = "auto"
+    labels: tuple[str, ...] | None = None
+    extra: Literal["refuse", "ignore"] = "refuse"
+
+
+class TabularTask(Task):
+    """Named columns to the model's inputs: all side by side in its only one, or each in the input of its name."""
+
+    kind: ClassVar[str] = "tabular"
+    Request: ClassVar[type[BaseModel]] = TabularRequest
+    Response: ClassVar[type[BaseModel]] = TabularResponse
+    inline: ClassVar[bool] = True
+    refuses_nan: ClassVar[bool] = True
+
+    def __init__(self, config: Mapping[str, Any], signature: Signature) -> None:
+        """Raises ModelLoadError when the settings or the signature do not fit."""
+        super().__init__(config, signature)
+        self.settings = settings = parse_config(TabularConfig, self.kind, config)
+        names = [column.name for column in settings.columns]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise ModelLoadError(f"the column {twice!r} is listed twice")
+        self._names = frozenset(names)
+        self._parts = [(spec, _columns_of(spec, settings.columns, signature)) for spec in signature.inputs]
+        self._check_all_used()
+        answer = one_output(signature, settings.scores)
+        self.scores = None if _is_number(answer, settings) else _class_scores(answer, settings)
+        self._answer = answer.outputs[0].name
+
+    def preprocess(self, request: Any) -> Arrays:
+        """The columns as the model's inputs. Raises InvalidInput naming every value that is wrong."""
+        rows: list[Mapping[str, Any]] = request.rows
+        faults: list[FieldError] = []
+        if self.settings.extra == "refuse":
+            self._check_names(rows, faults)
+        read = {column.name: self._read(column, rows, faults) for column in self.settings.columns}
+        if faults:
+            raise InvalidInput(f"{faults[0].field}: {faults[0].message}", errors=tuple(faults[:MAX_ERRORS]))
+        return {spec.name: self._assembled(spec, columns, read, len(rows)) for spec, columns in self._parts}
+
+    def postprocess(self, outputs: Arrays, request: Any) -> TabularResponse:  # noqa: ARG002
+        """The class or the number of each row; the engine adds version and times."""
+        if self.scores is None:
+            return TabularResponse(predictions=self._numbers(outputs[self._answer]))
+        predictions, confidences = self.scores.best(outputs)
+        labels = [self.scores.label(index) for index in predictions]
+        return TabularResponse(predictions=[*predictions], labels=labels, confidence_scores=confidences)
+
+    def coerce(self, value: Any) -> TabularRequest:
+        """From a request, a mapping of its fields, one row, an iterable of rows, or a DataFrame.
+
+        An iterable may hold more rows than a request over the wire. Raises InvalidInput.
+        """
+        if isinstance(value, TabularRequest):
+            return value
+        if isinstance(value, Mapping):
+            if isinstance(value.get("rows"), list):
+                return parse_request(TabularRequest, value)
+            value = [value]
+        elif callable(to_dict := getattr(value, "to_dict", None)):  # of pandas; polars has to_dicts()
+            value = to_dict(orient="records")
+        elif callable(to_dicts := getattr(value, "to_dicts", None)):
+            value = to_dicts()
+        if isinstance(value, str | bytes) or not isinstance(value, Iterable):
+            raise InvalidInput("rows: give a row as a mapping, a list of rows, or a DataFrame", field="rows")
+        rows = list(value)
+        wrong = next((n for n, row in enumerate(rows) if not isinstance(row, Mapping)), None)
+        if wrong is not None or not rows:
+            field = "rows" if wrong is None else f"rows[{wrong}]"
+            raise InvalidInput(f"{field}: there is no row, a mapping of values by column", field=field)
+        return TabularRequest.model_construct(rows=rows, model_version=None)
+
+    def _check_all_used(self) -> None:
+        used = {column.name for _, columns in self._parts for column in columns}
+        if unused := next((name for name in self._names if name not in used), None):
+            inputs = ", ".join(spec.name for spec in self.signature.inputs)
+            raise ModelLoadError(
+                f"the column {unused!r} goes to no input of the model, which has {inputs}; name one in its `input`"
+            )
+        for spec, columns in self._parts:
+            for column in columns:
+                if not fits_into(column, spec.numpy):
+                    raise ModelLoadError(
+                        f"the column {column.name!r} ({column.type}) does not fit the input {spec.name!r}: {spec.dtype}"
+                    )
+
+    def _check_names(self, rows: Iterable[Mapping[str, Any]], faults: list[FieldError]) -> None:
+        for number, row in enumerate(rows):
+            for name in row.keys() - self._names if len(row) and not row.keys() <= self._names else ():
+                faults.append(FieldError(_path(number, name), "the model has no such column"))
+            if len(faults) >= MAX_ERRORS:
+                return
+
+    @staticmethod
+    def _read(column: Column, rows: Iterable[Mapping[str, Any]], faults: list[FieldError]) -> list[Any]:
+        stand_in = None if column.missing is None else column.read(column.missing)
+        read: list[Any] = []
+        for number, row in enumerate(rows):
+            value = row.get(column.name)
+            if not is_missing(value):
+                value = column.read(value)
+                if value is WRONG:
+                    faults.append(FieldError(_path(number, column.name), column.wanted))
+            elif stand_in is None:
+                faults.append(FieldError(_path(number, column.name), "a value is missing"))
+            else:
+                value = stand_in
+            read.append(value)
+        return read
+
+    def _assembled(
+        self, spec: TensorSpec, columns: Iterable[Column], read: Mapping[str, list[Any]], rows: int
+    ) -> Array:
+        wide = np.float64 if spec.numpy.kind == "f" else spec.numpy
+        parts = []
+        for column in columns:
+            try:
+                parts.append(column.encode(read[column.name], np.dtype(wide)))
+            except OverflowError:
+                raise _too_large(column, spec) from None
+            self._check_size(parts[-1], column, spec)
+        whole = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+        return np.ascontiguousarray(whole.astype(spec.numpy)).reshape(rows, *([whole.shape[1]] * (len(spec.shape) - 1)))
+
+    @staticmethod
+    def _check_size(part: Array, column: Column, spec: TensorSpec) -> None:
+        if spec.numpy.kind == "f" and part.size and np.abs(part).max() > np.finfo(spec.numpy).max:
+            raise _too_large(column, spec)
+
+    def _numbers(self, answer: Array) -> list[int | float]:
+        if answer.dtype.kind == "f" and not np.isfinite(answer).all():
+            raise OutOfRange(
+                "rows: the model's answer to them is not finite; the numbers are far outside what it was made for",
+                field="rows",
+                side="output",
+                tensor=self._answer,
+            )
+        return answer.reshape(len(answer)).tolist()
+
+
+def _path(row: int, name: str) -> str:
+    return f"rows[{row}].{name[:100]}"
+
+
+def _too_large(column: Column, spec: TensorSpec) -> InvalidInput:
+    field = f"rows.{column.name}"
+    return InvalidInput(f"{field}: a number does not fit into {spec.dtype}", field=field)
+
+
+def _columns_of(spec: TensorSpec, columns: Iterable[Column], signature: Signature) -> list[Column]:
+    """The columns that go to an input, in order; raises ModelLoadError when their number is another than it takes."""
+    only = len(signature.inputs) == 1
+    chosen = [column for column in columns if (column.input or (spec.name if only else column.name)) == spec.name]
+    width = sum(column.width for column in chosen)
+    if not chosen or len(spec.shape) not in (1, 2):
+        raise ModelLoadError(f"no column goes to the input {spec.name!r} of {spec.dtype} {list(spec.shape)}")
+    takes = spec.shape[1] if len(spec.shape) == 2 else 1
+    if takes not in (width, -1):
+        raise ModelLoadError(f"the columns make {width} numbers a row, the input {spec.name!r} takes {takes}")
+    return chosen
+
+
+def _is_number(answer: Signature, settings: TabularConfig) -> bool:
+    """Whether the answer to a row is a number. Raises ModelLoadError when it should be and the output holds more."""
+    if len(answer.outputs) != 1:
+        names = ", ".join(spec.name for spec in answer.outputs)
+        raise ModelLoadError(f"the model has several outputs ({names}); name the one with the answer in `scores`")
+    spec = answer.outputs[0]
+    one = spec.shape[1:] in ((), (1,)) and spec.numpy.kind in "fiu"
+    if settings.answer == "number" and not one:
+        raise ModelLoadError(f"the output {spec.name!r} of {spec.dtype} {list(spec.shape)} is not a number a row")
+    return settings.answer == "number" or (settings.answer == "auto" and one)
+
+
+def _class_scores(answer: Signature, settings: TabularConfig) -> ClassScores:
+    return ClassScores(answer, settings.output, settings.labels, "rows")

@@ -1,0 +1,90 @@
+"""`penstock scan`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import onnx
+import pytest
+from crafted import evil_pickle, model, outside
+from typer.testing import CliRunner
+
+from penstock.cli.main import app, run
+
+ARTIFACTS = Path(__file__).parents[2] / "src" / "penstock_digits" / "artifacts"
+
+
+def scan(*arguments: str | Path) -> tuple[int, str]:
+    result = CliRunner().invoke(app, ["scan", *map(str, arguments)])
+    return result.exit_code, result.output
+
+
+def test_a_clean_file_is_allowed(tmp_path: Path) -> None:
+    onnx.save(model(), tmp_path / "m.onnx")
+    code, said = scan(tmp_path / "m.onnx")
+    assert code == 0
+    assert "ok" in said
+    assert "data" in said
+
+
+def test_a_file_that_needs_more_trust_is_refused_until_it_is_given(tmp_path: Path) -> None:
+    (tmp_path / "m.pkl").write_bytes(evil_pickle(tmp_path / "marker"))
+    code, said = scan(tmp_path / "m.pkl")
+    assert code == 1
+    assert "posix.system" in said
+    assert "needs --trust code" in said
+    assert scan(tmp_path / "m.pkl", "--trust", "code")[0] == 0
+    assert not (tmp_path / "marker").exists()
+
+
+def test_what_nothing_allows_is_refused_with_every_trust(tmp_path: Path) -> None:
+    onnx.save(model(tensors=[outside("../secret")]), tmp_path / "m.onnx")
+    code, said = scan(tmp_path / "m.onnx", "--trust", "native")
+    assert code == 1
+    assert "(refused)" in said
+
+
+def test_the_answer_for_programs_holds_every_finding(tmp_path: Path) -> None:
+    (tmp_path / "m.pkl").write_bytes(evil_pickle(tmp_path / "marker"))
+    code, said = scan(tmp_path / "m.pkl", "--json")
+    answer = json.loads(said)
+    assert code == 1
+    assert (answer["trust"], answer["allowed"]) == ("data", False)
+    assert [(file["kind"], file["tier"], file["refused"]) for file in answer["files"]] == [("pickle", "code", False)]
+    assert answer["files"][0]["findings"][0]["needs"] == "code"
+
+
+def test_an_artifact_is_verified_and_all_its_files_are_scanned() -> None:
+    code, said = scan(ARTIFACTS / "digits", "--json")
+    files = json.loads(said)["files"]
+    assert code == 0
+    assert [file["kind"] for file in files] == ["onnx", "safetensors", "safetensors"]
+
+
+def test_a_directory_is_scanned_with_the_artifacts_in_it(tmp_path: Path) -> None:
+    code, said = scan(ARTIFACTS, "--json")
+    assert (code, len(json.loads(said)["files"])) == (0, 6)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "handler.py").write_text("1")
+    onnx.save(model(), tmp_path / "m.onnx")
+    code, said = scan(tmp_path, "--json")
+    assert code == 1
+    assert {Path(file["path"]).name: file["tier"] for file in json.loads(said)["files"]} == {
+        "handler.py": "code",
+        "m.onnx": "data",
+    }
+
+
+@pytest.mark.parametrize("name", ["missing.onnx", "empty"])
+def test_where_there_is_nothing_to_scan_it_says_so(
+    tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "empty").mkdir()
+    assert run(lambda: app(["scan", str(tmp_path / name)], standalone_mode=False)) == 1
+    assert name in capsys.readouterr().err
+
+
+def test_a_tier_that_is_none_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(lambda: app(["scan", str(tmp_path), "--trust", "all"], standalone_mode=False)) == 1
+    assert "--trust" in capsys.readouterr().err

@@ -1,0 +1,352 @@
+"""Orders to a running server: who may give them, and what they do."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from linear_models import weights
+from live_servers import Live, Process
+from served_models import build_registry
+
+from penstock.registry.registry import Registry
+from penstock.settings import Settings
+
+KEY = "a-key-of-enough-letters"
+AUTH = {"authorization": f"Bearer {KEY}"}
+ROW = [0.5, -1.0, 2.0, 0.25]
+Serve = Callable[..., Process]
+Database = Callable[[Path], str]
+
+pytestmark = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+
+
+@pytest.fixture
+def own_registry(tmp_path: Path, database: Database) -> Path:
+    return build_registry(tmp_path, database(tmp_path / "registry"))
+
+
+@pytest.fixture
+def own_settings(own_registry: Path, base_settings: Settings, database: Database) -> Settings:
+    update = {"registry": own_registry, "database_url": database(own_registry), "admin_key": KEY}
+    return base_settings.model_copy(update=update)
+
+
+@pytest.fixture(params=["rsgi", "asgi"])
+def keyed(request: pytest.FixtureRequest, own_settings: Settings) -> Iterator[Live]:
+    """A server of `vec` and `raw` that takes orders with the key."""
+    with Live(request.param, own_settings, ("vec", "raw")) as live:
+        live.http.headers.update(AUTH)
+        yield live
+
+
+@pytest.fixture
+def whole(own_settings: Settings) -> Iterator[Live]:
+    """A server of the whole registry."""
+    with Live("rsgi", own_settings, ()) as live:
+        live.http.headers.update(AUTH)
+        yield live
+
+
+def predict(http: httpx.Client, name: str = "vec") -> httpx.Response:
+    return http.post(f"/models/{name}/predict", json={"input_data": ROW})
+
+
+def order(http: httpx.Client, verb: str, model: str) -> httpx.Response:
+    return http.post(f"/admin/{verb}", json={"model": model})
+
+
+def problem(reply: httpx.Response, status: int, *parts: str) -> None:
+    assert reply.status_code == status, reply.text
+    assert reply.headers["content-type"] == "application/problem+json"
+    assert [part for part in parts if part not in reply.json()["detail"]] == [], reply.text
+
+
+# Who may give orders
+
+
+def test_without_a_key_and_without_a_listener_of_ones_own_there_are_no_admin_routes(base_settings: Settings) -> None:
+    with Live("asgi", base_settings, ("vec",)) as server:
+        http = server.http
+        for reply in (http.get("/admin"), order(http, "load", "vec"), http.delete("/admin/drain")):
+            problem(reply, 404, "PENSTOCK_ADMIN_KEY")
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"authorization": ""},
+        {"authorization": "Bearer"},
+        {"authorization": "Bearer " + KEY[:-1]},
+        {"authorization": f"Basic {KEY}"},
+        {"authorization": "", "x-penstock-admin-key": "wrong"},
+        {"authorization": "", "x-penstock-admin-key": "schl\u00fcssel".encode("latin-1").decode("latin-1")},
+    ],
+)
+def test_with_a_key_set_nobody_gets_in_without_it(keyed: Live, headers: dict[str, str]) -> None:
+    reply = httpx.get(keyed.url + "/admin", headers={k: v.encode("latin-1") for k, v in headers.items()})
+    problem(reply, 401, "Bearer", "X-Penstock-Admin-Key")
+    assert reply.headers["www-authenticate"].startswith("Bearer")
+
+
+def test_the_key_is_taken_as_a_bearer_token_or_in_a_header_of_its_own(keyed: Live) -> None:
+    for headers in (AUTH, {"authorization": f"bearer {KEY}"}, {"X-Penstock-Admin-Key": KEY}):
+        reply = httpx.get(keyed.url + "/admin", headers=headers)
+        assert reply.status_code == 200
+        assert reply.headers["cache-control"] == "no-store"
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"origin": "https://evil.example"},
+        {"origin": "null"},
+        {"sec-fetch-site": "cross-site"},
+        {"sec-fetch-site": "same-site", "origin": "http://127.0.0.1:1"},
+    ],
+)
+def test_pages_of_other_origins_are_refused_even_with_the_key(keyed: Live, headers: dict[str, str]) -> None:
+    problem(keyed.http.post("/admin/drain", headers=headers), 403, "another origin")
+    assert keyed.http.get("/health/ready").status_code == 200
+
+
+@pytest.mark.parametrize("headers", [{"sec-fetch-site": "same-origin"}, {"sec-fetch-site": "none"}, {}])
+def test_the_pages_of_the_server_itself_may_give_orders(keyed: Live, headers: dict[str, str]) -> None:
+    assert keyed.http.get("/admin", headers={"origin": keyed.url, **headers}).status_code == 200
+
+
+def test_an_order_is_json_and_says_what_is_wrong_with_it(keyed: Live) -> None:
+    form = {"content-type": "application/x-www-form-urlencoded"}
+    problem(keyed.http.post("/admin/load", content=b'{"model":"vec"}', headers=form), 415, "application/json")
+    problem(keyed.http.post("/admin/load", json={}), 422, "model")
+    problem(keyed.http.post("/admin/load", json={"model": "vec", "x": 1}), 422, "x")
+    problem(order(keyed.http, "load", "../vec"), 422, "model")
+    problem(order(keyed.http, "load", "/etc/passwd.onnx"), 422, "registry")
+    problem(order(keyed.http, "load", "passwd.onnx"), 422, "registry")
+    problem(keyed.http.post("/admin/drain", json={"wait_s": -1}), 422, "wait_s")
+
+
+def test_a_loopback_listener_takes_orders_of_this_machine_and_of_no_one_else(serve: Serve, registry_path: Path) -> None:
+    process = serve("vec", "--registry", str(registry_path))
+    process.wait_for()
+    assert httpx.get(process.url + "/admin").json()["loaded"] == ["vec:v2.0"]
+    for headers in (
+        {"host": "evil.example:8002"},
+        {"host": "127.0.0.1.evil.example"},
+        {"x-forwarded-for": "203.0.113.9"},
+        {"forwarded": "for=203.0.113.9"},
+    ):
+        problem(httpx.get(process.url + "/admin", headers=headers), 404, "loopback")
+    problem(httpx.get(process.url + "/admin", headers={"origin": "https://evil.example"}), 403)
+
+
+def test_a_listener_for_every_interface_takes_no_orders_without_a_key(serve: Serve, registry_path: Path) -> None:
+    process = serve("vec", "--registry", str(registry_path), "--host", "0.0.0.0")
+    process.wait_for()
+    problem(httpx.get(process.url + "/admin"), 404, "PENSTOCK_ADMIN_KEY")
+
+
+# Load and unload
+
+
+def test_an_unloaded_model_answers_no_more_until_it_is_loaded_again(keyed: Live) -> None:
+    http = keyed.http
+    assert predict(http).status_code == 200
+    assert order(http, "unload", "vec").json() == {"model": "vec", "unloaded": ["vec:v2.0"], "behind": 0}
+    problem(predict(http), 404)
+    assert http.get("/health/ready").status_code == 200
+    assert http.get("/admin").json()["unloaded"] == ["vec"]
+    assert order(http, "unload", "vec").json()["unloaded"] == []
+    loaded = order(http, "load", "vec").json()
+    assert (loaded["model"], loaded["variant"], loaded["behind"]) == ("vec:v2.0", "onnx-fp32", 0)
+    assert predict(http).status_code == 200
+
+
+def test_a_model_that_was_not_asked_for_at_the_start_can_be_loaded(keyed: Live) -> None:
+    problem(keyed.http.post("/models/slow/predict", json={"input_data": ROW}), 404, "not served here")
+    assert order(keyed.http, "load", "slow").json()["model"] == "slow:1.0"
+    assert keyed.http.post("/models/slow/predict", json={"input_data": ROW}).status_code == 200
+    assert "slow" in keyed.http.get("/admin").json()["wanted"]
+
+
+def test_of_a_whole_registry_an_unloaded_model_is_not_loaded_by_the_next_request(whole: Live) -> None:
+    http = whole.http
+    order(http, "unload", "vec")
+    problem(predict(http), 404, "was unloaded")
+    problem(predict(http, "vec@champion"), 404, "was unloaded")
+    with Registry(whole.settings.registry, whole.settings.database_url) as registry:
+        registry.set_alias("vec", "other", "v2.0")
+    whole.call(whole.gateway.reconcile)
+    assert http.get("/health/ready").json()["reasons"] == []
+    assert "vec" not in http.get("/admin").json()["wanted"]
+    order(http, "load", "vec@champion")
+    assert predict(http, "vec@champion").json()["model_version"] == "v1.0"
+
+
+def test_one_version_can_leave_while_the_other_stays(whole: Live) -> None:
+    assert predict(whole.http, "vec@champion").status_code == 200
+    assert order(whole.http, "unload", "vec:v1.0").json()["unloaded"] == ["vec:v1.0"]
+    problem(predict(whole.http, "vec@champion"), 404, "vec:v1.0 was unloaded")
+    assert predict(whole.http, "vec:v2.0").status_code == 200
+
+
+def test_what_there_is_not_can_be_neither_loaded_nor_unloaded(keyed: Live) -> None:
+    problem(order(keyed.http, "load", "nothing"), 404, "nothing")
+    problem(order(keyed.http, "unload", "nothing"), 404, "nothing")
+    problem(order(keyed.http, "load", "vec:v9"), 404, "v9")
+    assert keyed.http.get("/admin").json()["wanted"] == ["vec", "raw"]
+
+
+def test_a_model_that_cannot_be_loaded_says_why_and_changes_nothing(keyed: Live) -> None:
+    file = next(Path(keyed.settings.registry).glob("slow/1.0/variants/*/model.onnx"))
+    file.write_bytes(file.read_bytes()[:-1] + b"x")
+    problem(order(keyed.http, "load", "slow"), 409, str(file))
+    state = keyed.http.get("/admin").json()
+    assert (state["wanted"], state["problems"]) == (["vec", "raw"], {})
+    assert keyed.http.get("/health/ready").status_code == 200
+
+
+def test_requests_inside_are_answered_while_their_model_leaves(keyed: Live) -> None:
+    order(keyed.http, "load", "slow")
+    replies: list[httpx.Response] = []
+
+    def ask() -> None:
+        replies.append(httpx.post(keyed.url + "/models/slow/predict", json={"input_data": [200, 0, 0, 0]}, timeout=20))
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    _until(lambda: keyed.gateway.engine.inflight)
+    assert order(keyed.http, "unload", "slow").json()["unloaded"] == ["slow:1.0"]
+    asking.join()
+    assert replies[0].status_code == 200
+
+
+def test_a_bare_file_comes_back_under_its_name(serve: Serve, registry_path: Path) -> None:
+    file = next(registry_path.glob("vec/v1.0/variants/*/model.onnx"))
+    process = serve(str(file))
+    process.wait_for()
+    with httpx.Client(base_url=process.url) as http:
+        assert order(http, "unload", "model").json()["unloaded"] == ["model:1"]
+        assert predict(http, "model").status_code == 404
+        assert order(http, "load", "model").json()["model"] == "model:1"
+        assert predict(http, "model").status_code == 200
+
+
+# Aliases
+
+
+def test_an_alias_is_moved_in_the_registry_and_followed_at_once(keyed: Live) -> None:
+    http = keyed.http
+    assert predict(http, "vec@champion").json()["model_version"] == "v1.0"
+    reply = http.put("/admin/models/vec/aliases/champion", json={"version": "v2.0"})
+    assert reply.json() == {"name": "vec", "alias": "champion", "version": "v2.0", "problem": None}
+    assert predict(http, "vec@champion").json()["model_version"] == "v2.0"
+    with Registry(keyed.settings.registry, keyed.settings.database_url) as registry:
+        assert registry.aliases("vec") == {"champion": "v2.0"}
+
+
+def test_without_a_version_an_alias_means_the_highest_release_and_it_can_be_removed(keyed: Live) -> None:
+    assert keyed.http.put("/admin/models/vec/aliases/newest").json()["version"] == "v2.0"
+    assert keyed.http.delete("/admin/models/vec/aliases/newest").json()["version"] is None
+    problem(keyed.http.delete("/admin/models/vec/aliases/newest"), 404, "newest")
+
+
+def test_an_alias_of_nothing_is_refused(keyed: Live) -> None:
+    problem(keyed.http.put("/admin/models/vec/aliases/champion", json={"version": "v9"}), 404, "v9", "v1.0")
+    problem(keyed.http.put("/admin/models/nothing/aliases/champion"), 404, "nothing")
+    problem(keyed.http.put("/admin/models/vec/aliases/a%20b", json={"version": "v1.0"}), 422, "alias")
+
+
+def test_an_alias_that_moves_to_a_broken_version_says_that_the_old_one_stays(keyed: Live) -> None:
+    assert predict(keyed.http, "vec@champion").status_code == 200
+    order(keyed.http, "unload", "vec:v2.0")
+    file = next(Path(keyed.settings.registry).glob("vec/v2.0/variants/*/model.onnx"))
+    file.write_bytes(b"broken")
+    order(keyed.http, "load", "vec:v2.0")
+    reply = keyed.http.put("/admin/models/vec/aliases/champion", json={"version": "v2.0"}).json()
+    assert reply["version"] == "v2.0"
+    assert reply["problem"]
+    assert predict(keyed.http, "vec@champion").json()["model_version"] == "v1.0"
+
+
+# Drain
+
+
+def test_a_drained_server_refuses_predictions_until_it_is_told_to_go_on(keyed: Live) -> None:
+    http = keyed.http
+    assert http.post("/admin/drain").json() == {"draining": True, "inflight": 0, "behind": 0}
+    assert predict(http).status_code == 503
+    assert http.get("/health/ready").status_code == 503
+    assert http.get("/health/live").status_code == 200
+    assert http.get("/admin").json()["draining"] is True
+    assert http.delete("/admin/drain").json()["draining"] is False
+    assert predict(http).status_code == 200
+    assert http.get("/health/ready").status_code == 200
+
+
+def test_draining_waits_for_the_requests_inside(keyed: Live) -> None:
+    order(keyed.http, "load", "slow")
+    body = {"input_data": [200, 0, 0, 0]}
+    asking = threading.Thread(target=lambda: httpx.post(keyed.url + "/models/slow/predict", json=body, timeout=20))
+    asking.start()
+    _until(lambda: keyed.gateway.engine.inflight)
+    assert keyed.http.post("/admin/drain").json()["inflight"] == 1
+    assert keyed.http.post("/admin/drain", json={"wait_s": 20}).json()["inflight"] == 0
+    asking.join()
+
+
+def test_a_server_that_ends_does_not_go_on_again(keyed: Live) -> None:
+    keyed.call(lambda: keyed.gateway.drain(0))
+    assert keyed.http.delete("/admin/drain").json()["draining"] is True
+
+
+# Several processes
+
+
+@pytest.fixture
+def workers(serve: Serve, own_registry: Path) -> Process:
+    process = serve("vec", "--registry", str(own_registry), "--workers", "2", PENSTOCK_ADMIN_KEY=KEY)
+    process.wait_for()
+    deadline = time.monotonic() + 20
+    while len({httpx.get(process.url + "/admin", headers=AUTH).status_code for _ in range(4)}) > 1:
+        assert time.monotonic() < deadline
+    time.sleep(1)  # the second process may take a moment longer
+    return process
+
+
+def everywhere(process: Process, path: str, body: dict[str, Any]) -> set[int]:
+    """The statuses of many connections, which the processes share."""
+    return {httpx.post(process.url + path, json=body).status_code for _ in range(24)}
+
+
+def test_every_process_of_a_server_has_followed_before_the_reply(workers: Process) -> None:
+    with httpx.Client(base_url=workers.url, headers=AUTH, timeout=20) as http:
+        slow = ("/models/slow/predict", {"input_data": ROW})
+        assert everywhere(workers, *slow) == {404}
+        assert order(http, "load", "slow").json()["behind"] == 0
+        assert everywhere(workers, *slow) == {200}
+        assert order(http, "unload", "slow").json()["behind"] == 0
+        assert everywhere(workers, *slow) == {404}
+        assert http.post("/admin/drain").json() == {"draining": True, "inflight": 0, "behind": 0}
+        assert everywhere(workers, "/models/vec/predict", {"input_data": ROW}) == {503}
+        assert http.delete("/admin/drain").json()["behind"] == 0
+        assert everywhere(workers, "/models/vec/predict", {"input_data": ROW}) == {200}
+
+
+def _until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def test_the_answers_after_a_reload_are_those_of_the_model(keyed: Live) -> None:
+    order(keyed.http, "unload", "vec")
+    order(keyed.http, "load", "vec:v1.0")
+    expected = int((weights(0).T @ ROW).argmax())
+    assert keyed.http.post("/models/vec/predict", json={"input_data": ROW}).json()["predictions"] == [expected]

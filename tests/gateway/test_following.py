@@ -1,0 +1,125 @@
+"""Two `penstock serve` processes on one PostgreSQL, as on two hosts: they follow it, and outlive it."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from live_servers import Process
+from postgres import PASSWORD, Server
+from served_models import build_registry
+
+from penstock.errors import ConfigError
+from penstock.gateway.server import free_address
+from penstock.registry.registry import Registry
+
+GOOD = {"input_data": [1, 2, 3, 4]}
+REFS = ("vec@champion", "raw")
+Pair = tuple[Process, Process]
+
+
+@pytest.fixture
+def own_server() -> Iterator[Server]:
+    """One that this test may end."""
+    with Server() as server:
+        yield server
+
+
+@pytest.fixture
+def registry(tmp_path: Path, own_server: Server) -> Iterator[Registry]:
+    url = own_server.new_database().replace("postgresql:", "postgres:")
+    with Registry(build_registry(tmp_path, url), url) as registry:
+        yield registry
+
+
+@pytest.fixture
+def start(tmp_path: Path, registry: Registry) -> Iterator[Callable[[], Process]]:
+    started: list[Process] = []
+
+    def start() -> Process:
+        port = free_address("127.0.0.1", 0)[1]
+        started.append(Process(tmp_path, port, *REFS, DATABASE_URL=registry.database_url))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.end()
+
+
+@pytest.fixture
+def pair(start: Callable[[], Process]) -> Pair:
+    both = start(), start()
+    for process in both:
+        process.wait_for()
+    return both
+
+
+def _answering(process: Process) -> str:
+    reply = httpx.post(f"{process.url}/models/vec@champion/predict", json=GOOD)
+    assert reply.status_code == 200, reply.text
+    return str(reply.json()["model_version"])
+
+
+def _seconds_until(pair: Pair, version: str, limit_s: float = 20) -> float:
+    """How long it takes until both answer with a version; they answer with one or the other all the time."""
+    started = time.monotonic()
+    while {_answering(process) for process in pair} != {version}:
+        assert time.monotonic() - started < limit_s
+        time.sleep(0.01)
+    return time.monotonic() - started
+
+
+def _events(process: Process, part: str) -> list[str]:
+    process.send()
+    _, _, err = process.finish()
+    assert PASSWORD not in err
+    assert "Traceback" not in err
+    return [event for line in err.splitlines() if part in (event := json.loads(line)["event"])]
+
+
+def test_a_change_on_one_host_is_followed_on_all_within_a_second(pair: Pair, registry: Registry) -> None:
+    took = []
+    for version in ("v2.0", "v1.0", "v2.0"):
+        registry.set_alias("vec", "champion", version)
+        took.append(_seconds_until(pair, version))
+    assert min(took) < 1.0
+
+
+@pytest.mark.parametrize("end", ["crash", "freeze"])
+def test_a_database_that_goes_away_leaves_serving_as_it_was_until_it_is_back(
+    pair: Pair, registry: Registry, own_server: Server, end: str
+) -> None:
+    """Killed, or lost behind a network: connections that stay open and say nothing."""
+    getattr(own_server, end)()
+    until = time.monotonic() + 3
+    while time.monotonic() < until:
+        assert [_answering(process) for process in pair] == ["v1.0", "v1.0"]
+        assert httpx.get(f"{pair[0].url}/health/ready").status_code == 200
+        time.sleep(0.1)
+    {"crash": own_server.start, "freeze": own_server.thaw}[end]()
+    registry.set_alias("vec", "champion", "v2.0")
+    _seconds_until(pair, "v2.0")
+    if end == "crash":
+        lost, back = "the registry cannot be followed", "the registry is followed again"
+        said = _events(pair[0], "the registry ")
+        assert said[0].startswith(lost)
+        assert said[-1] == back
+        assert len(said) < 6, said  # not one line for every look
+
+
+def test_a_server_that_starts_without_its_database_says_so(
+    start: Callable[[], Process], registry: Registry, own_server: Server
+) -> None:
+    own_server.crash()
+    code, out, err = start().finish()
+    assert (code, out) == (1, "")
+    assert PASSWORD not in err
+    assert "Connection refused" in err
+    assert "start it, or check host and port" in err
+    assert len([line for line in err.splitlines() if "database" in line]) == 1
+    with pytest.raises(ConfigError, match="Connection refused"):
+        registry.set_alias("vec", "champion", "v2.0")

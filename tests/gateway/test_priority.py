@@ -1,0 +1,88 @@
+"""Who goes first over the wire, and who is put out for it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+
+import httpx
+import pytest
+from live_servers import Live
+
+LONG = {"input_data": [400.0, 0, 0, 0]}
+"""Takes the slow model most of a second."""
+SHORT = {"input_data": [8.0, 0, 0, 0]}
+
+
+@pytest.fixture
+async def client(live: Live) -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(base_url=live.url, timeout=20) as client:
+        yield client
+
+
+def ask(client: httpx.AsyncClient, body: object, priority: int | None = None) -> asyncio.Task[httpx.Response]:
+    headers = {} if priority is None else {"x-penstock-priority": str(priority)}
+    return asyncio.create_task(client.post("/models/slow/predict", json=body, headers=headers))
+
+
+async def queued(live: Live, rows: int) -> None:
+    until = time.monotonic() + 5
+    while live.gateway.engine.queue_rows != rows:
+        assert time.monotonic() < until
+        await asyncio.sleep(0.002)
+
+
+async def busy(
+    live: Live, client: httpx.AsyncClient, priority: int | None = None
+) -> list[asyncio.Task[httpx.Response]]:
+    """A request that runs for a while, and four behind it that fill the queue."""
+    until = time.monotonic() + 5
+    running = ask(client, LONG, 100)
+    while not any(model.batcher.running_rows for model in live.gateway.engine.loaded()):
+        assert time.monotonic() < until
+        await asyncio.sleep(0.002)
+    waiting = []
+    for count in range(1, 5):
+        waiting.append(ask(client, SHORT, priority))
+        await queued(live, count)
+    return [running, *waiting]
+
+
+async def statuses(tasks: list[asyncio.Task[httpx.Response]]) -> list[int]:
+    return [reply.status_code for reply in await asyncio.gather(*tasks)]
+
+
+async def test_a_higher_priority_takes_the_place_of_the_last_who_waits(live: Live, client: httpx.AsyncClient) -> None:
+    tasks = await busy(live, client)
+    assert (await ask(client, SHORT)).status_code == 429
+    urgent = ask(client, SHORT, 5)
+    refused = await tasks.pop()
+    assert refused.status_code == 429
+    assert "a higher priority" in refused.json()["detail"]
+    assert int(refused.headers["retry-after"]) >= 1
+    assert await statuses([*tasks, urgent]) == [200] * 5
+
+
+async def test_a_lower_priority_gives_way_to_those_who_ask_for_nothing(live: Live, client: httpx.AsyncClient) -> None:
+    tasks = await busy(live, client, -3)
+    plain = ask(client, SHORT)
+    assert (await tasks.pop()).status_code == 429
+    assert await statuses([*tasks, plain]) == [200] * 5
+
+
+async def test_an_operator_may_grant_less(
+    live: Live, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live.gateway, "settings", live.settings.model_copy(update={"max_priority": 0}))
+    tasks = await busy(live, client)
+    assert (await ask(client, SHORT, 100)).status_code == 429
+    assert await statuses(tasks) == [200] * 5
+
+
+@pytest.mark.parametrize("value", ["", "x", "1.5", "101", "-101", "1_0", "9999999999999999999999"])
+async def test_a_bad_priority_is_422_and_names_the_header(client: httpx.AsyncClient, value: str) -> None:
+    for path, body in (("/predict", SHORT), ("/predict/batch", {"requests": [SHORT]})):
+        reply = await client.post(path, json=body, headers={b"x-penstock-priority": value.encode()})
+        assert reply.status_code == 422
+        assert reply.json()["errors"][0]["field"] == "X-Penstock-Priority"
