@@ -15,6 +15,7 @@ PROMISES = {
         r"published wine:1\.0\.0, held-out accuracy (0\.9|1\.0).*\n" r"predicted class (\d), true class \2"
     ),
     "engine_in_asyncio.py": r"answers: \{7\}\nlargest batch: ([2-9]|[123]\d)\np99: [\d.]+ ms",
+    "every_format.py": r"(takes|leaves) onnx-fp32: .*\n.*torchscript-fp32: .*\n.*pt2-fp32: .*\n.*pytorch-fp32: ",
     "custom_task.py": r"inputs: \[\[120\.0, 5\.0\]\]\nanswer: 431200",
 }
 
