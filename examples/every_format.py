@@ -1,7 +1,7 @@
 """One version in four forms: each machine takes the fastest that passes the golden samples, and says why.
 
-Writes a small network as ONNX, TorchScript, a torch.export program and plain weights into one artifact, publishes it with
-trust in its code, and measures every form here. Needs penstock[train].
+Writes a small network as ONNX, TorchScript, a torch.export program and plain weights into one artifact, publishes it
+with trust in its code, and measures every form here. Needs penstock[train].
 
     python examples/every_format.py [REGISTRY]
 """
