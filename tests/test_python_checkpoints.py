@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -170,3 +171,19 @@ def test_how_a_model_is_compiled_is_said_where_it_is_loaded(
         example_input=X,
     )
     assert (asked[0].device, asked[0].compile, asked[0].compile_mode) == ("auto", True, "reduce-overhead")
+
+
+def test_torchscript_runs_with_the_signature_that_its_caller_gives(
+    manager: ModelManager, net: Net, tmp_path: Path
+) -> None:
+    path = tmp_path / "traced.pt"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.trace(net.eval(), torch.zeros(2, 4)).save(str(path))
+    signature = Signature((TensorSpec("x", "FP32", (-1, 4)),), (TensorSpec("y", "FP32", (-1, 3)),))
+    with pytest.raises(PenstockError, match="TorchScript does not record"):
+        manager.load_model(path, trust="code")
+    with pytest.raises(Untrusted):
+        manager.load_model(path, signature=signature)
+    model = manager.load_model(path, trust="code", signature=signature)
+    assert model.info.format == "torchscript"

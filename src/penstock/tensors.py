@@ -207,10 +207,10 @@ class Signature:
             tie.check(checked)
         return checked, rows
 
-    def check_outputs(self, outputs: Arrays, rows: int) -> None:
-        """Whether a run of so many rows gave what is promised here; lengths past the batch are the model's affair.
+    def check_outputs(self, outputs: Arrays, rows: int, *, lengths: bool = True) -> None:
+        """Whether a run of so many rows gave what is promised here; past the batch only where `lengths` are meant.
 
-        Raises InferenceError naming the output that is missing, of another type or of another number of rows.
+        Raises InferenceError naming the output that is missing, of another type, shape or number of rows.
         """
         for spec in self.outputs:
             array = outputs.get(spec.name)
@@ -221,6 +221,12 @@ class Signature:
                     f"the model's output {spec.name!r} is of type {array.dtype}, its signature says {spec.dtype}"
                 )
         split(outputs, [rows])
+        for spec in self.outputs if lengths else ():
+            got, promised = outputs[spec.name].shape, spec.shape
+            if len(got) != len(promised) or any(0 <= n != m for m, n in zip(got[1:], promised[1:], strict=True)):
+                raise InferenceError(
+                    f"the model's output {spec.name!r} has the shape {list(got)}, its signature says {list(promised)}"
+                )
 
     def with_dims(self, dims: Mapping[str, tuple[str | None, ...]]) -> Signature:
         """The same, with the names of axes that a file knows for inputs that have none yet."""

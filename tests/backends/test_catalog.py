@@ -66,6 +66,15 @@ def test_a_bare_file_that_cannot_be_served_says_why_and_what_works(
         format_of(Path(name), model_type)
 
 
+def test_a_pt_file_of_torchscript_is_told_from_weights_by_its_content(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "m.pt", "w") as archive:
+        for member in ("m/constants.pkl", "m/code/__torch__.py"):
+            archive.writestr(member, b"")
+    with pytest.raises(UnsupportedFormat, match="TorchScript does not record the types"):
+        format_of(tmp_path / "m.pt")
+    assert format_of(tmp_path / "m.pt", signed=True) == format_of(Path("m.ts"), signed=True) == "torchscript"
+
+
 def test_importing_the_backends_imports_no_runtime() -> None:
     code = (
         "import sys, penstock.backends.catalog, penstock.backends.onnx, penstock.backends.eager\n"

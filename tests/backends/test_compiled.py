@@ -132,6 +132,9 @@ def test_kernels_are_kept_where_the_options_say_unless_the_environment_does(
     environment: dict[str, str] = {}
     monkeypatch.setattr(settings.os, "environ", environment)
     compiled.keep_in(None)
+    (tmp_path / "open" / "torchinductor").mkdir(parents=True)
+    (tmp_path / "open" / "torchinductor").chmod(0o777)
+    compiled.keep_in(tmp_path / "open")  # others may write there, and what is found is run
     assert environment == {}
     compiled.keep_in(tmp_path)
     compiled.keep_in(tmp_path / "other")

@@ -341,7 +341,7 @@ def test_arguments_the_class_does_not_take_are_named(weights: Path, arguments: d
 @pytest.mark.parametrize("what", ["architecture", "signature"])
 def test_weights_alone_are_refused_with_what_to_do(weights: Path, what: str) -> None:
     file = ModelFile(weights, signature(), None) if what == "architecture" else ModelFile(weights, None, named(Linear))
-    with pytest.raises(ModelLoadError, match="publish them as an artifact"):
+    with pytest.raises(ModelLoadError, match="penstock models import"):
         EagerBackend.open(file, BackendOptions(device="cpu", trust="code"))
 
 

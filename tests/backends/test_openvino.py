@@ -189,6 +189,13 @@ def test_a_large_model_is_compiled_once_and_a_damaged_copy_is_made_anew(large: P
     )
 
 
+def test_a_directory_that_others_may_write_to_is_not_trusted(large: Path, tmp_path: Path) -> None:
+    (tmp_path / "openvino").mkdir()
+    (tmp_path / "openvino").chmod(0o777)
+    open_model(large, cache_dir=tmp_path).close()
+    assert list(tmp_path.rglob("*.blob")) == []
+
+
 def test_a_small_model_is_not_kept(written: Path, tmp_path: Path) -> None:
     open_model(written, cache_dir=tmp_path).close()
     assert list(tmp_path.rglob("*.blob")) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import onnx
@@ -74,6 +75,23 @@ def test_a_directory_is_scanned_with_the_artifacts_in_it(tmp_path: Path) -> None
         "handler.py": "code",
         "m.onnx": "data",
     }
+
+
+def test_a_damaged_artifact_hides_nothing_of_those_beside_it(tmp_path: Path) -> None:
+    shutil.copytree(ARTIFACTS / "digits", tmp_path / "a")
+    (tmp_path / "a" / "manifest.json").write_text("{")
+    shutil.copytree(ARTIFACTS / "digits", tmp_path / "b")
+    (tmp_path / "m.pkl").write_bytes(evil_pickle(tmp_path / "marker"))
+    code, said = scan(tmp_path, "--json")
+    found = [(file["kind"], file["refused"]) for file in json.loads(said)["files"]]
+    assert code == 1
+    assert found == [
+        ("damaged", True),
+        ("onnx", False),
+        ("safetensors", False),
+        ("safetensors", False),
+        ("pickle", False),
+    ]
 
 
 @pytest.mark.parametrize("name", ["missing.onnx", "empty"])

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from waiting import until
 
 from penstock.engine.batcher import Batched, Batcher, BatchLimits, PutOut
+from penstock.engine.queue import Item
 from penstock.errors import DeadlineExceeded, InferenceError, ModelNotReady, OutOfMemory, Overloaded
 from penstock.tensors import Arrays
 
@@ -124,6 +125,20 @@ async def test_several_runners_run_several_batches_at_once(backend: Doubler) -> 
     batcher.close()
 
 
+async def test_the_parts_of_a_large_request_run_at_once_where_several_runners_are_idle(backend: Doubler) -> None:
+    batcher = Batcher(backend, BatchLimits(batch_rows=2), full_batch_s=1, runners=2)
+    await batcher.submit(rows(0), 1)
+    await until(lambda: batcher._idle == 2)
+    backend.gate.clear()
+    large = asyncio.create_task(batcher.submit(rows(1, 2, 3, 4), 4))
+    try:
+        await until(lambda: batcher.running_rows == 4)
+    finally:
+        backend.gate.set()
+        await large
+        batcher.close()
+
+
 async def test_a_lone_request_starts_at_once(threaded: MakeBatcher) -> None:
     batcher = threaded(batch_rows=8)
     await batcher.submit(rows(1), 1)
@@ -190,6 +205,19 @@ async def test_whoever_is_patient_waits_for_room(threaded: MakeBatcher, backend:
     await asyncio.wait_for(asyncio.gather(first, second, waiting), 2)
 
 
+async def test_whoever_is_patient_waits_for_room_in_bytes_too(threaded: MakeBatcher, backend: Doubler) -> None:
+    one = rows(1)
+    batcher = threaded(batch_rows=1, queue_bytes=one["x"].nbytes)
+    first = await held(batcher, backend)
+    second = asyncio.create_task(batcher.submit(one, 1))
+    await until(lambda: batcher.queued_rows == 1)
+    waiting = asyncio.create_task(batcher.room(1, time.monotonic() + 5, one["x"].nbytes))
+    await asyncio.sleep(0.05)
+    assert not waiting.done()
+    backend.gate.set()
+    await asyncio.wait_for(asyncio.gather(first, second, waiting), 2)
+
+
 def test_deadlines_of_one_event_loop_do_not_depend_on_another_that_ended(
     threaded: MakeBatcher, backend: Doubler
 ) -> None:
@@ -221,6 +249,7 @@ def test_deadlines_of_one_event_loop_do_not_depend_on_another_that_ended(
 
 
 def test_many_event_loops_start_one_thread(backend: Doubler) -> None:
+    before = set(threading.enumerate())
     batcher = Batcher(backend, BatchLimits(), full_batch_s=1)
     barrier = threading.Barrier(4)
 
@@ -233,7 +262,8 @@ def test_many_event_loops_start_one_thread(backend: Doubler) -> None:
         thread.start()
     for thread in threads:
         thread.join(5)
-    (thread,) = (thread for thread in threading.enumerate() if thread.name.startswith("penstock-run"))
+    started = (thread for thread in threading.enumerate() if thread.name.startswith("penstock-run"))
+    (thread,) = (thread for thread in started if thread not in before)
     batcher.close()
     assert not thread.is_alive()
 
@@ -246,12 +276,31 @@ async def test_a_request_of_no_rows_gets_an_answer_of_no_rows(make: MakeBatcher)
 async def test_only_the_guilty_request_of_a_batch_fails(make: MakeBatcher, backend: Doubler) -> None:
     backend.poison = 13
     batcher = make(batch_rows=32)
-    answers = await asyncio.gather(*(batcher.submit(rows(i), 1) for i in range(32)), return_exceptions=True)
+    if not batcher.inline:  # the thread may be so quick that each runs alone: they wait behind a first one
+        await held(batcher, backend)
+    tasks = [asyncio.create_task(batcher.submit(rows(i), 1)) for i in range(32)]
+    if not batcher.inline:
+        await until(lambda: batcher.queued_rows == 32)
+        backend.gate.set()
+    answers = await asyncio.gather(*tasks, return_exceptions=True)
     failed = [i for i, answer in enumerate(answers) if isinstance(answer, BaseException)]
     assert failed == [13]
     assert isinstance(answers[13], InferenceError)
     assert "poison" not in str(answers[13])
     assert max(backend.batches) > 16
+
+
+async def test_a_model_that_would_end_its_process_fails_its_request_and_answers_the_next() -> None:
+    def run(inputs: Arrays) -> Arrays:
+        if (inputs["x"] == 9).any():
+            raise SystemExit(1)
+        return {"y": inputs["x"] * 2}
+
+    batcher = Batcher(run, BatchLimits(), full_batch_s=1)
+    with pytest.raises(InferenceError, match="the model failed"):
+        await batcher.submit(rows(9), 1, time.monotonic() + 2)
+    assert (await batcher.submit(rows(4), 1, time.monotonic() + 2)).outputs["y"][0, 0] == 8
+    batcher.close()
 
 
 async def test_a_batch_that_does_not_fit_into_memory_is_halved(make: MakeBatcher, backend: Doubler) -> None:
@@ -490,6 +539,38 @@ def test_an_event_loop_that_ended_in_the_middle_does_not_stop_the_next_one(make:
 
     asyncio.run(leave_early())
     assert asyncio.run(ask()) == 8
+
+
+def test_event_loops_that_come_and_go_in_many_threads_do_not_trip_over_each_others_deadlines(
+    threaded: MakeBatcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batcher = threaded(batch_rows=8)
+    asyncio.run(batcher.submit(rows(1), 1, time.monotonic() + 5))
+    (ended, timer), other = next(iter(batcher._sweeps.items())), asyncio.new_event_loop()
+    other.close()
+
+    def is_closed() -> bool:  # meanwhile another thread's loop sets a timer of its own
+        monkeypatch.undo()
+        batcher._sweeps[other] = timer
+        return True
+
+    monkeypatch.setattr(ended, "is_closed", is_closed)
+    assert asyncio.run(batcher.submit(rows(2), 1, time.monotonic() + 5)).outputs["y"][0, 0] == 4
+
+
+async def test_a_loop_that_closes_as_its_caller_is_answered_does_not_keep_the_answer_from_the_others() -> None:
+    class Closing(asyncio.SelectorEventLoop):
+        def call_soon_threadsafe(self, *_: object, **__: object) -> asyncio.Handle:
+            raise RuntimeError("Event loop is closed")
+
+    other = Closing()
+    gone = Item(rows(1), 1, other.create_future(), other, time.monotonic())
+    batcher = Batcher(lambda inputs: {"y": inputs["x"] * 2}, BatchLimits(), full_batch_s=1e-6)
+    batcher._queue.push(gone)
+    answer = await asyncio.wait_for(batcher.submit(rows(2), 1), 2)
+    assert answer.outputs["y"][0, 0] == 4
+    batcher.close()
+    other.close()
 
 
 async def test_an_output_with_the_wrong_number_of_rows_is_an_error_and_not_another_callers_answer() -> None:

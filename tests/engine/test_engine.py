@@ -359,6 +359,75 @@ async def test_a_batch_waits_for_room_instead_of_refusing_its_own_items(make: Ma
     assert all(isinstance(result, Prediction) for result in results)
 
 
+async def test_whoever_waits_for_a_load_when_the_engine_is_closed_is_told_so(
+    make: MakeEngine, publish: Publish, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("a", "b", "c", "d")
+    for name in names:
+        publish(name)
+    engine, gate = make(max_models=1), threading.Event()
+    await engine.start()
+    real = manager_module.load_artifact
+
+    def slow(*args: Any, **more: Any) -> Any:
+        gate.wait(5)
+        return real(*args, **more)
+
+    monkeypatch.setattr(manager_module, "load_artifact", slow)
+    waiting = [asyncio.create_task(engine.predict(X[0], ref=name)) for name in names[1:]]
+    await until(lambda: len(engine.served._loads) == 3)
+    await engine.close()
+    gate.set()
+    results = await asyncio.gather(*waiting, return_exceptions=True)
+    assert [type(result) for result in results] == [ModelNotReady] * 3
+
+
+async def test_whoever_asks_for_fresh_content_does_not_wait_for_a_load_that_was_asked_for_before(
+    make: MakeEngine, publish: Publish, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish()
+    engine, gate = make(), threading.Event()
+    await engine.start()
+    real, asked = engine.manager.load_model, list[bool]()
+
+    def slow(ref: str, *, fresh: bool) -> Any:
+        asked.append(fresh)
+        gate.wait(5)
+        return real(ref, fresh=fresh)
+
+    monkeypatch.setattr(engine.manager, "load_model", slow)
+    loads = [asyncio.create_task(engine.served._load("m:1.0.0", fresh=fresh)) for fresh in (False, True)]
+    await asyncio.sleep(0.05)
+    gate.set()
+    await asyncio.gather(*loads)
+    assert sorted(asked) == [False, True]
+
+
+async def test_what_an_operator_unloads_while_the_registry_is_followed_stays_unloaded(
+    make: MakeEngine, publish: Publish, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish()
+    engine, asked, gate = make(), threading.Event(), threading.Event()
+    await engine.start()
+    publish("other")
+    real = engine.manager.load_model
+
+    def slow(ref: str, **more: Any) -> Any:
+        asked.set()
+        gate.wait(5)
+        return real(ref, **more)
+
+    monkeypatch.setattr(engine.manager, "load_model", slow)
+    following = asyncio.create_task(engine.reconcile())
+    await asyncio.to_thread(asked.wait, 5)
+    await engine.served.unload("m")
+    gate.set()
+    await following
+    with pytest.raises(ModelNotFound, match="unloaded"):
+        await engine.predict(X[0], ref="m")
+    assert "m:1.0.0" not in [model.key for model in engine.loaded()]
+
+
 async def test_an_observer_that_fails_does_not_fail_the_request(make: MakeEngine, publish: Publish) -> None:
     publish()
     engine = make()
@@ -641,3 +710,12 @@ def hold_up(engine: InferenceEngine) -> None:
 
 def release(engine: InferenceEngine) -> None:
     GATE.pop(id(engine)).set()
+
+
+async def test_a_model_file_may_be_given_as_a_path(onnx_file: Path, tmp_path: Path) -> None:
+    config = InferenceConfig(model_path=onnx_file, registry=str(tmp_path / "registry"))
+    engine = InferenceEngine(config)
+    await engine.start()
+    assert await answer(engine, X[0]) == classes(0)[0]
+    assert engine.get_stats()["model_path"] == str(onnx_file)
+    await engine.close()

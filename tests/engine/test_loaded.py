@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from linear_models import FEATURES, SIGNATURE, Publish, linear, weights
 
@@ -217,3 +218,29 @@ def test_the_real_backend_passes_its_own_golden_samples(publish: Publish) -> Non
     assert golden is not None
     prove(backend, golden, 4, "m")
     backend.close()
+
+
+@pytest.mark.parametrize("shape", [(-1, 5), (-1,), (-1, 3, 1)])
+def test_outputs_of_another_shape_than_the_manifest_says_are_found_without_golden_samples(
+    tmp_path: Path, shape: tuple[int, ...]
+) -> None:
+    artifact = write_artifact(
+        tmp_path / "other",
+        name="other",
+        version="1",
+        task=TaskEntry(kind="tensor", config={}),
+        signature=Signature(SIGNATURE.inputs, (TensorSpec("logits", "FP32", shape),)),
+        variants=[VariantSource("onnx", "fp32", linear(tmp_path / "m.onnx"))],
+        golden=None,
+        card="",
+    )
+    with pytest.raises(ModelLoadError, match=r"output 'logits' has the shape \[1, 3\], its signature says") as refused:
+        load_artifact(artifact, BackendOptions(), BatchLimits())
+    assert "\n" not in str(refused.value)
+
+
+def test_a_length_that_an_exporter_noted_wrongly_does_not_stop_a_bare_file(tmp_path: Path) -> None:
+    model = onnx.load(linear(tmp_path / "m.onnx"))
+    model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 5
+    onnx.save(model, tmp_path / "noted.onnx")
+    load_file(tmp_path / "noted.onnx", None, BackendOptions(), BatchLimits()).close()

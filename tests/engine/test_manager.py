@@ -201,6 +201,35 @@ def test_a_model_in_use_is_closed_only_after_its_last_request(registry: Registry
     wait_until_closed(model)
 
 
+def test_a_model_that_is_taken_up_again_and_unloaded_while_one_lets_go_of_it_is_not_closed_under_the_other(
+    registry: Registry, publish: Publish
+) -> None:
+    publish()
+    manager = ModelManager(registry)
+    model = manager.load_model("m")
+    assert manager.hold(model)
+    real = manager._lock
+
+    class Meanwhile:
+        """The lock, and what another thread does in the moment after it is given back."""
+
+        def __enter__(self) -> None:
+            real.acquire()
+
+        def __exit__(self, *_: object) -> None:
+            manager._lock = real
+            real.release()
+            assert manager.hold(model)
+            manager.unload("m:1.0.0")
+
+    manager._lock = Meanwhile()  # type: ignore[assignment]
+    manager.release(model)
+    time.sleep(0.1)
+    model.backend.run({"x": np.zeros((1, FEATURES), np.float32)})
+    manager.release(model)
+    wait_until_closed(model)
+
+
 def test_clear_cache_lets_one_go_or_all(registry: Registry, publish: Publish) -> None:
     publish("a")
     publish("b")
@@ -357,3 +386,20 @@ def test_versions_of_one_model_are_models_of_their_own(registry: Registry, publi
 )
 def test_a_reference_is_told_from_a_file(ref: str, is_file: bool) -> None:
     assert is_model_file(ref) is is_file
+
+
+def test_a_device_that_is_not_there_is_said_in_the_log(
+    registry: Registry, publish: Publish, caplog: pytest.LogCaptureFixture
+) -> None:
+    publish()
+    model = ModelManager(registry).load_model("m", device="cuda:7")
+    assert model.info.device == "cpu"
+    said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert said == [f"m:1.0.0: {warning}" for warning in model.info.warnings]
+    assert "cuda:7 was asked for" in said[0]
+
+
+def test_a_warm_up_without_rows_is_refused(registry: Registry, publish: Publish) -> None:
+    publish()
+    with pytest.raises(ConfigError, match="batch_size: 0 should be a number of at least 1"):
+        ModelManager(registry).warmup("m", batch_size=0)

@@ -253,6 +253,19 @@ def test_a_single_row_that_does_not_fit_says_so(predictor: Predictor) -> None:
         predictor.predict(X)
 
 
+def test_equal_requests_of_a_batch_each_have_outputs_of_their_own(registry: Registry, publish: Publish) -> None:
+    publish()
+
+    class Doubling(Predictor):
+        def postprocess(self, outputs: dict[str, np.ndarray], request: Any) -> float:
+            outputs["logits"] *= 2
+            return float(outputs["logits"][0, 0])
+
+    with Doubling("m", registry=registry, cache_size=8) as predictor:
+        row = np.ones(FEATURES, np.float32)
+        assert len(set(predictor.predict_batch([row, row, row]))) == 1
+
+
 def test_the_cache_knows_single_requests_of_a_batch(registry: Registry, publish: Publish) -> None:
     publish()
     with Predictor("m", registry=registry, cache_size=100) as predictor:
@@ -299,3 +312,49 @@ def test_what_a_subclass_adds_goes_with_it_to_other_processes(registry: Registry
         with copy:
             assert type(copy) is Labelled
             assert copy.predict(X[0]) == predictor.predict(X[0]) == "abc"[TRUTH[0]]
+
+
+class Careless(Predictor):
+    """Its preprocess cannot do with a first number of zero, and its postprocess not with a second one."""
+
+    def preprocess(self, request: Any) -> Any:
+        1 / float(request.input_data[0])
+        return super().preprocess(request) if request.input_data[2] else None
+
+    def postprocess(self, outputs: Any, request: Any) -> Any:
+        1 / float(request.input_data[1])
+        return super().postprocess(outputs, request)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_bug_in_a_subclass_costs_only_the_request_it_fails_on(
+    registry: Registry, publish: Publish, workers: int
+) -> None:
+    publish()
+    rows = [[1, 1, 1, 1], [0, 1, 1, 1], [1, 0, 1, 1], [1, 1, 0, 1], [1, 1, 1, 1]]
+    with Careless("m", registry=registry) as careless:
+        answers = careless.predict_batch(rows, num_workers=workers, on_error="return")
+        with pytest.raises(InferenceError, match="while it prepared the request: ZeroDivisionError") as caught:
+            careless.predict(rows[1])
+        with pytest.raises(InferenceError, match="on the model's answer: ZeroDivisionError"):
+            careless.predict(rows[2])
+    assert isinstance(caught.value.__cause__, ZeroDivisionError)
+    assert [isinstance(answer, InferenceError) for answer in answers] == [False, True, True, True, False]
+
+
+def test_what_holds_no_requests_is_refused(predictor: Predictor) -> None:
+    with pytest.raises(InvalidInput, match="values: int holds no requests"):
+        predictor.predict_batch(5)  # type: ignore[arg-type]
+
+
+def test_optimizations_that_are_no_list_are_refused(registry: Registry, publish: Publish) -> None:
+    publish()
+    with pytest.raises(ConfigError, match=r"give a list of them, \['quantization'\]"):
+        Predictor("m", registry=registry, optimizations="quantization")
+
+
+def test_a_registry_may_be_given_as_its_directory(onnx_file: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelNotFound, match="holds no models yet"):
+        Predictor("m", registry=str(tmp_path / "other"))
+    with Predictor(onnx_file, registry=tmp_path / "other") as predictor:
+        assert predictor.predict(X[0]).predictions == TRUTH[:1]

@@ -106,6 +106,7 @@ def test_the_key_is_taken_as_a_bearer_token_or_in_a_header_of_its_own(keyed: Liv
     [
         {"origin": "https://evil.example"},
         {"origin": "null"},
+        {"origin": "http://["},
         {"sec-fetch-site": "cross-site"},
         {"sec-fetch-site": "same-site", "origin": "http://127.0.0.1:1"},
     ],
@@ -138,6 +139,7 @@ def test_a_loopback_listener_takes_orders_of_this_machine_and_of_no_one_else(ser
     for headers in (
         {"host": "evil.example:8002"},
         {"host": "127.0.0.1.evil.example"},
+        {"host": "[::1"},
         {"x-forwarded-for": "203.0.113.9"},
         {"forwarded": "for=203.0.113.9"},
     ):

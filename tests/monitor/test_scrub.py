@@ -97,14 +97,21 @@ def test_every_plain_address_is_found(local: str, domain: str) -> None:
 
 
 LONG = ("a" * 10**6, "1 " * 10**5, "a@" * 10**4, "key_" * 5000, "+1 " * 7000, "token " * 4000, "eyJ" * 7000)
-ODD = ("+1234567890" * 2000, "://:" * 5000, '"' * 20_000, "-----BEGIN PRIVATE KEY-----" * 800, "1-" * 10**4)
+ODD = (
+    "+1234567890" * 2000,
+    "://:" * 5000,
+    '"' * 20_000,
+    "-----BEGIN PRIVATE KEY-----" * 800,
+    "1-" * 10**4,
+    "1-eyJ" * 4000,
+)
 
 
 @pytest.mark.parametrize("text", [*LONG, *ODD], ids=lambda text: text[:6])
 def test_no_text_takes_long(text: str) -> None:
     started = time.perf_counter()
     scrub(text)
-    assert time.perf_counter() - started < 1
+    assert time.perf_counter() - started < 0.2
 
 
 def test_a_very_long_text_loses_its_middle_and_no_half_of_a_secret_stays() -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from penstock.errors import ModelLoadError
 from penstock.tasks import catalog
+from penstock.tasks.base import Task
 from penstock.tasks.vector import VectorClassification
 from penstock.tensors import Signature, TensorSpec
 
@@ -99,3 +100,34 @@ def test_vectors_and_tensors_need_no_pillow():
         "sys.exit(any(name.split('.')[0] in ('PIL', 'torch', 'onnxruntime', 'fastapi') for name in sys.modules))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+class Unfinished(VectorClassification):
+    """A task whose settings are read by code that is wrong."""
+
+    kind = "unfinished"
+
+    def __init__(self, config, signature):
+        raise KeyError("first line\nsecond line")
+
+
+class Nameless(Task):
+    """A task that forgot what every task says."""
+
+    def preprocess(self, request):
+        return {}
+
+    def postprocess(self, outputs, request):
+        raise NotImplementedError
+
+
+def test_a_task_that_fails_while_it_is_set_up_is_refused_in_one_line(plugins, signature):
+    plugins(unfinished=f"{__name__}:Unfinished")
+    with pytest.raises(ModelLoadError, match=r"^the task 'unfinished' could not be set up: KeyError: .*second line'$"):
+        catalog.load_task("unfinished", {}, signature((-1, 4)))
+
+
+def test_a_task_that_does_not_say_what_every_task_says_is_refused(plugins, signature):
+    plugins(nameless=f"{__name__}:Nameless")
+    with pytest.raises(ModelLoadError, match="does not say its kind and Request and Response"):
+        catalog.load_task("nameless", {}, signature((-1, 4)))

@@ -280,3 +280,15 @@ def test_settings_and_signatures_that_do_not_fit_are_refused_at_load(inputs, con
     with pytest.raises(ModelLoadError, match=said) as caught:
         VectorClassification(config, Signature(inputs, (TensorSpec("y", "FP32", (-1, 3)),)))
     assert "\n" not in str(caught.value)
+
+
+class NeedsGradient:
+    """A tensor of PyTorch that is still being trained, in short."""
+
+    def __array__(self, dtype=None, copy=None):
+        raise RuntimeError("Can't call numpy() on Tensor that requires grad.")
+
+
+def test_what_cannot_become_an_array_says_why(signature):
+    with pytest.raises(InvalidInput, match=r"input_data: it is no array: .* requires grad$"):
+        VectorClassification({}, signature((-1, 4))).coerce(NeedsGradient())

@@ -60,12 +60,12 @@ _BARE = {
 """Model types and suffixes that can be served from a file alone, since it holds graph and signature."""
 
 _WEIGHTS_ALONE = (
-    "a state dict alone does not say which class it fills; publish it as an artifact with its architecture, "
-    "or export the model to ONNX"
+    "a state dict alone does not say which class it fills; give `architecture` and `example_input` in Python, "
+    "publish it with `penstock models import --architecture`, or export the model to ONNX"
 )
 _SIGNATURE_ALONE = (
-    "TorchScript does not record the types and shapes of its inputs; publish it as an artifact with its signature, "
-    "or export the model to ONNX or .pt2"
+    "TorchScript does not record the types and shapes of its inputs; give `signature` in Python, "
+    "publish it with `penstock models import --input`, or export the model to ONNX or .pt2"
 )
 _NOT_BARE = {
     "pytorch": _WEIGHTS_ALONE,
@@ -122,14 +122,19 @@ def open_backend(format: str, file: ModelFile, options: BackendOptions) -> Backe
     return opened if opened.signature.batched else RowByRow(opened)
 
 
-def format_of(path: Path, model_type: str | None = None) -> str:
-    """The format of a bare model file, from `model_type` where given and else from the file's suffix.
+def format_of(path: Path, model_type: str | None = None, *, signed: bool = False) -> str:
+    """The format of a bare model file, from `model_type` where given and else from the file's suffix and content.
 
-    Raises UnsupportedFormat, saying what to do instead, for one that cannot be served without an artifact.
+    `signed` says that its signature is known from elsewhere. Raises UnsupportedFormat, saying what to do instead, for
+    one that cannot be served without an artifact.
     """
     asked = model_type if model_type is not None else path.suffix.lower()
     if asked in _BARE:
         return "aoti" if asked == ".pt2" and format_of_archive(path) == "aoti" else _BARE[asked]
+    if asked in (".pt", ".pth") and format_of_archive(path) == "torchscript":
+        asked = "torchscript"
+    if signed and asked in ("torchscript", ".ts"):
+        return "torchscript"
     why = _NOT_BARE.get(asked, f"{asked or 'a file without a suffix'} is not a form of model that can be served alone")
     works = ", ".join(name for name in _BARE if name.startswith("."))
     raise UnsupportedFormat(f"{path}: {why}; what works as a bare file: {works}")

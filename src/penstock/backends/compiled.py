@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from penstock.backends.devices import Device
+from penstock.backends.private import private_directory
 from penstock.errors import ConfigError
 from penstock.settings import suggest
 from penstock.tensors import Signature
@@ -68,8 +69,9 @@ def require_mode(mode: str | None) -> None:
 
 def keep_in(directory: Path | None) -> None:
     """Let PyTorch keep compiled kernels in `directory` between starts, unless the environment names another."""
-    if directory is not None:
-        suggest("TORCHINDUCTOR_CACHE_DIR", str(directory / "torchinductor"))
+    kept = private_directory(directory / "torchinductor") if directory is not None else None
+    if kept is not None:
+        suggest("TORCHINDUCTOR_CACHE_DIR", str(kept))
 
 
 def _options(mode: str, device: Device) -> dict[str, Any]:

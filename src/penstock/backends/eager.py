@@ -61,7 +61,8 @@ class EagerBackend(TorchBackend):
         if file.signature is None or file.architecture is None:
             raise ModelLoadError(
                 f"{file.path}: weights alone say neither the class they fill nor its inputs; "
-                "publish them as an artifact with architecture and signature, or export the model to ONNX"
+                "give `architecture` and `signature` or `example_input` in Python, publish them with "
+                "`penstock models import`, or export the model to ONNX"
             )
         require_numbers(file.path, file.signature)
         require_mode(options.compile_mode)

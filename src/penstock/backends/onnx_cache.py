@@ -15,6 +15,11 @@ from typing import NamedTuple, TypeVar
 from uuid import uuid4
 
 from penstock.backends.devices import cpu_flags
+from penstock.backends.private import private_directory
+from penstock.errors import PenstockError
+from penstock.registry.scan.findings import Refused
+from penstock.registry.scan.formats import mapped
+from penstock.registry.scan.onnx import external_files
 
 SMALLEST, LARGEST = 10 << 20, 1 << 30
 """Bytes of the models worth it: smaller ones load in a few milliseconds, larger ones do not fit into one ONNX file."""
@@ -64,28 +69,33 @@ class OptimizedForm(NamedTuple):
 def optimized_form(model: Path, cache_dir: Path | None, facts: Iterable[object]) -> OptimizedForm | None:
     """The form of `model` under what else it depends on; None where keeping one does not pay or would not be safe.
 
-    The file is known by its place, size and time of change: its digest takes longer than optimizing saves.
+    The file is known by its place, size and time of change, as are those beside it that hold numbers of the model: a
+    digest takes longer than optimizing saves.
     """
     if cache_dir is None:
         return None
     try:
         status = model.stat()
-        directory = _private(cache_dir / "onnx") if SMALLEST <= status.st_size <= LARGEST else None
-    except OSError:
+        directory = private_directory(cache_dir / "onnx") if SMALLEST <= status.st_size <= LARGEST else None
+        if directory is None:
+            return None
+        files = (_identity(model), *_beside(model))
+    except (OSError, PenstockError, Refused):
         return None
-    if directory is None:
-        return None
-    same = (os.fspath(model.resolve()), status.st_ino, status.st_size, status.st_mtime_ns, *facts, sorted(cpu_flags()))
+    same = (os.fspath(model.resolve()), *files, *facts, sorted(cpu_flags()))
     return OptimizedForm(directory, hashlib.sha256(repr(same).encode()).hexdigest()[:32])
 
 
-def _private(directory: Path) -> Path | None:
-    """The directory, made if need be; None when others may write there: what is in it would be run unseen."""
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if not hasattr(os, "geteuid"):
-        return directory
-    status = directory.stat()
-    return directory if status.st_uid == os.geteuid() and not status.st_mode & 0o022 else None
+def _beside(model: Path) -> list[tuple[str, int, int, int]]:
+    """The files of external data: what is computed from constants in them is in the optimized form."""
+    with mapped(model) as data:
+        names = external_files(data)
+    return [(name, *_identity(model.parent / name)) for name in sorted(names)]
+
+
+def _identity(file: Path) -> tuple[int, int, int]:
+    status = file.stat()
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _make_room(directory: Path) -> None:

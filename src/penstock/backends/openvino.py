@@ -23,6 +23,7 @@ from penstock.backends.base import (
     require_file,
 )
 from penstock.backends.devices import cpu_flags, parse_device, usable_cores
+from penstock.backends.private import private_directory
 from penstock.errors import InferenceError, IntegrityError, ModelLoadError, OutOfMemory, UnsupportedFormat
 from penstock.tensors import Array, Arrays, Signature, TensorSpec
 
@@ -171,7 +172,8 @@ def _properties(options: BackendOptions, precision: str, path: Path) -> dict[str
     }
     weights = path.with_suffix(".bin")
     if options.cache_dir is not None and weights.exists() and weights.stat().st_size >= _CACHE_FROM_BYTES:
-        properties["CACHE_DIR"] = str(options.cache_dir / "openvino")
+        kept = private_directory(options.cache_dir / "openvino")
+        properties |= {"CACHE_DIR": str(kept)} if kept is not None else {}
     return properties
 
 

@@ -10,7 +10,7 @@ import typer
 
 from penstock.cli.options import ConfigOption, JsonOption, TrustOption, read_settings
 from penstock.cli.output import print_json, print_table
-from penstock.errors import InvalidInput
+from penstock.errors import InvalidInput, PenstockError
 
 if TYPE_CHECKING:
     from penstock.registry.scan.findings import Report
@@ -75,13 +75,21 @@ def _reports(path: Path) -> Iterator[Report]:
 
 def _in_directory(path: Path) -> Iterator[Report]:
     from penstock.registry.artifact import MANIFEST
-    from penstock.registry.scan.formats import scan_file
 
     files = sorted(file for file in path.rglob("*") if file.is_file())
     if not files:
         raise InvalidInput(f"{path} holds no files", field="path")
     inside = {file.parent for file in files if file.name == MANIFEST}
-    for directory in sorted(inside):
-        yield from _reports(directory)
     loose = (file for file in files if not inside.intersection(file.parents))
-    yield from map(scan_file, loose)
+    for each in (*sorted(inside), *loose):
+        yield from _reports_or_why(each)
+
+
+def _reports_or_why(path: Path) -> list[Report]:
+    """What is damaged is a finding among the others: it hides nothing of them."""
+    from penstock.registry.scan.findings import Finding, Report
+
+    try:
+        return list(_reports(path))
+    except PenstockError as error:
+        return [Report(path, "damaged", (Finding(None, str(error)),))]

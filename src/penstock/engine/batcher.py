@@ -160,9 +160,9 @@ class Batcher:
             if not self._queue.gives_way(priority):
                 raise self._full(rows)
 
-    async def room(self, rows: int, deadline: float) -> None:
-        """Return when a request of so many rows would be let in; raises DeadlineExceeded when that comes too late."""
-        while not self._queue.has_room(rows):
+    async def room(self, rows: int, deadline: float, size: int = 0) -> None:
+        """Return when a request of so many rows and bytes would be let in; DeadlineExceeded if that is too late."""
+        while not self._queue.has_room(rows, size):
             if time.monotonic() >= deadline:
                 raise DeadlineExceeded("the deadline passed before the queue had room")
             await asyncio.sleep(min(0.02, max(0.001, self.wait_s / 2)))
@@ -228,7 +228,7 @@ class Batcher:
             for item in items:
                 self._queue.push(item)
             if self._idle:
-                self._lock.notify()
+                self._lock.notify(len(items))
             elif not self._threads and not self._inline:
                 self._start_threads()
         for item in gone:
@@ -355,7 +355,7 @@ class Batcher:
         try:
             arrays = [item.arrays for item in batch]
             outputs = self._joining.split(self._run(self._joining.stack(arrays)), rows, arrays)
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # a model that calls exit() would end the thread, and answer nobody
             if len(batch) == 1:
                 return [self._run_halves(batch[0], error) if isinstance(error, OutOfMemory) else _as_penstock(error)]
             half = len(batch) // 2
@@ -400,7 +400,8 @@ class Batcher:
                 return
             due[1].cancel()
         elif self._sweeps:
-            self._sweeps = {known: other for known, other in self._sweeps.items() if not known.is_closed()}
+            sweeps = list(self._sweeps.items())  # at once: a loop in another thread may add its own meanwhile
+            self._sweeps = {known: other for known, other in sweeps if not known.is_closed()}
         timer = loop.call_later(max(0.0, deadline - time.monotonic()), self._expire, loop)
         self._sweeps[loop] = (deadline, timer)
 
@@ -440,8 +441,10 @@ class Batcher:
 def _tell(item: Item, result: Result, here: asyncio.AbstractEventLoop | None) -> None:
     """Answer the caller of `item`, on its own loop; `here` is the loop that is running now, if any."""
     if item.loop is not here:
-        if not item.loop.is_closed():
+        try:
             item.loop.call_soon_threadsafe(_tell, item, result, item.loop)
+        except RuntimeError:
+            log.debug("an event loop closed before its answer came")
     elif not item.future.done():
         item.future.set_result(result)
 
@@ -458,7 +461,7 @@ def _joined(results: Sequence[Result]) -> Result:
     return Batched(outputs, rows, max(part.queue_s for part in parts), sum(part.run_s for part in parts))
 
 
-def _as_penstock(error: Exception) -> PenstockError:
+def _as_penstock(error: BaseException) -> PenstockError:
     if isinstance(error, PenstockError):
         return error
     log.error("the model failed", exc_info=error)

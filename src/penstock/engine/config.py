@@ -52,8 +52,8 @@ class InferenceConfig:
     spend to find an artifact's fastest variant. `shared_threads` runs all ONNX models on one pool of threads.
     """
 
-    model_path: str | None = None
-    registry: Path | None = None
+    model_path: str | Path | None = None
+    registry: Path | str | None = None
     database_url: str | None = None
     model_type: str | None = None
     device: str = "auto"

@@ -8,6 +8,7 @@ import logging
 import math
 import time
 from collections.abc import Awaitable, Iterable, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 from penstock.engine.batcher import Batched, PutOut
@@ -28,7 +29,7 @@ from penstock.errors import (
 )
 from penstock.registry.registry import Registry
 from penstock.tasks.base import TimedResponse
-from penstock.tensors import Arrays
+from penstock.tensors import Arrays, nbytes
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -44,12 +45,13 @@ class InferenceEngine:
         self,
         config: InferenceConfig | None = None,
         *,
-        registry: Registry | None = None,
+        registry: Registry | Path | str | None = None,
         observers: Iterable[Observer] = (),
     ) -> None:
         """`observers` are called with an Observation after every request, on the event loop: be quick."""
         self.config = config or InferenceConfig()
-        self.registry = registry or Registry(self.config.registry, self.config.database_url)
+        given = registry if registry is not None else self.config.registry
+        self.registry = given if isinstance(given, Registry) else Registry(given, self.config.database_url)
         self.manager = ModelManager(
             self.registry,
             max_models=self.config.max_models,
@@ -62,7 +64,8 @@ class InferenceEngine:
             ranges=self.config.ranges,
         )
         self.observers: list[Observer] = list(observers)
-        self.served = Served(self.manager, default_ref=self.config.model_path, most_at_start=self.config.max_models)
+        default = None if self.config.model_path is None else str(self.config.model_path)
+        self.served = Served(self.manager, default_ref=default, most_at_start=self.config.max_models)
         self._timeout_s = self.config.timeout_ms / 1000
         cached = self.config.cache_size or self.config.cache_bytes
         self._cache = PredictionCache(self.config.cache_size, self.config.cache_bytes) if cached else None
@@ -191,7 +194,7 @@ class InferenceEngine:
             if prepared >= deadline:
                 raise DeadlineExceeded("the deadline passed before the request reached the model; the work was dropped")
             if patient:
-                await model.batcher.room(rows, deadline)
+                await model.batcher.room(rows, deadline, nbytes(arrays))
             if self._cache is not None:
                 batched = await self._run_cached(model, arrays, rows, deadline, priority, duty if aside else None)
             else:

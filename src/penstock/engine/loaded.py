@@ -197,7 +197,8 @@ def load_file(
     told = told or Told()
     if not path.is_file():
         raise ModelLoadError(f"{path}: there is no such model file")
-    format = "pytorch" if told.architecture is not None else format_of(path, model_type)
+    signed = told.signature is not None
+    format = "pytorch" if told.architecture is not None else format_of(path, model_type, signed=signed)
     ready = bring_up(format, _described(path, told, options), options, limits, None, str(path))
     try:
         signature = ready.backend.signature

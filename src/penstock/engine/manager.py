@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import threading
 import time
@@ -31,6 +32,8 @@ from penstock.registry.trust import check_trust, strongest
 from penstock.settings import parse_size
 from penstock.tensors import Signature
 
+log = logging.getLogger(__name__)
+
 RETRY_AFTER_S = 2.0
 """A model that could not be loaded is tried again after this time at the earliest, then after twice as long, …"""
 
@@ -47,7 +50,7 @@ class ModelManager:
 
     def __init__(
         self,
-        registry: Registry | None = None,
+        registry: Registry | Path | str | None = None,
         *,
         max_models: int = 8,
         max_bytes: int | str | None = None,
@@ -64,7 +67,7 @@ class ModelManager:
         before that, `batching` says of its name. `choosing` is how much a load may spend to find an artifact's fastest
         variant: light, all or first. `ranges` says what becomes of requests outside of what a model expects.
         """
-        self.registry = registry if registry is not None else Registry()
+        self.registry = registry if isinstance(registry, Registry) else Registry(registry)
         check_at_least("max_models", max_models, 1)
         self._max_models = max_models
         self._max_bytes = _size("max_bytes", max_bytes)
@@ -243,6 +246,8 @@ class ModelManager:
         if ended is not None:
             model.close()
             raise ModelNotReady(ended)
+        for warning in model.backend.warnings:
+            log.warning("%s: %s", model.key, warning)
         _close_aside(idle)
 
     def _pop(self, key: str) -> LoadedModel | None:
@@ -316,9 +321,10 @@ class ModelManager:
 
     def warmup(self, ref: str | Path, batch_size: int = 32) -> dict[int, float]:
         """Run the model at 1, 2, 4, … `batch_size` rows; the median seconds by number of rows. Loads it if need be."""
+        check_at_least("batch_size", batch_size, 1)
         model = self.load_model(ref)
         golden = model.artifact.golden() if model.artifact is not None else None
-        return warm_up(model.backend, model.signature, batch_size, golden)
+        return warm_up(model.backend, model.signature, batch_size, golden, written=model.artifact is not None)
 
     # Holding and letting go
 
@@ -336,8 +342,9 @@ class ModelManager:
         with self._lock:
             model.leases -= 1
             idle = model.leases == 0
+            last = idle and model.retired  # told with the lock held: by now another caller may hold it again
             over = idle and not model.retired and self._over_budget()
-        if idle and model.retired:
+        if last:
             _close_aside(model)
         elif over:
             self._evict()

@@ -73,7 +73,8 @@ def _open(
         if golden is not None:
             prove(backend, golden, limits.batch_rows, what)
         prove_padding(backend, golden, limits.batch_rows, what)
-        timings = warm_up(backend, backend.signature, limits.batch_rows, golden)
+        written = file.signature is not None
+        timings = warm_up(backend, backend.signature, limits.batch_rows, golden, written=written)
         return Ready(backend, limits, timings, _runners(backend, options))
     except InferenceError as error:
         backend.close()

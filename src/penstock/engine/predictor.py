@@ -19,7 +19,7 @@ from penstock.engine.loaded import ModelInfo
 from penstock.engine.manager import ModelManager, is_model_file
 from penstock.engine.padding import joined
 from penstock.engine.progress import Progress, reported
-from penstock.errors import ConfigError, InferenceError, ModelNotReady, OutOfMemory, PenstockError
+from penstock.errors import ConfigError, InferenceError, InvalidInput, ModelNotReady, OutOfMemory, PenstockError
 from penstock.registry.registry import Registry
 from penstock.tasks.base import Task, TimedResponse
 from penstock.tensors import Arrays, Signature, stack
@@ -52,7 +52,7 @@ class Predictor:
         self,
         model: str | Path,
         *,
-        registry: Registry | None = None,
+        registry: Registry | Path | str | None = None,
         batch_size: int = 32,
         device: str = "auto",
         precision: str = "fp32",
@@ -80,7 +80,7 @@ class Predictor:
         given = dict(locals())
         self._made_with = {name: value for name, value in given.items() if name not in ("self", "registry")}
         self._token = uuid.uuid4().hex
-        self._registry = registry or Registry()
+        self._registry = registry if isinstance(registry, Registry) else Registry(registry)
         _check(optimizations, batch_size, cache_size, precision)
         if not is_model_file(str(model)):
             self._registry.ensure(str(model))
@@ -128,12 +128,11 @@ class Predictor:
 
     def preprocess(self, request: Any) -> Arrays:
         """The model's inputs for one request; override to change what the model sees."""
-        arrays: Arrays = _guarded(self.task, "while it prepared the request", self.task.preprocess, request)
-        return arrays
+        return self.task.preprocess(request)
 
     def postprocess(self, outputs: Arrays, request: Any) -> Any:
         """The answer from one request's rows of the outputs; override to change what callers see."""
-        return _guarded(self.task, "on the model's answer", self.task.postprocess, outputs, request)
+        return self.task.postprocess(outputs, request)
 
     def predict(self, value: Any) -> Any:
         """The answer to one request: the Task's Request, a mapping of its fields, an array or a file.
@@ -185,7 +184,7 @@ class Predictor:
             raise ConfigError(f"on_error: {on_error!r} is unknown; known are raise, return")
         self._check_open()
         prepare = self._prepare if on_error == "raise" else self._prepare_or_error
-        chunks = _chunks(values, size)
+        chunks = _chunks(_iterator(values), size)
         prepared = _ahead(prepare, chunks, num_workers) if num_workers else ([*map(prepare, c)] for c in chunks)
         answers = (self._answer(items, size, on_error) for items in prepared)
         total = len(values) if isinstance(values, Sized) else None
@@ -215,11 +214,14 @@ class Predictor:
 
     def _prepare(self, value: Any) -> _Prepared:
         self._check_open()
-        request = value if isinstance(value, self.task.Request) else self.task.coerce(value)
-        arrays, rows = self.task.signature.validate(self.preprocess(request))
+        item: _Prepared = _guarded(self.task, "while it prepared the request", self._checked, value)
         if self._duty.watch is not None:
-            self._duty.watch.inputs(arrays)
-        return _Prepared(request, arrays, rows)
+            self._duty.watch.inputs(item.arrays)
+        return item
+
+    def _checked(self, value: Any) -> _Prepared:
+        request = value if isinstance(value, self.task.Request) else self.task.coerce(value)
+        return _Prepared(request, *self.task.signature.validate(self.preprocess(request)))
 
     def _prepare_or_error(self, value: Any) -> Item:
         try:
@@ -263,10 +265,10 @@ class Predictor:
     def _finished(self, item: _Prepared, outputs: Arrays) -> Any:
         if self._duty.watch is not None:
             self._duty.watch.outputs(outputs)
-        return self.postprocess(outputs, item.request)
+        return _guarded(self.task, "on the model's answer", self.postprocess, outputs, item.request)
 
     def _outputs(self, items: Sequence[_Prepared], size: int) -> list[Arrays]:
-        """Each item's rows of the outputs, from the cache where it knows them."""
+        """Each item's rows of the outputs, from the cache where it knows them; equal items do not share theirs."""
         cache, identity = self._cache, self._model.cache_identity
         if cache is None:
             return self._run_items(items, size)
@@ -276,7 +278,7 @@ class Predictor:
         for key, outputs in zip(missing, self._run_items([*missing.values()], size), strict=True):
             cache.put(key, outputs, identity)
             found[key] = outputs
-        return [found[key] for key in keys]
+        return [{name: array.copy() for name, array in found[key].items()} for key in keys]
 
     def _run_items(self, items: Sequence[_Prepared], size: int) -> list[Arrays]:
         """Those that can share a run together, at most `size` rows of them."""
@@ -362,16 +364,18 @@ def _revived(
 
 
 def _check(optimizations: Sequence[str], batch_size: int, cache_size: int, precision: str) -> None:
-    unknown = set(optimizations) - set(OPTIMIZATIONS)
-    if unknown:
-        raise ConfigError(f"optimizations: {unknown.pop()!r} is unknown; known are {', '.join(OPTIMIZATIONS)}")
+    given = {optimizations} if isinstance(optimizations, str) else set(optimizations)
+    if unknown := sorted(given - set(OPTIMIZATIONS)):
+        raise ConfigError(f"optimizations: {unknown[0]!r} is unknown; known are {', '.join(OPTIMIZATIONS)}")
+    if isinstance(optimizations, str):
+        raise ConfigError(f"optimizations: give a list of them, [{optimizations!r}]")
     check_at_least("batch_size", batch_size, 1)
     check_at_least("cache_size", cache_size, 0)
     check_precision(precision)
 
 
 def _guarded(task: Task, when: str, work: Callable[..., Any], *args: Any) -> Any:
-    """What a task's code gives; a bug in it becomes an InferenceError that has the bug as its cause."""
+    """What code of a task or a subclass gives; a bug in it becomes an InferenceError that has the bug as its cause."""
     try:
         return work(*args)
     except PenstockError:
@@ -384,8 +388,17 @@ def _cut(arrays: Arrays, start: int, stop: int) -> Arrays:
     return {name: array[start:stop] for name, array in arrays.items()}
 
 
-def _chunks(values: Iterable[Any], size: int) -> Iterator[list[Any]]:
-    iterator = iter(values)
+def _iterator(values: Iterable[Any]) -> Iterator[Any]:
+    try:
+        return iter(values)
+    except TypeError:
+        raise InvalidInput(
+            f"values: {type(values).__name__} holds no requests to go through; predict() answers a single one",
+            field="values",
+        ) from None
+
+
+def _chunks(iterator: Iterator[Any], size: int) -> Iterator[list[Any]]:
     while chunk := list(islice(iterator, size)):
         yield chunk
 

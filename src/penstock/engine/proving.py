@@ -79,8 +79,13 @@ class Examples:
         raise failure or InferenceError("there is no length to try the model with")
 
 
-def warm_up(backend: Backend, signature: Signature, batch_rows: int, golden: Golden | None) -> dict[int, float]:
-    """Run every batch size the model will see (1, 2, 4, … and the limit); the median seconds by number of rows."""
+def warm_up(
+    backend: Backend, signature: Signature, batch_rows: int, golden: Golden | None, *, written: bool = True
+) -> dict[int, float]:
+    """Run every batch size the model will see (1, 2, 4, … and the limit); the median seconds by number of rows.
+
+    `written`: somebody meant the lengths of the outputs; exporters note any into a bare file.
+    """
     examples = Examples(backend, signature, golden)
     timings: dict[int, float] = {}
     started = time.monotonic()
@@ -89,7 +94,7 @@ def warm_up(backend: Backend, signature: Signature, batch_rows: int, golden: Gol
             continue
         inputs = examples.of(rows)
         outputs = backend.run(inputs)  # the first run of a shape allocates and, on some devices, compiles
-        signature.check_outputs(outputs, len(next(iter(inputs.values()))))
+        signature.check_outputs(outputs, len(next(iter(inputs.values()))), lengths=written)
         timings[rows] = statistics.median(timed(backend, inputs) for _ in range(3))
     return timings
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
@@ -41,7 +41,7 @@ class Served:
         self._unloaded: set[str] = set()
         self._lookups = ThreadPoolExecutor(2, thread_name_prefix="penstock-look")
         self._loaders = ThreadPoolExecutor(2, thread_name_prefix="penstock-load")
-        self._loads: dict[str, Future[LoadedModel]] = {}
+        self._loads: dict[tuple[str, bool], Future[LoadedModel]] = {}
 
     # Life
 
@@ -97,15 +97,28 @@ class Served:
 
     async def _aside(self, work: Callable[..., T], *args: Any) -> T:
         self._manager.check_open()  # in a forked process these threads are not there, and would be waited for
-        return await asyncio.get_running_loop().run_in_executor(self._lookups, functools.partial(work, *args))
+        asked = asyncio.get_running_loop().run_in_executor(self._lookups, functools.partial(work, *args))
+        return await self._unless_closed(asked)
+
+    async def _unless_closed(self, work: Awaitable[T]) -> T:
+        """What `work` gives; ModelNotReady where it still waited for a thread when all was closed."""
+        try:
+            return await work
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or not task.cancelling():  # it was not the caller who gave up
+                self._manager.check_open()
+            raise
 
     async def _load(self, ref: str, *, fresh: bool = False) -> LoadedModel:
         """Load in a thread; whoever asks for the same model meanwhile waits for it without holding another."""
-        load = self._loads.get(ref)
+        wanted = (ref, fresh)  # what was asked for before may have read the content of before
+        load = self._loads.get(wanted)
         if load is None:
-            load = self._loads[ref] = self._loaders.submit(self._manager.load_model, ref, fresh=fresh)
-            load.add_done_callback(lambda _: self._loads.pop(ref, None))
-        return await asyncio.shield(asyncio.wrap_future(load))
+            self._manager.check_open()
+            load = self._loads[wanted] = self._loaders.submit(self._manager.load_model, ref, fresh=fresh)
+            load.add_done_callback(lambda _: self._loads.pop(wanted, None))
+        return await self._unless_closed(asyncio.shield(asyncio.wrap_future(load)))
 
     # Which model answers
 
@@ -123,9 +136,7 @@ class Served:
             key = target if is_model_file(target) else await self._aside(self._manager.key, target)
             self._refuse_unloaded(key)
             model = await self._load(key)
-            if self._is_unloaded(model.key):  # it was, while it was loaded here
-                self._manager.unload(model.key)
-            self._refuse_unloaded(model.key)
+            self._drop_unloaded(model)
         if len(self._routes) > 10_000:  # spellings of references come from clients; the models behind them are few
             self._routes.clear()
         self._routes[ref] = model
@@ -242,6 +253,12 @@ class Served:
         if self._unloaded and self._is_unloaded(key):
             raise _Unloaded(f"{key} was unloaded from this server; it answers again when it is loaded")
 
+    def _drop_unloaded(self, model: LoadedModel) -> None:
+        """Raise and let go of a model that an operator unloaded while it was loaded here."""
+        if self._is_unloaded(model.key):
+            self._manager.unload(model.key)
+        self._refuse_unloaded(model.key)
+
     # Following the registry
 
     async def reconcile(self) -> None:
@@ -266,7 +283,7 @@ class Served:
             if self.default_ref not in self._routes and _name_of(self.default_ref or "") not in taken_out:
                 self.default_ref = next(iter(self.wanted), None)
             self.problems = {ref: why for ref, why in self.problems.items() if ref in self.wanted}
-        for ref in self.wanted:
+        for ref in list(self.wanted):  # an operator may change it meanwhile
             if ref not in self._routes:
                 await self._bring_up(ref)
         self._pin()
@@ -281,6 +298,7 @@ class Served:
                 self._refuse_unloaded(key)
             now = await self._load(key, fresh=True) if key != model.key else await self._refreshed(model)
             if now is not model:
+                self._drop_unloaded(now)
                 self._routes[ref] = now
                 log.info("%s is now %s", ref, key)
             self.stuck.pop(ref, None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hmac
 from hashlib import sha256
 from ipaddress import ip_address
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from penstock.gateway.problems import Refusal
 from penstock.gateway.wire import Call
@@ -46,7 +46,7 @@ def _check_local(call: Call) -> None:
     Another name in `Host` is a page whose name was bound to this machine to get around the browser (DNS rebinding).
     """
     listener = call.gateway.listener
-    asked = urlsplit(f"//{call.header('host') or 'localhost'}").hostname or ""
+    asked = _split(f"//{call.header('host') or 'localhost'}").hostname or ""
     proxied = any(call.header(name) is not None for name in _FORWARDED)
     if listener is None or proxied or not (_is_loopback(listener) and _is_loopback(asked)):
         raise Refusal(404, _OFF)
@@ -61,12 +61,20 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
+def _split(url: str) -> SplitResult:
+    """The parts of an address; of what is none, parts that are empty."""
+    try:
+        return urlsplit(url)
+    except ValueError:
+        return urlsplit("")
+
+
 def _check_origin(call: Call) -> None:
     """A browser tells where a request comes from; another site must not give orders with what the user has open."""
     site, origin = call.header("sec-fetch-site"), call.header("origin")
     if site is not None:
         own = site in ("same-origin", "none")
     else:
-        own = origin is None or urlsplit(origin).netloc == (call.header("host") or "")
+        own = origin is None or (_split(origin).netloc or None) == call.header("host")
     if not own:
         raise Refusal(403, "the admin routes take no requests from pages of another origin")

@@ -89,7 +89,7 @@ class Orders:
         if path is None:
             return
         standing = await asyncio.to_thread(_read, path)
-        if standing.revision != self._standing.revision:
+        if standing.revision > self._standing.revision:
             async with self._gateway.following:
                 await self._catch_up(standing)
             await self._tell()
@@ -144,10 +144,13 @@ class Orders:
 
 
 def _read(path: Path) -> Standing:
-    """What is in force; nothing where no order was given yet, or the processes are about to end."""
+    """What is in force; nothing where no order was given yet, or the processes are about to end.
+
+    Any other OSError is raised: an order that cannot be read for a moment is still in force.
+    """
     try:
         found = orjson.loads(path.read_bytes())
-    except OSError:
+    except FileNotFoundError:
         return Standing()
     return Standing(found["revision"], tuple(found["load"]), tuple(found["unload"]), found["draining"])
 

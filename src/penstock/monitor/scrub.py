@@ -46,7 +46,7 @@ _ISSUED = re.compile(
     r"\b(?:(?:AKIA|ASIA|AGPA|AIDA|AROA|ANPA|ANVA)[A-Z0-9]{16}\b|AIza[\w-]{35}|gh[pousr]_[A-Za-z0-9]{20,}|"
     r"github_pat_\w{20,}|glpat-[\w-]{16,}|hf_[A-Za-z0-9]{20,}|npm_[A-Za-z0-9]{30,}|pypi-[\w-]{16,}|"
     r"(?:sk|rk|pk)[_-][\w-]{16,}|xox[abeoprs]-[\w-]{10,}|dop_v1_[a-f0-9]{32,}|SG\.[\w-]{16,}\.[\w-]{16,}|"
-    r"whsec_\w{16,}|ya29\.[\w-]{16,}|eyJ[\w-]{5,}\.[\w-]{5,}(?:\.[\w-]*)?)"
+    r"whsec_\w{16,}|ya29\.[\w-]{16,}|eyJ[\w-]{8,}(?:\.[\w-]*){0,4})"
 )
 """What well-known issuers begin their keys and tokens with, and JSON Web Tokens."""
 _CARD = re.compile(r"(?<![\w.-])(?:\d[ -]?){12,18}\d(?![\w-]|\.\d)")

@@ -257,8 +257,9 @@ def describe(error: ValidationError) -> str:
     """The first fault of a validation, with its field."""
     fault = error.errors(include_url=False, include_input=False)[0]
     where = ".".join(str(step) for step in fault["loc"]) or "the manifest"
+    what = fault["msg"].removeprefix("Value error, ").removeprefix(f"{where}: ")
     more = error.error_count() - 1
-    return f"{where}: {fault['msg'].removeprefix('Value error, ')}" + (f" (and {more} more)" if more else "")
+    return f"{where}: {what}" + (f" (and {more} more)" if more else "")
 
 
 def _first_line(error: BaseException) -> str:

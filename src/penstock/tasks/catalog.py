@@ -7,7 +7,7 @@ from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any
 
-from penstock.errors import ModelLoadError
+from penstock.errors import ModelLoadError, PenstockError
 from penstock.tasks.base import Task
 from penstock.tensors import Signature
 
@@ -36,12 +36,20 @@ def task_class(kind: str) -> type[Task]:
     found = _import(kind, target)
     if not (isinstance(found, type) and issubclass(found, Task)):
         raise ModelLoadError(f"the task {kind!r} points at {target}, which is not a subclass of Task")
+    missing = [name for name in ("kind", "Request", "Response") if not hasattr(found, name)]
+    if missing:
+        raise ModelLoadError(f"the task {kind!r} points at {target}, which does not say its {' and '.join(missing)}")
     return found
 
 
 def load_task(kind: str, config: Mapping[str, Any], signature: Signature) -> Task:
     """The task that an artifact names. Raises ModelLoadError when it is unknown, broken, or does not fit."""
-    return task_class(kind)(config, signature)
+    try:
+        return task_class(kind)(config, signature)
+    except PenstockError:
+        raise
+    except Exception as error:  # so may it while its settings are read
+        raise ModelLoadError(f"the task {kind!r} could not be set up: {_what(error)}") from error
 
 
 def task_for_bare(signature: Signature) -> str:
@@ -64,6 +72,8 @@ def _import(kind: str, target: str) -> Any:
     try:
         return getattr(import_module(module), name)
     except Exception as error:  # a plug-in may raise anything while it is imported
-        raise ModelLoadError(
-            f"the task {kind!r} could not be loaded from {target}: {type(error).__name__}: {error}"
-        ) from error
+        raise ModelLoadError(f"the task {kind!r} could not be loaded from {target}: {_what(error)}") from error
+
+
+def _what(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"

@@ -175,7 +175,9 @@ def _only_input(signature: Signature) -> TensorSpec:
 def _as_array(value: Any) -> Array:
     try:
         array = np.asarray(value)
-    except (ValueError, TypeError, OverflowError, RuntimeError):
+    except RuntimeError as error:  # a tensor of PyTorch that needs a gradient, say
+        raise InvalidInput(f"input_data: it is no array: {str(error).rstrip('.')}", field="input_data") from None
+    except (ValueError, TypeError, OverflowError):
         raise InvalidInput("input_data: the rows are not of one length", field="input_data") from None
     if array.dtype.kind not in "fiu" or array.ndim == 0:
         raise InvalidInput("input_data: give an array of numbers, or a mapping of fields", field="input_data")

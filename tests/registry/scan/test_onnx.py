@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from crafted import model, numbers, outside
 from hypothesis import given
@@ -158,6 +159,15 @@ def test_external_data_is_found_wherever_a_model_hides_it(
 ) -> None:
     assert not scanned(tmp_path, place(numpy_helper.from_array(np.eye(4, dtype=np.float32), "w"))).refused
     assert scanned(tmp_path, place(outside("../outside"))).refused
+
+
+def test_a_field_whose_number_only_a_32_bit_reader_takes_for_a_graph_is_refused(tmp_path: Path) -> None:
+    graph = onnx.GraphProto(initializer=[outside("../outside")]).SerializeToString()
+    hidden = varint(2**32 | 7 << 3 | 2) + varint(len(graph)) + graph
+    (tmp_path / "m.onnx").write_bytes(model().SerializeToString() + hidden)
+    with pytest.raises(Exception, match="External data path"):  # the runtime sees it
+        onnxruntime.InferenceSession(str(tmp_path / "m.onnx"))
+    assert scan_file(tmp_path / "m.onnx", "onnx").refused
 
 
 @pytest.mark.parametrize(

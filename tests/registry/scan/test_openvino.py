@@ -70,6 +70,14 @@ def test_entities_are_refused(tmp_path: Path, start: str) -> None:
     assert "entities" in found.findings[0].what
 
 
+@pytest.mark.parametrize("encoding", ["utf-7", "idna", "rot13", "hex", "unicode_escape", "utf-16"])
+def test_a_text_that_others_read_in_another_encoding_is_refused(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "m.xml"
+    own = encoding if encoding == "utf-16" else "ascii"
+    path.write_bytes(f'<?xml version="1.0" encoding="{encoding}"?><net a="\u00e9"/>'.encode(own, "replace"))
+    assert scan_file(path, "openvino").refused
+
+
 @pytest.mark.parametrize("text", ["<net>", "<svg/>", "<net>" + "<a>" * 300, "<"])
 def test_other_xml_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "m.xml").write_text(text)

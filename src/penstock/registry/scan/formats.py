@@ -134,7 +134,7 @@ def scan_file(path: Path, format: str | None = None) -> Report:
 
     Raises IntegrityError when there is no such file to read.
     """
-    with _mapped(path) as data:
+    with mapped(path) as data:
         return scan_bytes(data, path, format)
 
 
@@ -223,7 +223,7 @@ def _kind_by_suffix(suffix: str, start: bytes) -> str:
 
 
 @contextmanager
-def _mapped(path: Path) -> Iterator[memoryview]:
+def mapped(path: Path) -> Iterator[memoryview]:
     """The content of a regular file, read as it is looked at."""
     try:
         fd = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))

@@ -63,6 +63,18 @@ class _Seen(NamedTuple):
 
 def scan(data: memoryview, path: Path | None) -> Iterator[Finding]:
     """What an ONNX model could do. External data is looked for beside `path`; without a path there is none."""
+    seen = _walk(data)
+    yield from (Finding(None, problem) for problem in seen.problems)
+    yield from _operators(seen)
+    yield from _external(seen, path)
+
+
+def external_files(data: memoryview) -> set[str]:
+    """The files beside a model that hold numbers of its, as it names them; raises Refused for what is no model."""
+    return {entries.get("location", "") for entries in _walk(data).external}
+
+
+def _walk(data: memoryview) -> _Seen:
     seen = _Seen(set(), set(), [], [])
     kinds = [(_MODEL, 0, len(data), 0)]
     _require_model(data)
@@ -78,9 +90,7 @@ def scan(data: memoryview, path: Path | None) -> Iterator[Finding]:
             for field, wire, place, stop in fields(data, start, end):
                 if wire == BYTES and field in within:
                     kinds.append((within[field], place, stop, depth + 1))
-    yield from (Finding(None, problem) for problem in seen.problems)
-    yield from _operators(seen)
-    yield from _external(seen, path)
+    return seen
 
 
 def _require_model(data: memoryview) -> None:

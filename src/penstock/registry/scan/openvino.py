@@ -39,6 +39,11 @@ class _Reader:
         """An element ends."""
         self._path.pop()
 
+    def declare(self, _version: str, encoding: str | None, _standalone: int) -> None:
+        """How the text is encoded: where programs know different encodings, they see different models."""
+        if encoding is not None and encoding.lower() != "utf-8":
+            raise Refused(f"its text is encoded as {shown(encoding)}; export it as UTF-8")
+
     def refuse(self, *_: object) -> int:
         """A document type or an entity."""
         raise Refused("it declares a document type or entities, which no model needs")
@@ -49,7 +54,8 @@ def scan(data: memoryview, path: Path | None) -> Iterator[Finding]:
     if len(data) > _LARGEST:
         raise Refused(f"its description has {len(data)} bytes")
     reader = _Reader()
-    parser = expat.ParserCreate()
+    parser = expat.ParserCreate("UTF-8")
+    parser.XmlDeclHandler = reader.declare
     parser.StartElementHandler, parser.EndElementHandler = reader.start, reader.end
     parser.StartDoctypeDeclHandler = parser.EntityDeclHandler = parser.ExternalEntityRefHandler = reader.refuse
     try:

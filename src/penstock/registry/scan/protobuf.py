@@ -9,6 +9,7 @@ from penstock.registry.scan.findings import Refused
 VARINT, FIXED_64, BYTES, FIXED_32 = 0, 1, 2, 5
 _FIXED = {FIXED_64: 8, FIXED_32: 4}
 _LONGEST_VARINT = 10
+_TAGS = 2**32
 
 Field = tuple[int, int, int, int]
 """Number and wire type; then the value of a varint and 0, or the start and the end of anything else."""
@@ -22,6 +23,8 @@ def fields(data: memoryview, start: int, end: int) -> Iterator[Field]:
         place += 1
         if tag >= 0x80:
             tag, place = _varint(data, place - 1, end)
+            if tag >= _TAGS:  # others read a tag as 32 bits, and see another field in it
+                raise Refused("it is damaged or made to look so: a field has a number that there is not")
         kind = tag & 7
         if kind == BYTES:
             length, place = _varint(data, place, end)
