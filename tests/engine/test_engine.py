@@ -542,7 +542,7 @@ async def test_draining_refuses_the_new_and_finishes_those_inside(make: MakeEngi
     inside = asyncio.create_task(engine.predict(X[0]))
     await asyncio.sleep(0.05)
     assert not await engine.drain(0.05)
-    with pytest.raises(ModelNotReady, match="shutting down"):
+    with pytest.raises(ModelNotReady, match="takes no more requests"):
         await engine.predict(X[1])
     with pytest.raises(ModelNotReady):
         engine.admit()

@@ -283,7 +283,7 @@ def test_what_was_closed_says_so_in_one_sentence(registry: Registry, publish: Pu
     with pytest.raises(ModelNotReady) as refused:
         calls[kind]()
     assert "\n" not in str(refused.value)
-    assert any(word in str(refused.value) for word in ("closed", "shutting down"))
+    assert any(word in str(refused.value) for word in ("closed", "shutting down", "no more requests"))
 
 
 # Other processes

@@ -74,3 +74,14 @@ def test_a_damaged_bundled_artifact_is_named(install: Install, registry: Registr
     with pytest.raises(IntegrityError, match=r"card\.md"):
         registry.publish_bundled("acme")
     assert registry.list() == []
+
+
+def test_what_is_published_on_first_use_is_its_own_champion_until_somebody_says_otherwise(
+    install: Install, registry: Registry
+) -> None:
+    install()
+    registry.ensure("acme@champion")
+    assert registry.resolve("acme@champion") == ("acme", "v1")
+    registry.remove_alias("acme", "champion")
+    registry.ensure("acme")
+    assert registry.aliases("acme") == {}

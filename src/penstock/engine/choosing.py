@@ -11,7 +11,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -286,6 +286,8 @@ def _bring_up(artifact: Artifact, variant: Variant, options: BackendOptions, lim
     file = ModelFile(
         artifact.variant_path(variant), artifact.signature, variant.architecture, variant.architecture_args
     )
+    if options.precision == "int8":  # a variant holds it or does not: no runtime makes it at load
+        options = replace(options, precision="fp32")
     return bring_up(variant.format, file, options, limits, artifact.golden(), f"{artifact.ref}/{variant.name}")
 
 

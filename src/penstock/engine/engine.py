@@ -149,7 +149,7 @@ class InferenceEngine:
 
     def _check_not_draining(self) -> None:
         if self._draining:
-            raise ModelNotReady("the server is shutting down; ask another replica", retry_after_s=1.0)
+            raise ModelNotReady("the server takes no more requests; ask another replica", retry_after_s=1.0)
 
     async def predict(
         self,
@@ -327,7 +327,7 @@ class InferenceEngine:
     def ready(self) -> tuple[bool, list[str]]:
         """Whether every model that should be served answers, and why not."""
         if self._draining:
-            return False, ["the server is shutting down"]
+            return False, ["the server takes no more requests: it is being drained or is shutting down"]
         if not self._started:
             return False, ["models are being loaded"]
         reasons = [f"{ref}: {problem}" for ref, problem in self.served.problems.items()]

@@ -162,11 +162,17 @@ def load_artifact(
         num_parameters=variant.num_parameters,
         size_bytes=sum(entry.size for entry in variant.files),
         sha256=next(entry.sha256 for entry in variant.files if entry.path == variant.file),
-        warnings=chosen.failures,
+        warnings=(*chosen.failures, *_unmet(artifact, variant.precision, options)),
         choice=chosen.verdicts,
     )
     batcher = chosen.ready.batcher()
     return LoadedModel(info, task, chosen.ready.backend, batcher, artifact, more_tasks=more_tasks, policies=policies)
+
+
+def _unmet(artifact: Artifact, precision: str, options: BackendOptions) -> tuple[str, ...]:
+    if options.precision != "int8" or precision == "int8":
+        return ()
+    return (f"int8 was asked for, {artifact.ref} has no int8 variant that runs here; it runs in {precision}",)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

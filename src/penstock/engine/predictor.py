@@ -73,7 +73,7 @@ class Predictor:
         """`model` is a registry reference, a model that ships in an installed package, or a model file.
 
         `optimizations`: graph_optimization and kernel_fusion are the runtime's graph passes, on or off together;
-        quantization asks for the artifact's int8 variant. `cache_size` answers are remembered, in `cache_bytes`.
+        quantization asks for the artifact's int8 variant; without one, `info.warnings` says so. `cache_size` answers are remembered, in `cache_bytes`.
         `task` is one of those that the model has, `variant` one of its forms such as onnx-fp32; the rest as for
         `ModelManager.load_model`. Raises ModelNotFound, ModelLoadError or ConfigError.
         """
@@ -84,11 +84,10 @@ class Predictor:
         _check(optimizations, batch_size, cache_size, precision)
         if not is_model_file(str(model)):
             self._registry.ensure(str(model))
-        quantized = "quantization" in optimizations
         options = BackendOptions(
             device=device,
             threads=threads,
-            precision="int8" if quantized else precision,
+            precision="int8" if "quantization" in optimizations else precision,
             graph_optimization=bool(set(_DEFAULT_OPTIMIZATIONS) & set(optimizations)),
             compile=use_compile,
             compile_mode=compile_mode,
@@ -98,15 +97,13 @@ class Predictor:
         told: dict[str, Any] = {"architecture": architecture, "architecture_args": architecture_args}
         told |= {"signature": signature, "example_input": example_input}
         self._model = self._manager.load_model(str(model), variant=variant, **told)
-        self._take_up(task, quantized)
+        self._take_up(task)
         self._cache = PredictionCache(cache_size or None, cache_bytes) if cache_size or cache_bytes else None
 
-    def _take_up(self, task: str | None, quantized: bool) -> None:
+    def _take_up(self, task: str | None) -> None:
         """Find what the loaded model is asked as and how; it is closed again when that is not what was wanted."""
         model = self._model
         try:
-            if quantized and not model.variant.endswith("int8"):
-                raise ConfigError(f"{model.key} has no int8 variant that runs here; leave quantization out")
             self._duty = model.duty if task is None else model.duty_of(task)
         except PenstockError:
             self._manager.close()

@@ -33,6 +33,10 @@ _SHOWN = 20
 _LONGEST_REASON = 200
 
 
+CHAMPION = "champion"
+"""The alias of the version that answers, by convention."""
+
+
 class Registry:
     """A directory of artifacts, `<path>/<name>/<version>/`, and a database of their digests and aliases.
 
@@ -271,10 +275,15 @@ class Registry:
         return None if source is None else self.publish(source, trust)
 
     def ensure(self, ref: str) -> None:
-        """Publish the model that `ref` names when it is not here but ships in an installed package."""
+        """Publish the model that `ref` names when it is not here but ships in an installed package.
+
+        What is published so, is its own champion.
+        """
         name = name_of(ref)
         if not self.versions(name):
-            self.publish_bundled(name)
+            artifact = self.publish_bundled(name)
+            if artifact is not None and not self.aliases(name):
+                self.set_alias(name, CHAMPION, artifact.version)
 
     def trusted(self, digest: str) -> Trust:
         """The tier that an artifact's digest was pinned to; data for any other."""
