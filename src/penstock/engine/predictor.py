@@ -73,9 +73,9 @@ class Predictor:
         """`model` is a registry reference, a model that ships in an installed package, or a model file.
 
         `optimizations`: graph_optimization and kernel_fusion are the runtime's graph passes, on or off together;
-        quantization asks for the artifact's int8 variant; without one, `info.warnings` says so. `cache_size` answers are remembered, in `cache_bytes`.
-        `task` is one of those that the model has, `variant` one of its forms such as onnx-fp32; the rest as for
-        `ModelManager.load_model`. Raises ModelNotFound, ModelLoadError or ConfigError.
+        quantization asks for the artifact's int8 variant; without one, `info.warnings` says so. `cache_size` answers
+        are remembered, in `cache_bytes`. `task` is one of those that the model has, `variant` one of its forms such as
+        onnx-fp32; the rest as for `ModelManager.load_model`. Raises ModelNotFound, ModelLoadError or ConfigError.
         """
         given = dict(locals())
         self._made_with = {name: value for name, value in given.items() if name not in ("self", "registry")}
