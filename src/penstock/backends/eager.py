@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import warnings as python_warnings
 from typing import TYPE_CHECKING, Any
 
 from penstock.backends import architecture, state_dict
@@ -16,6 +15,7 @@ from penstock.backends.torch_backend import (
     agree,
     load_error,
     probe,
+    quietly,
     reason,
     require_numbers,
     set_threads,
@@ -117,7 +117,8 @@ class EagerBackend(TorchBackend):
             self.warnings += (RUNS_AS_PYTHON,)
             return
         keep_in(options.cache_dir)
-        compiled = Compiled(model, self.signature, device, options.compile_mode)
+        with quietly():
+            compiled = Compiled(model, self.signature, device, options.compile_mode)
         objection = self._try_compiled(compiled)
         if objection is not None:
             self._compiled = None
@@ -130,8 +131,7 @@ class EagerBackend(TorchBackend):
         try:
             expected = [self._run(batch) for batch in batches]
             self._compiled = compiled
-            with compiled.marking(), python_warnings.catch_warnings():
-                python_warnings.simplefilter("ignore")  # of PyTorch about itself, for its developers
+            with compiled.marking(), quietly():
                 answers = [self._run(batch) for batch in batches]
         except Exception as error:  # whatever it is, the model itself runs
             return f"it could not compile the model ({reason(error)})"

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
-import warnings as python_warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,7 +13,15 @@ from penstock.backends.base import BackendOptions, ModelFile, require_file
 from penstock.backends.devices import Device, torch_placement
 from penstock.backends.fitting import require_fit, same_type, same_type_and_lengths
 from penstock.backends.pt2_archive import copy_program
-from penstock.backends.torch_backend import TorchBackend, is_memory, load_error, reason, set_threads, spec_of
+from penstock.backends.torch_backend import (
+    TorchBackend,
+    is_memory,
+    load_error,
+    quietly,
+    reason,
+    set_threads,
+    spec_of,
+)
 from penstock.errors import InferenceError, ModelLoadError, PenstockError, UnsupportedFormat
 from penstock.tensors import Signature, TensorSpec
 
@@ -54,7 +60,7 @@ class ExportedBackend(TorchBackend):
         if options.precision != "fp32":
             warnings += (_KEEPS_PRECISION.format(options.precision),)
         set_threads(options.threads)
-        with _quietly():
+        with quietly():
             program = _load(file.path)
             found = _described(file.path, program)
             signature = found if file.signature is None else file.signature
@@ -79,14 +85,6 @@ class ExportedBackend(TorchBackend):
 
         arguments, keywords = _pytree.tree_unflatten(leaves, tree)
         return model(*arguments, **keywords)
-
-
-@contextmanager
-def _quietly() -> Iterator[None]:
-    """Without what PyTorch warns its own developers of."""
-    with python_warnings.catch_warnings():
-        python_warnings.simplefilter("ignore")
-        yield
 
 
 def _load(path: Path) -> ExportedProgram:

@@ -6,13 +6,12 @@ import copy
 import statistics
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from penstock.backends.eager import has_2d_convolution, lay_out
-from penstock.backends.torch_backend import reason
+from penstock.backends.torch_backend import quietly, reason
 from penstock.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -66,7 +65,7 @@ def optimize_for_inference(model: torch.nn.Module, example_input: Any, *, compil
 
     call = _call(example_input).map(torch.Tensor.clone)
     plain = copy.deepcopy(model).eval().requires_grad_(False)
-    with torch.inference_mode(), _quietly():
+    with torch.inference_mode(), quietly():
         search = _Search(plain, call)
         for name, attempt in _ATTEMPTS.items():
             if compile or name != "compiled":
@@ -268,14 +267,6 @@ _ATTEMPTS = {
     "frozen trace": Attempt(_trace),
     "compiled": Attempt(_compile),
 }
-
-
-@contextmanager
-def _quietly() -> Iterator[None]:
-    """Without what PyTorch warns its developers of, and of the age of TorchScript, which is used here on purpose."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
 
 
 @cache

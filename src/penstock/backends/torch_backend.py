@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
+import warnings as python_warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
@@ -21,6 +23,14 @@ if TYPE_CHECKING:
 TRIED_LENGTH = 8
 """Of free axes, where something must be tried."""
 _OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "not enough memory")
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Without what PyTorch warns its own developers of, and of the age of what somebody else chose."""
+    with python_warnings.catch_warnings():
+        python_warnings.simplefilter("ignore")
+        yield
 
 
 class TorchBackend(Backend):
