@@ -135,6 +135,26 @@ def test_the_server_is_told_the_deadline_and_the_key(server: Scripted) -> None:
     assert predict.headers["authorization"] == models.headers["authorization"] == "Bearer k3y"
 
 
+def test_a_batch_is_answered_item_by_item(server: Scripted, client: Client) -> None:
+    refused = {"error": {"type": "invalid-input", "detail": "input_data: 1 number given"}}
+    server.say(200, {"predictions": [{"predictions": [3]}, refused], "total_count": 2, "total_time_ms": 1.5})
+    items = [{"input_data": np.ones(2)}, {"input_data": [1.0]}]
+    assert client.predict_batch(iter(items), "digits@champion") == [{"predictions": [3]}, refused]
+    (request,) = server.received
+    assert (request.method, request.path) == ("POST", "/predict/batch")
+    sent = {"requests": [{"input_data": [1, 1]}, {"input_data": [1]}], "model": "digits@champion"}
+    assert json.loads(request.body) == sent
+
+
+def test_a_priority_goes_with_predictions_and_nothing_else(server: Scripted) -> None:
+    with Client(server.url, priority=7) as client:
+        client.predict("m", x=1)
+        client.models()
+    predict, models = server.received
+    assert predict.headers["x-penstock-priority"] == "7"
+    assert "x-penstock-priority" not in models.headers
+
+
 def test_an_image_is_uploaded_from_a_file_or_from_its_bytes(server: Scripted, client: Client, tmp_path: Path) -> None:
     path = tmp_path / "three.png"
     path.write_bytes(b"\x89PNG...")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from http import HTTPStatus
 from pathlib import Path
 from types import TracebackType
@@ -51,18 +51,24 @@ _BY_SLUG: dict[str, type[PenstockError]] = {
 class Client:
     """One server. Keeps connections open between calls; close it, or use it in a `with` block.
 
-    `timeout_s` bounds each call and is the deadline the server is told. Every method raises the
+    `timeout_s` bounds each call and is the deadline the server is told; requests of a higher `priority` go first, as
+    far as the server lets them. Every method raises the
     exception of `penstock.errors` that the server's answer stands for: InvalidInput with the faulty fields,
     ModelNotFound, Overloaded and ModelNotReady with `retry_after_s`, DeadlineExceeded, InferenceError;
     ModelNotReady as well when nothing answers. Threads may share a client.
     """
 
     def __init__(
-        self, base_url: str = "http://127.0.0.1:8002", api_key: str | None = None, timeout_s: float = 30.0
+        self,
+        base_url: str = "http://127.0.0.1:8002",
+        api_key: str | None = None,
+        timeout_s: float = 30.0,
+        priority: int = 0,
     ) -> None:
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self.base_url = base_url.rstrip("/")
         self._timeout_s = timeout_s
+        self._priority = priority
         self._http = httpx.Client(base_url=self.base_url, headers=headers, timeout=timeout_s)
 
     def predict(self, model: str | None = None, request: Mapping[str, Any] | None = None, **fields: Any) -> Json:
@@ -70,12 +76,18 @@ class Client:
 
         `model` is name[:version|@alias]; None asks the server's default model.
         """
-        return self._predict(model, content=_encode({**(request or {}), **fields}), content_type="application/json")
+        return self._post(_path(model), content=_encode({**(request or {}), **fields}), content_type="application/json")
 
     def predict_image(self, model: str | None, image: str | Path | bytes) -> Json:
         """One prediction of an image model from a file or the bytes of one (PNG, JPEG, …)."""
         name, data = ("image", image) if isinstance(image, bytes) else _read(Path(image))
-        return self._predict(model, files={"file": (name, data)})
+        return self._post(_path(model), files={"file": (name, data)})
+
+    def predict_batch(self, requests: Iterable[Mapping[str, Any]], model: str | None = None) -> list[Json]:
+        """One answer per request, in order; a refused one is `{"error": …}` in its place and no exception."""
+        body = {"requests": list(requests), **({} if model is None else {"model": model})}
+        answer = self._post("/predict/batch", content=_encode(body), content_type="application/json")
+        return list(answer["predictions"])
 
     def models(self) -> Json:
         """What the server's registry holds."""
@@ -101,11 +113,13 @@ class Client:
     ) -> None:
         self.close()
 
-    def _predict(self, model: str | None, *, content_type: str | None = None, **body: Any) -> Json:
+    def _post(self, path: str, *, content_type: str | None = None, **body: Any) -> Json:
         headers = {"X-Request-Timeout-Ms": f"{self._timeout_s * 1000:.0f}"}
+        if self._priority:
+            headers["X-Penstock-Priority"] = str(self._priority)
         if content_type:
             headers["Content-Type"] = content_type
-        return self._checked(self._send("POST", _path(model), headers=headers, **body))
+        return self._checked(self._send("POST", path, headers=headers, **body))
 
     def _get(self, path: str) -> Json:
         return self._checked(self._send("GET", path))

@@ -138,3 +138,12 @@ def test_an_image_goes_to_an_image_model_and_a_text_file_is_refused_there(pensto
     done = penstock("predict", "digits-image", "words.png")
     assert (done.code, done.err.count("\n")) == (1, 1)
     assert "image" in done.err
+
+
+def test_a_task_that_the_model_has_not_is_refused_with_those_it_has(penstock: Penstock) -> None:
+    row = json.dumps([0.0] * 784).encode()
+    done = penstock("predict", "digits", "-", "--task", "vector-classification", stdin=row)
+    assert done.code == 0, done.err
+    done = penstock("predict", "digits", "-", "--task", "tensor", stdin=row)
+    assert (done.code, done.err.count("\n")) == (1, 1)
+    assert "vector-classification" in done.err

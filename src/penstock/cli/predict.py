@@ -23,6 +23,7 @@ def predict(
     source: Annotated[
         str, typer.Argument(metavar="INPUT", help="A .json, .npy, .npz or image file; - reads standard input.")
     ],
+    task: Annotated[str | None, typer.Option(help="The task that reads INPUT, for models with several.")] = None,
     device: DeviceOption = None,
     trust: TrustOption = None,
     config: ConfigOption = None,
@@ -46,6 +47,7 @@ def predict(
             device=settings.device,
             precision="fp16" if settings.use_fp16 else "fp32",
             optimizations=optimizations,
+            task=task,
             trust=settings.trust,
         ) as predictor,
     ):
