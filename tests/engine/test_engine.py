@@ -527,6 +527,8 @@ async def test_a_model_has_statistics_from_its_load_on(make: MakeEngine, publish
         ("max_models", 0),
         ("threads", 0),
         ("precision", "fp99"),
+        ("device", "tpu"),
+        ("compile_mode", "fastest"),
     ],
 )
 def test_a_configuration_that_cannot_work_is_refused_by_field(field: str, value: Any) -> None:

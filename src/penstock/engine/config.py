@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import cast, get_args
 
 from penstock.backends.base import BackendOptions
+from penstock.backends.compiled import require_mode
+from penstock.backends.devices import parse_device
 from penstock.engine.batcher import BatchLimits
 from penstock.engine.choices import Effort
 from penstock.engine.ranges import RangePolicies
@@ -95,6 +97,8 @@ class InferenceConfig:
         check_at_least("max_models", self.max_models, 1)
         if self.threads is not None:
             check_at_least("threads", self.threads, 1)
+        parse_device(self.device)
+        require_mode(self.compile_mode)
         check_precision(self.precision)
         check_trust(self.trust)
         check_choosing(self.choosing)
