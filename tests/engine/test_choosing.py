@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import time
 from pathlib import Path
@@ -116,9 +117,9 @@ def test_the_fastest_variant_is_taken_and_every_other_one_has_a_reason(artifact:
     chosen = taken(artifact)
     assert chosen.variant.name == "openvino-fp32"
     assert [verdict.taken for verdict in chosen.verdicts] == [False, True, False]
-    assert "4.0 times as slow as openvino-fp32" in reasons(chosen)["onnx-fp32"]
-    assert "2.0 times as slow as openvino-fp32" in reasons(chosen)["pt2-fp32"]
-    assert "the fastest of 3 (1 ms for 1, 1 ms for 32 rows)" in reasons(chosen)["openvino-fp32"]
+    assert re.search(r"\b[345]\.\d times as slow as openvino-fp32", reasons(chosen)["onnx-fp32"])
+    assert re.search(r"\b[12]\.\d times as slow as openvino-fp32", reasons(chosen)["pt2-fp32"])
+    assert re.search(r"the fastest of 3 \([\d.]+ ms for 1, [\d.]+ ms for 32 rows\)", reasons(chosen)["openvino-fp32"])
     assert machine.left_open == 1
 
 
