@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import hydraulics
 import inprocess
 import models
 import numpy as np
@@ -177,6 +178,7 @@ BENCHMARKS = {
     "start": start,
     "overload": overload,
     **inprocess.BENCHMARKS,
+    **hydraulics.BENCHMARKS,
 }
 
 

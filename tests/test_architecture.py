@@ -23,14 +23,20 @@ MOST_PUBLIC_NAMES = 25
 HEAVY = ("torch", "onnxruntime", "openvino", "fastapi", "granian", "grpc", "sqlalchemy", "PIL")
 
 OWNERS = {
-    "torch": ("penstock/backends/", "penstock_digits/"),
-    "onnxruntime": ("penstock/backends/", "penstock_digits/"),
+    "torch": ("penstock/backends/", "penstock_digits/", "penstock_hydraulics/learning/"),
+    "onnxruntime": ("penstock/backends/", "penstock_digits/", "penstock_hydraulics/learning/"),
     "openvino": ("penstock/backends/",),
     "fastapi": ("penstock/gateway/",),
     "granian": ("penstock/gateway/",),
-    "sqlalchemy": ("penstock/registry/",),
+    "sqlalchemy": ("penstock/registry/", "penstock_hydraulics/store/"),
     "prometheus_client": ("penstock/monitor/",),
-    "typer": ("penstock/cli/",),
+    "typer": (
+        "penstock/cli/",
+        "penstock_hydraulics/cli.py",
+        "penstock_hydraulics/learning/command.py",
+        "penstock_hydraulics/learning/verbs.py",
+        "penstock_hydraulics/simulator/command.py",
+    ),
 }
 """Which rooms may import a package at all."""
 
@@ -94,6 +100,25 @@ def test_only_its_own_rooms_import_a_package(package: str) -> None:
         if package in imported(node)
     ]
     assert strangers == []
+
+
+def test_loading_a_starter_model_imports_no_other_customer(tmp_path: Path) -> None:
+    code = """
+import asyncio, sys
+from penstock.gateway.gateway import Gateway
+from penstock.gateway.routes import TABLE
+from penstock.settings import Settings
+
+async def main():
+    gateway = Gateway(Settings(), TABLE)
+    await gateway.start(["digits"])
+    await gateway.close()
+
+asyncio.run(main())
+print(*[name for name in sys.modules if name.startswith(("penstock_", "torch", "alembic."))])
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
 
 
 def test_heavy_packages_are_imported_where_they_are_used() -> None:

@@ -16,6 +16,10 @@ PROMISES = {
     ),
     "engine_in_asyncio.py": r"answers: \{7\}\nlargest batch: ([2-9]|[123]\d)\np99: [\d.]+ ms",
     "every_format.py": r"(takes|leaves) onnx-fp32: .*\n.*torchscript-fp32: .*\n.*pt2-fp32: .*\n.*pytorch-fp32: ",
+    "hydraulics.py": (
+        r"trained: loss [\d.]+, at the end [\d.]+\n"
+        r"here: critical, cooler_condition at 3 %\nserved: critical, \[.*'overheating'.*\]"
+    ),
     "custom_task.py": r"inputs: \[\[120\.0, 5\.0\]\]\nanswer: 431200",
 }
 

@@ -13,6 +13,7 @@ import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -278,12 +279,34 @@ def _from_names(names: Mapping[str, str | None], place: str) -> Iterator[tuple[s
     present = {key: value for key, value in names.items() if value and not _set_by_kubernetes(key, value)}
     known = {f"{PREFIX}{name.upper()}": name for name in Settings.model_fields if name not in TABLES}
     for key in present:
-        if key.startswith(PREFIX) and key not in known:
+        if key.startswith(PREFIX) and key not in known and not key.startswith(tuple(_package_prefixes())):
             raise ConfigError(f"{key} in {_the(place)} is not a setting{_near(key, known, PREFIX)}")
     for full, name in known.items():
         found = next((key for key in (full, alias_of(name)) if key in present), None)
         if found is not None:
             yield name, Given(present[found], f"{place} {found}", f"{found} in {_the(place)}")
+
+
+def package_settings(package: str, environ: Mapping[str, str] | None = None) -> dict[str, str]:
+    """What an operator has set for a package of models: of `penstock_houses`, PENSTOCK_HOUSES_KEEP_DAYS as `keep_days`.
+
+    From the environment and, below it, `.env`; an empty value counts as not set. Raises ConfigError for a `.env` that
+    cannot be read. What the values mean is the package's to check.
+    """
+    prefix = f"{package.upper()}_"
+    everything = {**_read_dotenv(Path.cwd() / ".env"), **(os.environ if environ is None else environ)}
+    return {
+        key.removeprefix(prefix).lower(): value for key, value in everything.items() if key.startswith(prefix) and value
+    }
+
+
+def _package_prefixes() -> Iterator[str]:
+    """How the settings of installed packages begin that are called penstock_…; asked for names that nobody else has."""
+    for group in ("penstock.tasks", "penstock.routes", "penstock.artifacts"):
+        for point in entry_points(group=group):
+            package = point.module.partition(".")[0]
+            if package.startswith("penstock_"):
+                yield f"{package.upper()}_"
 
 
 _KUBERNETES = re.compile(r"PENSTOCK_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?)")

@@ -69,6 +69,41 @@ def test_a_bundled_artifact_is_published_once(install: Install, registry: Regist
     assert registry.publish_bundled("unknown") is None
 
 
+@pytest.fixture
+def versions(install: Install, write: Write, tmp_path: Path) -> Path:
+    """The directory of a model that ships in three versions."""
+    home = install(names=()) / "acme"
+    for version in ("v1.10", "v1.9", "v2.0-trees"):
+        shutil.copytree(write("acme", version).path, home / version)
+    return home
+
+
+def test_a_model_may_ship_in_several_versions(versions: Path, registry: Registry) -> None:
+    assert bundled()["acme"] == versions
+    registry.ensure("acme")
+    assert registry.versions("acme") == ["v1.9", "v1.10", "v2.0-trees"]
+    assert registry.aliases("acme") == {"champion": "v1.10"}  # the highest release, as the bare name means it
+    assert registry.resolve("acme") == ("acme", "v1.10")
+
+
+def test_of_several_versions_the_package_names_the_one_that_answers(versions: Path, registry: Registry) -> None:
+    (versions / "champion").write_text("v1.9\n")
+    published = registry.publish_bundled("acme")
+    assert published is not None
+    assert published.version == "v1.9"
+    assert registry.aliases("acme") == {}
+    registry.remove("acme:v2.0-trees")
+    registry.publish_bundled("acme")
+    assert registry.versions("acme") == ["v1.9", "v1.10", "v2.0-trees"]
+
+
+def test_a_champion_that_does_not_ship_is_named(versions: Path, registry: Registry) -> None:
+    (versions / "champion").write_text("v3.0")
+    with pytest.raises(IntegrityError, match=r"names the version 'v3\.0'; there is v1\.9, v1\.10, v2\.0-trees"):
+        registry.ensure("acme")
+    assert registry.list() == []
+
+
 def test_a_damaged_bundled_artifact_is_named(install: Install, registry: Registry) -> None:
     (install() / "acme" / "card.md").write_text("# Another\n")
     with pytest.raises(IntegrityError, match=r"card\.md"):

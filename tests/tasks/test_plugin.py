@@ -114,7 +114,7 @@ asyncio.run(main())
 
 def test_without_the_package_the_model_is_refused_in_one_sentence(place: Path) -> None:
     done = run(None, place, ASK)
-    assert "there is no task of the kind 'house-price'; this installation has image-classification" in done.stderr
+    assert "there is no task of the kind 'house-price'; this installation has hydraulic-diagnostics" in done.stderr
 
 
 def test_a_package_that_fails_to_import_is_told_and_the_rest_of_the_server_lives_on(
@@ -165,3 +165,31 @@ asyncio.run(main())
 def test_a_constant_of_the_manifest_that_does_not_fit_is_told_in_one_sentence(site: Path, tmp_path: Path) -> None:
     publish(tmp_path, {"scale": "wide"})
     assert "house-price: scale is 'wide'; it should be a number" in run(site, tmp_path, ASK).stderr
+
+
+def test_its_routes_are_served_and_guarded_beside_its_task(site: Path, place: Path) -> None:
+    code = """
+import asyncio, json, httpx
+from penstock.gateway.app import create_app
+from penstock.settings import Settings
+
+async def main():
+    app = create_app(Settings(admin_key="the key of the houses"), ["house"])
+    key = {"X-Penstock-Admin-Key": "the key of the houses"}
+    async with app.router.lifespan_context(app):
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://t") as http:
+            refused = (await http.put("/houses/market", json={"factor": 2})).status_code
+            told = (await http.put("/houses/market", json={"factor": 2}, headers=key)).json()
+            await http.post("/predict", json={"area_m2": 100, "rooms": 4})
+            prices = (await http.get("/houses/prices?limit=5")).json()
+            wrong = (await http.get("/houses/prices?limit=many")).json()["errors"][0]["field"]
+            document = (await http.get("/openapi.json")).json()
+    example = document["paths"]["/predict"]["post"]["requestBody"]["content"]["application/json"]["example"]
+    print(json.dumps([refused, told, prices, wrong, example, "/houses/prices" in document["paths"]]))
+
+asyncio.run(main())
+"""
+    done = run(site, place, code)
+    assert done.returncode == 0, done.stderr
+    example = {"area_m2": 90, "rooms": 4}
+    assert json.loads(done.stdout) == [401, {"factor": 2.0}, {"prices_eur": [680_000]}, "limit", example, True]

@@ -10,8 +10,9 @@ from pydantic import BaseModel
 from penstock.engine.aside import Aside
 from penstock.engine.batcher import BatchLimits
 from penstock.engine.ranges import RangePolicies, Watch, watch_for
-from penstock.errors import InferenceError, PenstockError
+from penstock.errors import InferenceError, ModelLoadError, PenstockError
 from penstock.registry.policies import Ranges
+from penstock.registry.registry import Registry
 from penstock.tasks.base import Task
 from penstock.tensors import Arrays
 
@@ -67,6 +68,23 @@ class Duty:
             raise InferenceError(f"{self._what} answered with a {type(response).__name__}, which is no Pydantic model")
         return response
 
+    def attach(self, registry: Registry) -> None:
+        """Let the task start what lives beside it. Raises ModelLoadError."""
+        try:
+            self.task.attach(registry)
+        except PenstockError:
+            raise
+        except Exception as error:
+            why = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            raise ModelLoadError(f"{self._what} could not be attached: {why}") from error
+
     def close(self) -> None:
         """End the threads."""
         self.aside.close()
+
+    def detach(self) -> None:
+        """Let the task end what it started."""
+        try:
+            self.task.close()
+        except Exception:
+            log.exception("%s failed in close", self._what)

@@ -62,6 +62,7 @@ class InferenceEngine:
             model_type=self.config.model_type,
             choosing=self.config.choosing,
             ranges=self.config.ranges,
+            attach=True,
         )
         self.observers: list[Observer] = list(observers)
         default = None if self.config.model_path is None else str(self.config.model_path)

@@ -22,6 +22,7 @@ from penstock.engine.padding import public_signature
 from penstock.engine.ranges import RangePolicies
 from penstock.errors import InvalidInput, ModelLoadError
 from penstock.registry.artifact import Artifact
+from penstock.registry.registry import Registry
 from penstock.tasks.base import Task
 from penstock.tasks.catalog import load_task, task_for_bare
 from penstock.tensors import Signature
@@ -125,12 +126,19 @@ class LoadedModel:
         """What the model takes and gives."""
         return self.task.signature
 
+    def attach(self, registry: Registry) -> None:
+        """Let the tasks start what lives beside them. Raises ModelLoadError for one that cannot."""
+        for duty in self.duties.values():
+            duty.attach(registry)
+
     def close(self) -> None:
         """Refuse what waits and give the memory back."""
         for duty in self.duties.values():
             duty.close()
         self.batcher.close()
         self.backend.close()
+        for duty in self.duties.values():  # by now no request of theirs is inside
+            duty.detach()
         for call in self.at_close:
             call()
 

@@ -60,12 +60,14 @@ class ModelManager:
         model_type: str | None = None,
         choosing: Effort = "light",
         ranges: RangePolicies | None = None,
+        attach: bool = False,
     ) -> None:
         """`max_models` and `max_bytes` (a number or "4GiB") bound what stays loaded besides pinned and busy models.
 
         Bytes are those of the weights in memory. `limits` holds for every model, but for what its manifest asks and,
         before that, `batching` says of its name. `choosing` is how much a load may spend to find an artifact's fastest
         variant: light, all or first. `ranges` says what becomes of requests outside of what a model expects.
+        `attach` lets tasks start what lives beside them, such as a writer of histories: an engine's manager does.
         """
         self.registry = registry if isinstance(registry, Registry) else Registry(registry)
         check_at_least("max_models", max_models, 1)
@@ -76,6 +78,7 @@ class ModelManager:
         self._batching = dict(batching or {})
         self._model_type = model_type
         self._ranges = ranges
+        self._attach = attach
         self._choosing = Choosing(effort=check_choosing(choosing), directory=self._choices())
         self._models: OrderedDict[str, LoadedModel] = OrderedDict()
         self._loading: dict[str, Future[LoadedModel]] = {}
@@ -153,6 +156,7 @@ class ModelManager:
         """Load, for ourselves and all who wait for `flight`."""
         try:
             model = self._load(key, path, wishes)
+            self._attached(model)
             self._take_in(model)
         except BaseException as error:
             with self._lock:
@@ -234,6 +238,15 @@ class ModelManager:
         """How an artifact is run: `options` with what the registry trusts it, and its own limits."""
         limits = self._limits.of(artifact.manifest).under(self._batching.get(artifact.name))
         return replace(options, trust=strongest(options.trust, self.registry.trusted(artifact.digest))), limits
+
+    def _attached(self, model: LoadedModel) -> None:
+        """Its tasks at work before it answers; a model whose task cannot begin is closed again."""
+        try:
+            if self._attach:
+                model.attach(self.registry)
+        except BaseException:
+            model.close()
+            raise
 
     def _take_in(self, model: LoadedModel) -> None:
         """Put a model in place of the one that was loaded under its key, which goes when its requests are answered."""

@@ -1,8 +1,9 @@
-"""A request that a served model answers, for the documentation to show and to try."""
+"""Requests that served models answer, for the documentation to show and to try."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,21 +12,42 @@ from penstock.engine.loaded import LoadedModel
 
 
 class Example(NamedTuple):
-    """A request in JSON, the model that answers it, and whether that one is the default."""
+    """A request in JSON, the model that answers it, and whether that one is the default.
 
-    request: dict[str, Any]
+    `is_vector` says that it is one flat array of numbers. `others` has a request for each model, by its name, where
+    tasks bring examples of their own.
+    """
+
+    request: Any
     name: str
     version: str
     is_default: bool
+    is_vector: bool = True
+    others: Mapping[str, Any] = {}
 
 
-def example_of(default: LoadedModel, loaded: list[LoadedModel]) -> Example | None:
-    """For the default model where it takes a vector, else for the first that does; None when none does."""
-    for model in [default, *loaded]:
-        if model.task.array_field is not None:
-            numbers = _golden_row(model) or _plain_row(model)
-            return Example({model.task.array_field: numbers}, model.name, model.version, model is default)
-    return None
+def example_of(default: LoadedModel, loaded: Sequence[LoadedModel]) -> Example | None:
+    """For the default model where its task has an example or takes a vector, else for the first that does, or None."""
+    models = [default, *(model for model in loaded if model is not default)]
+    requests = {model.name: (model, _request(model)) for model in reversed(models)}  # of versions the default's counts
+    shown = {name: request for name, (_, request) in sorted(requests.items()) if request is not None}
+    model = next((model for model in models if model.name in shown), None)
+    if model is None:
+        return None
+    told = any(model.task.example is not None for model in models)
+    others = shown if told and len(shown) > 1 else {}
+    is_vector = model.task.array_field is not None
+    return Example(shown[model.name], model.name, model.version, model is default, is_vector, others)
+
+
+def _request(model: LoadedModel) -> Any:
+    """What the model's task says, else for one that takes a vector a row of numbers, else None."""
+    task = model.task
+    if task.example is not None:
+        return task.example
+    if task.array_field is None:
+        return None
+    return {task.array_field: _golden_row(model) or _plain_row(model)}
 
 
 def _plain_row(model: LoadedModel) -> list[float]:

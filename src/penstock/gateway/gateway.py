@@ -21,6 +21,7 @@ from penstock.engine.ranges import RangePolicies
 from penstock.errors import ModelNotReady, PenstockError
 from penstock.gateway.cors import Cors
 from penstock.gateway.examples import Example, example_of
+from penstock.gateway.extensions import Extensions, with_tasks
 from penstock.gateway.inflight import Inflight
 from penstock.gateway.openapi import write_document
 from penstock.gateway.orders import Orders
@@ -54,6 +55,10 @@ class Gateway:
         self.settings = settings
         self.routes = Routes(table)
         self.table = table
+        self._own_table = table
+        self._extensions = Extensions(table)
+        self._kinds: frozenset[str] = frozenset()
+        self._extending = asyncio.Lock()
         self.engine = engine or InferenceEngine(engine_config(settings))
         self.metrics = Metrics(self.engine)
         self.engine.observers.append(self.metrics.observe)
@@ -83,6 +88,7 @@ class Gateway:
         strict = bool(refs) or self.engine.default_ref is not None
         await self.engine.start(refs, strict=strict)
         await self.orders.obey()
+        await self.extend()
         # what was made until now stays: out of the collector's sight it is not walked again and again (50 ms each time)
         gc.collect()
         gc.freeze()
@@ -138,6 +144,18 @@ class Gateway:
                 log.exception("the registry cannot be followed")
             else:
                 self._tell_following("")
+            await self.extend()
+
+    async def extend(self) -> None:
+        """Serve the routes that packages bring for the kinds of tasks that are loaded now, and no others of theirs."""
+        async with self._extending:
+            kinds = frozenset(kind for model in self.engine.loaded() for kind in model.duties)
+            if kinds == self._kinds:
+                return
+            rows = await asyncio.to_thread(self._extensions.rows, kinds)
+            self._kinds = kinds
+            self.table = (*self._own_table, *rows)
+            self.routes.set(self.table)
 
     def _tell_following(self, trouble: str) -> None:
         """Once when it begins, changes or ends: an outage of hours is no reason for thousands of lines."""
@@ -165,14 +183,15 @@ class Gateway:
         return await asyncio.to_thread(self.metrics.render, [figures["metrics"] for figures in everyone])
 
     async def openapi_json(self) -> bytes:
-        """The OpenAPI document, with a request for the default model as its example."""
+        """The OpenAPI document, with requests for the served models as its examples."""
         example = None
         with contextlib.suppress(PenstockError):  # without a model the table's own examples do
             example = await asyncio.to_thread(example_of, await self.engine.model(), self.engine.loaded())
         return orjson.dumps(await asyncio.to_thread(self.write_openapi, example))
 
     def _write_openapi(self, example: Example | None = None) -> dict[str, Any]:
-        return write_document(self.table, example)
+        tasks = [type(duty.task) for model in self.engine.loaded() for duty in model.duties.values()]
+        return write_document(with_tasks(self.table, tasks), example)
 
     # Answering
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeAlias
 
+from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 import penstock
 from penstock.gateway.examples import Example
+from penstock.gateway.native import VECTOR_REQUESTS
 from penstock.gateway.problems import MEDIA_TYPE, Problem, title_of
 from penstock.gateway.wire import JSON, Endpoint
 
@@ -24,6 +26,9 @@ _TAGS = {
     "admin": "Orders: what is served here, and which version an alias means. They need the admin key; without one set, "
     "they are taken on a loopback address only.",
 }
+
+PREDICTIONS = "inference"
+"""The tag of the rows that take deadlines and priorities."""
 
 _REQUEST_ID = {
     "name": "X-Request-ID",
@@ -101,7 +106,7 @@ def write_document(table: Iterable[Endpoint], example: Example | None = None) ->
     keys: list[_Key] = [(Problem, "serialization")]
     for row in rows:
         keys += [(model, "validation") for model in row.requests]
-        keys += [(model, "serialization") for model in row.responses]
+        keys += [(model, "serialization") for model in (*row.responses, *models_in(row.replies))]
     refs, definitions = models_json_schema(list(dict.fromkeys(keys)), ref_template="#/components/schemas/{model}")
     paths: dict[str, Json] = {}
     for row in rows:
@@ -114,23 +119,19 @@ def write_document(table: Iterable[Endpoint], example: Example | None = None) ->
             "summary": "Predictions of the models in a registry.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
-        "tags": [{"name": name, "description": text} for name, text in _TAGS.items()],
+        "tags": [{"name": name, "description": text} for name, text in _TAGS.items()]
+        + [{"name": name} for name in dict.fromkeys(row.tag for row in rows) if name not in _TAGS],
         "paths": paths,
         "components": {"schemas": definitions.get("$defs", {}), "securitySchemes": _SECURITY},
     }
 
 
 def _operation(row: Endpoint, refs: Mapping[_Key, Json], example: Example | None) -> Json:
-    names = re.findall(r"\{(\w+)\}", row.path)
-    parameters: list[Json] = [
-        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}, **_parameter(name, example)}
-        for name in names
-    ]
     operation: Json = {
         "tags": [row.tag],
         "summary": row.summary,
         "operationId": _operation_id(row),
-        "parameters": [*parameters, *(_PREDICT_HEADERS if _predicts(row) else ()), _REQUEST_ID],
+        "parameters": [*_parameters(row, example), *(_PREDICT_HEADERS if _predicts(row) else ()), _REQUEST_ID],
         "responses": _responses(row, refs),
     }
     if row.guarded:
@@ -143,7 +144,7 @@ def _operation(row: Endpoint, refs: Mapping[_Key, Json], example: Example | None
 
 
 def _predicts(row: Endpoint) -> bool:
-    return bool(row.requests) and not row.guarded
+    return bool(row.requests) and row.tag == PREDICTIONS
 
 
 def _operation_id(row: Endpoint) -> str:
@@ -154,22 +155,36 @@ def _operation_id(row: Endpoint) -> str:
 def _request(row: Endpoint, refs: Mapping[_Key, Json], example: Example | None) -> Json:
     content: Json = {JSON: {"schema": _any_of([refs[model, "validation"] for model in row.requests])}}
     shown = _shown(row, example)
-    if shown is not None:
+    others = example.others if example is not None and _predicts(row) and "{name}" in row.path else {}
+    if others:
+        content[JSON]["examples"] = {name: {"value": value} for name, value in others.items()}
+    elif shown is not None:
         content[JSON]["example"] = shown
     return {**content, **(_UPLOADS if row.upload else {})}
 
 
 def _shown(row: Endpoint, example: Example | None) -> Any:
     """The example of the table, or one that a served model answers; none where no such model answers the route."""
-    if example is None or row.example is None or row.guarded:
+    if example is None or row.example is None or not _predicts(row):
         return row.example
     if "requests" in row.example:
         return {"requests": [example.request], **({} if example.is_default else {"model": example.name})}
+    if row.requests == VECTOR_REQUESTS and not example.is_vector:
+        return row.example
     return example.request if example.is_default or row.path != "/predict" else None
 
 
+def _parameters(row: Endpoint, example: Example | None) -> list[Json]:
+    """Those of the path, described by the row or as everywhere, and then those of the query."""
+    told = {parameter["name"]: dict(parameter) for parameter in row.parameters}
+    names = re.findall(r"\{(\w+)\}", row.path)
+    plain = {"in": "path", "required": True, "schema": {"type": "string"}}
+    path = [{"name": name, **plain, **told.pop(name, _parameter(name, example))} for name in names]
+    return [*path, *told.values()]
+
+
 def _parameter(name: str, example: Example | None) -> Json:
-    described = _PARAMETERS[name]
+    described = _PARAMETERS.get(name, {})
     shown = getattr(example, name, None)
     return described if shown is None else {**described, "example": shown}
 
@@ -180,7 +195,7 @@ def _responses(row: Endpoint, refs: Mapping[_Key, Json]) -> Json:
         schema = _any_of([refs[model, "serialization"] for model in row.responses])
         responses["200"] = {"description": "The answer.", "content": {JSON: {"schema": schema}}}
     for status, reply in row.replies.items():
-        responses[str(status)] = dict(reply)
+        responses[str(status)] = _with_references(reply, refs)
     problem = {MEDIA_TYPE: {"schema": refs[Problem, "serialization"]}}
     for status in row.problems:
         responses.setdefault(str(status), {"description": f"{title_of(status)}.", "content": problem})
@@ -190,6 +205,22 @@ def _responses(row: Endpoint, refs: Mapping[_Key, Json]) -> Json:
         headers += ["Retry-After"] if code in ("429", "503") else []
         described["headers"] = {name: _OUT[name] for name in headers}
     return dict(sorted(responses.items()))
+
+
+def models_in(value: Any) -> Iterator[type[BaseModel]]:
+    """The Pydantic models that stand for their schemas somewhere in a description."""
+    if isinstance(value, Mapping):
+        for part in value.values():
+            yield from models_in(part)
+    elif isinstance(value, type) and issubclass(value, BaseModel):
+        yield value
+
+
+def _with_references(value: Any, refs: Mapping[_Key, Json]) -> Any:
+    """A description with references in the place of models: two of one name have longer names in the document."""
+    if isinstance(value, Mapping):
+        return {key: _with_references(part, refs) for key, part in value.items()}
+    return refs[value, "serialization"] if isinstance(value, type) and issubclass(value, BaseModel) else value
 
 
 def _any_of(schemas: list[Json]) -> Json:

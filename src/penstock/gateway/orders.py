@@ -74,6 +74,7 @@ class Orders:
     async def _give(self, change: Callable[[Standing], Standing]) -> None:
         """Write down what this process has done already; what others were told meanwhile is done as well."""
         path = self._path
+        await self._gateway.extend()
         self._standing = change(self._standing)
         if path is None:
             self._standing = replace(self._standing, revision=self._standing.revision + 1)
@@ -124,6 +125,7 @@ class Orders:
                 log.warning("%s cannot be unloaded: %s", ref, error)
         for ref in (ref for ref in standing.load if ref not in done.load):
             await served.want(ref)
+        await self._gateway.extend()
         self._set_draining(standing.draining)
         self._standing = standing
 

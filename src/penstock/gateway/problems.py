@@ -69,9 +69,13 @@ _REFUSALS: dict[int, tuple[str, str]] = {
 class Refusal(Exception):
     """An answer that only HTTP knows: no such route, another method, a body too large or of another type."""
 
-    def __init__(self, status: int, detail: str, *, headers: Sequence[tuple[str, str]] = ()) -> None:
+    def __init__(
+        self, status: int, detail: str, *, title: str | None = None, headers: Sequence[tuple[str, str]] = ()
+    ) -> None:
+        """`title` names the kind of refusal, without which the status does."""
         super().__init__(detail)
         self.status = status
+        self.title = title
         self.headers = headers
 
 
@@ -128,7 +132,9 @@ def describe(error: BaseException, request_id: str) -> dict[str, Any]:
 def problem_body(error: BaseException, request_id: str) -> tuple[int, bytes]:
     """Status and problem document of any error."""
     if isinstance(error, Refusal):
-        status, (slug, title) = error.status, _REFUSALS[error.status]
+        status = error.status
+        slug, title = _REFUSALS.get(status) or _phrase(status)
+        title = error.title or title
         content: dict[str, Any] = {"status": status, "title": title, "detail": str(error), "errors": []}
     else:
         status, slug = kind_of(error).status, kind_of(error).slug
@@ -156,10 +162,19 @@ def retry_after(seconds: float) -> tuple[str, str]:
     return ("retry-after", str(max(1, math.ceil(seconds))))
 
 
+def _phrase(status: int) -> tuple[str, str]:
+    """Slug and title of a status that no refusal of the platform has."""
+    try:
+        phrase = HTTPStatus(status).phrase
+    except ValueError:
+        phrase = f"Status {status}"
+    return phrase.lower().replace(" ", "-"), phrase
+
+
 def title_of(status: int) -> str:
     """The title for a status in the documentation."""
     titles = {kind.status: kind.title for kind in reversed(_KINDS.values())}
-    return titles.get(status) or _REFUSALS.get(status, ("", HTTPStatus(status).phrase))[1]
+    return titles.get(status) or (_REFUSALS.get(status) or _phrase(status))[1]
 
 
 def _faults(error: BaseException) -> list[dict[str, str]]:

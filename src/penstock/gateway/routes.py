@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from pydantic import BaseModel
+
 from penstock.gateway import admin, health, models, native, pages
 from penstock.gateway.wire import JSON, Endpoint
 
@@ -18,14 +20,8 @@ _ANY_TASK = (
 _VECTOR_EXAMPLE = {"input_data": [0.0, 0.25, 0.5, 1.0]}
 
 
-def _unavailable(model: str) -> Mapping[int, Mapping[str, Any]]:
-    schema = {"$ref": f"#/components/schemas/{model}"}
-    return {
-        503: {
-            "description": "Not now; `reasons` says why.",
-            "content": {JSON: {"schema": schema}},
-        }
-    }
+def _unavailable(model: type[BaseModel]) -> Mapping[int, Mapping[str, Any]]:
+    return {503: {"description": "Not now; `reasons` says why.", "content": {JSON: {"schema": model}}}}
 
 
 def _text(kind: str, description: str) -> dict[str, Any]:
@@ -41,13 +37,15 @@ _CARD = {
 
 
 def _probe(path: str, handler: Any, summary: str) -> Endpoint:
-    return Endpoint("GET", path, handler, "health", summary, responses=(health.Probe,), replies=_unavailable("Probe"))
+    return Endpoint(
+        "GET", path, handler, "health", summary, responses=(health.Probe,), replies=_unavailable(health.Probe)
+    )
 
 
 _HEALTH = (
     Endpoint(
         "GET", "/health", health.health, "health", "The state of the server",
-        responses=(health.Health,), replies=_unavailable("Health"),
+        responses=(health.Health,), replies=_unavailable(health.Health),
     ),
     Endpoint("GET", "/health/live", health.live, "health", "Liveness probe", responses=(health.Probe,)),
     _probe("/health/ready", health.ready, "Readiness probe"),
@@ -56,7 +54,7 @@ _HEALTH = (
     _probe("/readyz", health.ready, "Alias of /health/ready"),
     Endpoint(
         "GET", "/healthz", health.health, "health", "Alias of /health",
-        responses=(health.Health,), replies=_unavailable("Health"),
+        responses=(health.Health,), replies=_unavailable(health.Health),
     ),
     Endpoint("GET", "/stats", health.stats, "monitoring", "Figures of the last minute", responses=(health.Stats,)),
     Endpoint(

@@ -139,7 +139,9 @@ class Endpoint:
 
     `requests` are the Pydantic models a JSON body may have, `upload` says that a file may come instead. `responses`
     are the models of a good answer, `problems` the statuses of a refusal. `replies` documents whatever else there is,
-    as OpenAPI response objects by status. `example` is a request body. `guarded` rows answer only who may give orders.
+    as OpenAPI response objects by status, in which a Pydantic model may stand for its schema, and `parameters` those of
+    the query, and of the path where there is more to say than their names, as OpenAPI parameter objects. `example` is
+    a request body. `guarded` rows answer only who may give orders. A row without a `tag` is served and not documented.
     """
 
     method: str
@@ -155,12 +157,17 @@ class Endpoint:
     replies: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
     example: Any = None
     guarded: bool = False
+    parameters: tuple[Mapping[str, Any], ...] = ()
 
 
 class Routes:
     """Finds the row for a path: a dictionary for plain paths, segment by segment for those with parameters."""
 
     def __init__(self, table: tuple[Endpoint, ...]) -> None:
+        self.set(table)
+
+    def set(self, table: tuple[Endpoint, ...]) -> None:
+        """These rows from now on; of two that fit a path, the earlier counts."""
         self._plain: dict[str, dict[str, Endpoint]] = {}
         self._templates: dict[str, tuple[re.Pattern[str], dict[str, Endpoint]]] = {}
         for row in table:

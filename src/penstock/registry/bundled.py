@@ -6,23 +6,46 @@ from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
 from pathlib import Path
 
+from penstock.errors import IntegrityError
 from penstock.registry.manifest import MANIFEST
+from penstock.registry.refs import is_release, sorted_versions
 
 GROUP = "penstock.artifacts"
 
+CHAMPION = "champion"
+"""The file beside several versions of a model that names, in one line, the one that answers."""
+
 
 def bundled() -> dict[str, Path]:
-    """The artifact directories by their names. Nothing of the packages is imported.
+    """The directory of each model that ships, by its name. Nothing of the packages is imported.
 
-    An entry point's value is `package:directory`; each directory in there that has a manifest is an artifact.
-    A package that is not there any more ships nothing.
+    An entry point's value is `package:directory`; each directory in there that has a manifest, or whose directories
+    have one, is a model. A package that is not there any more ships nothing.
     """
     found: dict[str, Path] = {}
     for point in sorted(entry_points(group=GROUP), key=lambda point: point.name):
         for directory in _directories(point):
-            for manifest in sorted(directory.glob(f"*/{MANIFEST}")):
-                found.setdefault(manifest.parent.name, manifest.parent)
+            for manifest in sorted([*directory.glob(f"*/{MANIFEST}"), *directory.glob(f"*/*/{MANIFEST}")]):
+                name = manifest.relative_to(directory).parts[0]
+                found.setdefault(name, directory / name)
     return found
+
+
+def versions_in(home: Path) -> tuple[Path, ...]:
+    """The artifacts of a model that ships, its champion first and then from high to low version.
+
+    Either the directory is an artifact, or its directories are, each named as its version. The file `champion`
+    says which one answers; without it, the highest release does. Raises IntegrityError where it names no version.
+    """
+    if (home / MANIFEST).is_file():
+        return (home,)
+    versions = sorted_versions([manifest.parent.name for manifest in home.glob(f"*/{MANIFEST}")])
+    champion = next(filter(is_release, reversed(versions)), versions[-1])
+    if (home / CHAMPION).is_file():
+        champion = (home / CHAMPION).read_text(encoding="utf-8").strip()
+    if champion not in versions:
+        raise IntegrityError(f"{home / CHAMPION} names the version {champion!r}; there is {', '.join(versions)}")
+    return (home / champion, *(home / version for version in reversed(versions) if version != champion))
 
 
 def _directories(point: EntryPoint) -> list[Path]:

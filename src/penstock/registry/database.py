@@ -7,6 +7,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
 from typing import ClassVar
 
 from sqlalchemy import URL, Engine, make_url
@@ -37,6 +38,10 @@ class Database(ABC):
     writer: Engine
     """A transaction begun here keeps every other one that was begun here out, on any host."""
 
+    what: str = "the registry database"
+    loss: str = "the models stay, their aliases are lost"
+    """What it is and what is gone with it, in the sentences about it."""
+
     def __init__(self, where: str) -> None:
         self.where = where
 
@@ -62,18 +67,30 @@ class Database(ABC):
         except caught as error:
             reason = self._reason(error.orig if isinstance(error, DBAPIError) and error.orig else error)
             hint = next((hint for words, hint in self.hints.items() if words in reason), "check the database_url")
-            raise ConfigError(f"the registry database {self.where} cannot be used ({reason}); {hint}") from None
+            hint = hint.replace("{loss}", self.loss)
+            raise ConfigError(f"{self.what} {self.where} cannot be used ({reason}); {hint}") from None
 
     def _reason(self, error: BaseException) -> str:
         return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def open_database(address: str) -> Database:
-    """The database that an address means, not yet connected to. Raises ConfigError for what is no address."""
+def open_database(address: str, owner: str = "") -> Database:
+    """The database that an address means, not yet connected to. Raises ConfigError for what is no address.
+
+    Writers of another `owner` than the registry, which is "", have locks of their own where a database is shared.
+    """
     url = _parsed(address)
     module, _, kind = _KINDS[url.get_backend_name()].partition(":")
-    database: Database = getattr(importlib.import_module(module), kind)(url)
+    database: Database = getattr(importlib.import_module(module), kind)(url, owner)
     return database
+
+
+def beside(address: str, file: str) -> str:
+    """The address of another database in the place of the registry's: its neighbour as a file, or the same server's."""
+    url = _parsed(address)
+    if url.get_backend_name() != "sqlite" or not url.database:
+        return address
+    return url.set(database=str(Path(url.database).parent / file)).render_as_string(hide_password=False)
 
 
 def _parsed(address: str) -> URL:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import weakref
 from collections.abc import Iterator, Mapping
@@ -60,15 +61,15 @@ class PostgreSQL(Database):
         "connection": _AWAY,
     }
 
-    def __init__(self, url: URL) -> None:
+    def __init__(self, url: URL, owner: str = "") -> None:
         super().__init__(shown(url.set(drivername="postgresql")))
         self._engine = _engine(url.set(drivername="postgresql+psycopg"), self.where)
         self._connections: weakref.WeakSet[Any] = weakref.WeakSet()
         event.listen(self._engine, "connect", partial(_keep, self._connections))
         # One statement reads one snapshot; a transaction around it would only be two more round trips
         self.reader = self._engine.execution_options(isolation_level="AUTOCOMMIT")
-        self.writer = self._locking(_WRITING)
-        self._publisher = self._locking(_PUBLISHING)
+        self.writer = self._locking(_key(_WRITING, owner))
+        self._publisher = self._locking(_key(_PUBLISHING, owner))
         _OPEN.add(self)
         weakref.finalize(self, self._engine.dispose)  # whoever forgets to close it leaves no connection behind
 
@@ -106,6 +107,12 @@ class PostgreSQL(Database):
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": key})
 
         return engine
+
+
+def _key(base: int, owner: str) -> int:
+    """The key of an advisory lock, 63 bits: each owner of tables has its own."""
+    digest = hashlib.blake2b(owner.encode(), digest_size=8).digest()
+    return base ^ (int.from_bytes(digest) >> 1) if owner else base
 
 
 def _keep(connections: weakref.WeakSet[Any], connection: Any, _: object) -> None:

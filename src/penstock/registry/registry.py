@@ -268,21 +268,24 @@ class Registry:
         files.sync_directory(home)
 
     def publish_bundled(self, name: str, trust: str = "data") -> Artifact | None:
-        """Publish an artifact that an installed package ships, None when none ships one of that name."""
-        from penstock.registry.bundled import bundled
+        """Publish every version of a model that an installed package ships; the one that it lets answer.
 
-        source = bundled().get(name)
-        return None if source is None else self.publish(source, trust)
+        None when no package ships a model of that name.
+        """
+        published = [self.publish(source, trust) for source in _shipped(name)]
+        return published[0] if published else None
 
     def ensure(self, ref: str) -> None:
         """Publish the model that `ref` names when it is not here but ships in an installed package.
 
-        What is published so, is its own champion.
+        Of what is published so, the version that the package lets answer is the champion.
         """
         name = name_of(ref)
-        if not self.versions(name):
-            artifact = self.publish_bundled(name)
-            if artifact is not None and not self.aliases(name):
+        if self.versions(name):
+            return
+        for number, source in enumerate(_shipped(name)):
+            artifact = self.publish(source)
+            if number == 0 and not self.aliases(name):  # before the others, which another server must not take for it
                 self.set_alias(name, CHAMPION, artifact.version)
 
     def trusted(self, digest: str) -> Trust:
@@ -394,6 +397,14 @@ class Registry:
                 f"the registry {self.path} cannot be written ({error.strerror or error}); "
                 "give this user write access to it or choose another"
             ) from None
+
+
+def _shipped(name: str) -> tuple[Path, ...]:
+    """The artifacts of a model that an installed package ships, the one that answers first."""
+    from penstock.registry.bundled import bundled, versions_in
+
+    home = bundled().get(name)
+    return () if home is None else versions_in(home)
 
 
 def _resolved(source: Path) -> Path:

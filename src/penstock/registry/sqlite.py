@@ -18,7 +18,7 @@ from penstock.errors import ConfigError
 from penstock.registry.database import Database
 
 BUSY_TIMEOUT_S = 10.0
-_RESTORE = "restore it, or move it away: the models stay, their aliases are lost"
+_RESTORE = "restore it, or move it away: {loss}"
 
 
 class SQLite(Database):
@@ -32,7 +32,7 @@ class SQLite(Database):
         "locked": "another process holds it; try again when that one is done",
     }
 
-    def __init__(self, url: URL) -> None:
+    def __init__(self, url: URL, owner: str = "") -> None:  # noqa: ARG002  files are locked one by one
         if url.database in (None, "", ":memory:"):
             raise ConfigError("database_url: a database in memory cannot be shared; write sqlite:///path/to/file.db")
         self._file = Path(url.database or "").absolute()

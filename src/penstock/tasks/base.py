@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel
 
 from penstock.tensors import Arrays, Signature
+
+if TYPE_CHECKING:
+    from penstock.registry.registry import Registry
 
 
 class TimedResponse(BaseModel):
@@ -51,6 +54,8 @@ class Task(ABC):
     """
     refuses_nan: ClassVar[bool] = False
     """True when `postprocess` itself raises OutOfRange for outputs that are not finite."""
+    example: ClassVar[Any] = None
+    """A request as JSON values, for the documentation to show and to try."""
 
     def __init_subclass__(cls, **more: Any) -> None:
         super().__init_subclass__(**more)
@@ -77,3 +82,13 @@ class Task(ABC):
         Raises InvalidInput.
         """
         raise NotImplementedError
+
+    def attach(self, registry: Registry) -> None:  # noqa: B027  most tasks have nothing to keep
+        """The model is about to answer for an InferenceEngine on this registry: start what lives beside it.
+
+        Called once, in the thread that loads; never for a Predictor or a ModelManager of one's own. A database that is
+        down is no reason to raise: what is raised keeps the model from being loaded.
+        """
+
+    def close(self) -> None:  # noqa: B027
+        """The model was closed: end what `attach` started. Also called where nothing was attached."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -10,9 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from penstock import Signature, Task
 from penstock.errors import InvalidInput, ModelLoadError
-from penstock.tasks.base import TimedResponse
-from penstock.tasks.refusals import parse_request
-from penstock.tensors import Arrays
+from penstock.extend import Arrays, TimedResponse, parse_request
 
 
 class House(BaseModel):
@@ -40,10 +39,13 @@ class HousePrice(Task):
     kind: ClassVar[str] = "house-price"
     Request: ClassVar[type[BaseModel]] = House
     Response: ClassVar[type[BaseModel]] = Price
+    example: ClassVar[Any] = {"area_m2": 90, "rooms": 4}
 
     def __init__(self, config: Mapping[str, Any], signature: Signature) -> None:
         """`config` is the task part of the manifest: constants live there, not in code."""
         super().__init__(config, signature)
+        self.market = 1.0
+        self.told: deque[int] = deque(maxlen=100)
         try:
             self.scale = float(config.get("scale", 1.0))
         except (TypeError, ValueError):
@@ -55,7 +57,9 @@ class HousePrice(Task):
 
     def postprocess(self, outputs: Arrays, request: Any) -> Price:  # noqa: ARG002
         """The price, from this request's own row."""
-        return Price(price_eur=round(float(outputs[self.signature.outputs[0].name][0, 0]) * self.scale))
+        price = round(float(outputs[self.signature.outputs[0].name][0, 0]) * self.scale * self.market)
+        self.told.append(price)
+        return Price(price_eur=price)
 
     def coerce(self, value: Any) -> BaseModel:
         """From what Python code hands to `Predictor` or `InferenceEngine`."""

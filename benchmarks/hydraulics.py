@@ -1,0 +1,122 @@
+"""Hydraulic diagnostics over HTTP and in one process: 14 sensors of 60 samples each, from the simulator."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import processes
+from load import wrk
+from turns import Result, in_turn
+
+TEMPLATE = "zema_rig"
+SAMPLES = 60
+BATCH = 32
+CONNECTIONS = 64
+
+_COLD = """
+import json, sys, time
+started = time.perf_counter()
+from penstock import ModelManager
+from penstock.registry.registry import Registry
+import onnxruntime, pydantic, penstock.engine.engine, penstock.gateway.gateway
+imported = time.perf_counter()
+manager = ModelManager(Registry(sys.argv[1]), attach=True)
+manager.load_model("hydraulics")
+loaded = time.perf_counter()
+manager.warmup("hydraulics", 32)
+warm = time.perf_counter()
+manager.close()
+print(json.dumps({"imports_s": imported - started, "load_s": loaded - imported, "warmup_s": warm - loaded}))
+"""
+"""What a server has imported before it loads its first model is not part of the load; the task's package is."""
+
+
+def window(seed: int) -> dict[str, list[float]]:
+    """One work cycle of the test rig, a sample a second: what is measured faster is averaged over the second."""
+    from penstock_hydraulics.simulator import simulate
+    from penstock_hydraulics.templates import TEMPLATES
+
+    (cycle,) = simulate(TEMPLATES[TEMPLATE], {}, 1, seed)
+    seconds = {name: np.asarray(values).reshape(SAMPLES, -1).mean(axis=1) for name, values in cycle.readings.items()}
+    return {name: values.round(3).tolist() for name, values in seconds.items()}
+
+
+def ask(machine: int) -> dict[str, Any]:
+    return {"equipment_id": f"rig_{machine:03}", "topology": TEMPLATE, "sensor_data": window(machine)}
+
+
+def body(folder: Path, name: str, content: Any) -> Path:
+    path = folder / f"{name}.json"
+    path.write_text(json.dumps(content, separators=(",", ":")))
+    return path
+
+
+def registry_of(folder: Path) -> Path:
+    """A registry with what ships, so that no run publishes it."""
+    from penstock import Registry
+
+    with Registry(folder / "hydraulics-registry") as registry:
+        registry.ensure("hydraulics")
+        return registry.path
+
+
+def start(registry: Path) -> tuple[Any, ...]:
+    return processes.penstock(Path("hydraulics"), registry=registry)
+
+
+def closed(registry: Path, path: str, request: Path, connections: int, seconds: float) -> Result:
+    """One closed-loop run on a fresh server, after a warm-up: rate, latency, CPU time a request."""
+    with processes.server(*start(registry)) as running:
+        wrk(running.url + path, request, connections=connections, seconds=1)
+        before, started = running.cpu_s(), time.monotonic()
+        found = wrk(running.url + path, request, connections=connections, seconds=seconds)
+        cpu_s, took = running.cpu_s() - before, time.monotonic() - started
+        if found.failed:
+            raise RuntimeError(f"{found.failed} requests to {path} failed")
+        cpu_ms = cpu_s / (found.rps * took) * 1e3
+        return {
+            "rps": found.rps,
+            "p50_ms": found.p50_ms,
+            "p99_ms": found.p99_ms,
+            "cpu_ms": cpu_ms,
+            "cores": cpu_s / took,
+        }
+
+
+def cold(registry: Path) -> Result:
+    """A new process: seconds for the imports of a server, for the model with all it imports, and for a warm-up."""
+    command = [sys.executable, "-c", _COLD, str(registry)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
+    found: Result = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def ready(registry: Path) -> Result:
+    """From the command to the first 200 of /health/ready, and the memory then."""
+    with processes.server(*start(registry)) as running:
+        return {"ready_s": running.ready_s, "rss_mb": running.rss_mb()}
+
+
+def hydraulics(folder: Path, rounds: int, seconds: float) -> Result:
+    """Hydraulic diagnostics: one request, a batch of 32, 64 connections, and how long the model takes to come up."""
+    registry = registry_of(folder)
+    one = body(folder, "rig", ask(1))
+    many = body(folder, "rigs", {"requests": [ask(machine) for machine in range(BATCH)]})
+    sides: dict[str, Callable[[], Result]] = {
+        "single": lambda: closed(registry, "/predict", one, 1, seconds),
+        f"batch of {BATCH}": lambda: closed(registry, "/predict/batch", many, 1, seconds),
+        f"{CONNECTIONS} connections": lambda: closed(registry, "/predict", one, CONNECTIONS, seconds),
+        "cold": lambda: cold(registry),
+        "server": lambda: ready(registry),
+    }
+    return {"body_bytes": one.stat().st_size, **in_turn(sides, rounds)}
+
+
+BENCHMARKS = {"hydraulics": hydraulics}

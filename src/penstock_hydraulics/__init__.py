@@ -1,0 +1,70 @@
+"""Hydraulic diagnostics: how healthy a hydraulic machine is, which component fails, how fast, and of what.
+
+Nothing heavy is imported until one of the public names is used; PyTorch only with those of training.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from penstock_hydraulics.data import load
+    from penstock_hydraulics.engine import InferenceConfig, InferenceEngine
+    from penstock_hydraulics.features import FeatureConfig
+    from penstock_hydraulics.learning.config import TrainingConfig
+    from penstock_hydraulics.learning.gnn import UniversalTemporalGNN
+    from penstock_hydraulics.learning.training import fit
+    from penstock_hydraulics.schemas import PredictionRequest, PredictionResponse
+    from penstock_hydraulics.simulator import simulate
+    from penstock_hydraulics.task import HydraulicDiagnostics
+    from penstock_hydraulics.templates import TEMPLATES
+    from penstock_hydraulics.topology import Component, Topology, parse_topology
+
+_HOMES = {
+    "TEMPLATES": "templates",
+    "Component": "topology",
+    "FeatureConfig": "features",
+    "HydraulicDiagnostics": "task",
+    "InferenceConfig": "engine",
+    "InferenceEngine": "engine",
+    "PredictionRequest": "schemas",
+    "PredictionResponse": "schemas",
+    "Topology": "topology",
+    "TrainingConfig": "learning.config",
+    "UniversalTemporalGNN": "learning.gnn",
+    "fit": "learning.training",
+    "load": "data",
+    "parse_topology": "topology",
+    "simulate": "simulator",
+}
+
+__all__ = [
+    "TEMPLATES",
+    "Component",
+    "FeatureConfig",
+    "HydraulicDiagnostics",
+    "InferenceConfig",
+    "InferenceEngine",
+    "PredictionRequest",
+    "PredictionResponse",
+    "Topology",
+    "TrainingConfig",
+    "UniversalTemporalGNN",
+    "fit",
+    "load",
+    "parse_topology",
+    "simulate",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'penstock_hydraulics' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"penstock_hydraulics.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,101 @@
+"""Diagnoses in this process, without a server: for notebooks, batch jobs and tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from penstock import Predictor, Registry
+from penstock.errors import ModelLoadError, PenstockError
+from penstock_hydraulics.features import FeatureConfig
+from penstock_hydraulics.schemas import PredictionRequest, PredictionResponse
+from penstock_hydraulics.task import HydraulicDiagnostics
+from penstock_hydraulics.topology import Topology
+
+__all__ = ["FeatureConfig", "InferenceConfig", "InferenceEngine", "PredictionRequest", "PredictionResponse"]
+
+
+@dataclass(frozen=True, slots=True)
+class InferenceConfig:
+    """Which model answers, and how. `model` is a reference of the registry, or the model that ships with the package.
+
+    `history` opens the equipment and the history beside the registry, as a server does: registered machines are then
+    known by their id, answers are recorded, and degradation follows their trend.
+    """
+
+    model: str = "hydraulics"
+    registry: Path | str | None = None
+    database_url: str | None = None
+    device: str = "auto"
+    threads: int | None = None
+    batch_size: int = 32
+    history: bool = False
+    features: FeatureConfig = field(default_factory=FeatureConfig)
+
+
+class InferenceEngine:
+    """One model in this process. Thread-safe; `close()` it, or use it in a `with` block."""
+
+    def __init__(self, config: InferenceConfig | None = None) -> None:
+        """Raises ModelNotFound or ModelLoadError, also for a model of another kind."""
+        self.config = config = config or InferenceConfig()
+        registry = Registry(config.registry, config.database_url)
+        self._predictor = Predictor(
+            config.model,
+            registry=registry,
+            device=config.device,
+            threads=config.threads,
+            batch_size=config.batch_size,
+        )
+        task = self._predictor.task
+        if not isinstance(task, HydraulicDiagnostics):
+            self._predictor.close()
+            raise ModelLoadError(f"{config.model} is a model for {task.kind}, not for {HydraulicDiagnostics.kind}")
+        self._task = task
+        task.features = config.features
+        if config.history:
+            task.attach(registry)
+
+    def predict(
+        self,
+        request: PredictionRequest | Mapping[str, Any],
+        topology: Topology | Mapping[str, Any] | str | None = None,
+    ) -> PredictionResponse:
+        """The diagnosis of one work cycle; `topology` goes before the request's own. Raises InvalidInput."""
+        answer = self._predictor.predict(self._request(request, topology))
+        assert isinstance(answer, PredictionResponse)
+        return answer
+
+    def predict_batch(
+        self,
+        requests: Iterable[PredictionRequest | Mapping[str, Any]],
+        topology: Topology | Mapping[str, Any] | str | None = None,
+    ) -> list[PredictionResponse | PenstockError]:
+        """One diagnosis or one error for each request, in order."""
+        read = [self._read(request, topology) for request in requests]
+        good = [request for request in read if isinstance(request, PredictionRequest)]
+        answers = iter(self._predictor.predict_batch(good, on_error="return"))
+        return [next(answers) if isinstance(request, PredictionRequest) else request for request in read]
+
+    def close(self) -> None:
+        """Give the model back and write what is still to be written of the history."""
+        self._predictor.close()
+        self._task.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _read(self, request: Any, topology: Any) -> PredictionRequest | PenstockError:
+        try:
+            return self._request(request, topology)
+        except PenstockError as error:
+            return error
+
+    def _request(self, request: Any, topology: Any) -> PredictionRequest:
+        read = self._task.coerce(request)
+        return read if topology is None else read.model_copy(update={"topology": topology})

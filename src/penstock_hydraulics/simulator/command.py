@@ -1,0 +1,39 @@
+"""The verb `penstock-hydraulics simulate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def simulate_windows(
+    topology: Annotated[
+        str, typer.Option(help="A template's name, or a JSON file with a topology.", show_default=True)
+    ] = "zema_rig",
+    fault: Annotated[str | None, typer.Option(help="One of the nine faults; none by default.")] = None,
+    severity: Annotated[float, typer.Option(min=0.0, max=1.0, help="0 sound to 1 failed.")] = 0.5,
+    component: Annotated[
+        str | None, typer.Option(help="Where the fault is; the first component that can have it by default.")
+    ] = None,
+    windows: Annotated[int, typer.Option(min=1, max=1_000_000, help="Work cycles of 60 s.")] = 10,
+    degrade: Annotated[bool, typer.Option("--degrade", help="Grow the fault from 0 to the severity.")] = False,
+    interval: Annotated[float, typer.Option(min=0.0, help="Seconds between the windows' timestamps.")] = 60.0,
+    equipment: Annotated[str, typer.Option(help="The equipment id of the requests.")] = "simulated",
+    seed: Annotated[int, typer.Option(min=0, help="Chooses the machine and the noise.")] = 0,
+    url: Annotated[str | None, typer.Option(help="Send the windows to this server as POST /predict.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write requests and labels to this file, a JSON line each.")] = None,
+) -> None:
+    """Simulate work cycles of a hydraulic machine, sound or with a fault; to standard output unless told otherwise."""
+    from penstock_hydraulics.simulator.traffic import Plan, send, topology_named, traffic, write_lines
+
+    plan = Plan(topology_named(topology), fault, severity, component, windows, degrade, interval, equipment, seed)
+    pairs = list(traffic(plan)) if url is not None and out is not None else traffic(plan)
+    if url is not None:
+        send(pairs, url, typer.echo)
+    if out is not None:
+        with out.open("w", encoding="utf-8") as file:
+            write_lines(pairs, file.write)
+    elif url is None:
+        write_lines(pairs, lambda line: typer.echo(line, nl=False))

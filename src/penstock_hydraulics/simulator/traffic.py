@@ -1,0 +1,131 @@
+"""Simulated windows as requests: to a file, or to a server as demo traffic."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from penstock import Client
+from penstock.errors import InvalidInput, PenstockError
+from penstock_hydraulics.simulator.faults import FAULTS, Faults
+from penstock_hydraulics.simulator.windows import Labels, SimulatedWindow, simulate
+from penstock_hydraulics.templates import TEMPLATES
+from penstock_hydraulics.topology import Topology, parse_topology
+
+_DIGITS = 3
+"""Decimals of a reading in a request: more than any of the sensors resolves."""
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Which windows to simulate and what to call them; `component` None takes the first that can have the fault."""
+
+    topology: Topology
+    fault: str | None = None
+    severity: float = 0.5
+    component: str | None = None
+    windows: int = 10
+    degrade: bool = False
+    """Whether the severity grows from 0 to `severity` over the windows."""
+    interval_s: float = 60.0
+    """Time between two windows; the last one's timestamp is now."""
+    equipment_id: str = "simulated"
+    seed: int = 0
+
+
+def topology_named(text: str) -> Topology:
+    """A template by its name, or the circuit in a JSON file; raises InvalidInput with the reason."""
+    if text in TEMPLATES:
+        return TEMPLATES[text]
+    try:
+        document = json.loads(Path(text).read_bytes())
+    except OSError:
+        raise InvalidInput(
+            f"{text!r} is neither a template ({', '.join(TEMPLATES)}) nor a JSON file that can be read.",
+            field="topology",
+        ) from None
+    except ValueError:
+        raise InvalidInput(f"{text} is not JSON.", field="topology") from None
+    return parse_topology(document)
+
+
+def faults_of(plan: Plan) -> Faults:
+    """The faults that a plan asks for; raises InvalidInput for a circuit without a component that can have it."""
+    if plan.fault is None:
+        return {}
+    if plan.fault not in FAULTS:
+        raise InvalidInput(f"There is no fault {plan.fault!r}; the faults are {', '.join(FAULTS)}.", field="fault")
+    able = [part.id for kind in FAULTS[plan.fault] for part in plan.topology.of_kind(kind)]
+    component = plan.component or next(iter(able), None)
+    if component is None:
+        raise InvalidInput(
+            f"The topology {plan.topology.name} has no {' or '.join(FAULTS[plan.fault])} to have {plan.fault}.",
+            field="fault",
+        )
+    return {component: {plan.fault: (0.0, plan.severity) if plan.degrade else plan.severity}}
+
+
+def request_of(window: SimulatedWindow, topology: Topology, equipment_id: str, at: datetime | None = None) -> Json:
+    """The body of POST /predict for a window; a template is named, any other topology is sent in full."""
+    known = TEMPLATES.get(topology.name) == topology
+    request: Json = {
+        "equipment_id": equipment_id,
+        "topology": topology.name if known else topology.document(),
+        "sampling_rate_hz": dict(window.rates_hz),
+        "sensor_data": {name: values.round(_DIGITS).tolist() for name, values in window.readings.items()},
+    }
+    return request if at is None else {**request, "timestamp": at.isoformat()}
+
+
+def traffic(plan: Plan) -> Iterator[tuple[Json, Labels]]:
+    """Requests with what is true of them."""
+    begin = datetime.now(UTC) - timedelta(seconds=plan.interval_s) * (plan.windows - 1)
+    windows = simulate(plan.topology, faults_of(plan), plan.windows, plan.seed)
+    for place, window in enumerate(windows):
+        at = begin + timedelta(seconds=plan.interval_s) * place
+        yield request_of(window, plan.topology, plan.equipment_id, at), window.labels
+
+
+def label_document(labels: Labels) -> Json:
+    """Labels for JSON."""
+    present = [fault for fault, there in zip(FAULTS, labels.anomalies, strict=True) if there]
+    return {
+        "severities": labels.severities,
+        "levels": labels.levels,
+        "health": round(labels.health, 4),
+        "anomalies": present,
+    }
+
+
+def write_lines(pairs: Iterable[tuple[Json, Labels]], write: Callable[[str], object]) -> int:
+    """One JSON line `{"request": …, "labels": …}` a window; how many there were."""
+    count = 0
+    for request, labels in pairs:
+        write(json.dumps({"request": request, "labels": label_document(labels)}) + "\n")
+        count += 1
+    return count
+
+
+def send(pairs: Iterable[tuple[Json, Labels]], url: str, say: Callable[[str], object]) -> int:
+    """Every window to POST /predict of the server at `url`, one after the other; raises its refusals."""
+    count = 0
+    with Client(url) as client:
+        for request, labels in pairs:
+            say(_line(count + 1, client.predict(request=request), labels))
+            count += 1
+    return count
+
+
+def _line(number: int, answer: Mapping[str, Any], labels: Labels) -> str:
+    try:
+        score, status = answer["health"]["score"], answer["health"]["status"]
+        found = ", ".join(answer["anomaly"]["detected_anomalies"]) or "none"
+    except (KeyError, TypeError):
+        raise PenstockError("the server's default model answers no diagnosis; start it with hydraulics") from None
+    return f"{number:4d}  simulated {labels.health:.2f}  answered {score:.2f} {status:8s}  anomalies: {found}"

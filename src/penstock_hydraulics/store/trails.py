@@ -1,0 +1,158 @@
+"""The recent health of machines, in memory: as many points for a week as for a minute, denser towards the present."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable
+from typing import Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from penstock_hydraulics.trend import MAX_RESULTS
+
+Float = NDArray[np.float64]
+
+POINTS: Final = MAX_RESULTS - 1
+"""With the present result there are as many as a trend looks at."""
+MOST_MACHINES: Final = 10_000
+_KEPT: Final = 40
+"""Points that a full trail is thinned to."""
+_EVEN_S: Final = 60.0
+"""Over the last minute points are spread evenly, before that the sparser the older they are."""
+
+
+class Trail(NamedTuple):
+    """`times_s` [n] seconds since 1970, rising, and `health` [n] in 0..1, n at most 63."""
+
+    times_s: Float
+    health: Float
+
+
+EMPTY: Final = Trail(np.empty(0), np.empty(0))
+
+
+class _Points:
+    """One machine's trail. Neighbours are merged into their mean when it is full."""
+
+    __slots__ = ("count", "health", "times_s", "weights")
+
+    def __init__(self) -> None:
+        self.times_s, self.health, self.weights = np.empty(POINTS), np.empty(POINTS), np.empty(POINTS)
+        self.count = 0
+
+    def add(self, at_s: float, health: float) -> None:
+        n = self.count
+        if n == POINTS:
+            self._put(*_thinned(self.times_s, self.health, self.weights, _KEPT))
+            n = self.count
+        if n and at_s < self.times_s[n - 1]:  # it comes late
+            place = int(self.times_s[:n].searchsorted(at_s, "right"))
+            for array in (self.times_s, self.health, self.weights):
+                array[place + 1 : n + 1] = array[place:n].copy()
+            n = place
+        self.times_s[n], self.health[n], self.weights[n] = at_s, health, 1.0
+        self.count += 1
+
+    def prepend(self, times_s: Float, health: Float, weights: Float) -> None:
+        """Put older points, rising in time and any number of them, before those there are."""
+        n = self.count
+        if n:
+            older = times_s < self.times_s[0]
+            times_s, health, weights = times_s[older], health[older], weights[older]
+        pairs = ((times_s, self.times_s), (health, self.health), (weights, self.weights))
+        joined = [np.concatenate((old, new[:n])) for old, new in pairs]
+        if len(joined[0]) > POINTS:
+            joined = [*_thinned(joined[0], joined[1], joined[2], _KEPT)]
+        self._put(*joined)
+
+    def trail(self) -> Trail:
+        return Trail(self.times_s[: self.count].copy(), self.health[: self.count].copy())
+
+    def _put(self, times_s: Float, health: Float, weights: Float) -> None:
+        n = self.count = len(times_s)
+        self.times_s[:n], self.health[:n], self.weights[:n] = times_s, health, weights
+
+
+def _thinned(times_s: Float, health: Float, weights: Float, most: int) -> tuple[Float, Float, Float]:
+    """At most so many points: means over stretches of equal length on a logarithmic scale of age."""
+    depth = np.log(times_s[-1] - times_s + _EVEN_S)
+    span = depth[0] - depth[-1]
+    if span <= 0:  # all of one moment
+        stretch = np.zeros(len(depth), np.intp)
+    else:
+        stretch = np.minimum((depth[0] - depth) / span * most, most - 1).astype(np.intp)
+    starts = np.concatenate(([0], np.diff(stretch).nonzero()[0] + 1))
+    total = np.add.reduceat(weights, starts)
+    merged_times, merged_health = (np.add.reduceat(array * weights, starts) / total for array in (times_s, health))
+    return merged_times, merged_health, total
+
+
+class Trails:
+    """The trails of the machines that were asked about last. Thread-safe, and nothing here waits."""
+
+    def __init__(self, most: int = MOST_MACHINES) -> None:
+        self._points: OrderedDict[str, _Points] = OrderedDict()
+        self._unread: dict[str, None] = {}
+        self._lock = threading.Lock()
+        self._most = most
+
+    def __contains__(self, equipment_id: str) -> bool:
+        return equipment_id in self._points
+
+    def __len__(self) -> int:
+        return len(self._points)
+
+    def recent(self, equipment_id: str) -> Trail:
+        """A copy of the trail; that of a machine which is asked about first is empty until its history was read."""
+        with self._lock:
+            points = self._points.get(equipment_id)
+            if points is None:
+                points = self._begin(equipment_id)
+            return points.trail() if points.count else EMPTY
+
+    def add(self, equipment_id: str, at_s: float, health: float) -> None:
+        """One more point."""
+        with self._lock:
+            points = self._points.get(equipment_id)
+            if points is None:
+                points = self._begin(equipment_id)
+            else:
+                self._points.move_to_end(equipment_id)
+            points.add(at_s, health)
+
+    def follow(self, rows: Iterable[tuple[str, float, float]]) -> None:
+        """Points that other processes made, of the machines that are known here."""
+        for equipment_id, at_s, health in rows:
+            with self._lock:
+                points = self._points.get(equipment_id)
+                if points is not None and equipment_id not in self._unread:
+                    points.add(at_s, health)
+
+    def unread(self) -> list[str]:
+        """The machines whose history is still to be read."""
+        with self._lock:
+            return list(self._unread)
+
+    def extend_back(self, equipment_id: str, times_s: Float, health: Float, weights: Float) -> None:
+        """What the history says of the time before the first point; `weights` [n] are the results behind each."""
+        with self._lock:
+            self._unread.pop(equipment_id, None)
+            points = self._points.get(equipment_id)
+            if points is not None and len(times_s):
+                points.prepend(times_s, health, weights)
+
+    def forget(self, equipment_id: str) -> None:
+        """Drop a trail; it is read again when it is asked for."""
+        with self._lock:
+            self._points.pop(equipment_id, None)
+            self._unread.pop(equipment_id, None)
+
+    def _begin(self, equipment_id: str) -> _Points:
+        points = self._points[equipment_id] = _Points()
+        self._unread[equipment_id] = None
+        while len(self._points) > self._most:
+            left, _ = self._points.popitem(last=False)
+            self._unread.pop(left, None)
+        return points

@@ -1,0 +1,184 @@
+"""Simulated windows as requests and files."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime, timedelta
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pytest
+from typer import Typer
+from typer.testing import CliRunner
+
+from penstock.errors import InvalidInput, ModelNotReady, PenstockError
+from penstock_hydraulics.simulator.command import simulate_windows
+from penstock_hydraulics.simulator.traffic import Plan, faults_of, send, topology_named, traffic, write_lines
+from penstock_hydraulics.templates import TEMPLATES
+from penstock_hydraulics.topology import Component, Topology
+
+RIG = TEMPLATES["zema_rig"]
+
+
+def test_a_request_is_what_the_api_reads() -> None:
+    ((request, labels),) = traffic(Plan(RIG, windows=1, equipment_id="press_7"))
+
+    assert request["equipment_id"] == "press_7"
+    assert request["topology"] == "zema_rig"
+    assert set(request["sensor_data"]) == set(RIG.expected_sensors)
+    assert request["sampling_rate_hz"]["flow_pump_main"] == 10.0
+    assert datetime.fromisoformat(request["timestamp"]).tzinfo is not None
+    assert labels.health == 1.0
+
+
+def test_a_circuit_that_is_no_template_is_sent_in_full_even_under_a_templates_name() -> None:
+    own = Topology("zema_rig", (Component("p", "pump", ("pressure",)),), ())
+
+    ((request, _),) = traffic(Plan(own, windows=1))
+
+    assert request["topology"] == own.document()
+
+
+def test_timestamps_are_as_far_apart_as_was_asked_and_end_now() -> None:
+    stamps = [
+        datetime.fromisoformat(request["timestamp"]) for request, _ in traffic(Plan(RIG, windows=3, interval_s=3600.0))
+    ]
+
+    assert stamps[1] - stamps[0] == stamps[2] - stamps[1] == timedelta(hours=1)
+
+
+def test_the_fault_goes_to_the_first_component_that_can_have_it_unless_named() -> None:
+    dual = TEMPLATES["dual_pump_system"]
+
+    assert faults_of(Plan(dual, "leakage", 0.4)) == {"pump_main": {"leakage": 0.4}}
+    assert faults_of(Plan(dual, "leakage", 0.4, "pump_aux")) == {"pump_aux": {"leakage": 0.4}}
+    assert faults_of(Plan(dual, "leakage", 0.4, degrade=True)) == {"pump_main": {"leakage": (0.0, 0.4)}}
+    assert faults_of(Plan(dual)) == {}
+
+
+@pytest.mark.parametrize(
+    ("plan", "sentence"),
+    [
+        (Plan(RIG, "rust"), "There is no fault 'rust'"),
+        (Plan(Topology("t", (Component("p", "pump"),), ()), "contamination"), "has no filter to have contamination"),
+    ],
+)
+def test_a_fault_nobody_can_have_is_refused(plan: Plan, sentence: str) -> None:
+    with pytest.raises(InvalidInput, match=sentence):
+        faults_of(plan)
+
+
+def test_a_topology_is_a_template_or_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "own.json"
+    file.write_text(json.dumps({"name": "own", "components": [{"component_id": "p", "type": "pump"}]}))
+
+    assert topology_named("excavator") is TEMPLATES["excavator"]
+    assert topology_named(str(file)).name == "own"
+    file.write_text("{")
+    with pytest.raises(InvalidInput, match="is not JSON"):
+        topology_named(str(file))
+    with pytest.raises(InvalidInput, match="neither a template"):
+        topology_named("press")
+
+
+def test_lines_hold_a_request_and_what_is_true_of_it() -> None:
+    lines: list[str] = []
+
+    assert write_lines(traffic(Plan(RIG, "leakage", 1.0, windows=2)), lines.append) == 2
+
+    first = json.loads(lines[0])
+    assert first["labels"]["anomalies"] == ["leakage"]
+    assert first["labels"]["levels"]["pump_main"] == 2
+    assert len(first["request"]["sensor_data"]["pressure_pump_main"]) == 60
+
+
+class _Answering(BaseHTTPRequestHandler):
+    answer: dict[str, Any]
+
+    def do_POST(self) -> None:
+        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        assert self.path == "/predict"
+        assert request["topology"] == "zema_rig"
+        body = json.dumps(self.answer).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+def _served(answer: dict[str, Any]) -> HTTPServer:
+    handler = type("Handler", (_Answering,), {"answer": answer})
+    server = HTTPServer(("127.0.0.1", 0), handler)
+    Thread(target=server.serve_forever, daemon=True).start()
+    return server
+
+
+DIAGNOSIS = {
+    "health": {"score": 0.5, "status": "warning"},
+    "anomaly": {"predictions": {}, "detected_anomalies": ["leakage"]},
+}
+
+
+def test_demo_traffic_is_sent_and_each_answer_told_beside_the_truth() -> None:
+    server = _served(DIAGNOSIS)
+    told: list[str] = []
+    try:
+        sent = send(traffic(Plan(RIG, windows=2)), f"http://127.0.0.1:{server.server_port}", told.append)
+    finally:
+        server.shutdown()
+        server.server_close()
+
+    assert sent == 2
+    assert told[1].split() == ["2", "simulated", "1.00", "answered", "0.50", "warning", "anomalies:", "leakage"]
+
+
+def test_a_server_of_another_model_is_named_as_the_reason() -> None:
+    server = _served({"predicted": "seven"})
+    try:
+        with pytest.raises(PenstockError, match="answers no diagnosis"):
+            send(traffic(Plan(RIG, windows=1)), f"http://127.0.0.1:{server.server_port}", print)
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_nobody_listening_is_one_sentence() -> None:
+    with pytest.raises(ModelNotReady, match="no server answers"):
+        send(traffic(Plan(RIG, windows=1)), "http://127.0.0.1:9", print)
+
+
+def _command() -> Typer:
+    app = Typer()
+    app.command()(simulate_windows)
+    return app
+
+
+def test_the_command_writes_to_standard_output_or_to_a_file(tmp_path: Path) -> None:
+    options = ["--fault", "leakage", "--severity", "1", "--windows", "2", "--degrade", "--equipment", "e1"]
+    file = tmp_path / "windows.jsonl"
+
+    shown = CliRunner().invoke(_command(), options)
+    written = CliRunner().invoke(_command(), [*options, "--out", str(file)])
+
+    assert (shown.exit_code, written.exit_code, written.output) == (0, 0, "")
+    for lines in (shown.stdout.splitlines(), file.read_text().splitlines()):
+        assert [json.loads(line)["labels"]["severities"]["pump_main"]["leakage"] for line in lines] == [0.0, 1.0]
+
+
+def test_the_command_sends_and_keeps_what_it_sent(tmp_path: Path) -> None:
+    server = _served(DIAGNOSIS)
+    file = tmp_path / "windows.jsonl"
+    try:
+        url = f"http://127.0.0.1:{server.server_port}"
+        result = CliRunner().invoke(_command(), ["--windows", "2", "--url", url, "--out", str(file)])
+    finally:
+        server.shutdown()
+        server.server_close()
+
+    assert result.exit_code == 0, result.output
+    assert len(result.output.splitlines()) == len(file.read_text().splitlines()) == 2

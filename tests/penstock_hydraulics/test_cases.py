@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+from penstock_hydraulics.cases import Cases
+
+
+def case(weight=10, equipment=None):
+    return SimpleNamespace(weight=weight, equipment=equipment)
+
+
+def test_a_case_is_made_once_and_again_for_other_equipment():
+    cases, made = Cases(), []
+
+    def make(equipment=None):
+        made.append(case(equipment=equipment))
+        return made[-1]
+
+    press = object()
+    assert cases.find("a", None, make) is cases.find("a", None, make)
+    assert len(made) == 1
+    assert cases.find("a", press, lambda: make(press)).equipment is press
+    assert cases.find("a", press, lambda: make(press)) is made[-1]
+    assert len(made) == 2
+    assert len(cases) == 1
+
+
+def test_the_least_recently_used_cases_leave_when_there_are_too_many_rows():
+    cases = Cases(most_rows=30)
+    first = cases.find("a", None, case)
+    for name in "bc":
+        cases.find(name, None, case)
+    assert cases.find("a", None, case) is first
+    cases.find("d", None, case)
+    assert len(cases) == 3
+    assert cases.find("a", None, case) is first
+
+
+def test_one_case_that_is_too_large_is_still_kept():
+    cases = Cases(most_rows=5)
+    large = cases.find("a", None, lambda: case(weight=100))
+    assert cases.find("a", None, case) is large
+
+
+def test_the_number_of_cases_is_bounded_too():
+    cases = Cases(most_cases=4)
+    for k in range(20):
+        cases.find(k, None, case)
+    assert len(cases) == 4

@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import pytest
+from hydraulic_models import hydraulic_registry, readings
+from served_models import build_registry
+
+from penstock.errors import InvalidInput, ModelLoadError
+from penstock_hydraulics.engine import (
+    FeatureConfig,
+    InferenceConfig,
+    InferenceEngine,
+    PredictionRequest,
+    PredictionResponse,
+)
+from penstock_hydraulics.templates import TEMPLATES
+
+RIG = TEMPLATES["zema_rig"]
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory):
+    return hydraulic_registry(tmp_path_factory.mktemp("engine"))
+
+
+@pytest.fixture
+def engine(registry):
+    with InferenceEngine(InferenceConfig(registry=registry, threads=1)) as engine:
+        yield engine
+
+
+def test_a_request_and_a_topology_make_a_response(engine):
+    request = PredictionRequest(equipment_id="exc_001", sensor_data=readings(RIG))
+    answer = engine.predict(request=request, topology=RIG)
+    assert isinstance(answer, PredictionResponse)
+    assert answer.coverage == 1.0
+    assert answer.model_version == "1.0"
+    assert answer.topology == "zema_rig"
+    assert request.topology is None
+
+
+@pytest.mark.parametrize("topology", [RIG, RIG.document(), "zema_rig"])
+def test_a_topology_is_a_name_a_graph_or_an_object(engine, topology):
+    data = {name: np.array(values) for name, values in readings(RIG).items()}
+    answer = engine.predict({"equipment_id": "a", "sensor_data": data}, topology)
+    assert answer.components == engine.predict({"equipment_id": "a", "sensor_data": data}, RIG).components
+
+
+def test_a_batch_gives_answers_and_errors_in_order_and_equals_single_answers(engine):
+    good = [{"equipment_id": f"m{k}", "sensor_data": readings(RIG, seed=k), "topology": "zema_rig"} for k in range(5)]
+    answers = engine.predict_batch([good[0], {"equipment_id": "bad"}, *good[1:]])
+    assert isinstance(answers[1], InvalidInput)
+    for request, answer in zip(good, [answers[0], *answers[2:]], strict=True):
+        single = engine.predict(request)
+        assert answer.equipment_id == request["equipment_id"]
+        assert answer.health.score == pytest.approx(single.health.score, abs=1e-5)
+
+
+def test_the_shortest_window_can_be_told(registry):
+    config = InferenceConfig(registry=registry, threads=1, features=FeatureConfig(min_window_s=10.0))
+    request = {"equipment_id": "a", "sensor_data": readings(RIG, seconds=12), "topology": "zema_rig"}
+    with InferenceEngine(config) as engine:
+        assert any(part.state for part in engine.predict(request).components)
+
+
+def test_history_makes_a_trend(registry):
+    start = datetime(2024, 1, 1, tzinfo=UTC)
+    request = {"equipment_id": "b", "sensor_data": readings(RIG), "topology": "zema_rig"}
+    with InferenceEngine(InferenceConfig(registry=registry, threads=1, history=True)) as engine:
+        answers = [engine.predict({**request, "timestamp": start + timedelta(hours=hour)}) for hour in range(10)]
+    assert [answer.degradation.basis for answer in answers] == ["nominal"] * 7 + ["history"] * 3
+    assert answers[-1].degradation.rate == 0.0
+    assert answers[-1].degradation.time_to_failure_hours is None
+
+
+def test_a_model_of_another_kind_is_refused(tmp_path):
+    with pytest.raises(ModelLoadError, match="vec is a model for vector-classification"):
+        InferenceEngine(InferenceConfig(model="vec", registry=build_registry(tmp_path), threads=1))

@@ -1,0 +1,397 @@
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+from hydraulic_models import SIGNATURE, hydraulic_model, readings, task_config
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from penstock.errors import InvalidInput, ModelLoadError, OutOfRange
+from penstock.registry.registry import Registry
+from penstock.tensors import Signature
+from penstock_hydraulics.features import Scale, Scales
+from penstock_hydraulics.plant import Equipment
+from penstock_hydraulics.schemas import PredictionRequest
+from penstock_hydraulics.simulator import simulate
+from penstock_hydraulics.states import ANOMALIES
+from penstock_hydraulics.task import HydraulicDiagnostics
+from penstock_hydraulics.templates import TEMPLATES
+from penstock_hydraulics.topology import Component, Topology
+
+RIG = TEMPLATES["zema_rig"]
+THREE = ("pressure_pump_main", "temperature_pump_main", "vibration_pump_main")
+
+
+@pytest.fixture(scope="module")
+def session(tmp_path_factory) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    return onnxruntime.InferenceSession(hydraulic_model(tmp_path_factory.mktemp("model") / "m.onnx"), options)
+
+
+@pytest.fixture
+def task() -> HydraulicDiagnostics:
+    return HydraulicDiagnostics(task_config(), SIGNATURE)
+
+
+@pytest.fixture
+def ask(session, task):
+    def asked(request=None, by=task, **fields):
+        request = request or PredictionRequest(**{"equipment_id": "exc_001", **fields})
+        inputs, _ = by.signature.validate(by.preprocess(request))
+        outputs = dict(zip((spec.name for spec in SIGNATURE.outputs), session.run(None, dict(inputs)), strict=True))
+        answer = by.postprocess(outputs, request)
+        answer.stamp("1.0")
+        return answer
+
+    return asked
+
+
+def test_a_whole_window_of_the_rig_gets_every_part_of_the_answer(ask):
+    answer = ask(sensor_data=readings(RIG), topology="zema_rig").model_dump()
+    assert list(answer)[:4] == ["equipment_id", "health", "degradation", "anomaly"]
+    assert {"inference_time_ms", "coverage", "warnings", "model_version", "components"} <= answer.keys()
+    assert answer["coverage"] == 1.0
+    assert answer["topology"] == "zema_rig"
+    assert answer["unknown_sensors"] == []
+    assert tuple(answer["anomaly"]["predictions"]) == ANOMALIES
+    assert [part["component_id"] for part in answer["components"]] == [part.id for part in RIG.components]
+    assert sorted(part["state"]["name"] for part in answer["components"] if part["state"]) == [
+        "accumulator_pressure",
+        "cooler_condition",
+        "pump_leakage",
+        "valve_condition",
+    ]
+    for part in answer["components"]:
+        if part["state"]:
+            assert sum(part["state"]["probabilities"].values()) == pytest.approx(1, abs=1e-5)
+    assert answer["degradation"]["basis"] == "nominal"
+    assert answer["degradation"]["rate"] == pytest.approx(1 - answer["health"]["score"], abs=1e-6)
+    assert answer["degradation"]["time_to_failure_hours"] is None
+
+
+def test_the_example_of_three_samples_is_answered_by_rules_with_low_coverage(ask):
+    answer = ask(PredictionRequest(**HydraulicDiagnostics.example))
+    assert answer.health.score == 1.0
+    assert answer.health.status == "healthy"
+    assert answer.coverage < 0.01
+    assert answer.degradation.basis == "none"
+    assert list(answer.anomaly.predictions) == list(ANOMALIES)
+    assert answer.anomaly.detected_anomalies == []
+    told = " ".join(answer.warnings)
+    assert "not registered" in told
+    assert "the window is 3 s" in told
+    assert "flow_pump_main" in told
+    assert all(part.state is None for part in answer.components)
+
+
+def test_hot_oil_is_found_without_the_model(ask):
+    data = {"temperature_tank": [85.0, 86.0, 87.0], "pressure_pump_main": [100.0, 101.0, 99.0]}
+    answer = ask(sensor_data=data, topology="zema_rig")
+    assert answer.anomaly.detected_anomalies == ["overheating"]
+    assert answer.anomaly.basis["overheating"] == "rule"
+    assert answer.health.status == "critical"
+    assert answer.health.score == pytest.approx(0.4)
+    assert next(part.health for part in answer.components if part.component_id == "tank") == pytest.approx(0.4)
+
+
+def test_each_fault_says_what_its_number_rests_on(ask):
+    answer = ask(sensor_data=readings(RIG), topology="zema_rig")
+    basis, predictions = answer.anomaly.basis, answer.anomaly.predictions
+    assert basis["leakage"] == "supervised"
+    assert basis["valve_stiction"] == "proxy"
+    assert basis["vibration_anomaly"] == basis["contamination"] == "rule"
+    assert basis["cavitation"] == basis["seal_degradation"] == "unavailable"
+    assert predictions["cavitation"] is None
+    assert predictions["seal_degradation"] is None
+    assert any("cavitation, seal_degradation" in warning for warning in answer.warnings)
+
+
+def test_states_of_a_simulated_topology_are_a_proxy_and_told_so(ask):
+    topology = TEMPLATES["standard_pump_system"]
+    answer = ask(sensor_data=readings(topology), topology="standard_pump_system")
+    assert answer.anomaly.basis["leakage"] == "proxy"
+    assert any("learned from a simulator" in warning for warning in answer.warnings)
+
+
+def test_a_state_without_its_sensors_is_not_guessed(ask):
+    data = {name: values for name, values in readings(RIG).items() if name in ("vibration_pump_main",)}
+    answer = ask(sensor_data=data, topology="zema_rig")
+    assert all(part.state is None for part in answer.components)
+    assert answer.anomaly.basis["leakage"] == "unavailable"
+    assert answer.coverage < 0.1
+
+
+def test_thresholds_of_the_manifest_decide_what_is_detected(ask, session):
+    low = HydraulicDiagnostics(task_config(thresholds={"leakage": 1e-6}), SIGNATURE)
+    high = HydraulicDiagnostics(task_config(thresholds={"leakage": 1.0}), SIGNATURE)
+    request = {"sensor_data": readings(RIG), "topology": "zema_rig"}
+    assert "leakage" in ask(by=low, **request).anomaly.detected_anomalies
+    assert "leakage" not in ask(by=high, **request).anomaly.detected_anomalies
+    assert ask(by=low, **request).anomaly.thresholds["leakage"] == 1e-6
+
+
+def test_a_topology_the_model_does_not_know_is_answered_by_rules(ask):
+    rig_only = HydraulicDiagnostics(task_config(topologies=["zema_rig"]), SIGNATURE)
+    data = readings(TEMPLATES["excavator"])
+    answer = ask(by=rig_only, sensor_data=data, topology="excavator")
+    assert any("does not know the topology excavator" in warning for warning in answer.warnings)
+    assert answer.coverage <= 0.25
+    assert answer.degradation.basis == "none"
+    assert ask(by=rig_only, sensor_data=readings(RIG), topology="zema_rig").coverage == 1.0
+
+
+def test_a_graph_that_only_calls_itself_the_rig_is_not_the_rig(ask):
+    rig_only = HydraulicDiagnostics(task_config(topologies=["zema_rig"]), SIGNATURE)
+    document = {"name": "zema_rig", "components": [{"component_id": "pump_main", "type": "pump"}]}
+    data = {"pressure_pump_main": readings(RIG)["pressure_pump_main"]}
+    answer = ask(by=rig_only, sensor_data=data, topology=document)
+    assert any("does not know" in warning for warning in answer.warnings)
+
+
+def test_a_graph_in_the_request_is_used_and_parsed_once(ask, task):
+    document = TEMPLATES["dual_pump_system"].document() | {"name": "mine"}
+    data = readings(TEMPLATES["dual_pump_system"])
+    first, second = (ask(sensor_data=data, topology=document) for _ in range(2))
+    assert first.topology == "mine"
+    assert first.components == second.components
+    assert len(task._parsed) == 1
+    assert len(task._cases) == 1
+
+
+@pytest.mark.parametrize(
+    ("topology", "sentence"),
+    [
+        ("zema", r"topology: there is no template 'zema'; there are zema_rig, standard_pump_system"),
+        ({"components": [{"component_id": "a", "type": "turbine"}]}, "Component 'a' has the unknown type 'turbine'"),
+        (
+            {"components": [{"component_id": c, "type": "pump"} for c in "ab"], "edges": []},
+            "disconnected: no line leads from 'a' to 'b'",
+        ),
+        ({"components": [{"component_id": "a", "type": "pump"}], "edges": [["a", "a"]]}, "'a' is connected to itself"),
+        ({"components": [{"component_id": f"c{k}", "type": "pump"} for k in range(65)]}, "65 components"),
+        ({"components": [{"component_id": "a", "type": "pump"}], "edges": [["a", {1}]]}, "An edge is a pair"),
+    ],
+)
+def test_a_topology_that_does_not_hold_together_is_refused(ask, topology, sentence):
+    with pytest.raises(InvalidInput, match=sentence):
+        ask(sensor_data={"pressure_a": [1.0]}, topology=topology)
+
+
+def test_unknown_sensors_are_listed_and_change_nothing(ask):
+    data = readings(RIG)
+    plain = ask(sensor_data=data, topology="zema_rig")
+    more = ask(sensor_data={**data, "pressure_pump_main_2": [1.0] * 7, "speed": [2.0]}, topology="zema_rig")
+    assert more.unknown_sensors == ["pressure_pump_main_2", "speed"]
+    assert more.health == plain.health
+    assert more.components == plain.components
+    assert any("pressure_pump_main_2, speed" in warning for warning in more.warnings)
+
+
+def test_the_order_of_the_sensors_does_not_matter(ask):
+    data = readings(RIG, rate_hz={"flow_pump_main": 10})
+    rates = {"flow_pump_main": 10.0}
+    forth = ask(sensor_data=data, sampling_rate_hz=rates, topology="zema_rig")
+    back = ask(sensor_data=dict(reversed(data.items())), sampling_rate_hz=rates, topology="zema_rig")
+    assert forth.health == back.health
+    assert forth.components == back.components
+
+
+def test_padding_changes_no_answer(ask, task):
+    data = readings(RIG)
+    small = ask(sensor_data=data, topology=Topology("mine", RIG.components, RIG.edges))
+    lonely = Component("gauge", "other", ())
+    larger = Topology("mine_with_gauge", (*RIG.components, lonely), (*RIG.edges, ("tank", "gauge")))
+    assert task.preprocess(PredictionRequest(equipment_id="a", sensor_data=data, topology=larger))["kinds"].shape == (
+        1,
+        16,
+    )
+    large = ask(sensor_data=data, topology=larger)
+    for one, other in zip(small.components, large.components, strict=False):
+        assert one.state == other.state
+        assert one.health == pytest.approx(other.health, abs=1e-6)
+
+
+def test_forty_five_seconds_are_filled_up_and_told(ask):
+    answer = ask(sensor_data=readings(RIG, seconds=45), topology="zema_rig")
+    assert answer.coverage == 0.75
+    assert any("45 s of a work cycle of 60 s" in warning for warning in answer.warnings)
+    assert any(part.state for part in answer.components)
+
+
+def test_the_rest_of_a_short_window_counts_for_nothing_on_a_recorded_machine(task):
+    windows = np.random.default_rng(0).normal(160, 10, (20, 60)).astype(np.float32)
+    scales = Scales({"zema_rig": {"pump_main.pressure": Scale.of(windows)}}, {})
+    known = HydraulicDiagnostics(task_config() | {"scales": scales.to_mapping()}, SIGNATURE)
+    data = {"pressure_pump_main": [160.0 + k for k in range(40)]}
+    signals = known.preprocess(PredictionRequest(equipment_id="a", sensor_data=data, topology="zema_rig"))["signals"]
+    assert np.abs(signals[0, 0, 0, :40]).max() > 1
+    assert np.abs(signals[0, 0, 0, 40:]).max() < 1e-5
+
+
+def test_what_is_odd_about_readings_is_told(ask):
+    data = readings(RIG)
+    data["pressure_accumulator_main"] = [0.0] * 60
+    answer = ask(sensor_data=data, topology="zema_rig")
+    assert any(warning.startswith("pressure_accumulator_main says 0 in every sample") for warning in answer.warnings)
+
+
+def test_an_answer_that_is_not_finite_is_refused(task):
+    request = PredictionRequest(equipment_id="a", sensor_data=readings(RIG), topology="zema_rig")
+    task.preprocess(request)
+    outputs = {spec.name: np.full([1, 8, 14][: len(spec.shape)], np.nan, np.float32) for spec in SIGNATURE.outputs}
+    with pytest.raises(OutOfRange, match="not finite"):
+        task.postprocess(outputs, request)
+
+
+def test_one_request_may_be_asked_of_two_models_at_once(ask, session, task):
+    other = HydraulicDiagnostics(task_config(thresholds={"leakage": 1e-6}), SIGNATURE)
+    request = PredictionRequest(equipment_id="a", sensor_data=readings(RIG), topology="zema_rig")
+    alone = ask(request)
+    inputs = task.preprocess(request)
+    other.preprocess(request)
+    outputs = dict(zip((s.name for s in SIGNATURE.outputs), session.run(None, dict(inputs)), strict=True))
+    assert task.postprocess(outputs, request).anomaly == alone.anomaly
+
+
+@pytest.mark.parametrize(
+    ("config", "signature", "sentence"),
+    [
+        ({}, SIGNATURE, "scales"),
+        ({"scales": {"machines": 3}}, SIGNATURE, "scales"),
+        (task_config(default_topology="moon"), SIGNATURE, "no template 'moon'"),
+        (task_config(), Signature(SIGNATURE.inputs[1:], SIGNATURE.outputs), "no input 'signals'"),
+        (task_config(), Signature(SIGNATURE.inputs, SIGNATURE.outputs[1:]), "no output 'levels'"),
+        (task_config(min_window_s=90), SIGNATURE, "min_window_s"),
+    ],
+)
+def test_a_manifest_that_does_not_fit_is_refused_when_it_is_loaded(config, signature, sentence):
+    with pytest.raises(ModelLoadError, match=sentence):
+        HydraulicDiagnostics(config, signature)
+
+
+_NUMBERS = st.one_of(st.floats(), st.integers(-(2**70), 2**70), st.none(), st.text(max_size=3), st.booleans())
+_FIELDS = st.fixed_dictionaries(
+    {
+        "equipment_id": st.one_of(st.just("a"), st.text(max_size=5)),
+        "sensor_data": st.dictionaries(
+            st.one_of(st.sampled_from([*RIG.expected_sensors, "pressure_tank", "x"]), st.text(max_size=8)),
+            st.one_of(st.lists(st.floats(0, 300), max_size=70), st.lists(_NUMBERS, max_size=6), _NUMBERS),
+            max_size=4,
+        ),
+    },
+    optional={
+        "sampling_rate_hz": st.one_of(_NUMBERS, st.dictionaries(st.sampled_from(RIG.expected_sensors), _NUMBERS)),
+        "topology": st.one_of(st.sampled_from([*TEMPLATES, "x"]), _NUMBERS, st.dictionaries(st.text(), _NUMBERS)),
+        "timestamp": st.one_of(_NUMBERS, st.just("2024-01-01T00:00:00Z")),
+    },
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(fields=_FIELDS)
+def test_whatever_is_sent_is_prepared_or_refused_in_one_sentence(fields):
+    try:
+        arrays = FUZZED.preprocess(FUZZED.coerce(fields))
+    except InvalidInput as error:
+        assert "\n" not in str(error) or "\n" in str(fields)  # noqa: PT017
+        return
+    assert all(np.isfinite(array).all() for array in arrays.values())
+
+
+FUZZED = HydraulicDiagnostics(task_config(), SIGNATURE)
+
+
+# With a plant
+
+
+@pytest.fixture
+def attached(task, tmp_path: Path, database):
+    registry_path = tmp_path / "registry"
+    registry_path.mkdir()
+    with Registry(registry_path, database(registry_path)) as registry:
+        task.attach(registry)
+        yield task
+        task.close()
+
+
+def test_a_registered_machine_needs_no_topology_and_has_its_own_limits(ask, attached):
+    topology = TEMPLATES["standard_pump_system"]
+    data = {"temperature_tank": [52.0, 52.1, 52.2], "pressure_pump_main": [150.0, 150.1, 150.2]}
+    limits = {"temperature_tank": (None, 50.0)}
+    attached.plant.put_equipment(Equipment("press-1", topology, limits=limits))
+    answer = ask(equipment_id="press-1", sensor_data=data)
+    assert answer.topology == "standard_pump_system"
+    assert answer.anomaly.detected_anomalies == ["overheating"]
+    assert "temperature_tank reached 52.2 °C, its limit is 50" in answer.warnings
+    attached.plant.put_equipment(Equipment("press-1", topology))
+    assert ask(equipment_id="press-1", sensor_data=data).anomaly.detected_anomalies == []
+    assert ask(equipment_id="press-2", sensor_data=data).topology == "zema_rig"
+
+
+def test_health_that_falls_has_a_trend_and_a_time_to_failure(ask, attached):
+    start = datetime.now(UTC) - timedelta(hours=60)
+    data = readings(RIG)
+    times = [start + timedelta(hours=2 * k) for k in range(20)]
+    for k, at in enumerate(times):
+        attached.plant.record(_result("rig-7", at.timestamp(), 0.95 - 0.02 * k))
+    answer = ask(equipment_id="rig-7", sensor_data=data, topology="zema_rig", timestamp=times[-1] + timedelta(hours=2))
+    degradation = answer.degradation
+    assert degradation.basis == "history"
+    assert degradation.rate == pytest.approx(1.0, abs=0.2)
+    low, high = degradation.rate_interval
+    assert low <= degradation.rate <= high
+    if degradation.time_to_failure_hours is not None:
+        soonest, latest = degradation.time_to_failure_interval_hours
+        assert soonest <= degradation.time_to_failure_hours <= latest
+
+
+def _result(equipment_id, at_s, health):
+    from penstock_hydraulics.store.results import Result
+
+    return Result(equipment_id, at_s, health, "healthy")
+
+
+def test_a_trend_is_worked_out_anew_only_when_the_machines_time_moves(ask, attached):
+    start = datetime(2024, 1, 1, tzinfo=UTC)
+    for hour in range(10):
+        attached.plant.record(_result("rig-9", (start + timedelta(hours=hour)).timestamp(), 0.9))
+    at = start + timedelta(hours=20)
+    request = {"equipment_id": "rig-9", "sensor_data": readings(RIG), "topology": "zema_rig"}
+    first = ask(timestamp=at, **request)
+    again = ask(timestamp=at + timedelta(milliseconds=100), **request)
+    later = ask(timestamp=at + timedelta(hours=9), **request)
+    assert first.degradation.basis == "history"
+    assert first.degradation == again.degradation
+    assert later.degradation != first.degradation
+
+
+def test_every_answer_is_written_to_the_history_with_its_version(ask, attached):
+    ask(equipment_id="rig-8", sensor_data=readings(RIG), topology="zema_rig")
+    ask(equipment_id="rig-8", sensor_data={"pressure_pump_main": [1.0, 2.0]}, topology="zema_rig")
+    whole, short = (stored.result for stored in attached.plant.history("rig-8"))
+    assert whole.model_version == short.model_version == "1.0"
+    assert whole.trend
+    assert not short.trend
+    assert whole.components.keys() == {part.id for part in RIG.components}
+    assert len(attached.plant.recent("rig-8").health) == 1
+    assert whole.at_s == pytest.approx(time.time(), abs=30)
+
+
+def test_a_simulated_machine_that_wears_out_gets_worse_answers(task):
+    faults = {"filter_main": {"contamination": (0.0, 1.0)}}
+    scores = []
+    for window in simulate(RIG, faults, 6, seed=1):
+        data = {name: values.tolist() for name, values in window.readings.items()}
+        request = PredictionRequest(
+            equipment_id="a", sensor_data=data, sampling_rate_hz=dict(window.rates_hz), topology="zema_rig"
+        )
+        prepared, _ = task._prepare(request)
+        scores.append(prepared.case.judge.book.judge(prepared.figures)[0]["contamination"])
+    assert scores == sorted(scores)
+    assert scores[-1] >= 0.5

@@ -1,0 +1,24 @@
+"""Recordings as an npz file of the form that `penstock_hydraulics.data.load` reads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from penstock_hydraulics.data import ROWS, SENSORS, Recordings
+from penstock_hydraulics.states import HEADS
+
+_PROFILE = ("cooler", "valve", "pump_leak", "accumulator")
+
+
+def write_npz(path: Path, recordings: Recordings) -> Path:
+    """Write `recordings`; extremes of flows become means."""
+    means = [place for place, (_, channel) in enumerate(ROWS) if not channel.startswith("flow_")]
+    columns = {name: recordings.readings[:, place] for name, place in zip(SENSORS, means, strict=True)}
+    labels = {
+        f"y_{name}": np.array(head.levels)[recordings.labels[:, place]]
+        for place, (name, head) in enumerate(zip(_PROFILE, HEADS, strict=True))
+    }
+    np.savez(path, **columns, **labels, y_stable=~recordings.settled)
+    return path

@@ -1,0 +1,35 @@
+"""Small recordings of the rig that the simulator made: for tests of what is trained, without the real ones."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from penstock_hydraulics.data import RIG, ROWS, Recordings
+from penstock_hydraulics.learning.simulated import rows_of_window
+from penstock_hydraulics.simulator import simulate
+from penstock_hydraulics.states import HEADS
+
+FAULTS = ("overheating", "valve_stiction", "leakage", "pressure_drop")  # what each of HEADS measures
+PARTS = ("cooler_main", "valve_main", "pump_main", "accumulator_main")
+
+
+def simulated_recordings(runs: int, cycles: int = 4, seed: int = 0) -> Recordings:
+    """`runs` runs of `cycles` settled cycles, each in a state of its own; the first is sound."""
+    random = np.random.default_rng(seed)
+    readings, labels = [], []
+    for run in range(runs):
+        levels = [0 if run == 0 else int(random.integers(len(head.levels))) for head in HEADS]
+        faults = {
+            part: {fault: float(head.severities[level])}
+            for part, fault, head, level in zip(PARTS, FAULTS, HEADS, levels, strict=True)
+        }
+        for window in simulate(RIG, faults, cycles, seed=seed + run):
+            rows, values = rows_of_window(RIG, window)
+            readings.append(values[[rows.index(row) for row in ROWS]])
+            labels.append(levels)
+    return Recordings(
+        np.stack(readings).astype(np.float32),
+        np.array(labels, np.int64),
+        np.repeat(np.arange(runs), cycles),
+        np.ones(runs * cycles, bool),
+    )
