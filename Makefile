@@ -13,7 +13,7 @@ help: ## Show this list.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 serve: $(VENV)/.serve ## Serve the starter models on port 8002 (PORT=… ARGS=…); needs no torch.
-	@$(BIN)/penstock serve digits digits-image $(if $(PORT),--port $(PORT)) $(ARGS)
+	@$(BIN)/penstock serve digits digits-image hydraulics $(if $(PORT),--port $(PORT)) $(ARGS)
 
 test: $(VENV)/.test ## Run every test in two processes (ARGS=… goes to pytest); installs torch and the test tools first.
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)

@@ -156,13 +156,21 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
+STARTERS = ("digits", "digits-image", "hydraulics")
+"""What `make serve` serves."""
+
+
+def test_the_readme_is_tried_on_what_make_serves() -> None:
+    assert f"penstock serve {' '.join(STARTERS)} " in (ROOT / "Makefile").read_text(encoding="utf-8")
+
+
 @pytest.fixture(scope="module")
 def port(place: Path) -> Iterator[int]:
     """The starter models, served as `make serve` serves them."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "penstock.cli.main", "serve", "digits", "digits-image", "--port", str(port)]
+    command = [sys.executable, "-m", "penstock.cli.main", "serve", *STARTERS, "--port", str(port)]
     with (place / "server.log").open("wb") as log:
         process = subprocess.Popen(command, cwd=place, stdout=log, stderr=log)
     try:
