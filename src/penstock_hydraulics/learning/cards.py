@@ -51,9 +51,9 @@ _LIMITS: Final = """
 - Nothing in the data degrades within a run, so the model knows nothing of the time to a failure.
 - The false-alarm thresholds rest on cycles in which other components were faulty; of wholly healthy settled cycles
   there are ten in the data.
-- Sizes and settings of the models were chosen on the same run-grouped folds that the figures come from, on one seed: read
-  the figures as slightly hopeful. One of the settings decided what is served: with simulated windows weighted like
-  recordings, the network's mean macro-F1 was 0.979 and significantly below the trees'.
+- Sizes and settings of the models were chosen on the same run-grouped folds that the figures come from, on one seed:
+  read the figures as slightly hopeful. One of the settings decided what is served: with simulated windows weighted
+  like recordings, the network's mean macro-F1 was 0.979 and significantly below the trees'.
 - The temperatures and thresholds of the shipped model were chosen on the runs that the figures are measured on; where
   a table shows what they do, each fold is judged by those of the others.
 """

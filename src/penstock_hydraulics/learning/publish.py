@@ -74,6 +74,7 @@ class _Made:
     """A trained model as a file, with what its manifest has to say."""
 
     model: str
+    settings: str
     summary: str
     path: Path
     nodes: int
@@ -158,18 +159,23 @@ def _make_network(
     parameters = sum(parameter.numel() for parameter in diagnosis.parameters())
     config = {"topologies": "any", "states": {RIG.name: "supervised"}}
     simulated = bool(network.machines())
-    return _Made(NETWORK, _NETWORK, path, -1, fitted.fitted.scales, config, simulated, parameters, error)
+    return _Made(
+        NETWORK, network.settings, _NETWORK, path, -1, fitted.fitted.scales, config, simulated, parameters, error
+    )
 
 
 def _make_trees(model: str, recordings: Recordings, figures: Mapping[str, Any], scratch: Path) -> _Made:
     kind, learner = _FORESTS[model]
-    fitted = learner().fit(recordings)
+    forest = learner()
+    fitted = forest.fit(recordings)
     path = scratch / "trees.onnx"
     temperatures = temperatures_of(figures, model)
     write_forest(fitted, temperatures, path)
     error = _difference(fitted, recordings, temperatures, path)
     config = {"topologies": [RIG.name], "states": {RIG.name: "supervised"}}
-    return _Made(model, _TREES.format(kind=kind), path, NODES, fitted.scales, config, False, None, error)
+    return _Made(
+        model, forest.settings, _TREES.format(kind=kind), path, NODES, fitted.scales, config, False, None, error
+    )
 
 
 def _write(made: _Made, version: str, figures: Mapping[str, Any], out: Path) -> Artifact:
@@ -186,7 +192,7 @@ def _write(made: _Made, version: str, figures: Mapping[str, Any], out: Path) -> 
         variants=[VariantSource("onnx", "fp32", made.path, num_parameters=made.parameters, max_abs_error=made.error)],
         golden=golden,
         card=cards.card(version, made.summary, made.model, figures, figures["models"], simulated=made.simulated),
-        lineage=_lineage(made.model),
+        lineage=_lineage(made),
         training_data=cards.TRAINING_DATA,
         metrics=cards.metrics_of(figures, made.model),
         ranges=Ranges(outputs={"health": Range(minimum=-ATOL, maximum=1 + ATOL)}),
@@ -253,10 +259,11 @@ def _check_size(written: Sequence[Artifact]) -> None:
         )
 
 
-def _lineage(model: str) -> dict[str, Any]:
+def _lineage(made: _Made) -> dict[str, Any]:
     return {
         "source": "penstock_hydraulics.learning.publish",
-        "model": model,
+        "model": made.model,
+        "settings": made.settings,
         "python": platform.python_version(),
         "torch": torch.__version__.partition("+")[0],
         "scikit-learn": sklearn.__version__,
