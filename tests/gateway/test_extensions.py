@@ -17,7 +17,9 @@ from plugin_packages import install, install_tides, publish_tides
 
 from penstock import Predictor
 from penstock.gateway.extensions import Extensions, with_tasks
+from penstock.gateway.openapi import write_document
 from penstock.gateway.routes import TABLE
+from penstock.gateway.wire import Routes
 from penstock.registry.artifact import TaskEntry, VariantSource, write_artifact
 from penstock.registry.registry import Registry
 from penstock.settings import Settings
@@ -313,3 +315,86 @@ def test_a_row_whose_models_cannot_be_described_is_served_without_a_word_in_the_
     )
     (row,) = Extensions(TABLE).rows({"odd"})
     assert row.tag == ""
+
+
+_ODD_ROWS = """
+from pydantic import BaseModel
+from penstock.extend import Endpoint
+
+class Water(BaseModel):
+    depth: float = 0
+
+async def handler(call):
+    raise NotImplementedError
+
+class Handler:
+    __hash__ = None
+
+    async def __call__(self, call):
+        raise NotImplementedError
+
+ROUTES = (
+    Endpoint("GET", "/good", handler, "odd", "Good"),
+    {row},
+)
+"""
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        'Endpoint("GET", "/odd/{id}/{id}", handler, "odd", "One name twice")',
+        'Endpoint("GET", "/odd/{1st}", handler, "odd", "A number for a name")',
+        'Endpoint("GET", "/odd", Handler(), "odd", "A handler that has no hash", guarded=True)',
+    ],
+)
+def test_a_row_that_no_table_can_hold_costs_only_itself(site: Path, caplog: pytest.LogCaptureFixture, row: str) -> None:
+    install(site, "odd", _ODD_ROWS.replace("{row}", row), routes="odd = odd:ROUTES")
+    rows = Extensions(TABLE).rows({"odd"})
+    assert [found.path for found in rows] == ["/good"]
+    assert Routes((*TABLE, *rows)).knows("/good")
+    assert "a route of odd:ROUTES is left out" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        "requests=Water",
+        "responses=({},)",
+        "parameters=({'in': 'query'},)",
+        "parameters={'name': 'since', 'in': 'query'}",
+        "replies={404: 'gone'}",
+        "problems=404",
+        "requests=(Water,), example={1, 2}",
+        "requests=(Water,), example=Water()",
+    ],
+)
+def test_a_row_that_is_described_badly_is_served_without_a_word_in_the_documentation(
+    site: Path, caplog: pytest.LogCaptureFixture, more: str
+) -> None:
+    row = f'Endpoint("POST", "/odd", handler, "odd", "Odd", {more})'
+    install(site, "odd", _ODD_ROWS.replace("{row}", row), routes="odd = odd:ROUTES")
+    rows = Extensions(TABLE).rows({"odd"})
+    assert [found.path for found in rows] == ["/good", "/odd"]
+    paths = write_document((*TABLE, *rows))["paths"]
+    assert "/good" in paths
+    assert "/odd" not in paths
+    assert "POST /odd is not documented" in caplog.text
+
+
+def test_a_package_that_ends_the_program_while_it_is_imported_does_not(
+    site: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    install(site, "exits", "raise SystemExit(3)", routes="exits = exits:ROUTES")
+    assert Extensions(TABLE).rows({"exits"}) == ()
+    assert "the routes of exits:ROUTES cannot be served: SystemExit: 3" in caplog.text
+
+
+def test_an_example_that_is_no_json_is_left_out_of_the_documentation(
+    tides: Registry, life: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import tides as package
+
+    monkeypatch.setattr(package.Tides, "example", {"numbers": {1.0, 2.0}})
+    with Live("rsgi", settings_of(tides), ("ports",)) as live:
+        assert "/tides/{port}" in documented(live.http)["paths"]

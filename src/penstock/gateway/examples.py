@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import orjson
 
 from penstock.engine.loaded import LoadedModel
+
+log = logging.getLogger(__name__)
 
 
 class Example(NamedTuple):
@@ -43,11 +47,20 @@ def example_of(default: LoadedModel, loaded: Sequence[LoadedModel]) -> Example |
 def _request(model: LoadedModel) -> Any:
     """What the model's task says, else for one that takes a vector a row of numbers, else None."""
     task = model.task
-    if task.example is not None:
+    if task.example is not None and _is_json(model):
         return task.example
     if task.array_field is None:
         return None
     return {task.array_field: _golden_row(model) or _plain_row(model)}
+
+
+def _is_json(model: LoadedModel) -> bool:
+    try:
+        orjson.dumps(model.task.example)
+    except TypeError as error:
+        log.warning("the example of the task %s is not shown: %s", model.task.kind, error)
+        return False
+    return True
 
 
 def _plain_row(model: LoadedModel) -> list[float]:

@@ -10,11 +10,12 @@ from functools import lru_cache, wraps
 from importlib.metadata import EntryPoint, entry_points
 from typing import cast
 
+import orjson
 from pydantic import BaseModel
 
 from penstock.gateway import native
 from penstock.gateway.guard import check_admin
-from penstock.gateway.openapi import models_in
+from penstock.gateway.openapi import models_in, write_document
 from penstock.gateway.wire import Call, Endpoint, Handler, Reply, Routes
 from penstock.tasks.base import Task
 
@@ -52,17 +53,24 @@ class Extensions:
 
     def _checked(self, point: EntryPoint) -> Iterator[Endpoint]:
         for row in _imported(point):
-            fault = self._fault(row) if isinstance(row, Endpoint) else f"{type(row).__name__} is no Endpoint"
-            if fault is not None:
+            try:
+                fault = self._fault(row) if isinstance(row, Endpoint) else f"{type(row).__name__} is no Endpoint"
+                ready = _ready(row) if fault is None else None
+            except Exception as error:  # a row may hold anything
+                fault, ready = f"{type(error).__name__}: {error}", None
+            if ready is None:
                 log.warning("a route of %s is left out: %s", point.value, fault)
-            elif isinstance(row, Endpoint):
-                yield _ready(row)
+            else:
+                yield ready
 
     def _fault(self, row: Endpoint) -> str | None:
         """Why a row cannot be served, None for a good one."""
         shown, handler = f"{row.method} {row.path}", cast(object, row.handler)
         if row.method not in _METHODS or not _PATH.fullmatch(str(row.path)):
             return f"{shown} should be one of {', '.join(_METHODS)} and a path such as /houses/{{id}}"
+        names = re.findall(r"\{(\w+)\}", row.path)
+        if len(set(names)) < len(names) or not all(name.isascii() and name.isidentifier() for name in names):
+            return f"the parameters of {shown} should be names, each of them once"
         if not callable(handler):
             return f"the handler of {shown} cannot be called"
         if self._own.knows(re.sub(r"\{\w+\}", "0", row.path)):
@@ -72,15 +80,26 @@ class Extensions:
 
 def _ready(row: Endpoint) -> Endpoint:
     """The row as it is served: guarded where it says so, and documented where that is possible."""
-    if not all(_has_schema(model) for model in (*row.requests, *row.responses, *models_in(row.replies))):
+    if not (row.tag and _can_be_documented(row)):
         row = replace(row, tag="")
     return replace(row, handler=_guarded(row.handler)) if row.guarded else row
+
+
+def _can_be_documented(row: Endpoint) -> bool:
+    """False for a row that the document of all routes could not be written with."""
+    try:
+        if all(_has_schema(model) for model in (*row.requests, *row.responses, *models_in(row.replies))):
+            orjson.dumps(write_document((row,)))
+            return True
+    except Exception as error:  # a row may hold anything
+        log.warning("%s %s is not documented: %s: %s", row.method, row.path, type(error).__name__, error)
+    return False
 
 
 def _imported(point: EntryPoint) -> Iterable[object]:
     try:
         return tuple(point.load())
-    except Exception as error:  # a plug-in may raise anything while it is imported
+    except (Exception, SystemExit) as error:  # a plug-in may raise anything while it is imported
         why = " ".join(str(error).split())
         log.warning("the routes of %s cannot be served: %s: %s", point.value, type(error).__name__, why)
         return ()
