@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
+import sqlalchemy.exc
 from plugin_packages import install
 from pydantic import BaseModel, Field
 from sqlalchemy import inspect, text
@@ -160,6 +163,15 @@ def test_the_file_of_a_package_lies_beside_the_file_that_was_named(tmp_path: Pat
 
 
 # Bodies and settings
+
+
+def test_a_full_disk_is_told_with_what_to_do(tmp_path: Path) -> None:
+    with (
+        closing(open_database(Registry(tmp_path), "houses")) as database,
+        pytest.raises(ConfigError, match=r"disk is full.*make room on its disk"),
+        database.sentences(),
+    ):
+        raise sqlalchemy.exc.OperationalError("", {}, sqlite3.OperationalError("database or disk is full"))
 
 
 def test_a_body_becomes_the_model_or_a_sentence() -> None:

@@ -41,7 +41,10 @@ class AnomalyJudge:
     """Faults that neither can judge."""
 
     def __call__(self, outputs: Sequence[float], figures: Figures) -> Findings:
-        """`outputs` [9] are the model's probabilities; the higher of model and rule counts, and names its basis."""
+        """`outputs` [9] are the model's probabilities.
+
+        Of model and rule the one that detects the fault counts, else the higher, and gives its basis and threshold.
+        """
         predictions: dict[str, float | None] = dict.fromkeys(ANOMALIES)
         basis: dict[str, Basis] = dict.fromkeys(ANOMALIES, "unavailable")
         for column, name, source in self.taught:
@@ -49,15 +52,12 @@ class AnomalyJudge:
         scores, where = self.book.judge(figures)
         for name, score in scores.items():
             known = predictions[name]
-            if known is None or score > known:
+            if known is None or (score >= THRESHOLD, score) > (known >= self.thresholds[name], known):
                 predictions[name], basis[name] = round(score, 6), "rule"
-        detected = [
-            name
-            for name, value in predictions.items()
-            if value is not None and value >= (THRESHOLD if basis[name] == "rule" else self.thresholds[name])
-        ]
+        thresholds = {name: THRESHOLD if basis[name] == "rule" else each for name, each in self.thresholds.items()}
+        detected = [name for name, value in predictions.items() if value is not None and value >= thresholds[name]]
         answer = AnomalyAnswer.made(
-            predictions=predictions, detected_anomalies=detected, basis=basis, thresholds=self.thresholds
+            predictions=predictions, detected_anomalies=detected, basis=basis, thresholds=thresholds
         )
         return Findings(answer, {n: (score, where[n]) for n, score in scores.items() if score >= THRESHOLD})
 

@@ -27,8 +27,10 @@ class Case:
     plan: WindowPlan
     layout: Layout | None
     """None where the model is not asked."""
+    shown: list[int]
+    """The rows of the window that the model is shown."""
     usual: Float | None
-    """[rows, STEPS] what fills the rest of a short window; None for its own mean."""
+    """[rows, STEPS] the course of a sound cycle, with which a short window goes on; None where it is not known."""
     coverage: Coverage
     share: float
     """The coverage of the whole answer."""
@@ -40,8 +42,10 @@ class Case:
     @property
     def weight(self) -> int:
         """In rows."""
-        layout = self.layout
-        return 8 + len(self.plan.unknown) + (len(layout.rows) + layout.size if layout is not None else 0)
+        plan, layout, topology = self.plan, self.layout, self.topology
+        names = len(plan.sensors) + len(plan.unknown) + len(plan.idle)
+        graph = len(topology.components) + len(topology.edges) // 8
+        return 8 + (names + 1) // 2 + graph + (len(layout.rows) + layout.size if layout is not None else 0)
 
 
 class Cases:

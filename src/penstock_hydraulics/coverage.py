@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeAlias
 
 from penstock_hydraulics.states import HEAD_OF_KIND
 from penstock_hydraulics.topology import Component, Topology
@@ -31,6 +31,9 @@ EVIDENCE: Final[Mapping[str, frozenset[tuple[str, str]]]] = {
 }
 """What carries a state: the sensors of the recordings which, each alone, tell its level (macro-F1 of 0.8 and more on
 runs the model had not seen), by the kind of component they sit at and the quantity; and the component's own."""
+
+_Sensor: TypeAlias = tuple[str, int, str]
+"""Name, its component's index and quantity."""
 
 ASSUMED: Final = 0.5
 """A machine of which nobody said what it is: half of the coverage is the word of its sensors' names."""
@@ -60,7 +63,8 @@ def coverage_of(topology: Topology, sensors: Collection[str]) -> Coverage:
     there = frozenset(sensors)
     expected = topology.expected_sensors
     missing = tuple(name for name in expected if name not in there)
-    components = tuple(_component(topology, component, there) for component in topology.components)
+    known = [(name, *place) for name in dict.fromkeys((*expected, *sorted(there))) if (place := topology.sensor(name))]
+    components = tuple(_component(topology, component, there, known) for component in topology.components)
     if expected:
         share = 1.0 - len(missing) / len(expected)
     else:  # a topology that lists no sensors: its components count
@@ -69,25 +73,19 @@ def coverage_of(topology: Topology, sensors: Collection[str]) -> Coverage:
     return Coverage(share, components, missing)
 
 
-def _component(topology: Topology, component: Component, there: Collection[str]) -> float:
-    carriers = _carriers(topology, component, there)
+def _component(topology: Topology, component: Component, there: Collection[str], known: Iterable[_Sensor]) -> float:
+    carriers = _carriers(topology, component, known)
     return round(sum(name in there for name in carriers) / len(carriers), 4) if carriers else 0.0
 
 
-def _carriers(topology: Topology, component: Component, there: Collection[str]) -> list[str]:
-    """The sensors, expected or sent, that tell of a component."""
+def _carriers(topology: Topology, component: Component, known: Iterable[_Sensor]) -> list[str]:
+    """The sensors, of those expected or sent, that tell of a component."""
     head = HEAD_OF_KIND.get(component.kind)
-    names = dict.fromkeys((*topology.expected_sensors, *sorted(there)))
-    found = []
-    for name in names:
-        place = topology.sensor(name)
-        if place is None:
-            continue
-        at, quantity = topology.components[place[0]], place[1]
-        own = at.id == component.id
-        if head is None:
-            if own:
-                found.append(name)
-        elif (at.kind, quantity) in EVIDENCE[head.name] and (own or at.kind != component.kind):
+    if head is None:
+        return [name for name, at, _ in known if topology.components[at] is component]
+    evidence, found = EVIDENCE[head.name], []
+    for name, place, quantity in known:
+        at = topology.components[place]
+        if (at.kind, quantity) in evidence and (at is component or at.kind != component.kind):
             found.append(name)
     return found

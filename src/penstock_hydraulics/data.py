@@ -8,7 +8,9 @@ Adaptation: every channel is averaged over each second; a flow also gives its hi
 
 from __future__ import annotations
 
+import warnings
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +21,7 @@ from numpy.typing import NDArray
 
 from penstock.errors import InvalidInput
 from penstock_hydraulics.features import STEPS, Float, Row
-from penstock_hydraulics.states import HEADS
+from penstock_hydraulics.states import HEADS, Head
 from penstock_hydraulics.templates import TEMPLATES
 
 Integers = NDArray[np.int64]
@@ -120,49 +122,55 @@ def load(path: Path) -> Recordings:
     try:
         with np.load(path, allow_pickle=False) as archive:
             return _recordings(_archive(archive, path), path)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise InvalidInput(f"{path}: this is no npz of the recordings ({error}); see the docs of `train`") from error
 
 
 def _recordings(table: Table, path: Path) -> Recordings:
-    profile = table("profile").astype(np.int64)
+    profile = table("profile")
     if profile.ndim != 2 or profile.shape[1] != len(_PROFILE) or not len(profile):
         raise InvalidInput(f"{path}: the profile must hold {len(_PROFILE)} columns, not an array of {profile.shape}")
     channels: list[Float] = []
     for column in SENSORS:
         values = table(column)
-        if values.ndim != 2 or len(values) != len(profile) or values.shape[1] % STEPS:
+        if values.ndim != 2 or len(values) != len(profile) or not values.shape[1] or values.shape[1] % STEPS:
             raise InvalidInput(
                 f"{path}: {column} must hold {len(profile)} cycles of 60 s, not an array of {values.shape}"
             )
         channels += _seconds(values, extremes=column.startswith("FS"))
     readings = np.stack(channels, axis=1)
-    if not np.isfinite(readings).all():
+    if not np.isfinite(readings).all() or not np.isfinite(profile).all():
         raise InvalidInput(f"{path}: the recordings hold values that are no finite numbers; download them again")
-    return Recordings(readings, _labels(profile, path), _runs(profile), profile[:, 4] == 0)
+    labels = _labels(profile, path)
+    return Recordings(readings, labels, _runs(labels), profile[:, 4] == 0)
 
 
 def _seconds(values: NDArray[np.float64], *, extremes: bool) -> list[Float]:
     """[cycles, STEPS] means of each second, and its highest and lowest value where wanted."""
     blocks = values.reshape(len(values), STEPS, -1)
     found = [blocks.mean(axis=2)] + ([blocks.max(axis=2), blocks.min(axis=2)] if extremes else [])
-    return [block.astype(np.float32) for block in found]
+    with np.errstate(over="ignore"):  # becomes infinite, which is refused
+        return [block.astype(np.float32) for block in found]
 
 
-def _labels(profile: Integers, path: Path) -> Integers:
+def _labels(profile: NDArray[np.float64], path: Path) -> Integers:
     columns = []
     for column, head in enumerate(HEADS):
         levels = list(head.levels)
-        strange = sorted(set(profile[:, column].tolist()) - {int(level) for level in levels})
+        strange = sorted(set(profile[:, column].tolist()) - set(levels))
         if strange:
-            raise InvalidInput(f"{path}: {head.name} has no level {strange[0]}; the levels are {head.levels}")
+            raise InvalidInput(f"{path}: {head.name} has no level {strange[0]:g}; the levels are {_levels(head)}")
         columns.append([levels.index(value) for value in profile[:, column]])
     return np.array(columns, np.int64).T
 
 
-def _runs(profile: Integers) -> Integers:
+def _levels(head: Head) -> str:
+    return ", ".join(f"{level:g}" for level in head.levels)
+
+
+def _runs(labels: Integers) -> Integers:
     """A run ends where any of the four states changes."""
-    changes = (profile[1:, :4] != profile[:-1, :4]).any(axis=1)
+    changes = (labels[1:] != labels[:-1]).any(axis=1)
     return np.concatenate([[0], np.cumsum(changes)]).astype(np.int64)
 
 
@@ -190,8 +198,9 @@ def _text_files(directory: Path) -> Table:
         if file is None:
             raise InvalidInput(f"{directory}: there is no {name}.txt in it; unpack the whole UCI archive there")
         try:
-            return np.loadtxt(file, ndmin=2)
-        except ValueError as error:
+            with warnings.catch_warnings(action="ignore"):  # of a file without numbers, which is refused
+                return np.loadtxt(file, ndmin=2)
+        except (ValueError, EOFError, zlib.error) as error:
             raise InvalidInput(f"{file}: not a table of numbers ({error}); unpack the UCI archive again") from error
 
     return table

@@ -37,6 +37,8 @@ MOST_WAITING: Final = 65_536
 """Results that wait for a database; beyond it every second one is dropped, so that the rest spans the whole outage."""
 TICK_S: Final = 0.25
 RETRY_S: Final = 1.0
+LATE_S: Final = 5.0
+"""A database that answers so slowly counts as one that was away."""
 _BATCH: Final = 2_000
 _FOLLOWED: Final = 5_000
 _READ_AT_ONCE: Final = 20
@@ -62,6 +64,7 @@ class Plant:
         self._taken: list[Result] = []
         self._written = 0
         self._late_left = 0
+        self._turn_began = time.monotonic()
         self._lock = threading.Lock()
         self._equipment_lock = threading.Lock()
         self._revision, self._last_id = -1, -1
@@ -104,7 +107,7 @@ class Plant:
         self._thread.join(10)
         left = len(self._queue) + len(self._taken)
         if left:
-            log.error("%d results were never written: %s", left, self._trouble)
+            log.error("%d results were never written: %s", left, self._trouble or "the database does not answer")
             self._queue.clear()
             self._taken = []
 
@@ -239,9 +242,10 @@ class Plant:
             self._store.close()
 
     def _turn(self, last: bool = False) -> None:
+        self._notice_slowness()
         try:
             store = self._opened()
-            self._write(store)
+            self._write(store, all_of_it=last)
             if not last:
                 self._follow(store)
                 self._read_trails(store)
@@ -253,6 +257,13 @@ class Plant:
         self._looked.set()
         with self._turned:
             self._turned.notify_all()
+
+    def _notice_slowness(self) -> None:
+        """Results that waited for a turn which hung are late, though nothing failed."""
+        before, self._turn_began = self._turn_began, time.monotonic()
+        if self._turn_began - before > LATE_S:
+            with self._lock:
+                self._late_left = len(self._taken) + len(self._queue)
 
     def _fail(self, error: Exception) -> None:
         with self._lock:
@@ -270,11 +281,14 @@ class Plant:
             log.info("machines and history are read and written again")
         self._trouble = trouble
 
-    def _write(self, store: Store) -> None:
-        while True:
+    def _write(self, store: Store, *, all_of_it: bool) -> None:
+        """Whole batches, and the rest of them once a turn: a commit costs as much as a hundred results."""
+        more = True
+        while more:
             late = self._take()
             if not self._taken:
                 return
+            more = all_of_it or late or len(self._taken) == _BATCH
             store.write(self._writer, self._written, self._taken, late)
             with self._lock:
                 self._written += len(self._taken)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import Annotated, Any, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -13,14 +13,16 @@ from penstock_hydraulics.store.results import Stored
 from penstock_hydraulics.topology import Topology
 from penstock_hydraulics.trend import FAILURE_HEALTH
 
+Number: TypeAlias = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+
 
 class Bounds(BaseModel):
     """What a sensor may say, in its unit; beyond it is a warning, and for some quantities a fault."""
 
     model_config = ConfigDict(extra="forbid")
 
-    min: float | None = Field(default=None, allow_inf_nan=False)
-    max: float | None = Field(default=None, allow_inf_nan=False)
+    min: Number | None = None
+    max: Number | None = None
 
 
 class EquipmentBody(BaseModel):
@@ -32,7 +34,7 @@ class EquipmentBody(BaseModel):
         description='A template\'s name (GET /topologies lists them) or a graph `{"components": […], "edges": […]}`.',
         examples=["zema_rig"],
     )
-    nominal: dict[str, float] = Field(
+    nominal: dict[str, Number] = Field(
         default_factory=dict,
         description="By sensor: the mean of its readings over one sound work cycle, in its unit. Rules need them.",
         examples=[{"pressure_pump_main": 161.0}],
@@ -42,8 +44,8 @@ class EquipmentBody(BaseModel):
         description="By sensor: its lowest and highest reading.",
         examples=[{"temperature_cooler_main": {"max": 65.0}}],
     )
-    failure_health: float = Field(
-        default=FAILURE_HEALTH, ge=0, le=0.9, allow_inf_nan=False, description="The health at which it has failed."
+    failure_health: Number = Field(
+        default=FAILURE_HEALTH, ge=0, le=0.9, description="The health at which it has failed."
     )
     note: str = Field(default="", max_length=500, description="For people.")
 

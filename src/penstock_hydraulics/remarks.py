@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from penstock_hydraulics.coverage import Coverage
 from penstock_hydraulics.features import FeatureConfig
 from penstock_hydraulics.topology import Topology
@@ -19,7 +21,7 @@ def about_machine(topology: Topology, assumed: bool, knows: bool, from_recording
     if not knows:
         warnings.append(f"this model does not know the topology {topology.name}; the answer comes from rules alone")
     elif not from_recordings:
-        warnings.append(f"the states of a {topology.name} were learned from a simulator, not from recordings")
+        warnings.append(f"the states of the {topology.name} were learned from a simulator, not from recordings")
     return warnings
 
 
@@ -35,13 +37,18 @@ def about_window(plan: WindowPlan, config: FeatureConfig, long_enough: bool) -> 
     return []
 
 
-def about_sensors(coverage: Coverage, unavailable: tuple[str, ...]) -> list[str]:
-    """Which sensors are missing, and which faults nobody can judge."""
+def about_sensors(coverage: Coverage, slow: tuple[str, ...], unavailable: tuple[str, ...]) -> list[str]:
+    """Which sensors are missing or too slow for the model, and which faults nobody can judge."""
     warnings = []
-    if coverage.missing:
-        shown = ", ".join(coverage.missing[:20])
-        more = f" and {len(coverage.missing) - 20} more" if len(coverage.missing) > 20 else ""
-        warnings.append(f"sensors that sent nothing: {shown}{more}")
+    if silent := [name for name in coverage.missing if name not in slow]:
+        warnings.append(f"sensors that sent nothing: {_listed(silent)}")
+    if slow:
+        warnings.append(f"sampled at less than 1 Hz, and left to the rules: {_listed(slow)}")
     if unavailable:
         warnings.append(f"not judged, for want of sensors, nominal values or labels: {', '.join(unavailable)}")
     return warnings
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:20])
+    return shown if len(names) <= 20 else f"{shown} and {len(names) - 20} more"

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
-from urllib.parse import parse_qs, unquote
+from urllib.parse import parse_qs
 
 from penstock.errors import InvalidInput, ModelNotReady
 from penstock.extend import JSON, Call, Endpoint, Refusal, Reply, json_reply, read_json, tasks_of
@@ -37,9 +37,13 @@ async def put_equipment(call: Call) -> Reply:
     """`PUT /equipment/{id}`: 201 for a new machine, 200 for a changed one."""
     equipment_id = _equipment_id(call)
     _query(call)
-    body = read_json(EquipmentBody, await _json(call))
-    equipment = parse_equipment(equipment_id, body.model_dump(exclude_none=True))
-    new = await asyncio.to_thread(_plant(call).put_equipment, equipment)
+    return await asyncio.to_thread(_put, _plant(call), equipment_id, await _json(call))
+
+
+def _put(plant: Plant, equipment_id: str, body: bytes) -> Reply:
+    document = read_json(EquipmentBody, body).model_dump(exclude_none=True)
+    equipment = parse_equipment(equipment_id, document)
+    new = plant.put_equipment(equipment)
     return json_reply(EquipmentAnswer.of(equipment), 201 if new else 200)
 
 
@@ -56,9 +60,11 @@ async def show_equipment(call: Call) -> Reply:
 async def list_equipment(call: Call) -> Reply:
     """`GET /equipment?after=&limit=`."""
     asked = _query(call, "after", "limit")
-    limit = _limit(asked, MOST_MACHINES)
-    plant = _plant(call)
-    found = await asyncio.to_thread(plant.page, asked.get("after", ""), limit + 1)
+    return await asyncio.to_thread(_page, _plant(call), asked.get("after", ""), _limit(asked, MOST_MACHINES))
+
+
+def _page(plant: Plant, after: str, limit: int) -> Reply:
+    found = plant.page(after, limit + 1)
     page = [EquipmentAnswer.of(equipment) for equipment in found[:limit]]
     more = page[-1].equipment_id if len(found) > limit else None
     return json_reply(EquipmentList(equipment=page, total_count=plant.count(), next=more))
@@ -82,12 +88,20 @@ async def show_history(call: Call) -> Reply:
     start_s, end_s = _time(asked, "from"), _time(asked, "to")
     if start_s is not None and end_s is not None and start_s >= end_s:
         raise InvalidInput("from: the time is not before `to`", field="from")
-    limit, before, plant = _limit(asked, MOST_RESULTS), _cursor(asked), _plant(call)
-    found = await asyncio.to_thread(plant.history, equipment_id, start_s, end_s, limit + 1, before)
-    if not found and await asyncio.to_thread(plant.find, equipment_id) is None:
-        anything = await asyncio.to_thread(plant.history, equipment_id, limit=1)
-        if not anything:
-            raise _unknown(equipment_id)
+    limit, before = _limit(asked, MOST_RESULTS), _cursor(asked)
+    return await asyncio.to_thread(_history, _plant(call), equipment_id, (start_s, end_s), limit, before)
+
+
+def _history(
+    plant: Plant,
+    equipment_id: str,
+    times_s: tuple[float | None, float | None],
+    limit: int,
+    before: tuple[float, int] | None,
+) -> Reply:
+    found = plant.history(equipment_id, *times_s, limit + 1, before)
+    if not found and plant.find(equipment_id) is None and not plant.history(equipment_id, limit=1):
+        raise _unknown(equipment_id)
     page = found[-limit:]
     more = f"{page[0].result.at_s!r}_{page[0].id}" if len(found) > limit else None
     return json_reply(History(equipment_id=equipment_id, results=[HistoryItem.of(each) for each in page], next=more))
@@ -109,7 +123,7 @@ def _plant(call: Call) -> Plant:
 
 
 def _equipment_id(call: Call) -> str:
-    return check_equipment_id(unquote(call.params["id"]))
+    return check_equipment_id(call.params["id"])
 
 
 def _unknown(equipment_id: str) -> Refusal:

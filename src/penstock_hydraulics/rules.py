@@ -128,12 +128,12 @@ class Limit:
     high: float
     unit: str
 
-    def broken(self, figures: Figures) -> str | None:
-        """The sentence, None within the limits."""
-        if figures.high[self.row] > self.high:
-            return f"{self.sensor} reached {figures.high[self.row]:.4g} {self.unit}, its limit is {self.high:g}"
-        if figures.low[self.row] < self.low:
-            return f"{self.sensor} fell to {figures.low[self.row]:.4g} {self.unit}, its limit is {self.low:g}"
+    def broken(self, lowest: float, highest: float) -> str | None:
+        """The sentence for a row's lowest and highest sample, None within the limits."""
+        if highest > self.high:
+            return f"{self.sensor} reached {highest:.4g} {self.unit}, its limit is {self.high:g}"
+        if lowest < self.low:
+            return f"{self.sensor} fell to {lowest:.4g} {self.unit}, its limit is {self.low:g}"
         return None
 
 

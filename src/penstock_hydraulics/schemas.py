@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
+from numbers import Real
 from typing import Annotated, Any, Literal, Self, TypeAlias
 
 from pydantic import (
@@ -21,7 +22,7 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from penstock.tasks.base import TimedResponse
 from penstock_hydraulics.states import ANOMALIES
-from penstock_hydraulics.topology import Topology
+from penstock_hydraulics.topology import Topology, printable
 
 MAX_SAMPLES = 60_000
 """Of one sensor in a request: a window of 60 s at 1 kHz."""
@@ -31,6 +32,8 @@ MAX_RATE_HZ = 1000.0
 MIN_RATE_HZ = 0.1
 _SHOWN = 80
 _AHEAD = timedelta(days=1)
+_BEGIN = datetime(1970, 1, 1, tzinfo=UTC)
+"""Before it a clock has been reset, or never set."""
 
 
 class _ArrayToo:
@@ -52,6 +55,34 @@ def _listed(value: Any) -> Any:
     return tolist() if callable(tolist) else value
 
 
+class _IsoToo:
+    """A time as JSON has it, and in Python its text as well: a request that was read from a file is no other."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        inner = handler(source)
+        python = core_schema.no_info_before_validator_function(_time, inner)
+        return core_schema.json_or_python_schema(inner, python)
+
+
+def _time(value: Any) -> Any:
+    try:
+        return datetime.fromisoformat(value) if isinstance(value, str) else value
+    except ValueError:  # Pydantic says what a time is
+        return value
+
+
+class _Told:
+    """What a wrong value is told, in words and not as a pattern; the schema keeps the pattern."""
+
+    def __init__(self, sentence: str) -> None:
+        self._sentence = sentence
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.custom_error_schema(
+            handler(source), custom_error_type="form", custom_error_message=self._sentence
+        )
+
+
 Number: TypeAlias = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Samples: TypeAlias = Annotated[
     list[Number],
@@ -67,6 +98,7 @@ EquipmentId: TypeAlias = Annotated[
         description="The machine: 1 to 128 letters, digits and _ . : -, a letter or a digit first.",
         examples=["exc_001"],
     ),
+    _Told("give 1 to 128 letters, digits and _ . : -, a letter or a digit first"),
 ]
 AnomalyName: TypeAlias = Literal[
     "pressure_drop",
@@ -89,12 +121,13 @@ def _rates(value: Any) -> float | dict[str, float]:
     if isinstance(value, Mapping):
         if len(value) > MAX_SENSORS:
             raise PydanticCustomError("rates", "it names more than {most} sensors", {"most": MAX_SENSORS})
-        return {str(name): _rate(rate, f"{str(name)[:_SHOWN]}: ") for name, rate in value.items()}
+        return {str(name): _rate(rate, f"{printable(str(name)[:_SHOWN])}: ") for name, rate in value.items()}
     return _rate(value, "")
 
 
 def _rate(value: Any, whose: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not MIN_RATE_HZ <= value <= MAX_RATE_HZ:
+    number = isinstance(value, Real) and not isinstance(value, bool)
+    if not number or not MIN_RATE_HZ <= value <= MAX_RATE_HZ:
         wanted = {"whose": whose, "least": f"{MIN_RATE_HZ:g}", "most": f"{MAX_RATE_HZ:g}"}
         raise PydanticCustomError("rate", "{whose}a sampling rate is a number from {least} to {most} Hz", wanted)
     return float(value)
@@ -106,10 +139,12 @@ def _circuit(value: Any) -> str | Mapping[str, Any] | Topology | None:
     raise PydanticCustomError("topology", "give the name of a template, or a graph of components and edges")
 
 
-def _not_ahead(value: datetime) -> datetime:
+def _plausible(value: datetime) -> datetime:
     value = value.replace(tzinfo=UTC) if value.tzinfo is None else value
     if value > datetime.now(UTC) + _AHEAD:
         raise PydanticCustomError("timestamp", "it lies more than a day ahead; check the clock of the machine")
+    if value < _BEGIN:
+        raise PydanticCustomError("timestamp", "it lies before 1970; check the clock of the machine")
     return value
 
 
@@ -150,7 +185,7 @@ class PredictionRequest(BaseModel):
         description="Of all sensors, or of each by its name; sensors that are not named are sampled at 1 Hz.",
         examples=[1.0, {"flow_pump_main": 10.0}],
     )
-    timestamp: Annotated[datetime, AfterValidator(_not_ahead)] | None = Field(
+    timestamp: Annotated[datetime, _IsoToo(), AfterValidator(_plausible)] | None = Field(
         default=None, description="When the window ended; without a time zone UTC. Default: now."
     )
     topology: Circuit = Field(

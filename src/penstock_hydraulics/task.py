@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Hashable, Mapping
+from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, NamedTuple
 
 import numpy as np
@@ -143,7 +144,7 @@ class HydraulicDiagnostics(Task):
 
     def postprocess(self, outputs: Mapping[str, NDArray[Any]], request: Any) -> PredictionResponse:
         """The diagnosis, from this request's own rows. Raises OutOfRange for a model whose answer is not finite."""
-        prepared = request._prepared
+        prepared, request._prepared = request._prepared, None  # a request may be kept, compared, copied and sent
         if prepared is None or prepared.task is not self:  # one request, asked of two models at once
             prepared, _ = self._prepare(request)
         case, warnings = prepared.case, [*prepared.case.warnings, *prepared.warnings]
@@ -192,14 +193,16 @@ class HydraulicDiagnostics(Task):
             equipment,
             lambda: self._case(topology, assumed, equipment, plan_window(data, rates, topology, self.features)),
         )
-        window, warnings = fill_window(data, case.plan, STEPS)
+        window, warnings, low, high = fill_window(data, case.plan, STEPS)
         figures = Figures.of(window[:, : case.plan.steps])
         for limit in case.judge.book.limits:
-            if (broken := limit.broken(figures)) is not None:
+            if (broken := limit.broken(float(low[limit.row]), float(high[limit.row]))) is not None:
                 warnings.append(broken)
         prepared = Prepared(self, case, figures, warnings)
         if case.layout is None:
             return prepared, self._empty
+        if len(case.shown) < len(window):
+            window = window[case.shown]
         complete(window, case.plan.steps, case.usual)
         return prepared, encode(window, case.layout)
 
@@ -222,7 +225,7 @@ class HydraulicDiagnostics(Task):
 
     def _parse(self, document: Mapping[str, Any]) -> Topology:
         try:
-            key = orjson.dumps(document)
+            key = blake2b(orjson.dumps(document), digest_size=16).digest()
         except (TypeError, ValueError):  # what only Python can write; the parser says what is wrong with it
             return parse_topology(document)
         found = self._parsed.get(key)
@@ -235,20 +238,22 @@ class HydraulicDiagnostics(Task):
 
     def _case(self, topology: Topology, assumed: bool, equipment: Equipment | None, plan: WindowPlan) -> Case:
         settings, config = self.settings, self.features
-        coverage = coverage_of(topology, plan.sensors)
+        coverage = coverage_of(topology, [name for name in plan.sensors if name not in plan.slow])
+        shown = [row for row in range(len(plan.rows)) if not {*plan.sensors[row : row + 1]} & {*plan.slow}]
         long_enough = plan.seconds >= config.min_window_s
         knows = settings.topologies == "any" or _is_template(topology, settings.topologies)
-        model = long_enough and knows
+        model = long_enough and knows and bool(shown)
         labelled = _is_template(topology, (topology.name,)) and self._learned(topology.name) == "supervised"
         whole = plan.seconds >= _WHOLE * config.window_s
         expectations = self._expectations(None if assumed else topology, equipment)
         book = rule_book(topology, plan.sensors, expectations, whole=whole)
         judge = anomaly_judge(topology, coverage, book, settings.thresholds, model=model, labelled=labelled)
-        layout = Layout.make(topology, plan.rows, self.scales) if model else None
+        layout = Layout.make(topology, [plan.rows[row] for row in shown], self.scales) if model else None
         return Case(
             topology=topology,
             plan=plan,
             layout=layout,
+            shown=shown,
             usual=layout.mean if layout is not None and self.scales.covers(topology) else None,
             coverage=coverage,
             share=round(coverage.of_window(plan.seconds, config.window_s, assumed=assumed, model=model), 6),
@@ -256,7 +261,7 @@ class HydraulicDiagnostics(Task):
             warnings=(
                 *about_machine(topology, assumed, knows, labelled or not model),
                 *about_window(plan, config, long_enough),
-                *about_sensors(coverage, judge.unavailable),
+                *about_sensors(coverage, plan.slow, judge.unavailable),
                 *plan.warnings,
             ),
             equipment=equipment,
@@ -312,14 +317,15 @@ class HydraulicDiagnostics(Task):
         )
 
     def _trend(self, equipment_id: str, score: float, now_s: float, case: Case) -> Degradation | None:
-        if self.plant is None:
+        plant = self.plant
+        if plant is None:
             return None
         failure = FAILURE_HEALTH if case.equipment is None else case.equipment.failure_health
         asked = (case.layout is not None, failure)
         known = self._trends.get(equipment_id)
         if known is not None and known.asked == asked and abs(now_s - known.now_s) < _TREND_HOLDS_S:
             return known.trend
-        times, health = self.plant.recent(equipment_id)
+        times, health = plant.recent(equipment_id)
         if case.layout is not None:  # what rules alone say is no point of the same curve
             times, health = np.append(times, now_s), np.append(health, score)
         trend = degradation(times, health, now_s, failure)

@@ -143,7 +143,9 @@ def parse_topology(document: Mapping[str, Any]) -> Topology:
     _refuse_unknown(document, {"name", "components", "edges"}, "The topology", "topology")
     components = tuple(_component(item) for item in _items(document, "components", MAX_COMPONENTS))
     most = MAX_COMPONENTS * (MAX_COMPONENTS - 1) // 2
-    edges = tuple(_edge(item) for item in _items(document, "edges", most))
+    own = {part.id: part.id for part in components}  # lines refer to these very texts: a large graph is kept small
+    ends = (_edge(item) for item in _items(document, "edges", most))
+    edges = tuple((own.get(first, first), own.get(second, second)) for first, second in ends)
     return Topology(_name(document.get("name", "custom")), components, edges)
 
 
@@ -172,13 +174,15 @@ def _component(item: object) -> Component:
             field="topology.components",
         )
     component_id = _text(item, "component_id")
-    _refuse_unknown(item, {"component_id", "type", "sensors"}, f"Component {_shown(component_id)}", component_id)
+    _refuse_unknown(
+        item, {"component_id", "type", "sensors"}, f"Component {_shown(component_id)}", _shown(component_id)
+    )
     kind = _text(item, "type")
     sensors = item.get("sensors", ())
     if not isinstance(sensors, list | tuple) or any(sensor not in tuple(QUANTITIES) for sensor in sensors):
         raise InvalidInput(
             f"Component {_shown(component_id)} lists `sensors` that are not among {', '.join(QUANTITIES)}.",
-            field=component_id,
+            field=_shown(component_id),
         )
     return Component(component_id, kind, tuple(quantity for quantity in QUANTITIES if quantity in sensors))
 
@@ -276,6 +280,11 @@ def _check_connected(topology: Topology) -> None:
             f"{_shown(lonely)}; add the missing edge or send two topologies.",
             field=lonely,
         )
+
+
+def printable(name: str) -> str:
+    """A name as a sentence may repeat it: what would break the line is escaped."""
+    return name if name.isprintable() else ascii(name)[1:-1]
 
 
 def _shown(value: object) -> str:

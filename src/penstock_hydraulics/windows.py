@@ -6,23 +6,25 @@ the caller; `fill_window` is what every request costs.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from penstock.errors import InvalidInput
 from penstock_hydraulics.features import FeatureConfig, Row
-from penstock_hydraulics.topology import QUANTITIES, Topology
+from penstock_hydraulics.topology import QUANTITIES, Topology, printable
 
 Float: TypeAlias = NDArray[np.float32]
 Rates: TypeAlias = float | Mapping[str, float]
 
 DEFAULT_RATE_HZ: Final = 1.0
-EXTREMES_FROM_HZ: Final = 2.0
-"""A flow sampled as fast as this also tells its highest and lowest value of every second."""
+EXTREMES_HZ: Final = 10
+"""A flow sampled as fast as this also tells its highest and lowest tenth of every second, as those of the recordings
+do: of two or of a thousand samples a second the extremes are others."""
 LISTED: Final = 20
 """So many names are repeated in a sentence."""
 CONSTANT_FROM: Final = 5
@@ -56,6 +58,8 @@ class Group:
     """Sampled slower than once a second: each value is held until the next."""
     extremes: tuple[tuple[int, int, int], ...]
     """Sensor in the group, and the rows of its highest and lowest values."""
+    tenths: NDArray[np.intp]
+    """[10 * seconds + 1] as `edges`, of every tenth of a second."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -75,6 +79,19 @@ class WindowPlan:
     """Whole rows of the 60 that hold readings."""
     unknown: tuple[str, ...]
     warnings: tuple[str, ...]
+    idle: tuple[str, ...]
+    """The names that have a rate and sent nothing."""
+    slow: tuple[str, ...]
+    """The sensors of what changes within a cycle that are sampled less than once a second."""
+
+
+class Filled(NamedTuple):
+    """A window [rows, steps], what is odd about its readings, and the lowest and highest sample of each sensor."""
+
+    window: Float
+    warnings: list[str]
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
 
 
 def plan_window(
@@ -95,6 +112,7 @@ def plan_window(
         names = tuple(name for name in order[begin:] if spans[name] == span)
         groups.append(_group(names, begin, span, found, rows, config.steps))
         begin += len(names)
+    idle = tuple(name for name in rates if name not in data) if isinstance(rates, Mapping) else ()
     bounds = np.array([PLAUSIBLE[found[name][1]] for name in order])
     return WindowPlan(
         tuple(order),
@@ -105,38 +123,60 @@ def plan_window(
         seconds,
         min(config.steps, max(group.seconds for group in groups)),
         unknown,
-        tuple(_static_warnings(unknown, rates, data, topology)),
+        tuple(_static_warnings(unknown, idle, topology)),
+        idle,
+        tuple(name for name in order if spans[name][1] < 1 and found[name][1] != "temperature"),
     )
 
 
-def fill_window(data: Mapping[str, Sequence[float]], plan: WindowPlan, steps: int) -> tuple[Float, list[str]]:
-    """The window [rows, steps] and what is odd about its readings; seconds after `plan.steps` are not filled.
+def fill_window(data: Mapping[str, Sequence[float]], plan: WindowPlan, steps: int) -> Filled:
+    """The window of `steps`; seconds after `plan.steps` are not filled.
 
     Raises InvalidInput naming the sensor and the sample that cannot be.
     """
     window = np.empty((len(plan.rows), steps), np.float32)
     low, high = extremes = np.empty((2, len(plan.sensors)))
-    read = [np.array([data[name] for name in group.names], np.float64) for group in plan.groups]
+    read = [_read([data[name] for name in group.names]) for group in plan.groups]
     for values, group in zip(read, plan.groups, strict=True):
         np.minimum.reduce(values, axis=1, out=extremes[0, group.rows])
         np.maximum.reduce(values, axis=1, out=extremes[1, group.rows])
     warnings: list[str] = []
     if np.logical_or.reduce(low < plan.least) or np.logical_or.reduce(high > plan.most):
         warnings += _refuse_or_correct(read, plan, low)
+        np.maximum(extremes, plan.least, out=extremes)
     for values, group in zip(read, plan.groups, strict=True):
         _resample(values, group, window, plan.steps)
     if np.logical_or.reduce(constant := low == high):
         warnings += _stuck(plan, constant, low)
-    return window, warnings
+    return Filled(window, warnings, low, high)
+
+
+def _read(samples: Sequence[Sequence[float]]) -> NDArray[np.float64]:
+    """[sensors, samples] of equal length; lists by the quickest way there is, which takes nothing else."""
+    flat = array("d")
+    try:
+        for each in samples:
+            flat.fromlist(each)  # type: ignore[arg-type]
+    except TypeError:
+        return np.array(samples, np.float64)
+    return np.frombuffer(flat).reshape(len(samples), -1)
 
 
 def complete(window: Float, steps: int, usual: Float | None) -> None:
-    """Fill the seconds of a short window that were not sent: with what is `usual` there [rows, steps], else its mean.
+    """Fill the seconds of a short window that were not sent: with the course that is `usual` there [rows, steps].
 
-    A usual value counts for nothing in the model; a machine of unknown cycle has none for each second.
+    It goes on from where the readings were above or below it in the seconds before, twice as many as are missing, for a
+    jump would be taken for a fault, of a temperature above all. A machine of unknown cycle goes on level.
     """
-    if steps < window.shape[1]:
-        window[:, steps:] = usual[:, steps:] if usual is not None else window[:, :steps].mean(axis=1, keepdims=True)
+    missing = window.shape[1] - steps
+    if missing <= 0:
+        return
+    before = slice(max(0, steps - 2 * missing), steps)
+    if usual is None:
+        window[:, steps:] = window[:, before].mean(axis=1, keepdims=True)
+    else:
+        shift = (window[:, before] - usual[:, before]).mean(axis=1, keepdims=True)
+        window[:, steps:] = usual[:, steps:] + shift
 
 
 # Planning
@@ -178,28 +218,35 @@ def _group(
     length, rate = span
     seconds = min(steps, max(1, int(np.ceil(length / rate - 1e-9))))
     held = rate < 1
-    marks = np.arange(seconds + 1) * rate
     if held:
-        edges = np.minimum((marks + 1e-9).astype(np.intp), length - 1)
+        edges = np.minimum((np.arange(seconds + 1) * rate + 1e-9).astype(np.intp), length - 1)
     else:
-        edges = np.minimum(np.ceil(marks - 1e-9).astype(np.intp), length)
-        edges[:-1] = np.minimum(edges[:-1], length - 1)  # the last second may have begun between two samples
+        edges = _edges(seconds, rate, length)
+    tenths = _edges(seconds * EXTREMES_HZ, rate / EXTREMES_HZ, length)
     even = rate.is_integer() and length >= seconds * rate
     extremes = []
     for k, name in enumerate(names):
         node, quantity = found[name]
-        if quantity == "flow" and rate >= EXTREMES_FROM_HZ:
+        if quantity == "flow" and rate >= EXTREMES_HZ:
             extremes.append((k, len(rows), len(rows) + 1))
             rows += [(node, "flow_max"), (node, "flow_min")]
     per_second = int(rate) if even else 0
-    return Group(names, slice(place, place + len(names)), length, seconds, per_second, edges, held, tuple(extremes))
+    own = slice(place, place + len(names))
+    return Group(names, own, length, seconds, per_second, edges, held, tuple(extremes), tenths)
 
 
-def _static_warnings(unknown: tuple[str, ...], rates: Rates, data: Mapping[str, Any], topology: Topology) -> list[str]:
+def _edges(parts: int, each: float, length: int) -> NDArray[np.intp]:
+    """[parts + 1] where each part of so many samples begins, and one past the last sample that is used."""
+    edges: NDArray[np.intp] = np.minimum(np.ceil(np.arange(parts + 1) * each - 1e-9).astype(np.intp), length)
+    edges[:-1] = np.minimum(edges[:-1], length - 1)  # the last part may have begun between two samples
+    return edges
+
+
+def _static_warnings(unknown: tuple[str, ...], idle: tuple[str, ...], topology: Topology) -> list[str]:
     warnings = []
     if unknown:
         warnings.append(f"unknown to the topology {topology.name}, and not used: {_listed(unknown)}")
-    if isinstance(rates, Mapping) and (idle := tuple(name for name in rates if name not in data)):
+    if idle:
         warnings.append(f"sampling_rate_hz names sensors that sent nothing: {_listed(idle)}")
     return warnings
 
@@ -213,7 +260,7 @@ def _nothing_known(unknown: tuple[str, ...], topology: Topology) -> InvalidInput
 
 
 def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:LISTED])
+    shown = ", ".join(map(printable, names[:LISTED]))
     return shown if len(names) <= LISTED else f"{shown} and {len(names) - LISTED} more"
 
 
@@ -240,9 +287,10 @@ def _resample(values: NDArray[np.float64], group: Group, window: Float, steps: i
         sums = np.add.reduceat(values[:, : group.edges[-1]], group.edges[:-1], axis=1)
         target[:, :seconds] = sums / np.maximum(np.diff(group.edges), 1)
     for k, highest, lowest in group.extremes:
-        used = values[k, : group.edges[-1]]
-        window[highest, :seconds] = np.maximum.reduceat(used, group.edges[:-1])
-        window[lowest, :seconds] = np.minimum.reduceat(used, group.edges[:-1])
+        sums = np.add.reduceat(values[k, : group.tenths[-1]], group.tenths[:-1])
+        means = (sums / np.maximum(np.diff(group.tenths), 1)).reshape(seconds, EXTREMES_HZ)
+        window[highest, :seconds] = np.maximum.reduce(means, axis=1)
+        window[lowest, :seconds] = np.minimum.reduce(means, axis=1)
         window[[highest, lowest], seconds:steps] = window[[highest, lowest], seconds - 1 : seconds]
     if seconds < steps:
         target[:, seconds:steps] = target[:, seconds - 1 : seconds]

@@ -107,7 +107,7 @@ def test_a_wish_that_cannot_be_met_is_said_at_once(registry: Registry, publish: 
 
 
 def test_sizes_that_cannot_work_are_refused_by_name(registry: Registry, predictor: Predictor) -> None:
-    for options in ({"batch_size": 0}, {"cache_size": -1}, {"precision": "fp99"}):
+    for options in ({"batch_size": 0}, {"cache_size": -1}, {"threads": 0}, {"precision": "fp99"}):
         with pytest.raises(ConfigError, match=next(iter(options))):
             Predictor("m", registry=registry, **options)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="batch_size"):

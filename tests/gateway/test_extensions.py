@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ from linear_models import SIGNATURE, linear
 from live_servers import Live, Process
 from plugin_packages import install, install_tides, publish_tides
 
-from penstock import Predictor
+from penstock import ModelManager, Predictor
 from penstock.gateway.extensions import Extensions, with_tasks
 from penstock.gateway.openapi import write_document
 from penstock.gateway.routes import TABLE
@@ -173,6 +174,18 @@ def test_python_code_that_only_asks_a_model_attaches_nothing(tides: Registry, li
     with Predictor("ports", registry=tides) as predictor:
         predictor.predict(WATER)
     assert list(life) == [("close",)]
+
+
+def test_a_task_is_closed_once_when_all_is_closed_while_it_is_asked(tides: Registry, life: Any) -> None:
+    manager = ModelManager(tides, attach=True)
+    model = manager.load_model("ports")
+    assert manager.hold(model)
+    manager.close()
+    manager.release(model)
+    until = time.monotonic() + 10
+    while any(thread.name == "penstock-unload" for thread in threading.enumerate()) and time.monotonic() < until:
+        time.sleep(0.01)
+    assert [what for what, *_ in life] == ["attach", "close"]
 
 
 def test_a_task_that_fails_to_close_is_in_the_log_and_holds_nothing_up(

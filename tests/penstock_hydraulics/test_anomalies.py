@@ -51,3 +51,30 @@ def test_a_threshold_is_the_manifests_for_the_model_and_a_half_for_rules():
     assert findings.answer.detected_anomalies == ["overheating"]
     findings, _ = judged(("pressure_pump_main",), readings=(1.0,), thresholds={"leakage": 0.25})
     assert "leakage" in findings.answer.detected_anomalies
+
+
+@pytest.mark.parametrize(
+    ("probability", "temperature", "basis"),
+    [(0.7, 71.0, "rule"), (0.7, 95.0, "rule"), (0.95, 71.0, "proxy"), (0.7, 65.0, None)],
+)
+def test_a_fault_that_either_detects_is_detected_by_its_own_threshold(probability, temperature, basis):
+    probabilities = [0.0, probability, *[0.0] * 7]
+    findings, _ = judged(("temperature_tank",), probabilities, (temperature,), {"overheating": 0.9})
+    answer = findings.answer
+    assert answer.detected_anomalies == ([] if basis is None else ["overheating"])
+    assert ("overheating" in findings.fired) <= bool(answer.detected_anomalies)
+    if basis is not None:
+        assert answer.basis["overheating"] == basis
+        assert answer.predictions["overheating"] >= answer.thresholds["overheating"]
+
+
+def test_a_rule_that_does_not_fire_never_hides_what_the_model_detects():
+    findings, _ = judged(("temperature_tank",), [0.0, 0.3, *[0.0] * 7], (69.0,), {"overheating": 0.2})
+    assert findings.answer.detected_anomalies == ["overheating"]
+    assert findings.answer.basis["overheating"] == "proxy"
+
+
+def test_an_answer_has_thresholds_of_its_own():
+    findings, judge = judged(("temperature_tank",), readings=(40.0,))
+    findings.answer.thresholds["leakage"] = 0.0
+    assert judge.thresholds["leakage"] == 0.5

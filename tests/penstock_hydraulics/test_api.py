@@ -270,6 +270,21 @@ def test_the_shipped_model_answers_for_every_template(shipped, name):
     assert 0 <= answer["health"]["score"] <= 1
 
 
+@shipped_only
+@pytest.mark.parametrize("seconds", [59, 45, 30])
+def test_the_shipped_model_reads_the_same_levels_off_a_window_that_is_not_whole(shipped, seconds):
+    faults = {"cooler_main": {"overheating": 1.0}}
+    window = list(simulate(RIG, faults, 2, seed=4))[-1]
+    body = {"equipment_id": "short", "sampling_rate_hz": dict(window.rates_hz), "topology": "zema_rig"}
+    whole = {name: values.tolist() for name, values in window.readings.items()}
+    part = {name: values[: int(seconds * window.rates_hz[name])] for name, values in whole.items()}
+    one, other = (good(shipped.post("/predict", json={**body, "sensor_data": data})) for data in (whole, part))
+    assert _state(one, "cooler_condition")["level"] == 3
+    for state in ("cooler_condition", "valve_condition"):
+        assert _state(other, state)["level"] == _state(one, state)["level"]
+    assert other["health"]["score"] == pytest.approx(one["health"]["score"], abs=0.1)
+
+
 # The shipped model on recordings
 
 LEVELS = (
@@ -278,6 +293,8 @@ LEVELS = (
     + [("pump_leakage", "leak", level) for level in (0, 1, 2)]
     + [("accumulator_pressure", "accumulator", level) for level in (130, 115, 100, 90)]
 )
+
+STATES = tuple(dict.fromkeys(state for state, *_ in LEVELS))
 
 
 def _recorded(http, cycle, *only):
@@ -313,16 +330,35 @@ def test_recordings_of_three_sensors_are_answered_with_less_coverage(shipped):
 
 
 @recorded_only
-def test_recordings_at_one_hertz_tell_the_same_levels_as_at_ten(shipped):
+@pytest.mark.parametrize("hertz", [1, 2, 5])
+def test_recordings_at_other_rates_tell_the_same_levels_as_at_ten(shipped, hertz):
     from recorded import cycles, readings_of
 
-    for cycle in cycles()[::150]:
+    same = []
+    for cycle in cycles()[::100]:
         data, rates = readings_of(cycle)
-        slow = {
-            name: [sum(v[k : k + int(rates[name])]) / rates[name] for k in range(0, len(v), int(rates[name]))]
+        wanted = {name: min(rate, hertz) for name, rate in rates.items()}
+        step = {name: round(rates[name] / wanted[name]) for name in data}
+        means = {
+            name: [sum(v[k : k + step[name]]) / step[name] for k in range(0, len(v), step[name])]
             for name, v in data.items()
         }
-        body = {"equipment_id": "zema", "sensor_data": slow, "topology": "zema_rig"}
+        body = {"equipment_id": "zema", "sensor_data": means, "sampling_rate_hz": wanted, "topology": "zema_rig"}
         one, ten = good(shipped.post("/predict", json=body)), _recorded(shipped, cycle)
-        for state in ("cooler_condition", "valve_condition"):
-            assert _state(one, state)["level"] == _state(ten, state)["level"]
+        same += [_state(one, state)["level"] == _state(ten, state)["level"] for state in STATES]
+    assert sum(same) / len(same) >= 0.95
+
+
+@recorded_only
+@pytest.mark.parametrize("seconds", [59, 50, 30])
+def test_recordings_that_were_cut_off_tell_nearly_the_same_levels(shipped, seconds):
+    from recorded import cycles, readings_of
+
+    right = []
+    for cycle in cycles()[::60]:
+        data, rates = readings_of(cycle)
+        part = {name: values[: int(seconds * rates[name])] for name, values in data.items()}
+        body = {"equipment_id": "cut", "sensor_data": part, "sampling_rate_hz": rates, "topology": "zema_rig"}
+        one, other = _recorded(shipped, cycle), good(shipped.post("/predict", json=body))
+        right += [_state(one, state)["level"] == _state(other, state)["level"] for state in STATES]
+    assert sum(right) / len(right) >= 0.9

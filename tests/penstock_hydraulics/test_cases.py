@@ -1,8 +1,14 @@
 from __future__ import annotations
 
+import json
+import tracemalloc
 from types import SimpleNamespace
 
+from hydraulic_models import SIGNATURE, task_config
+
 from penstock_hydraulics.cases import Cases
+from penstock_hydraulics.schemas import PredictionRequest
+from penstock_hydraulics.task import HydraulicDiagnostics
 
 
 def case(weight=10, equipment=None):
@@ -47,3 +53,28 @@ def test_the_number_of_cases_is_bounded_too():
     for k in range(20):
         cases.find(k, None, case)
     assert len(cases) == 4
+
+
+def test_what_many_topologies_hold_in_memory_is_bounded():
+    task = HydraulicDiagnostics(task_config(), SIGNATURE)
+    tracemalloc.start()
+    for k in range(150):
+        task.preprocess(_dense(k))
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert held / 150 < 200_000
+    assert 800 * task._cases._rows > held / 2
+
+
+def _dense(number: int) -> PredictionRequest:
+    """Of a machine of 64 components, each with a line to each, and four names of every component's sensor."""
+    ids = [f"c{number}_{k}_".ljust(64, "x") for k in range(64)]
+    components = [{"component_id": each, "type": "other", "sensors": ["pressure"] * 50} for each in ids]
+    edges = [[first, second] for k, first in enumerate(ids) for second in ids[:k]]
+    body = {
+        "equipment_id": "a",
+        "sensor_data": {f"pressure_{ids[0]}": [1, 2, 3]},
+        "sampling_rate_hz": {f"{number}_{k}": 1.0 for k in range(40)},
+        "topology": {"name": "dense", "components": components, "edges": edges},
+    }
+    return PredictionRequest.model_validate_json(json.dumps(body))

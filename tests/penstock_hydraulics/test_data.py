@@ -115,3 +115,47 @@ def test_the_real_recordings_show_what_is_known_of_the_rig():
     by_level = [recordings.readings[recordings.labels[:, 0] == level][:, outlet].mean() for level in range(3)]
     assert by_level == pytest.approx([31, 40, 51], abs=3)
     assert recordings.in_settled_runs.sum() >= 1000
+
+
+def _damaged(path: Path) -> Path:
+    """An npz whose container is whole and one of whose arrays is not."""
+    np.savez_compressed(path, y_cooler=np.arange(1000))
+    data = bytearray(path.read_bytes())
+    start = data.index(b"y_cooler.npy") + 40
+    data[start : start + 60] = bytes(60)
+    path.write_bytes(data)
+    return path
+
+
+def test_a_damaged_or_other_kind_of_file_is_named(texts, tmp_path):
+    with pytest.raises(InvalidInput, match=r"broken\.npz: this is no npz of the recordings"):
+        load(_damaged(tmp_path / "broken.npz"))
+    np.save(tmp_path / "one.npy", np.zeros(3))
+    with pytest.raises(InvalidInput, match=r"one\.npy: this is no npz of the recordings"):
+        load(tmp_path / "one.npy")
+    whole = gzip.compress((texts / "PS3.txt").read_bytes())
+    (texts / "PS3.txt").unlink()
+    (texts / "PS3.txt.gz").write_bytes(whole[:-12])
+    with pytest.raises(InvalidInput, match=r"PS3\.txt\.gz: not a table of numbers"):
+        load(texts)
+
+
+@pytest.mark.parametrize(
+    ("level", "told"), [(np.nan, "no finite numbers"), (3.7, "has no level 3.7"), (1e300, "has no level 1e")]
+)
+def test_a_profile_of_other_numbers_is_refused(texts, level, told):
+    profile = PROFILE.astype(float)
+    profile[0, 0] = level
+    np.savetxt(texts / "profile.txt", profile)
+    with pytest.raises(InvalidInput, match=told):
+        load(texts)
+
+
+def test_files_without_a_cycle_are_refused(texts):
+    (texts / "profile.txt").write_text("")
+    with pytest.raises(InvalidInput, match="the profile must hold 5 columns"):
+        load(texts)
+    np.savetxt(texts / "profile.txt", PROFILE)
+    np.savetxt(texts / "PS3.txt", np.zeros((3, 60)) + 1e300)
+    with pytest.raises(InvalidInput, match="no finite numbers"):
+        load(texts)

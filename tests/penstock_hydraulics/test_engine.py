@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import copy
+import json
+import pickle
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -15,6 +19,7 @@ from penstock_hydraulics.engine import (
     PredictionRequest,
     PredictionResponse,
 )
+from penstock_hydraulics.simulator.traffic import Plan, traffic
 from penstock_hydraulics.templates import TEMPLATES
 
 RIG = TEMPLATES["zema_rig"]
@@ -78,3 +83,31 @@ def test_history_makes_a_trend(registry):
 def test_a_model_of_another_kind_is_refused(tmp_path):
     with pytest.raises(ModelLoadError, match="vec is a model for vector-classification"):
         InferenceEngine(InferenceConfig(model="vec", registry=build_registry(tmp_path), threads=1))
+
+
+def test_a_request_keeps_nothing_of_its_prediction(engine):
+    fields = {"equipment_id": "a", "sensor_data": readings(RIG), "topology": "zema_rig"}
+    request = PredictionRequest(**fields)
+    first = engine.predict(request)
+    assert request == PredictionRequest(**fields)
+    assert pickle.loads(pickle.dumps(copy.deepcopy(request))) == request
+    assert engine.predict(request).components == first.components
+
+
+def test_threads_may_share_an_engine_and_even_a_request(engine):
+    requests = [
+        PredictionRequest(equipment_id=f"m{k}", sensor_data=readings(TEMPLATES[name], seed=k), topology=name)
+        for k, name in enumerate([*TEMPLATES] * 2)
+    ]
+    alone = [engine.predict(request) for request in requests]
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(engine.predict, requests * 12))
+    for answer, single in zip(answers, alone * 12, strict=True):
+        assert answer.equipment_id == single.equipment_id
+        assert answer.topology == single.topology
+        assert answer.health.score == pytest.approx(single.health.score, abs=1e-5)
+
+
+def test_what_the_simulator_wrote_can_be_diagnosed_as_it_is(engine):
+    request, _labels = next(traffic(Plan(RIG, windows=1)))
+    assert engine.predict(json.loads(json.dumps(request))).coverage == 1.0

@@ -187,3 +187,9 @@ def test_a_window_the_models_are_not_made_for_is_refused(options, field):
     with pytest.raises(InvalidInput) as refused:
         FeatureConfig(**options)
     assert refused.value.errors[0].field == field
+
+
+@pytest.mark.parametrize("wrong", [{"window_s": 30, "rate_hz": 2}, {"window_s": float("inf")}, {"rate_hz": 0.0}])
+def test_another_window_than_the_models_is_refused(wrong):
+    with pytest.raises(InvalidInput, match="leave both at 60 s and 1 Hz"):
+        FeatureConfig(**wrong)

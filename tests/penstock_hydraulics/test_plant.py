@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -422,3 +423,54 @@ def test_a_forked_process_has_a_plant_of_its_own(plant: Plant, registry: Registr
     key = (os.getpid(), registry.database_url)
     assert module._SHARED[key] is plant
     assert all(pid == os.getpid() for pid, _ in module._SHARED)
+
+
+def test_a_machine_that_this_release_cannot_read_costs_only_itself(
+    plant: Plant, registry: Registry, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("a", "b"):
+        plant.put_equipment(parse_equipment(name, {"topology": "zema_rig"}))
+    with closing(open_database(registry, "hydraulics")) as database, database.writer.begin() as connection:
+        connection.execute(
+            text("UPDATE hydraulics_equipment SET document = '{\"topology\": \"of_tomorrow\"}' WHERE id = 'a'")
+        )
+    other = _other(registry)
+    try:
+        assert [each.id for each in other.page()] == ["b"]
+        other.record(_result())
+        assert [stored.late for stored in other.history("exc_001")] == [False]
+    finally:
+        other.close()
+    assert "the machine a is left out: topology: there is no template 'of_tomorrow'" in caplog.text
+
+
+def test_results_that_waited_for_a_database_that_hung_are_late(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LATE_S", 0.5)
+    go_on, inside = threading.Event(), threading.Event()
+    write = Store.write
+
+    def hanging(self: Store, *given: object, **named: object) -> None:
+        inside.set()
+        assert go_on.wait(20)
+        write(self, *given, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Store, "write", hanging)
+    plant.record(_result(0))
+    assert inside.wait(20)
+    plant.record(_result(1))
+    time.sleep(1)
+    go_on.set()
+    assert [each.late for each in plant.history("exc_001")] == [False, True]
+
+
+def test_a_late_first_result_does_not_hide_the_history_after_it(plant: Plant, registry: Registry) -> None:
+    for number in range(20):
+        plant.record(_result(number))
+    assert len(plant.history("exc_001")) == 20
+    other = _other(registry)
+    try:
+        other.record(_result(-1000))
+        _eventually(lambda: len(other.recent("exc_001").times_s) == 21)
+        assert other.recent("exc_001").times_s.tolist() == sorted(other.recent("exc_001").times_s.tolist())
+    finally:
+        other.close()

@@ -146,6 +146,9 @@ def test_a_machine_without_results_has_an_empty_history(http: httpx.Client) -> N
         ({"topology": "zema_rig", "nominal": {"pressure_pump_mani": 3}}, "'pressure_pump_mani' is no sensor"),
         ({"topology": "zema_rig", "limits": {"pressure_pump_main": {"mix": 3}}}, "limits.pressure_pump_main.mix"),
         ({"topology": "zema_rig", "failure_health": 2}, "failure_health"),
+        ({"topology": "zema_rig", "failure_health": "0.3"}, "failure_health: Input should be a valid number"),
+        ({"topology": "zema_rig", "nominal": {"pressure_pump_main": "3"}}, "nominal.pressure_pump_main: Input should"),
+        ({"topology": "zema_rig", "limits": {"pressure_pump_main": {"max": True}}}, "limits.pressure_pump_main.max"),
         ({"topology": "zema_rig", "colour": "red"}, "colour"),
     ],
 )
@@ -170,6 +173,7 @@ def test_a_bad_machine_is_refused_in_one_sentence(http: httpx.Client, body: dict
         ("/equipment/a/history?before=nan_3", "before: give the `next` of an earlier answer"),
         ("/equipment/-a", "equipment_id: '-a' is not 1 to 128 letters"),
         ("/equipment/%C3%A4", "equipment_id: 'ä'"),
+        ("/equipment/a%252Db", "equipment_id: 'a%2Db'"),
         ("/topologies?name=x", "name: no such parameter of the query; this route takes none"),
     ],
 )

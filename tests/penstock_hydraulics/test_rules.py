@@ -17,7 +17,7 @@ RATED = Expectations(NOMINAL["zema_rig"])
 
 def scores_of(topology, data, rates, expectations, whole=True):
     plan = plan_window(data, rates, topology, FeatureConfig())
-    window, _ = fill_window(data, plan, 60)
+    window = fill_window(data, plan, 60).window
     book = rule_book(topology, plan.sensors, expectations, whole=whole)
     return book.judge(Figures.of(window[:, : plan.steps]))
 
@@ -110,9 +110,9 @@ def test_a_broken_limit_is_told_with_the_reading():
     limits = {"pressure_pump_main": (None, 200.0), "flow_circ_pump": (5.0, None)}
     data = steady(pressure_pump_main=210.0, flow_circ_pump=4.0)
     plan = plan_window(data, 1.0, RIG, FeatureConfig())
-    window, _ = fill_window(data, plan, 60)
+    filled = fill_window(data, plan, 60)
     book = rule_book(RIG, plan.sensors, Expectations(limits=limits))
-    told = [limit.broken(Figures.of(window)) for limit in book.limits]
+    told = [limit.broken(filled.low[limit.row], filled.high[limit.row]) for limit in book.limits]
     assert sorted(told) == [
         "flow_circ_pump fell to 4 l/min, its limit is 5",
         "pressure_pump_main reached 210 bar, its limit is 200",

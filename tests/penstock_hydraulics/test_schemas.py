@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 
 import numpy as np
 import pytest
@@ -46,14 +46,17 @@ def test_wrong_samples_are_refused_by_their_sensor(samples, message):
     [
         ({"sensor_data": {}}, "sensor_data", "at least 1 item"),
         ({"sensor_data": {"": [1.0]}}, "sensor_data", "at least 1 character"),
-        ({"equipment_id": "a/b"}, "equipment_id", "pattern"),
-        ({"equipment_id": "x" * 129}, "equipment_id", "pattern"),
+        ({"equipment_id": "a/b"}, "equipment_id", "1 to 128 letters, digits and _ . : -"),
+        ({"equipment_id": "x" * 129}, "equipment_id", "1 to 128 letters"),
         ({"sampling_rate_hz": 0}, "sampling_rate_hz", "from 0.1 to 1000 Hz"),
         ({"sampling_rate_hz": float("nan")}, "sampling_rate_hz", "from 0.1 to 1000 Hz"),
         ({"sampling_rate_hz": {"flow_circ_pump": "fast"}}, "sampling_rate_hz", "flow_circ_pump: a sampling rate is"),
         ({"sampling_rate_hz": [1.0]}, "sampling_rate_hz", "from 0.1 to 1000 Hz"),
         ({"topology": 3}, "topology", "name of a template"),
         ({"timestamp": datetime.now(UTC) + timedelta(days=2)}, "timestamp", "a day ahead"),
+        ({"timestamp": datetime(1969, 12, 31, tzinfo=UTC)}, "timestamp", "before 1970"),
+        ({"timestamp": datetime.min.replace(tzinfo=timezone(timedelta(hours=14)))}, "timestamp", "before 1970"),
+        ({"timestamp": "yesterday"}, "timestamp", "valid datetime"),
         ({"sensors": 1}, "sensors", "Extra inputs"),
     ],
 )
@@ -89,3 +92,19 @@ def test_the_nine_faults_stand_in_the_schema():
     schema = json.dumps(PredictionRequest.model_json_schema())
     assert "sampling_rate_hz" in schema
     assert len(ANOMALIES) == 9
+
+
+def test_a_time_in_python_may_be_the_text_that_json_has():
+    read = PredictionRequest(equipment_id="a", sensor_data=DATA, timestamp="2024-05-01T12:00:00Z")
+    assert read.timestamp == datetime(2024, 5, 1, 12, tzinfo=UTC)
+
+
+def test_a_rate_may_be_a_number_of_numpy():
+    read = PredictionRequest(
+        equipment_id="a", sensor_data=DATA, sampling_rate_hz={"x": np.float32(10), "y": np.int64(2)}
+    )
+    assert read.sampling_rate_hz == {"x": 10.0, "y": 2.0}
+
+
+def test_the_id_of_a_machine_is_described_by_its_pattern():
+    assert "pattern" in PredictionRequest.model_json_schema()["properties"]["equipment_id"]

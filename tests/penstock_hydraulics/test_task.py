@@ -224,14 +224,14 @@ def test_forty_five_seconds_are_filled_up_and_told(ask):
     assert any(part.state for part in answer.components)
 
 
-def test_the_rest_of_a_short_window_counts_for_nothing_on_a_recorded_machine(task):
+def test_the_rest_of_a_short_window_goes_on_as_usual_on_a_recorded_machine(task):
     windows = np.random.default_rng(0).normal(160, 10, (20, 60)).astype(np.float32)
-    scales = Scales({"zema_rig": {"pump_main.pressure": Scale.of(windows)}}, {})
+    scale = Scale.of(windows)
+    scales = Scales({"zema_rig": {"pump_main.pressure": scale}}, {})
     known = HydraulicDiagnostics(task_config() | {"scales": scales.to_mapping()}, SIGNATURE)
-    data = {"pressure_pump_main": [160.0 + k for k in range(40)]}
-    signals = known.preprocess(PredictionRequest(equipment_id="a", sensor_data=data, topology="zema_rig"))["signals"]
-    assert np.abs(signals[0, 0, 0, :40]).max() > 1
-    assert np.abs(signals[0, 0, 0, 40:]).max() < 1e-5
+    request = {"equipment_id": "a", "sensor_data": {"pressure_pump_main": scale.mean[:40] + 5}, "topology": "zema_rig"}
+    signals = known.preprocess(PredictionRequest(**request))["signals"]
+    np.testing.assert_allclose(signals[0, 0, 0], 5 / scale.deviation, rtol=1e-3)
 
 
 def test_what_is_odd_about_readings_is_told(ask):
@@ -332,6 +332,28 @@ def test_a_registered_machine_needs_no_topology_and_has_its_own_limits(ask, atta
     attached.plant.put_equipment(Equipment("press-1", topology))
     assert ask(equipment_id="press-1", sensor_data=data).anomaly.detected_anomalies == []
     assert ask(equipment_id="press-2", sensor_data=data).topology == "zema_rig"
+
+
+def test_sensors_that_are_too_slow_for_the_model_are_told_and_left_to_the_rules(ask):
+    data = {"pressure_pump_main": [150.0 + k for k in range(12)], "temperature_tank": [81.0 + k / 9 for k in range(12)]}
+    answer = ask(sensor_data=data, topology="zema_rig", sampling_rate_hz=0.2)
+    assert "sampled at less than 1 Hz, and left to the rules: pressure_pump_main" in answer.warnings
+    assert [part.state for part in answer.components if part.type in ("pump", "directional_valve")] == [None, None]
+    assert answer.coverage == pytest.approx(1 / 14, abs=1e-4)
+    assert "overheating" in answer.anomaly.detected_anomalies
+    only = ask(
+        sensor_data={"pressure_pump_main": data["pressure_pump_main"]}, topology="zema_rig", sampling_rate_hz=0.2
+    )
+    assert only.coverage == 0.0
+    assert only.degradation.basis == "none"
+
+
+def test_a_limit_holds_for_every_sample_and_not_only_for_the_mean_of_a_second(ask, attached):
+    attached.plant.put_equipment(Equipment("press-2", RIG, limits={"pressure_pump_main": (None, 250.0)}))
+    data = {"pressure_pump_main": [150.0 + k % 7 for k in range(6000)]}
+    data["pressure_pump_main"][2500] = 260.0
+    answer = ask(by=attached, equipment_id="press-2", sensor_data=data, sampling_rate_hz=100.0)
+    assert "pressure_pump_main reached 260 bar, its limit is 250" in answer.warnings
 
 
 def test_health_that_falls_has_a_trend_and_a_time_to_failure(ask, attached):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from penstock.errors import InvalidInput
+from penstock_hydraulics.templates import TEMPLATES
 from penstock_hydraulics.topology import KINDS, MAX_COMPONENTS, Component, Topology, parse_topology
 
 
@@ -165,3 +167,18 @@ def test_what_is_accepted_is_connected(pairs: set[tuple[int, int]], kind: str) -
     except InvalidInput:
         return
     assert (np.linalg.matrix_power(matrix.astype(int), 6) > 0).all()
+
+
+def test_a_refusal_repeats_no_more_than_a_line_of_what_was_sent():
+    document = {"components": [{"component_id": "a" * 100_000, "type": "pump", "colour": "red"}]}
+    with pytest.raises(InvalidInput) as caught:
+        parse_topology(document)
+    assert len(str(caught.value)) < 400
+    assert len(caught.value.errors[0].field) < 100
+
+
+def test_lines_share_the_ids_of_their_components():
+    document = json.loads(json.dumps(TEMPLATES["excavator"].document()))
+    topology = parse_topology(document)
+    own = {id(component.id) for component in topology.components}
+    assert all(id(end) in own for edge in topology.edges for end in edge)

@@ -17,7 +17,8 @@ CONFIG = FeatureConfig()
 
 def window_of(data, rates=1.0, topology=RIG):
     plan = plan_window(data, rates, topology, CONFIG)
-    return plan, *fill_window(data, plan, STEPS)
+    filled = fill_window(data, plan, STEPS)
+    return plan, filled.window, filled.warnings
 
 
 def row(plan, window, name, channel=None):
@@ -67,6 +68,21 @@ def test_a_fast_flow_tells_its_extremes_and_a_slow_one_does_not():
     assert len(plan.rows) == 4
 
 
+@pytest.mark.parametrize("rate", [25.0, 100.0, 44.1, 1000.0])
+def test_the_extremes_of_a_faster_flow_are_of_tenths_of_a_second(rate):
+    samples = np.random.default_rng(0).uniform(5, 9, int(60 * rate))
+    plan, window, _ = window_of({"flow_pump_main": samples.tolist()}, rate)
+    tenths = np.minimum((np.arange(len(samples)) / rate * 10 + 1e-9).astype(int), 599)
+    means = (np.bincount(tenths, samples) / np.bincount(tenths)).reshape(60, 10)
+    np.testing.assert_allclose(row(plan, window, "flow_pump_main", "flow_max"), means.max(1), rtol=1e-5)
+    np.testing.assert_allclose(row(plan, window, "flow_pump_main", "flow_min"), means.min(1), rtol=1e-5)
+
+
+def test_a_flow_of_two_samples_a_second_has_no_extremes():
+    plan, _, _ = window_of({"flow_pump_main": ramp(120, 5)}, 2.0)
+    assert plan.rows == ((0, "flow"),)
+
+
 def test_one_lost_sample_is_held_and_one_too_many_is_dropped():
     plan, window, _ = window_of({"pressure_pump_main": ramp(60), "temperature_tank": ramp(59, 30)})
     assert row(plan, window, "temperature_tank")[-1] == pytest.approx(ramp(59, 30)[-1])
@@ -82,16 +98,23 @@ def test_rates_of_several_sensors_are_put_side_by_side_whatever_their_order():
     assert row(plan, window, "flow_circ_pump", "flow_max")[0] == pytest.approx(ramp(600, 9)[9])
 
 
-def test_a_short_window_is_filled_with_what_is_usual_or_with_its_own_mean():
+def test_a_short_window_goes_on_as_usual_from_where_it_is_or_level():
     plan, window, _ = window_of({"pressure_pump_main": ramp(45)})
     assert plan.steps == 45
     assert plan.seconds == 45
-    own = window.copy()
-    complete(own, 45, None)
-    np.testing.assert_allclose(own[0, 45:], np.mean(ramp(45)), rtol=1e-6)
-    complete(window, 45, np.full((1, 60), 7, np.float32))
-    np.testing.assert_array_equal(window[0, 45:], np.full(15, 7, np.float32))
-    np.testing.assert_array_equal(window[0, :45], own[0, :45])
+    sent, level = window[0, :45].copy(), window.copy()
+    complete(level, 45, None)
+    np.testing.assert_allclose(level[0, 45:], np.mean(ramp(45)[15:]), rtol=1e-6)
+    usual = np.array([ramp(60, 7)], np.float32)
+    complete(window, 45, usual)
+    np.testing.assert_allclose(window[0], ramp(60), rtol=1e-6)
+    np.testing.assert_array_equal(window[0, :45], sent)
+
+
+def test_one_missing_second_makes_no_jump():
+    _, window, _ = window_of({"temperature_tank": ramp(59, 55)})
+    complete(window, 59, np.full((1, 60), 40, np.float32))
+    assert window[0, 59] == pytest.approx(np.mean(ramp(59, 55)[-2:]))
 
 
 @pytest.mark.parametrize(
@@ -190,3 +213,8 @@ def test_any_rate_and_length_makes_a_finite_window_within_its_samples(rate, seco
     assert filled.min() >= 0.99
     assert filled.max() <= 9.01
     assert 1 <= plan.steps <= STEPS
+
+
+def test_names_with_control_characters_stay_in_their_line():
+    with pytest.raises(InvalidInput, match=r"has no sensor pressure_x\\ny; it has"):
+        window_of({"pressure_x\ny": ramp(60)})

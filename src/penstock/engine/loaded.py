@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import logging
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -63,6 +64,7 @@ class LoadedModel:
     """A model that answers: its task, its backend and the batcher in front of it. Made by `load`."""
 
     __slots__ = (
+        "_closing",
         "artifact",
         "at_close",
         "backend",
@@ -110,6 +112,7 @@ class LoadedModel:
         self.duty = self.duties[task.kind]
         # No two loads share it, so that no answer outlives the model that gave it, whatever its files say they are.
         self.cache_identity = f"{self.key}/{self.variant}/{info.sha256}/{next(_loads)}"
+        self._closing = threading.Lock()
         self.at_close: list[Callable[[], None]] = []
         """Called once the model has answered its last request."""
 
@@ -132,7 +135,9 @@ class LoadedModel:
             duty.attach(registry)
 
     def close(self) -> None:
-        """Refuse what waits and give the memory back."""
+        """Refuse what waits and give the memory back. Safe to call twice."""
+        if not self._closing.acquire(blocking=False):
+            return
         for duty in self.duties.values():
             duty.close()
         self.batcher.close()

@@ -82,6 +82,8 @@ class Predictor:
         self._token = uuid.uuid4().hex
         self._registry = registry if isinstance(registry, Registry) else Registry(registry)
         _check(optimizations, batch_size, cache_size, precision)
+        if threads is not None:
+            check_at_least("threads", threads, 1)
         if not is_model_file(str(model)):
             self._registry.ensure(str(model))
         options = BackendOptions(

@@ -54,14 +54,19 @@ class Extensions:
     def _checked(self, point: EntryPoint) -> Iterator[Endpoint]:
         for row in _imported(point):
             try:
-                fault = self._fault(row) if isinstance(row, Endpoint) else f"{type(row).__name__} is no Endpoint"
-                ready = _ready(row) if fault is None else None
+                ready = self._admitted(row)
             except Exception as error:  # a row may hold anything
-                fault, ready = f"{type(error).__name__}: {error}", None
-            if ready is None:
-                log.warning("a route of %s is left out: %s", point.value, fault)
+                log.warning("a route of %s is left out: %s", point.value, error)
             else:
                 yield ready
+
+    def _admitted(self, row: object) -> Endpoint:
+        if not isinstance(row, Endpoint):
+            raise TypeError(f"{type(row).__name__} is no Endpoint")
+        fault = self._fault(row)
+        if fault is not None:
+            raise ValueError(fault)
+        return _ready(row)
 
     def _fault(self, row: Endpoint) -> str | None:
         """Why a row cannot be served, None for a good one."""

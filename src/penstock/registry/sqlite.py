@@ -28,6 +28,7 @@ class SQLite(Database):
         "not a database": _RESTORE,
         "malformed": _RESTORE,
         "readonly": "give this user write access to it and to its directory",
+        "disk is full": "make room on its disk",
         "unable to open": "make its directory and give this user write access to it",
         "locked": "another process holds it; try again when that one is done",
     }

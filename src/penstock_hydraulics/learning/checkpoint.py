@@ -4,12 +4,24 @@ from __future__ import annotations
 
 import os
 import pickle
+import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 
 from penstock.errors import InvalidInput
+
+_DAMAGED: Final = (
+    OSError,
+    RuntimeError,
+    EOFError,
+    KeyError,
+    TypeError,
+    ValueError,
+    zipfile.BadZipFile,
+    pickle.UnpicklingError,
+)
 
 
 def write(path: Path, state: dict[str, Any]) -> None:
@@ -31,9 +43,12 @@ def read(path: Path, identity: str) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
+        with zipfile.ZipFile(path) as archive:  # torch does not look at the checksums that it wrote
+            if archive.testzip() is not None:
+                raise RuntimeError("a checksum is wrong")
         state = torch.load(path, map_location="cpu", weights_only=True)
         found = state["identity"]
-    except (OSError, RuntimeError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
+    except _DAMAGED as error:
         raise InvalidInput(f"{path}: this checkpoint cannot be read; remove it to start anew") from error
     if found != identity:
         raise InvalidInput(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -26,14 +27,16 @@ def simulate_windows(
     out: Annotated[Path | None, typer.Option(help="Write requests and labels to this file, a JSON line each.")] = None,
 ) -> None:
     """Simulate work cycles of a hydraulic machine, sound or with a fault; to standard output unless told otherwise."""
-    from penstock_hydraulics.simulator.traffic import Plan, send, topology_named, traffic, write_lines
+    from penstock_hydraulics.simulator.traffic import Plan, send, topology_named, traffic, write_lines, written
 
     plan = Plan(topology_named(topology), fault, severity, component, windows, degrade, interval, equipment, seed)
-    pairs = list(traffic(plan)) if url is not None and out is not None else traffic(plan)
-    if url is not None:
-        send(pairs, url, typer.echo)
-    if out is not None:
-        with out.open("w", encoding="utf-8") as file:
-            write_lines(pairs, file.write)
-    elif url is None:
-        write_lines(pairs, lambda line: typer.echo(line, nl=False))
+    pairs = traffic(plan)
+    with out.open("w", encoding="utf-8") if out is not None else nullcontext() as file:
+        if url is None:
+            write_lines(pairs, _print if file is None else file.write)
+        else:
+            send(pairs if file is None else written(pairs, file.write), url, typer.echo)
+
+
+def _print(line: str) -> None:
+    typer.echo(line, nl=False)

@@ -50,7 +50,7 @@ def topology_named(text: str) -> Topology:
             f"{text!r} is neither a template ({', '.join(TEMPLATES)}) nor a JSON file that can be read.",
             field="topology",
         ) from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise InvalidInput(f"{text} is not JSON.", field="topology") from None
     return parse_topology(document)
 
@@ -58,6 +58,8 @@ def topology_named(text: str) -> Topology:
 def faults_of(plan: Plan) -> Faults:
     """The faults that a plan asks for; raises InvalidInput for a circuit without a component that can have it."""
     if plan.fault is None:
+        if plan.component is not None or plan.degrade:
+            raise InvalidInput(f"Name the fault that {plan.component or 'the machine'} shall have.", field="fault")
         return {}
     if plan.fault not in FAULTS:
         raise InvalidInput(f"There is no fault {plan.fault!r}; the faults are {', '.join(FAULTS)}.", field="fault")
@@ -85,11 +87,25 @@ def request_of(window: SimulatedWindow, topology: Topology, equipment_id: str, a
 
 def traffic(plan: Plan) -> Iterator[tuple[Json, Labels]]:
     """Requests with what is true of them."""
-    begin = datetime.now(UTC) - timedelta(seconds=plan.interval_s) * (plan.windows - 1)
+    if not plan.topology.expected_sensors:
+        raise InvalidInput(f"The topology {plan.topology.name} expects no sensors to simulate.", field="topology")
+    begin = _begin(plan)
     windows = simulate(plan.topology, faults_of(plan), plan.windows, plan.seed)
     for place, window in enumerate(windows):
         at = begin + timedelta(seconds=plan.interval_s) * place
         yield request_of(window, plan.topology, plan.equipment_id, at), window.labels
+
+
+def _begin(plan: Plan) -> datetime:
+    """The time of the first window; raises InvalidInput where no server would take it."""
+    lasts = plan.interval_s * (plan.windows - 1)
+    now = datetime.now(UTC)
+    if lasts > now.timestamp():
+        raise InvalidInput(
+            f"{plan.windows} windows {plan.interval_s:g} s apart begin too long before now; choose a shorter interval.",
+            field="interval",
+        )
+    return now - timedelta(seconds=lasts)
 
 
 def label_document(labels: Labels) -> Json:
@@ -105,11 +121,14 @@ def label_document(labels: Labels) -> Json:
 
 def write_lines(pairs: Iterable[tuple[Json, Labels]], write: Callable[[str], object]) -> int:
     """One JSON line `{"request": …, "labels": …}` a window; how many there were."""
-    count = 0
+    return sum(1 for _ in written(pairs, write))
+
+
+def written(pairs: Iterable[tuple[Json, Labels]], write: Callable[[str], object]) -> Iterator[tuple[Json, Labels]]:
+    """The same windows, each on after its line is written."""
     for request, labels in pairs:
         write(json.dumps({"request": request, "labels": label_document(labels)}) + "\n")
-        count += 1
-    return count
+        yield request, labels
 
 
 def send(pairs: Iterable[tuple[Json, Labels]], url: str, say: Callable[[str], object]) -> int:

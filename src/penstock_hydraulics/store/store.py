@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import orjson
 from sqlalchemy import Connection, Integer, Select, cast, delete, func, insert, inspect, select, tuple_, update
 
-from penstock.errors import ConfigError
+from penstock.errors import ConfigError, InvalidInput
 from penstock.extend import migrate, open_database
 from penstock_hydraulics.store.equipment import Equipment, parse_equipment
 from penstock_hydraulics.store.migrations import HEAD, REVISIONS, VERSION_TABLE
@@ -20,6 +21,8 @@ from penstock_hydraulics.store.tables import EQUIPMENT, METADATA, RESULTS, REVIS
 
 if TYPE_CHECKING:
     from penstock import Registry
+
+log = logging.getLogger(__name__)
 
 NAME = "hydraulics"
 _AT_ONCE = 5_000
@@ -99,8 +102,9 @@ class Store:
         with self._reading() as connection:
             if connection is None:
                 return set(), []
-            found = [parse_equipment(row.id, orjson.loads(row.document)) for row in connection.execute(changed)]
-            return set(connection.execute(select(EQUIPMENT.c.id)).scalars()), found
+            found = [_machine(row.id, row.document) for row in connection.execute(changed)]
+            ids = set(connection.execute(select(EQUIPMENT.c.id)).scalars())
+        return ids, [equipment for equipment in found if equipment is not None]
 
     def put_equipment(self, equipment: Equipment, most: int) -> bool:
         """Write a machine in place of the one of its id; True when there was none. ValueError beyond `most`."""
@@ -256,6 +260,15 @@ def _schema(connection: Connection) -> str | None:
             f"the tables of hydraulics were written by a newer release (their schema is {found}); upgrade penstock"
         )
     return found
+
+
+def _machine(equipment_id: str, document: str) -> Equipment | None:
+    """None for one that another release wrote and this one cannot read."""
+    try:
+        return parse_equipment(equipment_id, orjson.loads(document))
+    except (InvalidInput, ValueError, AttributeError) as error:
+        log.warning("the machine %s is left out: %s", equipment_id, error)
+        return None
 
 
 def _count(connection: Connection) -> int:

@@ -22,6 +22,9 @@ _KEPT: Final = 40
 _EVEN_S: Final = 60.0
 """Over the last minute points are spread evenly, before that the sparser the older they are."""
 
+_STRAY: Final = 3
+"""The latest points stay as they are: one of a clock that was ahead would make all the others old."""
+
 
 class Trail(NamedTuple):
     """`times_s` [n] seconds since 1970, rising, and `health` [n] in 0..1, n at most 63."""
@@ -55,14 +58,17 @@ class _Points:
         self.times_s[n], self.health[n], self.weights[n] = at_s, health, 1.0
         self.count += 1
 
-    def prepend(self, times_s: Float, health: Float, weights: Float) -> None:
-        """Put older points, rising in time and any number of them, before those there are."""
+    def merge(self, times_s: Float, health: Float, weights: Float) -> None:
+        """Put stored points, any number of them, among those there are, which may have been stored meanwhile."""
         n = self.count
-        if n:
-            older = times_s < self.times_s[0]
-            times_s, health, weights = times_s[older], health[older], weights[older]
+        mine = self.times_s[:n]
+        if n:  # of merged points one cannot tell which they were
+            single = (self.weights[:n] == 1).all()
+            new = ~np.isin(times_s, mine) if single else times_s < mine[0]
+            times_s, health, weights = times_s[new], health[new], weights[new]
         pairs = ((times_s, self.times_s), (health, self.health), (weights, self.weights))
-        joined = [np.concatenate((old, new[:n])) for old, new in pairs]
+        order = np.concatenate((times_s, mine)).argsort(kind="stable")
+        joined = [np.concatenate((stored, own[:n]))[order] for stored, own in pairs]
         if len(joined[0]) > POINTS:
             joined = [*_thinned(joined[0], joined[1], joined[2], _KEPT)]
         self._put(*joined)
@@ -76,14 +82,15 @@ class _Points:
 
 
 def _thinned(times_s: Float, health: Float, weights: Float, most: int) -> tuple[Float, Float, Float]:
-    """At most so many points: means over stretches of equal length on a logarithmic scale of age."""
-    depth = np.log(times_s[-1] - times_s + _EVEN_S)
+    """At most so many points and the latest: means over stretches of equal length on a logarithmic scale of age."""
+    last = len(times_s) - _STRAY
+    depth = np.log(times_s[last - 1] - times_s[:last] + _EVEN_S)
     span = depth[0] - depth[-1]
     if span <= 0:  # all of one moment
-        stretch = np.zeros(len(depth), np.intp)
+        stretch = np.zeros(last, np.intp)
     else:
         stretch = np.minimum((depth[0] - depth) / span * most, most - 1).astype(np.intp)
-    starts = np.concatenate(([0], np.diff(stretch).nonzero()[0] + 1))
+    starts = np.concatenate(([0], np.diff(stretch).nonzero()[0] + 1, np.arange(last, len(times_s))))
     total = np.add.reduceat(weights, starts)
     merged_times, merged_health = (np.add.reduceat(array * weights, starts) / total for array in (times_s, health))
     return merged_times, merged_health, total
@@ -136,12 +143,12 @@ class Trails:
             return list(self._unread)
 
     def extend_back(self, equipment_id: str, times_s: Float, health: Float, weights: Float) -> None:
-        """What the history says of the time before the first point; `weights` [n] are the results behind each."""
+        """What the history says beside the points there are; `weights` [n] are the results behind each."""
         with self._lock:
             self._unread.pop(equipment_id, None)
             points = self._points.get(equipment_id)
             if points is not None and len(times_s):
-                points.prepend(times_s, health, weights)
+                points.merge(times_s, health, weights)
 
     def forget(self, equipment_id: str) -> None:
         """Drop a trail; it is read again when it is asked for."""

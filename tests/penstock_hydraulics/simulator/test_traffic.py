@@ -182,3 +182,39 @@ def test_the_command_sends_and_keeps_what_it_sent(tmp_path: Path) -> None:
 
     assert result.exit_code == 0, result.output
     assert len(result.output.splitlines()) == len(file.read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"component": "pump_main"}, "Name the fault"),
+        ({"degrade": True}, "Name the fault"),
+        ({"interval_s": float("inf")}, "too long before now"),
+        ({"interval_s": 1e14}, "too long before now"),
+        ({"interval_s": 1e6, "windows": 1_000_000}, "too long before now"),
+        ({"interval_s": 86_400.0 * 365, "windows": 100}, "too long before now"),
+        ({"topology": Topology("bare", (Component("a", "pump"),), ())}, "bare expects no sensors"),
+    ],
+)
+def test_a_plan_that_makes_no_requests_is_refused_in_one_sentence(options: dict[str, Any], told: str) -> None:
+    with pytest.raises(InvalidInput, match=told):
+        next(traffic(Plan(**{"topology": RIG, "windows": 2, **options})))
+
+
+def test_a_file_that_nests_too_deep_is_no_topology(tmp_path: Path) -> None:
+    (tmp_path / "deep.json").write_text("[" * 100_000)
+    with pytest.raises(InvalidInput, match="is not JSON"):
+        topology_named(str(tmp_path / "deep.json"))
+
+
+def test_what_was_sent_is_in_the_file_even_where_the_server_gives_up(tmp_path: Path) -> None:
+    file = tmp_path / "windows.jsonl"
+    result = CliRunner().invoke(_command(), ["--windows", "3", "--url", "http://127.0.0.1:9", "--out", str(file)])
+    assert isinstance(result.exception, ModelNotReady)
+    assert len(file.read_text().splitlines()) == 1
+
+
+def test_a_file_that_cannot_be_written_is_told_before_anything_is_sent(tmp_path: Path) -> None:
+    out = tmp_path / "missing" / "windows.jsonl"
+    result = CliRunner().invoke(_command(), ["--windows", "1", "--url", "http://127.0.0.1:9", "--out", str(out)])
+    assert isinstance(result.exception, FileNotFoundError)

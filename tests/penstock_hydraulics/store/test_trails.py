@@ -60,7 +60,7 @@ def test_results_of_one_moment_are_kept_as_their_mean() -> None:
     for number in range(POINTS + 1):
         trails.add("a", 5.0, float(number % 2))
     times, health = trails.recent("a")
-    assert times.tolist() == [5.0, 5.0]
+    assert times.tolist() == [5.0] * 5, "one mean, the latest three, and the new one"
     assert health[0] == pytest.approx(0.5, abs=0.01)
 
 
@@ -105,3 +105,13 @@ def test_others_results_reach_known_machines_only() -> None:
     trails.follow([("a", 2.0, 0.4), ("b", 2.0, 0.4)])
     assert trails.recent("a").health.tolist() == [0.5, 0.4]
     assert "b" not in trails
+
+
+def test_a_result_of_a_clock_that_is_ahead_does_not_melt_the_others_together() -> None:
+    trails, plain = Trails(), Trails()
+    for number in range(500):
+        for each in (trails, plain):
+            each.add("a", 600.0 * number, 0.9)
+        if number == 450:
+            trails.add("a", 600.0 * number + 86_400, 0.9)
+    assert len(trails.recent("a").times_s) > len(plain.recent("a").times_s) - 10
