@@ -131,7 +131,7 @@ def test_what_an_artifact_says_itself_cannot_be_said_again(penstock: Penstock, a
 
 def test_bundled_models_are_published_by_name(penstock: Penstock) -> None:
     names = [model["name"] for model in penstock("models", "publish", "--bundled", "--json").json()["models"]]
-    assert names == ["digits", "digits-image"]
+    assert names == ["digits", "digits-image", "hydraulics"]
 
 
 def test_the_list_shows_versions_from_low_to_high_with_their_aliases(penstock: Penstock, published: str) -> None:
