@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from penstock_hydraulics.anomalies import AnomalyJudge
-from penstock_hydraulics.coverage import Coverage
 from penstock_hydraulics.features import Float, Layout
+from penstock_hydraulics.health import ComponentJudge
 from penstock_hydraulics.topology import Topology
 from penstock_hydraulics.windows import WindowPlan
 
@@ -31,10 +31,10 @@ class Case:
     """The rows of the window that the model is shown."""
     usual: Float | None
     """[rows, STEPS] the course of a sound cycle, with which a short window goes on; None where it is not known."""
-    coverage: Coverage
     share: float
     """The coverage of the whole answer."""
-    judge: AnomalyJudge
+    components: ComponentJudge
+    anomalies: AnomalyJudge
     warnings: tuple[str, ...]
     equipment: Any
     """What was registered when it was made; another one makes another case."""

@@ -26,6 +26,7 @@ STEPS: Final = 60
 NODES: Final = (8, 16, 32, 64)  # the sizes a graph is padded to
 SEGMENTS: Final = 12
 STATISTICS: Final = 2 * SEGMENTS + 5  # mean and deviation of each segment; five of the whole window
+HIGHEST, LOWEST = -2, -1  # the columns of the highest and the lowest value
 LIMIT: Final = 8.0  # standardised values are clamped to ±LIMIT: one broken sensor must not drown the others
 INPUTS: Final = ("signals", "statistics", "present", "adjacency", "kinds")
 
@@ -265,16 +266,18 @@ def statistics_of(readings: Float) -> Float:
     found[:, SEGMENTS : 2 * SEGMENTS] = deviations[:, :SEGMENTS]
     found[:, -5], found[:, -4] = highest[1], lowest[1]
     found[:, -3] = deviations[:, -1]
-    found[:, -2], found[:, -1] = highest[0], lowest[0]
+    found[:, HIGHEST], found[:, LOWEST] = highest[0], lowest[0]
     return found
 
 
-def encode(readings: Float, layout: Layout) -> dict[str, NDArray[Any]]:
+def encode(readings: Float, layout: Layout, statistics: Float | None = None) -> dict[str, NDArray[Any]]:
     """The model's inputs for one window `readings` [rows, STEPS], finite, in the units of `topology.QUANTITIES`.
 
-    Each has a leading axis of 1. Those that depend on the layout alone are shared and read-only.
+    Each has a leading axis of 1. Those that depend on the layout alone are shared and read-only. `statistics` are
+    those of the readings, for who has them already.
     """
-    return encode_all(readings[None], layout)
+    found = statistics_of(readings) if statistics is None else statistics
+    return _inputs(readings[None], found[None], layout)
 
 
 def encode_all(readings: Float, layout: Layout) -> dict[str, NDArray[Any]]:
@@ -283,9 +286,14 @@ def encode_all(readings: Float, layout: Layout) -> dict[str, NDArray[Any]]:
     `present`, `adjacency` and `kinds` are alike for all: their leading axis stays 1.
     """
     count, rows = readings.shape[:2]
+    found = statistics_of(readings.reshape(count * rows, STEPS)).reshape(count, rows, STATISTICS)
+    return _inputs(readings, found, layout)
+
+
+def _inputs(readings: Float, found: Float, layout: Layout) -> dict[str, NDArray[Any]]:
+    count = len(readings)
     signals = np.zeros((count, layout.size, len(CHANNELS), STEPS), np.float32)
     statistics = np.zeros((count, layout.size, len(CHANNELS), STATISTICS), np.float32)
-    found = statistics_of(readings.reshape(count * rows, STEPS)).reshape(count, rows, STATISTICS)
     signals.reshape(count, -1, STEPS)[:, layout.slots] = _standard(readings, layout.mean, layout.inverse)
     statistics.reshape(count, -1, STATISTICS)[:, layout.slots] = _standard(
         found, layout.statistics_mean, layout.statistics_inverse

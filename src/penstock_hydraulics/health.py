@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Final
+from operator import mul
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from penstock_hydraulics.coverage import Coverage
 from penstock_hydraulics.schemas import ComponentAnswer, StateAnswer, Status
-from penstock_hydraulics.states import HEADS, LEVELS, Head
+from penstock_hydraulics.states import HEAD_OF_KIND, Head
 from penstock_hydraulics.topology import Component, Topology
 
 HEALTHY_FROM: Final = 0.7
@@ -21,73 +21,65 @@ one component near failure critical."""
 RULE_WEIGHT: Final = 0.6
 """A rule that just fires (0.5) takes health to 0.7, the edge of a warning, and one that is certain to 0.4, critical."""
 
-_SEVERITIES: Final = np.zeros((LEVELS, len(HEADS)), np.float32)
-for _k, _head in enumerate(HEADS):
-    _SEVERITIES[_head.columns, _k] = _head.severities
+
+class _Part(NamedTuple):
+    """A component, and the words and columns of its state where its kind has one."""
+
+    id: str
+    kind: str
+    share: float
+    head: Head | None
+    levels: tuple[float | int, ...] = ()
+    keys: tuple[str, ...] = ()
+    severities: tuple[float, ...] = ()
+
+    @classmethod
+    def of(cls, component: Component, share: float) -> _Part:
+        head = HEAD_OF_KIND.get(component.kind)
+        if head is None:
+            return cls(component.id, component.kind, share, None)
+        levels = tuple(int(level) if level.is_integer() else level for level in head.levels)
+        keys = tuple(f"{level:g}" for level in head.levels)
+        return cls(component.id, component.kind, share, head, levels, keys, tuple(head.severities.tolist()))
+
+    def answer(self, health: float | None, state: StateAnswer | None) -> ComponentAnswer:
+        return ComponentAnswer.made(
+            component_id=self.id, type=self.kind, health=health, state=state, coverage=self.share
+        )
+
+    def judged(self, head: Head, row: Sequence[float]) -> ComponentAnswer:
+        """From the component's row of the model's `levels`."""
+        sure = row[head.start : head.stop]
+        state = StateAnswer.made(
+            name=head.name,
+            level=self.levels[sure.index(max(sure))],
+            unit=head.unit,
+            probabilities={key: round(probability, 6) for key, probability in zip(self.keys, sure, strict=True)},
+        )
+        return self.answer(_within(1.0 - sum(map(mul, sure, self.severities))), state)
 
 
-@dataclass(frozen=True, slots=True)
-class _Name:
-    head: Head
-    place: int
-    levels: tuple[float | int, ...]
-    keys: tuple[str, ...]
+class ComponentJudge:
+    """What can be said of each component with one set of sensors on one topology."""
 
+    def __init__(self, topology: Topology, coverage: Coverage) -> None:
+        self._parts = tuple(map(_Part.of, topology.components, coverage.components))
 
-_NAMES: Final = {
-    head.kind: _Name(
-        head,
-        place,
-        tuple(int(level) if level.is_integer() else level for level in head.levels),
-        tuple(f"{level:g}" for level in head.levels),
-    )
-    for place, head in enumerate(HEADS)
-}
+    def __call__(self, levels: NDArray[np.float32], healths: NDArray[np.float32]) -> list[ComponentAnswer]:
+        """From the model's rows `levels` [N, 14] and `component_health` [N]; padding after the last component."""
+        judged = []
+        for part, row, health in zip(self._parts, levels.tolist(), healths.tolist(), strict=False):
+            if part.share == 0.0:
+                judged.append(part.answer(None, None))
+            elif part.head is None:
+                judged.append(part.answer(_within(health), None))
+            else:
+                judged.append(part.judged(part.head, row))
+        return judged
 
-
-def judge_components(
-    topology: Topology, coverage: Coverage, levels: NDArray[np.float32], healths: NDArray[np.float32]
-) -> list[ComponentAnswer]:
-    """From the model's rows `levels` [N, 14] and `component_health` [N]; padding after the last component."""
-    count = len(topology.components)
-    severities = (levels[:count] @ _SEVERITIES).tolist()
-    probabilities = np.round(levels[:count].astype(np.float64), 6).tolist()
-    own = healths[:count].tolist()
-    judged = []
-    for k, (component, share) in enumerate(zip(topology.components, coverage.components, strict=True)):
-        name = _NAMES.get(component.kind)
-        if share == 0.0:
-            judged.append(_answer(component, None, None, 0.0))
-        elif name is None:
-            judged.append(_answer(component, _within(own[k]), None, share))
-        else:
-            state = _state(name, probabilities[k])
-            judged.append(_answer(component, _within(1.0 - severities[k][name.place]), state, share))
-    return judged
-
-
-def unjudged(topology: Topology, coverage: Coverage) -> list[ComponentAnswer]:
-    """The components of a machine that the model was not asked about."""
-    pairs = zip(topology.components, coverage.components, strict=True)
-    return [_answer(component, None, None, share) for component, share in pairs]
-
-
-def _answer(component: Component, health: float | None, state: StateAnswer | None, share: float) -> ComponentAnswer:
-    return ComponentAnswer.made(
-        component_id=component.id, type=component.kind, health=health, state=state, coverage=share
-    )
-
-
-def _state(name: _Name, row: Sequence[float]) -> StateAnswer:
-    head = name.head
-    probabilities = row[head.start : head.stop]
-    likeliest = probabilities.index(max(probabilities))
-    return StateAnswer.made(
-        name=head.name,
-        level=name.levels[likeliest],
-        unit=head.unit,
-        probabilities=dict(zip(name.keys, probabilities, strict=True)),
-    )
+    def unasked(self) -> list[ComponentAnswer]:
+        """Where the model was not asked."""
+        return [part.answer(None, None) for part in self._parts]
 
 
 def _within(value: float) -> float:

@@ -14,6 +14,7 @@ from typing import Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from penstock_hydraulics.features import HIGHEST, LOWEST, SEGMENTS
 from penstock_hydraulics.topology import QUANTITIES, Component, Topology
 
 Limits: TypeAlias = Mapping[str, tuple[float | None, float | None]]
@@ -104,6 +105,12 @@ class Figures:
         )  # half of what mean() costs
         low, high = np.minimum.reduce(window, axis=1), np.maximum.reduce(window, axis=1)
         return cls(mean.tolist(), low.tolist(), high.tolist())
+
+    @classmethod
+    def of_statistics(cls, statistics: NDArray[np.float32]) -> Figures:
+        """The same of whole windows, from their `features.statistics_of` [rows, STATISTICS]."""
+        mean = np.add.reduce(statistics[:, :SEGMENTS], axis=1) / np.float32(SEGMENTS)
+        return cls(mean.tolist(), statistics[:, LOWEST].tolist(), statistics[:, HIGHEST].tolist())
 
 
 Judge: TypeAlias = Callable[[Figures], float]

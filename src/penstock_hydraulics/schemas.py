@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from numbers import Real
@@ -16,6 +17,8 @@ from pydantic import (
     GetCoreSchemaHandler,
     PlainValidator,
     PrivateAttr,
+    TypeAdapter,
+    ValidatorFunctionWrapHandler,
     WithJsonSchema,
 )
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
@@ -39,20 +42,27 @@ _BEGIN = datetime(1970, 1, 1, tzinfo=UTC)
 class _ArrayToo:
     """JSON arrays as they are, and in Python any one-dimensional array or sequence of numbers as well.
 
-    JSON goes straight to the inner schema: a validator around it would cost a Python call for every sensor.
+    JSON goes straight to the inner schema: a validator around it would cost a Python call for every sensor. What the
+    platform's decoder read is kept: an `array.array` of doubles, which is a list of numbers for whoever looks at it.
     """
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         inner = handler(source)
-        python = core_schema.no_info_before_validator_function(_listed, inner)
-        return core_schema.json_or_python_schema(inner, python)
+        python = core_schema.no_info_wrap_validator_function(_samples, inner)
+        plain = core_schema.plain_serializer_function_ser_schema(list)
+        return core_schema.json_or_python_schema(inner, python, serialization=plain)
 
 
-def _listed(value: Any) -> Any:
+def _samples(value: Any, inner: ValidatorFunctionWrapHandler) -> Any:
+    if type(value) is array and value.typecode == "d" and 0 < len(value) <= MAX_SAMPLES:
+        return value
     if isinstance(value, tuple):
-        return list(value)
+        return inner(list(value))
     tolist = getattr(value, "tolist", None)
-    return tolist() if callable(tolist) else value
+    return inner(tolist() if callable(tolist) else value)
+
+
+_AnyTime = TypeAdapter(datetime)
 
 
 class _IsoToo:
@@ -66,7 +76,7 @@ class _IsoToo:
 
 def _time(value: Any) -> Any:
     try:
-        return datetime.fromisoformat(value) if isinstance(value, str) else value
+        return _AnyTime.validate_python(value) if isinstance(value, str) else value
     except ValueError:  # Pydantic says what a time is
         return value
 

@@ -18,8 +18,8 @@ from penstock.extend import Registry, Signature, Task, parse_config, parse_reque
 from penstock_hydraulics.anomalies import Findings, anomaly_judge
 from penstock_hydraulics.cases import Case, Cases
 from penstock_hydraulics.coverage import coverage_of
-from penstock_hydraulics.features import INPUTS, STEPS, FeatureConfig, Layout, Scales, encode
-from penstock_hydraulics.health import capped, judge_components, machine_health, status_of, unjudged
+from penstock_hydraulics.features import INPUTS, STEPS, FeatureConfig, Float, Layout, Scales, encode, statistics_of
+from penstock_hydraulics.health import ComponentJudge, capped, machine_health, status_of
 from penstock_hydraulics.remarks import about_machine, about_sensors, about_window
 from penstock_hydraulics.rules import NOMINAL, Expectations, Figures, rule_book
 from penstock_hydraulics.schemas import (
@@ -94,6 +94,7 @@ class HydraulicDiagnostics(Task):
     kind: ClassVar[str] = "hydraulic-diagnostics"
     Request: ClassVar[type[BaseModel]] = PredictionRequest
     Response: ClassVar[type[BaseModel]] = PredictionResponse
+    series_field: ClassVar[str | None] = "sensor_data"
     inline: ClassVar[bool] = True
     refuses_nan: ClassVar[bool] = True
     example: ClassVar[Any] = {
@@ -149,7 +150,7 @@ class HydraulicDiagnostics(Task):
             prepared, _ = self._prepare(request)
         case, warnings = prepared.case, [*prepared.case.warnings, *prepared.warnings]
         _check_finite(outputs)
-        findings = case.judge(outputs["anomalies"][0].tolist(), prepared.figures)
+        findings = case.anomalies(outputs["anomalies"][0].tolist(), prepared.figures)
         parts, score = self._health(case, outputs, findings)
         now_s = time.time() if request.timestamp is None else request.timestamp.timestamp()
         response = PredictionResponse.made(
@@ -194,17 +195,25 @@ class HydraulicDiagnostics(Task):
             lambda: self._case(topology, assumed, equipment, plan_window(data, rates, topology, self.features)),
         )
         window, warnings, low, high = fill_window(data, case.plan, STEPS)
-        figures = Figures.of(window[:, : case.plan.steps])
-        for limit in case.judge.book.limits:
+        for limit in case.anomalies.book.limits:
             if (broken := limit.broken(float(low[limit.row]), float(high[limit.row]))) is not None:
                 warnings.append(broken)
-        prepared = Prepared(self, case, figures, warnings)
-        if case.layout is None:
-            return prepared, self._empty
+        figures, arrays = self._looked_at(window, case)
+        return Prepared(self, case, figures, warnings), arrays
+
+    def _looked_at(self, window: Float, case: Case) -> tuple[Figures, dict[str, NDArray[Any]]]:
+        """What rules and model look at; for a whole cycle with every row, the same statistics tell both."""
+        layout, steps = case.layout, case.plan.steps
+        if layout is not None and steps == STEPS and len(case.shown) == len(window):
+            statistics = statistics_of(window)
+            return Figures.of_statistics(statistics), encode(window, layout, statistics)
+        figures = Figures.of(window[:, :steps])
+        if layout is None:
+            return figures, self._empty
         if len(case.shown) < len(window):
             window = window[case.shown]
-        complete(window, case.plan.steps, case.usual)
-        return prepared, encode(window, case.layout)
+        complete(window, steps, case.usual)
+        return figures, encode(window, layout)
 
     def _topology(self, given: Any, equipment: Equipment | None) -> tuple[Topology, bool]:
         """The machine's circuit, and whether that is only assumed. Raises InvalidInput."""
@@ -255,9 +264,9 @@ class HydraulicDiagnostics(Task):
             layout=layout,
             shown=shown,
             usual=layout.mean if layout is not None and self.scales.covers(topology) else None,
-            coverage=coverage,
             share=round(coverage.of_window(plan.seconds, config.window_s, assumed=assumed, model=model), 6),
-            judge=judge,
+            components=ComponentJudge(topology, coverage),
+            anomalies=judge,
             warnings=(
                 *about_machine(topology, assumed, knows, labelled or not model),
                 *about_window(plan, config, long_enough),
@@ -287,9 +296,9 @@ class HydraulicDiagnostics(Task):
         self, case: Case, outputs: Mapping[str, NDArray[Any]], findings: Findings
     ) -> tuple[list[ComponentAnswer], float]:
         if case.layout is None:
-            parts, score = unjudged(case.topology, case.coverage), 1.0
+            parts, score = case.components.unasked(), 1.0
         else:
-            parts = judge_components(case.topology, case.coverage, outputs["levels"][0], outputs["component_health"][0])
+            parts = case.components(outputs["levels"][0], outputs["component_health"][0])
             score = machine_health(parts, float(outputs["health"][0]))
         for rule, component_id in findings.fired.values():
             part = parts[case.topology.index[component_id]]

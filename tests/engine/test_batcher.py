@@ -113,6 +113,29 @@ async def test_requests_that_come_together_run_together_within_the_row_limit(
     assert {answer.batch_rows for answer in answers} == {8}
 
 
+async def test_an_idle_thread_waits_for_all_who_come_in_the_same_turn_of_the_loop(
+    threaded: MakeBatcher, backend: Doubler
+) -> None:
+    batcher = threaded(batch_rows=8)
+    await batcher.submit(rows(0), 1)
+    await until(lambda: batcher._idle == 1)
+    await asyncio.gather(*(batcher.submit(rows(i), 1) for i in range(5)))
+    assert backend.batches == [1, 5]
+
+
+async def test_an_idle_thread_does_not_wait_when_a_batch_is_full(threaded: MakeBatcher, backend: Doubler) -> None:
+    batcher = threaded(batch_rows=4)
+    await batcher.submit(rows(0), 1)
+    await until(lambda: batcher._idle == 1)
+    backend.running.clear()
+    tasks = [asyncio.ensure_future(batcher.submit(rows(i), 1)) for i in range(4)]
+    for task in tasks:  # as the loop would, but that this turn does not end before the thread runs
+        task.get_loop().call_soon(backend.running.wait, 5)
+    await asyncio.gather(*tasks)
+    assert backend.running.is_set()
+    assert backend.batches == [1, 4]
+
+
 async def test_several_runners_run_several_batches_at_once(backend: Doubler) -> None:
     batcher = Batcher(backend, BatchLimits(batch_rows=2), full_batch_s=1, runners=3)
     backend.gate.clear()

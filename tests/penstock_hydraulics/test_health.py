@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from penstock_hydraulics.coverage import coverage_of
-from penstock_hydraulics.health import capped, judge_components, machine_health, status_of, unjudged
+from penstock_hydraulics.health import ComponentJudge, capped, machine_health, status_of
 from penstock_hydraulics.states import HEAD_OF_KIND, HEADS, LEVELS, equipment_health
 from penstock_hydraulics.templates import TEMPLATES
 
@@ -21,7 +21,7 @@ def levels_with(**chosen):
 
 
 def judged(levels, coverage=ALL):
-    return judge_components(RIG, coverage, levels, np.full(8, 0.9, np.float32))
+    return ComponentJudge(RIG, coverage)(levels, np.full(8, 0.9, np.float32))
 
 
 def part(parts, component_id):
@@ -56,7 +56,7 @@ def test_a_component_without_evidence_says_nothing():
     parts = judged(levels_with(), coverage_of(RIG, ("vibration_pump_main",)))
     assert all(each.health is None and each.state is None and each.coverage == 0 for each in parts)
     assert machine_health(parts, 0.4) == 0.4
-    assert [each.health for each in unjudged(RIG, ALL)] == [None] * 8
+    assert [each.health for each in ComponentJudge(RIG, ALL).unasked()] == [None] * 8
 
 
 @pytest.mark.parametrize(

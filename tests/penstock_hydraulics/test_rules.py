@@ -5,7 +5,7 @@ import os
 import numpy as np
 import pytest
 
-from penstock_hydraulics.features import FeatureConfig
+from penstock_hydraulics.features import FeatureConfig, statistics_of
 from penstock_hydraulics.rules import NOMINAL, Expectations, Figures, Ramp, rule_book
 from penstock_hydraulics.simulator import simulate
 from penstock_hydraulics.templates import TEMPLATES
@@ -35,6 +35,13 @@ def steady(**values):
 def test_a_ramp_is_straight_between_its_three_points():
     ramp = Ramp(1.0, 3.0, 4.0)
     assert [ramp(x) for x in (0, 1, 2, 3, 3.5, 4, 9)] == [0, 0, 0.25, 0.5, 0.75, 1, 1]
+
+
+def test_the_figures_of_a_whole_window_are_the_same_from_its_statistics():
+    window = np.random.default_rng(2).normal(100, 20, (6, 60)).astype(np.float32)
+    own, told = Figures.of(window), Figures.of_statistics(statistics_of(window))
+    assert told.mean == pytest.approx(own.mean, rel=1e-5)
+    assert (told.low, told.high) == (own.low, own.high)
 
 
 def test_no_rule_fires_on_a_sound_machine():

@@ -414,6 +414,6 @@ def test_a_simulated_machine_that_wears_out_gets_worse_answers(task):
             equipment_id="a", sensor_data=data, sampling_rate_hz=dict(window.rates_hz), topology="zema_rig"
         )
         prepared, _ = task._prepare(request)
-        scores.append(prepared.case.judge.book.judge(prepared.figures)[0]["contamination"])
+        scores.append(prepared.case.anomalies.book.judge(prepared.figures)[0]["contamination"])
     assert scores == sorted(scores)
     assert scores[-1] >= 0.5

@@ -14,10 +14,21 @@ class Point(BaseModel):
 
 @pytest.mark.parametrize(
     ("loc", "path"),
-    [(("a",), "a"), (("a", 3), "a[3]"), (("a", "b", 0, "c"), "a.b[0].c"), ((0, "a"), "[0].a"), ((), "")],
+    [
+        (("a",), "a"),
+        (("a", 3), "a[3]"),
+        (("a", "b", 0, "c"), "a.b[0].c"),
+        ((0, "a"), "[0].a"),
+        ((), ""),
+        (("a", "b\nc"), "a.b\\nc"),
+    ],
 )
 def test_a_place_is_written_as_one_would_in_python(loc, path):
     assert field_path(loc) == path
+
+
+def test_a_name_as_long_as_a_novel_is_cut():
+    assert len(field_path(("a", "b" * 10_000))) < 200
 
 
 def test_every_faulty_field_is_named():

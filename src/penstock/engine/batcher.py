@@ -125,6 +125,7 @@ class Batcher:
         self._live: set[Item] = set()
         self._inline = full_batch_s < INLINE_BELOW_S
         self._flush_on: asyncio.AbstractEventLoop | None = None
+        self._nudge_on: asyncio.AbstractEventLoop | None = None
         self._fill_timer: asyncio.TimerHandle | None = None
         self._runners = runners
         self._threads: list[threading.Thread] = []
@@ -227,9 +228,10 @@ class Batcher:
                     raise self._full(rows)
             for item in items:
                 self._queue.push(item)
-            if self._idle:
-                self._lock.notify(len(items))
-            elif not self._threads and not self._inline:
+            idle = self._idle > 0
+            if idle and self._queue.rows >= self.limits.batch_rows:
+                self._lock.notify()
+            elif not idle and not self._threads and not self._inline:
                 self._start_threads()
         for item in gone:
             refusal = PutOut("requests of a higher priority took its place", retry_after_s=self._retry_after_s())
@@ -239,6 +241,8 @@ class Batcher:
             self._watch(first.loop, first.deadline)
         if self._inline:
             self._wake(first.loop)
+        elif idle:
+            self._nudge_soon(first.loop)
 
     def _check_deadline(self, first: Item) -> None:
         assert first.deadline is not None
@@ -265,6 +269,22 @@ class Batcher:
             self._queue.drop(item)
 
     # Running: on the loop, or in the thread
+
+    def _nudge_soon(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Wake a thread once this turn of the loop is over: whoever is prepared in the same turn shares the run.
+
+        To wake it for each request costs more than a small model's run: two switches of thread, and the interpreter's
+        lock taken from the loop that is preparing the next one.
+        """
+        if self._nudge_on is not loop:
+            self._nudge_on = loop
+            loop.call_soon(self._nudge)
+
+    def _nudge(self) -> None:
+        self._nudge_on = None
+        with self._lock:
+            if self._queue:
+                self._lock.notify()
 
     def _wake(self, loop: asyncio.AbstractEventLoop) -> None:
         """See to it that a flush is due on this loop."""
@@ -321,6 +341,8 @@ class Batcher:
                     return
                 rows = sum(item.rows for item in batch)
                 self.running_rows += rows
+                if self._queue:
+                    self._lock.notify()  # another thread, for what did not fit into this run
             self._deliver(batch, self._run_batch(batch))
             del batch
 

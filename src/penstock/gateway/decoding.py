@@ -1,15 +1,13 @@
-"""JSON bodies into Task requests: a fast way for one flat array of numbers, Pydantic for everything else.
+"""JSON bodies into Task requests: a fast way for arrays of numbers (`arrays.py`), Pydantic for everything else.
 
-The fast way only ever says yes. Whatever it is not sure of (nested arrays, a key given twice, a value that is no
-number) goes through the Pydantic model, which decides and writes the error.
+The fast way only ever says yes. Whatever it is not sure of goes through the Pydantic model, which decides and writes
+the error.
 """
 
 from __future__ import annotations
 
-import threading
 from array import array
-from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, cast
 
 import numpy as np
 import orjson
@@ -17,37 +15,74 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json, to_json
 
 from penstock.errors import InvalidInput
+from penstock.gateway import arrays
 from penstock.tasks.base import Task
 from penstock.tasks.refusals import refusal
-
-try:
-    import simdjson as _simdjson
-except ImportError:  # no wheel for this Python: orjson reads the array
-    simdjson: Any = None
-else:
-    simdjson = _simdjson
-
-_KEEP_PARSER_BELOW = 1 << 20
-"""A parser keeps the memory of its largest document; larger bodies get one of their own."""
-
-Fields: TypeAlias = dict[str, Any]
-
-
-class _PerThread(threading.local):
-    def __init__(self) -> None:
-        self.parser = simdjson.Parser()
 
 
 def decode(task: Task, body: bytes) -> BaseModel:
     """The Task's `Request` from a JSON body. Raises InvalidInput naming every faulty field, `body` for broken JSON."""
-    if task.array_field is not None:
-        fields = read_flat(body, task.array_field)
-        if fields is not None:
-            try:
-                return task.Request.__pydantic_validator__.validate_python(fields)  # type: ignore[no-any-return]
-            except ValidationError:
-                pass  # the model below reads the same bytes and writes the error
+    if _has_arrays(task):
+        request = _validated(task, arrays.read(body, task))
+        if request is not None:
+            return request
     return decode_slowly(task.Request, body)
+
+
+def _has_arrays(task: Task) -> bool:
+    return task.array_field is not None or task.series_field is not None
+
+
+def _validated(task: Task, fields: arrays.Fields | None) -> BaseModel | None:
+    """None where the slow way, which reads the same bytes, must decide and write the error."""
+    if fields is None:
+        return None
+    try:
+        return task.Request.__pydantic_validator__.validate_python(fields)  # type: ignore[no-any-return]
+    except ValidationError:
+        return None
+
+
+class Batch:
+    """The body of a batch: its list `requests`, whose items are read once their Task is known, and what is around it.
+
+    `shell` is the body with None for each item.
+    """
+
+    def __init__(self, body: bytes) -> None:
+        """Raises InvalidInput for broken JSON and for what is no object."""
+        self._body = body
+        self._quick = arrays.read_items(body)
+        if self._quick is not None:
+            self.shell = {**self._quick.envelope, "requests": [None] * len(self._quick)}
+            return
+        self.shell = document = self._document()
+        if isinstance(document.get("requests"), list):
+            self.shell = {**document, "requests": [None] * len(document["requests"])}
+
+    def items(self, task: Task) -> list[BaseModel | InvalidInput]:
+        """Each item as the Task's `Request`, or what is wrong with it."""
+        fields = self._quick.fields(task) if self._quick is not None and _has_arrays(task) else None
+        if fields is None:
+            return [_item(task, item) for item in self._document()["requests"]]
+        found = [_validated(task, each) for each in fields]
+        if all(each is not None for each in found):
+            return cast(list[BaseModel | InvalidInput], found)
+        items = self._document()["requests"]
+        return [_item(task, item) if each is None else each for each, item in zip(found, items, strict=True)]
+
+    def _document(self) -> dict[str, Any]:
+        document = parse(self._body)
+        if not isinstance(document, dict):
+            raise InvalidInput("body: Input should be an object", field="body")
+        return document
+
+
+def _item(task: Task, item: Any) -> BaseModel | InvalidInput:
+    try:
+        return decode_item(task, item)
+    except InvalidInput as error:
+        return error
 
 
 def decode_item(task: Task, item: Any) -> BaseModel:
@@ -107,51 +142,3 @@ def _refuse_constants(body: bytes) -> None:
         from_json(body, allow_inf_nan=False)
     except ValueError as error:
         raise InvalidInput(f"body: not valid JSON: {error}", field="body") from None
-
-
-# The fast way
-
-
-def _read_flat_simdjson(body: bytes, field: str) -> Fields | None:
-    """The fields of a flat object with `field` as a float64 array, None where the slow way must decide."""
-    # as_buffer() would flatten nested arrays without a word, and simdjson skips a byte order mark, which is no JSON
-    if not (_once(body, b"[") and _once(body, b"{")) or body.startswith(b"\xef\xbb\xbf"):
-        return None
-    parser = _local.parser if len(body) < _KEEP_PARSER_BELOW else simdjson.Parser()
-    try:
-        document = parser.parse(body)
-        keys = list(document)
-        fields = {key: document[key] for key in keys}  # items() would make a list of the array, number by number
-        if len(fields) != len(keys):  # a key given twice
-            return None
-        # as_buffer() hands out a copy of its own, not the parser's memory
-        fields[field] = np.frombuffer(fields[field].as_buffer(of_type="d"))
-    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError):
-        return None
-    return fields
-
-
-def _once(body: bytes, mark: bytes) -> bool:
-    """As `body.count(mark) == 1`; find() searches many bytes at a time, count() one by one."""
-    first = body.find(mark)
-    return first >= 0 and body.find(mark, first + 1) < 0
-
-
-def _read_flat_orjson(body: bytes, field: str) -> Fields | None:
-    """The same without simdjson, for flat objects of any shape."""
-    if b"true" in body or b"false" in body:  # array() would take them for 1 and 0
-        return None
-    try:
-        fields = orjson.loads(body)
-        fields[field] = np.frombuffer(array("d", fields[field]))
-    except (ValueError, TypeError, KeyError, OverflowError):
-        return None
-    # orjson reads a whole number beyond 64 bits as a float, which has forgotten its last digits
-    exact = all(type(v) is not float or abs(v) < 2**53 for k, v in fields.items() if k != field)
-    return fields if exact else None
-
-
-read_flat: Callable[[bytes, str], Fields | None] = _read_flat_orjson
-if simdjson is not None:
-    _local = _PerThread()
-    read_flat = _read_flat_simdjson

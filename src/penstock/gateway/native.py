@@ -19,7 +19,7 @@ from penstock.engine.manager import is_model_file
 from penstock.engine.observation import Prediction
 from penstock.engine.ranges import Flag
 from penstock.errors import FieldError, InvalidInput, ModelNotFound, PenstockError
-from penstock.gateway.decoding import decode, decode_item, parse
+from penstock.gateway.decoding import Batch, decode
 from penstock.gateway.problems import BatchItemError, Refusal, describe
 from penstock.gateway.uploads import read_upload
 from penstock.gateway.wire import JSON, Call, Reply
@@ -299,10 +299,10 @@ async def predict_batch(call: Call) -> Reply:
         _check_json(call.header("content-type") or "")
         body = await call.body()
         batch = await _aside(len(body), _read_batch, body)
-        model, ref = await _batch_model(call, batch.get("model"))
+        model, ref = await _batch_model(call, batch.shell.get("model"))
         kind = _task_kind(call)
         task = model.task if kind is None else model.duty_of(kind).task
-        items = await _aside(len(body), _read_items, model, task, batch["requests"])
+        items = await _aside(len(body), _read_items, model, task, batch)
     except (PenstockError, Refusal) as error:
         _count(call, ref, error)
         raise
@@ -315,19 +315,14 @@ async def predict_batch(call: Call) -> Reply:
     return await _aside(len(body), _batch_reply, answers, started, call.request_id)  # type: ignore[no-any-return]
 
 
-def _read_batch(body: bytes) -> dict[str, Any]:
-    """The envelope, its items unread. Raises InvalidInput."""
-    document = parse(body)
-    if not isinstance(document, dict):
-        raise InvalidInput("body: Input should be an object", field="body")
-    requests = document.get("requests")
-    # the items are checked one by one later: here only their number counts
-    shell = {**document, "requests": [None] * len(requests)} if isinstance(requests, list) else document
+def _read_batch(body: bytes) -> Batch:
+    """Its items are read one by one later: here only their number counts. Raises InvalidInput."""
+    batch = Batch(body)
     try:
-        BatchRequest.model_validate(shell)
+        BatchRequest.model_validate(batch.shell)
     except ValidationError as error:
         raise refusal(error) from None
-    return document
+    return batch
 
 
 async def _batch_model(call: Call, ref: str | None) -> tuple[LoadedModel, str | None]:
@@ -339,19 +334,15 @@ async def _batch_model(call: Call, ref: str | None) -> tuple[LoadedModel, str | 
         raise VersionNotFound(str(error), "model") from None
 
 
-def _read_items(model: LoadedModel, task: Task, items: Sequence[Any]) -> list[BaseModel | PenstockError]:
-    return [_read_item(model, task, item) for item in items]
+def _read_items(model: LoadedModel, task: Task, batch: Batch) -> list[BaseModel | PenstockError]:
+    return [_of_version(model, item) for item in batch.items(task)]
 
 
-def _read_item(model: LoadedModel, task: Task, item: Any) -> BaseModel | PenstockError:
-    try:
-        request = decode_item(task, item)
-    except InvalidInput as error:
-        return error
-    version = getattr(request, "model_version", None)
+def _of_version(model: LoadedModel, item: BaseModel | PenstockError) -> BaseModel | PenstockError:
+    version = getattr(item, "model_version", None)
     if version is not None and version != model.version:
         return VersionNotFound(f"this batch is answered by {model.key}; name another version in `model`")
-    return request
+    return item
 
 
 def _batch_reply(answers: Sequence[Prediction | PenstockError], started: float, request_id: str) -> Reply:

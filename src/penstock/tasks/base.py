@@ -45,6 +45,8 @@ class Task(ABC):
     Response: ClassVar[type[BaseModel]]
     array_field: ClassVar[str | None] = None
     """The field of `Request` that is one flat array of numbers and may arrive as a float64 ndarray."""
+    series_field: ClassVar[str | None] = None
+    """The field that is an object of flat arrays of numbers, each of which may arrive as an `array.array("d")`."""
     upload_field: ClassVar[str | None] = None
     """The field of `Request` that takes the bytes of an uploaded file."""
     inline: ClassVar[bool] = False

@@ -15,19 +15,25 @@ MAX_ERRORS = 20
 """How many faults of one request are told."""
 
 _SHOWN = 3
+_LONGEST_NAME = 128
 _HOPELESS = 1000
 """A request with more faults is only told their number: Pydantic lists all of them or none, a kilobyte each."""
 
 
 def field_path(loc: tuple[int | str, ...]) -> str:
-    """`("input_data", 3)` as `input_data[3]`, `("a", "b")` as `a.b`."""
+    """`("input_data", 3)` as `input_data[3]`, `("a", "b")` as `a.b`; names are a client's, and stay on their line."""
     path = ""
     for part in loc:
         if isinstance(part, int):
             path += f"[{part}]"
         else:
-            path += f".{part}" if path else part
+            path += f".{_name(part)}" if path else _name(part)
     return path
+
+
+def _name(part: str) -> str:
+    plain = part if part.isprintable() else ascii(part)[1:-1]
+    return plain if len(plain) <= _LONGEST_NAME else f"{plain[:_LONGEST_NAME]}…"
 
 
 def refusal(error: ValidationError) -> InvalidInput:
