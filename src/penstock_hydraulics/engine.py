@@ -56,7 +56,8 @@ class InferenceEngine:
         self._task = task
         task.features = config.features
         if config.history:
-            task.attach(registry)
+            info = self._predictor.info
+            task.attach(registry, f"{info.name}:{info.version}")
 
     def predict(
         self,

@@ -117,14 +117,14 @@ class Plant:
         """A machine as registered; the same object until it is changed."""
         return self._equipment.get(equipment_id)
 
-    def recent(self, equipment_id: str) -> Trail:
-        """Times and health of the machine's last results, thinned, the present one not among them."""
-        return self._trails.recent(equipment_id)
+    def recent(self, equipment_id: str, model: str = "") -> Trail:
+        """Times and health of the machine's last results by a model, thinned, the present one not among them."""
+        return self._trails.recent((equipment_id, model))
 
     def record(self, result: Result) -> None:
         """Note a result; it is in the trail at once, in the history within a second or when the database is back."""
-        if result.trend and result.health is not None:
-            self._trails.add(result.equipment_id, result.at_s, result.health)
+        if result.trend is not None and result.health is not None:
+            self._trails.add((result.equipment_id, result.trend), result.at_s, result.health)
         with self._lock:
             self._queue.append(result)
             if len(self._queue) > MOST_WAITING:
@@ -331,10 +331,10 @@ class Plant:
             self._revision = revision
 
     def _read_trails(self, store: Store) -> None:
-        for equipment_id in self._trails.unread()[:_READ_AT_ONCE]:
-            past: Sequence[tuple[float, float, int]] = store.past(equipment_id)
+        for key in self._trails.unread()[:_READ_AT_ONCE]:
+            past: Sequence[tuple[float, float, int]] = store.past(key)
             columns = np.array(past, np.float64).reshape(-1, 3)
-            self._trails.extend_back(equipment_id, columns[:, 0], columns[:, 1], columns[:, 2])
+            self._trails.extend_back(key, columns[:, 0], columns[:, 1], columns[:, 2])
 
     def _retain(self, store: Store) -> None:
         if time.monotonic() < self._retain_at:

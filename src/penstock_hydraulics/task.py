@@ -124,11 +124,13 @@ class HydraulicDiagnostics(Task):
         self._parsed: dict[bytes, Topology] = {}
         self._trends: dict[str, _Trend] = {}
         self._empty = _empty_machine(self.scales)
+        self._model = ""
 
-    def attach(self, registry: Registry) -> None:
+    def attach(self, registry: Registry, model: str) -> None:
         """Open the equipment and the history that belong to a registry; a database that is down is tried again."""
         from penstock_hydraulics.plant import Plant
 
+        self._model = model
         self.plant = Plant.of(registry)
 
     def close(self) -> None:
@@ -169,7 +171,11 @@ class HydraulicDiagnostics(Task):
             postprocessing_time_ms=0.0,
         )
         plant = self.plant
-        return response if plant is None else response.kept_by(_keeper(plant, now_s, case.layout is not None))
+        return (
+            response
+            if plant is None
+            else response.kept_by(_keeper(plant, now_s, self._model if case.layout is not None else None))
+        )
 
     def coerce(self, value: Any) -> PredictionRequest:
         """From a request, or a mapping of its fields whose readings may be arrays. Raises InvalidInput."""
@@ -334,7 +340,7 @@ class HydraulicDiagnostics(Task):
         known = self._trends.get(equipment_id)
         if known is not None and known.asked == asked and abs(now_s - known.now_s) < _TREND_HOLDS_S:
             return known.trend
-        times, health = plant.recent(equipment_id)
+        times, health = plant.recent(equipment_id, self._model)
         if case.layout is not None:  # what rules alone say is no point of the same curve
             times, health = np.append(times, now_s), np.append(health, score)
         trend = degradation(times, health, now_s, failure)
@@ -345,7 +351,7 @@ class HydraulicDiagnostics(Task):
         return trend
 
 
-def _keeper(plant: Plant, now_s: float, trend: bool) -> Callable[[PredictionResponse, str], None]:
+def _keeper(plant: Plant, now_s: float, trend: str | None) -> Callable[[PredictionResponse, str], None]:
     """Puts one answer into the history."""
 
     def keep(answer: PredictionResponse, version: str) -> None:

@@ -169,14 +169,14 @@ def test_pages_lose_no_results_of_one_moment(plant: Plant) -> None:
 def test_the_trail_has_a_result_at_once_and_no_rules_alone(plant: Plant) -> None:
     plant.record(_result(0))
     plant.record(_result(1, health=None))
-    plant.record(_result(2, trend=False))
+    plant.record(_result(2, trend=None))
     assert plant.recent("exc_001").health.tolist() == [0.9]
 
 
 def test_a_server_that_starts_again_reads_the_trail_from_the_history(plant: Plant, registry: Registry) -> None:
     for number in range(30):
         plant.record(_result(number))
-    plant.record(_result(30, trend=False))
+    plant.record(_result(30, trend=None))
     plant.history("exc_001")
     other = _other(registry)
     try:
@@ -185,6 +185,29 @@ def test_a_server_that_starts_again_reads_the_trail_from_the_history(plant: Plan
         np.testing.assert_allclose(other.recent("exc_001").health, plant.recent("exc_001").health)
     finally:
         other.close()
+
+
+def test_each_model_has_a_trend_of_its_own_here_in_other_processes_and_after_a_restart(
+    plant: Plant, registry: Registry
+) -> None:
+    other = _other(registry)
+    try:
+        for model in ("rig:1", "rig:2"):
+            other.recent("exc_001", model)
+        _eventually(lambda: not other._trails.unread())
+        for number in range(6):
+            plant.record(_result(number, trend=f"rig:{1 + number % 2}", health=0.9 if number % 2 else 0.5))
+        _eventually(lambda: len(other.recent("exc_001", "rig:2").times_s) == 3)
+        assert other.recent("exc_001", "rig:1").health.tolist() == [0.5] * 3
+    finally:
+        other.close()
+    again = _other(registry)
+    try:
+        again.recent("exc_001", "rig:2")
+        _eventually(lambda: len(again.recent("exc_001", "rig:2").times_s) == 3)
+        assert again.recent("exc_001", "rig:2").health.tolist() == [0.9] * 3
+    finally:
+        again.close()
 
 
 def test_a_long_history_is_read_back_in_means_of_hours(plant: Plant, registry: Registry) -> None:

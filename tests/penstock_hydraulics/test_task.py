@@ -315,7 +315,7 @@ def attached(task, tmp_path: Path, database):
     registry_path = tmp_path / "registry"
     registry_path.mkdir()
     with Registry(registry_path, database(registry_path)) as registry:
-        task.attach(registry)
+        task.attach(registry, "rig:1")
         yield task
         task.close()
 
@@ -373,10 +373,19 @@ def test_health_that_falls_has_a_trend_and_a_time_to_failure(ask, attached):
         assert soonest <= degradation.time_to_failure_hours <= latest
 
 
-def _result(equipment_id, at_s, health):
+def test_to_change_the_model_is_no_wear(ask, attached):
+    start = datetime.now(UTC) - timedelta(hours=60)
+    for hour in range(20):
+        attached.plant.record(_result("rig-6", (start + timedelta(hours=hour)).timestamp(), 1.0, "rig:0"))
+    answer = ask(equipment_id="rig-6", sensor_data=readings(RIG), topology="zema_rig")
+    assert answer.degradation.basis == "nominal"
+    assert answer.degradation.time_to_failure_hours is None
+
+
+def _result(equipment_id, at_s, health, trend="rig:1"):
     from penstock_hydraulics.store.results import Result
 
-    return Result(equipment_id, at_s, health, "healthy")
+    return Result(equipment_id, at_s, health, "healthy", trend=trend)
 
 
 def test_a_trend_is_worked_out_anew_only_when_the_machines_time_moves(ask, attached):
@@ -398,10 +407,9 @@ def test_every_answer_is_written_to_the_history_with_its_version(ask, attached):
     ask(equipment_id="rig-8", sensor_data={"pressure_pump_main": [1.0, 2.0]}, topology="zema_rig")
     whole, short = (stored.result for stored in attached.plant.history("rig-8"))
     assert whole.model_version == short.model_version == "1.0"
-    assert whole.trend
-    assert not short.trend
+    assert (whole.trend, short.trend) == ("rig:1", None)
     assert whole.components.keys() == {part.id for part in RIG.components}
-    assert len(attached.plant.recent("rig-8").health) == 1
+    assert len(attached.plant.recent("rig-8", "rig:1").health) == 1
     assert whole.at_s == pytest.approx(time.time(), abs=30)
 
 

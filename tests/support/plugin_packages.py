@@ -51,7 +51,7 @@ class Tides(Task):
     def coerce(self, value):
         return Water.model_validate(value)
 
-    def attach(self, registry):
+    def attach(self, registry, model):
         if self.config.get("broken"):
             raise ValueError("no water")
         LIFE.append(("attach", registry.path))

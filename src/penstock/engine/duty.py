@@ -68,10 +68,10 @@ class Duty:
             raise InferenceError(f"{self._what} answered with a {type(response).__name__}, which is no Pydantic model")
         return response
 
-    def attach(self, registry: Registry) -> None:
+    def attach(self, registry: Registry, model: str) -> None:
         """Let the task start what lives beside it. Raises ModelLoadError."""
         try:
-            self.task.attach(registry)
+            self.task.attach(registry, model)
         except PenstockError:
             raise
         except Exception as error:

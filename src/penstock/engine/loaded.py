@@ -132,7 +132,7 @@ class LoadedModel:
     def attach(self, registry: Registry) -> None:
         """Let the tasks start what lives beside them. Raises ModelLoadError for one that cannot."""
         for duty in self.duties.values():
-            duty.attach(registry)
+            duty.attach(registry, self.key)
 
     def close(self) -> None:
         """Refuse what waits and give the memory back. Safe to call twice."""

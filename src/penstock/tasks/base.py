@@ -85,8 +85,8 @@ class Task(ABC):
         """
         raise NotImplementedError
 
-    def attach(self, registry: Registry) -> None:  # noqa: B027  most tasks have nothing to keep
-        """The model is about to answer for an InferenceEngine on this registry: start what lives beside it.
+    def attach(self, registry: Registry, model: str) -> None:  # noqa: B027  most tasks have nothing to keep
+        """The model, `name:version`, is about to answer for an engine on this registry: start what lives beside it.
 
         Called once, in the thread that loads; never for a Predictor or a ModelManager of one's own. A database that is
         down is no reason to raise: what is raised keeps the model from being loaded.

@@ -9,8 +9,8 @@ from typing import NamedTuple
 class Result(NamedTuple):
     """One diagnosis of one machine; `at_s` is seconds since 1970 (UTC), `health` None where nothing could be said.
 
-    `components` is the health of each component by its id. `trend` says that `health` is a point of the machine's
-    trend: what rules alone say is none.
+    `components` is the health of each component by its id. `trend` is the model, `name:version`, in whose trend of the
+    machine `health` is a point: another model's health has another scale, and what rules alone say is no point (None).
     """
 
     equipment_id: str
@@ -24,7 +24,7 @@ class Result(NamedTuple):
     components: Mapping[str, float] = {}
     coverage: float = 1.0
     model_version: str = ""
-    trend: bool = True
+    trend: str | None = ""
 
 
 class Stored(NamedTuple):

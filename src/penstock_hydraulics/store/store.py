@@ -18,6 +18,7 @@ from penstock_hydraulics.store.equipment import Equipment, parse_equipment
 from penstock_hydraulics.store.migrations import HEAD, REVISIONS, VERSION_TABLE
 from penstock_hydraulics.store.results import Result, Stored
 from penstock_hydraulics.store.tables import EQUIPMENT, METADATA, RESULTS, REVISION, SCHEMA, WRITERS
+from penstock_hydraulics.store.trails import Key
 
 if TYPE_CHECKING:
     from penstock import Registry
@@ -67,19 +68,21 @@ class Store:
             revision, last_id = connection.execute(both).one()
         return News(revision or 0, last_id or 0)
 
-    def points(self, after_id: int, not_by: str, most: int) -> tuple[list[tuple[str, float, float]], int]:
-        """(machine, time, health) of results that others wrote after an id, and the id to go on from."""
+    def points(self, after_id: int, not_by: str, most: int) -> tuple[list[tuple[Key, float, float]], int]:
+        """(machine and model, time, health) of results that others wrote after an id, and the id to go on from."""
         t = RESULTS.c
         columns = select(t.id, t.writer, t.trend, t.equipment_id, t.at, t.health)
         query = columns.where(t.id > after_id).order_by(t.id).limit(most)
         with self._reading() as connection:
             rows = connection.execute(query).all() if connection else []
-        found = [(row.equipment_id, row.at, row.health) for row in rows if row.trend and row.writer != not_by]
-        return [point for point in found if point[2] is not None], rows[-1].id if rows else after_id
+        others = [row for row in rows if row.writer != not_by and row.trend is not None and row.health is not None]
+        found = [((row.equipment_id, row.trend), row.at, row.health) for row in others]
+        return found, rows[-1].id if rows else after_id
 
-    def past(self, equipment_id: str) -> list[tuple[float, float, int]]:
+    def past(self, key: Key) -> list[tuple[float, float, int]]:
         """(time, health, results behind it) of one machine, rising: means by the hour, single results lately."""
-        of_machine = (RESULTS.c.equipment_id == equipment_id) & RESULTS.c.trend & RESULTS.c.health.is_not(None)
+        t = RESULTS.c
+        of_machine = (t.equipment_id == key[0]) & (t.trend == key[1]) & t.health.is_not(None)
         with self._reading() as connection:
             if connection is None:
                 return []

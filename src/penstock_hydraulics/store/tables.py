@@ -37,14 +37,17 @@ RESULTS = Table(
     Column("equipment_id", String(128), nullable=False),
     Column("at", Double, nullable=False),
     Column("health", Double),
-    Column("trend", Boolean, nullable=False),
+    Column("trend", Text),
     Column("late", Boolean, nullable=False),
     Column("writer", String(16), nullable=False),
     Column("answer", Text, nullable=False),
     Index("hydraulics_results_by_time", "equipment_id", "at", "id"),
     sqlite_autoincrement=True,  # a number that was deleted is not given again: others follow by it
 )
-"""Diagnoses. Ids rise in the order of commits, for writers exclude each other."""
+"""Diagnoses; `trend` is the model in whose trend of the machine one is a point, null for none.
+
+Ids rise in the order of commits, for writers exclude each other.
+"""
 
 WRITERS = Table(
     "hydraulics_writers",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,10 +13,12 @@ from numpy.typing import NDArray
 from penstock_hydraulics.trend import MAX_RESULTS
 
 Float = NDArray[np.float64]
+Key: TypeAlias = tuple[str, str]
+"""A machine and the model that judged it, `name:version`: to change the model is no wear."""
 
 POINTS: Final = MAX_RESULTS - 1
 """With the present result there are as many as a trend looks at."""
-MOST_MACHINES: Final = 10_000
+MOST_TRAILS: Final = 10_000
 _KEPT: Final = 40
 """Points that a full trail is thinned to."""
 _EVEN_S: Final = 60.0
@@ -97,68 +99,69 @@ def _thinned(times_s: Float, health: Float, weights: Float, most: int) -> tuple[
 
 
 class Trails:
-    """The trails of the machines that were asked about last. Thread-safe, and nothing here waits."""
+    """The trails that were asked for last. Thread-safe, and nothing here waits."""
 
-    def __init__(self, most: int = MOST_MACHINES) -> None:
-        self._points: OrderedDict[str, _Points] = OrderedDict()
-        self._unread: dict[str, None] = {}
+    def __init__(self, most: int = MOST_TRAILS) -> None:
+        self._points: OrderedDict[Key, _Points] = OrderedDict()
+        self._unread: dict[Key, None] = {}
         self._lock = threading.Lock()
         self._most = most
 
-    def __contains__(self, equipment_id: str) -> bool:
-        return equipment_id in self._points
+    def __contains__(self, key: Key) -> bool:
+        return key in self._points
 
     def __len__(self) -> int:
         return len(self._points)
 
-    def recent(self, equipment_id: str) -> Trail:
+    def recent(self, key: Key) -> Trail:
         """A copy of the trail; that of a machine which is asked about first is empty until its history was read."""
         with self._lock:
-            points = self._points.get(equipment_id)
+            points = self._points.get(key)
             if points is None:
-                points = self._begin(equipment_id)
+                points = self._begin(key)
             return points.trail() if points.count else EMPTY
 
-    def add(self, equipment_id: str, at_s: float, health: float) -> None:
+    def add(self, key: Key, at_s: float, health: float) -> None:
         """One more point."""
         with self._lock:
-            points = self._points.get(equipment_id)
+            points = self._points.get(key)
             if points is None:
-                points = self._begin(equipment_id)
+                points = self._begin(key)
             else:
-                self._points.move_to_end(equipment_id)
+                self._points.move_to_end(key)
             points.add(at_s, health)
 
-    def follow(self, rows: Iterable[tuple[str, float, float]]) -> None:
-        """Points that other processes made, of the machines that are known here."""
-        for equipment_id, at_s, health in rows:
+    def follow(self, rows: Iterable[tuple[Key, float, float]]) -> None:
+        """Points that other processes made, of the trails that are known here."""
+        for key, at_s, health in rows:
             with self._lock:
-                points = self._points.get(equipment_id)
-                if points is not None and equipment_id not in self._unread:
+                points = self._points.get(key)
+                if points is not None and key not in self._unread:
                     points.add(at_s, health)
 
-    def unread(self) -> list[str]:
-        """The machines whose history is still to be read."""
+    def unread(self) -> list[Key]:
+        """Those whose history is still to be read."""
         with self._lock:
             return list(self._unread)
 
-    def extend_back(self, equipment_id: str, times_s: Float, health: Float, weights: Float) -> None:
+    def extend_back(self, key: Key, times_s: Float, health: Float, weights: Float) -> None:
         """What the history says beside the points there are; `weights` [n] are the results behind each."""
         with self._lock:
-            self._unread.pop(equipment_id, None)
-            points = self._points.get(equipment_id)
+            self._unread.pop(key, None)
+            points = self._points.get(key)
             if points is not None and len(times_s):
                 points.merge(times_s, health, weights)
 
     def forget(self, equipment_id: str) -> None:
-        """Drop a trail; it is read again when it is asked for."""
+        """Drop a machine's trails; they are read again when they are asked for."""
         with self._lock:
-            self._points.pop(equipment_id, None)
-            self._unread.pop(equipment_id, None)
+            for key in [key for key in self._points if key[0] == equipment_id]:
+                del self._points[key]
+                self._unread.pop(key, None)
 
-    def _begin(self, equipment_id: str) -> _Points:
-        points = self._points[equipment_id] = _Points()
-        self._unread[equipment_id] = None
+    def _begin(self, key: Key) -> _Points:
+        points = self._points[key] = _Points()
+        self._unread[key] = None
         while len(self._points) > self._most:
             left, _ = self._points.popitem(last=False)
             self._unread.pop(left, None)

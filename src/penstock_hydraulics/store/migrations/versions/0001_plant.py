@@ -25,7 +25,7 @@ def upgrade() -> None:
         sa.Column("equipment_id", sa.String(128), nullable=False),
         sa.Column("at", sa.Double, nullable=False),
         sa.Column("health", sa.Double),
-        sa.Column("trend", sa.Boolean, nullable=False),
+        sa.Column("trend", sa.Text),
         sa.Column("late", sa.Boolean, nullable=False),
         sa.Column("writer", sa.String(16), nullable=False),
         sa.Column("answer", sa.Text, nullable=False),
