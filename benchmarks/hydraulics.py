@@ -27,15 +27,19 @@ from penstock import ModelManager
 from penstock.registry.registry import Registry
 import onnxruntime, pydantic, penstock.engine.engine, penstock.gateway.gateway
 imported = time.perf_counter()
-manager = ModelManager(Registry(sys.argv[1]), attach=True)
+registry = Registry(sys.argv[1])
+registry.ensure("hydraulics")
+opened = time.perf_counter()
+manager = ModelManager(registry, attach=True)
 manager.load_model("hydraulics")
 loaded = time.perf_counter()
 manager.warmup("hydraulics", 32)
 warm = time.perf_counter()
 manager.close()
-print(json.dumps({"imports_s": imported - started, "load_s": loaded - imported, "warmup_s": warm - loaded}))
+steps = {"imports_s": imported - started, "registry_s": opened - imported}
+print(json.dumps({**steps, "load_s": loaded - opened, "warmup_s": warm - loaded}))
 """
-"""What a server has imported before it loads its first model is not part of the load; the task's package is."""
+"""What a server has done before it loads its first model is not part of the load: to import, and open the registry."""
 
 
 def window(seed: int) -> dict[str, list[float]]:
@@ -67,13 +71,13 @@ def registry_of(folder: Path) -> Path:
         return registry.path
 
 
-def start(registry: Path) -> tuple[Any, ...]:
-    return processes.penstock(Path("hydraulics"), registry=registry)
+def start(registry: Path, workers: int = 1) -> tuple[Any, ...]:
+    return processes.penstock(Path("hydraulics"), registry=registry, workers=workers)
 
 
-def closed(registry: Path, path: str, request: Path, connections: int, seconds: float) -> Result:
+def closed(registry: Path, path: str, request: Path, connections: int, seconds: float, workers: int = 1) -> Result:
     """One closed-loop run on a fresh server, after a warm-up: rate, latency, CPU time a request."""
-    with processes.server(*start(registry)) as running:
+    with processes.server(*start(registry, workers)) as running:
         wrk(running.url + path, request, connections=connections, seconds=1)
         before, started = running.cpu_s(), time.monotonic()
         found = wrk(running.url + path, request, connections=connections, seconds=seconds)
@@ -91,7 +95,7 @@ def closed(registry: Path, path: str, request: Path, connections: int, seconds: 
 
 
 def cold(registry: Path) -> Result:
-    """A new process: seconds for the imports of a server, for the model with all it imports, and for a warm-up."""
+    """A new process: seconds for a server's imports and registry, the model with all it imports, and a warm-up."""
     command = [sys.executable, "-c", _COLD, str(registry)]
     done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
     found: Result = json.loads(done.stdout.splitlines()[-1])
@@ -113,6 +117,7 @@ def hydraulics(folder: Path, rounds: int, seconds: float) -> Result:
         "single": lambda: closed(registry, "/predict", one, 1, seconds),
         f"batch of {BATCH}": lambda: closed(registry, "/predict/batch", many, 1, seconds),
         f"{CONNECTIONS} connections": lambda: closed(registry, "/predict", one, CONNECTIONS, seconds),
+        f"{CONNECTIONS} connections, 2 processes": lambda: closed(registry, "/predict", one, CONNECTIONS, seconds, 2),
         "cold": lambda: cold(registry),
         "server": lambda: ready(registry),
     }

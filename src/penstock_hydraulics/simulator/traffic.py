@@ -13,6 +13,7 @@ from penstock import Client
 from penstock.errors import InvalidInput, PenstockError
 from penstock_hydraulics.simulator.faults import FAULTS, Faults
 from penstock_hydraulics.simulator.windows import Labels, SimulatedWindow, simulate
+from penstock_hydraulics.store.equipment import check_equipment_id
 from penstock_hydraulics.templates import TEMPLATES
 from penstock_hydraulics.topology import Topology, parse_topology
 
@@ -89,6 +90,7 @@ def traffic(plan: Plan) -> Iterator[tuple[Json, Labels]]:
     """Requests with what is true of them."""
     if not plan.topology.expected_sensors:
         raise InvalidInput(f"The topology {plan.topology.name} expects no sensors to simulate.", field="topology")
+    check_equipment_id(plan.equipment_id)
     begin = _begin(plan)
     windows = simulate(plan.topology, faults_of(plan), plan.windows, plan.seed)
     for place, window in enumerate(windows):

@@ -193,6 +193,7 @@ def test_the_command_sends_and_keeps_what_it_sent(tmp_path: Path) -> None:
         ({"interval_s": 1e14}, "too long before now"),
         ({"interval_s": 1e6, "windows": 1_000_000}, "too long before now"),
         ({"interval_s": 86_400.0 * 365, "windows": 100}, "too long before now"),
+        ({"equipment_id": "a b"}, "equipment_id: 'a b' is not"),
         ({"topology": Topology("bare", (Component("a", "pump"),), ())}, "bare expects no sensors"),
     ],
 )
