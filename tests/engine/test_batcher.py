@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -562,6 +563,25 @@ def test_an_event_loop_that_ended_in_the_middle_does_not_stop_the_next_one(make:
 
     asyncio.run(leave_early())
     assert asyncio.run(ask()) == 8
+
+
+def test_a_loop_that_ends_takes_nobody_elses_wait_for_company_with_it(make: MakeBatcher) -> None:
+    batcher = make(max_wait_ms=100)
+    answers: list[Any] = []
+    waiting = threading.Thread(target=lambda: answers.append(asyncio.run(batcher.submit(rows(1), 1))), daemon=True)
+    waiting.start()
+    ended = time.monotonic() + 5
+    while not batcher.queued_rows and time.monotonic() < ended:
+        time.sleep(0.001)
+
+    async def come_and_go() -> None:
+        task = asyncio.ensure_future(batcher.submit(rows(2), 1))
+        await asyncio.sleep(0)
+        task.cancel()
+
+    asyncio.run(come_and_go())
+    waiting.join(5)
+    assert [answer.outputs["y"][0, 0] for answer in answers] == [2.0]
 
 
 def test_event_loops_that_come_and_go_in_many_threads_do_not_trip_over_each_others_deadlines(

@@ -295,9 +295,9 @@ class Batcher:
         timer = self._fill_timer
         if self._flush_on is loop and (timer is None or (wait > 0 and timer.when() <= loop.time() + wait)):
             return  # a flush on this loop is due; one on another loop may never come: that loop may have been closed
-        self._flush_on = loop
-        if timer is not None:
+        if timer is not None and self._flush_on is loop:  # that of another loop is for who waits there
             timer.cancel()
+        self._flush_on = loop
         self._fill_timer = loop.call_later(wait, self._flush, loop) if wait > 0 else None
         if wait <= 0:
             loop.call_soon(self._flush, loop)
