@@ -21,7 +21,7 @@ from pydantic import (
     ValidatorFunctionWrapHandler,
     WithJsonSchema,
 )
-from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema, to_json
 
 from penstock.tasks.base import TimedResponse
 from penstock_hydraulics.states import ANOMALIES
@@ -62,7 +62,7 @@ def _samples(value: Any, inner: ValidatorFunctionWrapHandler) -> Any:
     return inner(tolist() if callable(tolist) else value)
 
 
-_AnyTime = TypeAdapter(datetime)
+_Time = TypeAdapter(datetime, config=ConfigDict(strict=True))
 
 
 class _IsoToo:
@@ -76,7 +76,7 @@ class _IsoToo:
 
 def _time(value: Any) -> Any:
     try:
-        return _AnyTime.validate_python(value) if isinstance(value, str) else value
+        return _Time.validate_json(to_json(value)) if isinstance(value, str) else value
     except ValueError:  # Pydantic says what a time is
         return value
 

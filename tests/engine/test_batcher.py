@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -563,6 +564,41 @@ def test_an_event_loop_that_ended_in_the_middle_does_not_stop_the_next_one(make:
 
     asyncio.run(leave_early())
     assert asyncio.run(ask()) == 8
+
+
+@pytest.mark.parametrize("ask", ["submit", "admit", "room"])
+def test_who_is_refused_rouses_the_batcher_that_waits_for_a_loop_that_was_closed(make: MakeBatcher, ask: str) -> None:
+    batcher = make(batch_rows=32, queue_rows=32)
+    asyncio.run(batcher.submit(rows(1), 1))
+    if not batcher.inline:
+        ended = time.monotonic() + 5
+        while not batcher._idle and time.monotonic() < ended:
+            time.sleep(0.001)
+    gone = asyncio.new_event_loop()
+    submission = batcher.submit(rows(*range(20)), 20)
+
+    async def leave() -> None:
+        submission.send(None)
+        gone.stop()  # before what the submission has left for the loop's next turn
+
+    left = gone.create_task(leave())
+    gone.run_forever()
+    gone.close()
+    assert left.done()
+    assert batcher.queued_rows == 20
+
+    async def refused_then_served() -> Batched:
+        with contextlib.suppress(Overloaded):
+            if ask == "room":
+                await batcher.room(20, time.monotonic() + 5)
+            elif ask == "admit":
+                batcher.admit(20)
+            else:
+                await batcher.submit(rows(*range(20)), 20)
+        await until(lambda: not batcher.queued_rows)
+        return await batcher.submit(rows(*range(20)), 20)
+
+    assert asyncio.run(refused_then_served()).outputs["y"][-1, 0] == 38
 
 
 def test_a_loop_that_ends_takes_nobody_elses_wait_for_company_with_it(make: MakeBatcher) -> None:

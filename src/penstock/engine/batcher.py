@@ -164,6 +164,8 @@ class Batcher:
     async def room(self, rows: int, deadline: float, size: int = 0) -> None:
         """Return when a request of so many rows and bytes would be let in; DeadlineExceeded if that is too late."""
         while not self._queue.has_room(rows, size):
+            with self._lock:
+                self._rouse()
             if time.monotonic() >= deadline:
                 raise DeadlineExceeded("the deadline passed before the queue had room")
             await asyncio.sleep(min(0.02, max(0.001, self.wait_s / 2)))
@@ -258,11 +260,21 @@ class Batcher:
                 )
 
     def _full(self, rows: int) -> Overloaded:
+        self._rouse()
         words = f"the queue is full ({self._queue.full_of(rows)}); try again later"
         return Overloaded(words, retry_after_s=self._retry_after_s())
 
     def _retry_after_s(self) -> float:
         return max(0.001, self.wait_s)
+
+    def _rouse(self) -> None:
+        """Lock held: those who wait may be waiting for the turn of an event loop that is busy, or was closed."""
+        if self._idle and self._queue:
+            self._lock.notify()
+        elif self._inline and self._queue:
+            loop = asyncio.get_running_loop()
+            if self._flush_on is not loop:
+                loop.call_soon(self._flush, loop)
 
     def _forget(self, item: Item) -> None:
         with self._lock:

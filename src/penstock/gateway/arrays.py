@@ -27,7 +27,8 @@ Fields: TypeAlias = dict[str, Any]
 _KEEP_PARSER_BELOW = 1 << 20
 """A parser keeps the memory of its largest document; larger bodies get one of their own."""
 _MOST_KEYS = 64
-_MOST_SERIES = 512
+_MOST_SERIES = 128
+_LONGEST_KEY = 128
 """simdjson looks for a key from the first one on: of very many keys each costs as much as all of them."""
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 """simdjson skips it, and it is no JSON."""
@@ -103,8 +104,8 @@ def _members(found: Any, most: int) -> Fields:
     if not isinstance(found, simdjson.Object):
         raise TypeError("no object")
     keys = list(found)
-    if len(keys) > most:
-        raise ValueError("too many keys")
+    if len(keys) > most or any(len(key) > _LONGEST_KEY or "\0" in key for key in keys):
+        raise ValueError("too many keys, a long one, or one that simdjson would look up as what is before its NUL")
     members = {key: found[key] for key in keys}  # items() would make a list of an array, number by number
     if len(members) != len(keys):
         raise ValueError("a key is given twice")
@@ -124,7 +125,7 @@ def _fields(found: Any, task: Task) -> tuple[Fields, int]:
             fields[key] = {name: _series(one) for name, one in each.items()}
             arrays += len(each)
         elif isinstance(value, simdjson.Object):
-            fields[key] = _members(value, _MOST_SERIES)
+            fields[key] = _members(value, _MOST_KEYS)
             if any(map(_is_container, fields[key].values())):
                 raise ValueError("an object in an object")
         elif isinstance(value, simdjson.Array):
@@ -143,26 +144,17 @@ def _is_container(value: Any) -> bool:
 
 
 def read_orjson(body: bytes, task: Task) -> Fields | None:
-    """The same without simdjson, for objects of any shape."""
-    if b"true" in body or b"false" in body:  # array() would take them for 1 and 0
+    """The same without simdjson, for one array only: orjson does not tell of a name that is given twice."""
+    if task.series_field is not None or b"true" in body or b"false" in body:  # array() would take them for 1 and 0
         return None
     try:
         fields = orjson.loads(body)
-        if task.array_field is not None:
-            fields[task.array_field] = np.frombuffer(array("d", fields[task.array_field]))
-        if task.series_field is not None:
-            series = fields[task.series_field]
-            fields[task.series_field] = {name: array("d", values) for name, values in series.items()}
+        fields[task.array_field] = np.frombuffer(array("d", fields[task.array_field]))
     except _UNSURE:
         return None
-    return fields if all(_is_exact(v) for k, v in fields.items() if k != task.array_field) else None
-
-
-def _is_exact(value: Any) -> bool:
-    """False for a whole number beyond 64 bits: orjson reads it as a float, which has forgotten its last digits."""
-    if isinstance(value, dict):
-        return all(map(_is_exact, value.values()))
-    return not isinstance(value, list) and (type(value) is not float or abs(value) < 2**53)
+    # orjson reads a whole number beyond 64 bits as a float, which has forgotten its last digits
+    exact = all(type(v) is not float or abs(v) < 2**53 for k, v in fields.items() if k != task.array_field)
+    return fields if exact else None
 
 
 read = read_orjson

@@ -12,7 +12,7 @@ from typing import Any, cast
 import numpy as np
 import orjson
 from pydantic import BaseModel, ValidationError
-from pydantic_core import from_json, to_json
+from pydantic_core import PydanticSerializationError, from_json, to_json
 
 from penstock.errors import InvalidInput
 from penstock.gateway import arrays
@@ -22,14 +22,15 @@ from penstock.tasks.refusals import refusal
 
 def decode(task: Task, body: bytes) -> BaseModel:
     """The Task's `Request` from a JSON body. Raises InvalidInput naming every faulty field, `body` for broken JSON."""
-    if _has_arrays(task):
+    if has_arrays(task):
         request = _validated(task, arrays.read(body, task))
         if request is not None:
             return request
     return decode_slowly(task.Request, body)
 
 
-def _has_arrays(task: Task) -> bool:
+def has_arrays(task: Task) -> bool:
+    """Whether there is a fast way for its requests."""
     return task.array_field is not None or task.series_field is not None
 
 
@@ -49,10 +50,10 @@ class Batch:
     `shell` is the body with None for each item.
     """
 
-    def __init__(self, body: bytes) -> None:
-        """Raises InvalidInput for broken JSON and for what is no object."""
+    def __init__(self, body: bytes, *, quick: bool = True) -> None:
+        """`quick` is False where no Task has arrays. Raises InvalidInput for broken JSON and for what is no object."""
         self._body = body
-        self._quick = arrays.read_items(body)
+        self._quick = arrays.read_items(body) if quick else None
         if self._quick is not None:
             self.shell = {**self._quick.envelope, "requests": [None] * len(self._quick)}
             return
@@ -61,8 +62,10 @@ class Batch:
             self.shell = {**document, "requests": [None] * len(document["requests"])}
 
     def items(self, task: Task) -> list[BaseModel | InvalidInput]:
-        """Each item as the Task's `Request`, or what is wrong with it."""
-        fields = self._quick.fields(task) if self._quick is not None and _has_arrays(task) else None
+        """Each item as the Task's `Request`, or what is wrong with it; once only, for the parser's memory is let go."""
+        quick, self._quick = self._quick, None
+        fields = quick.fields(task) if quick is not None and has_arrays(task) else None
+        del quick
         if fields is None:
             return [_item(task, item) for item in self._document()["requests"]]
         found = [_validated(task, each) for each in fields]
@@ -101,12 +104,20 @@ def decode_item(task: Task, item: Any) -> BaseModel:
 
 
 def _written(item: Any) -> bytes:
-    """The item as JSON again, for the model to read as it reads a body; orjson is quicker, and writes NaN as null."""
+    """The item as JSON again, for the model to read as it reads a body; orjson is quicker, and writes NaN as null.
+
+    Raises InvalidInput for one that is nested too deep.
+    """
     try:
         text = orjson.dumps(item)
     except (TypeError, ValueError):  # a whole number beyond 64 bits, a lone surrogate
         text = b"null"
-    return to_json(item, inf_nan_mode="constants") if b"null" in text else text
+    if b"null" not in text:
+        return text
+    try:
+        return to_json(item, inf_nan_mode="constants")
+    except PydanticSerializationError:
+        raise InvalidInput("body: the item is nested too deep", field="body") from None
 
 
 def decode_slowly(model: type[BaseModel], body: bytes) -> BaseModel:

@@ -19,7 +19,7 @@ from penstock.engine.manager import is_model_file
 from penstock.engine.observation import Prediction
 from penstock.engine.ranges import Flag
 from penstock.errors import FieldError, InvalidInput, ModelNotFound, PenstockError
-from penstock.gateway.decoding import Batch, decode
+from penstock.gateway.decoding import Batch, decode, has_arrays
 from penstock.gateway.problems import BatchItemError, Refusal, describe
 from penstock.gateway.uploads import read_upload
 from penstock.gateway.wire import JSON, Call, Reply
@@ -298,7 +298,8 @@ async def predict_batch(call: Call) -> Reply:
         deadline = _deadline(call)
         _check_json(call.header("content-type") or "")
         body = await call.body()
-        batch = await _aside(len(body), _read_batch, body)
+        quick = any(has_arrays(duty.task) for model in engine.loaded() for duty in model.duties.values())
+        batch = await _aside(len(body), _read_batch, body, quick)
         model, ref = await _batch_model(call, batch.shell.get("model"))
         kind = _task_kind(call)
         task = model.task if kind is None else model.duty_of(kind).task
@@ -315,9 +316,9 @@ async def predict_batch(call: Call) -> Reply:
     return await _aside(len(body), _batch_reply, answers, started, call.request_id)  # type: ignore[no-any-return]
 
 
-def _read_batch(body: bytes) -> Batch:
+def _read_batch(body: bytes, quick: bool) -> Batch:
     """Its items are read one by one later: here only their number counts. Raises InvalidInput."""
-    batch = Batch(body)
+    batch = Batch(body, quick=quick)
     try:
         BatchRequest.model_validate(batch.shell)
     except ValidationError as error:
