@@ -28,7 +28,7 @@ from penstock.registry.registry import Registry
 import onnxruntime, pydantic, penstock.engine.engine, penstock.gateway.gateway
 imported = time.perf_counter()
 registry = Registry(sys.argv[1])
-registry.ensure("hydraulics")
+registry.get("hydraulics")
 opened = time.perf_counter()
 manager = ModelManager(registry, attach=True)
 manager.load_model("hydraulics")
