@@ -20,6 +20,7 @@ from penstock_hydraulics.cases import Case, Cases
 from penstock_hydraulics.coverage import coverage_of
 from penstock_hydraulics.features import INPUTS, STEPS, FeatureConfig, Float, Layout, Scales, encode, statistics_of
 from penstock_hydraulics.health import ComponentJudge, capped, machine_health, status_of
+from penstock_hydraulics.likeness import about_likeness
 from penstock_hydraulics.remarks import about_machine, about_sensors, about_window
 from penstock_hydraulics.rules import NOMINAL, Expectations, Figures, rule_book
 from penstock_hydraulics.schemas import (
@@ -205,6 +206,10 @@ class HydraulicDiagnostics(Task):
             if (broken := limit.broken(float(low[limit.row]), float(high[limit.row]))) is not None:
                 warnings.append(broken)
         figures, arrays = self._looked_at(window, case)
+        if case.usual is not None and case.layout is not None and case.plan.steps == STEPS:
+            strange = about_likeness(arrays["statistics"], case.layout, case.topology)
+            if strange is not None:
+                warnings.append(strange)
         return Prepared(self, case, figures, warnings), arrays
 
     def _looked_at(self, window: Float, case: Case) -> tuple[Figures, dict[str, NDArray[Any]]]:
