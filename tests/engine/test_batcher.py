@@ -15,7 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from waiting import until
 
-from penstock.engine.batcher import Batched, Batcher, BatchLimits, PutOut
+from penstock.engine.batcher import Batched, Batcher, PutOut
+from penstock.engine.limits import BatchLimits
 from penstock.engine.queue import Item
 from penstock.errors import DeadlineExceeded, InferenceError, ModelNotReady, OutOfMemory, Overloaded
 from penstock.tensors import Arrays

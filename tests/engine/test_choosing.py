@@ -16,9 +16,9 @@ from linear_models import FEATURES, SIGNATURE, linear, weights
 from penstock.backends import devices
 from penstock.backends.base import BackendOptions
 from penstock.engine import choosing
-from penstock.engine.batcher import BatchLimits
 from penstock.engine.choices import Verdict, remember, remembered
 from penstock.engine.choosing import Choosing, choose, known_verdicts
+from penstock.engine.limits import BatchLimits
 from penstock.engine.loaded import load_artifact
 from penstock.engine.opening import Ready
 from penstock.errors import GoldenMismatch, IntegrityError, InvalidInput, UnsupportedFormat, Untrusted
@@ -350,7 +350,7 @@ def test_serving_onnx_does_not_import_pytorch_for_the_sake_of_a_choice(tmp_path:
         "from penstock.registry.artifact import Artifact\n"
         "from penstock.engine.loaded import load_artifact\n"
         "from penstock.backends.base import BackendOptions\n"
-        "from penstock.engine.batcher import BatchLimits\n"
+        "from penstock.engine.limits import BatchLimits\n"
         f"model = load_artifact(Artifact.open({str(path)!r}), BackendOptions(), BatchLimits())\n"
         "print(model.variant, 'torch' in sys.modules)\n"
     )

@@ -20,7 +20,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from penstock import InferenceConfig, InferenceEngine, ModelManager, Predictor, Registry
 from penstock.engine import memory
-from penstock.engine.batcher import BatchLimits
+from penstock.engine.limits import BatchLimits
 from penstock.engine.loaded import LoadedModel
 from penstock.errors import ModelNotReady, PenstockError
 

@@ -14,7 +14,7 @@ from penstock.backends.base import BackendOptions
 from penstock.backends.catalog import open_backend
 from penstock.backends.onnx import OnnxBackend
 from penstock.engine import choosing, opening
-from penstock.engine.batcher import BatchLimits
+from penstock.engine.limits import BatchLimits
 from penstock.engine.loaded import load_artifact, load_file
 from penstock.engine.proving import prove, warm_up
 from penstock.errors import GoldenMismatch, InferenceError, ModelLoadError, UnsupportedFormat

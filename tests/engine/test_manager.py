@@ -13,7 +13,7 @@ import pytest
 from linear_models import CLASSES, FEATURES, Publish, linear, weights
 
 from penstock.engine import manager as manager_module
-from penstock.engine.batcher import BatchLimits
+from penstock.engine.limits import BatchLimits
 from penstock.engine.loaded import LoadedModel
 from penstock.engine.manager import ModelManager, is_model_file
 from penstock.errors import (

@@ -11,7 +11,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from penstock.backends.base import Backend
-from penstock.engine.batcher import BatchLimits
+from penstock.engine.limits import BatchLimits
 from penstock.engine.predictor import Predictor
 from penstock.engine.proving import warm_up
 from penstock.errors import InferenceError, InvalidInput, ModelLoadError

@@ -214,7 +214,7 @@ def _publish(models: Registry, path: Path | None, about: dict[str, Any], *, prov
 def _prove(path: Path, trust: str) -> None:
     """What no server here could load is no use in the registry: say so now and not at the next start."""
     from penstock.backends.base import BackendOptions
-    from penstock.engine.batcher import BatchLimits
+    from penstock.engine.limits import BatchLimits
     from penstock.engine.loaded import load_artifact
     from penstock.registry.artifact import Artifact
     from penstock.registry.trust import check_trust

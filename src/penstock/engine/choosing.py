@@ -18,8 +18,8 @@ from typing import NamedTuple
 from penstock.backends.base import BackendOptions, ModelFile
 from penstock.backends.catalog import at_hand, runnable
 from penstock.backends.devices import lacking
-from penstock.engine.batcher import BatchLimits
 from penstock.engine.choices import Effort, Verdict, forget, place_of, remember, remembered
+from penstock.engine.limits import BatchLimits
 from penstock.engine.opening import Ready, bring_up
 from penstock.engine.proving import Examples, timed
 from penstock.errors import IntegrityError, ModelLoadError, UnsupportedFormat, Untrusted

@@ -11,8 +11,8 @@ from typing import cast, get_args
 from penstock.backends.base import BackendOptions
 from penstock.backends.compiled import require_mode
 from penstock.backends.devices import parse_device
-from penstock.engine.batcher import BatchLimits
 from penstock.engine.choices import Effort
+from penstock.engine.limits import BatchLimits
 from penstock.engine.ranges import RangePolicies
 from penstock.errors import ConfigError
 from penstock.registry.policies import BatchingPolicy, RangePolicy

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from penstock.engine.aside import Aside
-from penstock.engine.batcher import BatchLimits
+from penstock.engine.limits import BatchLimits
 from penstock.engine.ranges import RangePolicies, Watch, watch_for
 from penstock.errors import InferenceError, ModelLoadError, PenstockError
 from penstock.registry.policies import Ranges

@@ -14,10 +14,11 @@ from typing import Any
 
 from penstock.backends.base import Backend, BackendOptions, ModelFile
 from penstock.backends.catalog import format_of
-from penstock.engine.batcher import Batcher, BatchLimits
+from penstock.engine.batcher import Batcher
 from penstock.engine.choices import Verdict
 from penstock.engine.choosing import Choosing, choose
 from penstock.engine.duty import Duty
+from penstock.engine.limits import BatchLimits
 from penstock.engine.opening import Ready, bring_up
 from penstock.engine.padding import public_signature
 from penstock.engine.ranges import RangePolicies

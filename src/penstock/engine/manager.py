@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from penstock.backends.base import BackendOptions
-from penstock.engine.batcher import BatchLimits
 from penstock.engine.choices import Effort, Verdict
 from penstock.engine.choosing import Choosing, known_verdicts
 from penstock.engine.config import check_at_least, check_choosing, check_precision
 from penstock.engine.forks import FORKED, abandon, watch
+from penstock.engine.limits import BatchLimits
 from penstock.engine.loaded import LoadedModel, ModelInfo, Told, load_artifact, load_file
 from penstock.engine.memory import give_back
 from penstock.engine.proving import warm_up

@@ -8,7 +8,8 @@ from typing import NamedTuple
 from penstock.backends.base import Backend, BackendOptions, ModelFile
 from penstock.backends.catalog import open_backend
 from penstock.backends.devices import usable_cores
-from penstock.engine.batcher import Batcher, BatchLimits
+from penstock.engine.batcher import Batcher
+from penstock.engine.limits import BatchLimits
 from penstock.engine.padding import batcher, padded, prove_padding
 from penstock.engine.proving import prove, warm_up
 from penstock.errors import InferenceError, ModelLoadError

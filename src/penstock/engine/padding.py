@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from penstock.backends.base import Backend, BackendOptions, ModelFile
-from penstock.engine.batcher import Batcher, BatchLimits
+from penstock.engine.batcher import Batcher
 from penstock.engine.joining import Alone, Joining
+from penstock.engine.limits import BatchLimits
 from penstock.errors import GoldenMismatch, InferenceError, InvalidInput, ModelLoadError, UnsupportedFormat
 from penstock.registry.golden import Golden
 from penstock.registry.policies import PaddingPolicy

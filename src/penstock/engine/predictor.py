@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self, TypeAlias
 
 from penstock.backends.base import BackendOptions
-from penstock.engine.batcher import BatchLimits
 from penstock.engine.cache import PredictionCache
 from penstock.engine.config import check_at_least, check_precision
+from penstock.engine.limits import BatchLimits
 from penstock.engine.loaded import ModelInfo
 from penstock.engine.manager import ModelManager, is_model_file
 from penstock.engine.padding import joined
