@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
+from contextlib import ExitStack
 from typing import Any
 
 import httpx
 import pytest
 from live_servers import Live
+from waiting import until
 
 GOOD = {"input_data": [1, 2, 3, 4]}
 
@@ -27,10 +29,10 @@ async def client(live: Live) -> AsyncIterator[httpx.AsyncClient]:
 
 async def settled(live: Live) -> None:
     """Return when nobody is inside any more, and no run of one that gave up either."""
-    until = time.monotonic() + 15
+    ends = time.monotonic() + 15
     engine = live.gateway.engine
     while len(live.gateway.inflight) or engine.inflight or any(m.batcher.running_rows for m in engine.loaded()):
-        assert time.monotonic() < until
+        assert time.monotonic() < ends
         await asyncio.sleep(0.02)
 
 
@@ -84,20 +86,16 @@ async def test_a_client_that_leaves_gives_its_place_away(
     live: Live, client: httpx.AsyncClient, raw_connection: Callable[[], Any]
 ) -> None:
     before = cancelled(live)
+    engine = live.gateway.engine
     busy = asyncio.create_task(client.post("/models/slow/predict", json=rounds(2000)))
-    await asyncio.sleep(0.15)
+    await until(lambda: any(model.batcher.running_rows for model in engine.loaded()))
     body = b'{"input_data": [1, 0, 0, 0]}'
     head = b"POST /models/slow/predict HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n"
-    for _ in range(3):
-        with raw_connection() as connection:
-            connection.sendall(head % len(body) + body)
-            await asyncio.sleep(0.01)
-    assert live.gateway.engine.queue_rows == 3
-    until = time.monotonic() + 5
-    while live.gateway.engine.queue_rows and time.monotonic() < until:
-        assert not busy.done()
-        await asyncio.sleep(0.01)
-    assert live.gateway.engine.queue_rows == 0
+    with ExitStack() as leaving:
+        for waiting in range(1, 4):
+            leaving.enter_context(raw_connection()).sendall(head % len(body) + body)
+            await until(lambda waiting=waiting: engine.queue_rows == waiting)
+    await until(lambda: not engine.queue_rows)
     assert not busy.done()
     assert (await busy).status_code == 200
     assert cancelled(live) - before == 3
@@ -111,7 +109,7 @@ async def test_large_bodies_share_a_budget(
     body = b'{"input_data": [1, 2, 3, 4]}'
     with raw_connection() as connection:
         connection.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 150000\r\n\r\n{")
-        await asyncio.sleep(0.1)
+        await until(lambda: live.gateway.inflight._body_bytes)
         told = await client.post("/predict", content=body.ljust(150_000))
         chunked = await client.post("/predict", content=_chunks(body.ljust(150_000)))
         small = await client.post("/predict", content=body)
