@@ -26,6 +26,11 @@ from __future__ import annotations
 from typing import Literal, NamedTuple
 
 
+def printable(name: str) -> str:
+    """A name as a sentence may repeat it: what would break the line is escaped."""
+    return name if name.isprintable() else ascii(name)[1:-1]
+
+
 class FieldError(NamedTuple):
     """One fault in one field of a request; `field` is a path such as `input_data[3]`."""
 

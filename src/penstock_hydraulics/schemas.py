@@ -23,9 +23,10 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema, to_json
 
+from penstock.errors import printable
 from penstock.tasks.base import TimedResponse
 from penstock_hydraulics.states import ANOMALIES
-from penstock_hydraulics.topology import Topology, printable
+from penstock_hydraulics.topology import Topology
 
 MAX_SAMPLES = 60_000
 """Of one sensor in a request: a window of 60 s at 1 kHz."""

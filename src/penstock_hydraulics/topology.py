@@ -282,11 +282,6 @@ def _check_connected(topology: Topology) -> None:
         )
 
 
-def printable(name: str) -> str:
-    """A name as a sentence may repeat it: what would break the line is escaped."""
-    return name if name.isprintable() else ascii(name)[1:-1]
-
-
 def _shown(value: object) -> str:
     text = repr(value)
     return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"

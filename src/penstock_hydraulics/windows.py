@@ -15,9 +15,9 @@ from typing import Final, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from penstock.errors import InvalidInput
+from penstock.errors import InvalidInput, printable
 from penstock_hydraulics.features import FeatureConfig, Row
-from penstock_hydraulics.topology import QUANTITIES, Topology, printable
+from penstock_hydraulics.topology import QUANTITIES, Topology
 
 Float: TypeAlias = NDArray[np.float32]
 Rates: TypeAlias = float | Mapping[str, float]

@@ -500,6 +500,15 @@ def test_items_that_are_no_objects_are_refused_one_by_one() -> None:
     assert [isinstance(item, InvalidInput) for item in found] == [True, True, False]
 
 
+@pytest.mark.parametrize("quick", [True, False])
+def test_a_body_that_goes_the_slow_way_is_parsed_once(quick: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    parsed: list[bytes] = []
+    monkeypatch.setattr(decoding, "parse", lambda body: parsed.append(body) or json.loads(body))
+    batch = decoding.Batch(b'{"requests": [{"input_data": [1, 2, 3]}, {"input_data": [1, true]}]}', quick=quick)
+    assert [isinstance(item, InvalidInput) for item in batch.items(TASK)] == [False, True]
+    assert len(parsed) == 1
+
+
 def test_very_many_keys_go_the_slow_way_for_each_would_be_searched_from_the_first() -> None:
     if arrays.simdjson is None:
         pytest.skip("orjson does not search")

@@ -258,8 +258,7 @@ class Batcher:
     def _nudge(self) -> None:
         self._nudge_on = None
         with self._lock:
-            if self._queue:
-                self._lock.notify()
+            self._rouse()
 
     def _wake(self, loop: asyncio.AbstractEventLoop) -> None:
         """See to it that a flush is due on this loop."""

@@ -53,13 +53,17 @@ class Batch:
     def __init__(self, body: bytes, *, quick: bool = True) -> None:
         """`quick` is False where no Task has arrays. Raises InvalidInput for broken JSON and for what is no object."""
         self._body = body
+        self._items: list[Any] | None = None
         self._quick = arrays.read_items(body) if quick else None
         if self._quick is not None:
             self.shell = {**self._quick.envelope, "requests": [None] * len(self._quick)}
             return
-        self.shell = document = self._document()
+        self.shell = document = parse(body)
+        if not isinstance(document, dict):
+            raise InvalidInput("body: Input should be an object", field="body")
         if isinstance(document.get("requests"), list):
-            self.shell = {**document, "requests": [None] * len(document["requests"])}
+            self._items = document["requests"]
+            self.shell = {**document, "requests": [None] * len(self._items)}
 
     def items(self, task: Task) -> list[BaseModel | InvalidInput]:
         """Each item as the Task's `Request`, or what is wrong with it; once only, for the parser's memory is let go."""
@@ -67,18 +71,15 @@ class Batch:
         fields = quick.fields(task) if quick is not None and has_arrays(task) else None
         del quick
         if fields is None:
-            return [_item(task, item) for item in self._document()["requests"]]
+            return [_item(task, item) for item in self._parsed()]
         found = [_validated(task, each) for each in fields]
         if all(each is not None for each in found):
             return cast(list[BaseModel | InvalidInput], found)
-        items = self._document()["requests"]
-        return [_item(task, item) if each is None else each for each, item in zip(found, items, strict=True)]
+        return [_item(task, item) if each is None else each for each, item in zip(found, self._parsed(), strict=True)]
 
-    def _document(self) -> dict[str, Any]:
-        document = parse(self._body)
-        if not isinstance(document, dict):
-            raise InvalidInput("body: Input should be an object", field="body")
-        return document
+    def _parsed(self) -> list[Any]:
+        items: list[Any] = parse(self._body)["requests"] if self._items is None else self._items
+        return items
 
 
 def _item(task: Task, item: Any) -> BaseModel | InvalidInput:

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from penstock.errors import FieldError, InvalidInput, ModelLoadError
+from penstock.errors import FieldError, InvalidInput, ModelLoadError, printable
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -32,7 +32,7 @@ def field_path(loc: tuple[int | str, ...]) -> str:
 
 
 def _name(part: str) -> str:
-    plain = part if part.isprintable() else ascii(part)[1:-1]
+    plain = printable(part)
     return plain if len(plain) <= _LONGEST_NAME else f"{plain[:_LONGEST_NAME]}…"
 
 

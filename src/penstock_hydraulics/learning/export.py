@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import onnx
 import onnxruntime
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from penstock.exporting import quiet_exporter, write_onnx
 from penstock_hydraulics.features import CHANNELS, INPUTS, STATISTICS, STEPS
 from penstock_hydraulics.learning.gnn import OUTPUTS, Diagnosis
 
@@ -38,7 +35,7 @@ def export_onnx(diagnosis: Diagnosis, path: Path) -> float:
     """
     diagnosis.eval()
     sizes = {"batch": torch.export.Dim("batch"), "nodes": torch.export.Dim("nodes")}
-    with quiet_exporter():
+    with quiet_exporter(shares_axes=True):
         program = torch.onnx.export(
             diagnosis,
             example_inputs(2, 8),  # a batch of one would be taken for a constant
@@ -50,12 +47,7 @@ def export_onnx(diagnosis: Diagnosis, path: Path) -> float:
             },
             verbose=False,
         )
-    if program is None:
-        raise RuntimeError("torch.onnx.export gave no program")
-    model = program.model_proto
-    _forget_the_place(model)
-    onnx.checker.check_model(model, full_check=True)
-    path.write_bytes(model.SerializeToString(deterministic=True))
+    write_onnx(program, path)
     return _difference(diagnosis, path)
 
 
@@ -94,30 +86,3 @@ def _difference(diagnosis: Diagnosis, path: Path) -> float:
     if not worst <= ATOL:
         raise RuntimeError(f"the ONNX model is {worst:.2g} from the eager one, more than {ATOL:.0e}")
     return worst
-
-
-@contextmanager
-def quiet_exporter() -> Iterator[None]:
-    """Keeps back what the exporter says that nobody here can act on."""
-    registration = logging.getLogger("torch.onnx._internal.exporter._registration")
-    level = registration.level
-    registration.setLevel(logging.ERROR)  # that torchvision, which this network does not use, is not installed
-    try:
-        with warnings.catch_warnings():
-            # torch 2.10 to 2.13 copy a tree of their own in the way they themselves deprecate
-            warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning)
-            # an axis of several inputs is one axis: that is what the shared names are for
-            warnings.filterwarnings("ignore", r"# The axis name: \w+ will not be used", UserWarning)
-            yield
-    finally:
-        registration.setLevel(level)
-
-
-def _forget_the_place(model: onnx.ModelProto) -> None:
-    """Drop the exporter's notes: source lines and paths of the machine that exported."""
-    del model.metadata_props[:]
-    model.doc_string = ""
-    graph = model.graph
-    for part in (graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
-        part.doc_string = ""
-        del part.metadata_props[:]
