@@ -4,7 +4,9 @@
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
-SOURCES := src tests $(wildcard benchmarks) $(wildcard examples)
+SOURCES := src tests packages $(wildcard benchmarks) $(wildcard examples)
+HYDRAULICS := packages/penstock-hydraulics
+PROJECTS := pyproject.toml $(HYDRAULICS)/pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
 .PHONY: help serve test check format setup bench clean
@@ -51,22 +53,22 @@ $(VENV)/.created:
 	done; \
 	echo "Penstock needs Python 3.11 or newer; name one with: make PYTHON=/path/to/python" >&2; exit 1
 
-$(VENV)/.serve: $(VENV)/.created pyproject.toml constraints.txt
+$(VENV)/.serve: $(VENV)/.created $(PROJECTS)
 	@echo "installing Penstock into $(VENV)"
-	@$(PIP) --editable .
+	@$(PIP) --editable . --editable $(HYDRAULICS)
 	@touch $@
 
-$(VENV)/.test: $(VENV)/.created pyproject.toml constraints.txt
+$(VENV)/.test: $(VENV)/.created $(PROJECTS)
 	@echo "installing Penstock, torch and the test tools into $(VENV)"
-	@$(PIP) --editable '.[test]'
+	@$(PIP) --editable '.[test]' --editable '$(HYDRAULICS)[test]'
 	@touch $@ $(VENV)/.serve
 
-$(VENV)/.bench: $(VENV)/.created pyproject.toml constraints.txt
+$(VENV)/.bench: $(VENV)/.created $(PROJECTS)
 	@echo "installing Penstock and the servers it is compared with into $(VENV)"
-	@$(PIP) --editable '.[bench]'
+	@$(PIP) --editable '.[bench]' --editable '$(HYDRAULICS)'
 	@touch $@ $(VENV)/.serve
 
-$(VENV)/.dev: $(VENV)/.created pyproject.toml constraints.txt
+$(VENV)/.dev: $(VENV)/.created $(PROJECTS)
 	@echo "installing Penstock, torch and the development tools into $(VENV)"
-	@$(PIP) --editable '.[dev]'
+	@$(PIP) --editable '.[dev]' --editable '$(HYDRAULICS)[test]'
 	@touch $@ $(VENV)/.test $(VENV)/.serve

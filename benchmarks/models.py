@@ -9,8 +9,8 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from penstock import Artifact, Signature, TensorSpec
-from penstock.registry.artifact import Golden, TaskEntry, VariantSource, write_artifact
-from penstock.registry.policies import PaddingPolicy
+from penstock.artifacts.artifact import Golden, TaskEntry, VariantSource, write_artifact
+from penstock.artifacts.policies import PaddingPolicy
 
 FEATURES = 784
 CLASSES = 10

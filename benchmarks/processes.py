@@ -100,7 +100,7 @@ def mosec(model: Path, json_library: str = "orjson") -> tuple[str, list[str], in
 def asgi(server_name: str, model: Path) -> tuple[str, list[str], int, str, dict[str, str]]:
     """The same gateway under an ASGI server, to see what the interface costs."""
     port = free_port()
-    app = "penstock.gateway.app:create_app"
+    app = "penstock.gateway.process.asgi:create_app"
     commands = {
         "granian": ["granian", "--interface", "asgi", "--factory", "--no-ws", "--port", str(port), app],
         "uvicorn": ["uvicorn", "--factory", "--no-access-log", "--port", str(port), app],

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import save_file
 
 from penstock import ModelManager, Registry, Signature, TensorSpec
-from penstock.registry.artifact import Golden, TaskEntry, VariantSource, write_artifact
+from penstock.artifacts.artifact import Golden, TaskEntry, VariantSource, write_artifact
 
 
 def write_forms(model: torch.nn.Module, example: torch.Tensor, folder: Path) -> list[VariantSource]:

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 import penstock
-from penstock.registry.artifact import Golden, TaskEntry, VariantSource, write_artifact
+from penstock.artifacts.artifact import Golden, TaskEntry, VariantSource, write_artifact
 from penstock_hydraulics import TEMPLATES, InferenceConfig, InferenceEngine, TrainingConfig, fit, simulate
 from penstock_hydraulics.data import ROWS, Recordings
 from penstock_hydraulics.learning.export import export_onnx, onnx_answers

@@ -18,7 +18,7 @@ from sklearn.datasets import load_wine
 from sklearn.model_selection import train_test_split
 
 from penstock import Predictor, Registry, Signature, TensorSpec
-from penstock.registry.artifact import Golden, TaskEntry, VariantSource, write_artifact
+from penstock.artifacts.artifact import Golden, TaskEntry, VariantSource, write_artifact
 
 VERSION = "1.0.0"
 

@@ -1,38 +1,5 @@
-"""What any test may ask for: the registry's database, SQLite first and then PostgreSQL."""
+"""Fixtures for every test."""
 
-from __future__ import annotations
+from databases import database, postgres
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
-
-import pytest
-from postgres import Server
-
-Database = Callable[[Path], str]
-
-
-@pytest.fixture(scope="session")
-def postgres() -> Iterator[Server]:
-    """A server that every test leaves running; one that a test stops is its own: `with Server() as server`."""
-    with Server() as server:
-        yield server
-
-
-@pytest.fixture(scope="session", params=["sqlite", "postgresql"])
-def database(request: pytest.FixtureRequest) -> Database:
-    """The address of the database for a registry at a path: the same for the same path, else a new empty one.
-
-    A test of one kind alone says so: `@pytest.mark.parametrize("database", ["sqlite"], indirect=True)`.
-    """
-    if request.param == "sqlite":
-        return lambda registry: f"sqlite:///{registry.absolute()}/registry.db"
-    server: Server = request.getfixturevalue("postgres")
-    made: dict[Path, str] = {}
-
-    def address(registry: Path) -> str:
-        path = registry.absolute()
-        if path not in made:
-            made[path] = server.new_schema()
-        return made[path]
-
-    return address
+__all__ = ["database", "postgres"]

@@ -152,7 +152,7 @@ def test_an_eager_model_says_that_another_form_would_be_faster(manager: ModelMan
 def test_how_a_model_is_compiled_is_said_where_it_is_loaded(
     manager: ModelManager, net: Net, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from penstock.engine import manager as manager_module
+    from penstock.engine.loading import manager as manager_module
 
     asked: list[BackendOptions] = []
     real = manager_module.load_file

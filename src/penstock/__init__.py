@@ -9,14 +9,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from penstock.backends.optimizing import optimize_for_inference
+    from penstock.artifacts.artifact import Artifact
     from penstock.client import Client
     from penstock.engine.config import InferenceConfig
     from penstock.engine.engine import InferenceEngine
-    from penstock.engine.manager import ModelManager
+    from penstock.engine.loading.manager import ModelManager
     from penstock.engine.predictor import Predictor
     from penstock.errors import PenstockError
-    from penstock.registry.artifact import Artifact
+    from penstock.optimize.search import optimize_for_inference
     from penstock.registry.registry import Registry
     from penstock.settings import Settings
     from penstock.tasks.base import Task
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Artifact": "penstock.registry.artifact",
+    "Artifact": "penstock.artifacts.artifact",
     "Client": "penstock.client",
     "InferenceConfig": "penstock.engine.config",
     "InferenceEngine": "penstock.engine.engine",
-    "ModelManager": "penstock.engine.manager",
+    "ModelManager": "penstock.engine.loading.manager",
     "PenstockError": "penstock.errors",
     "Predictor": "penstock.engine.predictor",
     "Registry": "penstock.registry.registry",
@@ -37,7 +37,7 @@ _HOMES = {
     "Signature": "penstock.tensors",
     "Task": "penstock.tasks.base",
     "TensorSpec": "penstock.tensors",
-    "optimize_for_inference": "penstock.backends.optimizing",
+    "optimize_for_inference": "penstock.optimize.search",
 }
 
 __all__ = [

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from penstock.tasks import ink
+from penstock.tasks import handwriting as ink
 from penstock_digits.data import Counts, Features, enlarged
 from penstock_digits.render import Picture, magnified, sharpened
 

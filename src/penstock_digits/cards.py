@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from penstock.registry.card import render_card
+from penstock.artifacts.card import render_card
 from penstock_digits.measure import PICTURES, Scores
 
 HELD_OUT = "scikit-learn load_digits, the held-out 20 %"

@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 import torch
 
-from penstock.registry.artifact import Artifact, Golden, TaskEntry, VariantSource, write_artifact
+from penstock.artifacts.artifact import Artifact, Golden, TaskEntry, VariantSource, write_artifact
 from penstock.tensors import Signature, TensorSpec
 from penstock_digits import cards
 from penstock_digits.augment import EMBOLDEN

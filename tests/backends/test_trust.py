@@ -17,7 +17,7 @@ from penstock.backends import catalog
 from penstock.backends.base import Backend, BackendOptions, ModelFile
 from penstock.backends.catalog import BACKENDS, open_backend, trust_of
 from penstock.errors import ConfigError, IntegrityError, ModelLoadError, Untrusted
-from penstock.registry.trust import TIERS
+from penstock.scan.trust import TIERS
 from penstock.tensors import Signature, TensorSpec
 
 SIGNATURE = Signature((TensorSpec("x", "FP32", (-1, 4)),), (TensorSpec("y", "FP32", (-1, 4)),))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from linear_models import FEATURES, SIGNATURE, Publish, linear, weights
 
-from penstock.registry.artifact import Artifact, Golden, TaskEntry, VariantSource, write_artifact
+from penstock.artifacts.artifact import Artifact, Golden, TaskEntry, VariantSource, write_artifact
 from penstock.registry.registry import Registry
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock.engine.batcher import Batched
+from penstock.engine.batching.batcher import Batched
 from penstock.engine.cache import PredictionCache
 from penstock.errors import DeadlineExceeded, InferenceError, Overloaded
 

@@ -14,9 +14,9 @@ import pytest
 from linear_models import FEATURES, Publish, weights
 from waiting import until
 
-from penstock.engine import manager as manager_module
 from penstock.engine.config import InferenceConfig
 from penstock.engine.engine import InferenceEngine
+from penstock.engine.loading import manager as manager_module
 from penstock.engine.observation import Observation, Prediction
 from penstock.errors import (
     ConfigError,

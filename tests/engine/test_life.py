@@ -19,9 +19,9 @@ from linear_models import CLASSES, FEATURES, SIGNATURE, Publish, linear, weights
 from onnx import TensorProto, helper, numpy_helper
 
 from penstock import InferenceConfig, InferenceEngine, ModelManager, Predictor, Registry
-from penstock.engine import memory
-from penstock.engine.limits import BatchLimits
-from penstock.engine.loaded import LoadedModel
+from penstock.engine.batching.limits import BatchLimits
+from penstock.engine.loading import memory
+from penstock.engine.loading.loaded_model import LoadedModel
 from penstock.errors import ModelNotReady, PenstockError
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
@@ -161,7 +161,7 @@ def test_two_hundred_models_are_served_under_a_budget_for_five(tmp_path: Path) -
 
 
 def write_many(tmp_path: Path, registry: Registry, names: list[str]) -> None:
-    from penstock.registry.artifact import TaskEntry, VariantSource, write_artifact
+    from penstock.artifacts.artifact import TaskEntry, VariantSource, write_artifact
 
     for name in names:
         artifact = write_artifact(
@@ -218,7 +218,7 @@ def test_swapping_under_load_fails_nobody_and_answers_nobody_wrongly(registry: R
 def test_whoever_asks_for_fresh_content_does_not_get_a_load_that_began_before(
     registry: Registry, publish: Publish, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from penstock.engine import manager as manager_module
+    from penstock.engine.loading import manager as manager_module
 
     publish(seed=1)
     manager = ModelManager(registry)

@@ -10,12 +10,12 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from penstock.artifacts.artifact import TaskEntry, VariantSource, write_artifact
 from penstock.backends.base import Backend
-from penstock.engine.limits import BatchLimits
+from penstock.backends.verification import warm_up
+from penstock.engine.batching.limits import BatchLimits
 from penstock.engine.predictor import Predictor
-from penstock.engine.proving import warm_up
 from penstock.errors import InferenceError, InvalidInput, ModelLoadError
-from penstock.registry.artifact import TaskEntry, VariantSource, write_artifact
 from penstock.registry.registry import Registry
 from penstock.tensors import Arrays, Signature, TensorSpec
 

@@ -13,7 +13,7 @@ import pytest
 from live_servers import Live, Process
 from served_models import build_registry
 
-from penstock.gateway.server import free_address
+from penstock.gateway.process.server import free_address
 from penstock.settings import Settings
 
 Database = Callable[[Path], str]

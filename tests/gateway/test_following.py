@@ -14,7 +14,7 @@ from postgres import PASSWORD, Server
 from served_models import build_registry
 
 from penstock.errors import ConfigError
-from penstock.gateway.server import free_address
+from penstock.gateway.process.server import free_address
 from penstock.registry.registry import Registry
 
 GOOD = {"input_data": [1, 2, 3, 4]}

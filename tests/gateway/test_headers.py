@@ -10,8 +10,8 @@ import pytest
 from live_servers import Live
 
 from penstock.gateway.cors import Cors
-from penstock.gateway.routes import TABLE
-from penstock.gateway.wire import Routes
+from penstock.gateway.http import Routes
+from penstock.gateway.native.routes import TABLE
 
 GOOD = {"input_data": [1, 2, 3, 4]}
 ORIGIN = "https://app.example"

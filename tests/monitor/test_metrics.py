@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from penstock.engine.cache import PredictionCache
 from penstock.engine.observation import Observation
-from penstock.engine.ranges import Flag
+from penstock.engine.tasks.ranges import Flag
 from penstock.monitor.metrics import ROWS, SECONDS, Metrics, merge
 
 

@@ -11,7 +11,7 @@ import onnx
 import onnxruntime
 import pytest
 
-from penstock.registry.artifact import Artifact
+from penstock.artifacts.artifact import Artifact
 from penstock.tasks.base import Task
 from penstock.tasks.catalog import load_task
 

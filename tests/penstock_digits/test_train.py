@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from penstock.registry.artifact import Artifact
+from penstock.artifacts.artifact import Artifact
 
 SHIPPED = Path(str(files("penstock_digits") / "artifacts"))
 

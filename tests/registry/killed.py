@@ -21,10 +21,10 @@ from typing import Any
 
 import psycopg
 
-import penstock.registry.postgres  # imported before the forks, as everything the actions need
-import penstock.registry.sqlite
-import penstock.registry.store  # noqa: F401
-from penstock.registry.artifact import Artifact, TaskEntry, VariantSource, write_artifact
+import penstock.registry.database.postgres  # imported before the forks, as everything the actions need
+import penstock.registry.database.sqlite
+import penstock.registry.database.store  # noqa: F401
+from penstock.artifacts.artifact import Artifact, TaskEntry, VariantSource, write_artifact
 from penstock.registry.registry import Registry
 
 

@@ -11,9 +11,9 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import penstock.registry.postgres
-import penstock.registry.sqlite
-import penstock.registry.store  # noqa: F401
+import penstock.registry.database.postgres
+import penstock.registry.database.sqlite
+import penstock.registry.database.store  # noqa: F401
 from penstock.errors import PenstockError
 from penstock.registry.registry import Registry
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from penstock.registry.artifact import Artifact
+from penstock.artifacts.artifact import Artifact
 from penstock.registry.registry import Registry
 
 Write = Callable[..., Artifact]

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from penstock.artifacts.artifact import Artifact
 from penstock.errors import InvalidInput, ModelNotFound
-from penstock.registry.artifact import Artifact
 from penstock.registry.registry import Registry
 
 Write = Callable[..., Artifact]

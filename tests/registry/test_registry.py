@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from penstock.artifacts.artifact import Artifact
 from penstock.errors import IntegrityError, InvalidInput, ModelNotFound
-from penstock.registry.artifact import Artifact
 from penstock.registry.registry import Registry
 
 Write = Callable[..., Artifact]

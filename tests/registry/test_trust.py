@@ -9,10 +9,10 @@ import onnx
 import pytest
 from crafted import Payload, model, outside
 
+from penstock.artifacts.artifact import Artifact, VariantSource
 from penstock.errors import ConfigError, IntegrityError, InvalidInput, Untrusted
-from penstock.registry.artifact import Artifact, VariantSource
 from penstock.registry.registry import Registry
-from penstock.registry.trust import TIERS, at_least, check_trust, strongest
+from penstock.scan.trust import TIERS, at_least, check_trust, strongest
 
 DIGEST = "0" * 64
 Write = Any

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from penstock.artifacts.artifact import Artifact
 from penstock.errors import ConfigError
-from penstock.registry.artifact import Artifact
 from penstock.registry.registry import Registry
 
 Write = Callable[..., Artifact]
@@ -107,7 +107,7 @@ def test_an_empty_database_file_is_a_new_database(registry: Registry, write: Wri
 
 @SQLITE
 def test_a_locked_database_is_one_sentence(registry: Registry, write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("penstock.registry.sqlite.BUSY_TIMEOUT_S", 0.05)
+    monkeypatch.setattr("penstock.registry.database.sqlite.BUSY_TIMEOUT_S", 0.05)
     registry.publish(write().path)
     holder = sqlite3.connect(registry.path / "registry.db", isolation_level=None)
     try:
@@ -122,7 +122,7 @@ def test_a_locked_database_is_one_sentence(registry: Registry, write: Write, mon
 
 READ_ONLY = """
 import json, os, sys
-import penstock.registry.sqlite, penstock.registry.store
+import penstock.registry.database.sqlite, penstock.registry.database.store
 from penstock.errors import ConfigError
 from penstock.registry.registry import Registry
 if os.geteuid() == 0:

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from penstock.registry.artifact import Artifact
+from penstock.artifacts.artifact import Artifact
 from penstock.tensors import Signature, TensorSpec
 
 FEATURES, CLASSES = 4, 3

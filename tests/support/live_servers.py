@@ -18,10 +18,10 @@ import uvicorn
 import uvloop
 
 from penstock.backends.devices import usable_cores
-from penstock.gateway.app import create_app
 from penstock.gateway.gateway import Gateway
-from penstock.gateway.routes import TABLE
-from penstock.gateway.server import free_address, granian_server
+from penstock.gateway.native.routes import TABLE
+from penstock.gateway.process.asgi import create_app
+from penstock.gateway.process.server import free_address, granian_server
 from penstock.settings import Settings
 
 REFS = ("vec", "pic", "raw", "slow")

@@ -7,7 +7,7 @@ from textwrap import dedent
 
 from linear_models import SIGNATURE, linear
 
-from penstock.registry.artifact import TaskEntry, VariantSource, write_artifact
+from penstock.artifacts.artifact import TaskEntry, VariantSource, write_artifact
 from penstock.registry.registry import Registry
 
 TIDES = """
@@ -17,7 +17,7 @@ from pydantic import BaseModel
 
 from penstock import Task
 from penstock.errors import InvalidInput
-from penstock.extend import Endpoint, Refusal, Reply, json_reply, read_json, tasks_of
+from penstock.plugin_api import Endpoint, Refusal, Reply, json_reply, read_json, tasks_of
 
 LIFE = deque(maxlen=100)  # what tasks were told of their lives, in order
 

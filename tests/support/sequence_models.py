@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from penstock.registry.artifact import (
+from penstock.artifacts.artifact import (
     Artifact,
     BatchingPolicy,
     Golden,

@@ -9,7 +9,7 @@ import onnx
 from linear_models import CLASSES, FEATURES, SIGNATURE, linear, weights
 from onnx import TensorProto, helper, numpy_helper
 
-from penstock.registry.artifact import Golden, TaskEntry, VariantSource, write_artifact
+from penstock.artifacts.artifact import Golden, TaskEntry, VariantSource, write_artifact
 from penstock.registry.registry import Registry
 from penstock.tensors import Signature, TensorSpec
 

@@ -12,7 +12,7 @@ import torch
 from torch.export import _patches as patches
 from zoo import TorchModel
 
-from penstock.backends.aoti import SIGNATURE_KEY
+from penstock.backends.torch.aoti import SIGNATURE_KEY
 
 
 @contextmanager

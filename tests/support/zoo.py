@@ -33,7 +33,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 import penstock_digits
-from penstock.registry.golden import Golden
+from penstock.artifacts.golden import Golden
 from penstock.tensors import Array, Arrays, Signature, TensorSpec
 from penstock_digits.model import DigitsCNN
 

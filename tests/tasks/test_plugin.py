@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from linear_models import linear
 
-from penstock.registry.artifact import TaskEntry, VariantSource, write_artifact
+from penstock.artifacts.artifact import TaskEntry, VariantSource, write_artifact
 from penstock.registry.registry import Registry
 from penstock.tensors import Signature, TensorSpec
 
@@ -93,7 +93,7 @@ def test_the_package_brings_its_task_once_it_is_installed(site: Path, place: Pat
 def test_its_task_answers_over_http_beside_the_event_loop(site: Path, place: Path) -> None:
     code = """
 import asyncio, json, httpx
-from penstock.gateway.app import create_app
+from penstock.gateway.process.asgi import create_app
 from penstock.settings import Settings
 
 async def main():
@@ -170,7 +170,7 @@ def test_a_constant_of_the_manifest_that_does_not_fit_is_told_in_one_sentence(si
 def test_its_routes_are_served_and_guarded_beside_its_task(site: Path, place: Path) -> None:
     code = """
 import asyncio, json, httpx
-from penstock.gateway.app import create_app
+from penstock.gateway.process.asgi import create_app
 from penstock.settings import Settings
 
 async def main():

@@ -9,21 +9,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
-from penstock.backends.archives import format_of_archive
 from penstock.backends.base import Backend, BackendOptions, ModelFile, require_file
-from penstock.backends.rows import RowByRow
+from penstock.backends.torch.archives import format_of_archive
+from penstock.backends.unbatched import RowByRow
 from penstock.errors import UnsupportedFormat, Untrusted
-from penstock.registry.scan.formats import scan_file
-from penstock.registry.scan.gate import require_allowed, untrusted
-from penstock.registry.trust import Trust, at_least
+from penstock.scan.gate import require_allowed, untrusted
+from penstock.scan.scanner import scan_file
+from penstock.scan.trust import Trust, at_least
 
 BACKENDS: dict[str, str] = {
-    "onnx": "penstock.backends.onnx:OnnxBackend",
+    "onnx": "penstock.backends.onnx.backend:OnnxBackend",
     "openvino": "penstock.backends.openvino:OpenVinoBackend",
-    "pytorch": "penstock.backends.eager:EagerBackend",
-    "torchscript": "penstock.backends.torchscript:TorchScriptBackend",
-    "pt2": "penstock.backends.exported:ExportedBackend",
-    "aoti": "penstock.backends.aoti:AotiBackend",
+    "pytorch": "penstock.backends.torch.eager:EagerBackend",
+    "torchscript": "penstock.backends.torch.torchscript:TorchScriptBackend",
+    "pt2": "penstock.backends.torch.exported:ExportedBackend",
+    "aoti": "penstock.backends.torch.aoti:AotiBackend",
 }
 """By the format a manifest names: `module:Class`."""
 

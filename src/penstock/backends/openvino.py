@@ -22,8 +22,8 @@ from penstock.backends.base import (
     no_rows,
     require_file,
 )
+from penstock.backends.cache_dir import private_directory
 from penstock.backends.devices import cpu_flags, parse_device, usable_cores
-from penstock.backends.private import private_directory
 from penstock.errors import InferenceError, IntegrityError, ModelLoadError, OutOfMemory, UnsupportedFormat
 from penstock.tensors import Array, Arrays, Signature, TensorSpec
 

@@ -153,7 +153,7 @@ def _model_path(settings: Settings) -> Finding:
 
 def _port(settings: Settings) -> Finding:
     """Whether the server could listen; a Penstock that listens there already is no fault."""
-    from penstock.gateway.server import free_address
+    from penstock.gateway.process.server import free_address
 
     address = f"{settings.host}:{settings.port}"
     try:

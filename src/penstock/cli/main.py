@@ -14,7 +14,8 @@ from typing import Annotated, NoReturn
 import typer
 
 import penstock
-from penstock.cli import config, doctor, models, predict, scan, serve
+from penstock.cli import config, doctor, predict, scan, serve
+from penstock.cli.models import commands as models
 from penstock.errors import PenstockError
 
 app = typer.Typer(

@@ -13,7 +13,7 @@ from penstock.cli.output import print_json, print_table
 from penstock.errors import InvalidInput, PenstockError
 
 if TYPE_CHECKING:
-    from penstock.registry.scan.findings import Report
+    from penstock.scan.findings import Report
 
 
 def scan(
@@ -59,9 +59,9 @@ def _consequence(needs: str | None) -> str:
 
 def _reports(path: Path) -> Iterator[Report]:
     """Of an artifact what its manifest lists, verified first; of any other directory every file in it."""
-    from penstock.registry.artifact import MANIFEST, Artifact
-    from penstock.registry.scan.formats import scan_file
-    from penstock.registry.scan.gate import scan_artifact
+    from penstock.artifacts.artifact import MANIFEST, Artifact
+    from penstock.scan.gate import scan_artifact
+    from penstock.scan.scanner import scan_file
 
     if not path.is_dir():
         yield scan_file(path)
@@ -74,7 +74,7 @@ def _reports(path: Path) -> Iterator[Report]:
 
 
 def _in_directory(path: Path) -> Iterator[Report]:
-    from penstock.registry.artifact import MANIFEST
+    from penstock.artifacts.artifact import MANIFEST
 
     files = sorted(file for file in path.rglob("*") if file.is_file())
     if not files:
@@ -87,7 +87,7 @@ def _in_directory(path: Path) -> Iterator[Report]:
 
 def _reports_or_why(path: Path) -> list[Report]:
     """What is damaged is a finding among the others: it hides nothing of them."""
-    from penstock.registry.scan.findings import Finding, Report
+    from penstock.scan.findings import Finding, Report
 
     try:
         return list(_reports(path))

@@ -63,6 +63,6 @@ def serve(
         log_format=log_format,
         access_log=access_log,
     )
-    from penstock.gateway.server import serve as run_server
+    from penstock.gateway.process.server import serve as run_server
 
     raise typer.Exit(run_server(settings, refs or ()))

@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from typing import NamedTuple
 
-from penstock.engine.batcher import Batched
+from penstock.engine.batching.batcher import Batched
 from penstock.errors import DeadlineExceeded, InferenceError
 from penstock.tensors import Arrays, nbytes
 

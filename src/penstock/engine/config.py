@@ -8,15 +8,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast, get_args
 
+from penstock.artifacts.policies import BatchingPolicy, RangePolicy
 from penstock.backends.base import BackendOptions
-from penstock.backends.compiled import require_mode
 from penstock.backends.devices import parse_device
-from penstock.engine.choices import Effort
-from penstock.engine.limits import BatchLimits
-from penstock.engine.ranges import RangePolicies
+from penstock.backends.torch.compiled import require_mode
+from penstock.engine.batching.limits import BatchLimits
+from penstock.engine.loading.selection_cache import Effort
+from penstock.engine.tasks.ranges import RangePolicies
 from penstock.errors import ConfigError
-from penstock.registry.policies import BatchingPolicy, RangePolicy
-from penstock.registry.trust import check_trust
+from penstock.scan.trust import check_trust
 
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 CHOOSING = ("light", "all", "first")

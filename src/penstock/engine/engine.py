@@ -11,16 +11,16 @@ from collections.abc import Awaitable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from penstock.engine.batcher import Batched, PutOut
+from penstock.engine.batching.batcher import Batched, PutOut
 from penstock.engine.cache import PredictionCache
 from penstock.engine.config import InferenceConfig
-from penstock.engine.duty import Duty
-from penstock.engine.loaded import LoadedModel
-from penstock.engine.manager import ModelManager
+from penstock.engine.deployment import Served
+from penstock.engine.loading.loaded_model import LoadedModel
+from penstock.engine.loading.manager import ModelManager
 from penstock.engine.observation import Observation, Observer, Prediction, outcome_of
-from penstock.engine.ranges import Flag
-from penstock.engine.served import Served
-from penstock.engine.stats import ModelStats
+from penstock.engine.statistics import ModelStats
+from penstock.engine.tasks.ranges import Flag
+from penstock.engine.tasks.task_runner import Duty
 from penstock.errors import (
     DeadlineExceeded,
     ModelNotReady,

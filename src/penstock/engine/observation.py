@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple, TypeAlias
 
 from pydantic import BaseModel
 
-from penstock.engine.ranges import Flag
+from penstock.engine.tasks.ranges import Flag
 from penstock.errors import (
     DeadlineExceeded,
     InvalidInput,

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self, TypeAlias
 
 from penstock.backends.base import BackendOptions
+from penstock.engine.batching.limits import BatchLimits
+from penstock.engine.batching.padding import joined
 from penstock.engine.cache import PredictionCache
 from penstock.engine.config import check_at_least, check_precision
-from penstock.engine.limits import BatchLimits
-from penstock.engine.loaded import ModelInfo
-from penstock.engine.manager import ModelManager, is_model_file
-from penstock.engine.padding import joined
+from penstock.engine.loading.loaded_model import ModelInfo
+from penstock.engine.loading.manager import ModelManager, is_model_file
 from penstock.engine.progress import Progress, reported
 from penstock.errors import ConfigError, InferenceError, InvalidInput, ModelNotReady, OutOfMemory, PenstockError
 from penstock.registry.registry import Registry

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from penstock.gateway.wire import Call, Headers, Reply, Routes
+from penstock.gateway.http import Call, Headers, Reply, Routes
 
 _REQUEST_HEADERS = (
     "Accept, Accept-Language, Authorization, Content-Language, Content-Type, "

@@ -15,22 +15,22 @@ from typing import Any
 
 import orjson
 
+from penstock.artifacts.policies import BatchingPolicy
 from penstock.engine.config import InferenceConfig
 from penstock.engine.engine import InferenceEngine
-from penstock.engine.ranges import RangePolicies
+from penstock.engine.tasks.ranges import RangePolicies
 from penstock.errors import ModelNotReady, PenstockError
 from penstock.gateway.cors import Cors
-from penstock.gateway.examples import Example, example_of
-from penstock.gateway.extensions import Extensions, with_tasks
+from penstock.gateway.docs.examples import Example, example_of
+from penstock.gateway.docs.openapi import write_document
+from penstock.gateway.http import Call, Disconnected, Endpoint, Headers, Reply, Routes
 from penstock.gateway.inflight import Inflight
-from penstock.gateway.openapi import write_document
-from penstock.gateway.orders import Orders
-from penstock.gateway.peers import Peers, merge_stats
+from penstock.gateway.plugins import Extensions, with_tasks
 from penstock.gateway.problems import CLOSE, is_server_fault, problem_body, problem_headers
-from penstock.gateway.wire import Call, Disconnected, Endpoint, Headers, Reply, Routes
+from penstock.gateway.process.admin_commands import Orders
+from penstock.gateway.process.worker_group import Peers, merge_stats
 from penstock.monitor.access import AccessLog
 from penstock.monitor.metrics import Metrics
-from penstock.registry.policies import BatchingPolicy
 from penstock.settings import ModelSettings, Settings
 
 log = logging.getLogger(__name__)

@@ -7,8 +7,8 @@ import contextlib
 import time
 
 from penstock.errors import ModelNotReady, Overloaded
+from penstock.gateway.http import Call
 from penstock.gateway.problems import CLOSE, Refusal
-from penstock.gateway.wire import Call
 
 SWEEP_EVERY_S = 0.05
 BODY_GRACE_S = 1.0

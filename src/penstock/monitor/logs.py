@@ -10,7 +10,7 @@ from typing import Any, TextIO
 
 import structlog
 
-from penstock.monitor.scrub import scrub_field
+from penstock.monitor.redaction import scrub_field
 from penstock.settings import Settings
 
 _CHATTY = ("alembic", "asyncio", "httpx", "PIL")

@@ -15,17 +15,17 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from penstock.artifacts import files
+from penstock.artifacts.artifact import Artifact
+from penstock.artifacts.manifest import MANIFEST
+from penstock.artifacts.refs import Ref, check_name, check_version, is_release, name_of, parse_ref, sorted_versions
 from penstock.errors import ConfigError, IntegrityError, InvalidInput, ModelNotFound
-from penstock.registry import files
-from penstock.registry.artifact import Artifact
-from penstock.registry.manifest import MANIFEST
-from penstock.registry.refs import Ref, check_name, check_version, is_release, name_of, parse_ref, sorted_versions
-from penstock.registry.scan.gate import require_allowed, scan_artifact
 from penstock.registry.staging import Staging
-from penstock.registry.trust import Trust, at_least, check_trust, strongest
+from penstock.scan.gate import require_allowed, scan_artifact
+from penstock.scan.trust import Trust, at_least, check_trust, strongest
 
 if TYPE_CHECKING:
-    from penstock.registry.store import Store
+    from penstock.registry.database.store import Store
 
 DEFAULT_PATH = Path("registry")
 DATABASE = "registry.db"
@@ -65,7 +65,7 @@ class Registry:
 
     @cached_property
     def _store(self) -> Store:
-        from penstock.registry.store import Store  # SQLAlchemy takes a quarter of a second to import
+        from penstock.registry.database.store import Store  # SQLAlchemy takes a quarter of a second to import
 
         return Store(self.database_url)
 
@@ -401,7 +401,7 @@ class Registry:
 
 def _shipped(name: str) -> tuple[Path, ...]:
     """The artifacts of a model that an installed package ships, the one that answers first."""
-    from penstock.registry.bundled import bundled, versions_in
+    from penstock.artifacts.bundled import bundled, versions_in
 
     home = bundled().get(name)
     return () if home is None else versions_in(home)

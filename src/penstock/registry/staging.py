@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from penstock.registry import files
+from penstock.artifacts import files
 
 STAGING = ".staging"
 _LOCK = ".lock"

@@ -14,11 +14,11 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt
 
 from penstock.errors import ModelLoadError
 from penstock.tasks.base import Task, TimedResponse
-from penstock.tasks.classes import ClassScores, OutputKind
-from penstock.tasks.pictures import MAX_PIXELS, check_size, normal_mode, read_picture, refused
-from penstock.tasks.pixels import PixelConfig, Pixels, to_pixels
-from penstock.tasks.refusals import parse_config, parse_request
+from penstock.tasks.classification import ClassScores, OutputKind
+from penstock.tasks.image_decoding import MAX_PIXELS, check_size, normal_mode, read_picture, refused
+from penstock.tasks.image_transforms import PixelConfig, Pixels, to_pixels
 from penstock.tasks.steps import Steps, build_steps
+from penstock.tasks.validation_errors import parse_config, parse_request
 from penstock.tensors import Array, Arrays, Signature
 
 

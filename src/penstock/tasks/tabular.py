@@ -10,9 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, SerializerFunction
 
 from penstock.errors import FieldError, InvalidInput, ModelLoadError, OutOfRange
 from penstock.tasks.base import Task, TimedResponse
-from penstock.tasks.classes import ClassScores, OutputKind, one_output
+from penstock.tasks.classification import ClassScores, OutputKind, one_output
 from penstock.tasks.columns import WRONG, Column, fits_into, is_missing
-from penstock.tasks.refusals import MAX_ERRORS, parse_config, parse_request
+from penstock.tasks.validation_errors import MAX_ERRORS, parse_config, parse_request
 from penstock.tensors import Array, Arrays, Signature, TensorSpec
 
 MAX_ROWS = 1024

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
 from penstock.errors import InvalidInput
 from penstock.tasks.base import Task, TimedResponse
-from penstock.tasks.refusals import parse_config, parse_request
+from penstock.tasks.validation_errors import parse_config, parse_request
 from penstock.tensors import Array, Arrays, Signature, TensorSpec
 
 _DEEPEST = 32

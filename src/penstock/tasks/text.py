@@ -15,8 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, StrictStr
 
 from penstock.errors import FieldError, InvalidInput, ModelLoadError
 from penstock.tasks.base import Task, TimedResponse
-from penstock.tasks.classes import ClassScores, OutputKind, one_output
-from penstock.tasks.refusals import MAX_ERRORS, parse_config, parse_request
+from penstock.tasks.classification import ClassScores, OutputKind, one_output
+from penstock.tasks.validation_errors import MAX_ERRORS, parse_config, parse_request
 from penstock.tensors import Arrays, Signature
 
 MAX_TEXTS = 128

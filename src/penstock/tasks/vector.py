@@ -20,9 +20,9 @@ from pydantic_core import PydanticCustomError
 
 from penstock.errors import InvalidInput, ModelLoadError
 from penstock.tasks.base import Task, TimedResponse
-from penstock.tasks.classes import ClassScores, OutputKind
-from penstock.tasks.refusals import parse_config, parse_request
+from penstock.tasks.classification import ClassScores, OutputKind
 from penstock.tasks.steps import Steps, build_steps
+from penstock.tasks.validation_errors import parse_config, parse_request
 from penstock.tensors import Array, Arrays, Signature, TensorSpec
 
 MAX_BATCH = 128

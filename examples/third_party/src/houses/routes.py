@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field
 
 from houses.task import HousePrice
 from penstock.errors import InvalidInput
-from penstock.extend import Call, Endpoint, Refusal, Reply, json_reply, read_json, tasks_of
+from penstock.plugin_api import Call, Endpoint, Refusal, Reply, json_reply, read_json, tasks_of
 
 
 class Told(BaseModel):

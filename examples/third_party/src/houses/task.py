@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from penstock import Signature, Task
 from penstock.errors import InvalidInput, ModelLoadError
-from penstock.extend import Arrays, TimedResponse, parse_request
+from penstock.plugin_api import Arrays, TimedResponse, parse_request
 
 
 class House(BaseModel):

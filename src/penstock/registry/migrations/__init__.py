@@ -1,4 +1,4 @@
-"""The steps of the registry's database, as Alembic scripts; `penstock.registry.store` runs them when needed."""
+"""Alembic migrations of the registry's database; `registry/database/store.py` runs them when needed."""
 
 from __future__ import annotations
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from alembic import context
 
+from penstock.registry.database.tables import METADATA
 from penstock.registry.migrations import VERSION_TABLE
-from penstock.registry.tables import METADATA
 
 context.configure(
     connection=context.config.attributes["connection"],

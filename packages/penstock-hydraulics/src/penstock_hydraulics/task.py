@@ -1,0 +1,422 @@
+"""The Task: one work cycle of one machine in, its diagnosis out."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Hashable, Mapping
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, NamedTuple
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+from penstock.errors import InvalidInput, ModelLoadError, OutOfRange
+from penstock.plugin_api import Registry, Signature, Task, parse_config, parse_request
+from penstock_hydraulics.anomalies import Findings, anomaly_judge
+from penstock_hydraulics.cases import Case, Cases
+from penstock_hydraulics.coverage import coverage_of
+from penstock_hydraulics.features import INPUTS, STEPS, FeatureConfig, Float, Layout, Scales, encode, statistics_of
+from penstock_hydraulics.health import ComponentJudge, capped, machine_health, status_of
+from penstock_hydraulics.likeness import about_likeness
+from penstock_hydraulics.remarks import about_machine, about_sensors, about_window
+from penstock_hydraulics.rules import NOMINAL, Expectations, Figures, rule_book
+from penstock_hydraulics.schemas import (
+    ComponentAnswer,
+    DegradationAnswer,
+    Health,
+    PredictionRequest,
+    PredictionResponse,
+)
+from penstock_hydraulics.store.results import Result
+from penstock_hydraulics.templates import TEMPLATES
+from penstock_hydraulics.topology import Component, Topology, parse_topology
+from penstock_hydraulics.trend import FAILURE_HEALTH, MIN_RESULTS, Degradation, degradation
+from penstock_hydraulics.windows import WindowPlan, complete, fill_window, plan_window
+
+if TYPE_CHECKING:
+    from penstock_hydraulics.plant import Equipment, Plant
+
+OUTPUTS: Final = ("levels", "component_health", "health", "degradation", "anomalies")
+_USED: Final = ("levels", "component_health", "health", "anomalies")
+"""Degradation is one window's guess; here it comes from the trend of many, or is what health has lost."""
+_WHOLE: Final = 0.9
+"""A window with this share of a work cycle is compared with nominal means."""
+_PARSED: Final = 256
+_TRENDS: Final = 10_000
+_TREND_HOLDS_S: Final = 0.5
+"""Of the machine's time: a trend is over hours, and of a thousand requests a second one is enough to tell it."""
+
+
+class HydraulicConfig(BaseModel):
+    """The task part of a manifest.
+
+    `topologies` are those that the model may be asked about, `states` whether it learned them from recordings
+    (`supervised`) or from the simulator, for all or by the template's name. `thresholds` are probabilities at 1 % false
+    alarms, `nominal` sound means by template and sensor, `default_topology` what a machine is taken for of which nobody
+    said what it is.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    scales: dict[str, Any]
+    topologies: Literal["any"] | tuple[str, ...] = "any"
+    states: str | dict[str, str] = Field(default_factory=lambda: {"zema_rig": "supervised"})
+    thresholds: dict[str, float] = Field(default_factory=dict)
+    nominal: dict[str, dict[str, float]] = Field(default_factory=dict)
+    default_topology: str = "zema_rig"
+    min_window_s: float = 30.0
+
+
+class _Trend(NamedTuple):
+    now_s: float
+    asked: tuple[bool, float]
+    trend: Degradation
+
+
+class Prepared(NamedTuple):
+    """What `preprocess` found out about a request, for `postprocess`."""
+
+    task: Task
+    case: Case
+    figures: Figures
+    warnings: list[str]
+
+
+class HydraulicDiagnostics(Task):
+    """Readings of a hydraulic machine to its health, states, faults and time to failure.
+
+    A window that is too short, or a topology that the model does not know, still passes the model, as an empty machine,
+    so that every request has one path; its answer comes from rules alone and says so.
+    """
+
+    kind: ClassVar[str] = "hydraulic-diagnostics"
+    Request: ClassVar[type[BaseModel]] = PredictionRequest
+    Response: ClassVar[type[BaseModel]] = PredictionResponse
+    series_field: ClassVar[str | None] = "sensor_data"
+    inline: ClassVar[bool] = True
+    refuses_nan: ClassVar[bool] = True
+    example: ClassVar[Any] = {
+        "equipment_id": "exc_001",
+        "sensor_data": {
+            "pressure_pump_main": [100.0, 101.0, 102.0],
+            "temperature_pump_main": [60.0, 61.0, 62.0],
+            "vibration_pump_main": [2.5, 2.6, 2.7],
+        },
+    }
+
+    def __init__(self, config: Mapping[str, Any], signature: Signature) -> None:
+        """Raises ModelLoadError when the settings or the signature do not fit."""
+        super().__init__(config, signature)
+        self.settings = parse_config(HydraulicConfig, self.kind, config)
+        self.plant: Plant | None = None
+        """Equipment and history; None where no registry is attached."""
+        try:
+            self.scales = Scales.from_mapping(self.settings.scales)
+            self.features = FeatureConfig(min_window_s=self.settings.min_window_s)
+        except InvalidInput as error:
+            raise ModelLoadError(str(error)) from None
+        if self.settings.default_topology not in TEMPLATES:
+            raise ModelLoadError(f"default_topology: there is no template {self.settings.default_topology!r}")
+        _check_signature(signature)
+        self._cases = Cases()
+        self._parsed: dict[bytes, Topology] = {}
+        self._trends: dict[str, _Trend] = {}
+        self._empty = _empty_machine(self.scales)
+        self._model = ""
+
+    def attach(self, registry: Registry, model: str) -> None:
+        """Open the equipment and the history that belong to a registry; a database that is down is tried again."""
+        from penstock_hydraulics.plant import Plant
+
+        self._model = model
+        self.plant = Plant.of(registry)
+
+    def close(self) -> None:
+        """Write what is still to be written of the history."""
+        plant, self.plant = self.plant, None
+        if plant is not None:
+            plant.close()
+
+    def preprocess(self, request: Any) -> dict[str, NDArray[Any]]:
+        """The model's inputs, each with a leading axis of 1. Raises InvalidInput naming the sensor or the component."""
+        prepared, arrays = self._prepare(request)
+        request._prepared = prepared
+        return arrays
+
+    def postprocess(self, outputs: Mapping[str, NDArray[Any]], request: Any) -> PredictionResponse:
+        """The diagnosis, from this request's own rows. Raises OutOfRange for a model whose answer is not finite."""
+        prepared, request._prepared = request._prepared, None  # a request may be kept, compared, copied and sent
+        if prepared is None or prepared.task is not self:  # one request, asked of two models at once
+            prepared, _ = self._prepare(request)
+        case, warnings = prepared.case, [*prepared.case.warnings, *prepared.warnings]
+        _check_finite(outputs)
+        findings = case.anomalies(outputs["anomalies"][0].tolist(), prepared.figures)
+        parts, score = self._health(case, outputs, findings)
+        now_s = time.time() if request.timestamp is None else request.timestamp.timestamp()
+        response = PredictionResponse.made(
+            equipment_id=request.equipment_id,
+            health=Health.made(score=score, status=status_of(score)),
+            degradation=self._degradation(request.equipment_id, score, now_s, case),
+            anomaly=findings.answer,
+            components=parts,
+            coverage=case.share,
+            warnings=warnings,
+            unknown_sensors=[*case.plan.unknown],
+            topology=case.topology.name,
+            model_version="",
+            inference_time_ms=0.0,
+            preprocessing_time_ms=0.0,
+            postprocessing_time_ms=0.0,
+        )
+        plant = self.plant
+        return (
+            response
+            if plant is None
+            else response.kept_by(_keeper(plant, now_s, self._model if case.layout is not None else None))
+        )
+
+    def coerce(self, value: Any) -> PredictionRequest:
+        """From a request, or a mapping of its fields whose readings may be arrays. Raises InvalidInput."""
+        if isinstance(value, PredictionRequest):
+            return value
+        if isinstance(value, Mapping):
+            return parse_request(PredictionRequest, value)
+        raise InvalidInput("request: give a PredictionRequest or a mapping of its fields", field="request")
+
+    # Before the model
+
+    def _prepare(self, request: PredictionRequest) -> tuple[Prepared, dict[str, NDArray[Any]]]:
+        data, rates = request.sensor_data, request.sampling_rate_hz
+        plant = self.plant
+        equipment = plant.equipment(request.equipment_id) if plant is not None else None
+        topology, assumed = self._topology(request.topology, equipment)
+        told: Hashable = rates if isinstance(rates, float) else tuple(rates.items())
+        known = None if equipment is None else request.equipment_id
+        key = (topology.fingerprint, assumed, known, told, tuple(data), tuple(map(len, data.values())))
+        case = self._cases.find(
+            key,
+            equipment,
+            lambda: self._case(topology, assumed, equipment, plan_window(data, rates, topology, self.features)),
+        )
+        window, warnings, low, high = fill_window(data, case.plan, STEPS)
+        for limit in case.anomalies.book.limits:
+            if (broken := limit.broken(float(low[limit.row]), float(high[limit.row]))) is not None:
+                warnings.append(broken)
+        figures, arrays = self._looked_at(window, case)
+        if case.usual is not None and case.layout is not None and case.plan.steps == STEPS:
+            strange = about_likeness(arrays["statistics"], case.layout, case.topology)
+            if strange is not None:
+                warnings.append(strange)
+        return Prepared(self, case, figures, warnings), arrays
+
+    def _looked_at(self, window: Float, case: Case) -> tuple[Figures, dict[str, NDArray[Any]]]:
+        """What rules and model look at; for a whole cycle with every row, the same statistics tell both."""
+        layout, steps = case.layout, case.plan.steps
+        if layout is not None and steps == STEPS and len(case.shown) == len(window):
+            statistics = statistics_of(window)
+            return Figures.of_statistics(statistics), encode(window, layout, statistics)
+        figures = Figures.of(window[:, :steps])
+        if layout is None:
+            return figures, self._empty
+        if len(case.shown) < len(window):
+            window = window[case.shown]
+        complete(window, steps, case.usual)
+        return figures, encode(window, layout)
+
+    def _topology(self, given: Any, equipment: Equipment | None) -> tuple[Topology, bool]:
+        """The machine's circuit, and whether that is only assumed. Raises InvalidInput."""
+        if given is None:
+            if equipment is not None:
+                return equipment.topology, False
+            return TEMPLATES[self.settings.default_topology], True
+        if isinstance(given, str):
+            found = TEMPLATES.get(given)
+            if found is None:
+                known = ", ".join(TEMPLATES)
+                raise InvalidInput(
+                    f"topology: there is no template {given[:100]!r}; there are {known}, or send a graph",
+                    field="topology",
+                )
+            return found, False
+        return (given if isinstance(given, Topology) else self._parse(given)), False
+
+    def _parse(self, document: Mapping[str, Any]) -> Topology:
+        try:
+            key = blake2b(orjson.dumps(document), digest_size=16).digest()
+        except (TypeError, ValueError):  # what only Python can write; the parser says what is wrong with it
+            return parse_topology(document)
+        found = self._parsed.get(key)
+        if found is None:
+            found = parse_topology(document)
+            if len(self._parsed) >= _PARSED:
+                self._parsed.clear()
+            self._parsed[key] = found
+        return found
+
+    def _case(self, topology: Topology, assumed: bool, equipment: Equipment | None, plan: WindowPlan) -> Case:
+        settings, config = self.settings, self.features
+        coverage = coverage_of(topology, [name for name in plan.sensors if name not in plan.slow])
+        shown = [row for row in range(len(plan.rows)) if not {*plan.sensors[row : row + 1]} & {*plan.slow}]
+        long_enough = plan.seconds >= config.min_window_s
+        knows = settings.topologies == "any" or _is_template(topology, settings.topologies)
+        model = long_enough and knows and bool(shown)
+        labelled = _is_template(topology, (topology.name,)) and self._learned(topology.name) == "supervised"
+        whole = plan.seconds >= _WHOLE * config.window_s
+        expectations = self._expectations(None if assumed else topology, equipment)
+        book = rule_book(topology, plan.sensors, expectations, whole=whole)
+        judge = anomaly_judge(topology, coverage, book, settings.thresholds, model=model, labelled=labelled)
+        layout = Layout.make(topology, [plan.rows[row] for row in shown], self.scales) if model else None
+        return Case(
+            topology=topology,
+            plan=plan,
+            layout=layout,
+            shown=shown,
+            usual=layout.mean if layout is not None and self.scales.covers(topology) else None,
+            share=round(coverage.of_window(plan.seconds, config.window_s, assumed=assumed, model=model), 6),
+            components=ComponentJudge(topology, coverage),
+            anomalies=judge,
+            warnings=(
+                *about_machine(topology, assumed, knows, labelled or not model),
+                *about_window(plan, config, long_enough),
+                *about_sensors(coverage, plan.slow, judge.unavailable),
+                *plan.warnings,
+            ),
+            equipment=equipment,
+        )
+
+    def _learned(self, topology: str) -> str:
+        states = self.settings.states
+        return states if isinstance(states, str) else states.get(topology, "simulated")
+
+    def _expectations(self, topology: Topology | None, equipment: Equipment | None) -> Expectations:
+        nominal: dict[str, float] = {}
+        if topology is not None and _is_template(topology, (topology.name,)):
+            nominal.update(NOMINAL.get(topology.name, {}))
+            nominal.update(self.settings.nominal.get(topology.name, {}))
+        if equipment is None:
+            return Expectations(nominal)
+        nominal.update(equipment.nominal)
+        return Expectations(nominal, equipment.limits)
+
+    # After it
+
+    def _health(
+        self, case: Case, outputs: Mapping[str, NDArray[Any]], findings: Findings
+    ) -> tuple[list[ComponentAnswer], float]:
+        if case.layout is None:
+            parts, score = case.components.unasked(), 1.0
+        else:
+            parts = case.components(outputs["levels"][0], outputs["component_health"][0])
+            score = machine_health(parts, float(outputs["health"][0]))
+        for rule, component_id in findings.fired.values():
+            part = parts[case.topology.index[component_id]]
+            part.health = round(capped(1.0 if part.health is None else part.health, rule), 6)
+            score = capped(score, rule)
+        return parts, round(min(1.0, max(0.0, score)), 6)
+
+    def _degradation(self, equipment_id: str, score: float, now_s: float, case: Case) -> DegradationAnswer:
+        """The trend of the stored results with this one, or what this one says alone."""
+        trend = self._trend(equipment_id, score, now_s, case)
+        if trend is None or trend.rate is None or trend.basis != "history":
+            return DegradationAnswer.made(
+                rate=round(1.0 - score, 6),
+                time_to_failure_hours=None,
+                basis="none" if case.layout is None else "nominal",
+                rate_interval=None,
+                time_to_failure_interval_hours=None,
+            )
+        return DegradationAnswer.made(
+            rate=round(trend.rate, 6),
+            time_to_failure_hours=_rounded(trend.time_to_failure_hours),
+            basis="history",
+            rate_interval=_interval(trend.interval),
+            time_to_failure_interval_hours=_interval(trend.ttf_interval),
+        )
+
+    def _trend(self, equipment_id: str, score: float, now_s: float, case: Case) -> Degradation | None:
+        plant = self.plant
+        if plant is None:
+            return None
+        failure = FAILURE_HEALTH if case.equipment is None else case.equipment.failure_health
+        asked = (case.layout is not None, failure)
+        known = self._trends.get(equipment_id)
+        if known is not None and known.asked == asked and abs(now_s - known.now_s) < _TREND_HOLDS_S:
+            return known.trend
+        times, health = plant.recent(equipment_id, self._model)
+        if case.layout is not None:  # what rules alone say is no point of the same curve
+            times, health = np.append(times, now_s), np.append(health, score)
+        trend = degradation(times, health, now_s, failure)
+        if len(times) >= MIN_RESULTS:
+            if len(self._trends) >= _TRENDS:
+                self._trends.clear()
+            self._trends[equipment_id] = _Trend(now_s, asked, trend)
+        return trend
+
+
+def _keeper(plant: Plant, now_s: float, trend: str | None) -> Callable[[PredictionResponse, str], None]:
+    """Puts one answer into the history."""
+
+    def keep(answer: PredictionResponse, version: str) -> None:
+        plant.record(
+            Result(
+                answer.equipment_id,
+                now_s,
+                answer.health.score,
+                answer.health.status,
+                answer.degradation.rate,
+                answer.degradation.time_to_failure_hours,
+                answer.degradation.basis,
+                tuple(answer.anomaly.detected_anomalies),
+                {part.component_id: part.health for part in answer.components if part.health is not None},
+                answer.coverage,
+                version,
+                trend,
+            )
+        )
+
+    return keep
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 3)
+
+
+def _interval(interval: tuple[float, float] | None) -> tuple[float, float] | None:
+    return None if interval is None else (round(interval[0], 6), round(interval[1], 6))
+
+
+def _empty_machine(scales: Scales) -> dict[str, NDArray[Any]]:
+    """The inputs of a machine of one component that nothing is measured at."""
+    layout = Layout.make(Topology("none", (Component("none", "other"),), ()), ((0, "pressure"),), scales)
+    arrays = encode(np.zeros((1, STEPS), np.float32), layout)
+    return arrays | {name: np.zeros_like(arrays[name]) for name in ("signals", "statistics", "present")}
+
+
+def _check_signature(signature: Signature) -> None:
+    for wanted, specs, what in ((INPUTS, signature.inputs, "input"), (OUTPUTS, signature.outputs, "output")):
+        names = {spec.name for spec in specs}
+        missing = next((name for name in wanted if name not in names), None)
+        if missing is not None:
+            raise ModelLoadError(f"hydraulic-diagnostics: the model has no {what} {missing!r}; export it again")
+
+
+def _check_finite(outputs: Mapping[str, NDArray[Any]]) -> None:
+    total = float(np.add.reduce(outputs["levels"], axis=None)) + float(outputs["health"][0])
+    if math.isfinite(total + sum(outputs["component_health"][0].tolist()) + sum(outputs["anomalies"][0].tolist())):
+        return
+    wrong = next((name for name in _USED if not np.isfinite(outputs[name]).all()), _USED[0])
+    raise OutOfRange(
+        f"sensor_data: the model's {wrong} is not finite; the readings are far outside what it was made for",
+        field="sensor_data",
+        side="output",
+        tensor=wrong,
+    )
+
+
+def _is_template(topology: Topology, names: tuple[str, ...] | str) -> bool:
+    """Whether it is one of these templates itself, and not only called so."""
+    template = TEMPLATES.get(topology.name)
+    return topology.name in names and template is not None and template.fingerprint == topology.fingerprint

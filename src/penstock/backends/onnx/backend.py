@@ -1,0 +1,160 @@
+"""Runs ONNX models with ONNX Runtime; `onnx_session.py` says on which device and with which threads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from penstock.backends.base import Backend, BackendOptions, ModelFile, empty_outputs, no_rows, require_file
+from penstock.backends.devices import Device
+from penstock.backends.onnx.errors import run_error
+from penstock.backends.onnx.session import Opened, open_session
+from penstock.backends.onnx.weights import weigh
+from penstock.errors import InferenceError, ModelLoadError, UnsupportedFormat
+from penstock.tensors import DATATYPES, Arrays, Signature, TensorSpec, datatype_of_onnx, named_dims
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+_LOG_FATAL = 4
+_SHRINK_FROM_BYTES = 1 << 20
+_SHRINK_ABOVE_USUAL = 4
+_USUAL_OVER_RUNS = 32
+
+
+class OnnxBackend(Backend):
+    """One ONNX Runtime session, shared by all threads that call `run`."""
+
+    format = "onnx"
+    own_threads = True
+
+    def __init__(self, path: Path, opened: Opened, signature: Signature) -> None:
+        device, self.warnings = opened.placement
+        self.device = str(device)
+        self.signature = signature
+        self.num_parameters, self.num_bytes = weigh(path) or (None, None)
+        self.own_threads = not opened.shares_threads
+        self._session: onnxruntime.InferenceSession | None = opened.session
+        self._output_names = [spec.name for spec in signature.outputs]
+        self._plain = _run_options()
+        self._shrinking = _run_options(shrink=_arena(device))
+        self._usual_bytes = 0.0
+
+    @classmethod
+    def open(cls, file: ModelFile, options: BackendOptions) -> OnnxBackend:
+        """Load the model by its path. Raises IntegrityError, UnsupportedFormat or ModelLoadError naming the file."""
+        require_file(file.path)
+        opened = open_session(file.path, options)
+        return cls(file.path, opened, _signature(file, opened.session))
+
+    def run(self, inputs: Arrays) -> Arrays:
+        """Outputs by name, for one batch that the signature has validated."""
+        session = self._session
+        if session is None:
+            raise InferenceError("the model is closed")
+        size = 0
+        for array in inputs.values():
+            size += array.nbytes
+        if not size and no_rows(inputs):
+            return empty_outputs(self.signature)
+        try:
+            outputs = session.run(self._output_names, inputs, self._options_for(size))
+        except Exception as error:
+            raise run_error(error) from None
+        return dict(zip(self._output_names, outputs, strict=True))
+
+    def close(self) -> None:
+        """Drop the session; its memory goes back when the last run has ended."""
+        self._session = None
+
+    def _options_for(self, size: int) -> onnxruntime.RunOptions:
+        """Plain options, or for a batch far larger than usual (`size` in bytes) some that give memory back.
+
+        Without them one large batch is paid for in memory until the session closes. Threads may race on
+        the running mean; it needs no exactness.
+        """
+        usual = self._usual_bytes
+        self._usual_bytes = usual + (size - usual) / _USUAL_OVER_RUNS
+        return self._shrinking if size > max(_SHRINK_FROM_BYTES, _SHRINK_ABOVE_USUAL * usual) else self._plain
+
+
+def _run_options(shrink: str | None = None) -> onnxruntime.RunOptions:
+    """Options made once: without any, ONNX Runtime makes them anew in every run."""
+    import onnxruntime as ort
+
+    options = ort.RunOptions()
+    options.log_severity_level = _LOG_FATAL  # what it would print is in the exception
+    if shrink is not None:
+        options.add_run_config_entry("memory.enable_memory_arena_shrinkage", shrink)
+    return options
+
+
+def _arena(device: Device) -> str:
+    return f"gpu:{device.number}" if device.kind == "cuda" else "cpu:0"
+
+
+def _signature(file: ModelFile, session: onnxruntime.InferenceSession) -> Signature:
+    """The manifest's signature, held against the session; for a bare file the session's own."""
+    if file.signature is None:
+        return _own_signature(file.path, session)
+    _require_same(file.path, "inputs", file.signature.inputs, session.get_inputs())
+    named = {spec.name for spec in file.signature.outputs}
+    used = [value for value in session.get_outputs() if value.name in named]  # a file may give more than is served
+    _require_same(file.path, "outputs", file.signature.outputs, used or session.get_outputs())
+    return file.signature.with_dims({value.name: named_dims(value.shape) for value in session.get_inputs()})
+
+
+def _own_signature(path: Path, session: onnxruntime.InferenceSession) -> Signature:
+    try:
+        inputs = tuple(_spec(value) for value in session.get_inputs())
+        outputs = tuple(_spec(value) for value in session.get_outputs())
+    except UnsupportedFormat as error:
+        raise UnsupportedFormat(f"{path}: {error}") from None
+    return Signature(inputs, outputs, _has_batch_axis(inputs, outputs))
+
+
+def _has_batch_axis(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> bool:
+    """False where axis 0 cannot be the batch: there is none, or its fixed lengths differ.
+
+    One that only an output fixes tells nothing: exporters note there what they happened to trace with.
+    """
+    given = {spec.shape[0] if spec.shape else None for spec in inputs}
+    fixed = {length for length in given if length != -1}
+    if fixed == given:
+        fixed |= {spec.shape[0] for spec in outputs if spec.shape and spec.shape[0] > 0}
+    return None not in fixed and len(fixed) <= 1
+
+
+def _spec(value: onnxruntime.NodeArg) -> TensorSpec:
+    return TensorSpec(value.name, datatype_of_onnx(value.type), tuple(_shape(value)), named_dims(value.shape))
+
+
+def _require_same(path: Path, side: str, recorded: tuple[TensorSpec, ...], found: list[onnxruntime.NodeArg]) -> None:
+    """Names and types must agree, and for inputs every length the graph has fixed; a manifest may fix more.
+
+    The lengths of outputs are only noted in a graph, often wrongly, and runs do not depend on them.
+    """
+    given = {value.name: value for value in found}
+    fits = _same_type if side == "outputs" else _same_type_and_lengths
+    if given.keys() == {spec.name for spec in recorded} and all(fits(spec, given[spec.name]) for spec in recorded):
+        return
+    wanted = ", ".join(f"{spec.name} {DATATYPES[spec.dtype].onnx} {list(spec.shape)}" for spec in recorded)
+    has = ", ".join(f"{value.name} {value.type} {_shape(value)}" for value in found)
+    raise ModelLoadError(f"{path}: its manifest says the {side} are {wanted}; the file has {has}")
+
+
+def _same_type(spec: TensorSpec, value: onnxruntime.NodeArg) -> bool:
+    return DATATYPES[spec.dtype].onnx == str(value.type)
+
+
+def _same_type_and_lengths(spec: TensorSpec, value: onnxruntime.NodeArg) -> bool:
+    shape = _shape(value)
+    pairs = zip(shape, spec.shape, strict=False)
+    ranks_agree = not shape or len(shape) == len(spec.shape)  # empty: the graph does not say
+    return _same_type(spec, value) and ranks_agree and all(fixed in (-1, length) for fixed, length in pairs)
+
+
+def _shape(value: onnxruntime.NodeArg) -> list[int]:
+    """Symbolic and unnamed dimensions are free (-1); fixed ones, a fixed batch among them, stay as they are."""
+    return [length if isinstance(length, int) else -1 for length in value.shape]

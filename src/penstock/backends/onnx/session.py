@@ -1,0 +1,198 @@
+"""The one place that makes ONNX Runtime sessions: on which device, with which threads, from which cache."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from penstock.backends.base import BackendOptions
+from penstock.backends.devices import CPU, Device, Placement, parse_device, usable_cores
+from penstock.backends.onnx.cache import optimized_form
+from penstock.backends.onnx.errors import load_error
+from penstock.errors import ModelLoadError
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+_TENSORRT, _CUDA, _COREML, _CPU = (f"{name}ExecutionProvider" for name in ("Tensorrt", "CUDA", "CoreML", "CPU"))
+_PROVIDERS = {"cuda": _CUDA, "mps": _COREML}
+_CUDA_OPTIONS = {
+    "arena_extend_strategy": "kSameAsRequested",
+    "cudnn_conv_algo_search": "HEURISTIC",  # an exhaustive search would run again for each new batch size
+    "use_tf32": "0",  # fp32 means fp32: answers must agree with the golden samples
+}
+_LOG_ERRORS = 3
+
+_pool_lock = threading.Lock()
+_pool_made = False
+
+
+class Opened(NamedTuple):
+    """A session, where it runs, and whether it shares its threads with all others of the process."""
+
+    session: onnxruntime.InferenceSession
+    placement: Placement
+    shares_threads: bool
+
+
+class _Choice(NamedTuple):
+    """A device and the providers to ask for, the one that matters first."""
+
+    device: Device
+    providers: list[Any]
+
+    @property
+    def first(self) -> str:
+        """The provider without which it is another choice."""
+        name = self.providers[0]
+        return str(name if isinstance(name, str) else name[0])
+
+    def __str__(self) -> str:
+        return f"TensorRT on {self.device}" if self.first == _TENSORRT else str(self.device)
+
+
+def open_session(path: Path, options: BackendOptions) -> Opened:
+    """A session on the device that was asked for, or on the next best with a warning that says why.
+
+    Raises ModelLoadError or a child of it, naming the file, when not even the CPU runs the model.
+    """
+    import onnxruntime as ort
+
+    device, warnings = _wanted(options, ort.get_available_providers())
+    shared = _shares_threads(options)
+    for choice in _choices(device, options, ort.get_available_providers()):
+        try:
+            session = _session(path, options, choice, shared)
+        except ModelLoadError as error:
+            if choice.device == CPU:
+                raise
+            why = str(error)
+        else:
+            if choice.first in session.get_providers():
+                return Opened(session, Placement(choice.device, tuple(warnings)), shared)
+            # ONNX Runtime only prints this, and goes on with what is left
+            why = f"ONNX Runtime could not start its {choice.first.removesuffix('ExecutionProvider')} provider"
+        next_best = choice.device if choice.first == _TENSORRT else "the CPU"
+        warnings.append(f"{choice} could not be used, the model runs on {next_best}: {why}")
+    raise AssertionError("the CPU is always a choice")
+
+
+def _choices(device: Device, options: BackendOptions, available: list[str]) -> Iterator[_Choice]:
+    if device.kind == "cuda":
+        cuda = (_CUDA, {"device_id": str(device.number), **_CUDA_OPTIONS})
+        if _TENSORRT in available and options.cache_dir is not None:  # an engine takes minutes to build: kept, or not
+            yield _Choice(device, [(_TENSORRT, _tensorrt_options(device, options, options.cache_dir)), cuda, _CPU])
+        yield _Choice(device, [cuda, _CPU])
+    if device.kind == "mps":
+        yield _Choice(device, [_COREML, _CPU])
+    yield _Choice(CPU, [_CPU])
+
+
+def _tensorrt_options(device: Device, options: BackendOptions, cache_dir: Path) -> dict[str, str]:
+    engines = os.fspath(cache_dir / "tensorrt")
+    return {
+        "device_id": str(device.number),
+        "trt_engine_cache_enable": "1",
+        "trt_engine_cache_path": engines,
+        "trt_timing_cache_enable": "1",
+        "trt_timing_cache_path": engines,
+        "trt_fp16_enable": str(int(options.precision == "fp16")),
+    }
+
+
+def _wanted(options: BackendOptions, available: list[str]) -> tuple[Device, list[str]]:
+    """The device to try first, and a sentence for each option that cannot be met."""
+    device = parse_device(options.device)
+    warnings: list[str] = []
+    if device.kind == "auto":
+        device = Device("cuda") if _CUDA in available else CPU
+    elif _PROVIDERS.get(device.kind, _CPU) not in available:
+        warnings.append(f"{device} was asked for, this ONNX Runtime has no provider for it; the model runs on the CPU")
+        device = CPU
+    by_tensorrt = options.precision == "fp16" and device.kind == "cuda" and _TENSORRT in available
+    if options.precision != "fp32" and not (by_tensorrt and options.cache_dir is not None):
+        warnings.append(f"{options.precision} was asked for, an ONNX model runs in the precision it was exported in")
+    return device, warnings
+
+
+def _shares_threads(options: BackendOptions) -> bool:
+    """Whether sessions use the process-wide pool, which the first that asks for it makes.
+
+    From then on every session of the process has to: ONNX Runtime refuses any with threads of its own.
+    """
+    global _pool_made
+    import onnxruntime as ort
+
+    with _pool_lock:
+        if options.shared_threads and not _pool_made:
+            with suppress(Exception):  # somebody else in this process has made it
+                ort.set_global_thread_pool_sizes(options.threads or usable_cores(), 1)
+            _pool_made = True
+        return _pool_made
+
+
+def _session(path: Path, options: BackendOptions, choice: _Choice, shared: bool) -> onnxruntime.InferenceSession:
+    """From the cache of optimized models where there is one; else optimized now, and kept for the next start."""
+    import onnxruntime as ort
+
+    facts = (ort.__version__, options.graph_optimization)
+    cacheable = choice.device == CPU and options.graph_optimization
+    form = optimized_form(path, options.cache_dir, facts) if cacheable else None
+    found = form and form.find()
+    if form is None:
+        return _start(path, path, _settings(options, shared), choice)
+    if found:
+        try:
+            return _start(path, found, _settings(options, shared, optimize=False), choice)
+        except ModelLoadError:
+            form.forget()
+    try:
+        return form.keep(lambda aside: _start(path, path, _settings(options, shared, keep=aside), choice))
+    except (ModelLoadError, OSError):  # a full disk, say: the model itself may be fine
+        return _start(path, path, _settings(options, shared), choice)
+
+
+def _settings(
+    options: BackendOptions, shared: bool, *, optimize: bool = True, keep: Path | None = None
+) -> onnxruntime.SessionOptions:
+    import onnxruntime as ort
+
+    settings = ort.SessionOptions()
+    settings.use_per_session_threads = not shared
+    settings.intra_op_num_threads = options.threads or usable_cores()
+    settings.inter_op_num_threads = 1
+    settings.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    levels = ort.GraphOptimizationLevel
+    wanted = optimize and options.graph_optimization
+    settings.graph_optimization_level = levels.ORT_ENABLE_ALL if wanted else levels.ORT_DISABLE_ALL
+    # Spinning threads burn most of a core between sparse requests and starve each other under load.
+    settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    settings.add_session_config_entry("session.set_denormal_as_zero", "1")
+    settings.log_severity_level = _LOG_ERRORS
+    if keep is not None:
+        settings.optimized_model_filepath = os.fspath(keep)
+    return settings
+
+
+def _start(
+    model: Path, file: Path, settings: onnxruntime.SessionOptions, choice: _Choice
+) -> onnxruntime.InferenceSession:
+    """A session from `file`, which is the model or its optimized form; errors name the model."""
+    import onnxruntime as ort
+
+    def start() -> onnxruntime.InferenceSession:
+        # By path, so that external data is looked for beside the model and nowhere else.
+        return ort.InferenceSession(os.fspath(file), settings, providers=choice.providers, enable_fallback=0)
+
+    try:
+        # In a thread that then ends: ONNX Runtime also sets the processor's denormals-are-zero mode in the
+        # thread that opens the first session, where it would change the arithmetic of everybody else's code.
+        with ThreadPoolExecutor(1, thread_name_prefix="penstock-open") as opener:
+            return opener.submit(start).result()
+    except Exception as error:
+        raise load_error(model, str(error)) from None

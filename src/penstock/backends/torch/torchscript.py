@@ -1,0 +1,101 @@
+"""Runs TorchScript, the form that `torch.jit.trace` and `torch.jit.script` save.
+
+PyTorch has deprecated it, and it stays here for the models that exist in it. Its programs can read and write files: the
+catalog opens them only where code is trusted.
+"""
+
+from __future__ import annotations
+
+import warnings as python_warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from penstock.backends.base import BackendOptions, ModelFile, require_file
+from penstock.backends.devices import torch_placement
+from penstock.backends.torch.archives import open_archive
+from penstock.backends.torch.base import TorchBackend, load_error, reason, require_numbers, set_threads
+from penstock.errors import ModelLoadError, UnsupportedFormat
+from penstock.tensors import Signature
+
+
+class TorchScriptBackend(TorchBackend):
+    """One frozen script module."""
+
+    format = "torchscript"
+
+    @classmethod
+    def open(cls, file: ModelFile, options: BackendOptions) -> TorchScriptBackend:
+        """Load an archive. Raises ModelLoadError or a child of it, naming the file.
+
+        TorchScript records the names of inputs but neither their types nor shapes, so the signature comes from the
+        manifest. Sets the threads of PyTorch, which are the whole process's.
+        """
+        require_file(file.path)
+        signature = _require_signature(file)
+        device, warnings = torch_placement(options.device)
+        set_threads(options.threads)
+        with quietly():
+            try:
+                module = _load(file.path).to(str(device))
+                backend = cls(module, signature, device, warnings=warnings, pin_memory=options.pin_memory)
+            except RuntimeError as error:
+                raise load_error(file.path, device, error) from None
+            backend._by_name = _takes_names(file.path, module, signature)
+            backend._lower(options.precision, device)
+            backend._freeze()
+            backend._require_signature(file.path)
+        return backend
+
+    def _freeze(self) -> None:
+        """Make constants of weights and attributes, which lets PyTorch fold what follows from them."""
+        import torch
+
+        module: Any = self._model
+        if hasattr(module, "training"):  # a module that was saved frozen has lost it, and cannot be frozen again
+            self._model = torch.jit.freeze(module)
+
+
+def _require_signature(file: ModelFile) -> Signature:
+    with open_archive(file.path, "constants.pkl", "TorchScript archive"):
+        pass
+    if file.signature is None:
+        raise UnsupportedFormat(
+            f"{file.path}: TorchScript does not record the types and shapes of its inputs; publish it as an artifact "
+            "with its signature, or export the model to ONNX or .pt2"
+        )
+    require_numbers(file.path, file.signature)
+    return file.signature
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Without the warnings that TorchScript is deprecated: whoever serves a model is not who chose its form."""
+    with python_warnings.catch_warnings():
+        python_warnings.filterwarnings("ignore", r"`torch\.jit\.\w+` is", DeprecationWarning)
+        yield
+
+
+def _load(path: Path) -> Any:
+    import torch
+
+    try:
+        module: Any = torch.jit.load(path, map_location="cpu")  # type: ignore[no-untyped-call]
+    except Exception as error:  # RuntimeError mostly, and whatever an odd archive leads to
+        raise ModelLoadError(f"{path}: PyTorch cannot load it as TorchScript: {reason(error)}") from None
+    return module.eval() if hasattr(module, "training") else module
+
+
+def _takes_names(path: Path, module: Any, signature: Signature) -> bool:
+    """True when every input is a parameter of the program by name; else they are given in signature order.
+
+    Raises ModelLoadError when the program takes another number of inputs.
+    """
+    parameters = module.forward.schema.arguments[1:]  # the first is the module itself
+    required = [parameter.name for parameter in parameters if not parameter.has_default_value()]
+    given = {spec.name for spec in signature.inputs}
+    if not len(required) <= len(given) <= len(parameters):
+        names = ", ".join(parameter.name for parameter in parameters)
+        raise ModelLoadError(f"{path}: its signature has {len(given)} inputs, the program takes {names or 'none'}")
+    return set(required) <= given <= {parameter.name for parameter in parameters}

@@ -1,0 +1,146 @@
+"""`penstock models diff`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from penstock.cli.options import ConfigOption, JsonOption, RegistryOption, TrustOption, open_registry, read_settings
+from penstock.cli.output import print_json, print_table, working
+from penstock.errors import PenstockError
+
+if TYPE_CHECKING:
+    from penstock.artifacts.artifact import Artifact, Golden
+    from penstock.artifacts.diff import Change
+    from penstock.registry.registry import Registry
+    from penstock.settings import Settings
+
+_RefA = Annotated[str, typer.Argument(metavar="A", help="name, name:version or name@alias.")]
+_RefB = Annotated[str, typer.Argument(metavar="B", help="What to compare with it.")]
+
+
+def diff(
+    a: _RefA,
+    b: _RefB,
+    run: Annotated[bool, typer.Option(help="Run B on A's golden samples where its own are others.")] = True,
+    trust: TrustOption = None,
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+    registry: RegistryOption = None,
+) -> None:
+    """Compare two versions: task, signature, metrics, variants, files, and how far their answers are apart."""
+    settings = read_settings(config, registry=registry, trust=trust)
+    with open_registry(settings) as models:
+        from penstock.artifacts.diff import changes
+
+        first, second = models.get(a), models.get(b)
+        found = changes(first.manifest, second.manifest)
+        with working(f"comparing {first.ref} and {second.ref}"):
+            answers = _compare_answers(models, first, second, settings if run else None)
+    same = first.digest == second.digest
+    if as_json:
+        fields = [change._asdict() for change in found]
+        print_json({"a": first.ref, "b": second.ref, "same": same, "changes": fields, "answers": answers})
+    elif same or not found:
+        typer.echo(f"{first.ref} and {second.ref} say the same")
+    else:
+        _print(first, second, found)
+    if not as_json:
+        typer.echo(f"answers: {_sentence(answers)}")
+
+
+def _print(first: Artifact, second: Artifact, found: list[Change]) -> None:
+    rows = ((change.part, change.field, _shown(change.a), _shown(change.b), _delta(change)) for change in found)
+    print_table(("part", "field", first.ref, second.ref, "change"), rows)
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _delta(change: Change) -> str:
+    numbers = isinstance(change.a, int | float) and isinstance(change.b, int | float)
+    return f"{change.b - change.a:+.4g}" if numbers and not isinstance(change.a, bool) else ""
+
+
+# Answers
+
+
+def _compare_answers(models: Registry, first: Artifact, second: Artifact, settings: Settings | None) -> dict[str, Any]:
+    """How far B's answers to A's golden samples are from A's, or why nobody knows."""
+    ours, theirs = first.golden(), second.golden()
+    if ours is None:
+        return _unknown(f"{first.ref} has no golden samples")
+    if theirs is not None and _same(ours.inputs, theirs.inputs):
+        return _apart(ours, theirs.outputs, "recorded")
+    if settings is None:
+        return _unknown(f"{second.ref} has other golden samples, and was not run")
+    if first.signature.inputs != second.signature.inputs:
+        return _unknown(f"{second.ref} takes other inputs")
+    try:
+        return _apart(ours, _run(models, second, ours, settings), "run here")
+    except PenstockError as error:
+        return _unknown(str(error))
+
+
+def _run(models: Registry, artifact: Artifact, golden: Golden, settings: Settings) -> Any:
+    from penstock.backends.base import BackendOptions
+    from penstock.engine.loading.manager import ModelManager
+
+    manager = ModelManager(models, options=BackendOptions(device=settings.device, trust=settings.trust))
+    try:
+        return manager.load_model(artifact.ref).backend.run(golden.inputs)
+    finally:
+        manager.close()
+
+
+def _apart(golden: Golden, outputs: Any, how: str) -> dict[str, Any]:
+    shared = [name for name in golden.outputs if name in outputs and outputs[name].shape == golden.outputs[name].shape]
+    if not shared:
+        return _unknown("the outputs have other names or shapes")
+    return {
+        "compared": True,
+        "how": how,
+        "rows": golden.rows,
+        "outputs": {name: _distance(golden.outputs[name], outputs[name]) for name in shared},
+    }
+
+
+def _distance(expected: Any, got: Any) -> dict[str, Any]:
+    import numpy as np
+
+    if expected.dtype.kind not in "fiub":
+        return {"equal": bool(np.array_equal(expected, got))}
+    apart = np.abs(expected.astype(np.float64) - got.astype(np.float64))
+    found: dict[str, Any] = {"max_abs": float(apart.max(initial=0.0)), "mean_abs": float(apart.mean())}
+    if expected.ndim == 2 and expected.shape[1] > 1 and expected.dtype.kind == "f":
+        found["same_top_1"] = float((expected.argmax(1) == got.argmax(1)).mean())
+    return found
+
+
+def _same(ours: Any, theirs: Any) -> bool:
+    import numpy as np
+
+    return list(ours) == list(theirs) and all(np.array_equal(ours[name], theirs[name]) for name in ours)
+
+
+def _unknown(why: str) -> dict[str, Any]:
+    return {"compared": False, "why": why}
+
+
+def _sentence(answers: dict[str, Any]) -> str:
+    if not answers["compared"]:
+        return f"not compared, since {answers['why']}"
+    parts = []
+    for name, distance in answers["outputs"].items():
+        if "equal" in distance:
+            parts.append(f"{name} {'equal' if distance['equal'] else 'different'}")
+            continue
+        top = f", the same first class for {distance['same_top_1']:.1%}" if "same_top_1" in distance else ""
+        parts.append(
+            f"{name} differs by at most {distance['max_abs']:.3g} ({distance['mean_abs']:.3g} on average{top})"
+        )
+    return f"{'; '.join(parts)} ({answers['rows']} golden samples, {answers['how']})"

@@ -1,0 +1,43 @@
+"""How much of a model is run together and how much may wait: the server's own limits, under those of an artifact."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from penstock.artifacts.manifest import Manifest
+from penstock.artifacts.policies import BatchingPolicy, PaddingPolicy
+
+
+@dataclass(frozen=True, slots=True)
+class BatchLimits:
+    """How much is run together and how much may wait. Times in milliseconds. Without `join` requests run alone.
+
+    `timeout_ms` is the longest a request may take, where the model has a limit of its own. `padding` lets requests of
+    several lengths share a run.
+    """
+
+    batch_rows: int = 32
+    queue_rows: int = 512
+    queue_bytes: int = 256 * 1024 * 1024
+    max_wait_ms: float = 0.0
+    join: bool = True
+    timeout_ms: float | None = None
+    padding: tuple[PaddingPolicy, ...] = ()
+
+    def of(self, manifest: Manifest) -> BatchLimits:
+        """The same limits, but for what an artifact asks for itself."""
+        return replace(self, padding=manifest.padding).under(manifest.batching)
+
+    def under(self, policy: BatchingPolicy | None) -> BatchLimits:
+        """The same limits, but for what a policy sets."""
+        if policy is None:
+            return self
+        batch_rows = policy.max_batch_rows or self.batch_rows
+        return replace(
+            self,
+            batch_rows=batch_rows,
+            queue_rows=max(batch_rows, policy.max_queue_rows or self.queue_rows),
+            queue_bytes=policy.max_queue_bytes or self.queue_bytes,
+            max_wait_ms=self.max_wait_ms if policy.max_wait_ms is None else policy.max_wait_ms,
+            timeout_ms=policy.timeout_ms or self.timeout_ms,
+        )

@@ -1,0 +1,285 @@
+"""Inputs of many lengths in one run: padded to a common length on the way in, cut back on the way out.
+
+Each request is padded to the least bucket that holds it, whether it runs alone or with others, so that its answer does
+not depend on its company. One longer than the longest bucket runs at its own length, with those of that very length.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from penstock.artifacts.golden import Golden
+from penstock.artifacts.policies import PaddingPolicy
+from penstock.backends.base import Backend, BackendOptions, ModelFile
+from penstock.engine.batching.batcher import Batcher
+from penstock.engine.batching.collation import Alone, Joining
+from penstock.engine.batching.limits import BatchLimits
+from penstock.errors import GoldenMismatch, InferenceError, InvalidInput, ModelLoadError, UnsupportedFormat
+from penstock.tensors import Array, Arrays, Signature, TensorSpec
+
+Lengths = tuple[int, ...]
+"""One for each policy."""
+
+
+class Padding(Joining):
+    """Padded along the axes that the policies of a manifest name."""
+
+    def __init__(self, policies: Sequence[PaddingPolicy], signature: Signature) -> None:
+        """`signature` is the model's own, with the masks that requests do not bring."""
+        super().__init__()
+        self.key = self._bucket_key
+        self._policies = tuple(policies)
+        self._measures = [next(iter(policy.axes.items())) for policy in policies]
+        """Where the length of each policy is read: the first of its axes, and the others have the same."""
+        self._specs = signature.inputs
+        self._masks = {policy.mask: number for number, policy in enumerate(policies) if policy.mask is not None}
+        self._axes = {spec.name: self._axes_of(spec.name) for spec in signature.inputs}
+        self._fills = {name: value for policy in policies for name, value in policy.values.items()}
+        self._cuts = [(name, axis, n) for n, policy in enumerate(policies) for name, axis in policy.outputs.items()]
+        self.signature = self._public(signature)
+
+    def _axes_of(self, name: str) -> tuple[tuple[int, int], ...]:
+        """The padded axes of an input, each with the number of the policy that pads it."""
+        if name in self._masks:
+            return ((1, self._masks[name]),)
+        return tuple((policy.axes[name], number) for number, policy in enumerate(self._policies) if name in policy.axes)
+
+    def _public(self, signature: Signature) -> Signature:
+        """What requests bring: no masks, and one length for the axes of one policy."""
+        inputs = tuple(self._tied(spec) for spec in signature.inputs if spec.name not in self._masks)
+        return Signature(inputs, signature.outputs)
+
+    def _tied(self, spec: TensorSpec) -> TensorSpec:
+        dims = list(spec.dims or (None,) * len(spec.shape))
+        for axis, number in self._axes[spec.name]:
+            dims[axis] = self._dim(number)
+        return replace(spec, dims=tuple(dims))
+
+    def _dim(self, number: int) -> str:
+        """A name for the length of a policy: what the first of its axes is called, or else `length`."""
+        name, axis = self._measures[number]
+        spec = next(spec for spec in self._specs if spec.name == name)
+        own = spec.dims[axis] if spec.dims else None
+        return own or (f"length {number + 1}" if number else "length")
+
+    def own_lengths(self, arrays: Arrays) -> Lengths:
+        """The request's own lengths. Raises InvalidInput for one of 0: there is nothing to pad, nor to answer."""
+        lengths = []
+        for name, axis in self._measures:
+            shape = arrays[name].shape
+            if not shape[axis] and shape[0]:
+                raise InvalidInput(f"{name}: axis {axis} has the length 0; give at least 1", field=name)
+            lengths.append(shape[axis])
+        return tuple(lengths)
+
+    def _padded(self, lengths: Lengths) -> Lengths:
+        return tuple([_bucket(policy.buckets, length) for policy, length in zip(self._policies, lengths, strict=True)])
+
+    def _row_shape(self, name: str, array: Array, padded: Lengths) -> tuple[int, ...]:
+        shape = list(array.shape)
+        for axis, number in self._axes[name]:
+            shape[axis] = padded[number]
+        return tuple(shape[1:])
+
+    def _bucket_key(self, arrays: Arrays) -> Hashable:
+        padded = self._padded(self.own_lengths(arrays))
+        return tuple([(name, array.dtype.num, self._row_shape(name, array, padded)) for name, array in arrays.items()])
+
+    def stack(self, items: Sequence[Arrays]) -> Arrays:
+        """One batch, padded to the bucket of its requests, with the masks that the model takes."""
+        return self.padded_to(self._padded(self.own_lengths(items[0])), items)
+
+    def padded_to(self, padded: Lengths, items: Sequence[Arrays]) -> Arrays:
+        """One batch of these lengths, which are none of them less than a request's own."""
+        return {
+            spec.name: (
+                self._mask(spec, items, padded) if spec.name in self._masks else self._stacked(spec, items, padded)
+            )
+            for spec in self._specs
+        }
+
+    def _stacked(self, spec: TensorSpec, items: Sequence[Arrays], padded: Lengths) -> Array:
+        arrays = [item[spec.name] for item in items]
+        row_shape = self._row_shape(spec.name, arrays[0], padded)
+        batch = np.full((sum(map(len, arrays)), *row_shape), self._fill(spec), spec.numpy)
+        start = 0
+        for array in arrays:
+            end = start + len(array)
+            batch[(slice(start, end), *map(slice, array.shape[1:]))] = array
+            start = end
+        return batch
+
+    def _fill(self, spec: TensorSpec) -> Any:
+        return self._fills.get(spec.name, "" if spec.dtype == "BYTES" else 0)
+
+    def _mask(self, spec: TensorSpec, items: Sequence[Arrays], padded: Lengths) -> Array:
+        """1 where a request has something; golden samples bring masks of their own, which stay as they are."""
+        name, axis = self._measures[self._masks[spec.name]]
+        shapes = [item[name].shape for item in items]
+        lengths = np.repeat([shape[axis] for shape in shapes], [shape[0] for shape in shapes])
+        mask = (np.arange(padded[self._masks[spec.name]]) < lengths[:, None]).astype(spec.numpy)
+        start = 0
+        for item, shape in zip(items, shapes, strict=True):
+            if spec.name in item:
+                mask[start : start + shape[0], : shape[axis]] = item[spec.name]
+            start += shape[0]
+        return mask
+
+    def split(self, outputs: Arrays, rows: Sequence[int], items: Sequence[Arrays]) -> list[Arrays]:
+        """Each request's outputs, cut back to its own lengths. Raises InferenceError."""
+        return self.cut_from(self._padded(self.own_lengths(items[0])), outputs, rows, items)
+
+    def cut_from(self, padded: Lengths, outputs: Arrays, rows: Sequence[int], items: Sequence[Arrays]) -> list[Arrays]:
+        """The other end of `padded_to`."""
+        parts = super().split(outputs, rows, items)
+        for part, item in zip(parts, items, strict=True) if self._cuts else ():
+            lengths = self.own_lengths(item)
+            for name, axis, number in self._cuts:
+                part[name] = _cut(name, part[name], axis, padded[number], lengths[number])
+        return parts
+
+    def shortened(self, samples: Arrays) -> tuple[Arrays, Lengths]:
+        """The first half of samples along the padded axes, and lengths to pad it to that are longer than it is."""
+        halves = tuple(
+            max(1, min(length, policy.buckets[-1]) // 2)
+            for policy, length in zip(self._policies, self.own_lengths(samples), strict=True)
+        )
+        cut = {
+            spec.name: samples[spec.name][self._window(spec.name, samples[spec.name].ndim, halves)]
+            for spec in self._specs
+            if spec.name in samples
+        }
+        longer = (_bucket(policy.buckets, half + 1) for policy, half in zip(self._policies, halves, strict=True))
+        return cut, tuple(longer)
+
+    def _window(self, name: str, axes: int, lengths: Lengths) -> tuple[slice, ...]:
+        """What cuts an input to these lengths."""
+        window = [slice(None)] * axes
+        for axis, number in self._axes[name]:
+            window[axis] = slice(lengths[number])
+        return tuple(window)
+
+    def buckets(self) -> list[Lengths]:
+        """The lengths to warm up with: the least of every policy, the next, … up to the longest."""
+        most = max(len(policy.buckets) for policy in self._policies)
+        return [tuple(p.buckets[min(n, len(p.buckets) - 1)] for p in self._policies) for n in range(most)]
+
+    def example(self, lengths: Lengths, rows: int) -> Arrays:
+        """Inputs of these lengths that hold nothing but the values that pad; any other free axis has the length 1."""
+        inputs: Arrays = {}
+        for spec in self.signature.inputs:
+            shape = [rows, *(n if n > 0 else 1 for n in spec.shape[1:])]
+            for axis, number in self._axes[spec.name]:
+                shape[axis] = lengths[number]
+            inputs[spec.name] = np.full(shape, self._fill(spec), spec.numpy)
+        return inputs
+
+
+class PaddedBackend(Backend):
+    """A backend whose inputs are padded: it takes what requests bring, without masks and at any length."""
+
+    def __init__(self, inner: Backend, padding: Padding) -> None:
+        self.inner = inner
+        self.padding = padding
+        self.format, self.device, self.signature = inner.format, inner.device, padding.signature
+        self.num_parameters, self.num_bytes = inner.num_parameters, inner.num_bytes
+        self.own_threads, self.warnings = inner.own_threads, inner.warnings
+
+    @classmethod
+    def open(cls, file: ModelFile, options: BackendOptions) -> Backend:  # noqa: ARG003
+        """Not how one is made: it stands around a backend that was opened."""
+        raise UnsupportedFormat(f"{file.path}: padding is no format; open the model with the backend of its own")
+
+    def run(self, inputs: Arrays) -> Arrays:
+        """Outputs for rows of one length, cut back to it."""
+        rows = [len(inputs[self.signature.inputs[0].name])]
+        return self.padding.split(self.inner.run(self.padding.stack([inputs])), rows, [inputs])[0]
+
+    def close(self) -> None:
+        """Close the backend inside."""
+        self.inner.close()
+
+
+def padded(backend: Backend, policies: Sequence[PaddingPolicy]) -> Backend:
+    """The backend with its inputs padded by these policies; without any, the backend itself."""
+    return PaddedBackend(backend, Padding(policies, backend.signature)) if policies else backend
+
+
+def public_signature(signature: Signature, policies: Sequence[PaddingPolicy]) -> Signature:
+    """What requests bring to a model of this signature: everything but the masks that padding makes."""
+    return Padding(policies, signature).signature if policies else signature
+
+
+def joined(backend: Backend) -> tuple[Callable[[Arrays], Arrays], Joining]:
+    """What runs a batch of several requests, and how it is made of them and taken apart."""
+    if isinstance(backend, PaddedBackend):
+        return backend.inner.run, backend.padding
+    return backend.run, Joining() if backend.signature.batched else Alone()
+
+
+def batcher(backend: Backend, limits: BatchLimits, *, full_batch_s: float, runners: int = 1) -> Batcher:
+    """A batcher in front of a backend that joins its requests as the model allows."""
+    run, joining = joined(backend)
+    return Batcher(run, limits, full_batch_s=full_batch_s, runners=runners, joining=joining)
+
+
+def prove_padding(backend: Backend, golden: Golden | None, batch_rows: int, what: str) -> None:
+    """Run every bucket, and golden samples cut short both alone and padded: the answers must be the same.
+
+    Nothing to do for a backend that does not pad. Raises ModelLoadError, GoldenMismatch naming the output that changes.
+    """
+    if not isinstance(backend, PaddedBackend):
+        return
+    for lengths in backend.padding.buckets():
+        try:
+            backend.run(backend.padding.example(lengths, batch_rows))
+        except InferenceError as error:
+            raise ModelLoadError(
+                f"{what}: the model does not run at the length {lengths} of its padding: {error}"
+            ) from error
+    if golden is not None:
+        first = {name: array[:batch_rows] for name, array in golden.inputs.items()}
+        _prove_harmless(backend, first, golden, what)
+
+
+def _prove_harmless(backend: PaddedBackend, samples: Arrays, golden: Golden, what: str) -> None:
+    padding = backend.padding
+    short, longer = padding.shortened(samples)
+    rows = [len(next(iter(short.values())))]
+    own = padding.own_lengths(short)
+    alone = backend.inner.run(padding.padded_to(own, [short]))
+    together = padding.cut_from(longer, backend.inner.run(padding.padded_to(longer, [short])), rows, [short])[0]
+    for name, expected in alone.items():
+        if together[name].shape != expected.shape or not _close(together[name], expected, golden):
+            raise GoldenMismatch(
+                f"{what}: padding from {own} to {longer} changes the output {name!r}; give the model a mask, name the "
+                "output's axis under `outputs`, or publish it without a padding policy"
+            )
+
+
+def _close(got: Array, expected: Array, golden: Golden) -> bool:
+    if expected.dtype.kind not in "fc":
+        return np.array_equal(got, expected)
+    return np.allclose(got, expected, rtol=golden.rtol, atol=golden.atol)
+
+
+def _bucket(buckets: Sequence[int], length: int) -> int:
+    """The least bucket that holds this length; a length beyond them all is its own."""
+    place = bisect_left(buckets, length)
+    return buckets[place] if place < len(buckets) else length
+
+
+def _cut(name: str, array: Array, axis: int, padded: int, length: int) -> Array:
+    if array.ndim <= axis or (len(array) and array.shape[axis] != padded):
+        raise InferenceError(
+            f"the model's output {name!r} has the shape {list(array.shape)} for inputs padded to {padded}, "
+            f"and cannot be cut back along its axis {axis}"
+        )
+    if length == array.shape[axis]:
+        return array
+    return np.ascontiguousarray(array[(slice(None),) * axis + (slice(length),)])

@@ -1,0 +1,79 @@
+"""Requests that served models answer, for the documentation to show and to try."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import orjson
+
+from penstock.engine.loading.loaded_model import LoadedModel
+
+log = logging.getLogger(__name__)
+
+
+class Example(NamedTuple):
+    """A request in JSON, the model that answers it, and whether that one is the default.
+
+    `is_vector` says that it is one flat array of numbers. `others` has a request for each model, by its name, where
+    tasks bring examples of their own.
+    """
+
+    request: Any
+    name: str
+    version: str
+    is_default: bool
+    is_vector: bool = True
+    others: Mapping[str, Any] = {}
+
+
+def example_of(default: LoadedModel, loaded: Sequence[LoadedModel]) -> Example | None:
+    """For the default model where its task has an example or takes a vector, else for the first that does, or None."""
+    models = [default, *(model for model in loaded if model is not default)]
+    requests = {model.name: (model, _request(model)) for model in reversed(models)}  # of versions the default's counts
+    shown = {name: request for name, (_, request) in sorted(requests.items()) if request is not None}
+    model = next((model for model in models if model.name in shown), None)
+    if model is None:
+        return None
+    told = any(model.task.example is not None for model in models)
+    others = shown if told and len(shown) > 1 else {}
+    is_vector = model.task.array_field is not None
+    return Example(shown[model.name], model.name, model.version, model is default, is_vector, others)
+
+
+def _request(model: LoadedModel) -> Any:
+    """What the model's task says, else for one that takes a vector a row of numbers, else None."""
+    task = model.task
+    if task.example is not None and _is_json(model):
+        return task.example
+    if task.array_field is None:
+        return None
+    return {task.array_field: _golden_row(model) or _plain_row(model)}
+
+
+def _is_json(model: LoadedModel) -> bool:
+    try:
+        orjson.dumps(model.task.example)
+    except TypeError as error:
+        log.warning("the example of the task %s is not shown: %s", model.task.kind, error)
+        return False
+    return True
+
+
+def _plain_row(model: LoadedModel) -> list[float]:
+    features = math.prod(model.signature.inputs[0].shape[1:])
+    return [round(i / features, 4) for i in range(features)]
+
+
+def _golden_row(model: LoadedModel) -> list[float] | None:
+    """The first golden sample, where a request of its numbers reaches the model as that sample."""
+    golden = model.artifact.golden() if model.artifact is not None else None
+    if golden is None:
+        return None
+    name, samples = next(iter(golden.inputs.items()))
+    row = np.round(samples[0].ravel().astype(np.float64), 4)
+    prepared = model.task.preprocess(model.task.coerce(row))[name]
+    return row.tolist() if np.allclose(prepared, samples[:1], atol=1e-3) else None

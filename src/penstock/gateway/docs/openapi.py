@@ -1,0 +1,227 @@
+"""The OpenAPI document, written from the table of routes and its Pydantic models."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, TypeAlias
+
+from pydantic import BaseModel
+from pydantic.json_schema import JsonSchemaMode, models_json_schema
+
+import penstock
+from penstock.gateway.docs.examples import Example
+from penstock.gateway.http import JSON, Endpoint
+from penstock.gateway.native.predict import VECTOR_REQUESTS
+from penstock.gateway.problems import MEDIA_TYPE, Problem, title_of
+
+Json: TypeAlias = dict[str, Any]
+_Key: TypeAlias = tuple[Any, JsonSchemaMode]
+
+_TAGS = {
+    "inference": "Predictions.",
+    "models": "What the registry holds.",
+    "health": "Probes.",
+    "monitoring": "Figures.",
+    "admin": "Orders: what is served here, and which version an alias means. They need the admin key; without one set, "
+    "they are taken on a loopback address only.",
+}
+
+PREDICTIONS = "inference"
+"""The tag of the rows that take deadlines and priorities."""
+
+_REQUEST_ID = {
+    "name": "X-Request-ID",
+    "in": "header",
+    "required": False,
+    "description": "Up to 128 visible ASCII characters; comes back with the reply and stands in the logs.",
+    "schema": {"type": "string"},
+}
+_PREDICT_HEADERS: list[Json] = [
+    {
+        "name": "task",
+        "in": "query",
+        "required": False,
+        "description": "What the model is asked as, where it has several tasks; by default its first one.",
+        "schema": {"type": "string"},
+    },
+    {
+        "name": "X-Request-Timeout-Ms",
+        "in": "header",
+        "required": False,
+        "description": "The deadline: after so many milliseconds the work is dropped and the reply is 504. Any number "
+        "above 0 is taken; below a second a busy server may not make it.",
+        "schema": {"type": "integer", "minimum": 1000},
+        "example": 5000,
+    },
+    {
+        "name": "X-Penstock-Priority",
+        "in": "header",
+        "required": False,
+        "description": "Who goes first where requests wait: the higher number, then the earlier deadline. In a full "
+        "queue it takes the place of a lower one. The server may grant less.",
+        "schema": {"type": "integer", "minimum": -100, "maximum": 100, "default": 0},
+        "example": 10,
+    },
+    {
+        "name": "X-Penstock-Key",
+        "in": "header",
+        "required": False,
+        "description": "Requests of one key go to one version, where traffic is split.",
+        "schema": {"type": "string"},
+    },
+]
+_PARAMETERS: dict[str, Json] = {
+    "name": {"description": "Name of the model.", "example": "digits"},
+    "version": {"description": "Version of the model.", "example": "v1.0"},
+    "alias": {"description": "Name of the alias.", "example": "champion"},
+}
+_OUT: dict[str, Json] = {
+    "X-Request-ID": {"description": "As given, or a new one.", "schema": {"type": "string"}},
+    "Server-Timing": {"description": "Milliseconds: queue, pre, run, post.", "schema": {"type": "string"}},
+    "X-Penstock-Model": {"description": "name:version/variant that answered.", "schema": {"type": "string"}},
+    "X-Penstock-Flags": {
+        "description": "Tensors outside what the model was made for: side, name, and below, above or not_finite.",
+        "schema": {"type": "string"},
+    },
+    "Retry-After": {"description": "Seconds.", "schema": {"type": "integer", "minimum": 1}},
+}
+_SECURITY: Json = {
+    "adminKey": {"type": "http", "scheme": "bearer", "description": "The setting `admin_key`."},
+    "adminKeyHeader": {"type": "apiKey", "in": "header", "name": "X-Penstock-Admin-Key"},
+}
+_BINARY: Json = {"type": "string", "contentMediaType": "application/octet-stream", "format": "binary"}
+_UPLOADS: dict[str, Json] = {
+    "multipart/form-data": {
+        "schema": {"type": "object", "properties": {"file": _BINARY}, "required": ["file"]},
+    },
+    "image/png": {"schema": _BINARY},
+    "image/jpeg": {"schema": _BINARY},
+}
+
+
+def write_document(table: Iterable[Endpoint], example: Example | None = None) -> Json:
+    """OpenAPI 3.1 for every row that has a tag. `example` is a request for a model that is really served."""
+    rows = [row for row in table if row.tag]
+    keys: list[_Key] = [(Problem, "serialization")]
+    for row in rows:
+        keys += [(model, "validation") for model in row.requests]
+        keys += [(model, "serialization") for model in (*row.responses, *models_in(row.replies))]
+    refs, definitions = models_json_schema(list(dict.fromkeys(keys)), ref_template="#/components/schemas/{model}")
+    paths: dict[str, Json] = {}
+    for row in rows:
+        paths.setdefault(row.path, {})[row.method.lower()] = _operation(row, refs, example)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Penstock",
+            "version": penstock.__version__,
+            "summary": "Predictions of the models in a registry.",
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        },
+        "tags": [{"name": name, "description": text} for name, text in _TAGS.items()]
+        + [{"name": name} for name in dict.fromkeys(row.tag for row in rows) if name not in _TAGS],
+        "paths": paths,
+        "components": {"schemas": definitions.get("$defs", {}), "securitySchemes": _SECURITY},
+    }
+
+
+def _operation(row: Endpoint, refs: Mapping[_Key, Json], example: Example | None) -> Json:
+    operation: Json = {
+        "tags": [row.tag],
+        "summary": row.summary,
+        "operationId": _operation_id(row),
+        "parameters": [*_parameters(row, example), *(_PREDICT_HEADERS if _predicts(row) else ()), _REQUEST_ID],
+        "responses": _responses(row, refs),
+    }
+    if row.guarded:
+        operation["security"] = [{"adminKey": []}, {"adminKeyHeader": []}, {}]
+    if row.description:
+        operation["description"] = row.description
+    if row.requests:
+        operation["requestBody"] = {"required": not row.guarded, "content": _request(row, refs, example)}
+    return operation
+
+
+def _predicts(row: Endpoint) -> bool:
+    return bool(row.requests) and row.tag == PREDICTIONS
+
+
+def _operation_id(row: Endpoint) -> str:
+    words = re.findall(r"\w+", row.path)
+    return "_".join([row.method.lower(), *words])
+
+
+def _request(row: Endpoint, refs: Mapping[_Key, Json], example: Example | None) -> Json:
+    content: Json = {JSON: {"schema": _any_of([refs[model, "validation"] for model in row.requests])}}
+    shown = _shown(row, example)
+    others = example.others if example is not None and _predicts(row) and "{name}" in row.path else {}
+    if others:
+        content[JSON]["examples"] = {name: {"value": value} for name, value in others.items()}
+    elif shown is not None:
+        content[JSON]["example"] = shown
+    return {**content, **(_UPLOADS if row.upload else {})}
+
+
+def _shown(row: Endpoint, example: Example | None) -> Any:
+    """The example of the table, or one that a served model answers; none where no such model answers the route."""
+    if example is None or row.example is None or not _predicts(row):
+        return row.example
+    if "requests" in row.example:
+        return {"requests": [example.request], **({} if example.is_default else {"model": example.name})}
+    if row.requests == VECTOR_REQUESTS and not example.is_vector:
+        return row.example
+    return example.request if example.is_default or row.path != "/predict" else None
+
+
+def _parameters(row: Endpoint, example: Example | None) -> list[Json]:
+    """Those of the path, described by the row or as everywhere, and then those of the query."""
+    told = {parameter["name"]: dict(parameter) for parameter in row.parameters}
+    names = re.findall(r"\{(\w+)\}", row.path)
+    plain = {"in": "path", "required": True, "schema": {"type": "string"}}
+    path = [{"name": name, **plain, **told.pop(name, _parameter(name, example))} for name in names]
+    return [*path, *told.values()]
+
+
+def _parameter(name: str, example: Example | None) -> Json:
+    described = _PARAMETERS.get(name, {})
+    shown = getattr(example, name, None)
+    return described if shown is None else {**described, "example": shown}
+
+
+def _responses(row: Endpoint, refs: Mapping[_Key, Json]) -> Json:
+    responses: Json = {}
+    if row.responses:
+        schema = _any_of([refs[model, "serialization"] for model in row.responses])
+        responses["200"] = {"description": "The answer.", "content": {JSON: {"schema": schema}}}
+    for status, reply in row.replies.items():
+        responses[str(status)] = _with_references(reply, refs)
+    problem = {MEDIA_TYPE: {"schema": refs[Problem, "serialization"]}}
+    for status in row.problems:
+        responses.setdefault(str(status), {"description": f"{title_of(status)}.", "content": problem})
+    for code, described in responses.items():
+        headers = ["X-Request-ID"]
+        headers += ["Server-Timing", "X-Penstock-Model", "X-Penstock-Flags"] if _predicts(row) and code == "200" else []
+        headers += ["Retry-After"] if code in ("429", "503") else []
+        described["headers"] = {name: _OUT[name] for name in headers}
+    return dict(sorted(responses.items()))
+
+
+def models_in(value: Any) -> Iterator[type[BaseModel]]:
+    """The Pydantic models that stand for their schemas somewhere in a description."""
+    if isinstance(value, Mapping):
+        for part in value.values():
+            yield from models_in(part)
+    elif isinstance(value, type) and issubclass(value, BaseModel):
+        yield value
+
+
+def _with_references(value: Any, refs: Mapping[_Key, Json]) -> Any:
+    """A description with references in the place of models: two of one name have longer names in the document."""
+    if isinstance(value, Mapping):
+        return {key: _with_references(part, refs) for key, part in value.items()}
+    return refs[value, "serialization"] if isinstance(value, type) and issubclass(value, BaseModel) else value
+
+
+def _any_of(schemas: list[Json]) -> Json:
+    return schemas[0] if len(schemas) == 1 else {"anyOf": schemas}

@@ -1,0 +1,156 @@
+"""JSON bodies into Task requests: a fast way for arrays of numbers (`arrays.py`), Pydantic for everything else.
+
+The fast way only ever says yes. Whatever it is not sure of goes through the Pydantic model, which decides and writes
+the error.
+"""
+
+from __future__ import annotations
+
+from array import array
+from typing import Any, cast
+
+import numpy as np
+import orjson
+from pydantic import BaseModel, ValidationError
+from pydantic_core import PydanticSerializationError, from_json, to_json
+
+from penstock.errors import InvalidInput
+from penstock.gateway.native import fast_json as arrays
+from penstock.tasks.base import Task
+from penstock.tasks.validation_errors import refusal
+
+
+def decode(task: Task, body: bytes) -> BaseModel:
+    """The Task's `Request` from a JSON body. Raises InvalidInput naming every faulty field, `body` for broken JSON."""
+    if has_arrays(task):
+        request = _validated(task, arrays.read(body, task))
+        if request is not None:
+            return request
+    return decode_slowly(task.Request, body)
+
+
+def has_arrays(task: Task) -> bool:
+    """Whether there is a fast way for its requests."""
+    return task.array_field is not None or task.series_field is not None
+
+
+def _validated(task: Task, fields: arrays.Fields | None) -> BaseModel | None:
+    """None where the slow way, which reads the same bytes, must decide and write the error."""
+    if fields is None:
+        return None
+    try:
+        return task.Request.__pydantic_validator__.validate_python(fields)  # type: ignore[no-any-return]
+    except ValidationError:
+        return None
+
+
+class Batch:
+    """The body of a batch: its list `requests`, whose items are read once their Task is known, and what is around it.
+
+    `shell` is the body with None for each item.
+    """
+
+    def __init__(self, body: bytes, *, quick: bool = True) -> None:
+        """`quick` is False where no Task has arrays. Raises InvalidInput for broken JSON and for what is no object."""
+        self._body = body
+        self._items: list[Any] | None = None
+        self._quick = arrays.read_items(body) if quick else None
+        if self._quick is not None:
+            self.shell = {**self._quick.envelope, "requests": [None] * len(self._quick)}
+            return
+        self.shell = document = parse(body)
+        if not isinstance(document, dict):
+            raise InvalidInput("body: Input should be an object", field="body")
+        if isinstance(document.get("requests"), list):
+            self._items = document["requests"]
+            self.shell = {**document, "requests": [None] * len(self._items)}
+
+    def items(self, task: Task) -> list[BaseModel | InvalidInput]:
+        """Each item as the Task's `Request`, or what is wrong with it; once only, for the parser's memory is let go."""
+        quick, self._quick = self._quick, None
+        fields = quick.fields(task) if quick is not None and has_arrays(task) else None
+        del quick
+        if fields is None:
+            return [_item(task, item) for item in self._parsed()]
+        found = [_validated(task, each) for each in fields]
+        if all(each is not None for each in found):
+            return cast(list[BaseModel | InvalidInput], found)
+        return [_item(task, item) if each is None else each for each, item in zip(found, self._parsed(), strict=True)]
+
+    def _parsed(self) -> list[Any]:
+        items: list[Any] = parse(self._body)["requests"] if self._items is None else self._items
+        return items
+
+
+def _item(task: Task, item: Any) -> BaseModel | InvalidInput:
+    try:
+        return decode_item(task, item)
+    except InvalidInput as error:
+        return error
+
+
+def decode_item(task: Task, item: Any) -> BaseModel:
+    """The Task's `Request` from one parsed item of a larger JSON document. Raises InvalidInput."""
+    field = task.array_field
+    if field is not None and isinstance(item, dict) and isinstance(item.get(field), list):
+        numbers = item[field]
+        if not any(isinstance(number, bool) for number in numbers):
+            try:
+                values = np.frombuffer(array("d", numbers))
+                if np.isfinite(values).all():  # else as above: the model names the number
+                    return task.Request.model_validate({**item, field: values})
+            except (TypeError, OverflowError, ValidationError):
+                pass  # as above
+    return decode_slowly(task.Request, _written(item))
+
+
+def _written(item: Any) -> bytes:
+    """The item as JSON again, for the model to read as it reads a body; orjson is quicker, and writes NaN as null.
+
+    Raises InvalidInput for one that is nested too deep.
+    """
+    try:
+        text = orjson.dumps(item)
+    except (TypeError, ValueError):  # a whole number beyond 64 bits, a lone surrogate
+        text = b"null"
+    if b"null" not in text:
+        return text
+    try:
+        return to_json(item, inf_nan_mode="constants")
+    except PydanticSerializationError:
+        raise InvalidInput("body: the item is nested too deep", field="body") from None
+
+
+def decode_slowly(model: type[BaseModel], body: bytes) -> BaseModel:
+    """Any JSON body through its Pydantic model. Raises InvalidInput."""
+    if not body or body.isspace():
+        raise InvalidInput("body: the request has no body; send a JSON object", field="body")
+    try:
+        request = model.model_validate_json(body)
+    except ValidationError as error:  # NaN and infinity among them, by the field they stand in
+        raise refusal(error) from None
+    if b"NaN" in body or b"Infinity" in body:
+        _refuse_constants(body)
+    return request
+
+
+def parse(body: bytes) -> Any:
+    """Any JSON document as Python values; raises InvalidInput for broken JSON.
+
+    NaN and 1e400 come through as floats, so that whoever checks the fields can name the one that is wrong.
+    """
+    try:
+        return orjson.loads(body)
+    except ValueError as error:
+        try:  # orjson refuses a whole document for one NaN or one number beyond a float
+            return from_json(body)
+        except ValueError:
+            raise InvalidInput(f"body: not valid JSON: {error}", field="body") from None
+
+
+def _refuse_constants(body: bytes) -> None:
+    """NaN and Infinity are Python's idea of JSON; inside a text they are just letters."""
+    try:
+        from_json(body, allow_inf_nan=False)
+    except ValueError as error:
+        raise InvalidInput(f"body: not valid JSON: {error}", field="body") from None

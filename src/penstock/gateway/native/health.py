@@ -1,0 +1,130 @@
+"""Whether the server is well, and what it is doing."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+import penstock
+from penstock.gateway.http import Call, Reply, json_reply
+from penstock.gateway.problems import retry_after
+
+
+class Health(BaseModel):
+    """The state of the whole server."""
+
+    status: Literal["healthy", "unhealthy"]
+    version: str = Field(description="Of Penstock.")
+    model_loaded: bool = Field(description="True when at least one model answers.", examples=[True])
+    reasons: list[str] = Field(default_factory=list, description="What is wrong, one sentence each.")
+
+    model_config = ConfigDict(protected_namespaces=())
+
+
+class Probe(BaseModel):
+    """The answer to a probe."""
+
+    status: Literal["ok", "unavailable"]
+    reasons: list[str] = Field(default_factory=list, description="Why it is unavailable, one sentence each.")
+
+
+class ModelStats(BaseModel):
+    """One model version: counts since the start, times over the last minute."""
+
+    model_config = ConfigDict(extra="allow")
+
+    requests: int
+    errors: int = Field(description="Faults of the server: failed, late or refused requests.")
+    error_rate: float
+    outcomes: dict[str, int]
+    avg_ms: float | None
+    p50_ms: float | None
+    p95_ms: float | None
+    p99_ms: float | None
+    throughput: float = Field(description="Answered requests a second.")
+    batch_size_histogram: dict[str, int] = Field(description="How many requests ran in a batch of so many rows.")
+    uptime_s: float
+
+
+class CacheStats(BaseModel):
+    """What is remembered, and how often it was asked for."""
+
+    entries: int
+    bytes: int
+    hits: int
+    misses: int
+
+
+class Stats(BaseModel):
+    """What the server is doing."""
+
+    model_config = ConfigDict(protected_namespaces=(), extra="allow")
+
+    model_path: str | None = Field(description="The default model: a reference, or a file.")
+    device: str = Field(description="As set; `model_device` is where the default model really runs.")
+    batch_size: int
+    model_device: str | None
+    model_parameters: int | None
+    queue_size: int = Field(description="Rows that wait.")
+    processing: int = Field(description="Requests inside the engine.")
+    uptime_s: float
+    cache: CacheStats | None = Field(default=None, description="Remembered answers; null where none are.")
+    models: dict[str, ModelStats] = Field(description="By name:version.")
+
+
+async def health(call: Call) -> Reply:
+    """`GET /health`."""
+    ready, reasons = _state(call)
+    body = Health(
+        status="healthy" if ready else "unhealthy",
+        version=penstock.__version__,
+        model_loaded=bool(call.gateway.engine.loaded()),
+        reasons=reasons,
+    )
+    return _with_status(body, ready)
+
+
+async def live(call: Call) -> Reply:  # noqa: ARG001
+    """`GET /health/live`: the process answers."""
+    return _with_status(Probe(status="ok"), True)
+
+
+async def ready(call: Call) -> Reply:
+    """`GET /health/ready`: every model that should be served answers, and the server is not going down."""
+    return _probe(*_state(call))
+
+
+async def startup(call: Call) -> Reply:
+    """`GET /health/startup`: the first load is done."""
+    return _probe(call.gateway.started, [] if call.gateway.started else ["models are being loaded"])
+
+
+async def stats(call: Call) -> Reply:
+    """`GET /stats`."""
+    return json_reply(Stats.model_validate(await call.gateway.stats()))
+
+
+async def metrics(call: Call) -> Reply:
+    """`GET /metrics`."""
+    page = await call.gateway.metrics_page()
+    return Reply(200, [("content-type", "text/plain; version=0.0.4; charset=utf-8")], page)
+
+
+def _state(call: Call) -> tuple[bool, list[str]]:
+    state: tuple[bool, list[str]] = call.gateway.engine.ready()
+    if not call.gateway.started and state[0]:
+        return False, ["models are being loaded"]
+    return state
+
+
+def _probe(good: bool, reasons: list[str]) -> Reply:
+    return _with_status(Probe(status="ok" if good else "unavailable", reasons=reasons), good)
+
+
+def _with_status(body: BaseModel, good: bool) -> Reply:
+    reply = json_reply(body, 200 if good else 503)
+    reply.headers.append(("cache-control", "no-store"))
+    if not good:
+        reply.headers.append(retry_after(1))
+    return reply

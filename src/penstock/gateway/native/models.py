@@ -1,0 +1,300 @@
+"""What the registry holds and what of it is loaded."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from penstock.artifacts.artifact import Artifact
+from penstock.engine.loading.loaded_model import LoadedModel
+from penstock.engine.loading.manager import is_model_file
+from penstock.errors import InvalidInput, ModelNotFound
+from penstock.gateway.http import Call, Reply, json_reply
+from penstock.registry.registry import Registry
+
+
+class _Shown(BaseModel):
+    model_config = ConfigDict(protected_namespaces=())
+
+
+class ModelInfo(_Shown):
+    """One loaded model."""
+
+    name: str
+    model_type: str = Field(
+        validation_alias="task", description="The kind of its Task.", examples=["vector-classification"]
+    )
+    parameters: int | None = Field(
+        validation_alias="num_parameters", description="Trained numbers; null where the format does not tell."
+    )
+    input_shape: list[int] = Field(description="-1 is free; the first axis is the batch.", examples=[[-1, 784]])
+    output_shape: list[int] = Field(examples=[[-1, 10]])
+    version: str
+    variant: str = Field(examples=["onnx-fp32"])
+    format: str = Field(examples=["onnx"])
+    device: str = Field(description="Where it runs.", examples=["cpu"])
+    dtype: str = Field(examples=["FP32"])
+    size_bytes: int
+    sha256: str = Field(description="Of the variant's main file.")
+    loaded_at: str
+    warnings: list[str] = Field(description="What did not go as asked when it was loaded.")
+
+
+class ModelSummary(_Shown):
+    """One model of the registry."""
+
+    name: str
+    versions: list[str] = Field(description="From low to high.")
+    latest: str | None = Field(description="The version that answers to the bare name.")
+    aliases: dict[str, str] = Field(description="Alias to version.")
+    loaded: list[str] = Field(description="The versions that are loaded now.")
+
+
+class ModelList(_Shown):
+    """All models."""
+
+    models: list[ModelSummary]
+
+
+class TensorShown(_Shown):
+    """Name, datatype and shape of one tensor."""
+
+    name: str
+    dtype: str
+    shape: list[int]
+
+
+class SignatureShown(_Shown):
+    """What a model takes and gives."""
+
+    inputs: list[TensorShown]
+    outputs: list[TensorShown]
+
+
+class VariantShown(_Shown):
+    """One runnable form of a model."""
+
+    name: str
+    format: str
+    precision: str
+    sha256: str
+    size_bytes: int
+    num_parameters: int | None
+    max_abs_error: float | None
+    benchmark: dict[str, Any] | None
+
+
+class VersionInfo(_Shown):
+    """One version: what its manifest says."""
+
+    name: str
+    version: str
+    digest: str | None = Field(description="sha256 of the manifest; null for a bare model file.")
+    task: str
+    signature: SignatureShown
+    created_at: str | None
+    lineage: dict[str, Any]
+    training_data: dict[str, Any]
+    metrics: dict[str, Any]
+    variants: list[VariantShown]
+    golden_rows: int = Field(description="How many golden samples prove it at load.")
+    size_bytes: int
+    loaded: bool
+
+
+async def model_info(call: Call) -> Reply:
+    """`GET /model/info`: the default model."""
+    call.gateway.check_started()
+    model = await call.gateway.engine.model()
+    return json_reply(ModelInfo.model_validate(model.info, from_attributes=True))
+
+
+async def list_models(call: Call) -> Reply:
+    """`GET /models`."""
+    loaded = call.gateway.engine.loaded()
+    return json_reply(ModelList(models=await asyncio.to_thread(_summaries, call.gateway.engine.registry, loaded)))
+
+
+async def show_model(call: Call) -> Reply:
+    """`GET /models/{name}`."""
+    name = call.params["name"]
+    loaded = call.gateway.engine.loaded()
+    return json_reply(await asyncio.to_thread(_summary_of, call.gateway.engine.registry, loaded, name))
+
+
+async def show_version(call: Call) -> Reply:
+    """`GET /models/{name}/versions/{version}`."""
+    name, version = call.params["name"], call.params["version"]
+    loaded = call.gateway.engine.loaded()
+    bare = _bare(loaded, name, version)
+    if bare is not None:
+        return json_reply(_bare_version(bare))
+    artifact = await _artifact(call, f"{name}:{version}")
+    return json_reply(_version(artifact, any(model.key == artifact.ref for model in loaded)))
+
+
+async def card(call: Call) -> Reply:
+    """`GET /models/{name}/card` and `/models/{name}/versions/{version}/card`: Markdown, or HTML by `Accept`."""
+    name, version = call.params["name"], call.params.get("version")
+    if _bare(call.gateway.engine.loaded(), name, version) is not None:
+        raise ModelNotFound(f"{name} is a bare model file, which has no card")
+    artifact = await _artifact(call, f"{name}:{version}" if version else name)
+    text = await asyncio.to_thread(artifact.card_text)
+    if not text:
+        raise ModelNotFound(f"{artifact.ref} has no card")
+    if not wants_html(call.header("accept") or ""):
+        return Reply(200, [("content-type", "text/markdown; charset=utf-8"), ("vary", "Accept")], text.encode())
+    page = await asyncio.to_thread(_card_page, text, artifact.ref)
+    return Reply(200, [("content-type", "text/html; charset=utf-8"), ("vary", "Accept"), _CARD_POLICY], page)
+
+
+_CARD_POLICY = ("content-security-policy", "default-src 'none'; style-src 'unsafe-inline'; img-src data:")
+"""A card is somebody's text: it may look good, and do nothing else."""
+
+_CARD_STYLE = (
+    "body{font:16px/1.6 system-ui,sans-serif;max-width:46rem;margin:2rem auto;padding:0 1rem;color:#1c2733}"
+    "table{border-collapse:collapse}td,th{border:1px solid #ccd;padding:.3rem .6rem;text-align:left}"
+    "pre,code{background:#f3f5f8;border-radius:4px;padding:.1rem .3rem}pre{padding:.7rem;overflow:auto}"
+)
+
+
+def wants_html(accept: str) -> bool:
+    """True when the header prefers HTML to Markdown; `*/*` alone gets Markdown."""
+    weights = {"text/html": 0.0, "text/markdown": 0.0}
+    for part in accept.lower().split(","):
+        kind, *parameters = (piece.strip() for piece in part.split(";"))
+        if kind == "application/xhtml+xml":
+            kind = "text/html"
+        if kind in weights:
+            weights[kind] = max(weights[kind], _quality(parameters))
+    return weights["text/html"] > weights["text/markdown"]
+
+
+def _quality(parameters: list[str]) -> float:
+    for parameter in parameters:
+        if parameter.startswith("q="):
+            try:
+                return float(parameter[2:])
+            except ValueError:
+                return 0.0
+    return 1.0
+
+
+def _card_page(text: str, ref: str) -> bytes:
+    from penstock.artifacts.card import card_html
+
+    head = (
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{ref}</title><style>{_CARD_STYLE}</style>'
+    )
+    return f"{head}</head><body>{card_html(text)}</body></html>".encode()
+
+
+# Registry and loaded models as they are shown
+
+
+async def _artifact(call: Call, ref: str) -> Artifact:
+    try:
+        return await asyncio.to_thread(call.gateway.engine.registry.get, ref)
+    except InvalidInput as error:  # what cannot be a reference names nothing
+        raise ModelNotFound(str(error).removeprefix("ref: ")) from None
+
+
+def _bare(loaded: list[LoadedModel], name: str, version: str | None) -> LoadedModel | None:
+    """The loaded bare model file of that name, if there is one."""
+    match = (m for m in loaded if m.artifact is None and m.name == name and version in (None, m.version))
+    return next(match, None)
+
+
+def _summaries(registry: Registry, loaded: list[LoadedModel]) -> list[ModelSummary]:
+    bare = [_bare_summary(model) for model in loaded if model.artifact is None]
+    return [*bare, *(_summary(registry, loaded, name) for name in registry.list())]
+
+
+def _summary_of(registry: Registry, loaded: list[LoadedModel], name: str) -> ModelSummary:
+    bare = _bare(loaded, name, None)
+    if bare is not None:
+        return _bare_summary(bare)
+    if is_model_file(name) or name not in registry.list():
+        known = ", ".join(registry.list()) or "none"
+        raise ModelNotFound(f"there is no model {name[:100]!r}; models: {known}")
+    return _summary(registry, loaded, name)
+
+
+def _summary(registry: Registry, loaded: list[LoadedModel], name: str) -> ModelSummary:
+    versions = registry.versions(name)
+    return ModelSummary(
+        name=name,
+        versions=versions,
+        latest=registry.resolve(name)[1] if versions else None,
+        aliases=registry.aliases(name),
+        loaded=[model.version for model in loaded if model.name == name],
+    )
+
+
+def _bare_summary(model: LoadedModel) -> ModelSummary:
+    version = model.version
+    return ModelSummary(name=model.name, versions=[version], latest=version, aliases={}, loaded=[version])
+
+
+def _version(artifact: Artifact, loaded: bool) -> VersionInfo:
+    manifest = artifact.manifest
+    return VersionInfo(
+        name=manifest.name,
+        version=manifest.version,
+        digest=artifact.digest,
+        task=manifest.task.kind,
+        signature=SignatureShown.model_validate(manifest.signature.to_json()),
+        created_at=manifest.created_at,
+        lineage=manifest.lineage,
+        training_data=manifest.training_data,
+        metrics=manifest.metrics,
+        variants=[_variant(variant) for variant in manifest.variants],
+        golden_rows=manifest.golden.rows if manifest.golden is not None else 0,
+        size_bytes=artifact.size_bytes,
+        loaded=loaded,
+    )
+
+
+def _variant(variant: Any) -> VariantShown:
+    return VariantShown(
+        name=variant.name,
+        format=variant.format,
+        precision=variant.precision,
+        sha256=next(entry.sha256 for entry in variant.files if entry.path == variant.file),
+        size_bytes=sum(entry.size for entry in variant.files),
+        num_parameters=variant.num_parameters,
+        max_abs_error=variant.max_abs_error,
+        benchmark=variant.benchmark,
+    )
+
+
+def _bare_version(model: LoadedModel) -> VersionInfo:
+    info = model.info
+    precision = info.variant.rpartition("-")[2]
+    variant = VariantShown(
+        name=info.variant,
+        format=info.format,
+        precision=precision,
+        sha256=info.sha256,
+        size_bytes=info.size_bytes,
+        num_parameters=info.num_parameters,
+        max_abs_error=None,
+        benchmark=None,
+    )
+    return VersionInfo(
+        name=info.name,
+        version=info.version,
+        digest=None,
+        task=info.task,
+        signature=SignatureShown.model_validate(model.signature.to_json()),
+        created_at=None,
+        lineage={},
+        training_data={},
+        metrics={},
+        variants=[variant],
+        golden_rows=0,
+        size_bytes=info.size_bytes,
+        loaded=True,
+    )

@@ -1,0 +1,170 @@
+"""Routes that installed packages add, served while a model of their task's kind is loaded."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from functools import lru_cache, wraps
+from importlib.metadata import EntryPoint, entry_points
+from typing import cast
+
+import orjson
+from pydantic import BaseModel
+
+from penstock.gateway.auth import check_admin
+from penstock.gateway.docs.openapi import models_in, write_document
+from penstock.gateway.http import Call, Endpoint, Handler, Reply, Routes
+from penstock.gateway.native import predict as native
+from penstock.tasks.base import Task
+
+log = logging.getLogger(__name__)
+
+GROUP = "penstock.routes"
+"""The entry point group: name = kind of task, value = `module:attribute`, which is a tuple of `Endpoint` rows."""
+
+_METHODS = ("DELETE", "GET", "PATCH", "POST", "PUT")
+_PATH = re.compile(r"(/([\w.~-]+|\{\w+\}))+")
+
+
+class Extensions:
+    """What packages add to a table of routes. Each is imported once, when a model of its kind is first there."""
+
+    def __init__(self, table: tuple[Endpoint, ...]) -> None:
+        self._own = Routes(table)
+        self._rows: dict[str, tuple[Endpoint, ...]] = {}
+
+    def rows(self, kinds: Iterable[str]) -> tuple[Endpoint, ...]:
+        """The rows for these kinds of tasks, by kind; imports the packages of those that are new.
+
+        A package that cannot be imported, and a row that cannot be served beside the others, is a warning in the log
+        and costs nothing but itself.
+        """
+        taken: dict[tuple[str, str], Endpoint] = {}
+        every = [row for kind in sorted(kinds) for row in self._of(kind)]
+        return tuple(row for row in every if _is_free(row, taken))
+
+    def _of(self, kind: str) -> tuple[Endpoint, ...]:
+        if kind not in self._rows:
+            points = sorted(entry_points(group=GROUP, name=kind), key=lambda point: point.value)
+            self._rows[kind] = tuple(row for point in points for row in self._checked(point))
+        return self._rows[kind]
+
+    def _checked(self, point: EntryPoint) -> Iterator[Endpoint]:
+        for row in _imported(point):
+            try:
+                ready = self._admitted(row)
+            except Exception as error:  # a row may hold anything
+                log.warning("a route of %s is left out: %s", point.value, error)
+            else:
+                yield ready
+
+    def _admitted(self, row: object) -> Endpoint:
+        if not isinstance(row, Endpoint):
+            raise TypeError(f"{type(row).__name__} is no Endpoint")
+        fault = self._fault(row)
+        if fault is not None:
+            raise ValueError(fault)
+        return _ready(row)
+
+    def _fault(self, row: Endpoint) -> str | None:
+        """Why a row cannot be served, None for a good one."""
+        shown, handler = f"{row.method} {row.path}", cast(object, row.handler)
+        if row.method not in _METHODS or not _PATH.fullmatch(str(row.path)):
+            return f"{shown} should be one of {', '.join(_METHODS)} and a path such as /houses/{{id}}"
+        names = re.findall(r"\{(\w+)\}", row.path)
+        if len(set(names)) < len(names) or not all(name.isascii() and name.isidentifier() for name in names):
+            return f"the parameters of {shown} should be names, each of them once"
+        if not callable(handler):
+            return f"the handler of {shown} cannot be called"
+        if self._own.knows(re.sub(r"\{\w+\}", "0", row.path)):
+            return f"{row.path} is the platform's own"
+        return None
+
+
+def _ready(row: Endpoint) -> Endpoint:
+    """The row as it is served: guarded where it says so, and documented where that is possible."""
+    if not (row.tag and _can_be_documented(row)):
+        row = replace(row, tag="")
+    return replace(row, handler=_guarded(row.handler)) if row.guarded else row
+
+
+def _can_be_documented(row: Endpoint) -> bool:
+    """False for a row that the document of all routes could not be written with."""
+    try:
+        if all(_has_schema(model) for model in (*row.requests, *row.responses, *models_in(row.replies))):
+            orjson.dumps(write_document((row,)))
+            return True
+    except Exception as error:  # a row may hold anything
+        log.warning("%s %s is not documented: %s: %s", row.method, row.path, type(error).__name__, error)
+    return False
+
+
+def _imported(point: EntryPoint) -> Iterable[object]:
+    try:
+        return tuple(point.load())
+    except (Exception, SystemExit) as error:  # a plug-in may raise anything while it is imported
+        why = " ".join(str(error).split())
+        log.warning("the routes of %s cannot be served: %s: %s", point.value, type(error).__name__, why)
+        return ()
+
+
+def _is_free(row: Endpoint, taken: dict[tuple[str, str], Endpoint]) -> bool:
+    """False for a path that an earlier row has; two kinds of one package may name the same rows."""
+    key = (row.method, re.sub(r"\{\w+\}", "{}", row.path))
+    first = taken.get(key)
+    if first is None:
+        taken[key] = row
+    elif first != row:
+        log.warning("a route is left out: %s %s is taken by %s", row.method, row.path, first.summary or first.path)
+    return first is None
+
+
+@lru_cache(maxsize=256)
+def _guarded(handler: Handler) -> Handler:
+    """As the platform's own orders: only who has the admin key, or is on this machine where there is none."""
+
+    @wraps(handler)
+    async def answer(call: Call) -> Reply:
+        check_admin(call)
+        return await handler(call)
+
+    return answer
+
+
+# What the documentation says of predictions
+
+
+def with_tasks(table: Iterable[Endpoint], tasks: Iterable[type[Task]]) -> tuple[Endpoint, ...]:
+    """The table, its predictions with the requests and responses of further tasks beside the built-in ones."""
+    strange = [task for task in tasks if task.Request not in native.REQUESTS]
+    added = [task for task in strange if _has_schema(task.Request) and _has_schema(task.Response)]
+    if not added:
+        return tuple(table)
+    requests = tuple(dict.fromkeys((*native.REQUESTS, *(task.Request for task in added))))
+    responses = tuple(dict.fromkeys((*native.RESPONSES, *(task.Response for task in added))))
+    return tuple(_documented(row, requests, responses) for row in table)
+
+
+def _documented(
+    row: Endpoint, requests: tuple[type[BaseModel], ...], responses: tuple[type[BaseModel], ...]
+) -> Endpoint:
+    if row.requests is native.REQUESTS:
+        return replace(row, requests=requests, responses=responses)
+    if row.handler is native.predict_batch:
+        return replace(row, responses=(native.batch_response(responses),))
+    return row
+
+
+@lru_cache(maxsize=256)
+def _has_schema(model: type[BaseModel]) -> bool:
+    """False for a model that Pydantic cannot describe, such as one with a field of some class of its own."""
+    try:
+        model.model_json_schema(mode="validation")
+        model.model_json_schema(mode="serialization")
+    except Exception as error:
+        why = " ".join(str(error).split())
+        log.warning("%s is not documented: %s: %s", model.__qualname__, type(error).__name__, why[:300])
+        return False
+    return True

@@ -1,0 +1,225 @@
+"""Runs the gateway under Granian: the port, the signals, the start and the drain."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import logging
+import os
+import resource
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any, TypeAlias
+
+from penstock.errors import ConfigError
+from penstock.gateway.gateway import Gateway
+from penstock.gateway.native.routes import TABLE
+from penstock.gateway.process.rsgi import RsgiApp
+from penstock.gateway.process.worker_group import Peers
+from penstock.monitor.logs import configure_logging
+from penstock.settings import Settings
+
+Task: TypeAlias = asyncio.Task[Any]
+
+log = logging.getLogger(__name__)
+
+BACKLOG = 2048
+MOST_CONNECTIONS = 16_384
+SPARE_FILES = 256
+"""Files that stay free for models, the registry and logs, whatever the number of connections."""
+CLOSE_S = 1.0
+"""How long connections may take to close after the last reply."""
+
+
+def serve(settings: Settings, refs: Sequence[str] = ()) -> int:
+    """Serve until a signal comes, and finish the requests in flight; the exit code.
+
+    It listens at once and loads the models meanwhile. Raises the PenstockError that says why it cannot start: a port
+    in use, a model that was asked for and cannot be served.
+    """
+    configure_logging(settings)
+    host, port = free_address(settings.host, settings.port)
+    settings = settings.model_copy(update={"host": host, "port": port})
+    if settings.workers > 1:
+        from penstock.gateway.process.supervisor import supervise
+
+        return supervise(settings, refs)
+    return run(settings, refs)
+
+
+def run(
+    settings: Settings,
+    refs: Sequence[str] = (),
+    *,
+    peers: Peers | None = None,
+    on_ready: Callable[[], None] = lambda: None,
+) -> int:
+    """One server in this process, on an address that was looked at before; `peers` are the processes beside it."""
+    import uvloop
+
+    return uvloop.run(Server(settings, refs, peers, on_ready).run())
+
+
+def free_address(host: str, port: int) -> tuple[str, int]:
+    """The IP address and port to listen on; a free port for 0. Raises ConfigError when that is not possible.
+
+    Granian shares ports (SO_REUSEPORT): without this look a second server would start and take half the requests.
+    """
+    try:
+        family, kind, proto, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, proto) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+            probe.listen(1)
+            found = probe.getsockname()
+            return str(found[0]), int(found[1])
+    except OSError as error:
+        raise ConfigError(_why_not(host, port, error)) from None
+
+
+def _why_not(host: str, port: int, error: OSError) -> str:
+    if isinstance(error, socket.gaierror):
+        return f"the host {host} is not known: {error.strerror}"
+    if error.errno == errno.EADDRINUSE:
+        return f"port {port} is in use on {host}; stop what listens there or choose another with --port"
+    if error.errno == errno.EACCES:
+        return f"port {port} needs privileges on {host}; choose one above 1023 with --port"
+    return f"cannot listen on {host}:{port}: {error.strerror}"
+
+
+class Server:
+    """One process: Granian, the gateway behind it, and what happens on a signal."""
+
+    def __init__(
+        self, settings: Settings, refs: Sequence[str], peers: Peers | None, on_ready: Callable[[], None]
+    ) -> None:
+        self._settings = settings
+        self._refs = refs
+        self._peers = peers
+        self._on_ready = on_ready
+        self._stop = asyncio.Event()
+
+    async def run(self) -> int:
+        """Serve until stopped; the exit code. Raises the PenstockError of a model that was asked for."""
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(signum, self._on_signal, signum)
+        gateway = Gateway(self._settings, TABLE)
+        gateway.peers = self._peers
+        gateway.listener = self._settings.host
+        loading = asyncio.create_task(self._load(gateway), name="penstock-load")
+        stopped = asyncio.create_task(self._stop.wait(), name="penstock-stop")
+        try:
+            if self._peers is not None:  # others take the requests until this one can answer them
+                await _first(loading, stopped)
+            async with _listening(gateway, self._settings) as listening, _sharing(gateway):
+                await self._until_stopped(loading, listening, stopped)
+                await self._drain(gateway, loading)
+        finally:
+            loading.cancel()
+            stopped.cancel()
+            await asyncio.wait((loading, stopped))
+            await gateway.close()
+        return 0
+
+    async def _load(self, gateway: Gateway) -> None:
+        await gateway.start(self._refs)
+        self._on_ready()
+        log.info("ready", extra={"models": [model.key for model in gateway.engine.loaded()]})
+
+    async def _until_stopped(self, loading: Task, listening: Task, stopped: Task) -> None:
+        await _first(loading, listening, stopped)
+        if loading.done():
+            loading.result()
+            await _first(listening, stopped)
+        if not stopped.done():
+            listening.result()
+            raise ConfigError(f"the server could not listen on {_url(self._settings)}")
+
+    async def _drain(self, gateway: Gateway, loading: Task) -> None:
+        log.info("draining", extra={"inflight": len(gateway.inflight)})
+        in_time = await gateway.drain(self._settings.drain_timeout_s)
+        if not in_time:
+            log.warning("gave up requests that took longer than the drain allows")
+            await asyncio.sleep(0.05)  # their replies are on the way
+        if not (in_time and loading.done()):
+            _exit_now(0)  # a run or a load that nobody waits for any more goes on in a thread
+
+    def _on_signal(self, signum: int) -> None:
+        if self._stop.is_set():
+            _exit_now(128 + signum)
+        self._stop.set()
+
+
+async def _first(*tasks: Task) -> None:
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+
+
+@contextlib.asynccontextmanager
+async def _listening(gateway: Gateway, settings: Settings) -> AsyncIterator[Task]:
+    """Granian at work; yields its task, which ends by itself only when something is wrong."""
+    granian = granian_server(gateway, settings)
+    task = asyncio.create_task(granian.serve(), name="penstock-listen")
+    log.info("listening on %s", _url(settings))
+    try:
+        yield task
+    finally:
+        granian.stop()
+        await asyncio.wait((task,), timeout=CLOSE_S)
+
+
+@contextlib.asynccontextmanager
+async def _sharing(gateway: Gateway) -> AsyncIterator[None]:
+    """Tell the processes beside this one its figures meanwhile."""
+    if gateway.peers is None:
+        yield
+        return
+    sharing = asyncio.create_task(gateway.peers.share(gateway), name="penstock-share")
+    try:
+        yield
+    finally:
+        sharing.cancel()
+        await asyncio.wait((sharing,))
+
+
+def granian_server(gateway: Gateway, settings: Settings) -> Any:
+    """Granian's embedded server in front of the gateway, on the address of the settings; `serve()` runs it."""
+    from granian.constants import Interfaces
+    from granian.server.embed import Server as Granian
+
+    return Granian(
+        RsgiApp(gateway),
+        address=settings.host,
+        port=settings.port,
+        interface=Interfaces.RSGI,
+        websockets=False,
+        log_enabled=False,
+        backlog=BACKLOG,
+        backpressure=_most_connections(),
+    )
+
+
+def _most_connections() -> int:
+    """As many as this process may open files for; Granian lets further ones wait in the backlog."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MOST_CONNECTIONS + SPARE_FILES
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(hard, wanted)
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return MOST_CONNECTIONS if soft == resource.RLIM_INFINITY else max(SPARE_FILES, min(soft, wanted) - SPARE_FILES)
+
+
+def _url(settings: Settings) -> str:
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    return f"http://{host}:{settings.port}"
+
+
+def _exit_now(code: int) -> None:
+    """Leave without waiting for threads that may never end."""
+    logging.shutdown()
+    sys.stdout.flush()
+    os._exit(code)

@@ -1,0 +1,112 @@
+"""What the store asks of the database below it, and which one an address means."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import ClassVar
+
+from sqlalchemy import URL, Engine, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
+
+from penstock.errors import ConfigError
+
+_KINDS = {
+    "sqlite": "penstock.registry.database.sqlite:SQLite",
+    "postgresql": "penstock.registry.database.postgres:PostgreSQL",
+    "postgres": "penstock.registry.database.postgres:PostgreSQL",
+}
+_FORMS = "write sqlite:///path/to/file.db or postgresql://user@host/name"
+
+
+class Database(ABC):
+    """One database and the connections to it. Threads may share it."""
+
+    hints: ClassVar[Mapping[str, str]]
+    """What to do about an error, by words in what the driver says; the first that fits counts."""
+
+    where: str
+    """Its address as it may be shown to people."""
+
+    reader: Engine
+    """Its connections see what has been committed and wait for nobody."""
+
+    writer: Engine
+    """A transaction begun here keeps every other one that was begun here out, on any host."""
+
+    what: str = "the registry database"
+    loss: str = "the models stay, their aliases are lost"
+    """What it is and what is gone with it, in the sentences about it."""
+
+    def __init__(self, where: str) -> None:
+        self.where = where
+
+    @abstractmethod
+    def exists(self) -> bool:
+        """False when there is certainly nothing to read."""
+
+    def exclusive(self) -> AbstractContextManager[None]:
+        """Keep out the writers of the registry on other hosts, where a lock file does not."""
+        return nullcontext()
+
+    def close(self) -> None:
+        """Close every connection. Safe to call twice."""
+        self.reader.dispose()
+        self.writer.dispose()
+
+    @contextmanager
+    def sentences(self, *kinds: type[Exception]) -> Iterator[None]:
+        """Turns errors of these kinds, what the driver and the system say unless given, into one sentence."""
+        caught = kinds or (SQLAlchemyError, OSError)
+        try:
+            yield
+        except caught as error:
+            reason = self._reason(error.orig if isinstance(error, DBAPIError) and error.orig else error)
+            hint = next((hint for words, hint in self.hints.items() if words in reason), "check the database_url")
+            hint = hint.replace("{loss}", self.loss)
+            raise ConfigError(f"{self.what} {self.where} cannot be used ({reason}); {hint}") from None
+
+    def _reason(self, error: BaseException) -> str:
+        return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def open_database(address: str, owner: str = "") -> Database:
+    """The database that an address means, not yet connected to. Raises ConfigError for what is no address.
+
+    Writers of another `owner` than the registry, which is "", have locks of their own where a database is shared.
+    """
+    url = _parsed(address)
+    module, _, kind = _KINDS[url.get_backend_name()].partition(":")
+    database: Database = getattr(importlib.import_module(module), kind)(url, owner)
+    return database
+
+
+def beside(address: str, file: str) -> str:
+    """The address of another database in the place of the registry's: its neighbour as a file, or the same server's."""
+    url = _parsed(address)
+    if url.get_backend_name() != "sqlite" or not url.database:
+        return address
+    return url.set(database=str(Path(url.database).parent / file)).render_as_string(hide_password=False)
+
+
+def _parsed(address: str) -> URL:
+    try:
+        url = make_url(address)
+    except (ArgumentError, ValueError):
+        raise ConfigError(f"database_url: {_FORMS}") from None
+    if url.get_backend_name() not in _KINDS:
+        raise ConfigError(f"database_url: {shown(url)} is neither SQLite nor PostgreSQL; {_FORMS}")
+    if "@" in (url.host or ""):
+        raise ConfigError("database_url: the user or the password holds an @; write it as %40")
+    return url
+
+
+def shown(url: URL) -> str:
+    """An address as it may be shown to people: its passwords masked, those among its options too."""
+    secret = re.compile("password|secret|token", re.IGNORECASE)
+    masked = url.update_query_dict({option: "***" for option in url.query if secret.search(option)})
+    return masked.render_as_string(hide_password=True)

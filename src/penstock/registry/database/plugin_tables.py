@@ -1,0 +1,61 @@
+"""Tables that packages keep beside the registry's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from penstock.errors import ConfigError
+from penstock.registry.registry import Registry
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+    from penstock.registry.database.base import Database
+
+
+def open_database(registry: Registry, name: str) -> Database:
+    """The database for a package's own tables, not yet connected to: `name`.db beside the registry's, where that is
+    a file of SQLite; where it is PostgreSQL, the same database, in which table names should begin with `name`.
+
+    `reader` and `writer` are SQLAlchemy engines. A transaction of `writer` keeps every other writer of this `name`
+    out, in all processes and on all hosts. Around their use, `sentences()` turns what a driver says into a ConfigError
+    of one sentence. Connections do not cross a fork. Raises ConfigError for an address that is none.
+    """
+    from penstock.registry.database.base import beside
+    from penstock.registry.database.base import open_database as opened
+
+    database = opened(beside(registry.database_url, f"{name}.db"), owner=name)
+    database.what, database.loss = f"the database of {name}", f"what {name} has recorded is lost"
+    return database
+
+
+def migrate(connection: Connection, directory: Path | str, version_table: str) -> None:
+    """Bring a package's own tables up to the newest of its Alembic scripts, `directory`/versions/*.py.
+
+    It runs in the connection's own transaction: use one of `open_database(…).writer`. No `env.py` is needed.
+    `version_table` holds what was run, so that one database may have tables of several packages. Raises ConfigError
+    when the tables were written by a newer release of the package.
+    """
+    from alembic.config import Config
+    from alembic.runtime.environment import EnvironmentContext
+    from alembic.script import ScriptDirectory
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(directory)).replace("%", "%%"))
+    config.set_main_option("path_separator", "os")
+    scripts = ScriptDirectory.from_config(config)
+    known = {script.revision for script in scripts.walk_revisions()}
+
+    def steps(revision: Any, _: Any) -> Any:
+        newer = set(revision) - known
+        if newer:
+            raise ConfigError(
+                f"the tables of {version_table} were written by a newer release (their schema is {newer.pop()}); "
+                "upgrade the package or choose another database"
+            )
+        return scripts._upgrade_revs("head", revision)  # the way Alembic's own cookbook goes
+
+    with EnvironmentContext(config, scripts, fn=steps) as environment:
+        environment.configure(connection=connection, version_table=version_table, render_as_batch=True)
+        environment.run_migrations()

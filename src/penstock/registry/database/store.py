@@ -1,0 +1,220 @@
+"""The registry's mutable state in a database: recorded digests, aliases, and the revision counter."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Connection, Insert, Select, delete, insert, inspect, select, update
+from sqlalchemy.exc import SQLAlchemyError
+
+from penstock.artifacts.manifest import utc_now
+from penstock.errors import ConfigError
+from penstock.registry.database.base import open_database
+from penstock.registry.database.tables import ALIASES, ARTIFACTS, METADATA, REVISION, SCHEMA, TRUST
+from penstock.registry.migrations import HEAD, REVISIONS, VERSION_TABLE
+
+if TYPE_CHECKING:
+    from alembic.config import Config
+
+
+class Store:
+    """One database. Nothing is created before the first write; a missing database reads as an empty one.
+
+    Threads may share a Store. Every method raises ConfigError, in one sentence, when the database cannot be
+    used: unwritable, damaged, unreachable, or written by a newer Penstock.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._database = open_database(url)
+        self._readable = False
+
+    def close(self) -> None:
+        """Close every connection. Safe to call twice."""
+        self._database.close()
+
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Keep out the writers of the registry on other hosts. Short: they wait, and give up after seconds."""
+        with self._database.sentences(SQLAlchemyError), self._database.exclusive():
+            yield
+
+    def digest(self, name: str, version: str) -> str | None:
+        """The recorded digest of a version."""
+        with self._reading() as connection:
+            found: str | None = connection.execute(_digest_query(name, version)).scalar() if connection else None
+        return found
+
+    def digests(self) -> dict[tuple[str, str], str]:
+        """Every recorded digest, by name and version."""
+        query = select(ARTIFACTS.c.name, ARTIFACTS.c.version, ARTIFACTS.c.digest)
+        with self._reading() as connection:
+            rows = connection.execute(query).all() if connection else []
+        return {(name, version): digest for name, version, digest in rows}
+
+    def aliases(self, name: str) -> dict[str, str]:
+        """Version by alias, in the order of the aliases."""
+        query = select(ALIASES.c.alias, ALIASES.c.version).where(ALIASES.c.name == name)
+        with self._reading() as connection:
+            rows = connection.execute(query).all() if connection else []
+        return dict(sorted((row.alias, row.version) for row in rows))  # databases sort letters each in its own way
+
+    def revision(self) -> int:
+        """Counts the changes made through this database."""
+        with self._reading() as connection:
+            value = connection.execute(select(REVISION.c.value)).scalar() if connection else None
+        return value or 0
+
+    def record(self, name: str, version: str, digest: str) -> None:
+        """Note a version's digest, in place of one that an interrupted publish or a removal by hand left."""
+        with self._writing() as connection:
+            _forget(connection, name, version)
+            connection.execute(_recorded(name, version, digest))
+            _count(connection)
+
+    def adopt(self, name: str, version: str, digest: str) -> str:
+        """Note a version's digest unless there is one; returns the one that counts."""
+        with self._writing() as connection:
+            found: str | None = connection.execute(_digest_query(name, version)).scalar()
+            if found is None:
+                connection.execute(_recorded(name, version, digest))
+                _count(connection)
+        return found or digest
+
+    def forget(self, name: str, version: str) -> None:
+        """Drop a version's digest."""
+        with self._writing() as connection:
+            _forget(connection, name, version)
+            _count(connection)
+
+    def set_alias(self, name: str, alias: str, version: str) -> None:
+        """Point an alias at a version."""
+        with self._writing() as connection:
+            _drop_alias(connection, name, alias)
+            row = {"name": name, "alias": alias, "version": version, "updated_at": utc_now()}
+            connection.execute(insert(ALIASES).values(row))
+            _count(connection)
+
+    def remove_alias(self, name: str, alias: str) -> bool:
+        """Drop an alias; False when there is none."""
+        with self._writing() as connection:
+            removed = _drop_alias(connection, name, alias)
+            if removed:
+                _count(connection)
+        return removed
+
+    def trusted(self, digest: str) -> str | None:
+        """The tier that a digest was pinned to, None for one that was not."""
+        with self._reading() as connection:
+            query = select(TRUST.c.tier).where(TRUST.c.digest == digest)
+            found: str | None = connection.execute(query).scalar() if connection else None
+        return found
+
+    def trust(self, digest: str, tier: str | None, reason: str) -> None:
+        """Pin a digest to a tier, in place of the one it had; None takes it away."""
+        with self._writing() as connection:
+            connection.execute(delete(TRUST).where(TRUST.c.digest == digest))
+            if tier is not None:
+                row = {"digest": digest, "tier": tier, "reason": reason, "recorded_at": utc_now()}
+                connection.execute(insert(TRUST).values(row))
+            _count(connection)
+
+    def prepare(self) -> None:
+        """Create the tables, or bring them up to date, when they are not."""
+        with self._writing():
+            pass
+
+    @contextmanager
+    def _reading(self) -> Iterator[Connection | None]:
+        """A connection in a transaction, None when there is nothing to read yet."""
+        with self._database.sentences():
+            if not self._has_tables():
+                yield None
+                return
+            with self._database.reader.begin() as connection:
+                yield connection
+
+    def _has_tables(self) -> bool:
+        if not self._database.exists():
+            return False
+        if not self._readable:
+            with self._database.reader.begin() as connection:
+                found = self._schema(connection)
+            if found not in (None, HEAD):
+                self.prepare()
+            self._readable = found is not None
+        return self._readable
+
+    @contextmanager
+    def _writing(self) -> Iterator[Connection]:
+        """A connection in a transaction that excludes other writers, on tables that are up to date."""
+        with self._database.sentences(), self._database.writer.begin() as connection:
+            found = self._schema(connection)
+            if found is None:
+                METADATA.create_all(connection)
+                SCHEMA.create(connection)
+                connection.execute(insert(SCHEMA).values(version_num=HEAD))
+            elif found != HEAD:
+                upgrade(connection)
+            yield connection
+
+    def _schema(self, connection: Connection) -> str | None:
+        """The revision of the tables: None without any, empty when a downgrade removed them all."""
+        if not inspect(connection).has_table(VERSION_TABLE):
+            return None
+        found = connection.execute(select(SCHEMA.c.version_num)).scalar() or ""
+        if found and found not in REVISIONS:
+            where = self._database.where
+            raise ConfigError(
+                f"the registry database {where} was written by a newer Penstock (its schema is {found}); "
+                "upgrade Penstock or choose another database"
+            )
+        return found
+
+
+def upgrade(connection: Connection, target: str = "head") -> None:
+    """Bring older tables up to a revision, inside the connection's own transaction."""
+    from alembic import command
+
+    command.upgrade(_alembic(connection), target)
+
+
+def downgrade(connection: Connection, target: str) -> None:
+    """Take the tables back to a revision (`base`: to none), inside the connection's own transaction."""
+    from alembic import command
+
+    command.downgrade(_alembic(connection), target)
+
+
+def _alembic(connection: Connection) -> Config:
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parents[1] / "migrations").replace("%", "%%"))
+    config.set_main_option("path_separator", "os")
+    config.attributes["connection"] = connection
+    return config
+
+
+def _digest_query(name: str, version: str) -> Select[Any]:
+    return select(ARTIFACTS.c.digest).where(ARTIFACTS.c.name == name, ARTIFACTS.c.version == version)
+
+
+def _recorded(name: str, version: str, digest: str) -> Insert:
+    return insert(ARTIFACTS).values(name=name, version=version, digest=digest, recorded_at=utc_now())
+
+
+def _forget(connection: Connection, name: str, version: str) -> None:
+    connection.execute(delete(ARTIFACTS).where(ARTIFACTS.c.name == name, ARTIFACTS.c.version == version))
+
+
+def _drop_alias(connection: Connection, name: str, alias: str) -> bool:
+    found = connection.execute(delete(ALIASES).where(ALIASES.c.name == name, ALIASES.c.alias == alias))
+    return found.rowcount > 0
+
+
+def _count(connection: Connection) -> None:
+    if not connection.execute(update(REVISION).values(value=REVISION.c.value + 1)).rowcount:
+        connection.execute(insert(REVISION).values(id=1, value=1))

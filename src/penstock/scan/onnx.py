@@ -1,0 +1,188 @@
+"""ONNX models: which operators one needs, and which files it would have the runtime read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from penstock.scan.external_data import size_beside
+from penstock.scan.findings import Finding, Refused, shown
+from penstock.scan.protobuf import BYTES, VARINT, fields, text
+
+_MODEL, _GRAPH, _NODE, _ATTRIBUTE, _TENSOR, _SPARSE, _FUNCTION, _TRAINING = range(8)
+
+_WITHIN: dict[int, dict[int, int]] = {
+    _MODEL: {7: _GRAPH, 20: _TRAINING, 25: _FUNCTION},
+    _GRAPH: {1: _NODE, 5: _TENSOR, 15: _SPARSE},
+    _NODE: {5: _ATTRIBUTE},
+    _ATTRIBUTE: {5: _TENSOR, 6: _GRAPH, 10: _TENSOR, 11: _GRAPH, 22: _SPARSE, 23: _SPARSE},
+    _SPARSE: {1: _TENSOR, 2: _TENSOR},
+    _FUNCTION: {7: _NODE, 11: _ATTRIBUTE},
+    _TRAINING: {1: _GRAPH, 2: _GRAPH},
+}
+"""The messages inside a message, by their field."""
+
+_DEEPEST = 100
+"""As deep as protobuf itself goes."""
+
+_IR_VERSION = 1
+_OP_TYPE, _DOMAIN = 4, 7  # of a node
+_NAME, _FUNCTION_DOMAIN = 1, 10  # of a function
+_RAW_DATA, _EXTERNAL_DATA, _DATA_LOCATION = 9, 13, 14  # of a tensor
+_TYPED_DATA = (4, 5, 6, 7, 10, 11)
+_KEY, _VALUE = 1, 2
+
+_DOMAINS = frozenset(
+    [
+        "ai.onnx",
+        "ai.onnx.ml",
+        "ai.onnx.training",
+        "ai.onnx.preview",
+        "ai.onnx.preview.training",
+        "com.microsoft",
+        "com.microsoft.nchwc",
+        "com.microsoft.nhwc",
+        "com.ms.internal.nhwc",
+    ]
+) | {""}
+_NATIVE_OPERATORS = frozenset(
+    ["PyOp", "EPContext", "ATen", "PythonOp", "PythonOpGrad", "TRT_EngineOp", "TritonOp", "ExternalCustomOp"]
+)
+"""They run what is outside the graph: Python, compiled engines (from files, too), a runtime's own extensions."""
+
+
+class _Seen(NamedTuple):
+    """What the walk collects: operators and own functions as (domain, name), and every tensor's place."""
+
+    operators: set[tuple[str, str]]
+    functions: set[tuple[str, str]]
+    external: list[dict[str, str]]
+    problems: list[str]
+
+
+def scan(data: memoryview, path: Path | None) -> Iterator[Finding]:
+    """What an ONNX model could do. External data is looked for beside `path`; without a path there is none."""
+    seen = _walk(data)
+    yield from (Finding(None, problem) for problem in seen.problems)
+    yield from _operators(seen)
+    yield from _external(seen, path)
+
+
+def external_files(data: memoryview) -> set[str]:
+    """The files beside a model that hold numbers of its, as it names them; raises Refused for what is no model."""
+    return {entries.get("location", "") for entries in _walk(data).external}
+
+
+def _walk(data: memoryview) -> _Seen:
+    seen = _Seen(set(), set(), [], [])
+    kinds = [(_MODEL, 0, len(data), 0)]
+    _require_model(data)
+    while kinds:
+        kind, start, end, depth = kinds.pop()
+        if depth > _DEEPEST:
+            raise Refused("its graphs lie too deep in each other")
+        reader = _READERS.get(kind)
+        if reader is not None:
+            reader(data, start, end, seen)
+        within = _WITHIN.get(kind)
+        if within is not None:
+            for field, wire, place, stop in fields(data, start, end):
+                if wire == BYTES and field in within:
+                    kinds.append((within[field], place, stop, depth + 1))
+    return seen
+
+
+def _require_model(data: memoryview) -> None:
+    found = {(field, wire) for field, wire, _, _ in fields(data, 0, len(data))}
+    if (7, BYTES) not in found or (_IR_VERSION, VARINT) not in found:
+        raise Refused("the file is damaged or no ONNX model; export or copy it again")
+
+
+def _read_node(data: memoryview, start: int, end: int, seen: _Seen) -> None:
+    names = {_OP_TYPE: "", _DOMAIN: ""}
+    for field, wire, place, stop in fields(data, start, end):
+        if wire == BYTES and field in names:
+            if names[field]:
+                raise Refused("one of its operators is named twice")
+            names[field] = text(data, place, stop)
+    seen.operators.add((names[_DOMAIN], names[_OP_TYPE]))
+
+
+def _read_function(data: memoryview, start: int, end: int, seen: _Seen) -> None:
+    names = {_NAME: "", _FUNCTION_DOMAIN: ""}
+    for field, wire, place, stop in fields(data, start, end):
+        if wire == BYTES and field in names:
+            names[field] = text(data, place, stop)
+    seen.functions.add((names[_FUNCTION_DOMAIN], names[_NAME]))
+
+
+def _read_tensor(data: memoryview, start: int, end: int, seen: _Seen) -> None:
+    """Where the tensor's numbers are. Two places are an attack: what is checked is not what is run."""
+    raw = typed = outside = False
+    entries: list[tuple[str, str]] = []
+    for field, wire, place, stop in fields(data, start, end):
+        if field == _RAW_DATA and wire == BYTES:
+            raw = raw or stop > place
+        elif field in _TYPED_DATA:
+            typed = typed or wire != BYTES or stop > place
+        elif field == _EXTERNAL_DATA and wire == BYTES:
+            entries.append(_entry(data, place, stop))
+        elif field == _DATA_LOCATION and wire == VARINT:
+            outside = place == 1
+    if (raw and typed) or (entries and (raw or typed)):
+        seen.problems.append("a tensor in it has its numbers in two places, and programs differ on which count")
+    if outside and not entries:
+        seen.problems.append("a tensor in it is in another file, which it does not name")
+    if entries:
+        if len({key for key, _ in entries}) != len(entries):
+            seen.problems.append("a tensor in it names its place twice")
+        seen.external.append(dict(entries))
+
+
+def _entry(data: memoryview, start: int, end: int) -> tuple[str, str]:
+    found = {_KEY: "", _VALUE: ""}
+    for field, wire, place, stop in fields(data, start, end):
+        if wire == BYTES and field in found:
+            if found[field]:
+                raise Refused("a tensor in it names its place twice")
+            found[field] = text(data, place, stop)
+    return found[_KEY], found[_VALUE]
+
+
+_READERS: dict[int, Callable[[memoryview, int, int, _Seen], None]] = {
+    _NODE: _read_node,
+    _FUNCTION: _read_function,
+    _TENSOR: _read_tensor,
+}
+
+
+def _operators(seen: _Seen) -> Iterator[Finding]:
+    for domain, name in sorted(seen.operators):
+        if name in _NATIVE_OPERATORS:
+            yield Finding("native", f"the operator {shown(name)} runs what is not in the graph")
+        elif domain not in _DOMAINS and (domain, name) not in seen.functions:
+            yield Finding("native", f"the operator {shown(f'{domain}:{name}')} comes from a library of its own")
+
+
+def _external(seen: _Seen, path: Path | None) -> Iterator[Finding]:
+    sizes: dict[str, int] = {}
+    for entries in seen.external:
+        location = entries.get("location", "")
+        try:
+            if path is None:
+                raise Refused(f"its external data {shown(location)} cannot lie in an archive")
+            if location not in sizes:
+                sizes[location] = size_beside(path, location)
+            _require_inside(location, entries, sizes[location])
+        except Refused as refused:
+            yield Finding(None, str(refused))
+            return
+
+
+def _require_inside(location: str, entries: dict[str, str], size: int) -> None:
+    offset, length = (entries.get(key, "0") for key in ("offset", "length"))
+    if not all(number.isascii() and number.isdigit() and len(number) < 20 for number in (offset, length)):
+        raise Refused(f"its external data {shown(location)} has a place that is no number")
+    if int(offset) + int(length) > size:
+        raise Refused(f"its external data {shown(location)} is shorter than the model needs")

@@ -1,0 +1,111 @@
+"""From an upright picture to the pixels a model takes; every step is a setting in the manifest."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from penstock.tasks import handwriting as ink
+from penstock.tasks.image_decoding import refused
+
+Pixels: TypeAlias = NDArray[np.float32]
+Side: TypeAlias = Annotated[int, Field(ge=1, le=8192)]
+Filter: TypeAlias = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
+Resize: TypeAlias = tuple[Side, Side, Filter]
+
+
+class PixelConfig(BaseModel):
+    """What happens to a picture, in the order of the fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    mode: Literal["L", "F", "RGB"] = "RGB"
+    """Grey in 8 bits, grey in floating point (resized without rounding), or colour."""
+    invert: Literal["never", "auto", "always"] = "never"
+    """Towards bright ink on dark paper; auto looks which of the two stands out from the picture's border."""
+    contrast: Literal["none", "paper"] = "none"
+    """`paper`: even out the light, bare paper to 0, the strongest stroke to 255. Grey only."""
+    crop: Literal["none", "center", "content"] = "none"
+    """`center`: the largest square. `content`: the square around what is drawn in bright ink. Grey only."""
+    embolden: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Thicken fine strokes until they cover this share of the content's square; 0 leaves them."""
+    resize: Annotated[tuple[Resize, ...], Field(min_length=1)]
+    """[width, height, filter] one after another; the last is the size the model takes."""
+
+    @property
+    def channels(self) -> int:
+        """3 for colour, 1 for grey."""
+        return 3 if self.mode == "RGB" else 1
+
+    @model_validator(mode="after")
+    def _settings_agree(self) -> Self:
+        if self.mode == "RGB" and (self.contrast != "none" or self.crop == "content"):
+            raise ValueError("contrast and crop to the content work on grey pictures; set mode to L or F")
+        if self.embolden and self.crop != "content":
+            raise ValueError("embolden needs crop: content")
+        return self
+
+
+def to_pixels(picture: Image.Image, config: PixelConfig) -> Pixels:
+    """float32 [height, width] for grey and [height, width, 3] for colour, 0 to 255.
+
+    Raises InvalidInput when the content is to be cut out and there is none.
+    """
+    picture = picture.convert("RGB" if config.mode == "RGB" else "L")
+    if config.crop == "center":
+        picture = _center_square(picture)
+    if config.mode == "RGB":
+        return _resized(_turned(picture, config), config.resize)
+    drawing = Image.fromarray(_drawing(np.asarray(picture, dtype=np.float32), config))
+    return _resized(drawing if config.mode == "F" else drawing.convert("L"), config.resize)
+
+
+def _turned(picture: Image.Image, config: PixelConfig) -> Image.Image:
+    grey = ink.shrink(_grey(picture)) if config.invert == "auto" else None
+    if config.invert == "never" or (grey is not None and not ink.is_dark_on_light(grey - ink.paper(grey))):
+        return picture
+    return picture.point(lambda level: 255 - level)
+
+
+def _drawing(grey: ink.Grey, config: PixelConfig) -> ink.Grey:
+    if (config.invert, config.contrast, config.crop) in (("never", "none", "none"), ("never", "none", "center")):
+        return grey
+    grey = ink.shrink(grey)
+    deviation = grey - ink.paper(grey)
+    dark = config.invert == "always" or (config.invert == "auto" and ink.is_dark_on_light(deviation))
+    drawing: ink.Grey | None
+    if config.contrast == "paper":
+        drawing = ink.lift(-deviation if dark else deviation)
+    else:
+        drawing = ink.FULL - grey if dark else grey
+    if drawing is not None and config.crop == "content":
+        drawing = _content(drawing, config.embolden)
+    if drawing is None:
+        raise refused("nothing is drawn on this picture")
+    return drawing
+
+
+def _content(drawing: ink.Grey, least: float) -> ink.Grey | None:
+    square = ink.content_square(drawing)
+    return None if square is None else ink.embolden(ink.cut(drawing, square), least)
+
+
+def _grey(picture: Image.Image) -> ink.Grey:
+    return np.asarray(picture.convert("L"), dtype=np.float32)
+
+
+def _center_square(picture: Image.Image) -> Image.Image:
+    width, height = picture.size
+    side = min(width, height)
+    left, top = (width - side) // 2, (height - side) // 2
+    return picture.crop((left, top, left + side, top + side))
+
+
+def _resized(picture: Image.Image, steps: tuple[Resize, ...]) -> NDArray[Any]:
+    for width, height, name in steps:
+        picture = picture.resize((width, height), Image.Resampling[name.upper()])
+    return np.asarray(picture, dtype=np.float32)

@@ -1,0 +1,157 @@
+"""Models with no batch axis: a batch comes in all the same, and each of its rows is a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from penstock.artifacts.artifact import Golden, TaskEntry, VariantSource, write_artifact
+from penstock.backends.base import Backend, BackendOptions, ModelFile
+from penstock.backends.catalog import open_backend
+from penstock.engine.predictor import Predictor
+from penstock.errors import InferenceError, InvalidInput
+from penstock.registry.registry import Registry
+from penstock.tensors import Signature, TensorSpec
+
+FLOAT = TensorProto.FLOAT
+Shape = list[int | str]
+Open = Callable[..., Backend]
+
+
+def save(path: Path, nodes: list[onnx.NodeProto], inputs: dict[str, Shape], outputs: dict[str, Shape]) -> Path:
+    graph = helper.make_graph(
+        nodes,
+        "rows",
+        [helper.make_tensor_value_info(name, FLOAT, shape) for name, shape in inputs.items()],
+        [helper.make_tensor_value_info(name, FLOAT, shape) for name, shape in outputs.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    onnx.checker.check_model(model)
+    onnx.save(model, path)
+    return path
+
+
+def scaled(path: Path) -> Path:
+    """y = x * factor + bias: a vector of 3, a single number and a vector of 1, none of them with a batch axis."""
+    nodes = [helper.make_node("Mul", ["x", "factor"], ["big"]), helper.make_node("Add", ["big", "bias"], ["y"])]
+    return save(path, nodes, {"x": [3], "factor": [], "bias": [1]}, {"y": [3]})
+
+
+def nonzero(path: Path) -> Path:
+    """Where a vector is not zero: as many answers as there are."""
+    nodes = [
+        helper.make_node("NonZero", ["x"], ["places"]),
+        helper.make_node("Cast", ["places"], ["y"], to=FLOAT),
+    ]
+    return save(path, nodes, {"x": [4]}, {"y": [1, "found"]})
+
+
+@pytest.fixture
+def opened(tmp_path: Path) -> Open:
+    def opened(make: Callable[[Path], Path], signature: Signature | None = None) -> Backend:
+        return open_backend(
+            "onnx", ModelFile(make(tmp_path / "m.onnx"), signature), BackendOptions(device="cpu", threads=1)
+        )
+
+    return opened
+
+
+X = np.arange(6, dtype=np.float32).reshape(2, 3)
+INPUTS = {"x": X, "factor": np.array([2, 3], np.float32), "bias": np.array([[10], [20]], np.float32)}
+EXPECTED = [[10, 12, 14], [29, 32, 35]]
+
+
+def test_a_bare_file_whose_axes_cannot_be_a_batch_is_given_one(opened: Open) -> None:
+    backend = opened(scaled)
+    assert not backend.signature.batched
+    assert {spec.name: spec.shape for spec in backend.signature.inputs} == {
+        "x": (-1, 3),
+        "factor": (-1,),
+        "bias": (-1, 1),
+    }
+    assert backend.signature.outputs[0].shape == (-1, 3)
+    assert backend.run(INPUTS)["y"].tolist() == EXPECTED
+    assert backend.run({name: array[:0] for name, array in INPUTS.items()})["y"].shape == (0, 3)
+    backend.close()
+    with pytest.raises(InferenceError, match="closed"):
+        backend.run(INPUTS)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "batched"),
+    [
+        ({"x": ["n", 3]}, {"y": ["n", 3]}, True),
+        ({"x": [8, 3]}, {"y": [8, 3]}, True),
+        ({"x": ["n", 3]}, {"y": [1, 3]}, True),  # an output's length is often what the exporter happened to trace with
+        ({"x": [3]}, {"y": []}, True),  # the rank of an output as well
+        ({"x": []}, {"y": []}, False),
+        ({"x": [1, 3]}, {"y": [3, 1]}, False),
+    ],
+)
+def test_what_tells_that_a_file_has_no_batch_axis(
+    opened: Open, inputs: dict[str, Shape], outputs: dict[str, Shape], batched: bool
+) -> None:
+    turned = outputs["y"] == list(reversed(inputs["x"])) and len(inputs["x"]) > 1
+    node = helper.make_node("Transpose" if turned else "Identity", ["x"], ["y"])
+
+    def make(path: Path) -> Path:
+        model = helper.make_model(
+            helper.make_graph(
+                [node],
+                "identity",
+                [helper.make_tensor_value_info("x", FLOAT, inputs["x"])],
+                [helper.make_tensor_value_info("y", FLOAT, outputs["y"])],
+            ),
+            opset_imports=[helper.make_opsetid("", 17)],
+            ir_version=9,
+        )
+        onnx.save(model, path)
+        return path
+
+    assert opened(make).signature.batched is batched
+
+
+def test_rows_with_answers_of_several_shapes_are_sent_one_by_one(opened: Open) -> None:
+    backend = opened(nonzero)
+    assert backend.run({"x": np.array([[0, 1, 0, 1]], np.float32)})["y"].tolist() == [[[1, 3]]]
+    with pytest.raises(InferenceError, match="output 'y' has another shape for each row"):
+        backend.run({"x": np.array([[0, 1, 0, 1], [1, 0, 0, 0]], np.float32)})
+
+
+def test_a_row_that_holds_nothing_is_refused_by_name(opened: Open) -> None:
+    def make(path: Path) -> Path:
+        nodes = [helper.make_node("Mul", ["x", "factor"], ["y"])]
+        return save(path, nodes, {"x": ["length"], "factor": []}, {"y": ["length"]})
+
+    with pytest.raises(InvalidInput, match=r"x: a row of the shape \[0\] holds nothing"):
+        opened(make).run({"x": np.zeros((2, 0), np.float32), "factor": np.ones(2, np.float32)})
+
+
+def test_an_artifact_of_such_a_model_is_proved_and_served_like_any_other(tmp_path: Path) -> None:
+    signature = Signature(
+        (TensorSpec("x", "FP32", (-1, 3)), TensorSpec("factor", "FP32", (-1,)), TensorSpec("bias", "FP32", (-1, 1))),
+        (TensorSpec("y", "FP32", (-1, 3)),),
+        batched=False,
+    )
+    artifact = write_artifact(
+        tmp_path / "source",
+        name="scaled",
+        version="1",
+        task=TaskEntry(kind="tensor"),
+        signature=signature,
+        variants=[VariantSource("onnx", "fp32", scaled(tmp_path / "scaled.onnx"))],
+        golden=Golden(INPUTS, {"y": np.array(EXPECTED, np.float32)}),
+        card="",
+    )
+    with Registry(tmp_path / "registry") as registry:
+        registry.publish(artifact.path)
+        assert not registry.get("scaled:1").signature.batched
+        with Predictor("scaled", registry=registry) as predictor:
+            assert predictor.predict(INPUTS).outputs["y"] == EXPECTED
+            answers = predictor.predict_batch([{name: a[i : i + 1] for name, a in INPUTS.items()} for i in (0, 1)])
+            assert [answer.outputs["y"] for answer in answers] == [[EXPECTED[0]], [EXPECTED[1]]]

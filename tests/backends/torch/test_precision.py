@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from penstock.backends.devices import CPU, Device
+from penstock.backends.torch import precision
+from penstock.backends.torch.precision import close_enough, gains, half_type
+from penstock.tensors import Arrays
+
+BATCH: Arrays = {"x": np.ones((1, 1), np.float32)}
+
+
+def flags(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    monkeypatch.setattr(precision, "cpu_flags", lambda: frozenset(names))
+
+
+@pytest.mark.parametrize(
+    ("asked", "has", "given"),
+    [
+        ("bf16", "amx_bf16", torch.bfloat16),
+        ("bf16", "avx512_bf16", torch.bfloat16),
+        ("fp16", "amx_fp16", torch.float16),
+        ("bf16", "avx512f", None),
+        ("fp16", "avx512_bf16", None),
+    ],
+)
+def test_a_cpu_gains_only_from_a_type_it_multiplies_in(
+    monkeypatch: pytest.MonkeyPatch, asked: str, has: str, given: torch.dtype | None
+) -> None:
+    flags(monkeypatch, has)
+    half = half_type(asked, CPU)
+    assert half.dtype is given
+    assert bool(half.warnings) is (given is None)
+    assert all(f"{asked} was asked for, cpu here has no hardware" in warning for warning in half.warnings)
+
+
+def test_full_precision_asks_for_nothing() -> None:
+    assert half_type("fp32", CPU) == (None, ())
+
+
+def test_int8_is_no_type_a_torch_model_is_turned_into() -> None:
+    half = half_type("int8", CPU)
+    assert half.dtype is None
+    assert half.warnings == ("int8 was asked for, a PyTorch model runs in the precision it was trained in",)
+
+
+@pytest.mark.parametrize(("capability", "given"), [((7, 5), None), ((8, 0), torch.bfloat16), ((9, 0), torch.bfloat16)])
+def test_bf16_needs_a_gpu_of_its_generation(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], given: torch.dtype | None
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    assert half_type("bf16", Device("cuda")).dtype is given
+    assert half_type("fp16", Device("cuda")).dtype is torch.float16
+
+
+def after(seconds: float) -> precision.Run:
+    def run(batch: Arrays) -> Arrays:
+        time.sleep(seconds)
+        return batch
+
+    return run
+
+
+def test_a_gain_is_measured_and_noise_is_none() -> None:
+    assert gains(after(0.01), after(0.001), [BATCH])
+    assert not gains(after(0.001), after(0.01), [BATCH])
+    assert not gains(after(0.003), after(0.003), [BATCH])
+
+
+@pytest.mark.parametrize(
+    ("rounded", "fits"),
+    [([[100.0, 1.0]], True), ([[95.0, 5.0]], True), ([[80.0, 1.0]], False), ([[np.inf, 1.0]], False)],
+)
+def test_answers_may_be_rounded_but_not_ruined(rounded: list[list[float]], fits: bool) -> None:
+    exact = {"y": np.array([[100.0, 1.0]], np.float32)}
+    assert close_enough(exact, {"y": np.array(rounded, np.float32)}) is fits
+
+
+def test_whole_numbers_and_no_numbers_are_not_compared() -> None:
+    whole, none = np.array([1, 2]), np.zeros((0, 2), np.float32)
+    assert close_enough({"label": whole, "none": none}, {"label": whole + 1, "none": none})

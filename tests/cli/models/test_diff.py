@@ -1,0 +1,129 @@
+"""`penstock models diff`, against a real registry."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from linear_models import CLASSES, FEATURES, SIGNATURE, linear, weights
+
+from penstock.artifacts.artifact import Golden, TaskEntry, VariantSource, write_artifact
+from penstock.tensors import Signature, TensorSpec
+
+Penstock = Callable[..., Any]
+Publish = Callable[..., None]
+
+
+@pytest.fixture
+def publish(penstock: Penstock, tmp_path: Path) -> Publish:
+    """Publish a version of `model`, with golden samples of a seed of their own."""
+
+    def run(version: str, seed: int = 0, samples: int | None = 7, **facts: Any) -> None:
+        golden = None
+        if samples is not None:
+            x = np.random.default_rng(samples).standard_normal((20, FEATURES)).astype(np.float32)
+            golden = Golden({"x": x}, {"logits": x @ weights(seed)}, 1e-4, 1e-4)
+        artifact = write_artifact(
+            tmp_path / f"source-{version}",
+            name="model",
+            version=version,
+            task=TaskEntry(kind="vector-classification", config={"output": "logits"}),
+            signature=facts.pop("signature", SIGNATURE),
+            variants=[VariantSource("onnx", "fp32", linear(tmp_path / f"{version}.onnx", seed))],
+            golden=golden,
+            card="",
+            created_at="2026-01-01T00:00:00Z",
+            **facts,
+        )
+        done = penstock("models", "publish", artifact.path, "--no-prove")
+        assert done.code == 0, done.err
+
+    return run
+
+
+def test_what_differs_is_told_field_by_field(penstock: Penstock, publish: Publish) -> None:
+    publish("v1", metrics={"accuracy": 0.97, "note": "first"}, lineage={"commit": "abc"})
+    publish("v2", seed=1, metrics={"accuracy": 0.985, "f1": 0.9}, lineage={"commit": "abc"})
+    done = penstock("models", "diff", "model:v1", "model:v2", "--json").json()
+    assert (done["a"], done["b"], done["same"]) == ("model:v1", "model:v2", False)
+    by_field = {(change["part"], change["field"]): (change["a"], change["b"]) for change in done["changes"]}
+    assert by_field.pop(("files", "variants/onnx-fp32/model.onnx"))
+    assert by_field.pop(("files", "golden.safetensors"))
+    assert by_field == {
+        ("metrics", "accuracy"): (0.97, 0.985),
+        ("metrics", "f1"): (None, 0.9),
+        ("metrics", "note"): ("first", None),
+    }
+    table = penstock("models", "diff", "model:v1", "model:v2").out
+    assert "+0.015" in table
+    assert "answers: logits differs by at most" in table
+
+
+def test_a_tensor_is_compared_by_its_name(penstock: Penstock, publish: Publish) -> None:
+    named = Signature((TensorSpec("x", "FP32", (-1, FEATURES)),), (TensorSpec("logits", "FP32", (-1, -1)),))
+    publish("v1")
+    publish("v2", signature=named)
+    changes = penstock("models", "diff", "model:v1", "model:v2", "--json").json()["changes"]
+    fields = {change["field"]: (change["a"], change["b"]) for change in changes if change["part"] == "signature"}
+    assert fields == {"outputs.logits.shape": ([-1, CLASSES], [-1, -1])}
+
+
+def test_the_answers_to_the_same_samples_are_compared_as_recorded(penstock: Penstock, publish: Publish) -> None:
+    publish("v1")
+    publish("v2", seed=1)
+    x = np.random.default_rng(7).standard_normal((20, FEATURES)).astype(np.float32)
+    ours, theirs = x @ weights(0), x @ weights(1)
+    answers = penstock("models", "diff", "model:v1", "model:v2", "--json").json()["answers"]
+    assert (answers["compared"], answers["how"], answers["rows"]) == (True, "recorded", 20)
+    assert answers["outputs"]["logits"]["max_abs"] == pytest.approx(np.abs(ours - theirs).max(), rel=1e-5)
+    same = (ours.argmax(1) == theirs.argmax(1)).mean()
+    assert answers["outputs"]["logits"]["same_top_1"] == pytest.approx(same)
+
+
+def test_with_other_samples_the_second_model_is_run_on_those_of_the_first(penstock: Penstock, publish: Publish) -> None:
+    publish("v1")
+    publish("v2", samples=8)
+    answers = penstock("models", "diff", "model:v1", "model:v2", "--json").json()["answers"]
+    assert answers["how"] == "run here"
+    assert answers["outputs"]["logits"]["max_abs"] < 1e-4
+    done = penstock("models", "diff", "model:v1", "model:v2", "--no-run")
+    assert "was not run" in done.out
+
+
+def test_where_nobody_can_compare_answers_the_reason_is_told(penstock: Penstock, publish: Publish) -> None:
+    publish("v1", samples=None)
+    publish("v2")
+    assert "model:v1 has no golden samples" in penstock("models", "diff", "model:v1", "model:v2").out
+    wide = Signature((TensorSpec("y", "FP32", (-1, FEATURES)),), SIGNATURE.outputs)
+    publish("v3", samples=None, signature=wide)
+    done = penstock("models", "diff", "model:v2", "model:v3")
+    assert done.code == 0
+    assert "takes other inputs" in done.out
+
+
+def test_a_second_model_that_does_not_load_does_not_hide_the_differences(penstock: Penstock, publish: Publish) -> None:
+    publish("v1", metrics={"accuracy": 0.5})
+    publish("v2", samples=8)
+    file = Path("registry/model/v2/variants/onnx-fp32/model.onnx")
+    file.write_bytes(b"damaged")
+    done = penstock("models", "diff", "model:v1", "model:v2")
+    assert done.code == 0
+    assert "accuracy" in done.out
+    assert "not compared" in done.out
+
+
+def test_a_version_is_like_itself(penstock: Penstock, publish: Publish) -> None:
+    publish("v1")
+    done = penstock("models", "diff", "model", "model:v1")
+    assert (done.code, done.out.splitlines()[0]) == (0, "model:v1 and model:v1 say the same")
+    assert penstock("models", "diff", "model", "model:v1", "--json").json()["same"] is True
+
+
+def test_a_reference_to_nothing_is_one_sentence(penstock: Penstock, publish: Publish) -> None:
+    publish("v1")
+    done = penstock("models", "diff", "model:v1", "model:v9")
+    assert (done.code, done.out) == (1, "")
+    assert "v9" in done.err

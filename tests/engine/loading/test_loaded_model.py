@@ -1,0 +1,249 @@
+"""How a model is brought up: which variant, how many threads, and what is closed on the way."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from linear_models import FEATURES, SIGNATURE, Publish, linear, weights
+
+from penstock.artifacts.artifact import Artifact, Golden, TaskEntry, VariantSource, write_artifact
+from penstock.backends.base import BackendOptions
+from penstock.backends.catalog import open_backend
+from penstock.backends.onnx.backend import OnnxBackend
+from penstock.backends.verification import prove, warm_up
+from penstock.engine.batching.limits import BatchLimits
+from penstock.engine.loading import bring_up as opening
+from penstock.engine.loading import variant_selection as choosing
+from penstock.engine.loading.loaded_model import load_artifact, load_file
+from penstock.errors import GoldenMismatch, InferenceError, ModelLoadError, UnsupportedFormat
+from penstock.tensors import Arrays, Signature, TensorSpec
+
+
+class Scripted:
+    """A backend in name only, to see which of two is kept and which is closed."""
+
+    format, device, own_threads = "onnx", "cpu", True
+    num_parameters, num_bytes, warnings = 0, None, ()
+    signature = SIGNATURE
+
+    def __init__(self, threads: int | None) -> None:
+        self.threads = threads
+        self.closed = False
+
+    def run(self, inputs: Arrays) -> Arrays:
+        raise AssertionError("nobody asks it")
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@pytest.mark.parametrize(
+    ("all_threads_s", "one_thread_s", "kept"),
+    [
+        ((0.0001, 0.001), (0.0001, 0.0018), 1),  # two runs at once carry more than one with both threads
+        ((0.0001, 0.001), (0.0001, 0.0021), 1),  # as much, within the noise
+        ((0.0001, 0.001), (0.0001, 0.0030), None),
+        ((0.0010, 0.010), (0.0025, 0.0100), None),  # a single request would take too long
+        ((0.0030, 0.010), (0.0001, 0.0001), None),  # not even tried
+    ],
+)
+def test_a_quick_model_runs_with_one_thread_a_run_where_that_carries_more(
+    onnx_file: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    all_threads_s: tuple[float, float],
+    one_thread_s: tuple[float, float],
+    kept: int | None,
+) -> None:
+    opened: list[Scripted] = []
+
+    def scripted(_format: str, _file: Any, options: BackendOptions, limits: BatchLimits, *_: Any) -> Any:
+        opened.append(Scripted(options.threads))
+        row, full = one_thread_s if options.threads == 1 else all_threads_s
+        runners = 2 if options.threads == 1 else 1
+        return opening.Ready(opened[-1], limits, {1: row, 32: full}, runners)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(opening, "_open", scripted)
+    model = load_file(onnx_file, None, BackendOptions(), BatchLimits())
+    assert model.backend.threads == kept  # type: ignore[attr-defined]
+    assert [each.closed for each in opened] == [each is not model.backend for each in opened]
+
+
+@pytest.mark.parametrize(("threads", "runners"), [(None, 1), (1, 4), (2, 2), (3, 1), (8, 1)])
+def test_as_many_runs_at_once_as_their_threads_leave_cores(
+    monkeypatch: pytest.MonkeyPatch, threads: int | None, runners: int
+) -> None:
+    monkeypatch.setattr(opening, "usable_cores", lambda: 4)
+    assert opening._runners(Scripted(threads), BackendOptions(threads=threads)) == runners  # type: ignore[arg-type]
+
+
+def test_threads_that_were_asked_for_are_taken(onnx_file: Path) -> None:
+    model = load_file(onnx_file, None, BackendOptions(threads=1), BatchLimits())
+    model.close()
+
+
+@pytest.fixture
+def two_variants(tmp_path: Path) -> Artifact:
+    """int8 in name, with other weights than its golden samples; and a good fp32."""
+    x = np.random.default_rng(1).standard_normal((5, FEATURES)).astype(np.float32)
+    return write_artifact(
+        tmp_path / "two",
+        name="two",
+        version="1",
+        task=TaskEntry(kind="vector-classification", config={}),
+        signature=SIGNATURE,
+        variants=[
+            VariantSource("onnx", "int8", linear(tmp_path / "int8.onnx", seed=7)),
+            VariantSource("onnx", "fp32", linear(tmp_path / "fp32.onnx", seed=0)),
+        ],
+        golden=Golden({"x": x}, {"logits": x @ weights(0)}, 1e-5, 1e-5),
+        card="",
+    )
+
+
+def test_a_variant_that_fails_its_golden_samples_makes_way_for_the_next_and_says_so(two_variants: Artifact) -> None:
+    model = load_artifact(two_variants, BackendOptions(precision="int8"), BatchLimits())
+    assert model.variant == "onnx-fp32"
+    golden, unmet = model.info.warnings
+    assert "golden samples" in golden
+    assert unmet == "int8 was asked for, two:1 has no int8 variant that runs here; it runs in fp32"
+    model.close()
+
+
+def test_a_variant_of_another_precision_is_not_tried_unasked(two_variants: Artifact) -> None:
+    model = load_artifact(two_variants, BackendOptions(), BatchLimits())
+    assert (model.variant, model.info.warnings) == ("onnx-fp32", ())
+    model.close()
+
+
+def test_an_artifact_this_machine_cannot_run_says_what_it_holds(
+    publish: Publish, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    artifact = publish()
+    monkeypatch.setattr(choosing, "runnable", lambda _format: False)
+    with pytest.raises(UnsupportedFormat, match=r"m:1\.0\.0: this machine runs none .* \(onnx-fp32: nothing here"):
+        load_artifact(artifact, BackendOptions(), BatchLimits())
+
+
+def answers(outputs: Arrays) -> Any:
+    class Fixed:
+        def run(self, inputs: Arrays) -> Arrays:
+            rows = len(inputs["x"])
+            return {name: array[:rows] for name, array in outputs.items()}
+
+    return Fixed()
+
+
+@pytest.mark.parametrize(
+    ("outputs", "sentence"),
+    [
+        ({"other": np.zeros((2, 3), np.float32)}, "no output 'logits'"),
+        ({"logits": np.zeros((2, 2), np.float32)}, r"shape \[2, 2\], its golden samples \[2, 3\]"),
+        ({"logits": np.full((2, 3), np.nan, np.float32)}, "by up to nan"),
+        ({"logits": np.full((2, 3), 0.5, np.float32)}, "by up to 0.5"),
+        ({"logits": np.ones((2, 3), np.int64)}, "differs from its golden samples"),
+    ],
+)
+def test_every_way_to_disagree_with_golden_samples_is_told(outputs: Arrays, sentence: str) -> None:
+    golden = Golden({"x": np.zeros((2, FEATURES), np.float32)}, {"logits": np.zeros((2, 3), np.float32)}, 1e-3, 1e-3)
+    with pytest.raises(GoldenMismatch, match=sentence):
+        prove(answers(outputs), golden, 32, "m")
+
+
+def test_golden_samples_are_run_in_batches_of_the_size_that_is_served() -> None:
+    sizes: list[int] = []
+
+    class Counting:
+        def run(self, inputs: Arrays) -> Arrays:
+            sizes.append(len(inputs["x"]))
+            return {"y": inputs["x"]}
+
+    x = np.arange(10, dtype=np.float32)[:, None]
+    prove(Counting(), Golden({"x": x}, {"y": x}, 0.0, 0.0), 4, "m")  # type: ignore[arg-type]
+    assert sizes == [4, 4, 2]
+
+
+def test_warm_up_makes_inputs_for_free_axes_and_text() -> None:
+    seen: dict[int, tuple[Any, ...]] = {}
+
+    class Recording:
+        def run(self, inputs: Arrays) -> Arrays:
+            seen[len(inputs["t"])] = (inputs["t"].shape, inputs["s"].dtype, inputs["s"].tolist()[0])
+            return {}
+
+    signature = Signature((TensorSpec("t", "FP32", (-1, -1, 3)), TensorSpec("s", "BYTES", (-1,))), ())
+    timings = warm_up(Recording(), signature, 3, None)  # type: ignore[arg-type]
+    assert list(timings) == [1, 2, 3]
+    assert seen[2] == ((2, 8, 3), np.dtype(object), "")
+
+
+def test_a_model_that_fails_when_it_is_run_is_a_load_error_and_is_closed(
+    publish: Publish, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    artifact = publish()
+    closed: list[str] = []
+    monkeypatch.setattr(OnnxBackend, "run", lambda *_: (_ for _ in ()).throw(InferenceError("no such kernel")))
+    monkeypatch.setattr(OnnxBackend, "close", lambda _: closed.append("closed"))
+    with pytest.raises(ModelLoadError, match="the model fails when it is run: no such kernel"):
+        load_artifact(artifact, BackendOptions(), BatchLimits())
+    assert closed == ["closed"]
+
+
+def test_free_axes_are_tried_with_several_lengths() -> None:
+    class Picky:
+        def run(self, inputs: Arrays) -> Arrays:
+            if inputs["x"].shape[1] < 100:
+                raise InferenceError("too small for the kernel")
+            return {}
+
+    signature = Signature((TensorSpec("x", "FP32", (-1, -1, -1)),), ())
+    assert list(warm_up(Picky(), signature, 2, None)) == [1, 2]  # type: ignore[arg-type]
+
+
+def test_a_model_that_runs_with_no_length_says_why() -> None:
+    class Broken:
+        def run(self, inputs: Arrays) -> Arrays:
+            raise InferenceError(f"not {inputs['x'].shape[1]}")
+
+    with pytest.raises(InferenceError, match="not 1"):
+        warm_up(Broken(), Signature((TensorSpec("x", "FP32", (-1, -1)),), ()), 2, None)  # type: ignore[arg-type]
+
+
+def test_the_real_backend_passes_its_own_golden_samples(publish: Publish) -> None:
+    artifact = publish()
+    from penstock.backends.base import ModelFile
+
+    backend = open_backend("onnx", ModelFile(artifact.variant_path(artifact.variants[0]), SIGNATURE), BackendOptions())
+    golden = artifact.golden()
+    assert golden is not None
+    prove(backend, golden, 4, "m")
+    backend.close()
+
+
+@pytest.mark.parametrize("shape", [(-1, 5), (-1,), (-1, 3, 1)])
+def test_outputs_of_another_shape_than_the_manifest_says_are_found_without_golden_samples(
+    tmp_path: Path, shape: tuple[int, ...]
+) -> None:
+    artifact = write_artifact(
+        tmp_path / "other",
+        name="other",
+        version="1",
+        task=TaskEntry(kind="tensor", config={}),
+        signature=Signature(SIGNATURE.inputs, (TensorSpec("logits", "FP32", shape),)),
+        variants=[VariantSource("onnx", "fp32", linear(tmp_path / "m.onnx"))],
+        golden=None,
+        card="",
+    )
+    with pytest.raises(ModelLoadError, match=r"output 'logits' has the shape \[1, 3\], its signature says") as refused:
+        load_artifact(artifact, BackendOptions(), BatchLimits())
+    assert "\n" not in str(refused.value)
+
+
+def test_a_length_that_an_exporter_noted_wrongly_does_not_stop_a_bare_file(tmp_path: Path) -> None:
+    model = onnx.load(linear(tmp_path / "m.onnx"))
+    model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 5
+    onnx.save(model, tmp_path / "noted.onnx")
+    load_file(tmp_path / "noted.onnx", None, BackendOptions(), BatchLimits()).close()

@@ -1,0 +1,375 @@
+"""Which variant is taken, why, and that it is found out once."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from linear_models import FEATURES, SIGNATURE, linear, weights
+
+from penstock.artifacts.artifact import Artifact, Golden, TaskEntry, VariantSource, write_artifact
+from penstock.backends import devices
+from penstock.backends.base import BackendOptions
+from penstock.engine.batching.limits import BatchLimits
+from penstock.engine.loading import variant_selection as choosing
+from penstock.engine.loading.bring_up import Ready
+from penstock.engine.loading.loaded_model import load_artifact
+from penstock.engine.loading.selection_cache import Verdict, remember, remembered
+from penstock.engine.loading.variant_selection import Choosing, choose, known_verdicts
+from penstock.errors import GoldenMismatch, IntegrityError, InvalidInput, UnsupportedFormat, Untrusted
+from penstock.tensors import Arrays
+
+X = np.random.default_rng(1).standard_normal((5, FEATURES)).astype(np.float32)
+ALL_FORMS = ("onnx", "openvino", "pt2")
+
+
+class Paced:
+    """A backend that answers right, at a pace of its own: `delay` seconds a run."""
+
+    format, device, own_threads = "onnx", "cpu", False
+    num_parameters, num_bytes, warnings = 12, 48, ()
+    signature = SIGNATURE
+
+    def __init__(self, delay: float) -> None:
+        self.delay = delay
+        self.closed = False
+
+    def run(self, inputs: Arrays) -> Arrays:
+        until = time.perf_counter() + self.delay
+        while time.perf_counter() < until:
+            pass
+        return {"logits": inputs["x"] @ weights(0)}
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class Machine:
+    """What opening each format gives here: a pace, or an error; and which were opened."""
+
+    def __init__(self, **forms: float | Exception) -> None:
+        self.forms = forms
+        self.opened: list[str] = []
+        self.backends: list[Paced] = []
+
+    def bring_up(self, format: str, file: Any, options: Any, limits: BatchLimits, golden: Any, what: str) -> Ready:
+        self.opened.append(format)
+        pace = self.forms[format]
+        if isinstance(pace, Exception):
+            raise pace
+        self.backends.append(Paced(pace))
+        return Ready(self.backends[-1], limits, {1: pace, 32: pace}, 1)  # type: ignore[arg-type]
+
+    @property
+    def left_open(self) -> int:
+        return sum(not backend.closed for backend in self.backends)
+
+
+@pytest.fixture
+def artifact(tmp_path: Path) -> Artifact:
+    return write(tmp_path, "onnx", "openvino", "pt2")
+
+
+def write(tmp_path: Path, *formats: str, precision: str = "fp32", where: str = "artifact") -> Artifact:
+    model = linear(tmp_path / "model.onnx")
+    return write_artifact(
+        tmp_path / where,
+        name="m",
+        version="1",
+        task=TaskEntry(kind="vector-classification", config={}),
+        signature=SIGNATURE,
+        variants=[VariantSource(format, precision, model) for format in formats],
+        golden=Golden({"x": X}, {"logits": X @ weights(0)}, 1e-5, 1e-5),
+        card="",
+    )
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Put a scripted machine in place of the backends."""
+
+    def put(**forms: float | Exception) -> Machine:
+        machine = Machine(**forms)
+        monkeypatch.setattr(choosing, "bring_up", machine.bring_up)
+        monkeypatch.setattr(choosing, "runnable", lambda format: format in forms)
+        monkeypatch.setattr(choosing, "at_hand", lambda format: format != "pytorch")
+        return machine
+
+    return put
+
+
+def taken(artifact: Artifact, **how: Any) -> Any:
+    return choose(artifact, BackendOptions(), BatchLimits(), Choosing(**how))
+
+
+def reasons(chosen: Any) -> dict[str, str]:
+    return {verdict.variant: verdict.reason for verdict in chosen.verdicts}
+
+
+def test_the_fastest_variant_is_taken_and_every_other_one_has_a_reason(artifact: Artifact, here: Any) -> None:
+    machine = here(onnx=0.004, openvino=0.001, pt2=0.002)
+    chosen = taken(artifact)
+    assert chosen.variant.name == "openvino-fp32"
+    assert [verdict.taken for verdict in chosen.verdicts] == [False, True, False]
+    assert re.search(r"\b[345]\.\d times as slow as openvino-fp32", reasons(chosen)["onnx-fp32"])
+    assert re.search(r"\b[12]\.\d times as slow as openvino-fp32", reasons(chosen)["pt2-fp32"])
+    assert re.search(r"the fastest of 3 \([\d.]+ ms for 1, [\d.]+ ms for 32 rows\)", reasons(chosen)["openvino-fp32"])
+    assert machine.left_open == 1
+
+
+def test_two_variants_of_one_speed_never_change_the_choice(artifact: Artifact, here: Any) -> None:
+    for _ in range(5):
+        machine = here(onnx=0.0004, openvino=0.0004)
+        chosen = taken(artifact)
+        assert chosen.variant.name == "onnx-fp32"
+        assert "no faster than onnx-fp32" in reasons(chosen)["openvino-fp32"]
+        assert machine.left_open == 1
+
+
+def test_a_warm_up_that_was_disturbed_is_set_right_by_the_race(
+    artifact: Artifact, here: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = here(onnx=0.0002, openvino=0.0001)
+    real = machine.bring_up
+
+    def disturbed(format: str, *args: Any) -> Ready:
+        ready = real(format, *args)
+        return ready._replace(timings={1: 0.0002, 32: 0.0002})  # what was measured, whatever it is worth
+
+    monkeypatch.setattr(choosing, "bring_up", disturbed)
+    assert taken(artifact).variant.name == "openvino-fp32"
+
+
+def test_one_variant_is_taken_without_measuring_or_remembering(tmp_path: Path, here: Any) -> None:
+    machine = here(onnx=0.001)
+    chosen = taken(write(tmp_path, "onnx", "pt2"), directory=tmp_path / "choices")
+    assert machine.opened == ["onnx"]
+    assert reasons(chosen)["pt2-fp32"] == "nothing here runs pt2; see penstock doctor"
+    assert "the only one that can be tried" in reasons(chosen)["onnx-fp32"]
+    assert not (tmp_path / "choices").exists()
+
+
+def test_a_choice_is_remembered_and_only_the_winner_opened_again(artifact: Artifact, here: Any, tmp_path: Path) -> None:
+    machine = here(onnx=0.004, openvino=0.001, pt2=0.002)
+    first = taken(artifact, directory=tmp_path / "choices")
+    assert sorted(machine.opened) == sorted(ALL_FORMS)
+    machine.opened.clear()
+    again = taken(artifact, directory=tmp_path / "choices")
+    assert machine.opened == ["openvino"]
+    assert again.verdicts == first.verdicts
+
+
+def test_another_way_to_run_is_another_choice(artifact: Artifact, here: Any, tmp_path: Path) -> None:
+    machine = here(onnx=0.004, openvino=0.001, pt2=0.002)
+    taken(artifact, directory=tmp_path)
+    machine.opened.clear()
+    choose(artifact, BackendOptions(threads=1), BatchLimits(), Choosing(directory=tmp_path))
+    assert len(machine.opened) == 3
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b'{"schema": 99}',
+        b'{"schema": 1, "artifact": "another", "thorough": true, "verdicts": [["onnx-fp32", true, ""]]}',
+        b"\xff\xfe\x00",
+        b"[" * 5000,
+    ],
+)
+def test_a_damaged_note_of_a_choice_counts_as_none(
+    artifact: Artifact, here: Any, tmp_path: Path, content: bytes
+) -> None:
+    here(onnx=0.004, openvino=0.001, pt2=0.002)
+    taken(artifact, directory=tmp_path / "choices")
+    (note,) = (tmp_path / "choices").iterdir()
+    note.write_bytes(content)
+    assert taken(artifact, directory=tmp_path / "choices").variant.name == "openvino-fp32"
+    assert json.loads(note.read_bytes())["artifact"] == artifact.digest
+
+
+def test_a_note_that_names_a_variant_there_is_not_counts_as_none(artifact: Artifact, here: Any, tmp_path: Path) -> None:
+    here(onnx=0.004, openvino=0.001, pt2=0.002)
+    taken(artifact, directory=tmp_path / "choices")
+    (note,) = (tmp_path / "choices").iterdir()
+    remember(note, artifact.digest, [Verdict("magic-fp32", True, "")], thorough=True)
+    assert taken(artifact, directory=tmp_path / "choices").variant.name == "openvino-fp32"
+
+
+def test_a_note_that_cannot_be_written_costs_nothing_but_the_next_choice(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    remember(tmp_path / "file" / "choices" / "x.json", "digest", [Verdict("a", True, "")], thorough=True)
+    assert remembered(tmp_path / "file" / "choices" / "x.json", "digest") is None
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_the_winner_of_yesterday_that_fails_today_makes_way(artifact: Artifact, here: Any, tmp_path: Path) -> None:
+    here(onnx=0.004, openvino=0.001, pt2=0.002)
+    taken(artifact, directory=tmp_path / "choices")
+    machine = here(onnx=0.004, openvino=GoldenMismatch("openvino is off"), pt2=0.001)
+    chosen = taken(artifact, directory=tmp_path / "choices")
+    assert chosen.variant.name == "pt2-fp32"
+    assert reasons(chosen)["openvino-fp32"] == "openvino is off"
+    assert machine.left_open == 1
+
+
+def test_pytorch_is_not_brought_into_a_process_that_does_without_it(tmp_path: Path, here: Any) -> None:
+    artifact = write(tmp_path, "onnx", "pytorch")
+    machine = here(onnx=0.004, pytorch=0.001)
+    chosen = taken(artifact, directory=tmp_path / "choices")
+    assert (chosen.variant.name, machine.opened) == ("onnx-fp32", ["onnx"])
+    assert "would bring PyTorch into this process" in reasons(chosen)["pytorch-fp32"]
+    assert "the first that works" in reasons(chosen)["onnx-fp32"]
+    assert not (tmp_path / "choices").exists()
+    thorough = taken(artifact, effort="all", directory=tmp_path / "choices")
+    assert thorough.variant.name == "pytorch-fp32"
+    machine.opened.clear()
+    assert taken(artifact, directory=tmp_path / "choices").variant.name == "pytorch-fp32"
+    assert machine.opened == ["pytorch"], "what was measured once is known from then on"
+
+
+def test_where_only_pytorch_runs_it_is_brought_in(tmp_path: Path, here: Any) -> None:
+    here(pytorch=0.001)
+    assert taken(write(tmp_path, "onnx", "pytorch")).variant.name == "pytorch-fp32"
+
+
+def test_no_further_variant_is_opened_when_the_time_for_choosing_is_spent(
+    artifact: Artifact, here: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = here(onnx=0.004, openvino=0.001, pt2=0.001)
+    monkeypatch.setattr(choosing, "CHOICE_BUDGET_S", 0.0)
+    chosen = taken(artifact)
+    assert (chosen.variant.name, machine.opened) == ("onnx-fp32", ["onnx"])
+    assert "the 0 s for choosing were spent" in reasons(chosen)["pt2-fp32"]
+    assert taken(artifact, effort="all").variant.name != "onnx-fp32"
+
+
+def test_the_first_that_works_is_taken_where_nothing_is_to_be_measured(
+    artifact: Artifact, here: Any, tmp_path: Path
+) -> None:
+    machine = here(onnx=GoldenMismatch("off"), openvino=0.004, pt2=0.001)
+    chosen = taken(artifact, effort="first", directory=tmp_path / "choices")
+    assert (chosen.variant.name, machine.opened) == ("openvino-fp32", ["onnx", "openvino"])
+    assert not (tmp_path / "choices").exists()
+
+
+def test_a_variant_asked_for_by_name_is_taken_and_no_other(artifact: Artifact, here: Any) -> None:
+    machine = here(onnx=0.001, openvino=0.004, pt2=GoldenMismatch("pt2 is off"))
+    chosen = taken(artifact, variant="openvino-fp32")
+    assert (chosen.variant.name, machine.opened) == ("openvino-fp32", ["openvino"])
+    assert reasons(chosen)["onnx-fp32"] == "openvino-fp32 was asked for"
+    with pytest.raises(GoldenMismatch, match="pt2 is off"):
+        taken(artifact, variant="pt2-fp32")
+    with pytest.raises(InvalidInput, match="has no variant 'aoti-fp32'"):
+        taken(artifact, variant="aoti-fp32")
+    here(onnx=0.001)
+    with pytest.raises(UnsupportedFormat, match=r"m:1/pt2-fp32: nothing here runs pt2"):
+        taken(artifact, variant="pt2-fp32")
+
+
+def test_the_precision_that_was_asked_for_goes_before_speed(tmp_path: Path, here: Any) -> None:
+    model = linear(tmp_path / "model.onnx")
+    variants = [VariantSource("onnx", precision, model) for precision in ("fp32", "int8", "fp16")]
+    artifact = write_artifact(
+        tmp_path / "three",
+        name="m",
+        version="1",
+        task=TaskEntry(kind="vector-classification", config={}),
+        signature=SIGNATURE,
+        variants=variants,
+        golden=None,
+        card="",
+    )
+    here(onnx=0.001)
+    chosen = choose(artifact, BackendOptions(precision="int8"), BatchLimits(), Choosing())
+    assert chosen.variant.name == "onnx-int8"
+    assert reasons(chosen)["onnx-fp32"] == "onnx-int8 is of the precision that was asked for"
+    assert reasons(chosen)["onnx-fp16"] == "its precision is fp16; int8 was asked for"
+
+
+def test_a_variant_for_another_cpu_is_not_opened_and_the_missing_flag_is_named(
+    tmp_path: Path, here: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    artifact = write(tmp_path, "onnx", "aoti")
+    needy = artifact.variants[1].model_copy(update={"requires": ("avx9000", "sse2")})
+    manifest = artifact.manifest.model_copy(update={"variants": (artifact.variants[0], needy)})
+    other = Artifact(artifact.path, manifest, artifact.digest)
+    monkeypatch.setattr(devices, "cpu_flags", lambda: frozenset({"sse2"}))
+    machine = here(onnx=0.004, aoti=0.001)
+    chosen = taken(other)
+    assert machine.opened == ["onnx"]
+    assert reasons(chosen)["aoti-fp32"] == "it needs avx9000, which this machine does not have"
+    alone = Artifact(artifact.path, manifest.model_copy(update={"variants": (needy,)}), artifact.digest)
+    with pytest.raises(UnsupportedFormat, match=r"m:1: .*aoti-fp32: it needs avx9000"):
+        taken(alone)
+
+
+def test_what_is_not_trusted_is_passed_over_without_a_warning(
+    artifact: Artifact, here: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    here(onnx=0.004, openvino=0.002, pt2=Untrusted("pt2 needs trust code"))
+    chosen = taken(artifact)
+    assert reasons(chosen)["pt2-fp32"] == "pt2 needs trust code"
+    assert chosen.failures == ()
+    assert not caplog.records
+
+
+def test_an_altered_file_stops_the_choice_and_leaves_nothing_open(artifact: Artifact, here: Any) -> None:
+    machine = here(onnx=0.004, openvino=0.001, pt2=0.002)
+    path = artifact.variant_path(artifact.variants[1])
+    path.write_bytes(path.read_bytes()[:-1] + b"!")
+    with pytest.raises(IntegrityError, match="openvino"):
+        taken(artifact)
+    assert machine.left_open == 0
+
+
+def test_a_loaded_model_tells_why_it_is_what_it_is(tmp_path: Path) -> None:
+    artifact = write(tmp_path, "onnx")
+    model = load_artifact(artifact, BackendOptions(), BatchLimits())
+    (verdict,) = model.info.choice
+    assert (verdict.variant, verdict.taken) == ("onnx-fp32", True)
+    model.close()
+
+
+def test_serving_onnx_does_not_import_pytorch_for_the_sake_of_a_choice(tmp_path: Path) -> None:
+    """In a process of its own: other tests have imported it here."""
+    import subprocess
+
+    path = write(tmp_path, "onnx", "pytorch").path
+    code = (
+        "import sys\n"
+        "from penstock.artifacts.artifact import Artifact\n"
+        "from penstock.engine.loading.loaded_model import load_artifact\n"
+        "from penstock.backends.base import BackendOptions\n"
+        "from penstock.engine.batching.limits import BatchLimits\n"
+        f"model = load_artifact(Artifact.open({str(path)!r}), BackendOptions(), BatchLimits())\n"
+        "print(model.variant, 'torch' in sys.modules)\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout.split() == ["onnx-fp32", "False"]
+
+
+def test_what_is_known_of_a_choice_is_told_without_opening_anything(
+    artifact: Artifact, here: Any, tmp_path: Path
+) -> None:
+    machine = here(onnx=0.004, openvino=0.001)
+    how = Choosing(directory=tmp_path / "choices")
+    before = known_verdicts(artifact, BackendOptions(), BatchLimits(), how)
+    assert [(verdict.variant, verdict.taken) for verdict in before] == [
+        ("onnx-fp32", True),
+        ("openvino-fp32", False),
+        ("pt2-fp32", False),
+    ]
+    assert before[0].reason == "tried first; nothing was measured here yet"
+    assert machine.opened == []
+    chosen = choose(artifact, BackendOptions(), BatchLimits(), how)
+    assert known_verdicts(artifact, BackendOptions(), BatchLimits(), how) == chosen.verdicts

@@ -1,0 +1,45 @@
+"""docs/api.md tells of every route, status, header and metric."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from penstock.engine.cache import PredictionCache
+from penstock.gateway.native.routes import TABLE
+from penstock.gateway.problems import _KINDS, _REFUSALS
+from penstock.monitor.metrics import Metrics
+
+PAGE = (Path(__file__).parents[3] / "docs/api.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("row", TABLE, ids=lambda row: f"{row.method} {row.path}")
+def test_every_route_is_described(row) -> None:
+    assert f"`{row.method} {row.path}`" in PAGE
+
+
+def test_no_route_is_described_that_there_is_not() -> None:
+    described = set(re.findall(r"`((?:GET|POST|PUT|DELETE) /[^`]*)`", PAGE))
+    assert described == {f"{row.method} {row.path}" for row in TABLE}
+
+
+def test_every_kind_of_problem_is_described() -> None:
+    kinds = {(kind.status, kind.slug) for kind in _KINDS.values()}
+    kinds |= {(status, slug) for status, (slug, _) in _REFUSALS.items() if status >= 400}
+    for status, slug in kinds:
+        assert re.search(rf"^\| {status} \|[^|]*`{slug}`", PAGE, re.MULTILINE), (status, slug)
+
+
+def test_every_metric_is_described() -> None:
+    class Idle:
+        queue_rows = inflight = 0
+        loaded = staticmethod(list)
+        cache = PredictionCache(1)
+
+    page = Metrics(Idle()).render().decode()  # type: ignore[arg-type]
+    names = re.findall(r"^# TYPE (penstock_\w+)", page, re.MULTILINE)
+    assert len(names) > 8
+    for name in names:
+        assert f"`{name}`" in PAGE, name

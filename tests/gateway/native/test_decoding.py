@@ -1,0 +1,521 @@
+"""The fast way and the slow way from JSON to a request: one verdict, one value."""
+
+from __future__ import annotations
+
+import json
+import math
+import threading
+from array import array
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import date
+from typing import Annotated, Any
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from penstock.errors import InvalidInput
+from penstock.gateway.native import decoding
+from penstock.gateway.native import fast_json as arrays
+from penstock.tasks.validation_errors import MAX_ERRORS
+from penstock.tasks.vector import VectorClassification
+from penstock.tensors import Signature, TensorSpec
+
+FEATURES = 3
+TASK = VectorClassification(
+    {}, Signature((TensorSpec("x", "FP32", (-1, FEATURES)),), (TensorSpec("y", "FP32", (-1, 2)),))
+)
+
+WAYS = [arrays.read_orjson]
+if arrays.simdjson is not None:
+    WAYS.append(arrays.read_simdjson)
+
+
+@pytest.fixture(params=WAYS, ids=lambda way: way.__name__)
+def fast_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    monkeypatch.setattr(arrays, "read", request.param)
+    return request.param
+
+
+def verdict(decode: Callable[[], BaseModel]) -> Any:
+    """What the model would be given, or the faulty fields."""
+    try:
+        request = decode()
+        inputs = TASK.preprocess(request)
+    except InvalidInput as error:
+        return "refused", tuple(fault.field for fault in error.errors)
+    rest = {name: value for name, value in request.__dict__.items() if name != "input_data"}
+    return "taken", inputs["x"].tolist(), rest
+
+
+def check_same(body: bytes) -> None:
+    slow = verdict(lambda: decoding.decode_slowly(TASK.Request, body))
+    for way in WAYS:
+        with using(way):
+            assert verdict(lambda: decoding.decode(TASK, body)) == slow, way.__name__
+
+
+@contextmanager
+def using(way: Callable[..., Any]) -> Iterator[None]:
+    original, arrays.read = arrays.read, way
+    try:
+        yield
+    finally:
+        arrays.read = original
+
+
+numbers = st.one_of(
+    st.floats(width=64),
+    st.integers(),
+    st.integers(min_value=-(10**400), max_value=10**400),
+    st.sampled_from(
+        ["1e400", "-1e400", "1e-400", "-0", "-0.0", "0e9", "NaN", "Infinity", "-Infinity", "1.", ".5", "01"]
+    ),
+    st.sampled_from(["18446744073709551615", "18446744073709551616", "9007199254740993", "-9223372036854775809"]),
+)
+odd_items = st.one_of(
+    st.none(), st.booleans(), st.text(max_size=4), st.lists(st.integers(0, 3), max_size=2), st.just({})
+)
+
+
+def written(value: Any) -> str:
+    """JSON text; a str of the number strategy is taken as it is."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+written_arrays = st.one_of(
+    st.lists(numbers.map(written), min_size=FEATURES, max_size=FEATURES),
+    st.lists(numbers.map(written), max_size=2 * FEATURES),
+    st.lists(st.one_of(numbers.map(written), odd_items.map(json.dumps)), max_size=FEATURES + 1),
+).map(lambda items: "[" + ",".join(items) + "]")
+versions = st.one_of(st.none(), st.text(max_size=6), st.integers(), st.sampled_from(["v1.0", "[", "{", "\\", "true"]))
+batch_sizes = st.one_of(st.integers(-2, 130), st.sampled_from([True, None, "1", 1.0, 2**53 + 1, 2**64, 1e300, 0.5]))
+members = st.one_of(
+    written_arrays.map(lambda text: ("input_data", text)),
+    versions.map(lambda value: ("model_version", json.dumps(value))),
+    batch_sizes.map(lambda value: ("batch_size", json.dumps(value))),
+    st.tuples(st.text(max_size=6), odd_items.map(json.dumps)),
+    written_arrays.map(lambda text: ("input\\u005fdata", text)),
+)
+blanks = st.sampled_from(["", " ", "\n", "\t\r\n ", "\ufeff", "\0", "x"])
+
+
+@st.composite
+def bodies(draw: st.DrawFn) -> bytes:
+    """Objects as clients write them, and as they should not."""
+    chosen = draw(st.lists(members, max_size=4))
+    if draw(st.booleans()):
+        chosen.insert(0, ("input_data", draw(written_arrays)))
+    quoted = [(json.dumps(name) if "\\" not in name else f'"{name}"') + ": " + text for name, text in chosen]
+    text = draw(blanks) + "{" + ",".join(quoted) + "}" + draw(blanks)
+    return text.encode("utf-8", errors="surrogatepass")
+
+
+GOOD = b'{"input_data": [1, 2.5, -3e2], "model_version": "v1.0", "batch_size": 1}'
+
+
+@settings(max_examples=600, deadline=None)
+@given(bodies())
+@example(GOOD)
+@example(b'{"input_data": [1,[2],3]}')
+@example(b'{"input_data": [1,2,3], "input_data": [4,5,6]}')
+@example(b'{"input_data": [1,2,3], "model_version": "a", "model_version": "b"}')
+@example(b'{"input_data": [1,2,3], "batch_size": 2, "batch_size": 1}')
+@example(b'{"input_data": [1,2,3], "batch_size": 1, "batch\\u005fsize": 2}')
+@example(b'{"input\\u005fdata": [1,2,3]}')
+@example(b'{"input_data": [1,2,3], "model_version": "\\ud800"}')
+@example(b'{"input_data": [1,2,3], "model_version": "\\ud83d\\ude00 \\u0000"}')
+@example(b'{"input_data": [1,2,true]}')
+@example(b'{"input_data": []}')
+@example(b'\xef\xbb\xbf{"input_data": [1,2,3]}')
+@example(b'{"input_data": [1,2,3]} x')
+@example(b'{"input_data": [1,2,3], "model_version": "\xff"}')
+@example(b'{"input_data": [1,2,3], "model_version": "\x01"}')
+@example(b"[1,2,3]")
+@example(b"3")
+@example(b"null")
+@example(b"")
+def test_both_ways_agree_on_generated_bodies(body: bytes) -> None:
+    check_same(body)
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.data())
+def test_both_ways_agree_on_a_good_body_with_some_bytes_changed(data: st.DataObject) -> None:
+    body = bytearray(GOOD)
+    for _ in range(data.draw(st.integers(1, 3))):
+        at = data.draw(st.integers(0, len(body) - 1))
+        change = data.draw(st.sampled_from(["replace", "insert", "delete", "cut"]))
+        if change == "replace":
+            body[at] = data.draw(st.one_of(st.sampled_from(b'[]{},:"\\0123456789eE.-+ tfn'), st.integers(0, 255)))
+        elif change == "insert":
+            body[at:at] = bytes([data.draw(st.one_of(st.sampled_from(b'[]{},:"\\0123456789.-'), st.integers(0, 255)))])
+        elif change == "delete" and len(body) > 1:
+            del body[at]
+        elif change == "cut" and at:
+            del body[at:]
+    check_same(bytes(body))
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.floats(-1e30, 1e30), min_size=FEATURES, max_size=FEATURES))
+def test_numbers_arrive_as_written(values: list[float]) -> None:
+    body = json.dumps({"input_data": values}).encode()
+    for way in WAYS:
+        fields = way(body, TASK)
+        assert fields is not None
+        assert fields["input_data"].tolist() == values
+
+
+def test_an_ordinary_body_takes_the_fast_way(fast_way: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoding, "decode_slowly", lambda *_: pytest.fail("took the slow way"))
+    request: Any = decoding.decode(TASK, GOOD)
+    assert type(request.input_data) is np.ndarray
+    assert request.model_version == "v1.0"
+
+
+def test_decoded_numbers_outlive_the_parser(fast_way: Callable[..., Any]) -> None:
+    first: Any = decoding.decode(TASK, b'{"input_data": [1, 2, 3]}')
+    for number in range(50):
+        decoding.decode(TASK, b'{"input_data": [%d, %d, %d]}' % (number, number, number))
+    assert first.input_data.tolist() == [1, 2, 3]
+
+
+def test_a_refused_body_does_not_block_the_parser(fast_way: Callable[..., Any]) -> None:
+    for body in (b'{"input_data": [1, "x"]}', b'{"input_data": 3}', b'{"input_data": [1', b'{"x": [1]}'):
+        with pytest.raises(InvalidInput):
+            decoding.decode(TASK, body)
+        assert fast_way(GOOD, TASK) is not None
+
+
+def test_threads_have_parsers_of_their_own() -> None:
+    failures: list[BaseException] = []
+
+    def work(value: int) -> None:
+        try:
+            for _ in range(300):
+                body = b'{"input_data": [%d, %d, %d]}' % (value, value, value)
+                request: Any = decoding.decode(TASK, body)
+                assert list(request.input_data) == [value] * 3
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(value,)) for value in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+
+
+def test_a_body_beyond_the_kept_parser_is_read_all_the_same(fast_way: Callable[..., Any]) -> None:
+    values = [0.25] * 300_000
+    fields = fast_way(json.dumps({"input_data": values}).encode(), TASK)
+    assert len(fields["input_data"]) == 300_000
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        (b"", "body"),
+        (b"   ", "body"),
+        (b"{", "body"),
+        (b"[]", "body"),
+        (b'{"input_data": [1, 2, NaN]}', "input_data[2]"),
+        (b'{"input_data": [1, 2, -Infinity]}', "input_data[2]"),
+        (b'{"input_data": [1, 2, 1e400]}', "input_data[2]"),
+        (b'{"input_data": [1, "2", 3]}', "input_data[1]"),
+        (b'{"input_data": "123"}', "input_data"),
+        (b'{"input_data": []}', "input_data"),
+        (b'{"model_version": "v1.0"}', "input_data"),
+        (b'{"input_data": [1, 2, 3], "batch_size": 129}', "batch_size"),
+        (b'{"input_data": [1, 2, 3], "model_version": 1}', "model_version"),
+        (b'{"input_data": [1, 2, 3], "colour": "red"}', "colour"),
+    ],
+)
+def test_an_error_names_the_field(fast_way: Callable[..., Any], body: bytes, field: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        decoding.decode(TASK, body)
+    assert [fault.field for fault in caught.value.errors] == [field]
+    assert str(caught.value).startswith(f"{field}: ")
+
+
+def test_the_word_nan_inside_a_text_is_no_number() -> None:
+    request: Any = decoding.decode(TASK, b'{"input_data": [1, 2, 3], "model_version": "NaN"}')
+    assert request.model_version == "NaN"
+
+
+class Loose(BaseModel):
+    """A task's request that would take anything."""
+
+    model_config = ConfigDict(extra="allow")
+    value: float = 0.0
+
+
+@pytest.mark.parametrize("token", [b"NaN", b"Infinity", b"-Infinity"])
+def test_constants_that_are_no_json_are_refused_whatever_the_model_allows(token: bytes) -> None:
+    with pytest.raises(InvalidInput, match="not valid JSON"):
+        decoding.decode_slowly(Loose, b'{"value": %b}' % token)
+
+
+class Many(BaseModel):
+    """Checks every item."""
+
+    items: list[Annotated[int, Field(strict=True)]]
+
+
+def test_only_so_many_errors_are_told_and_no_value_is_repeated() -> None:
+    secret = "s3cret"
+    with pytest.raises(InvalidInput) as caught:
+        decoding.decode_slowly(Many, json.dumps({"items": [secret] * 100}).encode())
+    assert len(caught.value.errors) == MAX_ERRORS
+    assert "97 more" in str(caught.value)
+    assert secret not in str(caught.value) + str(caught.value.errors)
+
+
+@settings(max_examples=200, deadline=None)
+@given(bodies())
+def test_an_item_of_a_batch_gets_the_verdict_it_gets_alone(body: bytes) -> None:
+    try:
+        item = decoding.parse(body)
+    except InvalidInput:
+        return
+    written = json.dumps(item).replace("Infinity", "1e999")
+    alone = verdict(lambda: decoding.decode_slowly(TASK.Request, written.encode()))
+    verdict_in_batch = verdict(lambda: decoding.decode_item(TASK, item))
+    if "1e999" in written:  # an infinite number is refused in any case, but not always blamed on the same field
+        assert alone[0] == verdict_in_batch[0] == "refused"
+    else:
+        assert verdict_in_batch == alone
+
+
+def test_a_whole_number_beyond_a_float_keeps_its_digits_or_is_refused() -> None:
+    class Counted(BaseModel):
+        input_data: Any
+        count: Any
+
+    class Task(VectorClassification):
+        Request = Counted
+
+    task = Task({}, TASK.signature)
+    for way in WAYS:
+        with using(way):
+            request: Any = decoding.decode(task, b'{"input_data": [1], "count": 123456789012345678901}')
+            assert request.count == 123456789012345678901
+
+
+def test_nothing_but_finite_numbers_reaches_the_model() -> None:
+    for text in ("1e39", "-1e39", "3.5e38", "1e308"):
+        with pytest.raises(InvalidInput, match=r"input_data\[0\]"):
+            TASK.preprocess(decoding.decode(TASK, b'{"input_data": [%b, 0, 0]}' % text.encode()))
+    assert math.isfinite(TASK.preprocess(decoding.decode(TASK, b'{"input_data": [3.4e38, 0, 0]}'))["x"][0, 0])
+
+
+def test_a_body_of_nothing_but_faults_is_refused_without_listing_them() -> None:
+    body = json.dumps({f"k{number}": 0 for number in range(5000)}).encode()
+    with pytest.raises(InvalidInput, match="5001 fields are wrong") as caught:
+        decoding.decode_slowly(TASK.Request, body)
+    assert [fault.field for fault in caught.value.errors] == ["body"]
+
+
+# Several arrays in one object
+
+
+class Readings(BaseModel):
+    """As a task's request with arrays by name."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+    readings: dict[str, Annotated[list[float], Field(min_length=1)]]
+    rates: float | dict[str, float] = 1.0
+    note: str | None = None
+
+    @field_validator("readings", mode="before")
+    @classmethod
+    def _listed(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        return {name: list(each) if isinstance(each, array) else each for name, each in value.items()}
+
+
+class Gauges(VectorClassification):
+    """Takes arrays by name."""
+
+    array_field = None
+    series_field = "readings"
+    Request = Readings
+
+
+GAUGES = Gauges({}, TASK.signature)
+GOOD_SERIES = b'{"readings": {"p": [1, 2.5, -3e2], "t": [4]}, "rates": {"p": 10, "t": 1.5}, "note": "a"}'
+
+
+def series_verdict(decode: Callable[[], Any]) -> Any:
+    try:
+        request = decode()
+    except InvalidInput as error:
+        return "refused", tuple(fault.field for fault in error.errors)
+    return "taken", request.__dict__
+
+
+def check_same_series(body: bytes) -> None:
+    slow = series_verdict(lambda: decoding.decode_slowly(Readings, body))
+    for way in WAYS:
+        with using(way):
+            assert series_verdict(lambda: decoding.decode(GAUGES, body)) == slow, way.__name__
+    in_a_batch = b'{"requests": [%b, %b]}' % (GOOD_SERIES, body)
+    try:
+        items = decoding.parse(in_a_batch)["requests"]
+    except InvalidInput:
+        return
+    slow_items = [series_verdict(lambda item=item: decoding.decode_item(GAUGES, item)) for item in items]
+    found = decoding.Batch(in_a_batch).items(GAUGES)
+    assert [series_verdict(lambda each=each: raised(each)) for each in found] == slow_items
+
+
+def raised(found: BaseModel | InvalidInput) -> BaseModel:
+    if isinstance(found, InvalidInput):
+        raise found
+    return found
+
+
+series = st.dictionaries(st.text(max_size=4), written_arrays, max_size=3).map(
+    lambda each: "{" + ",".join(f"{json.dumps(name)}:{text}" for name, text in each.items()) + "}"
+)
+series_members = st.one_of(
+    series.map(lambda text: ("readings", text)),
+    written_arrays.map(lambda text: ("readings", text)),
+    st.sampled_from(["1", "2.5", "{}", '{"p": 1}', '{"p": [1]}', '{"p": {"q": 1}}', "[1]", "true", "null"]).map(
+        lambda text: ("rates", text)
+    ),
+    versions.map(lambda value: ("note", json.dumps(value))),
+)
+
+
+@st.composite
+def series_bodies(draw: st.DrawFn) -> bytes:
+    chosen = draw(st.lists(series_members, max_size=3))
+    if draw(st.booleans()):
+        chosen.insert(0, ("readings", draw(series)))
+    text = draw(blanks) + "{" + ",".join(f'"{name}": {text}' for name, text in chosen) + "}" + draw(blanks)
+    return text.encode("utf-8", errors="surrogatepass")
+
+
+@settings(max_examples=400, deadline=None)
+@given(series_bodies())
+@example(GOOD_SERIES)
+@example(b'{"readings": {"p": [[1]], "t": [2]}}')
+@example(b'{"readings": {"p": [[1], [2]]}}')
+@example(b'{"readings": {"p": [1], "p": [2]}}')
+@example(b'{"readings": {"p": [1, true]}}')
+@example(b'{"readings": {"p": [1], "t": []}}')
+@example(b'{"readings": {"p": [1], "t": 2}, "note": "["}')
+@example(b'{"readings": {}}')
+@example(b'{"readings": {"p": [1]}, "rates": {"p": [1]}}')
+@example(b'{"readings": {"p": [1]}, "rates": {"p": 1, "p": 2}}')
+@example(b'{"readings": {"p": [NaN]}}')
+@example(b'{"readings": {"p": "bad", "p": [1]}}')
+@example(b'{"readings": {"p": [1, 2], "p\\u0000": ["bad"]}}')
+@example(b'{"readings": {"p": [1]}, "rates": {"p": 1, "p\\u0000": 5}}')
+@example(b'{"readings": {"p": [1]}, "readings\\u0000": 1}')
+@example(b'{"readings": {"p": [1]}, "rates": ' + b'{"a":' * 900 + b"1" + b"}" * 900 + b"}")
+def test_all_ways_agree_on_arrays_by_name(body: bytes) -> None:
+    check_same_series(body)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_all_ways_agree_on_a_good_body_of_arrays_by_name_with_some_bytes_changed(data: st.DataObject) -> None:
+    body = bytearray(GOOD_SERIES)
+    for _ in range(data.draw(st.integers(1, 3))):
+        at = data.draw(st.integers(0, len(body) - 1))
+        body[at] = data.draw(st.one_of(st.sampled_from(b'[]{},:"\\0123456789eE.-+ tfn'), st.integers(0, 255)))
+    check_same_series(bytes(body))
+
+
+def test_ordinary_arrays_by_name_take_the_fast_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    if arrays.simdjson is None:
+        pytest.skip("orjson does not tell of a name that is given twice")
+    fields = arrays.read_simdjson(GOOD_SERIES, GAUGES)
+    assert fields is not None
+    assert fields["readings"] == {"p": array("d", [1, 2.5, -300]), "t": array("d", [4])}
+    monkeypatch.setattr(decoding, "decode_slowly", lambda *_: pytest.fail("took the slow way"))
+    assert decoding.decode(GAUGES, GOOD_SERIES).readings["p"] == [1, 2.5, -300]  # type: ignore[attr-defined]
+
+
+# Batches
+
+
+def test_items_of_a_task_without_arrays_are_read_as_json() -> None:
+    class Dated(BaseModel):
+        model_config = ConfigDict(strict=True)
+        day: date
+
+    class Calendar(VectorClassification):
+        array_field = None
+        Request = Dated
+
+    item = b'{"day": "2026-11-21"}'
+    (found,) = decoding.Batch(b'{"requests": [%b]}' % item).items(Calendar({}, TASK.signature))
+    assert found == decoding.decode_slowly(Dated, item)
+
+
+def test_an_ordinary_batch_is_read_without_a_python_object_for_each_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    if arrays.simdjson is None:
+        pytest.skip("without simdjson every batch is read by orjson")
+    monkeypatch.setattr(decoding, "parse", lambda _: pytest.fail("took the slow way"))
+    batch = decoding.Batch(b'{"model": "digits", "requests": [%b, %b]}' % (GOOD, GOOD.replace(b"2.5", b"7")))
+    assert batch.shell == {"model": "digits", "requests": [None, None]}
+    assert [item.input_data.tolist() for item in batch.items(TASK)] == [[1, 2.5, -300], [1, 7, -300]]
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(bodies(), min_size=1, max_size=3))
+def test_each_item_of_a_batch_gets_the_same_verdict_whatever_the_others_are(items: list[bytes]) -> None:
+    body = b'{"requests": [%b]}' % b",".join(items)
+    try:
+        requests = decoding.parse(body)["requests"]
+    except InvalidInput:
+        return
+    found = decoding.Batch(body).items(TASK)
+    for each, item in zip(found, requests, strict=True):
+        alone = verdict(lambda item=item: decoding.decode_item(TASK, item))
+        assert verdict(lambda each=each: raised(each)) == alone
+
+
+@pytest.mark.parametrize("body", [b"[]", b"3", b"", b"{"])
+def test_a_batch_that_is_no_object_is_refused(body: bytes) -> None:
+    with pytest.raises(InvalidInput, match="body: "):
+        decoding.Batch(body)
+
+
+@pytest.mark.parametrize("body", [b'{"requests": 3}', b"{}", b'{"requests": {}}'])
+def test_a_batch_without_a_list_is_handed_on_as_it_is(body: bytes) -> None:
+    assert decoding.Batch(body).shell == json.loads(body)
+
+
+def test_items_that_are_no_objects_are_refused_one_by_one() -> None:
+    found = decoding.Batch(b'{"requests": [1, [2], %b]}' % GOOD).items(TASK)
+    assert [isinstance(item, InvalidInput) for item in found] == [True, True, False]
+
+
+@pytest.mark.parametrize("quick", [True, False])
+def test_a_body_that_goes_the_slow_way_is_parsed_once(quick: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    parsed: list[bytes] = []
+    monkeypatch.setattr(decoding, "parse", lambda body: parsed.append(body) or json.loads(body))
+    batch = decoding.Batch(b'{"requests": [{"input_data": [1, 2, 3]}, {"input_data": [1, true]}]}', quick=quick)
+    assert [isinstance(item, InvalidInput) for item in batch.items(TASK)] == [False, True]
+    assert len(parsed) == 1
+
+
+def test_very_many_keys_go_the_slow_way_for_each_would_be_searched_from_the_first() -> None:
+    if arrays.simdjson is None:
+        pytest.skip("orjson does not search")
+    keys = ",".join(f'"k{number}": 0' for number in range(arrays._MOST_KEYS)).encode()
+    assert arrays.read_simdjson(b'{"input_data": [1], %b}' % keys, TASK) is None
+    assert arrays.read_items(b'{"requests": [], %b}' % keys) is None
+    assert arrays.read_simdjson(b'{"input_data": [1], "%b": 0}' % (b"k" * 200), TASK) is None
+    many = ",".join(f'"k{number}": [0]' for number in range(arrays._MOST_SERIES + 1)).encode()
+    assert arrays.read_simdjson(b'{"readings": {%b}}' % many, GAUGES) is None
