@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
+import hypothesis_profile
 import numpy as np
 import pytest
 from databases import database, postgres
@@ -16,6 +17,8 @@ from penstock_hydraulics.data import ROWS, SENSORS
 from penstock_hydraulics.states import HEADS
 
 __all__ = ["database", "postgres"]
+
+hypothesis_profile.load()
 
 
 class Training(NamedTuple):

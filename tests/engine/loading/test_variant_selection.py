@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import pytest
 from linear_models import FEATURES, SIGNATURE, linear, weights
 
 from penstock.artifacts.artifact import Artifact, Golden, TaskEntry, VariantSource, write_artifact
-from penstock.backends import devices
+from penstock.backends import devices, verification
 from penstock.backends.base import BackendOptions
 from penstock.engine.batching.limits import BatchLimits
 from penstock.engine.loading import variant_selection as choosing
@@ -29,21 +28,32 @@ X = np.random.default_rng(1).standard_normal((5, FEATURES)).astype(np.float32)
 ALL_FORMS = ("onnx", "openvino", "pt2")
 
 
+class Clock:
+    """Simulated seconds, which pass only while a scripted backend runs: the load of the machine decides nothing."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    perf_counter = monotonic
+
+
 class Paced:
-    """A backend that answers right, at a pace of its own: `delay` seconds a run."""
+    """A backend that gives correct outputs and takes `delay` simulated seconds a run."""
 
     format, device, own_threads = "onnx", "cpu", False
     num_parameters, num_bytes, warnings = 12, 48, ()
     signature = SIGNATURE
 
-    def __init__(self, delay: float) -> None:
+    def __init__(self, delay: float, clock: Clock) -> None:
         self.delay = delay
         self.closed = False
+        self._clock = clock
 
     def run(self, inputs: Arrays) -> Arrays:
-        until = time.perf_counter() + self.delay
-        while time.perf_counter() < until:
-            pass
+        self._clock.now += self.delay
         return {"logits": inputs["x"] @ weights(0)}
 
     def close(self) -> None:
@@ -53,8 +63,9 @@ class Paced:
 class Machine:
     """What opening each format gives here: a pace, or an error; and which were opened."""
 
-    def __init__(self, **forms: float | Exception) -> None:
+    def __init__(self, clock: Clock, **forms: float | Exception) -> None:
         self.forms = forms
+        self._clock = clock
         self.opened: list[str] = []
         self.backends: list[Paced] = []
 
@@ -63,7 +74,8 @@ class Machine:
         pace = self.forms[format]
         if isinstance(pace, Exception):
             raise pace
-        self.backends.append(Paced(pace))
+        self._clock.now += pace  # of the warm-up
+        self.backends.append(Paced(pace, self._clock))
         return Ready(self.backends[-1], limits, {1: pace, 32: pace}, 1)  # type: ignore[arg-type]
 
     @property
@@ -92,10 +104,13 @@ def write(tmp_path: Path, *formats: str, precision: str = "fp32", where: str = "
 
 @pytest.fixture
 def here(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Put a scripted machine in place of the backends."""
+    """Put a scripted machine in place of the backends, and simulated seconds in place of the clock."""
+    clock = Clock()
+    monkeypatch.setattr(choosing, "time", clock)
+    monkeypatch.setattr(verification, "time", clock)
 
     def put(**forms: float | Exception) -> Machine:
-        machine = Machine(**forms)
+        machine = Machine(clock, **forms)
         monkeypatch.setattr(choosing, "bring_up", machine.bring_up)
         monkeypatch.setattr(choosing, "runnable", lambda format: format in forms)
         monkeypatch.setattr(choosing, "at_hand", lambda format: format != "pytorch")
