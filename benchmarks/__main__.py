@@ -37,7 +37,7 @@ def session(path: Path, threads: int) -> ort.InferenceSession:
 
 
 def bare_samples_s(path: Path, threads: int, batch: int, seconds: float) -> float:
-    """Samples a second of nothing but `session.run`."""
+    """Samples per second of a loop that only calls `session.run`."""
     run, x = session(path, threads).run, np.random.default_rng(0).random((batch, models.FEATURES), np.float32)
     run(None, {"input": x})
     count, started = 0, time.perf_counter()
@@ -71,7 +71,7 @@ def closed(start: tuple[Any, ...], request: Path, connections: int, seconds: flo
 
 
 def small_model(folder: Path, rounds: int, seconds: float) -> Result:
-    """The MLP over JSON on 64 connections: ours, the hand-written route and mosec."""
+    """The MLP over JSON on 64 connections: Penstock, the hand-written route and mosec."""
     model, request = models.mlp(folder), body(folder)
     sides: dict[str, Callable[[], Result]] = {
         "penstock": lambda: closed(processes.penstock(model), request, 64, seconds),
@@ -85,7 +85,7 @@ def small_model(folder: Path, rounds: int, seconds: float) -> Result:
 
 
 def interfaces(folder: Path, rounds: int, seconds: float) -> Result:
-    """The same gateway over RSGI in our process, and under two ASGI servers."""
+    """The same gateway over RSGI in its own process and under two ASGI servers."""
     model, request = models.mlp(folder), body(folder)
     sides: dict[str, Callable[[], Result]] = {
         "rsgi": lambda: closed(processes.penstock(model), request, 64, seconds),

@@ -1,4 +1,4 @@
-"""The engine without HTTP: what it costs in this process, against the bare runtime in the same run."""
+"""The engine without HTTP: its cost in this process, compared with the bare runtime in the same run."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CALLERS = 64
 def rate(
     ask: Callable[[int], Awaitable[Any]], seconds: float, callers: int = CALLERS
 ) -> Callable[[], Awaitable[Result]]:
-    """`callers` at once, each asking again when it has its answer: answers a second and CPU time of each."""
+    """`callers` concurrent callers in a closed loop: responses per second and CPU time per response."""
 
     async def measure() -> Result:
         until = time.monotonic() + seconds
@@ -68,7 +68,7 @@ def ask_engine(path: Path, rows: Sequence[Any], seconds: float, callers: int = C
 
 
 def bare_loop(session: Any, threads: int, batch: int, seconds: float) -> Result:
-    """`threads` loops of nothing but `session.run`: samples a second and CPU time of each."""
+    """`threads` loops that only call `session.run`: samples per second and CPU time per sample."""
     x = np.random.default_rng(0).random((batch, models.FEATURES), np.float32)
     session.run(None, {"input": x})
     counts = [0] * threads
@@ -90,7 +90,7 @@ def bare_loop(session: Any, threads: int, batch: int, seconds: float) -> Result:
 
 
 def swap_under_load(folder: Path, swaps: int) -> Result:
-    """An alias goes to and fro between two versions while callers ask: every answer must be one version's own."""
+    """An alias alternates between two versions under load: every response must match one version."""
     registry = Registry(folder / "swap")
     for number in (1, 2):
         registry.publish(models.linear(folder / f"swap-{number}", "swap", f"{number}.0", bias=float(number)))
@@ -130,7 +130,7 @@ def swap_under_load(folder: Path, swaps: int) -> Result:
 
 
 def crowd(folder: Path, registered: int, loaded: int, seconds: float) -> Callable[[], Result]:
-    """The CPU time of a request with many models about; the one that is asked is the same."""
+    """CPU time of a request to one model while many models are registered and loaded."""
     registry = Registry(folder / f"crowd-{registered}")
     template = models.linear(folder / f"crowd-template-{registered}", "m0", "1.0", bias=1.0)
     registry.publish(template)
@@ -156,7 +156,7 @@ def crowd(folder: Path, registered: int, loaded: int, seconds: float) -> Callabl
 
 
 def cold_ms(path: Path, times: int) -> Result:
-    """From the call to the first answer of a model that nobody has loaded yet, in a process that has run others."""
+    """Time to the first response of a model that is not loaded yet, in a process that has run others."""
     x = np.zeros((1, models.FEATURES), np.float32)
     took: list[float] = []
     for _ in range(times):
@@ -194,7 +194,7 @@ def engine(folder: Path, rounds: int, seconds: float) -> Result:
 
 
 def swap(folder: Path, _: int, __: float) -> Result:
-    """100 swaps of the version behind an alias while 16 callers ask it."""
+    """100 updates of the version behind an alias under 16 callers."""
     return swap_under_load(folder, 100)
 
 
@@ -231,7 +231,7 @@ def bucketing(folder: Path, rounds: int, seconds: float) -> Result:
 
 
 def cache_hit(folder: Path, rounds: int, seconds: float) -> Result:
-    """The same request again and again: from the cache, and computed each time."""
+    """The same request repeatedly: from the cache, and computed each time."""
     mlp = models.mlp(folder)
     rows = [np.random.default_rng(0).random(models.FEATURES, np.float32)]
     found = in_turn(

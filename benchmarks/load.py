@@ -149,7 +149,7 @@ async def _open_loop(
 
 
 def open_loop(url: str, request: Path, *, rate: float, seconds: float, headers: str = "") -> Open:
-    """Requests at a constant rate whatever the server does, from a process of its own."""
+    """Open-loop requests at a constant rate, from a process of its own."""
     command = [sys.executable, __file__, url, str(request), str(rate), str(seconds), headers]
     output = subprocess.run(command, check=True, capture_output=True, text=True, timeout=seconds + 60).stdout
     found = json.loads(output)

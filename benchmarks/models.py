@@ -1,4 +1,4 @@
-"""The models the benchmarks serve, with seeded random weights: their speed is what counts, not their answers."""
+"""The models the benchmarks serve, with seeded random weights: only their speed matters."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def cnn(folder: Path, width: int = 36) -> Path:
 
 
 def linear(folder: Path, name: str, version: str, *, bias: float) -> Path:
-    """An artifact that answers the sum of its inputs plus `bias`, which so tells who answered."""
+    """An artifact that returns the sum of its inputs plus `bias`, which identifies the version."""
     folder.mkdir(parents=True, exist_ok=True)
     nodes = [helper.make_node("ReduceSum", ["x", "axes"], ["s"]), helper.make_node("Add", ["s", "bias"], ["y"])]
     weights = [
@@ -119,7 +119,7 @@ def linear(folder: Path, name: str, version: str, *, bias: float) -> Path:
 
 
 def renamed(artifact: Path, folder: Path, name: str) -> Path:
-    """The same model as another one."""
+    """A copy of the model under another name."""
     model = Artifact.open(artifact)
     manifest, golden = model.manifest, model.golden()
     return write_artifact(

@@ -1,4 +1,4 @@
-"""Servers as child processes on loopback, and what they cost in CPU time and memory."""
+"""Servers as child processes on loopback, with their CPU time and memory."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def free_port() -> int:
 
 @dataclass
 class Running:
-    """A server that answers. `ready_s` is the time from the command to its first good answer to `probe`."""
+    """A running server. `ready_s` is the time from the command to the first successful response to `probe`."""
 
     name: str
     url: str

@@ -1,4 +1,4 @@
-"""Comparing in turn: each side once a round, and the median of every figure."""
+"""Compare in turns: each side once per round, and the median of every figure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What most teams write by hand: one FastAPI route that runs the session for each request."""
+"""The usual hand-written server: one FastAPI route that runs the session for each request."""
 
 from __future__ import annotations
 
