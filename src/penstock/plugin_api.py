@@ -65,4 +65,4 @@ def tasks_of(call: Call, kind: str) -> list[Task]:
     default = engine.default()
     loaded = [model for model in reversed(engine.loaded()) if model is not default]
     models = loaded if default is None else [default, *loaded]
-    return [model.duties[kind].task for model in models if kind in model.duties]
+    return [model.runners[kind].task for model in models if kind in model.runners]

@@ -448,16 +448,16 @@ async def test_a_large_request_may_be_prepared_aside(make: MakeEngine, publish: 
     await engine.start()
     threads: set[str] = set()
     model = await engine.model()
-    prepare = type(model.duty).prepare
+    prepare = type(model.runner).prepare
 
     def noted(self: Any, request: Any) -> Any:
         threads.add(threading.current_thread().name)
         return prepare(self, request)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(type(model.duty), "prepare", noted)
-        assert await answer(engine, X[0], aside=True) == classes(0)[0]
-    assert threads == {"penstock-aside"}
+        patch.setattr(type(model.runner), "prepare", noted)
+        assert await answer(engine, X[0], in_thread=True) == classes(0)[0]
+    assert threads == {"penstock-task"}
 
 
 async def test_a_registry_that_disappears_leaves_the_loaded_models_answering(

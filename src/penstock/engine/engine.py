@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from penstock.engine.batching.batcher import Batched, PutOut
+from penstock.engine.batching.batcher import Batched, Preempted
 from penstock.engine.cache import PredictionCache
 from penstock.engine.config import InferenceConfig
 from penstock.engine.deployment import Served
@@ -20,7 +20,7 @@ from penstock.engine.loading.manager import ModelManager
 from penstock.engine.observation import Observation, Observer, Prediction, outcome_of
 from penstock.engine.statistics import ModelStats
 from penstock.engine.tasks.ranges import Flag
-from penstock.engine.tasks.task_runner import Duty
+from penstock.engine.tasks.task_runner import TaskRunner
 from penstock.errors import (
     DeadlineExceeded,
     ModelNotReady,
@@ -146,7 +146,7 @@ class InferenceEngine:
         model = self.served.routed(ref)
         if model is not None:
             model.batcher.admit(1, priority)
-            model.duty.aside.admit()
+            model.runner.pool.admit()
 
     def _check_not_draining(self) -> None:
         if self._draining:
@@ -160,16 +160,16 @@ class InferenceEngine:
         task: str | None = None,
         deadline: float | None = None,
         request_id: str = "",
-        aside: bool = False,
-        patient: bool = False,
+        in_thread: bool = False,
+        wait_for_capacity: bool = False,
         priority: int = 0,
     ) -> Prediction:
         """The answer of the model `ref` (None = the default) to one request.
 
         `request` is the Request of `task` (by default the model's first) or anything its `coerce` takes. `deadline` is
-        absolute, in `time.monotonic()` seconds. `aside` prepares and finishes in a thread, for large requests.
-        `patient` waits for room in a full queue where others are refused. A higher `priority` goes first, and in a
-        full queue takes the place of a lower one. Raises InvalidInput, ModelNotFound, ModelNotReady, Overloaded,
+        absolute, in `time.monotonic()` seconds. `in_thread` prepares and finishes in a thread, for large requests.
+        `wait_for_capacity` waits for room in a full queue instead of being refused. A higher `priority` goes first, and
+        evicts a lower one from a full queue. Raises InvalidInput, ModelNotFound, ModelNotReady, Overloaded,
         DeadlineExceeded or InferenceError.
         """
         # One coroutine from here to the batcher: every request comes this way, and each more costs half a microsecond.
@@ -184,26 +184,26 @@ class InferenceEngine:
                 model = await _by(deadline, self._hold(ref))
             if model.batcher.timeout_s is not None:
                 deadline = min(asked or math.inf, started + model.batcher.timeout_s)
-            duty = model.duty if task is None else model.duty_of(task)
-            aside = aside or not duty.inline
-            if aside:
-                request, arrays, rows = await _prepare_aside(duty, request, deadline)
+            runner = model.runner if task is None else model.runner_for(task)
+            in_thread = in_thread or not runner.inline
+            if in_thread:
+                request, arrays, rows = await _prepare_in_thread(runner, request, deadline)
             else:
-                request, arrays, rows = duty.prepare(request)
-            flags = duty.watch.inputs(arrays) if duty.watch is not None else ()
+                request, arrays, rows = runner.prepare(request)
+            flags = runner.watch.inputs(arrays) if runner.watch is not None else ()
             prepared = time.monotonic()
             if prepared >= deadline:
                 raise DeadlineExceeded("the deadline passed before the request reached the model; the work was dropped")
-            if patient:
+            if wait_for_capacity:
                 await model.batcher.room(rows, deadline, nbytes(arrays))
             if self._cache is not None:
-                batched = await self._run_cached(model, arrays, rows, deadline, priority, duty if aside else None)
+                batched = await self._run_cached(model, arrays, rows, deadline, priority, runner if in_thread else None)
             else:
                 batched = await model.batcher.submit(arrays, rows, deadline, priority)
             answered = time.monotonic()
-            flags += duty.watch.outputs(batched.outputs) if duty.watch is not None else ()
-            finish = functools.partial(duty.finish, batched.outputs, request)
-            response = await duty.aside.run(finish, deadline, admitted=True) if aside else finish()
+            flags += runner.watch.outputs(batched.outputs) if runner.watch is not None else ()
+            finish = functools.partial(runner.finish, batched.outputs, request)
+            response = await runner.pool.run(finish, deadline, admitted=True) if in_thread else finish()
             return self._done(model, response, batched, arrays, rows, (started, prepared, answered), request_id, flags)
         except (asyncio.CancelledError, PenstockError) as error:
             self._observe_failure(model, error, started, request_id)
@@ -221,7 +221,7 @@ class InferenceEngine:
                 return model
 
     async def _run_cached(
-        self, model: LoadedModel, arrays: Arrays, rows: int, deadline: float, priority: int, keyed_by: Duty | None
+        self, model: LoadedModel, arrays: Arrays, rows: int, deadline: float, priority: int, keyed_by: TaskRunner | None
     ) -> Batched:
         """As the batcher, for equal inputs from the cache; `keyed_by` makes the digest of large ones in a thread."""
         cache = self._cache
@@ -232,7 +232,7 @@ class InferenceEngine:
         if keyed_by is None:
             key = cache.key(identity, arrays)
         else:
-            key = await keyed_by.aside.run(functools.partial(cache.key, identity, arrays), deadline, admitted=True)
+            key = await keyed_by.pool.run(functools.partial(cache.key, identity, arrays), deadline, admitted=True)
         return await cache.answer(
             identity, key, deadline, lambda: model.batcher.submit(arrays, rows, deadline, priority)
         )
@@ -287,10 +287,10 @@ class InferenceEngine:
                             task=task,
                             deadline=deadline,
                             request_id=request_id,
-                            patient=True,
+                            wait_for_capacity=True,
                             priority=priority,
                         )
-                    except PutOut:
+                    except Preempted:
                         continue  # to wait for room again, up to the deadline
                     except PenstockError as error:
                         results[index] = error
@@ -382,13 +382,13 @@ async def _by(deadline: float, work: Awaitable[T]) -> T:
         raise DeadlineExceeded("the deadline passed before the request reached the model") from None
 
 
-async def _prepare_aside(duty: Duty, request: Any, deadline: float) -> tuple[Any, Arrays, int]:
-    return await duty.aside.run(functools.partial(duty.prepare, request), deadline, _weight(duty, request))
+async def _prepare_in_thread(runner: TaskRunner, request: Any, deadline: float) -> tuple[Any, Arrays, int]:
+    return await runner.pool.run(functools.partial(runner.prepare, request), deadline, _weight(runner, request))
 
 
-def _weight(duty: Duty, request: Any) -> int:
+def _weight(runner: TaskRunner, request: Any) -> int:
     """What a request weighs while it waits, in bytes: the file in it."""
-    field = duty.task.upload_field
+    field = runner.task.upload_field
     upload = getattr(request, field, b"") if field is not None else b""
     return len(upload) if isinstance(upload, bytes) else 0
 

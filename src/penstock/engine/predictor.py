@@ -106,7 +106,7 @@ class Predictor:
         """Find what the loaded model is asked as and how; it is closed again when that is not what was wanted."""
         model = self._model
         try:
-            self._duty = model.duty if task is None else model.duty_of(task)
+            self._runner = model.runner if task is None else model.runner_for(task)
         except PenstockError:
             self._manager.close()
             raise
@@ -118,7 +118,7 @@ class Predictor:
     @property
     def task(self) -> Task:
         """What the model's tensors mean."""
-        return self._duty.task
+        return self._runner.task
 
     @property
     def info(self) -> ModelInfo:
@@ -214,8 +214,8 @@ class Predictor:
     def _prepare(self, value: Any) -> _Prepared:
         self._check_open()
         item: _Prepared = _guarded(self.task, "while it prepared the request", self._checked, value)
-        if self._duty.watch is not None:
-            self._duty.watch.inputs(item.arrays)
+        if self._runner.watch is not None:
+            self._runner.watch.inputs(item.arrays)
         return item
 
     def _checked(self, value: Any) -> _Prepared:
@@ -262,8 +262,8 @@ class Predictor:
         return answer
 
     def _finished(self, item: _Prepared, outputs: Arrays) -> Any:
-        if self._duty.watch is not None:
-            self._duty.watch.outputs(outputs)
+        if self._runner.watch is not None:
+            self._runner.watch.outputs(outputs)
         return _guarded(self.task, "on the model's answer", self.postprocess, outputs, item.request)
 
     def _outputs(self, items: Sequence[_Prepared], size: int) -> list[Arrays]:
@@ -329,7 +329,7 @@ class Predictor:
 _RUNTIME = (
     "_batch_size",
     "_cache",
-    "_duty",
+    "_runner",
     "_fixed_rows",
     "_joining",
     "_made_with",

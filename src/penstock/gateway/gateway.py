@@ -149,7 +149,7 @@ class Gateway:
     async def extend(self) -> None:
         """Serve the routes that packages bring for the kinds of tasks that are loaded now, and no others of theirs."""
         async with self._extending:
-            kinds = frozenset(kind for model in self.engine.loaded() for kind in model.duties)
+            kinds = frozenset(kind for model in self.engine.loaded() for kind in model.runners)
             if kinds == self._kinds:
                 return
             rows = await asyncio.to_thread(self._extensions.rows, kinds)
@@ -190,7 +190,7 @@ class Gateway:
         return orjson.dumps(await asyncio.to_thread(self.write_openapi, example))
 
     def _write_openapi(self, example: Example | None = None) -> dict[str, Any]:
-        tasks = [type(duty.task) for model in self.engine.loaded() for duty in model.duties.values()]
+        tasks = [type(runner.task) for model in self.engine.loaded() for runner in model.runners.values()]
         return write_document(with_tasks(self.table, tasks), example)
 
     # Answering

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from waiting import until
 
-from penstock.engine.batching.batcher import Batched, Batcher, PutOut
+from penstock.engine.batching.batcher import Batched, Batcher, Preempted
 from penstock.engine.batching.limits import BatchLimits
 from penstock.engine.batching.queue import Item
 from penstock.errors import DeadlineExceeded, InferenceError, ModelNotReady, OutOfMemory, Overloaded
@@ -465,7 +465,7 @@ async def test_in_a_full_queue_a_higher_priority_takes_the_place_of_the_last_of_
         batcher.admit(1, 0)
     batcher.admit(1, 1)
     urgent = asyncio.create_task(batcher.submit(rows(3), 1, None, 1))
-    with pytest.raises(PutOut, match="a higher priority took its place") as refused:
+    with pytest.raises(Preempted, match="a higher priority took its place") as refused:
         await goes
     assert refused.value.retry_after_s > 0
     with pytest.raises(Overloaded, match=r"the queue is full \(2 rows\)"):

@@ -181,7 +181,7 @@ async def test_a_further_task_that_cannot_be_loaded_is_told_at_the_load(add: Pub
 async def test_a_task_of_a_third_party_runs_beside_the_event_loop(make: MakeEngine, add: Publish) -> None:
     add(task=TaskEntry(kind="moody"))
     engine = await make()
-    assert (await engine.predict("answer")).response.thread == "penstock-aside"
+    assert (await engine.predict("answer")).response.thread == "penstock-task"
 
 
 def test_a_task_that_overrides_an_inline_one_is_not_inline_unless_it_says_so() -> None:
@@ -230,7 +230,7 @@ async def test_a_task_that_fails_fails_alone_and_in_one_sentence(
     with pytest.raises(error, match=said):
         raise bad
     assert "secret" not in str(bad)
-    assert (good.response.thread, also_good.response.thread) == ("penstock-aside", "penstock-aside")
+    assert (good.response.thread, also_good.response.thread) == ("penstock-task", "penstock-task")
 
 
 @pytest.mark.parametrize("order", ["hang", "hang after"])
@@ -261,7 +261,7 @@ async def test_a_model_whose_task_hangs_can_be_unloaded(make: MakeEngine, add: P
         await engine.predict("hang", deadline=time.monotonic() + 0.05)
     model = engine.loaded()[0]
     engine.manager.unload("a:1")
-    await until(lambda: model.duty.aside._closed)
+    await until(lambda: model.runner.pool._closed)
 
 
 # Ranges
@@ -372,7 +372,7 @@ async def test_an_unloaded_model_leaves_nothing_in_the_cache_and_answers_afresh(
 async def test_large_requests_are_cached_as_well(make: MakeEngine, add: Publish) -> None:
     add()
     engine = await make(cache_size=10)
-    assert [(await engine.predict(X[0], aside=True)).batch_rows for _ in range(2)] == [1, 0]
+    assert [(await engine.predict(X[0], in_thread=True)).batch_rows for _ in range(2)] == [1, 0]
 
 
 async def test_without_a_cache_there_are_no_figures_of_one(make: MakeEngine, add: Publish) -> None:

@@ -11,7 +11,7 @@ import pytest
 from waiting import until
 
 from penstock.engine.tasks import task_thread_pool as aside_module
-from penstock.engine.tasks.task_thread_pool import MOST_STUCK, Aside
+from penstock.engine.tasks.task_thread_pool import MOST_STUCK, TaskThreadPool
 from penstock.errors import DeadlineExceeded, InferenceError, ModelNotReady, Overloaded
 
 
@@ -28,8 +28,8 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(aside_module, "STUCK_AFTER_S", 0.02)
 
 
-def make(threads: int = 2, most: int = 100, most_bytes: int = 1000) -> Aside:
-    return Aside("the task t of m:1", most=most, most_bytes=most_bytes, threads=threads)
+def make(threads: int = 2, most: int = 100, most_bytes: int = 1000) -> TaskThreadPool:
+    return TaskThreadPool("the task t of m:1", most=most, most_bytes=most_bytes, threads=threads)
 
 
 def soon(seconds: float = 5.0) -> float:
@@ -37,23 +37,23 @@ def soon(seconds: float = 5.0) -> float:
 
 
 async def test_work_runs_in_a_thread_and_its_result_and_its_error_come_back() -> None:
-    aside = make()
-    assert await aside.run(lambda: threading.current_thread().name, soon()) == "penstock-aside"
+    pool = make()
+    assert await pool.run(lambda: threading.current_thread().name, soon()) == "penstock-task"
     with pytest.raises(KeyError, match="lost"):
-        await aside.run(lambda: {}["lost"], soon())
-    aside.close()
+        await pool.run(lambda: {}["lost"], soon())
+    pool.close()
 
 
 async def test_work_that_exits_is_an_error_and_not_the_end_of_the_process() -> None:
-    aside = make()
+    pool = make()
     with pytest.raises(InferenceError, match="the task t of m:1 failed: SystemExit"):
-        await aside.run(lambda: (_ for _ in ()).throw(SystemExit(3)).__next__(), soon())
-    assert await aside.run(lambda: 7, soon()) == 7
-    aside.close()
+        await pool.run(lambda: (_ for _ in ()).throw(SystemExit(3)).__next__(), soon())
+    assert await pool.run(lambda: 7, soon()) == 7
+    pool.close()
 
 
 async def test_as_many_run_at_once_as_there_are_threads_and_no_more(gate: threading.Event) -> None:
-    aside = make(threads=3)
+    pool = make(threads=3)
     inside = [0, 0]
 
     def work() -> None:
@@ -62,128 +62,128 @@ async def test_as_many_run_at_once_as_there_are_threads_and_no_more(gate: thread
         gate.wait(5)
         inside[0] -= 1
 
-    tasks = [asyncio.create_task(aside.run(work, soon())) for _ in range(9)]
+    tasks = [asyncio.create_task(pool.run(work, soon())) for _ in range(9)]
     await until(lambda: inside[0] == 3)
     gate.set()
     await asyncio.gather(*tasks)
     assert inside == [0, 3]
-    aside.close()
+    pool.close()
 
 
 async def test_idle_threads_are_used_again_and_end_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
-    aside = make()
-    used = {await aside.run(threading.get_ident, soon()) for _ in range(20)}
+    pool = make()
+    used = {await pool.run(threading.get_ident, soon()) for _ in range(20)}
     assert len(used) <= 2
-    aside.close()
+    pool.close()
     monkeypatch.setattr(aside_module, "IDLE_S", 0.02)
-    aside = make()
-    await aside.run(lambda: None, soon())
-    await until(lambda: aside._alive == 0)
-    assert await aside.run(lambda: 1, soon()) == 1
-    aside.close()
+    pool = make()
+    await pool.run(lambda: None, soon())
+    await until(lambda: pool._alive == 0)
+    assert await pool.run(lambda: 1, soon()) == 1
+    pool.close()
 
 
 async def test_what_waits_is_bounded_in_number_and_in_bytes(gate: threading.Event) -> None:
-    aside = make(threads=1, most=2, most_bytes=1000)
-    tasks = [asyncio.create_task(aside.run(gate.wait, soon(), 10))]
-    await until(lambda: len(aside._working) == 1)
-    tasks += [asyncio.create_task(aside.run(gate.wait, soon(), 10)) for _ in range(2)]
+    pool = make(threads=1, most=2, most_bytes=1000)
+    tasks = [asyncio.create_task(pool.run(gate.wait, soon(), 10))]
+    await until(lambda: len(pool._working) == 1)
+    tasks += [asyncio.create_task(pool.run(gate.wait, soon(), 10)) for _ in range(2)]
     await asyncio.sleep(0.01)
     with pytest.raises(Overloaded, match="2 requests are being prepared"):
-        aside.admit()
+        pool.admit()
     with pytest.raises(Overloaded):
-        await aside.run(gate.wait, soon())
+        await pool.run(gate.wait, soon())
     gate.set()
     await asyncio.gather(*tasks)
-    aside.admit()
+    pool.admit()
     gate.clear()
-    heavy = asyncio.create_task(aside.run(gate.wait, soon(), 1001))
+    heavy = asyncio.create_task(pool.run(gate.wait, soon(), 1001))
     await asyncio.sleep(0.01)
     with pytest.raises(Overloaded):
-        aside.admit()
+        pool.admit()
     gate.set()
     await heavy
-    assert aside._bytes == 0
-    aside.close()
+    assert pool._bytes == 0
+    pool.close()
 
 
 async def test_work_past_its_deadline_is_given_up_and_what_had_not_begun_never_begins(gate: threading.Event) -> None:
-    aside = make(threads=1)
+    pool = make(threads=1)
     begun: list[int] = []
-    first = asyncio.create_task(aside.run(gate.wait, soon()))
+    first = asyncio.create_task(pool.run(gate.wait, soon()))
     await asyncio.sleep(0.01)
     started = time.monotonic()
     with pytest.raises(DeadlineExceeded):
-        await aside.run(lambda: begun.append(1), soon(0.05))
+        await pool.run(lambda: begun.append(1), soon(0.05))
     assert time.monotonic() - started < 2
     gate.set()
     await first
-    assert await aside.run(lambda: 1, soon()) == 1
+    assert await pool.run(lambda: 1, soon()) == 1
     assert begun == []
-    aside.close()
+    pool.close()
 
 
 @pytest.mark.usefixtures("hasty")
 async def test_a_thread_that_hangs_is_replaced_and_those_behind_it_are_answered(gate: threading.Event) -> None:
-    aside = make(threads=1)
+    pool = make(threads=1)
     for hung in (1, 2, 3):
         with pytest.raises(DeadlineExceeded):
-            await aside.run(gate.wait, soon(0.03))
-        assert await aside.run(lambda: "well", soon()) == "well"
-        assert aside.stuck == hung
+            await pool.run(gate.wait, soon(0.03))
+        assert await pool.run(lambda: "well", soon()) == "well"
+        assert pool.stuck == hung
     gate.set()
-    await until(lambda: aside.stuck == 0)
-    assert await aside.run(lambda: "well", soon()) == "well"
-    aside.close()
+    await until(lambda: pool.stuck == 0)
+    assert await pool.run(lambda: "well", soon()) == "well"
+    pool.close()
 
 
 @pytest.mark.usefixtures("hasty")
 async def test_a_caller_who_leaves_work_that_hangs_leaves_no_blocked_thread(gate: threading.Event) -> None:
-    aside = make(threads=1)
-    gone = asyncio.create_task(aside.run(gate.wait, soon(0.1)))
-    await until(lambda: len(aside._working) == 1)
+    pool = make(threads=1)
+    gone = asyncio.create_task(pool.run(gate.wait, soon(0.1)))
+    await until(lambda: len(pool._working) == 1)
     gone.cancel()
-    assert await aside.run(lambda: "well", soon()) == "well"
-    assert aside.stuck == 1
-    aside.close()
+    assert await pool.run(lambda: "well", soon()) == "well"
+    assert pool.stuck == 1
+    pool.close()
 
 
 @pytest.mark.usefixtures("hasty")
 async def test_a_task_that_hangs_again_and_again_is_asked_no_more_until_it_comes_back(gate: threading.Event) -> None:
-    aside = make(threads=2)
+    pool = make(threads=2)
     for _ in range(MOST_STUCK):
         with pytest.raises(DeadlineExceeded):
-            await aside.run(gate.wait, soon(0.03))
-    await until(lambda: aside.stuck == MOST_STUCK)
+            await pool.run(gate.wait, soon(0.03))
+    await until(lambda: pool.stuck == MOST_STUCK)
     with pytest.raises(ModelNotReady, match="the task t of m:1 hangs in 8 requests"):
-        aside.admit()
+        pool.admit()
     with pytest.raises(ModelNotReady):
-        await aside.run(lambda: 1, soon())
+        await pool.run(lambda: 1, soon())
     gate.set()
-    await until(lambda: aside.stuck == 0)
-    assert await aside.run(lambda: 1, soon()) == 1
-    aside.close()
+    await until(lambda: pool.stuck == 0)
+    assert await pool.run(lambda: 1, soon()) == 1
+    pool.close()
 
 
 async def test_slow_work_within_a_second_is_not_taken_for_stuck(gate: threading.Event) -> None:
-    aside = make(threads=1)
+    pool = make(threads=1)
     with pytest.raises(DeadlineExceeded):
-        await aside.run(lambda: gate.wait(0.2), soon(0.01))
-    assert await aside.run(lambda: 1, soon()) == 1
-    assert aside.stuck == 0
-    aside.close()
+        await pool.run(lambda: gate.wait(0.2), soon(0.01))
+    assert await pool.run(lambda: 1, soon()) == 1
+    assert pool.stuck == 0
+    pool.close()
 
 
 async def test_closing_refuses_what_waits_and_what_comes(gate: threading.Event) -> None:
-    aside = make(threads=1)
-    first = asyncio.create_task(aside.run(gate.wait, soon()))
-    waiting = asyncio.create_task(aside.run(lambda: 1, soon()))
-    await until(lambda: len(aside._waiting) == 1)
-    aside.close()
+    pool = make(threads=1)
+    first = asyncio.create_task(pool.run(gate.wait, soon()))
+    waiting = asyncio.create_task(pool.run(lambda: 1, soon()))
+    await until(lambda: len(pool._waiting) == 1)
+    pool.close()
     with pytest.raises(ModelNotReady, match="unloaded"):
         await waiting
     with pytest.raises(ModelNotReady, match="unloaded"):
-        await aside.run(lambda: 1, soon())
+        await pool.run(lambda: 1, soon())
     gate.set()
     assert await first is True
-    await until(lambda: aside._alive == 0)
+    await until(lambda: pool._alive == 0)

@@ -134,9 +134,9 @@ def test_a_large_request_never_holds_the_event_loop(live: Live, monkeypatch: pyt
 
         monkeypatch.setattr(native, name, called)
 
-    def predicted(request: Any, *, aside: bool, **given: Any) -> Any:
-        told.append(aside)
-        return predict(request, aside=aside, **given)
+    def predicted(request: Any, *, in_thread: bool, **given: Any) -> Any:
+        told.append(in_thread)
+        return predict(request, in_thread=in_thread, **given)
 
     spy("_read_request")
     spy("_reply")

@@ -47,7 +47,7 @@ class Batched(NamedTuple):
     run_s: float
 
 
-class PutOut(Overloaded):
+class Preempted(Overloaded):
     """The request had a place in the queue, and one of a higher priority took it."""
 
 
@@ -199,7 +199,7 @@ class Batcher:
             elif not idle and not self._threads and not self._inline:
                 self._start_threads()
         for item in gone:
-            refusal = PutOut("requests of a higher priority took its place", retry_after_s=self._retry_after_s())
+            refusal = Preempted("requests of a higher priority took its place", retry_after_s=self._retry_after_s())
             _tell(item, refusal, first.loop)
         self._live.update(items)
         if first.deadline is not None:

@@ -22,7 +22,7 @@ from penstock.engine.loading.bring_up import Ready, bring_up
 from penstock.engine.loading.selection_cache import Verdict
 from penstock.engine.loading.variant_selection import Choosing, choose
 from penstock.engine.tasks.ranges import RangePolicies
-from penstock.engine.tasks.task_runner import Duty
+from penstock.engine.tasks.task_runner import TaskRunner
 from penstock.errors import InvalidInput, ModelLoadError
 from penstock.registry.registry import Registry
 from penstock.tasks.base import Task
@@ -71,14 +71,14 @@ class LoadedModel:
         "backend",
         "batcher",
         "cache_identity",
-        "duties",
-        "duty",
         "info",
         "key",
         "leases",
         "name",
         "path",
         "retired",
+        "runner",
+        "runners",
         "task",
         "variant",
         "version",
@@ -107,22 +107,22 @@ class LoadedModel:
         self.leases = 0
         self.retired = False
         ranges = artifact.manifest.ranges if artifact is not None else None
-        self.duties = {
-            each.kind: Duty(each, self.key, batcher.limits, ranges, policies) for each in (task, *more_tasks)
+        self.runners = {
+            each.kind: TaskRunner(each, self.key, batcher.limits, ranges, policies) for each in (task, *more_tasks)
         }
-        self.duty = self.duties[task.kind]
+        self.runner = self.runners[task.kind]
         # No two loads share it, so that no answer outlives the model that gave it, whatever its files say they are.
         self.cache_identity = f"{self.key}/{self.variant}/{info.sha256}/{next(_loads)}"
         self._closing = threading.Lock()
         self.at_close: list[Callable[[], None]] = []
         """Called once the model has answered its last request."""
 
-    def duty_of(self, kind: str) -> Duty:
+    def runner_for(self, kind: str) -> TaskRunner:
         """The task of a kind that this model can be asked as. Raises InvalidInput naming those there are."""
         try:
-            return self.duties[kind]
+            return self.runners[kind]
         except KeyError:
-            known = ", ".join(self.duties)
+            known = ", ".join(self.runners)
             raise InvalidInput(f"task: {self.key} has no task {kind[:100]!r}; it has {known}", field="task") from None
 
     @property
@@ -132,19 +132,19 @@ class LoadedModel:
 
     def attach(self, registry: Registry) -> None:
         """Let the tasks start what lives beside them. Raises ModelLoadError for one that cannot."""
-        for duty in self.duties.values():
-            duty.attach(registry, self.key)
+        for runner in self.runners.values():
+            runner.attach(registry, self.key)
 
     def close(self) -> None:
         """Refuse what waits and give the memory back. Safe to call twice."""
         if not self._closing.acquire(blocking=False):
             return
-        for duty in self.duties.values():
-            duty.close()
+        for runner in self.runners.values():
+            runner.close()
         self.batcher.close()
         self.backend.close()
-        for duty in self.duties.values():  # by now no request of theirs is inside
-            duty.detach()
+        for runner in self.runners.values():  # by now no request of theirs is inside
+            runner.detach()
         for call in self.at_close:
             call()
 

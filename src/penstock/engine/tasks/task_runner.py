@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from penstock.artifacts.policies import Ranges
 from penstock.engine.batching.limits import BatchLimits
 from penstock.engine.tasks.ranges import RangePolicies, Watch, watch_for
-from penstock.engine.tasks.task_thread_pool import Aside
+from penstock.engine.tasks.task_thread_pool import TaskThreadPool
 from penstock.errors import InferenceError, ModelLoadError, PenstockError
 from penstock.registry.registry import Registry
 from penstock.tasks.base import Task
@@ -19,10 +19,10 @@ from penstock.tensors import Arrays
 log = logging.getLogger(__name__)
 
 
-class Duty:
+class TaskRunner:
     """A task at work, with threads of its own for where it must not hold up the event loop."""
 
-    __slots__ = ("_what", "aside", "inline", "task", "watch")
+    __slots__ = ("_what", "inline", "pool", "task", "watch")
 
     def __init__(
         self,
@@ -36,7 +36,7 @@ class Duty:
         self.task = task
         self.inline = task.inline
         self._what = f"the task {task.kind} of {key}"
-        self.aside = Aside(self._what, most=limits.queue_rows, most_bytes=limits.queue_bytes)
+        self.pool = TaskThreadPool(self._what, most=limits.queue_rows, most_bytes=limits.queue_bytes)
         self.watch: Watch | None = watch_for(
             ranges, task.signature, policies or RangePolicies(), finite_by_task=task.refuses_nan
         )
@@ -80,7 +80,7 @@ class Duty:
 
     def close(self) -> None:
         """End the threads."""
-        self.aside.close()
+        self.pool.close()
 
     def detach(self) -> None:
         """Let the task end what it started."""

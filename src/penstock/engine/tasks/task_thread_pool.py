@@ -46,7 +46,7 @@ class _Job:
         return max(self.deadline, self.started + STUCK_AFTER_S)
 
 
-class Aside:
+class TaskThreadPool:
     """A few threads for one task of one model, started when there is work. Any thread's event loop may ask."""
 
     def __init__(self, what: str, *, most: int, most_bytes: int, threads: int | None = None) -> None:
@@ -128,7 +128,7 @@ class Aside:
         missing = min(len(self._waiting) - self._idle, self._threads - self._alive)
         for _ in range(0 if self._closed else missing):
             self._alive += 1
-            threading.Thread(target=self._serve, name="penstock-aside", daemon=True).start()
+            threading.Thread(target=self._serve, name="penstock-task", daemon=True).start()
 
     def _serve(self) -> None:
         while (job := self._next()) is not None:

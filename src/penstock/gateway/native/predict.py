@@ -106,7 +106,7 @@ async def _answer(call: Call, ref: str | None, *, fixed: bool = False) -> Reply:
         deadline = _deadline(call)
         model = engine.routed(ref) or await engine.model(ref)
         kind = _task_kind(call) if call.query else None
-        task = model.task if kind is None else model.duty_of(kind).task
+        task = model.task if kind is None else model.runner_for(kind).task
         body = await call.body()
         engine.admit(ref, priority)  # others came in meanwhile; from here to the queue nothing waits
         content_type = call.header("content-type") or ""
@@ -122,7 +122,7 @@ async def _answer(call: Call, ref: str | None, *, fixed: bool = False) -> Reply:
         _count(call, ref, error)
         raise
     prediction = await engine.predict(
-        request, ref=ref, task=kind, deadline=deadline, request_id=call.request_id, aside=large, priority=priority
+        request, ref=ref, task=kind, deadline=deadline, request_id=call.request_id, in_thread=large, priority=priority
     )
     return await asyncio.to_thread(_reply, prediction) if large else _reply(prediction)
 
@@ -163,7 +163,7 @@ async def _other_version(call: Call, model: LoadedModel, version: str, fixed: bo
         if fixed:
             raise ModelNotFound(f"the path names the version {model.version}, the body {version[:100]!r}")
         other = await call.gateway.engine.model(_named(call, ref))
-        mine, theirs = (each.task if kind is None else each.duty_of(kind).task for each in (model, other))
+        mine, theirs = (each.task if kind is None else each.runner_for(kind).task for each in (model, other))
         if mine.Request is not theirs.Request:
             raise ModelNotFound(f"{ref} takes another kind of request; ask it under /models/{model.name}/versions")
     except ModelNotFound as error:
@@ -298,11 +298,11 @@ async def predict_batch(call: Call) -> Reply:
         deadline = _deadline(call)
         _check_json(call.header("content-type") or "")
         body = await call.body()
-        quick = any(has_arrays(duty.task) for model in engine.loaded() for duty in model.duties.values())
+        quick = any(has_arrays(runner.task) for model in engine.loaded() for runner in model.runners.values())
         batch = await _aside(len(body), _read_batch, body, quick)
         model, ref = await _batch_model(call, batch.shell.get("model"))
         kind = _task_kind(call)
-        task = model.task if kind is None else model.duty_of(kind).task
+        task = model.task if kind is None else model.runner_for(kind).task
         items = await _aside(len(body), _read_items, model, task, batch)
     except (PenstockError, Refusal) as error:
         _count(call, ref, error)
