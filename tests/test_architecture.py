@@ -108,11 +108,12 @@ def test_loading_a_starter_model_imports_no_other_customer(tmp_path: Path) -> No
 import asyncio, sys
 from penstock.gateway.gateway import Gateway
 from penstock.gateway.native.routes import TABLE
+from penstock.gateway.service import Service
 from penstock.settings import Settings
 
 async def main():
-    gateway = Gateway(Settings(), TABLE)
-    await gateway.start(["digits"])
+    gateway = Gateway(Service(Settings()), TABLE)
+    await gateway.service.start(["digits"])
     await gateway.close()
 
 asyncio.run(main())

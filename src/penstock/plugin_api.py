@@ -10,7 +10,6 @@ from typing import TypeVar
 
 from pydantic import BaseModel
 
-from penstock.gateway.auth import check_admin
 from penstock.gateway.http import JSON, Call, Endpoint, Handler, Reply, json_reply
 from penstock.gateway.native.decoding import decode_slowly, parse
 from penstock.gateway.problems import Refusal, describe
@@ -34,7 +33,6 @@ __all__ = [
     "Task",
     "TensorSpec",
     "TimedResponse",
-    "check_admin",
     "describe",
     "json_reply",
     "migrate",
@@ -61,7 +59,7 @@ def tasks_of(call: Call, kind: str) -> list[Task]:
 
     A row of `penstock.routes` is only served while there is one; the last may leave while a handler waits.
     """
-    engine = call.gateway.engine
+    engine = call.service.engine
     default = engine.default()
     loaded = [model for model in reversed(engine.loaded()) if model is not default]
     models = loaded if default is None else [default, *loaded]

@@ -30,14 +30,14 @@ async def client(live: Live) -> AsyncIterator[httpx.AsyncClient]:
 async def settled(live: Live) -> None:
     """Return when nobody is inside any more, and no run of one that gave up either."""
     ends = time.monotonic() + 15
-    engine = live.gateway.engine
+    engine = live.service.engine
     while len(live.gateway.inflight) or engine.inflight or any(m.batcher.running_rows for m in engine.loaded()):
         assert time.monotonic() < ends
         await asyncio.sleep(0.02)
 
 
 def cancelled(live: Live) -> int:
-    stats = live.gateway.engine.get_stats()["models"].get("slow:1.0", {"outcomes": {}})
+    stats = live.service.engine.get_stats()["models"].get("slow:1.0", {"outcomes": {}})
     return stats["outcomes"].get("cancelled", 0)
 
 
@@ -86,7 +86,7 @@ async def test_a_client_that_leaves_gives_its_place_away(
     live: Live, client: httpx.AsyncClient, raw_connection: Callable[[], Any]
 ) -> None:
     before = cancelled(live)
-    engine = live.gateway.engine
+    engine = live.service.engine
     busy = asyncio.create_task(client.post("/models/slow/predict", json=rounds(2000)))
     await until(lambda: any(model.batcher.running_rows for model in engine.loaded()))
     body = b'{"input_data": [1, 0, 0, 0]}'
@@ -105,11 +105,11 @@ async def test_a_client_that_leaves_gives_its_place_away(
 async def test_large_bodies_share_a_budget(
     live: Live, client: httpx.AsyncClient, raw_connection: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(live.gateway.inflight, "max_body_bytes", 250_000)
+    monkeypatch.setattr(live.gateway.limits, "max_total_bytes", 250_000)
     body = b'{"input_data": [1, 2, 3, 4]}'
     with raw_connection() as connection:
         connection.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 150000\r\n\r\n{")
-        await until(lambda: live.gateway.inflight._body_bytes)
+        await until(lambda: live.gateway.limits.held_bytes)
         told = await client.post("/predict", content=body.ljust(150_000))
         chunked = await client.post("/predict", content=_chunks(body.ljust(150_000)))
         small = await client.post("/predict", content=body)
@@ -118,7 +118,7 @@ async def test_large_bodies_share_a_budget(
     assert int(told.headers["retry-after"]) >= 1
     await settled(live)
     assert (await client.post("/predict", content=body.ljust(150_000))).status_code == 200
-    assert live.gateway.inflight._body_bytes == 0
+    assert live.gateway.limits.held_bytes == 0
 
 
 async def _chunks(body: bytes) -> AsyncIterator[bytes]:
@@ -135,8 +135,7 @@ async def test_a_patient_client_is_not_taken_for_one_that_left(live: Live, clien
 async def test_a_body_that_never_comes_is_given_up(
     live: Live, raw_connection: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = live.settings.model_copy(update={"request_timeout_ms": 200.0})
-    monkeypatch.setattr(live.gateway, "settings", settings)
+    monkeypatch.setattr(live.gateway.limits, "timeout_s", 0.2)
     with raw_connection() as connection:
         connection.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
         reply = await asyncio.to_thread(connection.recv, 4096)

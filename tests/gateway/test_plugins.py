@@ -340,12 +340,6 @@ class Water(BaseModel):
 async def handler(call):
     raise NotImplementedError
 
-class Handler:
-    __hash__ = None
-
-    async def __call__(self, call):
-        raise NotImplementedError
-
 ROUTES = (
     Endpoint("GET", "/good", handler, "odd", "Good"),
     {row},
@@ -358,7 +352,6 @@ ROUTES = (
     [
         'Endpoint("GET", "/odd/{id}/{id}", handler, "odd", "One name twice")',
         'Endpoint("GET", "/odd/{1st}", handler, "odd", "A number for a name")',
-        'Endpoint("GET", "/odd", Handler(), "odd", "A handler that has no hash", guarded=True)',
     ],
 )
 def test_a_row_that_no_table_can_hold_costs_only_itself(site: Path, caplog: pytest.LogCaptureFixture, row: str) -> None:

@@ -28,7 +28,7 @@ def ask(client: httpx.AsyncClient, body: object, priority: int | None = None) ->
 
 async def queued(live: Live, rows: int) -> None:
     until = time.monotonic() + 5
-    while live.gateway.engine.queue_rows != rows:
+    while live.service.engine.queue_rows != rows:
         assert time.monotonic() < until
         await asyncio.sleep(0.002)
 
@@ -39,7 +39,7 @@ async def busy(
     """A request that runs for a while, and four behind it that fill the queue."""
     until = time.monotonic() + 5
     running = ask(client, LONG, 100)
-    while not any(model.batcher.running_rows for model in live.gateway.engine.loaded()):
+    while not any(model.batcher.running_rows for model in live.service.engine.loaded()):
         assert time.monotonic() < until
         await asyncio.sleep(0.002)
     waiting = []
@@ -74,7 +74,7 @@ async def test_a_lower_priority_gives_way_to_those_who_ask_for_nothing(live: Liv
 async def test_an_operator_may_grant_less(
     live: Live, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(live.gateway, "settings", live.settings.model_copy(update={"max_priority": 0}))
+    monkeypatch.setattr(live.service, "settings", live.settings.model_copy(update={"max_priority": 0}))
     tasks = await busy(live, client)
     assert (await ask(client, SHORT, 100)).status_code == 429
     assert await statuses(tasks) == [200] * 5

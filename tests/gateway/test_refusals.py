@@ -109,7 +109,7 @@ def test_a_path_never_loads_a_file(live: Live, tmp_path: Path, monkeypatch: pyte
         check_problem(live.http.post(path, json=GOOD), 404)
     reply = live.http.post("/predict/batch", json={"model": str(tmp_path / "planted.onnx"), "requests": [GOOD]})
     check_problem(reply, 404, "model")
-    assert all(model.name != "planted" for model in live.gateway.engine.loaded())
+    assert all(model.name != "planted" for model in live.service.engine.loaded())
 
 
 @pytest.mark.parametrize("path", ["/nope", "/models/vec/nope", "/predict/nope", "//", "/models//predict", "/%ff"])
@@ -163,7 +163,7 @@ def test_the_message_of_a_field_does_not_repeat_its_name(http: httpx.Client, bod
 
 def test_a_body_that_the_engine_never_sees_is_counted(live: Live) -> None:
     def invalid() -> int:
-        stats = live.gateway.engine.get_stats()["models"]
+        stats = live.service.engine.get_stats()["models"]
         return sum(model["outcomes"].get("invalid", 0) for model in stats.values())
 
     before = invalid()
@@ -295,7 +295,7 @@ def test_a_fault_of_the_server_tells_an_id_and_the_log_the_rest(
     async def broken(*_: Any, **__: Any) -> None:
         raise ZeroDivisionError("the secret inside")
 
-    monkeypatch.setattr(live.gateway.engine, "predict", broken)
+    monkeypatch.setattr(live.service.engine, "predict", broken)
     reply = live.http.post("/predict", json=GOOD, headers={"x-request-id": "id-of-the-fault"})
     problem = check_problem(reply, 500)
     assert "id-of-the-fault" in problem["detail"]

@@ -22,6 +22,7 @@ from penstock.gateway.gateway import Gateway
 from penstock.gateway.native.routes import TABLE
 from penstock.gateway.process.asgi import create_app
 from penstock.gateway.process.server import free_address, granian_server
+from penstock.gateway.service import Service
 from penstock.settings import Settings
 
 REFS = ("vec", "pic", "raw", "slow")
@@ -39,6 +40,7 @@ class Live:
         self.url = f"http://127.0.0.1:{port}"
         self.port = port
         self.gateway: Gateway = None  # type: ignore[assignment]  # the thread makes it
+        self.service: Service = None  # type: ignore[assignment]
         self.loop: asyncio.AbstractEventLoop = None  # type: ignore[assignment]
         self._refs = refs
         self._failure: BaseException | None = None
@@ -76,10 +78,11 @@ class Live:
 
     async def _granian(self) -> None:
         self.loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
-        self.gateway = Gateway(self.settings, TABLE)
+        self.service = Service(self.settings)
+        self.gateway = Gateway(self.service, TABLE)
         server = granian_server(self.gateway, self.settings)
         listening = asyncio.create_task(server.serve())
-        await self.gateway.start(self._refs)
+        await self.service.start(self._refs)
         await self._stop.wait()
         server.stop()
         await asyncio.wait((listening,), timeout=5)
@@ -89,6 +92,7 @@ class Live:
         self.loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
         app = create_app(self.settings, self._refs)
         self.gateway = app.state.gateway
+        self.service = self.gateway.service
         server = uvicorn.Server(uvicorn.Config(app, port=self.port, log_config=None, lifespan="on", ws="none"))
         serving = asyncio.create_task(server.serve())
         await self._stop.wait()

@@ -102,7 +102,7 @@ async def main():
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://t") as http:
             good = await http.post("/predict", json={"area_m2": 100, "rooms": 4})
             bad = await http.post("/predict", json={"area_m2": -1, "rooms": 4})
-        inline = app.state.gateway.engine.loaded()[0].runner.inline
+        inline = app.state.gateway.service.engine.loaded()[0].runner.inline
     print(json.dumps([good.json()["price_eur"], bad.status_code, bad.json()["errors"][0]["field"], inline]))
 
 asyncio.run(main())

@@ -1,4 +1,4 @@
-"""Who may give orders: whoever has the key, or, where there is none, whoever is on this machine and is no web page."""
+"""Access to the admin routes: by key, or without a key for same-origin clients on loopback."""
 
 from __future__ import annotations
 
@@ -13,23 +13,30 @@ from penstock.gateway.problems import Refusal
 ADMIN_KEY_HEADER = "X-Penstock-Admin-Key"
 
 _FORWARDED = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "via")
-"""What proxies add: through one, anybody is on this machine."""
+"""Headers that proxies add. Behind a proxy every client seems to be on this machine."""
 _BAD_KEY = "give the admin key as `Authorization: Bearer …` or `X-Penstock-Admin-Key`"
 _OFF = "the admin routes are off here: set PENSTOCK_ADMIN_KEY, or listen on a loopback address with no proxy in front"
 
 
-def check_admin(call: Call) -> None:
-    """Raises Refusal: 404 where the admin routes are off, 401 without the key, 403 for a page of another origin."""
-    key = call.gateway.settings.admin_key
-    if key is None:
-        _check_local(call)
-    else:
-        _check_key(call, key)
-    _check_origin(call)
+class AdminGuard:
+    """Admits requests to the admin routes: those with the key; without a key, same-origin clients on loopback."""
+
+    def __init__(self, key: str | None, listener: str | None) -> None:
+        """`listener` is the IP address this process listens on; None where that is unknown."""
+        self._key = key
+        self._listener = listener
+
+    def check(self, call: Call) -> None:
+        """Raises Refusal: 404 if the admin routes are off, 401 without the key, 403 for a page of another origin."""
+        if self._key is None:
+            _check_local(call, self._listener)
+        else:
+            _check_key(call, self._key)
+        _check_origin(call)
 
 
 def _check_key(call: Call, key: str) -> None:
-    """In constant time, whatever was given."""
+    """Compare in constant time."""
     scheme, _, token = (call.header("authorization") or "").partition(" ")
     given = call.header(ADMIN_KEY_HEADER.lower()) or (token.strip() if scheme.lower() == "bearer" else "")
     if not hmac.compare_digest(_digest(given), _digest(key)):
@@ -40,12 +47,11 @@ def _digest(text: str) -> bytes:
     return sha256(text.encode("utf-8", "surrogateescape")).digest()
 
 
-def _check_local(call: Call) -> None:
-    """Without a key the listener must be a loopback address, and be asked as one.
+def _check_local(call: Call, listener: str | None) -> None:
+    """Without a key, both the listener and `Host` must be loopback addresses.
 
-    Another name in `Host` is a page whose name was bound to this machine to get around the browser (DNS rebinding).
+    Another name in `Host` means DNS rebinding: a page whose host name was pointed at this machine.
     """
-    listener = call.gateway.listener
     asked = _split(f"//{call.header('host') or 'localhost'}").hostname or ""
     proxied = any(call.header(name) is not None for name in _FORWARDED)
     if listener is None or proxied or not (_is_loopback(listener) and _is_loopback(asked)):
@@ -62,7 +68,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def _split(url: str) -> SplitResult:
-    """The parts of an address; of what is none, parts that are empty."""
+    """The parts of a URL; empty parts for a string that is none."""
     try:
         return urlsplit(url)
     except ValueError:
@@ -70,7 +76,7 @@ def _split(url: str) -> SplitResult:
 
 
 def _check_origin(call: Call) -> None:
-    """A browser tells where a request comes from; another site must not give orders with what the user has open."""
+    """Refuse requests that a browser sends for a page of another origin (cross-site request forgery)."""
     site, origin = call.header("sec-fetch-site"), call.header("origin")
     if site is not None:
         own = site in ("same-origin", "none")

@@ -8,16 +8,14 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 from urllib.parse import quote
 
 from pydantic import BaseModel
 
 from penstock.errors import Overloaded
 from penstock.gateway.problems import Refusal, body_too_large
-
-if TYPE_CHECKING:
-    from penstock.gateway.gateway import Gateway
+from penstock.gateway.service import Service
 
 Headers: TypeAlias = list[tuple[str, str]]
 
@@ -43,13 +41,43 @@ class Reply:
         self.body = body
 
 
+class BodyLimits:
+    """How much memory request bodies may take: one alone, and all large ones together."""
+
+    def __init__(self, max_body_bytes: int, max_total_bytes: int, timeout_s: float) -> None:
+        """`timeout_s` is how long a body may take to arrive."""
+        self.max_body_bytes = max_body_bytes
+        self.max_total_bytes = max_total_bytes
+        self.timeout_s = timeout_s
+        self.held_bytes = 0
+
+    def check(self, call: Call, size: int) -> None:
+        """Reserve `size` bytes for a body. Raises Refusal (413) for one beyond the limit, Overloaded without room."""
+        if size > self.max_body_bytes:
+            raise body_too_large(self.max_body_bytes)
+        if size < LARGE_BODY:
+            return
+        more = size - call.held_bytes
+        if self.held_bytes + more > self.max_total_bytes:
+            raise Overloaded(f"bodies of other requests take {self.held_bytes} bytes already; try again later")
+        self.held_bytes += more
+        call.held_bytes = size
+
+    def release(self, call: Call) -> None:
+        """Give back what a body reserved."""
+        self.held_bytes -= call.held_bytes
+        call.held_bytes = 0
+
+
 class Call(ABC):
     """One request. The body is read only when a handler asks for it, so that a refusal costs little.
 
-    A subclass sets `gateway`, `method`, `path` and `header`.
+    A subclass sets `service`, `limits`, `method`, `path` and `header`.
     """
 
-    gateway: Gateway
+    service: Service
+    """Engine, settings and figures of this server."""
+    limits: BodyLimits
     method: str
     path: str
     header: Callable[[str], str | None]
@@ -63,7 +91,7 @@ class Call(ABC):
     unread = False
     """True when the body was refused while the client may still send it."""
     held_bytes = 0
-    """What this body counts in the budget of all large ones."""
+    """What this body takes of the memory for all large ones."""
     verdict: Exception | None = None
     """Why the server gave the request up; None while it has not, or when the client left."""
 
@@ -93,12 +121,8 @@ class Call(ABC):
         return b"".join(chunks)
 
     def _check_size(self, size: int) -> None:
-        limit = self.gateway.settings.max_body_bytes
         try:
-            if size > limit:
-                raise body_too_large(limit)
-            if size >= LARGE_BODY:
-                self.gateway.inflight.hold(self, size)
+            self.limits.check(self, size)
         except (Refusal, Overloaded):
             self.unread = True
             raise

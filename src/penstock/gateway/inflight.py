@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 
-from penstock.errors import ModelNotReady, Overloaded
+from penstock.errors import ModelNotReady
 from penstock.gateway.http import Call
 from penstock.gateway.problems import CLOSE, Refusal
 
@@ -20,10 +20,7 @@ WATCH_AFTER_S = 0.25
 class Inflight:
     """Who is inside. Entering and leaving cost a dictionary entry; everything else happens in a sweep."""
 
-    def __init__(self, max_body_bytes: int) -> None:
-        """`max_body_bytes`: how much the large bodies of all that are inside may take together."""
-        self.max_body_bytes = max_body_bytes
-        self._body_bytes = 0
+    def __init__(self) -> None:
         self._calls: dict[asyncio.Task[None], tuple[Call, float]] = {}
         self._watchers: dict[asyncio.Task[None], asyncio.Task[None]] = {}
         self._sweeper: asyncio.TimerHandle | None = None
@@ -41,21 +38,11 @@ class Inflight:
 
     def leave(self, task: asyncio.Task[None]) -> None:
         """It is answered, or given up."""
-        call, _ = self._calls.pop(task)
-        if call.held_bytes:
-            self._body_bytes -= call.held_bytes
+        del self._calls[task]
         if self._watchers:
             watcher = self._watchers.pop(task, None)
             if watcher is not None:
                 watcher.cancel()
-
-    def hold(self, call: Call, size: int) -> None:
-        """The body of `call` takes `size` bytes until it leaves. Raises Overloaded when there is no room for them."""
-        more = size - call.held_bytes
-        if self._body_bytes + more > self.max_body_bytes:
-            raise Overloaded(f"{self._body_bytes} bytes of other requests are being read already; try again later")
-        self._body_bytes += more
-        call.held_bytes = size
 
     def _sweep(self) -> None:
         """Look after those who have been inside for long. In order of entry, so it ends at the first young one."""
@@ -64,7 +51,7 @@ class Inflight:
             if now - entered < WATCH_AFTER_S:
                 break
             if call.reading:
-                if now - entered > call.gateway.settings.request_timeout_ms / 1000:
+                if now - entered > call.limits.timeout_s:
                     _give_up(task, call, Refusal(408, "the body did not arrive in time", headers=(CLOSE,)))
             elif task not in self._watchers:
                 self._watchers[task] = asyncio.create_task(_cancel_when_gone(call, task))

@@ -6,16 +6,15 @@ import logging
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from functools import lru_cache, wraps
+from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import cast
 
 import orjson
 from pydantic import BaseModel
 
-from penstock.gateway.auth import check_admin
 from penstock.gateway.docs.openapi import models_in, write_document
-from penstock.gateway.http import Call, Endpoint, Handler, Reply, Routes
+from penstock.gateway.http import Endpoint, Routes
 from penstock.gateway.native import predict as native
 from penstock.tasks.base import Task
 
@@ -84,10 +83,10 @@ class Extensions:
 
 
 def _ready(row: Endpoint) -> Endpoint:
-    """The row as it is served: guarded where it says so, and documented where that is possible."""
+    """The row as it is served: documented where that is possible."""
     if not (row.tag and _can_be_documented(row)):
         row = replace(row, tag="")
-    return replace(row, handler=_guarded(row.handler)) if row.guarded else row
+    return row
 
 
 def _can_be_documented(row: Endpoint) -> bool:
@@ -119,18 +118,6 @@ def _is_free(row: Endpoint, taken: dict[tuple[str, str], Endpoint]) -> bool:
     elif first != row:
         log.warning("a route is left out: %s %s is taken by %s", row.method, row.path, first.summary or first.path)
     return first is None
-
-
-@lru_cache(maxsize=256)
-def _guarded(handler: Handler) -> Handler:
-    """As the platform's own orders: only who has the admin key, or is on this machine where there is none."""
-
-    @wraps(handler)
-    async def answer(call: Call) -> Reply:
-        check_admin(call)
-        return await handler(call)
-
-    return answer
 
 
 # What the documentation says of predictions

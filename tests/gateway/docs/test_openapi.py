@@ -109,7 +109,7 @@ def test_the_examples_are_requests_that_work(http: httpx.Client, document: dict[
 def test_a_wide_vector_model_is_shown_with_a_golden_sample(live: Live, document: dict[str, Any]) -> None:
     """Where nothing is done to the input before the model sees it, a golden sample is a request."""
     content = document["paths"]["/predict"]["post"]["requestBody"]["content"]["application/json"]
-    model = next(model for model in live.gateway.engine.loaded() if model.key == "vec:v2.0")
+    model = next(model for model in live.service.engine.loaded() if model.key == "vec:v2.0")
     golden = model.artifact and model.artifact.golden()
     assert golden is not None
     assert content["example"]["input_data"] == pytest.approx(golden.inputs["x"][0].tolist(), abs=1e-4)

@@ -183,7 +183,7 @@ def test_of_a_whole_registry_an_unloaded_model_is_not_loaded_by_the_next_request
     problem(predict(http, "vec@champion"), 404, "was unloaded")
     with Registry(whole.settings.registry, whole.settings.database_url) as registry:
         registry.set_alias("vec", "other", "v2.0")
-    whole.call(whole.gateway.reconcile)
+    whole.call(whole.service.reconcile)
     assert http.get("/health/ready").json()["reasons"] == []
     assert "vec" not in http.get("/admin").json()["wanted"]
     order(http, "load", "vec@champion")
@@ -222,7 +222,7 @@ def test_requests_inside_are_answered_while_their_model_leaves(keyed: Live) -> N
 
     asking = threading.Thread(target=ask)
     asking.start()
-    _until(lambda: keyed.gateway.engine.inflight)
+    _until(lambda: keyed.service.engine.inflight)
     assert order(keyed.http, "unload", "slow").json()["unloaded"] == ["slow:1.0"]
     asking.join()
     assert replies[0].status_code == 200
@@ -296,7 +296,7 @@ def test_draining_waits_for_the_requests_inside(keyed: Live) -> None:
     body = {"input_data": [200, 0, 0, 0]}
     asking = threading.Thread(target=lambda: httpx.post(keyed.url + "/models/slow/predict", json=body, timeout=20))
     asking.start()
-    _until(lambda: keyed.gateway.engine.inflight)
+    _until(lambda: keyed.service.engine.inflight)
     assert keyed.http.post("/admin/drain").json()["inflight"] == 1
     assert keyed.http.post("/admin/drain", json={"wait_s": 20}).json()["inflight"] == 0
     asking.join()

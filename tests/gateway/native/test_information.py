@@ -32,7 +32,7 @@ def test_probes_answer(http: httpx.Client, path: str) -> None:
 
 
 def test_a_server_that_is_not_ready_says_why(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(live.gateway.engine.served.problems, "broken", "its golden samples differ")
+    monkeypatch.setitem(live.service.engine.served.problems, "broken", "its golden samples differ")
     for path in ("/health", "/health/ready", "/readyz"):
         reply = live.http.get(path)
         assert reply.status_code == 503
@@ -43,7 +43,7 @@ def test_a_server_that_is_not_ready_says_why(live: Live, monkeypatch: pytest.Mon
 
 
 def test_before_the_models_are_there_nothing_is_predicted(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(live.gateway, "started", False)
+    monkeypatch.setattr(live.service, "started", False)
     for path in ("/health", "/health/ready", "/health/startup"):
         assert live.http.get(path).status_code == 503
     for path in ("/predict", "/inference/predict", "/predict/batch", "/models/vec/predict"):

@@ -123,7 +123,7 @@ def test_a_large_body_is_read(http: httpx.Client) -> None:
 def test_a_large_request_never_holds_the_event_loop(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
     loops: list[bool] = []
     told: list[bool] = []
-    predict = live.gateway.engine.predict
+    predict = live.service.engine.predict
 
     def spy(name: str) -> None:
         work = getattr(native, name)
@@ -140,7 +140,7 @@ def test_a_large_request_never_holds_the_event_loop(live: Live, monkeypatch: pyt
 
     spy("_read_request")
     spy("_reply")
-    monkeypatch.setattr(live.gateway.engine, "predict", predicted)
+    monkeypatch.setattr(live.service.engine, "predict", predicted)
     for limit in (10, 1000):
         monkeypatch.setattr(native, "DECODE_ASIDE_FROM", limit)
         assert live.http.post("/models/vec/predict", json={"input_data": ROW}).status_code == 200

@@ -7,18 +7,15 @@ from typing import Any
 
 import pytest
 
-from penstock.gateway.gateway import Gateway
-from penstock.gateway.native.routes import TABLE
-from penstock.gateway.process.worker_group import Peers
+from penstock.gateway.process.worker_group import WorkerGroup
+from penstock.gateway.service import Service
 from penstock.settings import Settings
 
 pytestmark = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 
 
-def beside(directory: Path, settings: Settings) -> Gateway:
-    gateway = Gateway(settings, TABLE)
-    gateway.peers = Peers(directory)
-    return gateway
+def beside(directory: Path, settings: Settings) -> Service:
+    return Service(settings, workers=WorkerGroup(directory))
 
 
 async def test_what_one_process_is_told_another_one_does(tmp_path: Path, base_settings: Settings) -> None:
@@ -34,8 +31,8 @@ async def test_what_one_process_is_told_another_one_does(tmp_path: Path, base_se
 async def test_orders_that_cannot_be_read_for_a_moment_stay_in_force(
     tmp_path: Path, base_settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    gateway = beside(tmp_path, base_settings)
-    await gateway.orders.drain(True)
+    service = beside(tmp_path, base_settings)
+    await service.orders.drain(True)
 
     def full(_: Path) -> Any:
         raise OSError(24, "Too many open files")
@@ -43,8 +40,8 @@ async def test_orders_that_cannot_be_read_for_a_moment_stay_in_force(
     with monkeypatch.context() as meanwhile:
         meanwhile.setattr(Path, "read_bytes", full)
         with pytest.raises(OSError, match="Too many"):
-            await gateway.orders.obey()
-    assert gateway.draining
+            await service.orders.obey()
+    assert service.draining
     (tmp_path / "orders").unlink()  # as the last of the processes to end would
-    await gateway.orders.obey()
-    assert gateway.draining
+    await service.orders.obey()
+    assert service.draining

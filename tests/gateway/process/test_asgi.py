@@ -83,7 +83,7 @@ async def test_the_end_of_the_application_waits_for_the_requests_inside(base_set
         lifespan = app.router.lifespan_context(app)
         await lifespan.__aenter__()
         inside = asyncio.create_task(client.post("/predict", json={"input_data": [200.0, 0, 0, 0]}))
-        while not app.state.gateway.engine.inflight:  # noqa: ASYNC110  the engine has no event for it
+        while not app.state.gateway.service.engine.inflight:  # noqa: ASYNC110  the engine has no event for it
             await asyncio.sleep(0.005)
         ending = asyncio.create_task(lifespan.__aexit__(None, None, None))
         await asyncio.sleep(0.02)
@@ -107,4 +107,4 @@ async def test_websockets_and_other_scopes_go_past_the_table(base_settings: Sett
     scope = {"type": "websocket", "path": "/predict", "headers": [], "query_string": b"", "subprotocols": []}
     await app(scope, receive, send)
     assert sent[0]["type"] == "websocket.close"
-    await app.state.gateway.engine.close()
+    await app.state.gateway.service.engine.close()

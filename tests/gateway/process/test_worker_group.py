@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from penstock.gateway.process.worker_group import Peers, merge_stats
+from penstock.gateway.process.worker_group import WorkerGroup, merge_stats
 
 
 def stats(requests: int, throughput: float, p50: float | None, **more: Any) -> dict[str, Any]:
@@ -57,7 +57,7 @@ def figures() -> dict[str, Any]:
 def test_of_an_ended_process_only_the_counts_stay(tmp_path: Path, pid: int, depth: int, throughput: float) -> None:
     (tmp_path / f"{pid}.json").write_text(json.dumps(figures()), encoding="utf-8")
     (tmp_path / "half.json").write_text("{", encoding="utf-8")
-    (other,) = Peers(tmp_path).others()
+    (other,) = WorkerGroup(tmp_path).others()
     assert other["metrics"]["queue_depth"] == depth
     assert other["stats"]["models"]["m:1"]["throughput"] == throughput
     assert other["stats"]["models"]["m:1"]["requests"] == 10

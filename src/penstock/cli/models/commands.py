@@ -112,7 +112,7 @@ def show(
 def _verdicts(models: Registry, settings: Settings, artifact: Artifact, *, measure: bool) -> tuple[Verdict, ...]:
     """Of each variant whether a server with these settings takes it on this machine."""
     from penstock.engine.loading.manager import ModelManager
-    from penstock.gateway.gateway import engine_config
+    from penstock.gateway.service import engine_config
 
     about = engine_config(settings)
     manager = ModelManager(

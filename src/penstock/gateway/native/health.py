@@ -79,7 +79,7 @@ async def health(call: Call) -> Reply:
     body = Health(
         status="healthy" if ready else "unhealthy",
         version=penstock.__version__,
-        model_loaded=bool(call.gateway.engine.loaded()),
+        model_loaded=bool(call.service.engine.loaded()),
         reasons=reasons,
     )
     return _with_status(body, ready)
@@ -97,23 +97,23 @@ async def ready(call: Call) -> Reply:
 
 async def startup(call: Call) -> Reply:
     """`GET /health/startup`: the first load is done."""
-    return _probe(call.gateway.started, [] if call.gateway.started else ["models are being loaded"])
+    return _probe(call.service.started, [] if call.service.started else ["models are being loaded"])
 
 
 async def stats(call: Call) -> Reply:
     """`GET /stats`."""
-    return json_reply(Stats.model_validate(await call.gateway.stats()))
+    return json_reply(Stats.model_validate(await call.service.stats()))
 
 
 async def metrics(call: Call) -> Reply:
     """`GET /metrics`."""
-    page = await call.gateway.metrics_page()
+    page = await call.service.metrics_page()
     return Reply(200, [("content-type", "text/plain; version=0.0.4; charset=utf-8")], page)
 
 
 def _state(call: Call) -> tuple[bool, list[str]]:
-    state: tuple[bool, list[str]] = call.gateway.engine.ready()
-    if not call.gateway.started and state[0]:
+    state: tuple[bool, list[str]] = call.service.engine.ready()
+    if not call.service.started and state[0]:
         return False, ["models are being loaded"]
     return state
 

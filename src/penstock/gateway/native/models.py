@@ -106,28 +106,28 @@ class VersionInfo(_Shown):
 
 async def model_info(call: Call) -> Reply:
     """`GET /model/info`: the default model."""
-    call.gateway.check_started()
-    model = await call.gateway.engine.model()
+    call.service.check_started()
+    model = await call.service.engine.model()
     return json_reply(ModelInfo.model_validate(model.info, from_attributes=True))
 
 
 async def list_models(call: Call) -> Reply:
     """`GET /models`."""
-    loaded = call.gateway.engine.loaded()
-    return json_reply(ModelList(models=await asyncio.to_thread(_summaries, call.gateway.engine.registry, loaded)))
+    loaded = call.service.engine.loaded()
+    return json_reply(ModelList(models=await asyncio.to_thread(_summaries, call.service.engine.registry, loaded)))
 
 
 async def show_model(call: Call) -> Reply:
     """`GET /models/{name}`."""
     name = call.params["name"]
-    loaded = call.gateway.engine.loaded()
-    return json_reply(await asyncio.to_thread(_summary_of, call.gateway.engine.registry, loaded, name))
+    loaded = call.service.engine.loaded()
+    return json_reply(await asyncio.to_thread(_summary_of, call.service.engine.registry, loaded, name))
 
 
 async def show_version(call: Call) -> Reply:
     """`GET /models/{name}/versions/{version}`."""
     name, version = call.params["name"], call.params["version"]
-    loaded = call.gateway.engine.loaded()
+    loaded = call.service.engine.loaded()
     bare = _bare(loaded, name, version)
     if bare is not None:
         return json_reply(_bare_version(bare))
@@ -138,7 +138,7 @@ async def show_version(call: Call) -> Reply:
 async def card(call: Call) -> Reply:
     """`GET /models/{name}/card` and `/models/{name}/versions/{version}/card`: Markdown, or HTML by `Accept`."""
     name, version = call.params["name"], call.params.get("version")
-    if _bare(call.gateway.engine.loaded(), name, version) is not None:
+    if _bare(call.service.engine.loaded(), name, version) is not None:
         raise ModelNotFound(f"{name} is a bare model file, which has no card")
     artifact = await _artifact(call, f"{name}:{version}" if version else name)
     text = await asyncio.to_thread(artifact.card_text)
@@ -196,7 +196,7 @@ def _card_page(text: str, ref: str) -> bytes:
 
 async def _artifact(call: Call, ref: str) -> Artifact:
     try:
-        return await asyncio.to_thread(call.gateway.engine.registry.get, ref)
+        return await asyncio.to_thread(call.service.engine.registry.get, ref)
     except InvalidInput as error:  # what cannot be a reference names nothing
         raise ModelNotFound(str(error).removeprefix("ref: ")) from None
 

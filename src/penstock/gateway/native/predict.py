@@ -69,15 +69,15 @@ def predict(call: Call) -> Awaitable[Reply]:
 
 def predict_vector(call: Call) -> Awaitable[Reply]:
     """`POST /inference/predict`: the default model, or else the first served one that takes a vector."""
-    default = call.gateway.engine.routed(None)
+    default = call.service.engine.routed(None)
     if default is not None and default.task.array_field is not None:
         return _answer(call, None)
     return _answer_vector(call)
 
 
 async def _answer_vector(call: Call) -> Reply:
-    engine = call.gateway.engine
-    call.gateway.check_started()
+    engine = call.service.engine
+    call.service.check_started()
     if (await engine.model()).task.array_field is not None:
         return await _answer(call, None)
     model = next((model for model in engine.loaded() if model.task.array_field is not None), None)
@@ -98,9 +98,9 @@ def predict_version(call: Call) -> Awaitable[Reply]:
 
 async def _answer(call: Call, ref: str | None, *, fixed: bool = False) -> Reply:
     """One prediction. `fixed`: the path has chosen the version already."""
-    engine = call.gateway.engine
+    engine = call.service.engine
     try:
-        call.gateway.check_started()
+        call.service.check_started()
         priority = _priority(call)
         engine.admit(ref, priority)
         deadline = _deadline(call)
@@ -130,7 +130,7 @@ async def _answer(call: Call, ref: str | None, *, fixed: bool = False) -> Reply:
 def _count(call: Call, ref: str | None, error: PenstockError | Refusal) -> None:
     """A request that the engine never sees; a body too large or of another type is invalid to it."""
     invalid = error if isinstance(error, PenstockError) else InvalidInput(str(error))
-    call.gateway.engine.refused(ref, invalid, call.request_id)
+    call.service.engine.refused(ref, invalid, call.request_id)
 
 
 def _named(call: Call, ref: str) -> str:
@@ -140,7 +140,7 @@ def _named(call: Call, ref: str) -> str:
     try:
         return _registry_ref(ref)
     except ModelNotFound:
-        if any(model.artifact is None and ref in (model.name, model.key) for model in call.gateway.engine.loaded()):
+        if any(model.artifact is None and ref in (model.name, model.key) for model in call.service.engine.loaded()):
             return ref
         raise
 
@@ -162,7 +162,7 @@ async def _other_version(call: Call, model: LoadedModel, version: str, fixed: bo
     try:
         if fixed:
             raise ModelNotFound(f"the path names the version {model.version}, the body {version[:100]!r}")
-        other = await call.gateway.engine.model(_named(call, ref))
+        other = await call.service.engine.model(_named(call, ref))
         mine, theirs = (each.task if kind is None else each.runner_for(kind).task for each in (model, other))
         if mine.Request is not theirs.Request:
             raise ModelNotFound(f"{ref} takes another kind of request; ask it under /models/{model.name}/versions")
@@ -196,7 +196,7 @@ def _deadline(call: Call) -> float | None:
     if not 0 < timeout_ms < math.inf:
         message = f"{TIMEOUT_HEADER}: give a number of milliseconds above 0"
         raise InvalidInput(message, field=TIMEOUT_HEADER)
-    return time.monotonic() + min(timeout_ms, call.gateway.settings.request_timeout_ms) / 1000
+    return time.monotonic() + min(timeout_ms, call.service.settings.request_timeout_ms) / 1000
 
 
 def _task_kind(call: Call) -> str | None:
@@ -212,7 +212,7 @@ def _priority(call: Call) -> int:
     if not _PRIORITY.fullmatch(given) or abs(int(given)) > LEAST_AND_MOST:
         message = f"{PRIORITY_HEADER}: give a whole number from {-LEAST_AND_MOST} to {LEAST_AND_MOST}"
         raise InvalidInput(message, field=PRIORITY_HEADER)
-    return min(int(given), call.gateway.settings.max_priority)
+    return min(int(given), call.service.settings.max_priority)
 
 
 def _read_request(task: Task, body: bytes, content_type: str) -> Any:
@@ -289,10 +289,10 @@ class BatchRequest(BaseModel):
 async def predict_batch(call: Call) -> Reply:
     """`POST /predict/batch`: every item succeeds or carries its own error."""
     started = time.monotonic()
-    engine = call.gateway.engine
+    engine = call.service.engine
     ref: str | None = None
     try:
-        call.gateway.check_started()
+        call.service.check_started()
         priority = _priority(call)
         engine.admit(None, priority)
         deadline = _deadline(call)
@@ -328,9 +328,9 @@ def _read_batch(body: bytes, quick: bool) -> Batch:
 
 async def _batch_model(call: Call, ref: str | None) -> tuple[LoadedModel, str | None]:
     if ref is None:
-        return await call.gateway.engine.model(None), None
+        return await call.service.engine.model(None), None
     try:
-        return await call.gateway.engine.model(_named(call, ref)), ref
+        return await call.service.engine.model(_named(call, ref)), ref
     except ModelNotFound as error:
         raise VersionNotFound(str(error), "model") from None
 

@@ -10,16 +10,15 @@ import logging
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 import orjson
 
+from penstock.engine.engine import InferenceEngine
 from penstock.engine.loading.loaded_model import LoadedModel
 from penstock.errors import ConfigError, PenstockError
+from penstock.gateway.process.worker_group import WorkerGroup
 from penstock.registry.staging import locked
-
-if TYPE_CHECKING:
-    from penstock.gateway.gateway import Gateway
 
 log = logging.getLogger(__name__)
 
@@ -37,11 +36,31 @@ class Standing:
     draining: bool = False
 
 
+class CommandedService(Protocol):
+    """What a command acts on; `Service` is one."""
+
+    engine: InferenceEngine
+    following: asyncio.Lock
+    workers: WorkerGroup | None
+
+    def begin_drain(self) -> None:
+        """Refuse new predictions."""
+
+    def end_drain(self) -> None:
+        """Take predictions again."""
+
+    async def models_changed(self) -> None:
+        """Called after models were loaded or unloaded."""
+
+    def figures(self) -> dict[str, Any]:
+        """What this process shares with the others."""
+
+
 class Orders:
     """The orders of one server. Several processes share them as a file beside their figures."""
 
-    def __init__(self, gateway: Gateway) -> None:
-        self._gateway = gateway
+    def __init__(self, service: CommandedService) -> None:
+        self._service = service
         self._standing = Standing()
 
     @property
@@ -53,28 +72,28 @@ class Orders:
 
     async def load(self, ref: str) -> LoadedModel:
         """Have a model served; raises its PenstockError when it cannot be, and then no process is told."""
-        async with self._gateway.following:
-            model = await self._gateway.engine.served.load(ref)
+        async with self._service.following:
+            model = await self._service.engine.served.load(ref)
             await self._give(lambda now: replace(now, load=_with(now.load, ref), unload=_without(now.unload, ref)))
         return model
 
     async def unload(self, ref: str) -> list[str]:
         """Have a model served no more; the versions that left. Raises ModelNotFound."""
-        async with self._gateway.following:
-            left = await self._gateway.engine.served.unload(ref)
+        async with self._service.following:
+            left = await self._service.engine.served.unload(ref)
             await self._give(lambda now: replace(now, load=_without(now.load, ref), unload=_with(now.unload, ref)))
         return left
 
     async def drain(self, draining: bool) -> None:
         """Refuse predictions from now on, or take them again."""
-        async with self._gateway.following:
+        async with self._service.following:
             self._set_draining(draining)
             await self._give(lambda now: replace(now, draining=draining))
 
     async def _give(self, change: Callable[[Standing], Standing]) -> None:
         """Write down what this process has done already; what others were told meanwhile is done as well."""
         path = self._path
-        await self._gateway.extend()
+        await self._service.models_changed()
         self._standing = change(self._standing)
         if path is None:
             self._standing = replace(self._standing, revision=self._standing.revision + 1)
@@ -91,7 +110,7 @@ class Orders:
             return
         standing = await asyncio.to_thread(_read, path)
         if standing.revision > self._standing.revision:
-            async with self._gateway.following:
+            async with self._service.following:
                 await self._catch_up(standing)
             await self._tell()
 
@@ -106,7 +125,7 @@ class Orders:
 
     async def obeyed_by_all(self, timeout_s: float) -> int:
         """Wait until every process has done the same; how many have not within the time."""
-        peers = self._gateway.peers
+        peers = self._service.workers
         if peers is None:
             return 0
         until = asyncio.get_running_loop().time() + timeout_s
@@ -117,7 +136,7 @@ class Orders:
             await asyncio.sleep(WATCH_EVERY_S / 2)
 
     async def _catch_up(self, standing: Standing) -> None:
-        done, served = self._standing, self._gateway.engine.served
+        done, served = self._standing, self._service.engine.served
         for ref in (ref for ref in standing.unload if ref not in done.unload):
             try:
                 await served.unload(ref)
@@ -125,23 +144,23 @@ class Orders:
                 log.warning("%s cannot be unloaded: %s", ref, error)
         for ref in (ref for ref in standing.load if ref not in done.load):
             await served.want(ref)
-        await self._gateway.extend()
+        await self._service.models_changed()
         self._set_draining(standing.draining)
         self._standing = standing
 
     def _set_draining(self, draining: bool) -> None:
         if draining:
-            self._gateway.begin_drain()
+            self._service.begin_drain()
         else:
-            self._gateway.end_drain()
+            self._service.end_drain()
 
     async def _tell(self) -> None:
-        if self._gateway.peers is not None:
-            await asyncio.to_thread(self._gateway.peers.tell, self._gateway)
+        if self._service.workers is not None:
+            await asyncio.to_thread(self._service.workers.publish, self._service.figures)
 
     @property
     def _path(self) -> Path | None:
-        peers = self._gateway.peers
+        peers = self._service.workers
         return None if peers is None else peers.directory / "orders"
 
 

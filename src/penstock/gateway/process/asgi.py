@@ -13,6 +13,7 @@ from penstock.gateway.docs.examples import Example
 from penstock.gateway.gateway import Gateway
 from penstock.gateway.http import Call, Disconnected, Reply
 from penstock.gateway.native.routes import TABLE
+from penstock.gateway.service import Service
 from penstock.monitor.logs import configure_logging
 from penstock.settings import Settings, load_settings
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 Message: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[Message]]
 Send: TypeAlias = Callable[[Message], Awaitable[None]]
+Writer: TypeAlias = Callable[[Example | None], dict[str, Any]]
 App: TypeAlias = Callable[[Message, Receive, Send], Awaitable[None]]
 
 
@@ -39,11 +41,12 @@ def create_app(
     if settings is None:
         settings = load_settings().settings
         configure_logging(settings)
-    gateway = Gateway(settings, TABLE, engine=engine)
+    service = Service(settings, engine=engine)
+    gateway = Gateway(service, TABLE)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:  # noqa: ARG001
-        await gateway.start(refs)
+        await service.start(refs)
         try:
             yield
         finally:
@@ -58,18 +61,16 @@ def create_app(
         redoc_url=None,
         openapi_url=None,
     )
-    gateway.write_openapi = _with_routes_of(app, gateway)
-    app.openapi = lambda: gateway.write_openapi(None)  # type: ignore[method-assign]
+    service.write_openapi = _with_routes_of(app, service.write_openapi)
+    app.openapi = lambda: service.write_openapi(None)  # type: ignore[method-assign]
     app.state.gateway = gateway
     app.add_middleware(AsgiGateway, gateway=gateway)
     return app
 
 
-def _with_routes_of(app: FastAPI, gateway: Gateway) -> Callable[[Example | None], dict[str, Any]]:
+def _with_routes_of(app: FastAPI, own: Writer) -> Writer:
     """What describes the table, and after it the routes that somebody added to `app`."""
     from fastapi.openapi.utils import get_openapi
-
-    own = gateway.write_openapi
 
     def write(example: Example | None = None) -> dict[str, Any]:
         document = own(example)
@@ -134,7 +135,8 @@ class AsgiCall(Call):
 
     def __init__(self, gateway: Gateway, scope: Message, receive: Receive) -> None:
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        self.gateway = gateway
+        self.service = gateway.service
+        self.limits = gateway.limits
         self.method = scope["method"]
         self.path = scope["path"]
         self.query = scope["query_string"].decode("latin-1")

@@ -16,7 +16,8 @@ class RsgiCall(Call):
     _stream: Any = None
 
     def __init__(self, gateway: Gateway, scope: Any, protocol: Any) -> None:
-        self.gateway = gateway
+        self.service = gateway.service
+        self.limits = gateway.limits
         self.method = scope.method
         self.path = scope.path
         self.query = scope.query_string

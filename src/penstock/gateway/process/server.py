@@ -18,7 +18,8 @@ from penstock.errors import ConfigError
 from penstock.gateway.gateway import Gateway
 from penstock.gateway.native.routes import TABLE
 from penstock.gateway.process.rsgi import RsgiApp
-from penstock.gateway.process.worker_group import Peers
+from penstock.gateway.process.worker_group import WorkerGroup
+from penstock.gateway.service import Service
 from penstock.monitor.logs import configure_logging
 from penstock.settings import Settings
 
@@ -54,13 +55,13 @@ def run(
     settings: Settings,
     refs: Sequence[str] = (),
     *,
-    peers: Peers | None = None,
+    workers: WorkerGroup | None = None,
     on_ready: Callable[[], None] = lambda: None,
 ) -> int:
-    """One server in this process, on an address that was looked at before; `peers` are the processes beside it."""
+    """One server in this process, on an address that was checked before; `workers` is the group it belongs to."""
     import uvloop
 
-    return uvloop.run(Server(settings, refs, peers, on_ready).run())
+    return uvloop.run(Server(settings, refs, workers, on_ready).run())
 
 
 def free_address(host: str, port: int) -> tuple[str, int]:
@@ -94,11 +95,11 @@ class Server:
     """One process: Granian, the gateway behind it, and what happens on a signal."""
 
     def __init__(
-        self, settings: Settings, refs: Sequence[str], peers: Peers | None, on_ready: Callable[[], None]
+        self, settings: Settings, refs: Sequence[str], workers: WorkerGroup | None, on_ready: Callable[[], None]
     ) -> None:
         self._settings = settings
         self._refs = refs
-        self._peers = peers
+        self._workers = workers
         self._on_ready = on_ready
         self._stop = asyncio.Event()
 
@@ -106,15 +107,14 @@ class Server:
         """Serve until stopped; the exit code. Raises the PenstockError of a model that was asked for."""
         for signum in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(signum, self._on_signal, signum)
-        gateway = Gateway(self._settings, TABLE)
-        gateway.peers = self._peers
-        gateway.listener = self._settings.host
-        loading = asyncio.create_task(self._load(gateway), name="penstock-load")
+        service = Service(self._settings, workers=self._workers)
+        gateway = Gateway(service, TABLE, listener=self._settings.host)
+        loading = asyncio.create_task(self._load(service), name="penstock-load")
         stopped = asyncio.create_task(self._stop.wait(), name="penstock-stop")
         try:
-            if self._peers is not None:  # others take the requests until this one can answer them
+            if self._workers is not None:  # the other processes take the requests until this one is ready
                 await _first(loading, stopped)
-            async with _listening(gateway, self._settings) as listening, _sharing(gateway):
+            async with _listening(gateway, self._settings) as listening, _sharing(service):
                 await self._until_stopped(loading, listening, stopped)
                 await self._drain(gateway, loading)
         finally:
@@ -124,10 +124,10 @@ class Server:
             await gateway.close()
         return 0
 
-    async def _load(self, gateway: Gateway) -> None:
-        await gateway.start(self._refs)
+    async def _load(self, service: Service) -> None:
+        await service.start(self._refs)
         self._on_ready()
-        log.info("ready", extra={"models": [model.key for model in gateway.engine.loaded()]})
+        log.info("ready", extra={"models": [model.key for model in service.engine.loaded()]})
 
     async def _until_stopped(self, loading: Task, listening: Task, stopped: Task) -> None:
         await _first(loading, listening, stopped)
@@ -171,12 +171,12 @@ async def _listening(gateway: Gateway, settings: Settings) -> AsyncIterator[Task
 
 
 @contextlib.asynccontextmanager
-async def _sharing(gateway: Gateway) -> AsyncIterator[None]:
-    """Tell the processes beside this one its figures meanwhile."""
-    if gateway.peers is None:
+async def _sharing(service: Service) -> AsyncIterator[None]:
+    """Share the figures of this process with the others of its group meanwhile."""
+    if service.workers is None:
         yield
         return
-    sharing = asyncio.create_task(gateway.peers.share(gateway), name="penstock-share")
+    sharing = asyncio.create_task(service.workers.share(service.figures), name="penstock-share")
     try:
         yield
     finally:

@@ -162,13 +162,13 @@ class _Supervisor:
 def _work(settings: Settings, refs: tuple[str, ...], directory: Path, news: Connection) -> None:
     """The child process: one server. Ctrl-C reaches the whole group, so only the parent's SIGTERM counts."""
     from penstock.gateway.process.server import run
-    from penstock.gateway.process.worker_group import Peers
+    from penstock.gateway.process.worker_group import WorkerGroup
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     configure_logging(settings)
     _end_with_parent(directory)
     try:
-        sys.exit(run(settings, refs, peers=Peers(directory), on_ready=lambda: news.send(READY)))
+        sys.exit(run(settings, refs, workers=WorkerGroup(directory), on_ready=lambda: news.send(READY)))
     except PenstockError as error:
         news.send(str(error))
         sys.exit(1)

@@ -1,4 +1,4 @@
-"""Several server processes speak as one: each writes its figures into a shared directory and reads the others'."""
+"""Figures of several server processes as one: each writes its own into a shared directory and reads the others."""
 
 from __future__ import annotations
 
@@ -7,60 +7,54 @@ import contextlib
 import os
 import threading
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeAlias
 
 import orjson
 
-if TYPE_CHECKING:
-    from penstock.gateway.gateway import Gateway
+Figures: TypeAlias = dict[str, Any]
 
 SHARE_EVERY_S = 0.5
 
 
-class Peers:
-    """The figures of this process and of those beside it, one file each. A file outlives its process: counts stay."""
+class WorkerGroup:
+    """The figures of all processes of a server, one file each. A file outlives its process: counters never fall."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self._own = directory / f"{os.getpid()}.json"
         self._lock = threading.Lock()
 
-    async def share(self, gateway: Gateway) -> None:
-        """Write this process' figures again and again; ends when cancelled, and writes a last time."""
+    async def share(self, figures: Callable[[], Figures]) -> None:
+        """Write the figures of this process periodically; ends when cancelled, and writes a last time."""
         try:
             while True:
-                await asyncio.to_thread(self.tell, gateway)
+                await asyncio.to_thread(self.publish, figures)
                 await asyncio.sleep(SHARE_EVERY_S)
         finally:
-            self.tell(gateway)
+            self.publish(figures)
 
-    def tell(self, gateway: Gateway) -> None:
-        """Write this process' figures now."""
+    def publish(self, figures: Callable[[], Figures]) -> None:
+        """Write the figures of this process now."""
         with self._lock:
-            self.write(gateway)
+            self._write(figures())
 
-    def write(self, gateway: Gateway) -> dict[str, Any]:
-        """Write the figures of now, aside and then renamed, so that nobody reads half a file; and return them."""
-        figures = {
-            "metrics": gateway.metrics.snapshot(),
-            "stats": gateway.engine.get_stats(),
-            "orders": gateway.orders.revision,
-        }
-        aside = self._own.with_suffix(".new")
-        with contextlib.suppress(OSError):  # the parent is gone
-            aside.write_bytes(orjson.dumps(figures))
-            aside.rename(self._own)
+    def all(self, figures: Callable[[], Figures]) -> list[Figures]:
+        """The figures of every process, this one's first and just written: a later sum is never below this one."""
+        with self._lock:
+            return [self._write(figures()), *self.others()]
+
+    def _write(self, figures: Figures) -> Figures:
+        """Write to a temporary file and rename it, so that no reader sees half a file."""
+        temporary = self._own.with_suffix(".new")
+        with contextlib.suppress(OSError):  # the supervisor has ended and removed the directory
+            temporary.write_bytes(orjson.dumps(figures))
+            temporary.rename(self._own)
         return figures
 
-    def all(self, gateway: Gateway) -> list[dict[str, Any]]:
-        """The figures of every process, this one's first and just written: no later sum can be below this one."""
-        with self._lock:
-            return [self.write(gateway), *self.others()]
-
     def behind(self, revision: int) -> list[int]:
-        """The process ids of those beside this one that have not obeyed the orders of this revision yet."""
+        """The ids of the other live processes that have not yet applied the commands of this revision."""
         late = []
         for file in self.directory.glob("*.json"):
             with contextlib.suppress(OSError, ValueError):
@@ -70,7 +64,7 @@ class Peers:
         return late
 
     def others(self) -> list[dict[str, Any]]:
-        """What the other processes wrote last; of an ended one only what it has counted."""
+        """The latest figures of the other processes; of an ended one only its counters."""
         found = []
         for file in sorted(self.directory.glob("*.json")):
             if file == self._own:
@@ -102,10 +96,10 @@ def _counts_only(figures: dict[str, Any]) -> dict[str, Any]:
 
 
 def merge_stats(all_stats: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The figures of `/stats` of several processes as one's; the first is the process that answers.
+    """The figures of `/stats`, merged over several processes; the first is the process that answers.
 
-    Counts and throughput add up. The latencies of one model are averages, weighted by throughput: the processes share
-    a port, so that each sees the same kind of requests.
+    Counts and throughput are sums. Latencies of a model are averages weighted by throughput: the processes share a
+    port, so each sees the same kind of requests.
     """
     merged = dict(all_stats[0])
     for name in ("queue_size", "processing"):

@@ -1,0 +1,187 @@
+"""What the handlers of a request reach: engine, settings and metrics, and the state of this process."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+from penstock.artifacts.policies import BatchingPolicy
+from penstock.engine.config import InferenceConfig
+from penstock.engine.engine import InferenceEngine
+from penstock.engine.tasks.ranges import RangePolicies
+from penstock.errors import ModelNotReady, PenstockError
+from penstock.gateway.process.admin_commands import Orders
+from penstock.gateway.process.worker_group import WorkerGroup, merge_stats
+from penstock.monitor.metrics import Metrics
+from penstock.settings import ModelSettings, Settings
+
+log = logging.getLogger(__name__)
+
+RECONCILE_EVERY_S = 0.5
+"""A change in the registry takes effect within a second, including the time to load a small model."""
+
+
+class Service:
+    """The served models of one process, without sockets: loading, following the registry, draining, figures."""
+
+    def __init__(
+        self, settings: Settings, *, engine: InferenceEngine | None = None, workers: WorkerGroup | None = None
+    ) -> None:
+        """`workers` is the group of server processes this one belongs to; None for a single process."""
+        self.settings = settings
+        self.engine = engine or InferenceEngine(engine_config(settings))
+        self.metrics = Metrics(self.engine)
+        self.engine.observers.append(self.metrics.observe)
+        self.workers = workers
+        self.orders = Orders(self)
+        self.following = asyncio.Lock()
+        """Held while the loaded models change."""
+        self.on_models_changed: list[Callable[[], Awaitable[None]]] = []
+        """Called after models may have been loaded or unloaded."""
+        self.write_openapi: Callable[[Any], dict[str, Any]]
+        """Writes the OpenAPI document with an example request, or None; set by what serves the routes."""
+        self.started = False
+        self.draining = False
+        self._stopping = False
+        self._registry_error = ""
+        self._background: list[asyncio.Task[None]] = []
+
+    async def start(self, refs: Sequence[str] = ()) -> None:
+        """Load the models. Raises the PenstockError of a model that was named and cannot be served."""
+        strict = bool(refs) or self.engine.default_ref is not None
+        await self.engine.start(refs, strict=strict)
+        await self.orders.obey()
+        await self.models_changed()
+        # objects made so far live as long as the process; frozen, they cost no further collections (50 ms each)
+        gc.collect()
+        gc.freeze()
+        self.started = True
+        self._background.append(asyncio.create_task(self._reconcile(), name="penstock-reconcile"))
+        if self.workers is not None:
+            self._background.append(asyncio.create_task(self.orders.watch(), name="penstock-orders"))
+
+    def check_started(self) -> None:
+        """Raises ModelNotReady while models are being loaded."""
+        if not self.started:
+            raise ModelNotReady("models are being loaded; try again in a moment")
+
+    def begin_drain(self) -> None:
+        """Refuse new predictions, and close every connection with its next reply."""
+        self.draining = True
+        self.engine.begin_drain()
+
+    def end_drain(self) -> None:
+        """Take predictions again, unless the process is about to end."""
+        if not self._stopping:
+            self.draining = False
+            self.engine.end_drain()
+
+    async def drain(self, timeout_s: float) -> bool:
+        """Wait for the predictions in flight; False if they took longer than `timeout_s` and were abandoned.
+
+        A drained service cannot be resumed: the process is about to end.
+        """
+        self._stopping = True
+        self.begin_drain()
+        return await self.engine.drain(timeout_s)
+
+    async def close(self) -> None:
+        """Unload the models."""
+        for task in self._background:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+        await self.engine.close()
+
+    async def models_changed(self) -> None:
+        """Call what depends on the set of loaded models."""
+        for hook in self.on_models_changed:
+            await hook()
+
+    async def _reconcile(self) -> None:
+        while True:
+            await asyncio.sleep(RECONCILE_EVERY_S)
+            await self.reconcile()
+
+    async def reconcile(self) -> None:
+        """Load and unload what the registry says now; errors are logged."""
+        async with self.following:
+            try:
+                await self.engine.reconcile()
+            except PenstockError as error:
+                self._log_registry_error(f"the registry cannot be followed: {error}")
+            except Exception:
+                log.exception("the registry cannot be followed")
+            else:
+                self._log_registry_error("")
+            await self.models_changed()
+
+    def _log_registry_error(self, error: str) -> None:
+        """Log state changes only: the beginning, another error, the end."""
+        if error == self._registry_error:
+            return
+        log.warning("%s", error or "the registry is followed again")
+        self._registry_error = error
+
+    async def stats(self) -> dict[str, Any]:
+        """The figures of `/stats`, merged over all processes."""
+        if self.workers is None:
+            return self.engine.get_stats()
+        return merge_stats([figures["stats"] for figures in await asyncio.to_thread(self.workers.all, self.figures)])
+
+    async def metrics_page(self) -> bytes:
+        """The page of `/metrics`, merged over all processes."""
+        everyone = [] if self.workers is None else await asyncio.to_thread(self.workers.all, self.figures)
+        return await asyncio.to_thread(self.metrics.render, [figures["metrics"] for figures in everyone])
+
+    def figures(self) -> dict[str, Any]:
+        """What this process shares with the others of its group."""
+        return {
+            "metrics": self.metrics.snapshot(),
+            "stats": self.engine.get_stats(),
+            "orders": self.orders.revision,
+        }
+
+
+def engine_config(settings: Settings) -> InferenceConfig:
+    """The engine's part of the settings."""
+    default = str(settings.model_path) if settings.model_path is not None else settings.default_model
+    return InferenceConfig(
+        model_path=default,
+        model_type=settings.model_type,
+        registry=settings.registry,
+        database_url=settings.database_url,
+        device=settings.device,
+        trust=settings.trust,
+        cache_dir=settings.cache_dir,
+        choosing=settings.choosing,
+        precision="fp16" if settings.use_fp16 else "fp32",
+        batch_size=settings.batch_size,
+        max_queue_size=settings.max_queue_size,
+        max_queue_bytes=settings.max_queue_bytes,
+        max_wait_ms=settings.max_wait_ms,
+        graph_optimization=settings.enable_onnx_optimization,
+        threads=settings.threads,
+        shared_threads=settings.shared_threads,
+        timeout_ms=settings.request_timeout_ms,
+        max_models=settings.max_models,
+        max_bytes=settings.max_bytes,
+        cache_size=settings.cache_size,
+        cache_bytes=settings.cache_bytes,
+        ranges=RangePolicies(settings.on_input_range, settings.on_output_range, settings.on_nan_output),
+        batching={name: _batching(model) for name, model in settings.models.items()},
+    )
+
+
+def _batching(model: ModelSettings) -> BatchingPolicy:
+    return BatchingPolicy(
+        max_batch_rows=model.batch_size,
+        max_queue_rows=model.max_queue_size,
+        max_queue_bytes=model.max_queue_bytes,
+        max_wait_ms=model.max_wait_ms,
+        timeout_ms=model.request_timeout_ms,
+    )
