@@ -220,7 +220,7 @@ class Signature:
                 raise InferenceError(
                     f"the model's output {spec.name!r} is of type {array.dtype}, its signature says {spec.dtype}"
                 )
-        split(outputs, [rows])
+        check_rows(outputs, rows)
         for spec in self.outputs if lengths else ():
             got, promised = outputs[spec.name].shape, spec.shape
             if len(got) != len(promised) or any(0 <= n != m for m, n in zip(got[1:], promised[1:], strict=True)):
@@ -316,38 +316,47 @@ def _specs(items: Iterable[Mapping[str, Any]]) -> tuple[TensorSpec, ...]:
     )
 
 
-def group_key(arrays: Arrays) -> tuple[Any, ...]:
-    """Equal for inputs that can be stacked: same names, dtypes and shapes past axis 0."""
-    return tuple([(name, array.dtype.num, array.shape[1:]) for name, array in arrays.items()])
+def measure(arrays: Arrays) -> tuple[tuple[Any, ...], int, int]:
+    """Group key, rows and bytes of one request's arrays.
+
+    The key is equal for inputs that can be stacked: same names, dtypes and shapes past axis 0.
+    """
+    key, rows, size = [], 0, 0
+    for name, array in arrays.items():
+        shape, dtype = array.shape, array.dtype
+        key.append((name, dtype.num, shape[1:]))
+        rows = shape[0]
+        size += array.nbytes
+        if dtype.hasobject:
+            size += _characters(array)
+    return tuple(key), rows, size
 
 
 def nbytes(arrays: Arrays) -> int:
-    """Memory the arrays hold, in bytes; of text its characters, not the references to them."""
-    size = 0
-    for array in arrays.values():
-        size += array.nbytes
-        if array.dtype.hasobject:
-            size += sum(map(len, array.flat))
-    return size
+    """Memory the arrays hold, in bytes; text counts its characters as well as the references to them."""
+    return sum(array.nbytes + (_characters(array) if array.dtype.hasobject else 0) for array in arrays.values())
+
+
+def _characters(array: Array) -> int:
+    return sum(map(len, array.flat))
 
 
 def stack(items: Sequence[Arrays]) -> Arrays:
-    """One batch from several inputs of equal `group_key`, joined along axis 0."""
+    """One batch from inputs of one group key, joined along axis 0."""
     if len(items) == 1:
         return items[0]
     return {name: np.concatenate([item[name] for item in items]) for name in items[0]}
 
 
-def split(outputs: Arrays, rows: Sequence[int]) -> list[Arrays]:
-    """The inverse of `stack` for a batch's outputs: views of `rows[i]` rows each.
+def split(outputs: Arrays, items: Sequence[Arrays]) -> list[Arrays]:
+    """The outputs of each stacked item: views of its rows.
 
-    Raises InferenceError when an output has another number of rows than the batch.
+    Raises InferenceError if an output has another number of rows than the batch.
     """
-    total = sum(rows)
-    for name, array in outputs.items():
-        if array.ndim == 0 or len(array) != total:
-            got = "a single value" if array.ndim == 0 else f"{len(array)} rows"
-            raise InferenceError(f"the model's output {name!r} has {got} for a batch of {total}")
+    rows = [len(next(iter(item.values()))) for item in items]
+    check_rows(outputs, sum(rows))
+    if len(rows) == 1:
+        return [outputs]
     parts: list[Arrays] = []
     start = 0
     for count in rows:
@@ -355,3 +364,17 @@ def split(outputs: Arrays, rows: Sequence[int]) -> list[Arrays]:
         parts.append({name: array[start:end] for name, array in outputs.items()})
         start = end
     return parts
+
+
+def check_rows(outputs: Arrays, rows: int) -> None:
+    """Raise InferenceError naming the output that does not have so many rows."""
+    for name, array in outputs.items():
+        if array.ndim == 0 or len(array) != rows:
+            got = "a single value" if array.ndim == 0 else f"{len(array)} rows"
+            raise InferenceError(f"the model's output {name!r} has {got} for a batch of {rows}")
+
+
+def cut(arrays: Arrays, rows: int) -> list[Arrays]:
+    """Views of at most `rows` rows each, in order."""
+    total = len(next(iter(arrays.values())))
+    return [{name: array[start : start + rows] for name, array in arrays.items()} for start in range(0, total, rows)]

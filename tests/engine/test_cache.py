@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from penstock.engine.batching.batcher import Batched
 from penstock.engine.cache import PredictionCache
 from penstock.errors import DeadlineExceeded, InferenceError, Overloaded
+from penstock.tensors import Arrays
 
 
 def test_keys_differ_by_model_name_dtype_shape_order_and_content() -> None:
@@ -160,7 +161,7 @@ class Runs:
         self.gate = asyncio.Event()
         self.error: Exception | None = None
 
-    async def __call__(self) -> Batched:
+    async def __call__(self) -> Batched[Arrays]:
         self.count += 1
         await self.gate.wait()
         if self.error is not None:
@@ -174,8 +175,8 @@ def soon(seconds: float = 5.0) -> float:
 
 async def test_equal_requests_at_once_share_one_run() -> None:
     cache, run = PredictionCache(10), Runs()
-    tasks = [asyncio.create_task(cache.answer("m", b"k", soon(), run)) for _ in range(20)]
-    other = asyncio.create_task(cache.answer("m", b"other", soon(), run))
+    tasks = [asyncio.create_task(cache.outputs("m", b"k", soon(), run)) for _ in range(20)]
+    other = asyncio.create_task(cache.outputs("m", b"other", soon(), run))
     await asyncio.sleep(0.01)
     assert run.count == 2
     run.gate.set()
@@ -186,25 +187,25 @@ async def test_equal_requests_at_once_share_one_run() -> None:
     answers[0].outputs["y"] += 100
     assert {int(answer.outputs["y"][0]) for answer in answers[1:]} == {2}
     assert cache.figures()[2:] == (19, 2)
-    assert cache._flights == {}
+    assert len(cache._flights) == 0
 
 
 async def test_an_error_that_lies_in_the_input_is_everybodys_and_is_not_remembered() -> None:
     cache, run = PredictionCache(10), Runs()
     run.error = InferenceError("no")
-    tasks = [asyncio.create_task(cache.answer("m", b"k", soon(), run)) for _ in range(5)]
+    tasks = [asyncio.create_task(cache.outputs("m", b"k", soon(), run)) for _ in range(5)]
     await asyncio.sleep(0.01)
     run.gate.set()
     results = await asyncio.gather(*tasks, return_exceptions=True)
     assert all(isinstance(result, InferenceError) for result in results)
     assert run.count == 1
     run.error = None
-    assert (await cache.answer("m", b"k", soon(), run)).batch_rows == 4
+    assert (await cache.outputs("m", b"k", soon(), run)).batch_rows == 4
 
 
 async def test_when_the_one_who_runs_leaves_another_runs_in_its_place() -> None:
     cache, run = PredictionCache(10), Runs()
-    tasks = [asyncio.create_task(cache.answer("m", b"k", soon(), run)) for _ in range(5)]
+    tasks = [asyncio.create_task(cache.outputs("m", b"k", soon(), run)) for _ in range(5)]
     await asyncio.sleep(0.01)
     tasks[0].cancel()
     await asyncio.sleep(0.01)
@@ -219,16 +220,16 @@ async def test_a_refusal_of_the_one_who_runs_is_not_shared() -> None:
     cache = PredictionCache(10)
     gate = asyncio.Event()
 
-    async def refused() -> Batched:
+    async def refused() -> Batched[Arrays]:
         await gate.wait()
         raise Overloaded("full")
 
-    async def run() -> Batched:
+    async def run() -> Batched[Arrays]:
         return Batched(outputs(1), 1, 0.0, 0.0)
 
-    first = asyncio.create_task(cache.answer("m", b"k", soon(), refused))
+    first = asyncio.create_task(cache.outputs("m", b"k", soon(), refused))
     await asyncio.sleep(0.01)
-    second = asyncio.create_task(cache.answer("m", b"k", soon(), run))
+    second = asyncio.create_task(cache.outputs("m", b"k", soon(), run))
     await asyncio.sleep(0.01)
     gate.set()
     with pytest.raises(Overloaded):
@@ -238,17 +239,17 @@ async def test_a_refusal_of_the_one_who_runs_is_not_shared() -> None:
 
 async def test_who_waits_for_another_keeps_a_deadline_of_its_own() -> None:
     cache, run = PredictionCache(10), Runs()
-    first = asyncio.create_task(cache.answer("m", b"k", soon(), run))
+    first = asyncio.create_task(cache.outputs("m", b"k", soon(), run))
     await asyncio.sleep(0.01)
     with pytest.raises(DeadlineExceeded):
-        await cache.answer("m", b"k", soon(0.05), run)
+        await cache.outputs("m", b"k", soon(0.05), run)
     run.gate.set()
     assert (await first).batch_rows == 4
 
 
 async def test_who_leaves_while_waiting_disturbs_nobody() -> None:
     cache, run = PredictionCache(10), Runs()
-    first, gone, last = (asyncio.create_task(cache.answer("m", b"k", soon(), run)) for _ in range(3))
+    first, gone, last = (asyncio.create_task(cache.outputs("m", b"k", soon(), run)) for _ in range(3))
     await asyncio.sleep(0.01)
     gone.cancel()
     await asyncio.sleep(0.01)
@@ -259,9 +260,9 @@ async def test_who_leaves_while_waiting_disturbs_nobody() -> None:
 
 async def test_a_request_on_another_event_loop_shares_the_run_as_well() -> None:
     cache, run = PredictionCache(10), Runs()
-    first = asyncio.create_task(cache.answer("m", b"k", soon(), run))
+    first = asyncio.create_task(cache.outputs("m", b"k", soon(), run))
     await asyncio.sleep(0.01)
-    other = asyncio.create_task(asyncio.to_thread(lambda: asyncio.run(cache.answer("m", b"k", soon(), run))))
+    other = asyncio.create_task(asyncio.to_thread(lambda: asyncio.run(cache.outputs("m", b"k", soon(), run))))
     await asyncio.sleep(0.05)
     run.gate.set()
     assert (await other).batch_rows == 0

@@ -707,7 +707,7 @@ def hold_up(engine: InferenceEngine) -> None:
 
     model.batcher._run = held
     model.batcher._inline = False
-    model.batcher._runners = 1
+    model.batcher._concurrency = 1
 
 
 def release(engine: InferenceEngine) -> None:

@@ -1,35 +1,34 @@
-"""Answers remembered by the model version and variant that gave them and a digest of their inputs.
+"""A cache of model outputs by the model version and variant that computed them and a digest of their inputs.
 
-What is remembered are the model's outputs, so that answers are made of them as of fresh ones. An identity
+It holds the model's outputs, and responses are made from them as from fresh ones. An identity
 (`LoadedModel.cache_identity`) stands for one load of one variant of one version: no other model, and no other content
-under the same name, shares it, and what it remembered is forgotten with it.
+under the same name, shares it. Its entries are dropped when it is unloaded.
 """
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import sys
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
-from concurrent.futures import Future
 from typing import NamedTuple
 
 from penstock.engine.batching.batcher import Batched
+from penstock.engine.single_flight import SingleFlight
 from penstock.errors import DeadlineExceeded, InferenceError
 from penstock.tensors import Arrays, nbytes
 
 DEFAULT_BYTES = 256 * 2**20
-"""What answers may take together where only their number is limited."""
+"""The limit in bytes where only the number of entries is limited."""
 
 _OVERHEAD = 400
-"""Bytes that an entry takes beside the numbers in it: its key, its dictionary, its places in the order of use."""
+"""Bytes that an entry takes in addition to its arrays: its key, its dictionary, its place in the order of use."""
 
 
 class CacheFigures(NamedTuple):
-    """How much is remembered, and how often it was asked for."""
+    """Entries and bytes now, hits and misses since the start."""
 
     entries: int
     bytes: int
@@ -51,7 +50,7 @@ class PredictionCache:
         self._max_bytes = max_bytes or DEFAULT_BYTES
         self._entries: OrderedDict[bytes, _Entry] = OrderedDict()
         self._owned: dict[str, set[bytes]] = {}
-        self._flights: dict[bytes, Future[Arrays]] = {}
+        self._flights: SingleFlight[bytes, Arrays] = SingleFlight()
         self._bytes = self._hits = self._misses = 0
         self._lock = threading.Lock()
 
@@ -67,7 +66,7 @@ class PredictionCache:
         return digest.digest()
 
     def get(self, key: bytes) -> Arrays | None:
-        """A copy of the remembered outputs, or None."""
+        """A copy of the cached outputs, or None."""
         with self._lock:
             found = self._entries.get(key)
             if found is None:
@@ -78,9 +77,9 @@ class PredictionCache:
         return _copied(found.outputs)
 
     def put(self, key: bytes, outputs: Arrays, identity: str = "") -> None:
-        """Remember a copy of `outputs` (views would keep the whole batch alive), forgetting the oldest uses.
+        """Keep a copy of `outputs` (views would keep the whole batch alive) and evict the least recently used entries.
 
-        What is larger than an eighth of the cache is not worth what it would push out.
+        An entry larger than an eighth of the cache is not kept: it would evict too many others.
         """
         self._keep(key, _copied(outputs), identity)
 
@@ -97,13 +96,13 @@ class PredictionCache:
                 self._drop(next(iter(self._entries)))
 
     def forget(self, identity: str) -> None:
-        """Let go of everything that one loaded model answered."""
+        """Drop all entries of one loaded model."""
         with self._lock:
             for key in list(self._owned.get(identity, ())):
                 self._drop(key)
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Drop all entries."""
         with self._lock:
             self._entries.clear()
             self._owned.clear()
@@ -114,7 +113,7 @@ class PredictionCache:
         return CacheFigures(len(self._entries), self._bytes, self._hits, self._misses)
 
     def _drop(self, key: bytes) -> None:
-        """Forget one entry, lock held."""
+        """Drop one entry, lock held."""
         entry = self._entries.pop(key, None)
         if entry is None:
             return
@@ -124,60 +123,38 @@ class PredictionCache:
         if not owned:
             del self._owned[entry.identity]
 
-    async def answer(
-        self, identity: str, key: bytes, deadline: float, run: Callable[[], Awaitable[Batched]]
-    ) -> Batched:
-        """The remembered outputs, or else what `run` gives; equal requests at once, on whatever loop, share one run.
+    async def outputs(
+        self, identity: str, key: bytes, deadline: float, run: Callable[[], Awaitable[Batched[Arrays]]]
+    ) -> Batched[Arrays]:
+        """The cached outputs, or else those of `run`; equal requests at once, on any event loop, share one run.
 
-        `batch_rows` is 0 for what this request did not run itself. An error that lies in the input (InferenceError) is
-        everybody's. When the caller who runs gives up, is refused or comes too late, another one runs in its place.
+        `batch_rows` is 0 for a request that did not run itself. All equal requests get an error of the input
+        (InferenceError). If the caller who runs is cancelled, refused or too late, another one runs in its place.
         Raises DeadlineExceeded at this caller's own deadline.
         """
         found = self.get(key)
         if found is not None:
             return Batched(found, 0, 0.0, 0.0)
         started = time.monotonic()
-        while True:
-            mine: Future[Arrays] = Future()
-            with self._lock:
-                flight = self._flights.setdefault(key, mine)
-            if flight is mine:
-                return await self._lead(identity, key, mine, run)
-            try:
-                async with asyncio.timeout(deadline - time.monotonic()):
-                    outputs = await asyncio.shield(asyncio.wrap_future(flight))
-            except TimeoutError:
-                raise DeadlineExceeded("the deadline passed before the model answered an equal request") from None
-            except _LeftAlone:
-                continue
-            with self._lock:
-                self._hits += 1
-                self._misses -= 1
-            return Batched(_copied(outputs), 0, time.monotonic() - started, 0.0)
+        own: list[Batched[Arrays]] = []
 
-    async def _lead(
-        self, identity: str, key: bytes, flight: Future[Arrays], run: Callable[[], Awaitable[Batched]]
-    ) -> Batched:
-        verdict: BaseException = _LeftAlone()
-        try:
-            batched = await run()
-            outputs = _copied(batched.outputs)  # before this caller's task can change them
+        async def run_and_keep() -> Arrays:
+            own.append(await run())
+            outputs = _copied(own[0].outputs)  # before this caller's task can change them
             self._keep(key, outputs, identity)
-            flight.set_result(outputs)
-        except InferenceError as error:
-            verdict = error
-            raise
-        finally:
-            with self._lock:
-                del self._flights[key]
-            if not flight.done():
-                flight.set_exception(verdict)
-        return batched
+            return outputs
+
+        try:
+            outputs = await self._flights.run_async(key, run_and_keep, deadline=deadline, shared_errors=InferenceError)
+        except TimeoutError:
+            raise DeadlineExceeded("the deadline passed before the model answered an equal request") from None
+        if own:
+            return own[0]
+        with self._lock:
+            self._hits += 1
+            self._misses -= 1
+        return Batched(_copied(outputs), 0, time.monotonic() - started, 0.0)
 
 
 def _copied(outputs: Arrays) -> Arrays:
     return {name: array.copy() for name, array in outputs.items()}
-
-
-class _LeftAlone(Exception):
-    """The caller who ran has no answer to share."""

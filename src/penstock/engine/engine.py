@@ -29,7 +29,7 @@ from penstock.errors import (
 )
 from penstock.registry.registry import Registry
 from penstock.tasks.base import TimedResponse
-from penstock.tensors import Arrays, nbytes
+from penstock.tensors import Arrays
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -195,11 +195,11 @@ class InferenceEngine:
             if prepared >= deadline:
                 raise DeadlineExceeded("the deadline passed before the request reached the model; the work was dropped")
             if wait_for_capacity:
-                await model.batcher.room(rows, deadline, nbytes(arrays))
+                await model.batcher.wait_for_capacity(arrays, deadline)
             if self._cache is not None:
-                batched = await self._run_cached(model, arrays, rows, deadline, priority, runner if in_thread else None)
+                batched = await self._run_cached(model, arrays, deadline, priority, runner if in_thread else None)
             else:
-                batched = await model.batcher.submit(arrays, rows, deadline, priority)
+                batched = await model.batcher.submit(arrays, deadline, priority)
             answered = time.monotonic()
             flags += runner.watch.outputs(batched.outputs) if runner.watch is not None else ()
             finish = functools.partial(runner.finish, batched.outputs, request)
@@ -221,8 +221,8 @@ class InferenceEngine:
                 return model
 
     async def _run_cached(
-        self, model: LoadedModel, arrays: Arrays, rows: int, deadline: float, priority: int, keyed_by: TaskRunner | None
-    ) -> Batched:
+        self, model: LoadedModel, arrays: Arrays, deadline: float, priority: int, keyed_by: TaskRunner | None
+    ) -> Batched[Arrays]:
         """As the batcher, for equal inputs from the cache; `keyed_by` makes the digest of large ones in a thread."""
         cache = self._cache
         assert cache is not None
@@ -233,15 +233,13 @@ class InferenceEngine:
             key = cache.key(identity, arrays)
         else:
             key = await keyed_by.pool.run(functools.partial(cache.key, identity, arrays), deadline, admitted=True)
-        return await cache.answer(
-            identity, key, deadline, lambda: model.batcher.submit(arrays, rows, deadline, priority)
-        )
+        return await cache.outputs(identity, key, deadline, lambda: model.batcher.submit(arrays, deadline, priority))
 
     def _done(
         self,
         model: LoadedModel,
         response: Any,
-        batched: Batched,
+        batched: Batched[Arrays],
         arrays: Arrays,
         rows: int,
         marks: tuple[float, float, float],

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self, TypeAlias
 
 from penstock.backends.base import BackendOptions
+from penstock.engine.batching.halving import halve_batch, halve_rows
 from penstock.engine.batching.limits import BatchLimits
-from penstock.engine.batching.padding import joined
+from penstock.engine.batching.padding import collated
 from penstock.engine.cache import PredictionCache
 from penstock.engine.config import check_at_least, check_precision
 from penstock.engine.loading.loaded_model import ModelInfo
@@ -22,7 +23,7 @@ from penstock.engine.progress import Progress, reported
 from penstock.errors import ConfigError, InferenceError, InvalidInput, ModelNotReady, OutOfMemory, PenstockError
 from penstock.registry.registry import Registry
 from penstock.tasks.base import Task, TimedResponse
-from penstock.tensors import Arrays, Signature, stack
+from penstock.tensors import Arrays, Signature, cut, stack
 
 OPTIMIZATIONS = ("graph_optimization", "kernel_fusion", "quantization")
 _DEFAULT_OPTIMIZATIONS = ("graph_optimization", "kernel_fusion")
@@ -110,7 +111,7 @@ class Predictor:
         except PenstockError:
             self._manager.close()
             raise
-        self._run, self._joining = joined(model.backend)
+        self._run, self._collator = collated(model.backend)
         self._batch_size = model.batcher.limits.batch_rows
         fixed = (spec.shape[0] for spec in model.signature.inputs if spec.shape[0] > 0)
         self._fixed_rows = next(fixed, None)
@@ -239,14 +240,15 @@ class Predictor:
         return [next(answers) if isinstance(item, _Prepared) else item for item in items]
 
     def _outputs_or_errors(self, items: Sequence[_Prepared], size: int) -> list[Arrays | PenstockError]:
-        """A batch that fails is halved until only the guilty items have the error."""
+        """A batch that fails is halved until only the items at fault have the error."""
+
+        def run(part: Sequence[_Prepared]) -> list[Arrays | PenstockError]:
+            return [*self._outputs(part, size)]
+
         try:
-            return [*self._outputs(items, size)]
-        except InferenceError as error:
-            if len(items) < 2:
-                return [error]
-        half = len(items) // 2
-        return [*self._outputs_or_errors(items[:half], size), *self._outputs_or_errors(items[half:], size)]
+            return run(items)
+        except PenstockError as error:
+            return halve_batch(run, items, error, _error_of)
 
     def _finished_or_error(self, item: _Prepared, outputs: Arrays | PenstockError, on_error: OnError) -> Any:
         if isinstance(outputs, PenstockError):
@@ -280,25 +282,24 @@ class Predictor:
         return [{name: array.copy() for name, array in found[key].items()} for key in keys]
 
     def _run_items(self, items: Sequence[_Prepared], size: int) -> list[Arrays]:
-        """Those that can share a run together, at most `size` rows of them."""
+        """Outputs of each item; those that can share a run do, at most `size` rows of them."""
         outputs: dict[int, Arrays] = {}
         for members in self._packed(items, size):
             arrays = [items[index].arrays for index in members]
-            rows = [items[index].rows for index in members]
-            ran = self._run_rows(self._joining.stack(arrays), sum(rows), size)
-            outputs.update(zip(members, self._joining.split(ran, rows, arrays), strict=True))
+            ran = self._run_rows(self._collator.stack(arrays), sum(items[index].rows for index in members), size)
+            outputs.update(zip(members, self._collator.split(ran, arrays), strict=True))
         return [outputs[index] for index in range(len(items))]
 
     def _packed(self, items: Sequence[_Prepared], size: int) -> Iterator[list[int]]:
-        """The numbers of the items of each run."""
+        """The indices of the items of each run."""
         groups: dict[Any, list[int]] = {}
         for index, item in enumerate(items):
-            groups.setdefault(self._joining.key(item.arrays), []).append(index)
+            groups.setdefault(self._collator.measure(item.arrays)[0], []).append(index)
         for members in groups.values():
             run: list[int] = []
             rows = 0
             for index in members:
-                if run and (rows + items[index].rows > size or not self._joining.joins):
+                if run and (rows + items[index].rows > size or not self._collator.shared):
                     yield run
                     run, rows = [], 0
                 run.append(index)
@@ -306,32 +307,28 @@ class Predictor:
             yield run
 
     def _run_rows(self, arrays: Arrays, rows: int, size: int) -> Arrays:
-        """All rows, at most `size` a run (or what the model was exported for)."""
+        """All rows, at most `size` a run (or the batch that the model was exported for)."""
         size = min(size, self._fixed_rows or size)
         if rows <= size:
             return self._run_part(arrays, rows)
-        starts = range(0, rows, size)
-        return stack([self._run_part(_cut(arrays, start, start + size), min(size, rows - start)) for start in starts])
+        return stack([self._run_part(part, min(size, rows - n * size)) for n, part in enumerate(cut(arrays, size))])
 
     def _run_part(self, arrays: Arrays, rows: int) -> Arrays:
-        """One run, or where that does not fit into memory two of half as many rows, and so on down to one."""
+        """One run, or several of fewer rows if that does not fit into memory."""
         try:
             return self._run(arrays)
-        except OutOfMemory:
-            if rows < 2 or self._fixed_rows is not None:
+        except OutOfMemory as error:
+            if self._fixed_rows is not None:
                 raise
-        half = rows // 2
-        return stack(
-            [self._run_part(_cut(arrays, 0, half), half), self._run_part(_cut(arrays, half, rows), rows - half)]
-        )
+            return stack(halve_rows(self._run, arrays, rows, cut, error))
 
 
 _RUNTIME = (
     "_batch_size",
     "_cache",
+    "_collator",
     "_runner",
     "_fixed_rows",
-    "_joining",
     "_made_with",
     "_manager",
     "_model",
@@ -383,8 +380,11 @@ def _guarded(task: Task, when: str, work: Callable[..., Any], *args: Any) -> Any
         raise InferenceError(f"the task {task.kind} failed {when}: {type(error).__name__}: {error}") from error
 
 
-def _cut(arrays: Arrays, start: int, stop: int) -> Arrays:
-    return {name: array[start:stop] for name, array in arrays.items()}
+def _error_of(item: _Prepared, error: BaseException) -> PenstockError:  # noqa: ARG001
+    """The error as the item's own result; a bug in a backend is raised."""
+    if not isinstance(error, PenstockError):
+        raise error
+    return error
 
 
 def _iterator(values: Iterable[Any]) -> Iterator[Any]:

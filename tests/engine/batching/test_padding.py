@@ -56,17 +56,16 @@ def test_in_any_company_a_request_gets_the_answer_of_a_run_alone(
     items = [tokens(rows, length, seed) for seed, (rows, length) in enumerate(requests)]
     groups: dict[object, list[Arrays]] = {}
     for item in items:
-        groups.setdefault(PADDING.key(item), []).append(item)
+        groups.setdefault(PADDING.measure(item)[0], []).append(item)
     for group in groups.values():
-        rows = [len(item["tokens"]) for item in group]
-        parts = PADDING.split(backend.run(PADDING.stack(group)), rows, group)
+        parts = PADDING.split(backend.run(PADDING.stack(group)), group)
         for item, part in zip(group, parts, strict=True):
             same(part, answer(item["tokens"]))
             assert all(array.flags.c_contiguous for array in part.values())
 
 
 def test_requests_share_a_run_when_one_bucket_holds_them() -> None:
-    keys = [PADDING.key(tokens(1, length)) for length in (1, 4, 5, 8, 16, 17, 18)]
+    keys = [PADDING.measure(tokens(1, length))[0] for length in (1, 4, 5, 8, 16, 17, 18)]
     assert (keys[0], keys[2]) == (keys[1], keys[3])
     assert len(set(keys)) == 5  # beyond the longest bucket each length is its own
 
@@ -94,7 +93,7 @@ def test_inputs_of_one_policy_must_have_one_length_and_some() -> None:
         padding.signature.validate({"a": np.zeros((1, 3)), "b": np.zeros((1, 2, 5))})
     arrays, _ = padding.signature.validate({"a": np.zeros((1, 0)), "b": np.zeros((1, 2, 0))})
     with pytest.raises(InvalidInput, match="a: axis 1 has the length 0; give at least 1"):
-        padding.key(arrays)
+        padding.measure(arrays)
 
 
 def test_two_axes_of_one_input_are_padded_by_two_policies() -> None:
@@ -109,7 +108,7 @@ def test_two_axes_of_one_input_are_padded_by_two_policies() -> None:
     items = [{"x": np.full((1, 3, 2), 1.0, np.float32)}, {"x": np.full((2, 4, 1), 2.0, np.float32)}]
     batch = padding.stack(items)
     assert batch["x"].shape == (3, 4, 3)
-    parts = padding.split({"y": batch["x"]}, [1, 2], items)
+    parts = padding.split({"y": batch["x"]}, items)
     assert [part["y"].tolist() for part in parts] == [item["x"].tolist() for item in items]
 
 
@@ -123,7 +122,7 @@ def test_text_is_padded_with_empty_text() -> None:
 def test_an_output_that_does_not_keep_the_padded_length_is_an_error_that_names_it() -> None:
     item = tokens(1, 3)
     with pytest.raises(InferenceError, match=r"output 'scores' has the shape \[1, 9\] for inputs padded to 4"):
-        PADDING.split({"logits": np.zeros((1, CLASSES)), "scores": np.zeros((1, 9))}, [1], [item])
+        PADDING.split({"logits": np.zeros((1, CLASSES)), "scores": np.zeros((1, 9))}, [item])
 
 
 def test_a_padded_backend_takes_any_length_alone_and_no_rows_at_all(backend: Backend) -> None:
@@ -218,5 +217,5 @@ async def test_the_batching_policy_of_a_manifest_holds_and_the_operators_word_go
 
 def test_a_bucket_the_model_does_not_run_at_stops_the_load(registry: Registry, tmp_path: Path) -> None:
     registry.publish(token_artifact(tmp_path, longest=10).path)
-    with pytest.raises(ModelLoadError, match=r"tokens:1.0/onnx-fp32: the model does not run at the length \(16,\)"):
+    with pytest.raises(ModelLoadError, match=r"tokens:1.0/onnx-fp32: the model fails at the padded length \(16,\)"):
         load(registry)

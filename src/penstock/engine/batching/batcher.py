@@ -1,10 +1,10 @@
 """A bounded queue in front of one backend: awaited single requests become batches.
 
-It batches while busy: an idle backend starts at once with what is there, and the queue fills while it runs, so
-the batch size follows the load and nobody waits for a timer (unless `max_wait_ms` asks for one).
+It batches while busy: an idle backend starts at once with what is queued, and the queue fills while it runs. The batch
+size follows the load, without a timer (unless `max_wait_ms` asks for one).
 
-A model whose full batch runs shorter than the hop to a thread and back runs on the event loop itself; any other runs
-in the batcher's own thread, which takes its next batch directly from the queue and so never waits for the loop.
+A model whose full batch runs shorter than the hop to a thread and back runs on the event loop. Any other runs in the
+batcher's own threads, which take their next batch from the queue without waiting for the event loop.
 """
 
 from __future__ import annotations
@@ -13,90 +13,84 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
-from typing import NamedTuple, TypeAlias
+from collections.abc import Callable, Iterable, Sequence
+from typing import Generic, NamedTuple, TypeAlias, TypeVar
 
-import numpy as np
-
-from penstock.engine.batching.collation import Joining
+from penstock.engine.batching.collation import Batch, Collator, Payload
+from penstock.engine.batching.deadlines import DeadlineTimers
+from penstock.engine.batching.halving import halve_batch, halve_rows
 from penstock.engine.batching.limits import BatchLimits
 from penstock.engine.batching.queue import BatchQueue, Item
-from penstock.errors import (
-    DeadlineExceeded,
-    InferenceError,
-    ModelNotReady,
-    OutOfMemory,
-    Overloaded,
-    PenstockError,
-)
-from penstock.tensors import Arrays
+from penstock.errors import DeadlineExceeded, InferenceError, ModelNotReady, OutOfMemory, Overloaded, PenstockError
 
 log = logging.getLogger(__name__)
+Result = TypeVar("Result")
 
 INLINE_BELOW_S = 0.0005
 """A full batch that runs shorter than this stays on the event loop: the hop to a thread and back costs about half
-of it, and a pause of this length is what the loop sees from any other callback."""
+of it, and any other callback blocks the loop for as long."""
+
+WAKE_EVERY_S = 0.02
+"""The longest interval at which a request that waits for capacity looks again."""
 
 
-class Batched(NamedTuple):
-    """One request's own rows of the outputs, and the batch they came from. Times in seconds."""
+class Batched(NamedTuple, Generic[Result]):
+    """One request's own part of the outputs, and the batch it ran in. Times in seconds."""
 
-    outputs: Arrays
+    outputs: Result
     batch_rows: int
     queue_s: float
     run_s: float
 
 
 class Preempted(Overloaded):
-    """The request had a place in the queue, and one of a higher priority took it."""
+    """The request was evicted from a full queue by requests of a higher priority."""
 
 
-Result: TypeAlias = "Batched | PenstockError"
+Outcome: TypeAlias = "Batched[Result] | PenstockError"
 
 
-class Batcher:
+class Batcher(Generic[Payload, Batch, Result]):
     """Awaited single requests in, batches out to `run`. Any thread's event loop may submit."""
 
     def __init__(
         self,
-        run: Callable[[Arrays], Arrays],
+        run: Callable[[Batch], Batch],
+        collator: Collator[Payload, Batch, Result],
         limits: BatchLimits,
         *,
         full_batch_s: float = 1.0,
-        runners: int = 1,
-        joining: Joining | None = None,
+        concurrency: int = 1,
     ) -> None:
         """`full_batch_s`, the measured time of a full batch, decides between event loop and threads.
 
-        `runners` is how many batches may run at once, each in a thread of its own. `joining` says how requests share a
-        run, without it along axis 0.
+        `concurrency` is how many batches may run at once, each in a thread of its own.
         """
         self.limits = limits
         self.running_rows = 0
         self.timeout_s = None if limits.timeout_ms is None else limits.timeout_ms / 1000
-        """The longest a request to this model may take; None where the server's own limit holds."""
+        """The longest time a request to this model may take; None for the server's limit."""
         self._run = run
-        self._joining = joining or Joining()
-        self._key = self._joining.key
-        self._queue = BatchQueue(
+        self._collator = collator
+        self._queue: BatchQueue[Payload] = BatchQueue(
             max_batch_rows=limits.batch_rows,
             max_rows=limits.queue_rows,
             max_bytes=limits.queue_bytes,
-            join=limits.join and self._joining.joins,
+            shared=limits.join and collator.shared,
         )
+        self._max_wait_s = limits.max_wait_ms / 1000
         self._lock = threading.Condition(threading.Lock())
-        self._live: set[Item] = set()
+        self._deadlines = DeadlineTimers(self._expire)
         self._inline = full_batch_s < INLINE_BELOW_S
         self._flush_on: asyncio.AbstractEventLoop | None = None
-        self._nudge_on: asyncio.AbstractEventLoop | None = None
+        self._notify_on: asyncio.AbstractEventLoop | None = None
         self._fill_timer: asyncio.TimerHandle | None = None
-        self._runners = runners
+        self._concurrency = concurrency
         self._threads: list[threading.Thread] = []
         self._idle = 0
         self._closed = False
         self._full_s = full_batch_s
         self._inline_s = 0.0
-        self._sweeps: dict[asyncio.AbstractEventLoop, tuple[float, asyncio.TimerHandle]] = {}
 
     @property
     def queued_rows(self) -> int:
@@ -110,112 +104,104 @@ class Batcher:
 
     @property
     def wait_s(self) -> float:
-        """How long a request that comes now should expect to wait for its run to end."""
+        """Expected time until the run of a request that arrives now ends."""
         return self._wait_behind(self._queue.rows)
 
     def _wait_behind(self, rows: int) -> float:
-        return (rows + self.running_rows) / (self.limits.batch_rows * self._runners) * self._full_s
+        return (rows + self.running_rows) / (self.limits.batch_rows * self._concurrency) * self._full_s
+
+    # Admission
 
     def admit(self, rows: int = 1, priority: int = 0) -> None:
         """Raise Overloaded now if a request of so many rows would be refused; costs next to nothing."""
-        if self._queue.has_room(rows):
+        if not self._queue.rows or self._queue.has_capacity(rows):
             return
         with self._lock:
-            if not self._queue.gives_way(priority):
+            if not self._queue.can_evict(priority):
                 raise self._full(rows)
 
-    async def room(self, rows: int, deadline: float, size: int = 0) -> None:
-        """Return when a request of so many rows and bytes would be let in; DeadlineExceeded if that is too late."""
-        while not self._queue.has_room(rows, size):
+    async def wait_for_capacity(self, payload: Payload, deadline: float) -> None:
+        """Return once the queue has room for this payload. Raises DeadlineExceeded at the deadline."""
+        _, rows, size = self._collator.measure(payload)
+        while not self._queue.has_capacity(rows, size):
             with self._lock:
-                self._rouse()
+                self._notify()
             if time.monotonic() >= deadline:
                 raise DeadlineExceeded("the deadline passed before the queue had room")
-            await asyncio.sleep(min(0.02, max(0.001, self.wait_s / 2)))
+            await asyncio.sleep(min(WAKE_EVERY_S, max(0.001, self.wait_s / 2)))
 
-    async def submit(self, arrays: Arrays, rows: int, deadline: float | None = None, priority: int = 0) -> Batched:
-        """The outputs for these validated inputs, run with whoever else is waiting.
+    async def submit(self, payload: Payload, deadline: float | None = None, priority: int = 0) -> Batched[Result]:
+        """The outputs for a validated payload, run together with what else is queued.
 
-        `deadline` is absolute, in `time.monotonic()` seconds. The higher `priority` goes first, and in a full queue it
-        takes the place of a lower one; inside a priority it is the earlier deadline. A request of more rows than a
-        batch may have is cut into several.
-        Raises Overloaded, DeadlineExceeded, ModelNotReady (closed), InvalidInput or InferenceError.
+        `deadline` is absolute, in `time.monotonic()` seconds. A higher `priority` goes first, and evicts a lower one
+        from a full queue; inside a priority the earlier deadline goes first. A request of more rows than a batch is cut
+        into parts. Raises Overloaded, DeadlineExceeded, ModelNotReady (closed), InvalidInput or InferenceError.
         """
-        if rows > self.limits.batch_rows:
-            return await self._submit_in_parts(arrays, rows, deadline, priority)
-        item = self._item(arrays, rows, deadline, priority)
-        self._enqueue((item,), rows, item.bytes)
+        key, rows, size = self._collator.measure(payload)
+        loop, now = asyncio.get_running_loop(), time.monotonic()
+        if rows <= self.limits.batch_rows:
+            items = [Item(payload, key, rows, size, loop.create_future(), loop, now, deadline, priority)]
+        else:
+            items = [
+                Item(part, *self._collator.measure(part), loop.create_future(), loop, now, deadline, priority)
+                for part in self._collator.cut(payload, self.limits.batch_rows)
+            ]
+        self._enqueue(items, rows, size)
+        finished: list[Batched[Result]] = []
         try:
-            result: Result = await item.future
-        except asyncio.CancelledError:
-            self._forget(item)
+            for item in items:
+                outcome: Outcome[Result] = await item.future
+                if isinstance(outcome, PenstockError):
+                    raise outcome
+                finished.append(outcome)
+        except BaseException:
+            self._remove(items)
             raise
         finally:
-            self._live.discard(item)
-        if isinstance(result, PenstockError):
-            raise result
-        return result
+            self._deadlines.pending.difference_update(items)
+        return finished[0] if len(finished) == 1 else self._joined(finished)
 
-    async def _submit_in_parts(self, arrays: Arrays, rows: int, deadline: float | None, priority: int) -> Batched:
-        size = self.limits.batch_rows
-        cuts = [slice(start, min(start + size, rows)) for start in range(0, rows, size)]
-        items = [
-            self._item({name: array[cut] for name, array in arrays.items()}, cut.stop - cut.start, deadline, priority)
-            for cut in cuts
-        ]
-        self._enqueue(items, rows, sum(item.bytes for item in items))
-        try:
-            results = await asyncio.gather(*(item.future for item in items))
-        finally:
-            for item in items:
-                self._live.discard(item)
-                self._forget(item)
-        result = _joined(results)
-        if isinstance(result, PenstockError):
-            raise result
-        return result
+    def _joined(self, parts: Sequence[Batched[Result]]) -> Batched[Result]:
+        outputs = self._collator.join([part.outputs for part in parts])
+        rows = max(part.batch_rows for part in parts)
+        return Batched(outputs, rows, max(part.queue_s for part in parts), sum(part.run_s for part in parts))
 
-    def _item(self, arrays: Arrays, rows: int, deadline: float | None, priority: int) -> Item:
-        loop = asyncio.get_running_loop()
-        return Item(arrays, rows, loop.create_future(), loop, time.monotonic(), deadline, priority, self._key(arrays))
-
-    def _enqueue(self, items: Sequence[Item], rows: int, size: int) -> None:
+    def _enqueue(self, items: Sequence[Item[Payload]], rows: int, size: int) -> None:
         first = items[0]
-        gone: Sequence[Item] = ()
+        loop, deadline = first.loop, first.deadline
         with self._lock:
             if self._closed:
                 raise ModelNotReady("the model is being unloaded; try again")
-            if first.deadline is not None:
-                self._check_deadline(first)
-            if not self._queue.has_room(rows, size):
-                gone = self._queue.put_out(rows, size, first.priority)
-                if not gone:
-                    raise self._full(rows)
-            for item in items:
-                self._queue.push(item)
+            if deadline is not None:
+                self._check_deadline(first, deadline)
+            evicted = self._queue.offer(items, rows, size)
+            if evicted is None:
+                raise self._full(rows)
             idle = self._idle > 0
             if idle and self._queue.rows >= self.limits.batch_rows:
                 self._lock.notify()
             elif not idle and not self._threads and not self._inline:
                 self._start_threads()
-        for item in gone:
-            refusal = Preempted("requests of a higher priority took its place", retry_after_s=self._retry_after_s())
-            _tell(item, refusal, first.loop)
-        self._live.update(items)
-        if first.deadline is not None:
-            self._watch(first.loop, first.deadline)
+        for item in evicted:
+            refusal = Preempted("evicted by requests of a higher priority", retry_after_s=self._retry_after_s())
+            _deliver((item,), (refusal,), loop)
+        self._deadlines.pending.update(items)
+        if deadline is not None:
+            timer = self._deadlines.next.get(loop)
+            if timer is None or deadline < timer[0]:
+                self._deadlines.watch(loop, deadline)
         if self._inline:
-            self._wake(first.loop)
-        elif idle:
-            self._nudge_soon(first.loop)
+            self._flush_soon(loop)
+        elif idle and self._notify_on is not loop:
+            self._notify_on = loop
+            loop.call_soon(self._notify_after_turn)
 
-    def _check_deadline(self, first: Item) -> None:
-        assert first.deadline is not None
-        left = first.deadline - first.entered
+    def _check_deadline(self, item: Item[Payload], deadline: float) -> None:
+        left = deadline - item.entered
         if left <= 0:
-            raise DeadlineExceeded("the deadline had passed before the model was asked")
-        if left < self.wait_s and self._queue:
-            wait_s = self._wait_behind(self._queue.rows_before(first.priority, first.deadline))
+            raise DeadlineExceeded("the deadline had passed before the request was queued")
+        if self._queue.requests and left < self._wait_behind(self._queue.rows):
+            wait_s = self._wait_behind(self._queue.rows_before(item.priority, deadline))
             if left < wait_s:
                 raise Overloaded(
                     f"the wait is about {wait_s * 1000:.0f} ms, longer than the {left * 1000:.0f} ms left",
@@ -223,53 +209,55 @@ class Batcher:
                 )
 
     def _full(self, rows: int) -> Overloaded:
-        self._rouse()
-        words = f"the queue is full ({self._queue.full_of(rows)}); try again later"
-        return Overloaded(words, retry_after_s=self._retry_after_s())
+        self._notify()
+        message = f"the queue is full ({self._queue.exceeded_limit(rows)}); try again later"
+        return Overloaded(message, retry_after_s=self._retry_after_s())
 
     def _retry_after_s(self) -> float:
         return max(0.001, self.wait_s)
 
-    def _rouse(self) -> None:
-        """Lock held: those who wait may be waiting for the turn of an event loop that is busy, or was closed."""
-        if self._idle and self._queue:
+    def _remove(self, items: Iterable[Item[Payload]]) -> None:
+        with self._lock:
+            for item in items:
+                self._queue.remove(item)
+
+    def _expire(self, item: Item[Payload]) -> None:
+        self._remove((item,))
+        error = DeadlineExceeded("the deadline passed before the model answered; the work was dropped")
+        _deliver((item,), (error,), item.loop)
+
+    # Dispatch on the event loop or in threads
+
+    def _notify(self) -> None:
+        """Wake the dispatcher, lock held. The turn of the loop that was to do it may be late, or its loop closed."""
+        if self._idle and self._queue.requests:
             self._lock.notify()
-        elif self._inline and self._queue:
+        elif self._inline and self._queue.requests:
             loop = asyncio.get_running_loop()
             if self._flush_on is not loop:
                 loop.call_soon(self._flush, loop)
 
-    def _forget(self, item: Item) -> None:
-        with self._lock:
-            self._queue.drop(item)
-
-    # Running: on the loop, or in the thread
-
-    def _nudge_soon(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Wake a thread once this turn of the loop is over: whoever is prepared in the same turn shares the run.
+    def _notify_after_turn(self) -> None:
+        """Wake a thread at the end of a turn of the event loop, so that all requests of the turn share the run.
 
         To wake it for each request costs more than a small model's run: two switches of thread, and the interpreter's
-        lock taken from the loop that is preparing the next one.
+        lock taken from the loop that prepares the next one.
         """
-        if self._nudge_on is not loop:
-            self._nudge_on = loop
-            loop.call_soon(self._nudge)
-
-    def _nudge(self) -> None:
-        self._nudge_on = None
+        self._notify_on = None
         with self._lock:
-            self._rouse()
+            if self._idle and self._queue.requests:
+                self._lock.notify()
 
-    def _wake(self, loop: asyncio.AbstractEventLoop) -> None:
-        """See to it that a flush is due on this loop."""
+    def _flush_soon(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Schedule a flush on this loop, unless one is due."""
         wait = 0.0
-        if self.limits.max_wait_ms:
+        if self._max_wait_s:
             with self._lock:
                 wait = self._fill_wait_s()
         timer = self._fill_timer
         if self._flush_on is loop and (timer is None or (wait > 0 and timer.when() <= loop.time() + wait)):
             return  # a flush on this loop is due; one on another loop may never come: that loop may have been closed
-        if timer is not None and self._flush_on is loop:  # that of another loop is for who waits there
+        if timer is not None and self._flush_on is loop:  # a timer of another loop serves the requests of that loop
             timer.cancel()
         self._flush_on = loop
         self._fill_timer = loop.call_later(wait, self._flush, loop) if wait > 0 else None
@@ -280,18 +268,18 @@ class Batcher:
         self._flush_on, self._fill_timer = None, None
         with self._lock:
             batch = self._queue.take()
-            more = bool(self._queue)
+            more = self._queue.requests > 0
         if batch:
             started = time.monotonic()
-            self._resolve(batch, self._run_batch(batch))
+            _deliver(batch, self._outcomes(batch), loop)
             self._inline_s += 0.02 * (time.monotonic() - started - self._inline_s)
             if self._inline_s > 4 * INLINE_BELOW_S:
                 self._leave_loop()
         if more and self._inline:
-            self._wake(loop)
+            self._flush_soon(loop)
 
     def _leave_loop(self) -> None:
-        """The model has long been much slower than at warm-up: from now on its runs go to the thread."""
+        """Move to threads: the model has long been much slower than at warm-up."""
         with self._lock:
             self._inline = False
             if not self._threads and not self._closed:
@@ -300,7 +288,7 @@ class Batcher:
     def _start_threads(self) -> None:
         self._threads = [
             threading.Thread(target=self._work, name=f"penstock-run-{number}", daemon=True)
-            for number in range(self._runners)
+            for number in range(self._concurrency)
         ]
         for thread in self._threads:
             thread.start()
@@ -313,151 +301,107 @@ class Batcher:
                 batch = self._next_batch()
                 if batch is None:
                     return
-                rows = sum(item.rows for item in batch)
+                rows = sum([item.rows for item in batch])
                 self.running_rows += rows
-                if self._queue:
+                if self._idle and self._queue.requests:
                     self._lock.notify()  # another thread, for what did not fit into this run
-            self._deliver(batch, self._run_batch(batch))
+            _deliver(batch, self._outcomes(batch), None)
             del batch
 
-    def _next_batch(self) -> list[Item] | None:
-        """Waits, lock held, for the next batch; None when the batcher closes."""
+    def _next_batch(self) -> list[Item[Payload]] | None:
+        """The next batch, lock held; None when the batcher closes."""
         while not self._closed:
-            if self._queue:
-                wait = self._fill_wait_s()
+            wait = None
+            if self._queue.requests:
+                wait = self._fill_wait_s() if self._max_wait_s else 0.0
                 if wait <= 0:
                     return self._queue.take()
-                self._pause(wait)
-            else:
-                self._pause(None)
+            self._idle += 1
+            self._lock.wait(wait)
+            self._idle -= 1
         return None
 
-    def _pause(self, timeout: float | None) -> None:
-        self._idle += 1
-        self._lock.wait(timeout)
-        self._idle -= 1
-
     def _fill_wait_s(self) -> float:
-        """How much longer to wait for a fuller batch: 0 without `max_wait_ms`."""
-        if not self.limits.max_wait_ms or self._queue.rows >= self.limits.batch_rows:
+        """How much longer to wait for a fuller batch."""
+        if self._queue.rows >= self.limits.batch_rows:
             return 0.0
-        return self._queue.patient_until(self.limits.max_wait_ms / 1000) - time.monotonic()
+        return self._queue.fill_until(self._max_wait_s) - time.monotonic()
 
-    def _run_batch(self, batch: Sequence[Item]) -> list[Result]:
-        """One result per item. A batch that fails is halved until only the guilty request is left with the error."""
-        rows = [item.rows for item in batch]
-        total = sum(rows)
-        started = time.monotonic()
+    # Running
+
+    def _outcomes(self, batch: Sequence[Item[Payload]]) -> list[Outcome[Result]]:
+        """One outcome per item. A batch that fails is halved until only the requests at fault have the error."""
         try:
-            arrays = [item.arrays for item in batch]
-            outputs = self._joining.split(self._run(self._joining.stack(arrays)), rows, arrays)
-        except (Exception, SystemExit) as error:  # a model that calls exit() would end the thread, and answer nobody
-            if len(batch) == 1:
-                return [self._run_halves(batch[0], error) if isinstance(error, OutOfMemory) else _as_penstock(error)]
-            half = len(batch) // 2
-            return [*self._run_batch(batch[:half]), *self._run_batch(batch[half:])]
+            return self._run_batch(batch)
+        except (Exception, SystemExit) as error:  # exit() in a model would end the thread, and leave requests waiting
+            return halve_batch(self._run_batch, batch, error, self._failed)
+
+    def _run_batch(self, batch: Sequence[Item[Payload]]) -> list[Outcome[Result]]:
+        started = time.monotonic()
+        payloads = [item.payload for item in batch]
+        outputs = self._collator.split(self._run(self._collator.stack(payloads)), payloads)
         run_s = time.monotonic() - started
-        if 2 * total >= self.limits.batch_rows:  # small batches tell little of full ones
-            self._full_s += 0.1 * (run_s * self.limits.batch_rows / total - self._full_s)
-        return [Batched(part, total, started - item.entered, run_s) for item, part in zip(batch, outputs, strict=True)]
+        rows = sum([item.rows for item in batch])
+        if 2 * rows >= self.limits.batch_rows:  # small batches say little about full ones
+            self._full_s += 0.1 * (run_s * self.limits.batch_rows / rows - self._full_s)
+        return [Batched(own, rows, started - item.entered, run_s) for item, own in zip(batch, outputs, strict=True)]
 
-    def _run_halves(self, item: Item, error: OutOfMemory) -> Result:
-        """One request that does not fit into memory, half of its rows at a time, and half of those if need be."""
-        if item.rows < 2:
-            return error
-        cuts = (slice(None, item.rows // 2), slice(item.rows // 2, None))
-        halves = [
-            Item({k: a[cut] for k, a in item.arrays.items()}, rows, item.future, item.loop, item.entered, key=item.key)
-            for cut, rows in zip(cuts, (item.rows // 2, item.rows - item.rows // 2), strict=True)
-        ]
-        return _joined([self._run_batch([half])[0] for half in halves])
+    def _failed(self, item: Item[Payload], error: BaseException) -> Outcome[Result]:
+        """The outcome of a request that failed alone; one that does not fit into memory runs in parts."""
+        if not isinstance(error, OutOfMemory):
+            return _as_penstock_error(error)
+        try:
+            parts = halve_rows(
+                lambda payload: self._run_part(item, payload), item.payload, item.rows, self._collator.cut, error
+            )
+        except (Exception, SystemExit) as failure:
+            return _as_penstock_error(failure)
+        return self._joined(parts)
 
-    def _deliver(self, batch: Sequence[Item], results: Sequence[Result]) -> None:
-        """Hand results from the thread to the event loop of each caller, one call per loop."""
-        loops = {item.loop for item in batch}
-        for loop in loops:
-            pairs = [(i, r) for i, r in zip(batch, results, strict=True) if i.loop is loop]
-            try:
-                loop.call_soon_threadsafe(self._resolve, [i for i, _ in pairs], [r for _, r in pairs])
-            except RuntimeError:
-                log.debug("an event loop closed before its answers came")
-
-    def _resolve(self, batch: Sequence[Item], results: Sequence[Result]) -> None:
-        here = asyncio.get_running_loop()
-        for item, result in zip(batch, results, strict=True):
-            _tell(item, result, here)
-
-    # Deadlines: one timer per event loop, for the earliest of its callers
-
-    def _watch(self, loop: asyncio.AbstractEventLoop, deadline: float) -> None:
-        due = self._sweeps.get(loop)
-        if due is not None:
-            if due[0] <= deadline:
-                return
-            due[1].cancel()
-        elif self._sweeps:
-            sweeps = list(self._sweeps.items())  # at once: a loop in another thread may add its own meanwhile
-            self._sweeps = {known: other for known, other in sweeps if not known.is_closed()}
-        timer = loop.call_later(max(0.0, deadline - time.monotonic()), self._expire, loop)
-        self._sweeps[loop] = (deadline, timer)
-
-    def _expire(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Answer the callers of this loop whose deadline has passed, waiting or running; then watch the next one."""
-        self._sweeps.pop(loop, None)
-        now = time.monotonic()
-        upcoming: float | None = None
-        for item in list(self._live):
-            if item.deadline is None or item.loop is not loop:
-                continue
-            if item.deadline <= now + 0.0005:
-                self._live.discard(item)
-                self._forget(item)
-                error = DeadlineExceeded("the deadline passed before the model answered; the work was dropped")
-                _tell(item, error, loop)
-            elif upcoming is None or item.deadline < upcoming:
-                upcoming = item.deadline
-        if upcoming is not None:
-            self._watch(loop, upcoming)
-
-    # The end
+    def _run_part(self, item: Item[Payload], payload: Payload) -> Batched[Result]:
+        started = time.monotonic()
+        (outputs,) = self._collator.split(self._run(self._collator.stack([payload])), [payload])
+        _, rows, _ = self._collator.measure(payload)
+        return Batched(outputs, rows, started - item.entered, time.monotonic() - started)
 
     def close(self) -> None:
-        """Refuse what still waits and end the thread. Safe to call twice, from any thread."""
+        """Refuse what still waits and end the threads. Safe to call twice, from any thread."""
         with self._lock:
             self._closed = True
             waiting = self._queue.clear()
             self._lock.notify_all()
         for item in waiting:
-            _tell(item, ModelNotReady("the model was unloaded while the request waited; try again"), None)
+            error = ModelNotReady("the model was unloaded while the request waited; try again")
+            _deliver((item,), (error,), None)
         for thread in self._threads:
             if thread is not threading.current_thread():
                 thread.join(timeout=5)
 
 
-def _tell(item: Item, result: Result, here: asyncio.AbstractEventLoop | None) -> None:
-    """Answer the caller of `item`, on its own loop; `here` is the loop that is running now, if any."""
-    if item.loop is not here:
+def _deliver(
+    items: Sequence[Item[Payload]], outcomes: Sequence[Outcome[Result]], here: asyncio.AbstractEventLoop | None
+) -> None:
+    """Resolve the items on their own event loops, one call per loop; `here` is the running loop, if any."""
+    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[Item[Payload], Outcome[Result]]]] = {}
+    for item, outcome in zip(items, outcomes, strict=True):
+        by_loop.setdefault(item.loop, []).append((item, outcome))
+    for loop, resolved in by_loop.items():
+        if loop is here:
+            _resolve(resolved)
+            continue
         try:
-            item.loop.call_soon_threadsafe(_tell, item, result, item.loop)
+            loop.call_soon_threadsafe(_resolve, resolved)
         except RuntimeError:
-            log.debug("an event loop closed before its answer came")
-    elif not item.future.done():
-        item.future.set_result(result)
+            log.debug("an event loop closed before its results arrived")
 
 
-def _joined(results: Sequence[Result]) -> Result:
-    """The parts of one request as one answer, or the first error among them."""
-    parts: list[Batched] = []
-    for result in results:
-        if isinstance(result, PenstockError):
-            return result
-        parts.append(result)
-    outputs = {name: np.concatenate([part.outputs[name] for part in parts]) for name in parts[0].outputs}
-    rows = max(part.batch_rows for part in parts)
-    return Batched(outputs, rows, max(part.queue_s for part in parts), sum(part.run_s for part in parts))
+def _resolve(resolved: Iterable[tuple[Item[Payload], Outcome[Result]]]) -> None:
+    for item, outcome in resolved:
+        if not item.future.done():
+            item.future.set_result(outcome)
 
 
-def _as_penstock(error: BaseException) -> PenstockError:
+def _as_penstock_error(error: BaseException) -> PenstockError:
     if isinstance(error, PenstockError):
         return error
     log.error("the model failed", exc_info=error)

@@ -2,34 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
-from typing import ClassVar
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
-from penstock.tensors import Arrays, group_key, split, stack
+from penstock import tensors
 
-
-class Joining:
-    """Along axis 0: the rows of one request behind those of another. Only inputs of equal row shapes share a run."""
-
-    joins: ClassVar[bool] = True
-    """False where no two requests may share a run."""
-
-    key: Callable[[Arrays], Hashable]
-    """Equal for inputs that can share a run. Raises InvalidInput for inputs that cannot run at all."""
-
-    def __init__(self) -> None:
-        self.key = group_key  # an attribute: every request asks, and a method around it would cost as much again
-
-    def stack(self, items: Sequence[Arrays]) -> Arrays:
-        """One batch from the inputs of several requests of one key."""
-        return stack(items)
-
-    def split(self, outputs: Arrays, rows: Sequence[int], items: Sequence[Arrays]) -> list[Arrays]:  # noqa: ARG002
-        """Each request's outputs; `items` is what was stacked, of `rows[i]` rows each. Raises InferenceError."""
-        return split(outputs, rows)
+Payload = TypeVar("Payload")
+Batch = TypeVar("Batch")
+Result = TypeVar("Result")
 
 
-class Alone(Joining):
-    """For a model with no batch axis: nothing is gained by a common run, and the last would wait for all of them."""
+class Collator(Protocol[Payload, Batch, Result]):
+    """What the queue and the batcher know about payloads. A backend turns one batch into another."""
 
-    joins: ClassVar[bool] = False
+    @property
+    def shared(self) -> bool:
+        """False where each request needs a run of its own."""
+
+    def measure(self, payload: Payload) -> tuple[Hashable, int, int]:
+        """Key, rows and bytes. Payloads of one key can share a run. Raises InvalidInput for one that cannot run."""
+
+    def stack(self, payloads: Sequence[Payload]) -> Batch:
+        """One batch from payloads of one key."""
+
+    def split(self, outputs: Batch, payloads: Sequence[Payload]) -> list[Result]:
+        """One result per stacked payload. Raises InferenceError if the outputs do not match the batch."""
+
+    def cut(self, payload: Payload, rows: int) -> list[Payload]:
+        """The parts of a payload, each of at most `rows` rows."""
+
+    def join(self, results: Sequence[Result]) -> Result:
+        """One result from those of the parts, in order."""
+
+
+@dataclass(frozen=True, slots=True)
+class ArrayCollator:
+    """Arrays along axis 0; requests of equal names, datatypes and row shapes share a run.
+
+    The members are the functions of `tensors` themselves: a method around each costs every request a call.
+    """
+
+    shared: bool = True
+
+    measure = staticmethod(tensors.measure)
+    stack = staticmethod(tensors.stack)
+    split = staticmethod(tensors.split)
+    cut = staticmethod(tensors.cut)
+    join = staticmethod(tensors.stack)

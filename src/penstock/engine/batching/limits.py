@@ -1,4 +1,4 @@
-"""How much of a model is run together and how much may wait: the server's own limits, under those of an artifact."""
+"""Limits of batches and queues: the server's settings, overridden by those of an artifact or an operator."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from penstock.artifacts.policies import BatchingPolicy, PaddingPolicy
 
 @dataclass(frozen=True, slots=True)
 class BatchLimits:
-    """How much is run together and how much may wait. Times in milliseconds. Without `join` requests run alone.
+    """Limits of one model's batches and queue. Times in milliseconds. Without `join` every request runs alone.
 
-    `timeout_ms` is the longest a request may take, where the model has a limit of its own. `padding` lets requests of
+    `timeout_ms` is the longest time a request may take, if the model has a limit of its own. `padding` lets requests of
     several lengths share a run.
     """
 
@@ -25,11 +25,11 @@ class BatchLimits:
     padding: tuple[PaddingPolicy, ...] = ()
 
     def of(self, manifest: Manifest) -> BatchLimits:
-        """The same limits, but for what an artifact asks for itself."""
+        """These limits, with those that an artifact sets for itself."""
         return replace(self, padding=manifest.padding).under(manifest.batching)
 
     def under(self, policy: BatchingPolicy | None) -> BatchLimits:
-        """The same limits, but for what a policy sets."""
+        """These limits, with those that a policy sets."""
         if policy is None:
             return self
         batch_rows = policy.max_batch_rows or self.batch_rows

@@ -1,7 +1,7 @@
-"""Inputs of many lengths in one run: padded to a common length on the way in, cut back on the way out.
+"""Inputs of many lengths in one run: padded to a common length before the run, cut back after it.
 
-Each request is padded to the least bucket that holds it, whether it runs alone or with others, so that its answer does
-not depend on its company. One longer than the longest bucket runs at its own length, with those of that very length.
+Each request is padded to the smallest bucket that holds it, whether it runs alone or with others, so that its outputs
+do not depend on the batch. A request longer than the longest bucket runs at its own length, with others of that length.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -17,25 +17,29 @@ from penstock.artifacts.golden import Golden
 from penstock.artifacts.policies import PaddingPolicy
 from penstock.backends.base import Backend, BackendOptions, ModelFile
 from penstock.engine.batching.batcher import Batcher
-from penstock.engine.batching.collation import Alone, Joining
+from penstock.engine.batching.collation import ArrayCollator, Collator
 from penstock.engine.batching.limits import BatchLimits
 from penstock.errors import GoldenMismatch, InferenceError, InvalidInput, ModelLoadError, UnsupportedFormat
-from penstock.tensors import Array, Arrays, Signature, TensorSpec
+from penstock.tensors import Array, Arrays, Signature, TensorSpec, cut, measure, split, stack
 
 Lengths = tuple[int, ...]
 """One for each policy."""
 
+ArrayBatcher: TypeAlias = "Batcher[Arrays, Arrays, Arrays]"
 
-class Padding(Joining):
-    """Padded along the axes that the policies of a manifest name."""
+
+class Padding:
+    """A collator that pads along the axes that the policies of a manifest name."""
+
+    shared = True
+    cut = staticmethod(cut)
+    join = staticmethod(stack)
 
     def __init__(self, policies: Sequence[PaddingPolicy], signature: Signature) -> None:
-        """`signature` is the model's own, with the masks that requests do not bring."""
-        super().__init__()
-        self.key = self._bucket_key
+        """`signature` is that of the model, with the masks that requests do not contain."""
         self._policies = tuple(policies)
         self._measures = [next(iter(policy.axes.items())) for policy in policies]
-        """Where the length of each policy is read: the first of its axes, and the others have the same."""
+        """Where the length of each policy is read: the first of its axes; the others have the same length."""
         self._specs = signature.inputs
         self._masks = {policy.mask: number for number, policy in enumerate(policies) if policy.mask is not None}
         self._axes = {spec.name: self._axes_of(spec.name) for spec in signature.inputs}
@@ -50,7 +54,7 @@ class Padding(Joining):
         return tuple((policy.axes[name], number) for number, policy in enumerate(self._policies) if name in policy.axes)
 
     def _public(self, signature: Signature) -> Signature:
-        """What requests bring: no masks, and one length for the axes of one policy."""
+        """The signature of requests: no masks, and one length for the axes of one policy."""
         inputs = tuple(self._tied(spec) for spec in signature.inputs if spec.name not in self._masks)
         return Signature(inputs, signature.outputs)
 
@@ -61,14 +65,14 @@ class Padding(Joining):
         return replace(spec, dims=tuple(dims))
 
     def _dim(self, number: int) -> str:
-        """A name for the length of a policy: what the first of its axes is called, or else `length`."""
+        """A name for the length of a policy: the name of its first axis, or else `length`."""
         name, axis = self._measures[number]
         spec = next(spec for spec in self._specs if spec.name == name)
         own = spec.dims[axis] if spec.dims else None
         return own or (f"length {number + 1}" if number else "length")
 
     def own_lengths(self, arrays: Arrays) -> Lengths:
-        """The request's own lengths. Raises InvalidInput for one of 0: there is nothing to pad, nor to answer."""
+        """The request's own lengths. Raises InvalidInput for a length of 0, which leaves nothing to pad."""
         lengths = []
         for name, axis in self._measures:
             shape = arrays[name].shape
@@ -86,16 +90,19 @@ class Padding(Joining):
             shape[axis] = padded[number]
         return tuple(shape[1:])
 
-    def _bucket_key(self, arrays: Arrays) -> Hashable:
+    def measure(self, arrays: Arrays) -> tuple[Hashable, int, int]:
+        """Key, rows and bytes; requests of one bucket share the key. Raises InvalidInput for a length of 0."""
+        _, rows, size = measure(arrays)
         padded = self._padded(self.own_lengths(arrays))
-        return tuple([(name, array.dtype.num, self._row_shape(name, array, padded)) for name, array in arrays.items()])
+        shapes = [(name, array.dtype.num, self._row_shape(name, array, padded)) for name, array in arrays.items()]
+        return tuple(shapes), rows, size
 
     def stack(self, items: Sequence[Arrays]) -> Arrays:
         """One batch, padded to the bucket of its requests, with the masks that the model takes."""
         return self.padded_to(self._padded(self.own_lengths(items[0])), items)
 
     def padded_to(self, padded: Lengths, items: Sequence[Arrays]) -> Arrays:
-        """One batch of these lengths, which are none of them less than a request's own."""
+        """One batch of these lengths; none is shorter than a request's own."""
         return {
             spec.name: (
                 self._mask(spec, items, padded) if spec.name in self._masks else self._stacked(spec, items, padded)
@@ -118,7 +125,7 @@ class Padding(Joining):
         return self._fills.get(spec.name, "" if spec.dtype == "BYTES" else 0)
 
     def _mask(self, spec: TensorSpec, items: Sequence[Arrays], padded: Lengths) -> Array:
-        """1 where a request has something; golden samples bring masks of their own, which stay as they are."""
+        """1 where a request has data; golden samples contain masks of their own, which are kept."""
         name, axis = self._measures[self._masks[spec.name]]
         shapes = [item[name].shape for item in items]
         lengths = np.repeat([shape[axis] for shape in shapes], [shape[0] for shape in shapes])
@@ -130,47 +137,47 @@ class Padding(Joining):
             start += shape[0]
         return mask
 
-    def split(self, outputs: Arrays, rows: Sequence[int], items: Sequence[Arrays]) -> list[Arrays]:
+    def split(self, outputs: Arrays, items: Sequence[Arrays]) -> list[Arrays]:
         """Each request's outputs, cut back to its own lengths. Raises InferenceError."""
-        return self.cut_from(self._padded(self.own_lengths(items[0])), outputs, rows, items)
+        return self.cut_back(self._padded(self.own_lengths(items[0])), outputs, items)
 
-    def cut_from(self, padded: Lengths, outputs: Arrays, rows: Sequence[int], items: Sequence[Arrays]) -> list[Arrays]:
-        """The other end of `padded_to`."""
-        parts = super().split(outputs, rows, items)
+    def cut_back(self, padded: Lengths, outputs: Arrays, items: Sequence[Arrays]) -> list[Arrays]:
+        """The inverse of `padded_to`, for outputs."""
+        parts = split(outputs, items)
         for part, item in zip(parts, items, strict=True) if self._cuts else ():
             lengths = self.own_lengths(item)
             for name, axis, number in self._cuts:
-                part[name] = _cut(name, part[name], axis, padded[number], lengths[number])
+                part[name] = _cut_back(name, part[name], axis, padded[number], lengths[number])
         return parts
 
     def shortened(self, samples: Arrays) -> tuple[Arrays, Lengths]:
-        """The first half of samples along the padded axes, and lengths to pad it to that are longer than it is."""
+        """The first half of samples along the padded axes, and longer lengths to pad it to."""
         halves = tuple(
             max(1, min(length, policy.buckets[-1]) // 2)
             for policy, length in zip(self._policies, self.own_lengths(samples), strict=True)
         )
-        cut = {
+        halved = {
             spec.name: samples[spec.name][self._window(spec.name, samples[spec.name].ndim, halves)]
             for spec in self._specs
             if spec.name in samples
         }
         longer = (_bucket(policy.buckets, half + 1) for policy, half in zip(self._policies, halves, strict=True))
-        return cut, tuple(longer)
+        return halved, tuple(longer)
 
     def _window(self, name: str, axes: int, lengths: Lengths) -> tuple[slice, ...]:
-        """What cuts an input to these lengths."""
+        """The index that cuts an input to these lengths."""
         window = [slice(None)] * axes
         for axis, number in self._axes[name]:
             window[axis] = slice(lengths[number])
         return tuple(window)
 
     def buckets(self) -> list[Lengths]:
-        """The lengths to warm up with: the least of every policy, the next, … up to the longest."""
+        """The lengths to warm up with: the shortest bucket of every policy, the next, … up to the longest."""
         most = max(len(policy.buckets) for policy in self._policies)
         return [tuple(p.buckets[min(n, len(p.buckets) - 1)] for p in self._policies) for n in range(most)]
 
     def example(self, lengths: Lengths, rows: int) -> Arrays:
-        """Inputs of these lengths that hold nothing but the values that pad; any other free axis has the length 1."""
+        """Inputs of these lengths that hold the fill values only; any other free axis has the length 1."""
         inputs: Arrays = {}
         for spec in self.signature.inputs:
             shape = [rows, *(n if n > 0 else 1 for n in spec.shape[1:])]
@@ -181,7 +188,7 @@ class Padding(Joining):
 
 
 class PaddedBackend(Backend):
-    """A backend whose inputs are padded: it takes what requests bring, without masks and at any length."""
+    """A backend whose inputs are padded: it takes inputs without masks and of any length."""
 
     def __init__(self, inner: Backend, padding: Padding) -> None:
         self.inner = inner
@@ -192,46 +199,45 @@ class PaddedBackend(Backend):
 
     @classmethod
     def open(cls, file: ModelFile, options: BackendOptions) -> Backend:  # noqa: ARG003
-        """Not how one is made: it stands around a backend that was opened."""
-        raise UnsupportedFormat(f"{file.path}: padding is no format; open the model with the backend of its own")
+        """Raises UnsupportedFormat: it wraps a backend that is open already."""
+        raise UnsupportedFormat(f"{file.path}: padding is not a format; open the model with the backend of its format")
 
     def run(self, inputs: Arrays) -> Arrays:
         """Outputs for rows of one length, cut back to it."""
-        rows = [len(inputs[self.signature.inputs[0].name])]
-        return self.padding.split(self.inner.run(self.padding.stack([inputs])), rows, [inputs])[0]
+        return self.padding.split(self.inner.run(self.padding.stack([inputs])), [inputs])[0]
 
     def close(self) -> None:
-        """Close the backend inside."""
+        """Close the wrapped backend."""
         self.inner.close()
 
 
 def padded(backend: Backend, policies: Sequence[PaddingPolicy]) -> Backend:
-    """The backend with its inputs padded by these policies; without any, the backend itself."""
+    """The backend, with its inputs padded if there are policies."""
     return PaddedBackend(backend, Padding(policies, backend.signature)) if policies else backend
 
 
 def public_signature(signature: Signature, policies: Sequence[PaddingPolicy]) -> Signature:
-    """What requests bring to a model of this signature: everything but the masks that padding makes."""
+    """The signature of requests to a model of this signature: without the masks that padding makes."""
     return Padding(policies, signature).signature if policies else signature
 
 
-def joined(backend: Backend) -> tuple[Callable[[Arrays], Arrays], Joining]:
-    """What runs a batch of several requests, and how it is made of them and taken apart."""
+def collated(backend: Backend) -> tuple[Callable[[Arrays], Arrays], Collator[Arrays, Arrays, Arrays]]:
+    """What runs a batch of several requests, and the collator that makes and splits it."""
     if isinstance(backend, PaddedBackend):
         return backend.inner.run, backend.padding
-    return backend.run, Joining() if backend.signature.batched else Alone()
+    return backend.run, ArrayCollator(shared=backend.signature.batched)
 
 
-def batcher(backend: Backend, limits: BatchLimits, *, full_batch_s: float, runners: int = 1) -> Batcher:
-    """A batcher in front of a backend that joins its requests as the model allows."""
-    run, joining = joined(backend)
-    return Batcher(run, limits, full_batch_s=full_batch_s, runners=runners, joining=joining)
+def batcher_for(backend: Backend, limits: BatchLimits, *, full_batch_s: float, concurrency: int = 1) -> ArrayBatcher:
+    """A batcher in front of a backend, with the collator that the model needs."""
+    run, collator = collated(backend)
+    return Batcher(run, collator, limits, full_batch_s=full_batch_s, concurrency=concurrency)
 
 
-def prove_padding(backend: Backend, golden: Golden | None, batch_rows: int, what: str) -> None:
-    """Run every bucket, and golden samples cut short both alone and padded: the answers must be the same.
+def verify_padding(backend: Backend, golden: Golden | None, batch_rows: int, what: str) -> None:
+    """Run every bucket, and shortened golden samples both unpadded and padded: the outputs must be the same.
 
-    Nothing to do for a backend that does not pad. Raises ModelLoadError, GoldenMismatch naming the output that changes.
+    Does nothing for a backend without padding. Raises ModelLoadError, or GoldenMismatch naming the output that changes.
     """
     if not isinstance(backend, PaddedBackend):
         return
@@ -239,26 +245,23 @@ def prove_padding(backend: Backend, golden: Golden | None, batch_rows: int, what
         try:
             backend.run(backend.padding.example(lengths, batch_rows))
         except InferenceError as error:
-            raise ModelLoadError(
-                f"{what}: the model does not run at the length {lengths} of its padding: {error}"
-            ) from error
+            raise ModelLoadError(f"{what}: the model fails at the padded length {lengths}: {error}") from error
     if golden is not None:
         first = {name: array[:batch_rows] for name, array in golden.inputs.items()}
-        _prove_harmless(backend, first, golden, what)
+        _compare_padded(backend, first, golden, what)
 
 
-def _prove_harmless(backend: PaddedBackend, samples: Arrays, golden: Golden, what: str) -> None:
+def _compare_padded(backend: PaddedBackend, samples: Arrays, golden: Golden, what: str) -> None:
     padding = backend.padding
     short, longer = padding.shortened(samples)
-    rows = [len(next(iter(short.values())))]
     own = padding.own_lengths(short)
     alone = backend.inner.run(padding.padded_to(own, [short]))
-    together = padding.cut_from(longer, backend.inner.run(padding.padded_to(longer, [short])), rows, [short])[0]
+    together = padding.cut_back(longer, backend.inner.run(padding.padded_to(longer, [short])), [short])[0]
     for name, expected in alone.items():
         if together[name].shape != expected.shape or not _close(together[name], expected, golden):
             raise GoldenMismatch(
-                f"{what}: padding from {own} to {longer} changes the output {name!r}; give the model a mask, name the "
-                "output's axis under `outputs`, or publish it without a padding policy"
+                f"{what}: padding from {own} to {longer} changes the output {name!r}; add a mask to the model, name "
+                "the output's axis under `outputs`, or publish it without a padding policy"
             )
 
 
@@ -269,12 +272,12 @@ def _close(got: Array, expected: Array, golden: Golden) -> bool:
 
 
 def _bucket(buckets: Sequence[int], length: int) -> int:
-    """The least bucket that holds this length; a length beyond them all is its own."""
-    place = bisect_left(buckets, length)
-    return buckets[place] if place < len(buckets) else length
+    """The smallest bucket that holds this length; a length beyond the longest bucket itself."""
+    index = bisect_left(buckets, length)
+    return buckets[index] if index < len(buckets) else length
 
 
-def _cut(name: str, array: Array, axis: int, padded: int, length: int) -> Array:
+def _cut_back(name: str, array: Array, axis: int, padded: int, length: int) -> Array:
     if array.ndim <= axis or (len(array) and array.shape[axis] != padded):
         raise InferenceError(
             f"the model's output {name!r} has the shape {list(array.shape)} for inputs padded to {padded}, "

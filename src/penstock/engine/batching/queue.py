@@ -1,4 +1,4 @@
-"""The batcher's decisions without threads or clocks: what is let in, what goes first and what runs together."""
+"""The batcher's decisions without threads or clocks: what is admitted, what goes first and what runs together."""
 
 from __future__ import annotations
 
@@ -6,198 +6,187 @@ import asyncio
 import itertools
 import math
 from bisect import bisect_left, insort
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass, field
 from operator import attrgetter
-from typing import Any, TypeAlias
+from typing import Any, Generic, TypeAlias, TypeVar
 
-from penstock.tensors import Arrays, group_key, nbytes
+Payload = TypeVar("Payload")
 
 Rank: TypeAlias = "tuple[int, float, float]"
-"""What goes first: the higher priority, then the earlier deadline, then who came first. The least rank is the next."""
+"""Order of the queue: higher priority, then earlier deadline, then arrival. The lowest rank is next."""
 
 _rank = attrgetter("rank")
 
 
-class Item:
-    """One request in the queue: its inputs, the caller's future and when it must be done.
+@dataclass(slots=True, eq=False)
+class Item(Generic[Payload]):
+    """One request in the queue, or one part of it. Times are in `time.monotonic()` seconds.
 
-    `key` is equal for requests that can share a run; among them the higher `priority` goes first.
+    Items of one `key` can share a run. The batcher resolves `future`, on its `loop`.
     """
 
-    __slots__ = ("arrays", "bytes", "deadline", "entered", "future", "key", "loop", "priority", "rank", "rows")
-
-    rank: Rank
-
-    def __init__(
-        self,
-        arrays: Arrays,
-        rows: int,
-        future: asyncio.Future[Any],
-        loop: asyncio.AbstractEventLoop,
-        entered: float,
-        deadline: float | None = None,
-        priority: int = 0,
-        key: Any = None,
-    ) -> None:
-        self.arrays = arrays
-        self.rows = rows
-        self.future = future
-        self.loop = loop
-        self.entered = entered
-        self.deadline = deadline
-        self.priority = priority
-        self.bytes = nbytes(arrays)
-        self.key = group_key(arrays) if key is None else key
+    payload: Payload
+    key: Hashable
+    rows: int
+    bytes: int
+    future: asyncio.Future[Any]
+    loop: asyncio.AbstractEventLoop
+    entered: float
+    deadline: float | None = None
+    priority: int = 0
+    rank: Rank = field(init=False)
 
 
-class BatchQueue:
-    """A queue bounded by rows and by bytes. One line per `key`, in the order of `Rank`; the best head goes first.
+class BatchQueue(Generic[Payload]):
+    """A queue bounded by rows and by bytes. Items wait in one list per `key`, sorted by `Rank`; the best item is next.
 
-    Not thread-safe: its owner holds a lock. `rows` and `bytes` count what waits; what was dropped is gone at once.
+    Not thread-safe: its owner holds a lock. `requests`, `rows` and `bytes` count what waits.
     """
 
-    def __init__(self, *, max_batch_rows: int, max_rows: int, max_bytes: int, join: bool = True) -> None:
-        """Without `join` every request runs alone."""
+    def __init__(self, *, max_batch_rows: int, max_rows: int, max_bytes: int, shared: bool = True) -> None:
+        """Without `shared` every request runs alone."""
         self.max_batch_rows = max_batch_rows
         self.max_rows = max_rows
         self.max_bytes = max_bytes
+        self.requests = 0
         self.rows = 0
         self.bytes = 0
-        self._join = join
-        self._lines: dict[Any, list[Item]] = {}
-        self._order = itertools.count()
+        self._shared = shared
+        self._lists: dict[Hashable, list[Item[Payload]]] = {}
+        self._arrivals = itertools.count()
 
-    def __bool__(self) -> bool:
-        """True while somebody waits, be it with no rows."""
-        return bool(self._lines)
+    # Admission
 
-    # Letting in
-
-    def has_room(self, rows: int, size: int = 0) -> bool:
-        """Whether a request of `rows` and `size` bytes may come in. An empty queue takes any one request."""
+    def has_capacity(self, rows: int, size: int = 0) -> bool:
+        """True if a request of `rows` and `size` bytes fits. An empty queue takes any one request."""
         return not self.rows or (self.rows + rows <= self.max_rows and self.bytes + size <= self.max_bytes)
 
-    def full_of(self, rows: int) -> str:
-        """Which limit a request of `rows` that has no room would break, for people."""
+    def exceeded_limit(self, rows: int) -> str:
+        """The limit that a request of `rows` would exceed, for an error message."""
         return f"{self.max_rows} rows" if self.rows + rows > self.max_rows else f"{self.max_bytes} bytes"
 
-    def gives_way(self, priority: int) -> bool:
-        """Whether somebody waits whom a request of this priority may put out."""
-        return any(line[-1].priority < priority for line in self._lines.values())
+    def can_evict(self, priority: int) -> bool:
+        """True if a queued request of lower priority can be evicted."""
+        return any(items[-1].priority < priority for items in self._lists.values())
 
-    def put_out(self, rows: int, size: int, priority: int) -> list[Item]:
-        """Take out those of lower priority, the last in rank first, until a request of `rows` and `size` has room.
+    def offer(self, items: Sequence[Item[Payload]], rows: int, size: int) -> Sequence[Item[Payload]] | None:
+        """Add one request, whole or in parts, of `rows` and `size` bytes.
 
-        Nobody is taken out, and the list is empty, when all of them together would not make room.
+        Returns the items of lower priority evicted for it, or None if the queue is full and nothing changed.
+        """
+        evicted: Sequence[Item[Payload]] = ()
+        if self.rows and (self.rows + rows > self.max_rows or self.bytes + size > self.max_bytes):
+            evicted = self._evict(rows, size, items[0].priority)
+            if not evicted:
+                return None
+        for item in items:
+            self._push(item)
+        return evicted
+
+    def _evict(self, rows: int, size: int, priority: int) -> Sequence[Item[Payload]]:
+        """Remove items of lower priority, the last in rank first, until a request of `rows` and `size` fits.
+
+        Removes none if all of them together are not enough.
         """
         lower = sorted(
-            (item for line in self._lines.values() for item in line if item.priority < priority),
+            (item for items in self._lists.values() for item in items if item.priority < priority),
             key=_rank,
             reverse=True,
         )
-        everybody = len(self)
-        rows_over, bytes_over = self.rows + rows - self.max_rows, self.bytes + size - self.max_bytes
+        excess_rows, excess_bytes = self.rows + rows - self.max_rows, self.bytes + size - self.max_bytes
         for count, item in enumerate(lower, 1):
-            rows_over -= item.rows
-            bytes_over -= item.bytes
-            if (rows_over <= 0 and bytes_over <= 0) or count == everybody:
-                gone = lower[:count]
-                for each in gone:
-                    self.drop(each)
-                return gone
-        return []
+            excess_rows -= item.rows
+            excess_bytes -= item.bytes
+            if (excess_rows <= 0 and excess_bytes <= 0) or count == self.requests:
+                for each in lower[:count]:
+                    self.remove(each)
+                return lower[:count]
+        return ()
 
-    def __len__(self) -> int:
-        """How many requests wait."""
-        return sum(map(len, self._lines.values()))
-
-    def push(self, item: Item) -> None:
-        """Add a request that has room; it stands behind those of a better rank."""
+    def _push(self, item: Item[Payload]) -> None:
         deadline = item.deadline
-        rank = item.rank = (-item.priority, math.inf if deadline is None else deadline, next(self._order))
+        rank = item.rank = (-item.priority, math.inf if deadline is None else deadline, next(self._arrivals))
+        self.requests += 1
         self.rows += item.rows
         self.bytes += item.bytes
-        line = self._lines.get(item.key)
-        if line is None:
-            self._lines[item.key] = [item]
-        elif line[-1].rank < rank:  # the usual case: everybody has the same priority and the same patience
-            line.append(item)
+        items = self._lists.get(item.key)
+        if items is None:
+            self._lists[item.key] = [item]
+        elif items[-1].rank < rank:  # the usual case: requests of one priority and one timeout
+            items.append(item)
         else:
-            insort(line, item, key=_rank)
+            insort(items, item, key=_rank)
 
     def rows_before(self, priority: int, deadline: float) -> int:
-        """How many rows would run before a request that comes now with this priority and deadline."""
+        """Number of rows that would run before a request that arrives now with this priority and deadline."""
         rank = (-priority, deadline, math.inf)
-        if all(line[-1].rank < rank for line in self._lines.values()):
+        if all(items[-1].rank < rank for items in self._lists.values()):
             return self.rows
-        return sum(item.rows for line in self._lines.values() for item in line[: bisect_left(line, rank, key=_rank)])
+        return sum(item.rows for items in self._lists.values() for item in items[: bisect_left(items, rank, key=_rank)])
 
-    # Letting out
+    # Removal
 
-    def drop(self, item: Item) -> bool:
-        """Take out a request nobody waits for any more; False when it had left the queue already."""
-        line = self._lines.get(item.key)
-        if line is None:
+    def remove(self, item: Item[Payload]) -> bool:
+        """Remove a cancelled or expired request; False if it had left the queue already."""
+        items = self._lists.get(item.key)
+        if items is None:
             return False
-        place = bisect_left(line, item.rank, key=_rank)
-        if place == len(line) or line[place] is not item:
+        index = bisect_left(items, item.rank, key=_rank)
+        if index == len(items) or items[index] is not item:
             return False
-        del line[place]
-        self._left(item.key, line, (item,))
+        del items[index]
+        self._account_removed(item.key, items, (item,))
         return True
 
-    def head(self) -> Item | None:
-        """The request that goes next."""
-        lines = self._lines
-        if not lines:
-            return None
-        heads = [line[0] for line in lines.values()]
-        return heads[0] if len(heads) == 1 else min(heads, key=_rank)
+    def fill_until(self, max_wait_s: float) -> float:
+        """The earliest end of the time that a queued request may wait to fill a batch; infinity if the queue is empty.
 
-    def patient_until(self, max_wait_s: float) -> float:
-        """When the first of those who wait has waited long enough for company: at most half of the time it has.
-
-        Infinity when nobody waits.
+        A request waits for `max_wait_s`, but at most for half of the time to its deadline.
         """
         return min(
             (
                 item.entered
                 + (max_wait_s if item.deadline is None else min(max_wait_s, (item.deadline - item.entered) / 2))
-                for line in self._lines.values()
-                for item in line
+                for items in self._lists.values()
+                for item in items
             ),
             default=math.inf,
         )
 
-    def take(self) -> list[Item]:
-        """The next batch: the best request and those behind it that can share its run, within the row limit."""
-        head = self.head()
-        if head is None:
+    def take(self) -> list[Item[Payload]]:
+        """The next batch: the best request and the following ones of its key, within the row limit. Empty if none."""
+        lists = self._lists
+        if not lists:
             return []
-        line = self._lines[head.key]
-        batch = [head]
-        rows = head.rows
-        if self._join:
+        first = next(iter(lists.values()))[0]
+        if len(lists) > 1:
+            first = min((items[0] for items in lists.values()), key=_rank)
+        items = lists[first.key]
+        batch = [first]
+        rows = first.rows
+        if self._shared:
             most = self.max_batch_rows
-            for item in itertools.islice(line, 1, None):
+            for item in itertools.islice(items, 1, None):
                 rows += item.rows
                 if rows > most:
                     break
                 batch.append(item)
-        del line[: len(batch)]
-        self._left(head.key, line, batch)
+        del items[: len(batch)]
+        self._account_removed(first.key, items, batch)
         return batch
 
-    def _left(self, key: Any, line: list[Item], items: list[Item] | tuple[Item, ...]) -> None:
-        """Write off items that left their line."""
-        if not line:
-            del self._lines[key]
-        for item in items:
+    def _account_removed(self, key: Hashable, items: list[Item[Payload]], removed: Iterable[Item[Payload]]) -> None:
+        if not items:
+            del self._lists[key]
+        for item in removed:
+            self.requests -= 1
             self.rows -= item.rows
             self.bytes -= item.bytes
 
-    def clear(self) -> list[Item]:
-        """Everything that still waits, taken out."""
-        waiting = [item for line in self._lines.values() for item in line]
-        self._lines.clear()
-        self.rows = self.bytes = 0
+    def clear(self) -> list[Item[Payload]]:
+        """Remove and return everything that waits."""
+        waiting = [item for items in self._lists.values() for item in items]
+        self._lists.clear()
+        self.requests = self.rows = self.bytes = 0
         return waiting

@@ -10,9 +10,8 @@ from penstock.backends.base import Backend, BackendOptions, ModelFile
 from penstock.backends.catalog import open_backend
 from penstock.backends.devices import usable_cores
 from penstock.backends.verification import prove, warm_up
-from penstock.engine.batching.batcher import Batcher
 from penstock.engine.batching.limits import BatchLimits
-from penstock.engine.batching.padding import batcher, padded, prove_padding
+from penstock.engine.batching.padding import ArrayBatcher, batcher_for, padded, verify_padding
 from penstock.errors import InferenceError, ModelLoadError
 from penstock.tensors import Signature
 
@@ -42,9 +41,9 @@ class Ready(NamedTuple):
         """Of a full batch."""
         return self.timings[max(self.timings)]
 
-    def batcher(self) -> Batcher:
+    def batcher(self) -> ArrayBatcher:
         """The queue in front of the backend, for as many rows and runs at once as were proved."""
-        return batcher(self.backend, self.limits, full_batch_s=self.full_s, runners=self.runners)
+        return batcher_for(self.backend, self.limits, full_batch_s=self.full_s, concurrency=self.runners)
 
 
 def bring_up(
@@ -73,7 +72,7 @@ def _open(
         limits = _limits_for(backend.signature, limits)
         if golden is not None:
             prove(backend, golden, limits.batch_rows, what)
-        prove_padding(backend, golden, limits.batch_rows, what)
+        verify_padding(backend, golden, limits.batch_rows, what)
         written = file.signature is not None
         timings = warm_up(backend, backend.signature, limits.batch_rows, golden, written=written)
         return Ready(backend, limits, timings, _runners(backend, options))

@@ -15,9 +15,8 @@ from typing import Any
 from penstock.artifacts.artifact import Artifact
 from penstock.backends.base import Backend, BackendOptions, ModelFile
 from penstock.backends.catalog import format_of
-from penstock.engine.batching.batcher import Batcher
 from penstock.engine.batching.limits import BatchLimits
-from penstock.engine.batching.padding import public_signature
+from penstock.engine.batching.padding import ArrayBatcher, public_signature
 from penstock.engine.loading.bring_up import Ready, bring_up
 from penstock.engine.loading.selection_cache import Verdict
 from penstock.engine.loading.variant_selection import Choosing, choose
@@ -89,7 +88,7 @@ class LoadedModel:
         info: ModelInfo,
         task: Task,
         backend: Backend,
-        batcher: Batcher,
+        batcher: ArrayBatcher,
         artifact: Artifact | None = None,
         path: Path | None = None,
         more_tasks: Sequence[Task] = (),

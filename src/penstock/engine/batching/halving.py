@@ -1,0 +1,57 @@
+"""Halve work that failed: a batch down to the requests at fault, rows until they fit into memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from penstock.errors import OutOfMemory
+
+Item = TypeVar("Item")
+Payload = TypeVar("Payload")
+Result = TypeVar("Result")
+
+
+def halve_batch(
+    run: Callable[[Sequence[Item]], list[Result]],
+    items: Sequence[Item],
+    error: BaseException,
+    failed: Callable[[Item, BaseException], Result],
+) -> list[Result]:
+    """One result per item of a batch whose run raised `error`: its halves run separately, down to single items.
+
+    `failed(item, error)` makes the result of an item that fails alone. A model that calls `exit()` counts as failed.
+    """
+    if len(items) == 1:
+        return [failed(items[0], error)]
+    middle = len(items) // 2
+    results: list[Result] = []
+    for half in (items[:middle], items[middle:]):
+        try:
+            results += run(half)
+        except (Exception, SystemExit) as again:
+            results += halve_batch(run, half, again, failed)
+    return results
+
+
+def halve_rows(
+    run: Callable[[Payload], Result],
+    payload: Payload,
+    rows: int,
+    cut: Callable[[Payload, int], Sequence[Payload]],
+    error: OutOfMemory,
+) -> list[Result]:
+    """The results, in order, of the parts of a payload whose run raised `error`: its halves, down to a single row.
+
+    `cut(payload, rows)` gives parts of at most `rows` rows. Raises the OutOfMemory of a single row.
+    """
+    if rows < 2:
+        raise error
+    half = -(-rows // 2)
+    results: list[Result] = []
+    for part, part_rows in zip(cut(payload, half), (half, rows - half), strict=True):
+        try:
+            results.append(run(part))
+        except OutOfMemory as again:
+            results += halve_rows(run, part, part_rows, cut, again)
+    return results
