@@ -57,8 +57,8 @@ def main(registry_path: str = "registry") -> None:
         )
         registry = Registry(registry_path)
         registry.publish(artifact.path, trust="code")  # its digest is pinned; the artifact itself cannot say so
-    for verdict in ModelManager(registry).verdicts("forms", measure=True):
-        print(f"{'takes' if verdict.taken else 'leaves'} {verdict.variant}: {verdict.reason}")
+    for result in ModelManager(registry).selection_results("forms", measure=True):
+        print(f"{'takes' if result.taken else 'leaves'} {result.variant}: {result.reason}")
 
 
 if __name__ == "__main__":

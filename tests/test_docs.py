@@ -21,7 +21,8 @@ from typer.main import get_command
 import penstock
 from penstock.cli.main import app
 from penstock.cli.output import size
-from penstock.settings import TABLES, ModelSettings, Settings, alias_of
+from penstock.options import ModelOptions
+from penstock.settings import NAMES, TABLES, Settings, alias_of
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -72,7 +73,7 @@ def test_every_command_explains_itself_and_its_options(name: str) -> None:
 
 # Settings
 
-FLAT = [name for name in Settings.model_fields if name not in TABLES]
+FLAT = [name for name in NAMES if name not in TABLES]
 
 
 def shown(name: str) -> str:
@@ -105,7 +106,7 @@ def test_no_setting_is_documented_that_is_not_there() -> None:
     assert set(re.findall(r"PENSTOCK_[A-Z0-9_]*[A-Z0-9]", text)) == known
 
 
-@pytest.mark.parametrize("name", ModelSettings.model_fields)
+@pytest.mark.parametrize("name", ModelOptions.model_fields)
 def test_every_setting_of_a_single_model_is_documented_and_is_one_of_all_models_too(name: str) -> None:
     text = section((ROOT / "docs" / "settings.md").read_text(encoding="utf-8"), "Settings of one model")
     assert f"`{name}`" in text

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,8 @@ import pytest
 import torch
 
 from penstock import ModelManager, PenstockError, Predictor, Registry, Signature, TensorSpec
-from penstock.backends.base import BackendOptions
 from penstock.errors import InvalidInput, ModelLoadError, Untrusted
+from penstock.options import EngineOptions
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:torch.*")
 
@@ -154,14 +153,14 @@ def test_how_a_model_is_compiled_is_said_where_it_is_loaded(
 ) -> None:
     from penstock.engine.loading import manager as manager_module
 
-    asked: list[BackendOptions] = []
+    received: list[EngineOptions] = []
     real = manager_module.load_file
 
-    def watched(path: Path, model_type: Any, options: BackendOptions, *more: Any) -> Any:
-        asked.append(options)
-        return real(path, model_type, replace(options, compile=False), *more)
+    def recorded(path: Path, options: EngineOptions, *more: Any) -> Any:
+        received.append(options)
+        return real(path, options.override(use_compile=False), *more)
 
-    monkeypatch.setattr(manager_module, "load_file", watched)
+    monkeypatch.setattr(manager_module, "load_file", recorded)
     manager.load_model(
         checkpoint(net, tmp_path / "m.ckpt"),
         device="auto",
@@ -170,7 +169,7 @@ def test_how_a_model_is_compiled_is_said_where_it_is_loaded(
         architecture=Net,
         example_input=X,
     )
-    assert (asked[0].device, asked[0].compile, asked[0].compile_mode) == ("auto", True, "reduce-overhead")
+    assert (received[0].device, received[0].use_compile, received[0].compile_mode) == ("auto", True, "reduce-overhead")
 
 
 def test_torchscript_runs_with_the_signature_that_its_caller_gives(

@@ -63,7 +63,7 @@ def test_a_format_without_a_tier_counts_as_the_most_dangerous() -> None:
 
 def test_what_is_no_tier_is_refused(tmp_path: Path) -> None:
     onnx.save(model(), tmp_path / "m.onnx")
-    with pytest.raises(ConfigError, match="not a tier of trust"):
+    with pytest.raises(ConfigError, match="trust: 'all' should be"):
         open_backend("onnx", ModelFile(tmp_path / "m.onnx"), BackendOptions(trust="all"))
 
 

@@ -114,7 +114,8 @@ FORMS = {
 }
 if shutil.which("g++") or shutil.which("clang++"):
     FORMS["aoti"] = Form("aoti", ".pt2", _aoti, only_the_mlp, BackendOptions(trust="native"))
-    FORMS["pytorch-compiled"] = Form("pytorch", ".safetensors", _pytorch, only_the_mlp, replace(_CODE, compile=True))
+    compiled = _CODE.override(use_compile=True)
+    FORMS["pytorch-compiled"] = Form("pytorch", ".safetensors", _pytorch, only_the_mlp, compiled)
 
 # --- what the tests get -------------------------------------------------------------------------------
 

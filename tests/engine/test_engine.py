@@ -522,7 +522,7 @@ async def test_a_model_has_statistics_from_its_load_on(make: MakeEngine, publish
         ("max_queue_size", 0),
         ("max_wait_ms", float("nan")),
         ("max_wait_ms", -1),
-        ("timeout_ms", 0),
+        ("request_timeout_ms", 0),
         ("cache_size", -1),
         ("max_models", 0),
         ("threads", 0),
@@ -577,7 +577,7 @@ async def test_overload_is_refused_early_and_counted(make: MakeEngine, publish: 
 
 async def test_a_passed_deadline_is_answered_in_time_while_the_model_hangs(make: MakeEngine, publish: Publish) -> None:
     publish()
-    engine = make(timeout_ms=80)
+    engine = make(request_timeout_ms=80)
     await engine.start()
     hold_up(engine)
     started = time.monotonic()

@@ -19,7 +19,6 @@ from linear_models import CLASSES, FEATURES, SIGNATURE, Publish, linear, weights
 from onnx import TensorProto, helper, numpy_helper
 
 from penstock import InferenceConfig, InferenceEngine, ModelManager, Predictor, Registry
-from penstock.engine.batching.limits import BatchLimits
 from penstock.engine.loading import memory
 from penstock.engine.loading.loaded_model import LoadedModel
 from penstock.errors import ModelNotReady, PenstockError
@@ -74,7 +73,7 @@ def test_a_model_that_leaves_gives_its_memory_back(tmp_path: Path) -> None:
     with_model = Registry(tmp_path / "none")
     warm = ModelManager(with_model)
     warm.load_model(linear(tmp_path / "small.onnx"))  # what the runtime takes once, it keeps
-    manager = ModelManager(with_model, max_models=1, limits=BatchLimits(batch_rows=2))
+    manager = ModelManager(with_model, max_models=1, batch_size=2)
     manager.load_model(heavy(tmp_path / "one.onnx", 24))
     before = resident_bytes()
     for number in range(3):
@@ -96,8 +95,8 @@ def test_memory_is_trimmed_once_for_many_who_ask_at_once(monkeypatch: pytest.Mon
         release.wait(5)
         return 1
 
-    monkeypatch.setattr(memory, "_trim", lambda: slow_trim)
-    asking = [threading.Thread(target=memory.give_back) for _ in range(10)]
+    monkeypatch.setattr(memory, "_malloc_trim", lambda: slow_trim)
+    asking = [threading.Thread(target=memory.trim_memory) for _ in range(10)]
     asking[0].start()
     wait_for(lambda: len(trims) == 1, "nobody trimmed")
     for thread in asking[1:]:
@@ -110,8 +109,8 @@ def test_memory_is_trimmed_once_for_many_who_ask_at_once(monkeypatch: pytest.Mon
 
 
 def test_where_the_c_library_cannot_trim_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "_trim", lambda: None)
-    memory.give_back()
+    monkeypatch.setattr(memory, "_malloc_trim", lambda: None)
+    memory.trim_memory()
 
 
 def test_a_budget_counts_what_models_take_in_memory(tmp_path: Path) -> None:

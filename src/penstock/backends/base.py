@@ -11,29 +11,8 @@ from typing import Any
 import numpy as np
 
 from penstock.errors import IntegrityError, ModelLoadError
+from penstock.options import BackendOptions as BackendOptions
 from penstock.tensors import Arrays, Signature
-
-
-@dataclass(frozen=True, slots=True)
-class BackendOptions:
-    """How to run a model on this machine.
-
-    `device`: auto, cpu, cuda, cuda:N or mps. `threads`: threads inside one run, None = usable cores.
-    `precision`: fp32, fp16, bf16 (these two only where the device gains) or int8. `pin_memory` speeds copies to a GPU.
-    `trust` is the highest tier of what may be opened: data, code or native. `compile` concerns eager PyTorch.
-    `cache_dir` keeps optimized forms of models between starts. `shared_threads` runs all models on one thread pool.
-    """
-
-    device: str = "auto"
-    threads: int | None = None
-    precision: str = "fp32"
-    graph_optimization: bool = True
-    pin_memory: bool = True
-    trust: str = "data"
-    compile: bool = False
-    compile_mode: str | None = None
-    cache_dir: Path | None = None
-    shared_threads: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,19 +37,9 @@ def predict(
     value = read_input(source)
     from penstock.engine.predictor import Predictor
 
-    optimizations = ("graph_optimization", "kernel_fusion") if settings.enable_onnx_optimization else ()
     with (
         open_registry(settings) as models,
-        Predictor(
-            ref,
-            registry=models,
-            batch_size=settings.batch_size,
-            device=settings.device,
-            precision="fp16" if settings.use_fp16 else "fp32",
-            optimizations=optimizations,
-            task=task,
-            trust=settings.trust,
-        ) as predictor,
+        Predictor(ref, registry=models, config=settings, task=task) as predictor,
     ):
         print(predictor.predict(_only_input(value, predictor)).model_dump_json())
 

@@ -27,6 +27,7 @@ from penstock.errors import (
     OutOfRange,
     PenstockError,
 )
+from penstock.options import EngineOptions
 from penstock.registry.registry import Registry
 from penstock.tasks.base import TimedResponse
 from penstock.tensors import Arrays
@@ -43,31 +44,18 @@ class InferenceEngine:
 
     def __init__(
         self,
-        config: InferenceConfig | None = None,
+        config: EngineOptions | None = None,
         *,
         registry: Registry | Path | str | None = None,
         observers: Iterable[Observer] = (),
     ) -> None:
         """`observers` are called with an Observation after every request, on the event loop: be quick."""
-        self.config = config or InferenceConfig()
-        given = registry if registry is not None else self.config.registry
-        self.registry = given if isinstance(given, Registry) else Registry(given, self.config.database_url)
-        self.manager = ModelManager(
-            self.registry,
-            max_models=self.config.max_models,
-            max_bytes=self.config.max_bytes,
-            options=self.config.options(),
-            limits=self.config.limits(),
-            batching=self.config.batching,
-            model_type=self.config.model_type,
-            choosing=self.config.choosing,
-            ranges=self.config.ranges,
-            attach=True,
-        )
+        self.config: EngineOptions = config or InferenceConfig()
+        self.manager = ModelManager(registry, self.config, attach=True)
+        self.registry = self.manager.registry
         self.observers: list[Observer] = list(observers)
-        default = None if self.config.model_path is None else str(self.config.model_path)
-        self.served = Served(self.manager, default_ref=default, most_at_start=self.config.max_models)
-        self._timeout_s = self.config.timeout_ms / 1000
+        self.served = Served(self.manager, default_ref=self.config.default_ref, most_at_start=self.config.max_models)
+        self._timeout_s = self.config.request_timeout_ms / 1000
         cached = self.config.cache_size or self.config.cache_bytes
         self._cache = PredictionCache(self.config.cache_size, self.config.cache_bytes) if cached else None
         self._started = False

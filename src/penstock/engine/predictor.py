@@ -9,24 +9,33 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Siz
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Self, TypeAlias
+from typing import Any, Literal, NamedTuple, Self, TypeAlias, Unpack
 
-from penstock.backends.base import BackendOptions
 from penstock.engine.batching.halving import halve_batch, halve_rows
-from penstock.engine.batching.limits import BatchLimits
 from penstock.engine.batching.padding import collated
 from penstock.engine.cache import PredictionCache
-from penstock.engine.config import check_at_least, check_precision
+from penstock.engine.config import check_at_least
+from penstock.engine.loading.load_overrides import LoadKeywords
 from penstock.engine.loading.loaded_model import ModelInfo
 from penstock.engine.loading.manager import ModelManager, is_model_file
 from penstock.engine.progress import Progress, reported
 from penstock.errors import ConfigError, InferenceError, InvalidInput, ModelNotReady, OutOfMemory, PenstockError
+from penstock.options import (
+    BackendOptions,
+    Effort,
+    EngineOptions,
+    RangeAction,
+    check_names,
+    given,
+    with_option_help,
+)
 from penstock.registry.registry import Registry
 from penstock.tasks.base import Task, TimedResponse
-from penstock.tensors import Arrays, Signature, cut, stack
+from penstock.tensors import Arrays, cut, stack
 
 OPTIMIZATIONS = ("graph_optimization", "kernel_fusion", "quantization")
-_DEFAULT_OPTIMIZATIONS = ("graph_optimization", "kernel_fusion")
+_GRAPH_OPTIMIZATIONS = {"graph_optimization", "kernel_fusion"}
+_LOAD_ONLY = [name for name in LoadKeywords.__annotations__ if name not in BackendOptions.model_fields]
 
 _CHUNKS_AHEAD = 1
 """So many batches are prepared while one runs: no more, or a quick source would fill the memory."""
@@ -42,6 +51,21 @@ Item: TypeAlias = "_Prepared | PenstockError"
 OnError: TypeAlias = Literal["raise", "return"]
 
 
+class PredictorKeywords(LoadKeywords, total=False):
+    """The keywords of Predictor; None leaves an option as it is."""
+
+    optimizations: Sequence[str] | None
+    task: str | None
+    batch_size: int | None
+    cache_size: int | None
+    cache_bytes: int | None
+    model_type: str | None
+    choosing: Effort | None
+    on_input_range: RangeAction | None
+    on_output_range: RangeAction | None
+    on_nan_output: RangeAction | None
+
+
 class Predictor:
     """preprocess → backend → postprocess for one model. Thread-safe; a subclass may override either end.
 
@@ -49,62 +73,40 @@ class Predictor:
     (`pool.map(predictor.predict, …)`) loads its own, once in each process.
     """
 
+    @with_option_help(PredictorKeywords)
     def __init__(
         self,
         model: str | Path,
         *,
         registry: Registry | Path | str | None = None,
-        batch_size: int = 32,
-        device: str = "auto",
-        precision: str = "fp32",
-        optimizations: Sequence[str] = _DEFAULT_OPTIMIZATIONS,
-        cache_size: int = 0,
-        cache_bytes: int | None = None,
-        task: str | None = None,
-        variant: str | None = None,
-        threads: int | None = None,
-        use_compile: bool = False,
-        compile_mode: str | None = None,
-        trust: str = "data",
-        architecture: str | type | None = None,
-        architecture_args: Mapping[str, Any] | None = None,
-        signature: Signature | None = None,
-        example_input: Any = None,
+        config: EngineOptions | None = None,
+        **options: Unpack[PredictorKeywords],
     ) -> None:
         """`model` is a registry reference, a model that ships in an installed package, or a model file.
 
-        `optimizations`: graph_optimization and kernel_fusion are the runtime's graph passes, on or off together;
-        quantization asks for the artifact's int8 variant; without one, `info.warnings` says so. `cache_size` answers
-        are remembered, in `cache_bytes`. `task` is one of those that the model has, `variant` one of its forms such as
-        onnx-fp32; the rest as for `ModelManager.load_model`. Raises ModelNotFound, ModelLoadError or ConfigError.
+        It runs with the options of `config` and, in their place, `options`. `optimizations`: graph_optimization and
+        kernel_fusion are the runtime's graph passes, on or off together; quantization selects the artifact's int8
+        variant, and without one `info.warnings` says so. `task` is one of the model's tasks, `variant` one of its
+        variants such as onnx-fp32; `architecture` to `example_input` as for `ModelManager.load_model`.
+        Raises ModelNotFound, ModelLoadError, ConfigError naming an option out of range, TypeError for an unknown one.
         """
-        given = dict(locals())
-        self._made_with = {name: value for name, value in given.items() if name not in ("self", "registry")}
+        self._made_with: dict[str, Any] = {"model": model, "config": config, **options}
         self._token = uuid.uuid4().hex
-        self._registry = registry if isinstance(registry, Registry) else Registry(registry)
-        _check(optimizations, batch_size, cache_size, precision)
-        if threads is not None:
-            check_at_least("threads", threads, 1)
+        check_names("Predictor", options, {*BackendOptions.model_fields, *PredictorKeywords.__annotations__})
+        chosen = given(options)
+        engine_options = _engine_options(config or EngineOptions(), chosen)
+        self._manager = ModelManager(registry, engine_options)
+        self._registry = self._manager.registry
         if not is_model_file(str(model)):
             self._registry.ensure(str(model))
-        options = BackendOptions(
-            device=device,
-            threads=threads,
-            precision="int8" if "quantization" in optimizations else precision,
-            graph_optimization=bool(set(_DEFAULT_OPTIMIZATIONS) & set(optimizations)),
-            compile=use_compile,
-            compile_mode=compile_mode,
-            trust=trust,
-        )
-        self._manager = ModelManager(self._registry, options=options, limits=BatchLimits(batch_rows=batch_size))
-        told: dict[str, Any] = {"architecture": architecture, "architecture_args": architecture_args}
-        told |= {"signature": signature, "example_input": example_input}
-        self._model = self._manager.load_model(str(model), variant=variant, **told)
-        self._take_up(task)
-        self._cache = PredictionCache(cache_size or None, cache_bytes) if cache_size or cache_bytes else None
+        load: dict[str, Any] = {name: chosen[name] for name in _LOAD_ONLY if name in chosen}
+        self._model = self._manager.load_model(str(model), **load)
+        self._bind(chosen.get("task"))
+        cached = engine_options.cache_size or engine_options.cache_bytes
+        self._cache = PredictionCache(engine_options.cache_size, engine_options.cache_bytes) if cached else None
 
-    def _take_up(self, task: str | None) -> None:
-        """Find what the loaded model is asked as and how; it is closed again when that is not what was wanted."""
+    def _bind(self, task: str | None) -> None:
+        """Use one task of the loaded model; the model is closed again if it does not have it."""
         model = self._model
         try:
             self._runner = model.runner if task is None else model.runner_for(task)
@@ -359,15 +361,24 @@ def _revived(
     return copy
 
 
-def _check(optimizations: Sequence[str], batch_size: int, cache_size: int, precision: str) -> None:
-    given = {optimizations} if isinstance(optimizations, str) else set(optimizations)
-    if unknown := sorted(given - set(OPTIMIZATIONS)):
+def _engine_options(config: EngineOptions, chosen: Mapping[str, Any]) -> EngineOptions:
+    """The options of `config` with those that were given in their place."""
+    changes = {name: value for name, value in chosen.items() if name in EngineOptions.model_fields}
+    optimizations = chosen.get("optimizations")
+    if optimizations is not None:
+        _check_optimizations(optimizations)
+        changes["enable_onnx_optimization"] = bool(_GRAPH_OPTIMIZATIONS & set(optimizations))
+        if "quantization" in optimizations:
+            changes["precision"] = "int8"
+    return config.override(**changes)
+
+
+def _check_optimizations(optimizations: Sequence[str]) -> None:
+    names = {optimizations} if isinstance(optimizations, str) else set(optimizations)
+    if unknown := sorted(names - set(OPTIMIZATIONS)):
         raise ConfigError(f"optimizations: {unknown[0]!r} is unknown; known are {', '.join(OPTIMIZATIONS)}")
     if isinstance(optimizations, str):
         raise ConfigError(f"optimizations: give a list of them, [{optimizations!r}]")
-    check_at_least("batch_size", batch_size, 1)
-    check_at_least("cache_size", cache_size, 0)
-    check_precision(precision)
 
 
 def _guarded(task: Task, when: str, work: Callable[..., Any], *args: Any) -> Any:

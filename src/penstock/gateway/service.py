@@ -9,15 +9,12 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-from penstock.artifacts.policies import BatchingPolicy
-from penstock.engine.config import InferenceConfig
 from penstock.engine.engine import InferenceEngine
-from penstock.engine.tasks.ranges import RangePolicies
 from penstock.errors import ModelNotReady, PenstockError
 from penstock.gateway.process.admin_commands import Orders
 from penstock.gateway.process.worker_group import WorkerGroup, merge_stats
 from penstock.monitor.metrics import Metrics
-from penstock.settings import ModelSettings, Settings
+from penstock.settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +30,7 @@ class Service:
     ) -> None:
         """`workers` is the group of server processes this one belongs to; None for a single process."""
         self.settings = settings
-        self.engine = engine or InferenceEngine(engine_config(settings))
+        self.engine = engine or InferenceEngine(settings)
         self.metrics = Metrics(self.engine)
         self.engine.observers.append(self.metrics.observe)
         self.workers = workers
@@ -145,43 +142,3 @@ class Service:
             "stats": self.engine.get_stats(),
             "orders": self.orders.revision,
         }
-
-
-def engine_config(settings: Settings) -> InferenceConfig:
-    """The engine's part of the settings."""
-    default = str(settings.model_path) if settings.model_path is not None else settings.default_model
-    return InferenceConfig(
-        model_path=default,
-        model_type=settings.model_type,
-        registry=settings.registry,
-        database_url=settings.database_url,
-        device=settings.device,
-        trust=settings.trust,
-        cache_dir=settings.cache_dir,
-        choosing=settings.choosing,
-        precision="fp16" if settings.use_fp16 else "fp32",
-        batch_size=settings.batch_size,
-        max_queue_size=settings.max_queue_size,
-        max_queue_bytes=settings.max_queue_bytes,
-        max_wait_ms=settings.max_wait_ms,
-        graph_optimization=settings.enable_onnx_optimization,
-        threads=settings.threads,
-        shared_threads=settings.shared_threads,
-        timeout_ms=settings.request_timeout_ms,
-        max_models=settings.max_models,
-        max_bytes=settings.max_bytes,
-        cache_size=settings.cache_size,
-        cache_bytes=settings.cache_bytes,
-        ranges=RangePolicies(settings.on_input_range, settings.on_output_range, settings.on_nan_output),
-        batching={name: _batching(model) for name, model in settings.models.items()},
-    )
-
-
-def _batching(model: ModelSettings) -> BatchingPolicy:
-    return BatchingPolicy(
-        max_batch_rows=model.batch_size,
-        max_queue_rows=model.max_queue_size,
-        max_queue_bytes=model.max_queue_bytes,
-        max_wait_ms=model.max_wait_ms,
-        timeout_ms=model.request_timeout_ms,
-    )

@@ -378,7 +378,7 @@ def test_denormals_are_zero_only_in_the_threads_of_onnx_runtime(tmp_path: Path) 
 
 @pytest.mark.parametrize(("wanted", "level"), [(True, "ORT_ENABLE_ALL"), (False, "ORT_DISABLE_ALL")])
 def test_the_graph_is_optimized_unless_options_say_no(tmp_path: Path, wanted: bool, level: str) -> None:
-    set_ = settings_of(open_onnx(linear(tmp_path / "m.onnx"), graph_optimization=wanted))
+    set_ = settings_of(open_onnx(linear(tmp_path / "m.onnx"), enable_onnx_optimization=wanted))
     assert set_.graph_optimization_level == getattr(ort.GraphOptimizationLevel, level)
 
 

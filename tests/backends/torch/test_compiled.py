@@ -52,7 +52,7 @@ def file(tmp_path: Path) -> ModelFile:
 
 
 def open_compiled(file: ModelFile, mode: str | None = None, **options: Any) -> EagerBackend:
-    return EagerBackend.open(file, BackendOptions(device="cpu", compile=True, compile_mode=mode, **options))
+    return EagerBackend.open(file, BackendOptions(device="cpu", use_compile=True, compile_mode=mode, **options))
 
 
 def inputs(rows: int, length: int) -> Arrays:
@@ -109,7 +109,7 @@ def test_what_answers_otherwise_when_compiled_runs_as_it_is(file: ModelFile, mon
 
 
 def test_a_mode_that_is_none_is_named_with_those_there_are(file: ModelFile) -> None:
-    with pytest.raises(ConfigError, match=r"compile_mode: 'fastest' is not a mode .*; use one of default, reduce-ov"):
+    with pytest.raises(ConfigError, match=r"compile_mode: 'fastest' should be 'default', 'reduce-ov"):
         open_compiled(file, "fastest")
 
 
@@ -146,7 +146,7 @@ def test_kernels_are_kept_where_the_options_say_unless_the_environment_does(
 def test_on_cuda_every_mode_answers_from_every_thread(file: ModelFile, mode: str) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
-    backend = EagerBackend.open(file, BackendOptions(device="cuda", compile=True, compile_mode=mode))
+    backend = EagerBackend.open(file, BackendOptions(device="cuda", use_compile=True, compile_mode=mode))
     assert backend.warnings == ()
     batches = [inputs(rows, 4) for rows in (1, 2, 3, 8)] * 4
     with ThreadPoolExecutor(4) as pool:

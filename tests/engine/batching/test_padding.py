@@ -21,6 +21,7 @@ from penstock.engine.engine import InferenceEngine
 from penstock.engine.observation import Observation, Prediction
 from penstock.engine.predictor import Predictor
 from penstock.errors import GoldenMismatch, InferenceError, InvalidInput, ModelLoadError
+from penstock.options import ModelOptions
 from penstock.registry.registry import Registry
 from penstock.tensors import Arrays, Signature, TensorSpec
 
@@ -211,7 +212,7 @@ async def test_the_batching_policy_of_a_manifest_holds_and_the_operators_word_go
     requests = [tokens(1, 4, number) for number in range(12)]
     _, batches = await ask(registry, requests)
     assert max(batches) == 3
-    _, batches = await ask(registry, requests, batching={"tokens": BatchingPolicy(max_batch_rows=5)})
+    _, batches = await ask(registry, requests, models={"tokens": ModelOptions(batch_size=5)})
     assert max(batches) == 5
 
 

@@ -16,10 +16,11 @@ from penstock.backends.catalog import open_backend
 from penstock.backends.onnx.backend import OnnxBackend
 from penstock.backends.verification import prove, warm_up
 from penstock.engine.batching.limits import BatchLimits
-from penstock.engine.loading import bring_up as opening
-from penstock.engine.loading import variant_selection as choosing
-from penstock.engine.loading.loaded_model import load_artifact, load_file
+from penstock.engine.loading import bring_up as bring_up_module
+from penstock.engine.loading import variant_selection
+from penstock.engine.loading.load import load_artifact, load_file
 from penstock.errors import GoldenMismatch, InferenceError, ModelLoadError, UnsupportedFormat
+from penstock.options import EngineOptions
 from penstock.tensors import Arrays, Signature, TensorSpec
 
 
@@ -64,10 +65,10 @@ def test_a_quick_model_runs_with_one_thread_a_run_where_that_carries_more(
         opened.append(Scripted(options.threads))
         row, full = one_thread_s if options.threads == 1 else all_threads_s
         runners = 2 if options.threads == 1 else 1
-        return opening.Ready(opened[-1], limits, {1: row, 32: full}, runners)  # type: ignore[arg-type]
+        return bring_up_module.ReadyBackend(opened[-1], limits, {1: row, 32: full}, runners)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(opening, "_open", scripted)
-    model = load_file(onnx_file, None, BackendOptions(), BatchLimits())
+    monkeypatch.setattr(bring_up_module, "_open", scripted)
+    model = load_file(onnx_file, EngineOptions())
     assert model.backend.threads == kept  # type: ignore[attr-defined]
     assert [each.closed for each in opened] == [each is not model.backend for each in opened]
 
@@ -76,12 +77,12 @@ def test_a_quick_model_runs_with_one_thread_a_run_where_that_carries_more(
 def test_as_many_runs_at_once_as_their_threads_leave_cores(
     monkeypatch: pytest.MonkeyPatch, threads: int | None, runners: int
 ) -> None:
-    monkeypatch.setattr(opening, "usable_cores", lambda: 4)
-    assert opening._runners(Scripted(threads), BackendOptions(threads=threads)) == runners  # type: ignore[arg-type]
+    monkeypatch.setattr(bring_up_module, "usable_cores", lambda: 4)
+    assert bring_up_module._runners(Scripted(threads), BackendOptions(threads=threads)) == runners  # type: ignore[arg-type]
 
 
 def test_threads_that_were_asked_for_are_taken(onnx_file: Path) -> None:
-    model = load_file(onnx_file, None, BackendOptions(threads=1), BatchLimits())
+    model = load_file(onnx_file, EngineOptions(threads=1))
     model.close()
 
 
@@ -105,7 +106,7 @@ def two_variants(tmp_path: Path) -> Artifact:
 
 
 def test_a_variant_that_fails_its_golden_samples_makes_way_for_the_next_and_says_so(two_variants: Artifact) -> None:
-    model = load_artifact(two_variants, BackendOptions(precision="int8"), BatchLimits())
+    model = load_artifact(two_variants, EngineOptions(precision="int8"))
     assert model.variant == "onnx-fp32"
     golden, unmet = model.info.warnings
     assert "golden samples" in golden
@@ -114,7 +115,7 @@ def test_a_variant_that_fails_its_golden_samples_makes_way_for_the_next_and_says
 
 
 def test_a_variant_of_another_precision_is_not_tried_unasked(two_variants: Artifact) -> None:
-    model = load_artifact(two_variants, BackendOptions(), BatchLimits())
+    model = load_artifact(two_variants, EngineOptions())
     assert (model.variant, model.info.warnings) == ("onnx-fp32", ())
     model.close()
 
@@ -123,9 +124,11 @@ def test_an_artifact_this_machine_cannot_run_says_what_it_holds(
     publish: Publish, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     artifact = publish()
-    monkeypatch.setattr(choosing, "runnable", lambda _format: False)
-    with pytest.raises(UnsupportedFormat, match=r"m:1\.0\.0: this machine runs none .* \(onnx-fp32: nothing here"):
-        load_artifact(artifact, BackendOptions(), BatchLimits())
+    monkeypatch.setattr(variant_selection, "runnable", lambda _format: False)
+    with pytest.raises(
+        UnsupportedFormat, match=r"m:1\.0\.0: this machine runs none .* \(onnx-fp32: this machine cannot run onnx"
+    ):
+        load_artifact(artifact, EngineOptions())
 
 
 def answers(outputs: Arrays) -> Any:
@@ -187,8 +190,8 @@ def test_a_model_that_fails_when_it_is_run_is_a_load_error_and_is_closed(
     closed: list[str] = []
     monkeypatch.setattr(OnnxBackend, "run", lambda *_: (_ for _ in ()).throw(InferenceError("no such kernel")))
     monkeypatch.setattr(OnnxBackend, "close", lambda _: closed.append("closed"))
-    with pytest.raises(ModelLoadError, match="the model fails when it is run: no such kernel"):
-        load_artifact(artifact, BackendOptions(), BatchLimits())
+    with pytest.raises(ModelLoadError, match="the model fails when it runs: no such kernel"):
+        load_artifact(artifact, EngineOptions())
     assert closed == ["closed"]
 
 
@@ -238,7 +241,7 @@ def test_outputs_of_another_shape_than_the_manifest_says_are_found_without_golde
         card="",
     )
     with pytest.raises(ModelLoadError, match=r"output 'logits' has the shape \[1, 3\], its signature says") as refused:
-        load_artifact(artifact, BackendOptions(), BatchLimits())
+        load_artifact(artifact, EngineOptions())
     assert "\n" not in str(refused.value)
 
 
@@ -246,4 +249,4 @@ def test_a_length_that_an_exporter_noted_wrongly_does_not_stop_a_bare_file(tmp_p
     model = onnx.load(linear(tmp_path / "m.onnx"))
     model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 5
     onnx.save(model, tmp_path / "noted.onnx")
-    load_file(tmp_path / "noted.onnx", None, BackendOptions(), BatchLimits()).close()
+    load_file(tmp_path / "noted.onnx", EngineOptions()).close()

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from linear_models import CLASSES, FEATURES, Publish, linear, weights
 
-from penstock.engine.batching.limits import BatchLimits
 from penstock.engine.loading import manager as manager_module
 from penstock.engine.loading.loaded_model import LoadedModel
 from penstock.engine.loading.manager import ModelManager, is_model_file
@@ -333,7 +332,7 @@ def test_a_load_that_ends_after_the_manager_was_closed_leaves_nothing_open(
 
 
 def test_a_model_exported_for_a_fixed_batch_is_run_with_that_batch(registry: Registry, tmp_path: Path) -> None:
-    manager = ModelManager(registry, limits=BatchLimits(batch_rows=32))
+    manager = ModelManager(registry, batch_size=32)
     model = manager.load_model(linear(tmp_path / "fixed.onnx", batch=1))
     assert model.batcher.limits.batch_rows == 1
     assert list(model.info.batch_ms) == [1]

@@ -10,7 +10,6 @@ from networks import Mlp
 from safetensors.torch import save_file
 
 from penstock.artifacts.artifact import Artifact, TaskEntry, VariantSource, write_artifact
-from penstock.backends.base import BackendOptions
 from penstock.engine.config import InferenceConfig
 from penstock.engine.loading.manager import ModelManager
 from penstock.errors import ConfigError, Untrusted
@@ -44,7 +43,7 @@ def published(tmp_path: Path, registry: Registry) -> Artifact:
 
 
 def answers(registry: Registry, trust: str = "data") -> None:
-    manager = ModelManager(registry, options=BackendOptions(device="cpu", trust=trust))
+    manager = ModelManager(registry, device="cpu", trust=trust)
     try:
         model = manager.load_model("m")
         assert model.backend.run({"x": np.zeros((2, 12), np.float32)})["y"].shape == (2, 5)
@@ -83,5 +82,5 @@ def test_a_directory_put_there_by_hand_is_not_trusted(registry: Registry, publis
 
 
 def test_a_tier_that_is_none_stops_the_start() -> None:
-    with pytest.raises(ConfigError, match="trust: 'all' is not a tier"):
+    with pytest.raises(ConfigError, match="trust: 'all' should be 'data', 'code' or 'native'"):
         InferenceConfig(trust="all")

@@ -14,14 +14,14 @@ from linear_models import FEATURES, SIGNATURE, linear, weights
 
 from penstock.artifacts.artifact import Artifact, Golden, TaskEntry, VariantSource, write_artifact
 from penstock.backends import devices, verification
-from penstock.backends.base import BackendOptions
 from penstock.engine.batching.limits import BatchLimits
-from penstock.engine.loading import variant_selection as choosing
-from penstock.engine.loading.bring_up import Ready
-from penstock.engine.loading.loaded_model import load_artifact
-from penstock.engine.loading.selection_cache import Verdict, remember, remembered
-from penstock.engine.loading.variant_selection import Choosing, choose, known_verdicts
+from penstock.engine.loading import variant_race, variant_selection
+from penstock.engine.loading.bring_up import ReadyBackend
+from penstock.engine.loading.load import load_artifact
+from penstock.engine.loading.selection_cache import SelectionResult, read_selection, write_selection
+from penstock.engine.loading.variant_selection import VariantSelection, known_results, select_variant
 from penstock.errors import GoldenMismatch, IntegrityError, InvalidInput, UnsupportedFormat, Untrusted
+from penstock.options import BackendOptions, EngineOptions
 from penstock.tensors import Arrays
 
 X = np.random.default_rng(1).standard_normal((5, FEATURES)).astype(np.float32)
@@ -69,14 +69,16 @@ class Machine:
         self.opened: list[str] = []
         self.backends: list[Paced] = []
 
-    def bring_up(self, format: str, file: Any, options: Any, limits: BatchLimits, golden: Any, what: str) -> Ready:
+    def bring_up(
+        self, format: str, file: Any, options: Any, limits: BatchLimits, golden: Any, what: str
+    ) -> ReadyBackend:
         self.opened.append(format)
         pace = self.forms[format]
         if isinstance(pace, Exception):
             raise pace
         self._clock.now += pace  # of the warm-up
         self.backends.append(Paced(pace, self._clock))
-        return Ready(self.backends[-1], limits, {1: pace, 32: pace}, 1)  # type: ignore[arg-type]
+        return ReadyBackend(self.backends[-1], limits, {1: pace, 32: pace}, 1)  # type: ignore[arg-type]
 
     @property
     def left_open(self) -> int:
@@ -106,32 +108,33 @@ def write(tmp_path: Path, *formats: str, precision: str = "fp32", where: str = "
 def here(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Put a scripted machine in place of the backends, and simulated seconds in place of the clock."""
     clock = Clock()
-    monkeypatch.setattr(choosing, "time", clock)
+    for module in (variant_selection, variant_race):
+        monkeypatch.setattr(module, "time", clock)
     monkeypatch.setattr(verification, "time", clock)
 
     def put(**forms: float | Exception) -> Machine:
         machine = Machine(clock, **forms)
-        monkeypatch.setattr(choosing, "bring_up", machine.bring_up)
-        monkeypatch.setattr(choosing, "runnable", lambda format: format in forms)
-        monkeypatch.setattr(choosing, "at_hand", lambda format: format != "pytorch")
+        monkeypatch.setattr(variant_selection, "bring_up", machine.bring_up)
+        monkeypatch.setattr(variant_selection, "runnable", lambda format: format in forms)
+        monkeypatch.setattr(variant_selection, "at_hand", lambda format: format != "pytorch")
         return machine
 
     return put
 
 
 def taken(artifact: Artifact, **how: Any) -> Any:
-    return choose(artifact, BackendOptions(), BatchLimits(), Choosing(**how))
+    return select_variant(artifact, BackendOptions(), BatchLimits(), VariantSelection(**how))
 
 
 def reasons(chosen: Any) -> dict[str, str]:
-    return {verdict.variant: verdict.reason for verdict in chosen.verdicts}
+    return {result.variant: result.reason for result in chosen.results}
 
 
 def test_the_fastest_variant_is_taken_and_every_other_one_has_a_reason(artifact: Artifact, here: Any) -> None:
     machine = here(onnx=0.004, openvino=0.001, pt2=0.002)
     chosen = taken(artifact)
     assert chosen.variant.name == "openvino-fp32"
-    assert [verdict.taken for verdict in chosen.verdicts] == [False, True, False]
+    assert [result.taken for result in chosen.results] == [False, True, False]
     assert re.search(r"\b[345]\.\d times as slow as openvino-fp32", reasons(chosen)["onnx-fp32"])
     assert re.search(r"\b[12]\.\d times as slow as openvino-fp32", reasons(chosen)["pt2-fp32"])
     assert re.search(r"the fastest of 3 \([\d.]+ ms for 1, [\d.]+ ms for 32 rows\)", reasons(chosen)["openvino-fp32"])
@@ -153,11 +156,11 @@ def test_a_warm_up_that_was_disturbed_is_set_right_by_the_race(
     machine = here(onnx=0.0002, openvino=0.0001)
     real = machine.bring_up
 
-    def disturbed(format: str, *args: Any) -> Ready:
+    def disturbed(format: str, *args: Any) -> ReadyBackend:
         ready = real(format, *args)
         return ready._replace(timings={1: 0.0002, 32: 0.0002})  # what was measured, whatever it is worth
 
-    monkeypatch.setattr(choosing, "bring_up", disturbed)
+    monkeypatch.setattr(variant_selection, "bring_up", disturbed)
     assert taken(artifact).variant.name == "openvino-fp32"
 
 
@@ -165,7 +168,7 @@ def test_one_variant_is_taken_without_measuring_or_remembering(tmp_path: Path, h
     machine = here(onnx=0.001)
     chosen = taken(write(tmp_path, "onnx", "pt2"), directory=tmp_path / "choices")
     assert machine.opened == ["onnx"]
-    assert reasons(chosen)["pt2-fp32"] == "nothing here runs pt2; see penstock doctor"
+    assert reasons(chosen)["pt2-fp32"] == "this machine cannot run pt2; see penstock doctor"
     assert "the only one that can be tried" in reasons(chosen)["onnx-fp32"]
     assert not (tmp_path / "choices").exists()
 
@@ -177,14 +180,14 @@ def test_a_choice_is_remembered_and_only_the_winner_opened_again(artifact: Artif
     machine.opened.clear()
     again = taken(artifact, directory=tmp_path / "choices")
     assert machine.opened == ["openvino"]
-    assert again.verdicts == first.verdicts
+    assert again.results == first.results
 
 
 def test_another_way_to_run_is_another_choice(artifact: Artifact, here: Any, tmp_path: Path) -> None:
     machine = here(onnx=0.004, openvino=0.001, pt2=0.002)
     taken(artifact, directory=tmp_path)
     machine.opened.clear()
-    choose(artifact, BackendOptions(threads=1), BatchLimits(), Choosing(directory=tmp_path))
+    select_variant(artifact, BackendOptions(threads=1), BatchLimits(), VariantSelection(directory=tmp_path))
     assert len(machine.opened) == 3
 
 
@@ -216,14 +219,14 @@ def test_a_note_that_names_a_variant_there_is_not_counts_as_none(artifact: Artif
     here(onnx=0.004, openvino=0.001, pt2=0.002)
     taken(artifact, directory=tmp_path / "choices")
     (note,) = (tmp_path / "choices").iterdir()
-    remember(note, artifact.digest, [Verdict("magic-fp32", True, "")], thorough=True)
+    write_selection(note, artifact.digest, [SelectionResult("magic-fp32", True, "")], thorough=True)
     assert taken(artifact, directory=tmp_path / "choices").variant.name == "openvino-fp32"
 
 
 def test_a_note_that_cannot_be_written_costs_nothing_but_the_next_choice(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    remember(tmp_path / "file" / "choices" / "x.json", "digest", [Verdict("a", True, "")], thorough=True)
-    assert remembered(tmp_path / "file" / "choices" / "x.json", "digest") is None
+    write_selection(tmp_path / "file" / "choices" / "x.json", "digest", [SelectionResult("a", True, "")], thorough=True)
+    assert read_selection(tmp_path / "file" / "choices" / "x.json", "digest") is None
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
@@ -242,7 +245,7 @@ def test_pytorch_is_not_brought_into_a_process_that_does_without_it(tmp_path: Pa
     machine = here(onnx=0.004, pytorch=0.001)
     chosen = taken(artifact, directory=tmp_path / "choices")
     assert (chosen.variant.name, machine.opened) == ("onnx-fp32", ["onnx"])
-    assert "would bring PyTorch into this process" in reasons(chosen)["pytorch-fp32"]
+    assert "would import PyTorch" in reasons(chosen)["pytorch-fp32"]
     assert "the first that works" in reasons(chosen)["onnx-fp32"]
     assert not (tmp_path / "choices").exists()
     thorough = taken(artifact, effort="all", directory=tmp_path / "choices")
@@ -261,10 +264,10 @@ def test_no_further_variant_is_opened_when_the_time_for_choosing_is_spent(
     artifact: Artifact, here: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     machine = here(onnx=0.004, openvino=0.001, pt2=0.001)
-    monkeypatch.setattr(choosing, "CHOICE_BUDGET_S", 0.0)
+    monkeypatch.setattr(variant_selection, "SELECTION_BUDGET_S", 0.0)
     chosen = taken(artifact)
     assert (chosen.variant.name, machine.opened) == ("onnx-fp32", ["onnx"])
-    assert "the 0 s for choosing were spent" in reasons(chosen)["pt2-fp32"]
+    assert "the selection took longer than 0 s" in reasons(chosen)["pt2-fp32"]
     assert taken(artifact, effort="all").variant.name != "onnx-fp32"
 
 
@@ -281,13 +284,13 @@ def test_a_variant_asked_for_by_name_is_taken_and_no_other(artifact: Artifact, h
     machine = here(onnx=0.001, openvino=0.004, pt2=GoldenMismatch("pt2 is off"))
     chosen = taken(artifact, variant="openvino-fp32")
     assert (chosen.variant.name, machine.opened) == ("openvino-fp32", ["openvino"])
-    assert reasons(chosen)["onnx-fp32"] == "openvino-fp32 was asked for"
+    assert reasons(chosen)["onnx-fp32"] == "openvino-fp32 was requested"
     with pytest.raises(GoldenMismatch, match="pt2 is off"):
         taken(artifact, variant="pt2-fp32")
     with pytest.raises(InvalidInput, match="has no variant 'aoti-fp32'"):
         taken(artifact, variant="aoti-fp32")
     here(onnx=0.001)
-    with pytest.raises(UnsupportedFormat, match=r"m:1/pt2-fp32: nothing here runs pt2"):
+    with pytest.raises(UnsupportedFormat, match=r"m:1/pt2-fp32: this machine cannot run pt2"):
         taken(artifact, variant="pt2-fp32")
 
 
@@ -305,10 +308,10 @@ def test_the_precision_that_was_asked_for_goes_before_speed(tmp_path: Path, here
         card="",
     )
     here(onnx=0.001)
-    chosen = choose(artifact, BackendOptions(precision="int8"), BatchLimits(), Choosing())
+    chosen = select_variant(artifact, BackendOptions(precision="int8"), BatchLimits(), VariantSelection())
     assert chosen.variant.name == "onnx-int8"
-    assert reasons(chosen)["onnx-fp32"] == "onnx-int8 is of the precision that was asked for"
-    assert reasons(chosen)["onnx-fp16"] == "its precision is fp16; int8 was asked for"
+    assert reasons(chosen)["onnx-fp32"] == "onnx-int8 is of the precision that was requested"
+    assert reasons(chosen)["onnx-fp16"] == "its precision is fp16; int8 was requested"
 
 
 def test_a_variant_for_another_cpu_is_not_opened_and_the_missing_flag_is_named(
@@ -349,9 +352,9 @@ def test_an_altered_file_stops_the_choice_and_leaves_nothing_open(artifact: Arti
 
 def test_a_loaded_model_tells_why_it_is_what_it_is(tmp_path: Path) -> None:
     artifact = write(tmp_path, "onnx")
-    model = load_artifact(artifact, BackendOptions(), BatchLimits())
-    (verdict,) = model.info.choice
-    assert (verdict.variant, verdict.taken) == ("onnx-fp32", True)
+    model = load_artifact(artifact, EngineOptions())
+    (result,) = model.info.choice
+    assert (result.variant, result.taken) == ("onnx-fp32", True)
     model.close()
 
 
@@ -363,10 +366,9 @@ def test_serving_onnx_does_not_import_pytorch_for_the_sake_of_a_choice(tmp_path:
     code = (
         "import sys\n"
         "from penstock.artifacts.artifact import Artifact\n"
-        "from penstock.engine.loading.loaded_model import load_artifact\n"
-        "from penstock.backends.base import BackendOptions\n"
-        "from penstock.engine.batching.limits import BatchLimits\n"
-        f"model = load_artifact(Artifact.open({str(path)!r}), BackendOptions(), BatchLimits())\n"
+        "from penstock.engine.loading.load import load_artifact\n"
+        "from penstock.options import EngineOptions\n"
+        f"model = load_artifact(Artifact.open({str(path)!r}), EngineOptions())\n"
         "print(model.variant, 'torch' in sys.modules)\n"
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -377,14 +379,14 @@ def test_what_is_known_of_a_choice_is_told_without_opening_anything(
     artifact: Artifact, here: Any, tmp_path: Path
 ) -> None:
     machine = here(onnx=0.004, openvino=0.001)
-    how = Choosing(directory=tmp_path / "choices")
-    before = known_verdicts(artifact, BackendOptions(), BatchLimits(), how)
-    assert [(verdict.variant, verdict.taken) for verdict in before] == [
+    how = VariantSelection(directory=tmp_path / "choices")
+    before = known_results(artifact, BackendOptions(), BatchLimits(), how)
+    assert [(result.variant, result.taken) for result in before] == [
         ("onnx-fp32", True),
         ("openvino-fp32", False),
         ("pt2-fp32", False),
     ]
-    assert before[0].reason == "tried first; nothing was measured here yet"
+    assert before[0].reason == "tried first; not measured on this machine"
     assert machine.opened == []
-    chosen = choose(artifact, BackendOptions(), BatchLimits(), how)
-    assert known_verdicts(artifact, BackendOptions(), BatchLimits(), how) == chosen.verdicts
+    chosen = select_variant(artifact, BackendOptions(), BatchLimits(), how)
+    assert known_results(artifact, BackendOptions(), BatchLimits(), how) == chosen.results

@@ -22,7 +22,7 @@ from penstock.engine.config import InferenceConfig
 from penstock.engine.engine import InferenceEngine
 from penstock.engine.observation import Observation
 from penstock.engine.tasks import task_thread_pool as aside_module
-from penstock.engine.tasks.ranges import Flag, RangePolicies
+from penstock.engine.tasks.ranges import Flag
 from penstock.errors import (
     ConfigError,
     DeadlineExceeded,
@@ -297,7 +297,7 @@ async def test_a_request_outside_is_refused_where_the_policy_says_so(
 ) -> None:
     by_manifest = source == "manifest"
     add(ranges=RANGES.model_copy(update={"on_input": "refuse"}) if by_manifest else RANGES)
-    engine = await make(ranges=RangePolicies() if by_manifest else RangePolicies("refuse", "refuse", "refuse"))
+    engine = await make(**({} if by_manifest else {"on_input_range": "refuse"}))
     with pytest.raises(OutOfRange, match="x: 11 is above 10"):
         await engine.predict(np.full(FEATURES, 11.0))
     seen = await observed(engine, np.full(FEATURES, 11.0))
@@ -319,7 +319,7 @@ async def test_an_output_that_is_not_finite_is_flagged_by_raw_tensors_and_refuse
 
 async def test_outputs_that_are_not_finite_are_refused_by_policy(make: MakeEngine, add: Publish) -> None:
     add(task=TENSOR)
-    engine = await make(ranges=RangePolicies(on_nan="refuse"))
+    engine = await make(on_nan_output="refuse")
     with pytest.raises(OutOfRange, match="the model's answer logits"):
         await engine.predict({"x": np.full((1, FEATURES), 3e38, np.float32)})
 
@@ -333,8 +333,8 @@ async def test_a_cached_answer_is_flagged_like_a_fresh_one(make: MakeEngine, add
 
 
 def test_a_policy_nobody_knows_is_refused_by_field() -> None:
-    with pytest.raises(ConfigError, match=r"ranges\.on_nan: 'explode'"):
-        InferenceConfig(ranges=RangePolicies(on_nan="explode"))  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"on_nan_output: 'explode'"):
+        InferenceConfig(on_nan_output="explode")  # type: ignore[arg-type]
 
 
 # The cache in the engine

@@ -140,8 +140,8 @@ def _session(path: Path, options: BackendOptions, choice: _Choice, shared: bool)
     """From the cache of optimized models where there is one; else optimized now, and kept for the next start."""
     import onnxruntime as ort
 
-    facts = (ort.__version__, options.graph_optimization)
-    cacheable = choice.device == CPU and options.graph_optimization
+    facts = (ort.__version__, options.enable_onnx_optimization)
+    cacheable = choice.device == CPU and options.enable_onnx_optimization
     form = optimized_form(path, options.cache_dir, facts) if cacheable else None
     found = form and form.find()
     if form is None:
@@ -168,7 +168,7 @@ def _settings(
     settings.inter_op_num_threads = 1
     settings.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     levels = ort.GraphOptimizationLevel
-    wanted = optimize and options.graph_optimization
+    wanted = optimize and options.enable_onnx_optimization
     settings.graph_optimization_level = levels.ORT_ENABLE_ALL if wanted else levels.ORT_DISABLE_ALL
     # Spinning threads burn most of a core between sparse requests and starve each other under load.
     settings.add_session_config_entry("session.intra_op.allow_spinning", "0")

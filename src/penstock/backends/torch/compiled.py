@@ -10,14 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from penstock.backends.cache_dir import private_directory
 from penstock.backends.devices import Device
-from penstock.errors import ConfigError
 from penstock.settings import suggest
 from penstock.tensors import Signature
 
 if TYPE_CHECKING:
     import torch
 
-MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 _WITH_GRAPHS = ("reduce-overhead", "max-autotune")
 
 
@@ -59,12 +57,6 @@ class Compiled:
         """End the thread, where there is one."""
         if self._lane is not None:
             self._lane.shutdown(wait=False)
-
-
-def require_mode(mode: str | None) -> None:
-    """Raise ConfigError for a mode that torch.compile does not know."""
-    if mode is not None and mode not in MODES:
-        raise ConfigError(f"compile_mode: {mode!r} is not a mode of torch.compile; use one of {', '.join(MODES)}")
 
 
 def keep_in(directory: Path | None) -> None:

@@ -19,7 +19,7 @@ from penstock.backends.torch.base import (
     require_numbers,
     set_threads,
 )
-from penstock.backends.torch.compiled import Compiled, keep_in, require_mode
+from penstock.backends.torch.compiled import Compiled, keep_in
 from penstock.errors import ModelLoadError
 from penstock.tensors import Signature
 
@@ -65,7 +65,6 @@ class EagerBackend(TorchBackend):
                 "`penstock models import`, or export the model to ONNX"
             )
         require_numbers(file.path, file.signature)
-        require_mode(options.compile_mode)
         device, warnings = torch_placement(options.device)
         set_threads(options.threads)
         model = _filled(file, file.architecture, options.trust)
@@ -113,7 +112,7 @@ class EagerBackend(TorchBackend):
     def _compile(self, options: BackendOptions, device: Device) -> None:
         """Run what `torch.compile` makes of the model where it answers the same; else the model, and say why."""
         model = self._model
-        if not options.compile or model is None:
+        if not options.use_compile or model is None:
             self.warnings += (RUNS_AS_PYTHON,)
             return
         keep_in(options.cache_dir)

@@ -23,7 +23,7 @@ from penstock.cli.output import print_json, print_table, size, working
 
 if TYPE_CHECKING:
     from penstock.artifacts.artifact import Artifact
-    from penstock.engine.loading.selection_cache import Verdict
+    from penstock.engine.loading.selection_cache import SelectionResult
     from penstock.registry.registry import Registry
     from penstock.settings import Settings
 
@@ -87,10 +87,10 @@ def show(
     with open_registry(settings) as models:
         artifact = models.get(ref)
         summary = _summary(models, artifact)
-        verdicts = _verdicts(models, settings, artifact, measure=measure)
+        results = _selection_results(models, settings, artifact, measure=measure)
     if as_json:
         manifest = artifact.manifest.model_dump(mode="json")
-        choice = [verdict._asdict() for verdict in verdicts]
+        choice = [result._asdict() for result in results]
         print_json({**summary, "path": artifact.path, "manifest": manifest, "choice": choice})
         return
     _print_facts(artifact, summary["aliases"])
@@ -106,22 +106,20 @@ def show(
         for entry in variant.files
     )
     print_table(("variant", "parameters", "file", "size", "max error", "sha256"), variants)
-    print_table(("variant", "taken here", "why"), ((v.variant, "yes" if v.taken else "no", v.reason) for v in verdicts))
+    print_table(("variant", "taken here", "why"), ((v.variant, "yes" if v.taken else "no", v.reason) for v in results))
 
 
-def _verdicts(models: Registry, settings: Settings, artifact: Artifact, *, measure: bool) -> tuple[Verdict, ...]:
+def _selection_results(
+    models: Registry, settings: Settings, artifact: Artifact, *, measure: bool
+) -> tuple[SelectionResult, ...]:
     """Of each variant whether a server with these settings takes it on this machine."""
     from penstock.engine.loading.manager import ModelManager
-    from penstock.gateway.service import engine_config
 
-    about = engine_config(settings)
-    manager = ModelManager(
-        models, options=about.options(), limits=about.limits(), batching=about.batching, choosing=about.choosing
-    )
+    manager = ModelManager(models, settings)
     if not measure:
-        return manager.verdicts(artifact.ref)
+        return manager.selection_results(artifact.ref)
     with working(f"measuring {artifact.ref}"):
-        return manager.verdicts(artifact.ref, measure=True)
+        return manager.selection_results(artifact.ref, measure=True)
 
 
 def _print_facts(artifact: Artifact, aliases: list[str]) -> None:
@@ -214,12 +212,10 @@ def _publish(models: Registry, path: Path | None, about: dict[str, Any], *, prov
 def _prove(path: Path, trust: str) -> None:
     """What no server here could load is no use in the registry: say so now and not at the next start."""
     from penstock.artifacts.artifact import Artifact
-    from penstock.backends.base import BackendOptions
-    from penstock.engine.batching.limits import BatchLimits
-    from penstock.engine.loading.loaded_model import load_artifact
-    from penstock.scan.trust import check_trust
+    from penstock.engine.loading.load import load_artifact
+    from penstock.options import EngineOptions
 
-    load_artifact(Artifact.open(path), BackendOptions(trust=check_trust(trust)), BatchLimits()).close()
+    load_artifact(Artifact.open(path), EngineOptions(trust=trust)).close()
 
 
 def _only_for_files(about: dict[str, Any], what: str) -> None:

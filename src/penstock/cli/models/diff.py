@@ -87,10 +87,9 @@ def _compare_answers(models: Registry, first: Artifact, second: Artifact, settin
 
 
 def _run(models: Registry, artifact: Artifact, golden: Golden, settings: Settings) -> Any:
-    from penstock.backends.base import BackendOptions
     from penstock.engine.loading.manager import ModelManager
 
-    manager = ModelManager(models, options=BackendOptions(device=settings.device, trust=settings.trust))
+    manager = ModelManager(models, settings)
     try:
         return manager.load_model(artifact.ref).backend.run(golden.inputs)
     finally:

@@ -1,4 +1,4 @@
-"""What a forked process must not touch: locks, threads and runtimes that only the parent's threads keep going."""
+"""Objects that a forked process must not use: their locks, threads and runtimes work in the parent only."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ FORKED = "it belongs to the process that was forked; make one in this process, o
 """The end of a sentence about an object of the parent."""
 
 
-class Parted(Protocol):
+class ForkAware(Protocol):
     """An object that cannot be used in a child of its process."""
 
     def after_fork(self) -> None:
-        """Called in the child before anything else: refuse all work from now on, and take no lock of before."""
+        """Called in the child before anything else: refuse all work from now on; take no lock that existed before."""
 
 
-_watched: weakref.WeakSet[Parted] = weakref.WeakSet()
-_abandoned: list[Any] = []
+_registered: weakref.WeakSet[ForkAware] = weakref.WeakSet()
+_leaked: list[Any] = []
 
 
-def watch(thing: Parted) -> None:
-    """Call `after_fork` of this object in every process that is forked from this one while it lives."""
-    _watched.add(thing)
+def call_after_fork(thing: ForkAware) -> None:
+    """Call the object's `after_fork` in every process that is forked from this one while the object lives."""
+    _registered.add(thing)
 
 
-def abandon(thing: Any) -> None:
-    """Keep what the child may not even destroy: a runtime would wait for threads that did not come along."""
-    _abandoned.append(thing)
+def leak(thing: Any) -> None:
+    """Keep an object that the child must not destroy: its runtime would wait for threads of the parent."""
+    _leaked.append(thing)
 
 
 def _in_child() -> None:
-    for thing in list(_watched):
+    for thing in list(_registered):
         thing.after_fork()
 
 

@@ -1,4 +1,4 @@
-"""Memory that a closed model leaves behind in this process goes back to the system."""
+"""Returns the memory of closed models to the operating system."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from collections.abc import Callable
 
 
 @functools.cache
-def _trim() -> Callable[[int], int] | None:
-    """Glibc's `malloc_trim`; None where the C library is another, whose allocators give memory back by themselves."""
+def _malloc_trim() -> Callable[[int], int] | None:
+    """Glibc's `malloc_trim`; None with other C libraries, whose allocators return memory by themselves."""
     try:
         return ctypes.CDLL(None).malloc_trim
     except (OSError, TypeError, AttributeError):  # Windows, macOS, musl
@@ -18,19 +18,19 @@ def _trim() -> Callable[[int], int] | None:
 
 
 _lock = threading.Lock()
-_asked = 0
+_requested = 0
 _done = 0
 
 
-def give_back() -> None:
-    """Hand free pages to the system. Whoever waits while another does so shares the next time: bursts cost little."""
-    global _asked, _done
-    trim = _trim()
+def trim_memory() -> None:
+    """Return free pages to the system. Concurrent callers share the next run, so that bursts are cheap."""
+    global _requested, _done
+    trim = _malloc_trim()
     if trim is None:
         return
-    _asked += 1
-    ticket = _asked
+    _requested += 1
+    ticket = _requested
     with _lock:
         if _done < ticket:
-            _done = _asked
+            _done = _requested
             trim(0)

@@ -1,0 +1,147 @@
+"""Loads a model: an artifact of the registry, or a bare model file."""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from penstock.artifacts.artifact import Artifact
+from penstock.artifacts.manifest import Manifest
+from penstock.artifacts.policies import BatchingPolicy
+from penstock.backends.catalog import format_of
+from penstock.engine.batching.limits import BatchLimits
+from penstock.engine.batching.padding import public_signature
+from penstock.engine.loading.bring_up import ReadyBackend, bring_up
+from penstock.engine.loading.load_overrides import WeightsDescription
+from penstock.engine.loading.loaded_model import LoadedModel, ModelInfo
+from penstock.engine.loading.variant_selection import VariantSelection, select_variant
+from penstock.engine.tasks.ranges import RangePolicies
+from penstock.errors import ModelLoadError
+from penstock.options import EngineOptions, ModelOptions
+from penstock.tasks.base import Task
+from penstock.tasks.catalog import load_task, task_for_bare
+
+
+def load_artifact(artifact: Artifact, options: EngineOptions, selection: VariantSelection | None = None) -> LoadedModel:
+    """Bring up the variant that is the fastest on this machine and passes its golden samples.
+
+    Raises IntegrityError at once for an altered file, else the ModelLoadError of the first variant that failed.
+    """
+    manifest = artifact.manifest
+    signature = public_signature(manifest.signature, manifest.padding)
+    task, *more_tasks = [load_task(entry.kind, entry.config, signature) for entry in manifest.tasks()]
+    limits = batch_limits(options, artifact.name, manifest)
+    selected = select_variant(artifact, options, limits, selection or VariantSelection(effort=options.choosing))
+    variant, ready = selected.variant, selected.ready
+    for each in (task, *more_tasks):  # the manifest's, with the names of axes that the file records
+        each.signature = ready.backend.signature
+    info = _info(
+        ready,
+        task,
+        name=artifact.name,
+        version=artifact.version,
+        variant=variant.name,
+        num_parameters=variant.num_parameters,
+        size_bytes=sum(entry.size for entry in variant.files),
+        sha256=next(entry.sha256 for entry in variant.files if entry.path == variant.file),
+        warnings=(*selected.failures, *_unmet_precision(artifact, variant.precision, options)),
+        choice=selected.results,
+    )
+    return LoadedModel(
+        info, task, ready.backend, ready.batcher(), artifact, more_tasks=more_tasks, policies=range_policies(options)
+    )
+
+
+def load_file(path: Path, options: EngineOptions, weights: WeightsDescription | None = None) -> LoadedModel:
+    """Bring up a bare model file under its file name, as version 1. It has no golden samples to verify it."""
+    weights = weights or WeightsDescription()
+    if not path.is_file():
+        raise ModelLoadError(f"{path}: there is no such model file")
+    signed = weights.signature is not None
+    format = "pytorch" if weights.architecture is not None else format_of(path, options.model_type, signed=signed)
+    limits = batch_limits(options, path.stem)
+    ready = bring_up(format, weights.model_file(path, options.trust), options, limits, None, str(path))
+    try:
+        signature = ready.backend.signature
+        task = load_task(task_for_bare(signature), {}, signature)
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except BaseException:
+        ready.backend.close()
+        raise
+    info = _info(
+        ready,
+        task,
+        name=path.stem,
+        version="1",
+        variant=f"{format}-{options.precision}",
+        num_parameters=None,
+        size_bytes=path.stat().st_size,
+        sha256=digest,
+    )
+    return LoadedModel(info, task, ready.backend, ready.batcher(), path=path, policies=range_policies(options))
+
+
+def batch_limits(options: EngineOptions, name: str, manifest: Manifest | None = None) -> BatchLimits:
+    """The limits of one model: its table in the options, before its manifest, before the options of all models."""
+    limits = BatchLimits(
+        options.batch_size,
+        max(options.max_queue_size, options.batch_size),
+        options.max_queue_bytes,
+        options.max_wait_ms,
+        join=options.use_dynamic_batching,
+    )
+    if manifest is not None:
+        limits = limits.of(manifest)
+    table = options.models.get(name)
+    return limits if table is None else limits.under(_policy(table))
+
+
+def _policy(table: ModelOptions) -> BatchingPolicy:
+    return BatchingPolicy(
+        max_batch_rows=table.batch_size,
+        max_queue_rows=table.max_queue_size,
+        max_queue_bytes=table.max_queue_bytes,
+        max_wait_ms=table.max_wait_ms,
+        timeout_ms=table.request_timeout_ms,
+    )
+
+
+def range_policies(options: EngineOptions) -> RangePolicies:
+    """The actions on values outside the ranges that a model expects."""
+    return RangePolicies(options.on_input_range, options.on_output_range, options.on_nan_output)
+
+
+def _unmet_precision(artifact: Artifact, precision: str, options: EngineOptions) -> tuple[str, ...]:
+    if options.precision != "int8" or precision == "int8":
+        return ()
+    return (f"int8 was requested, {artifact.ref} has no int8 variant that runs here; it runs in {precision}",)
+
+
+def _info(
+    ready: ReadyBackend,
+    task: Task,
+    *,
+    num_parameters: int | None,
+    size_bytes: int,
+    warnings: tuple[str, ...] = (),
+    **facts: Any,
+) -> ModelInfo:
+    backend, signature = ready.backend, task.signature
+    return ModelInfo(
+        format=backend.format,
+        task=task.kind,
+        device=backend.device,
+        dtype=signature.inputs[0].dtype,
+        num_parameters=num_parameters if num_parameters is not None else backend.num_parameters,
+        loaded_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        input_shape=signature.inputs[0].shape,
+        output_shape=signature.outputs[0].shape,
+        batch_ms={rows: round(seconds * 1000, 4) for rows, seconds in ready.timings.items()},
+        size_bytes=size_bytes,
+        memory_bytes=size_bytes if backend.num_bytes is None else backend.num_bytes,
+        warnings=(*backend.warnings, *warnings),
+        **facts,
+    )

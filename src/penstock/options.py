@@ -1,0 +1,355 @@
+"""How models run, as one frozen value: each field is a setting, a Python argument and what a backend receives.
+
+`Settings` and `InferenceConfig` are `EngineOptions`, and `EngineOptions` are `BackendOptions`. The value that was read
+at the edge is passed on as it is, down to `Backend.open`; `override` replaces fields of it for one load. A new option
+is a field here and the code that uses it. The keywords below the fields serve type checkers and editors only.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypedDict, TypeVar
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+
+from penstock.errors import ConfigError
+
+PRECISIONS = ("fp32", "fp16", "bf16", "int8")
+COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
+TRUST_TIERS = ("data", "code", "native")
+MODEL_TYPES = ("onnx", "openvino", "torchscript", "pytorch")
+
+Effort = Literal["light", "all", "first"]
+"""How much a load may spend to find the fastest variant.
+
+`light` leaves out what would bring PyTorch (seconds, 250 MB) into a process that does without it, and opens no further
+variant after two seconds. `all` measures every variant. `first` takes the first that works and measures nothing.
+"""
+
+RangeAction = Literal["off", "count", "warn", "refuse"]
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]i?b|b)?", re.IGNORECASE)
+_UNITS = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
+_UNITS |= {"kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
+
+
+def parse_size(value: int | str) -> int:
+    """Bytes from `1048576`, `"16MiB"` or `"4 GB"`; raises ValueError for anything else."""
+    if not isinstance(value, str):
+        return value
+    match = _SIZE.fullmatch(value.strip())
+    if match is None:
+        raise ValueError("should be a size such as 16MiB, 4GB or a number of bytes")
+    return int(float(match[1]) * _UNITS[match[2].lower()]) if match[2] else int(float(match[1]))
+
+
+def _number(value: Any) -> Any:
+    """Python counts True as 1; an option does not."""
+    if isinstance(value, bool):
+        raise ValueError("should be a number")
+    return value
+
+
+def _lower(value: Any) -> Any:
+    return value.strip().lower() if isinstance(value, str) else value
+
+
+def _one_of(names: tuple[str, ...]) -> AfterValidator:
+    *first, last = (repr(name) for name in names)
+
+    def check(value: str) -> str:
+        if value not in names:
+            raise ValueError(f"should be {', '.join(first)} or {last}")
+        return value
+
+    return AfterValidator(check)
+
+
+def _device(value: str) -> str:
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", value):
+        raise ValueError("should be auto, cpu, cuda, cuda:N or mps")
+    return value
+
+
+def _optional_size(value: Any) -> Any:
+    return value if value is None else parse_size(_number(value))
+
+
+def _positive(value: int | str | None) -> int | str | None:
+    if isinstance(value, int) and value < 1:
+        raise ValueError("should be greater than or equal to 1")
+    return value
+
+
+LOWER = BeforeValidator(_lower)
+Whole = Annotated[int, BeforeValidator(_number)]
+Size = Annotated[int, BeforeValidator(parse_size), BeforeValidator(_number)]
+Float = Annotated[float, Field(allow_inf_nan=False), BeforeValidator(_number)]
+HomePath = Annotated[Path, AfterValidator(Path.expanduser)]
+"""`~` is the home directory, where no shell expands it."""
+Action = Annotated[RangeAction, LOWER]
+
+
+def option(default: Any, description: str, *, alias: str | None = None, secret: bool = False, **limits: Any) -> Any:
+    """A field: its default, one sentence for help and docs, a second environment name, and pydantic's limits."""
+    extra: dict[str, JsonValue] = {"alias": alias, "secret": secret}
+    return Field(default, description=description, json_schema_extra=extra, validate_default=False, **limits)
+
+
+def suggestion(name: str, known: Iterable[str], prefix: str = "") -> str:
+    """The end of a sentence about an unknown name: the nearest known one, compared without their common prefix."""
+    matches = difflib.get_close_matches(name.removeprefix(prefix), [key.removeprefix(prefix) for key in known], n=1)
+    return f"; did you mean {prefix}{matches[0]}?" if matches else "; docs/settings.md lists them all"
+
+
+_EXPECTED = {
+    "int_parsing": "should be a whole number",
+    "int_type": "should be a whole number",
+    "int_from_float": "should be a whole number",
+    "float_parsing": "should be a number",
+    "float_type": "should be a number",
+    "bool_parsing": "should be true or false (1, 0, yes, no, on and off work too)",
+    "bool_type": "should be true or false",
+    "string_type": "should be text",
+    "tuple_type": "should be a comma list, or a list of texts",
+    "path_type": "should be a path",
+    "finite_number": "should be a finite number",
+    "model_type": "should be a table",
+    "dict_type": "should be tables, such as [models.digits]",
+}
+"""Pydantic's error types, in words that fit every source."""
+
+
+def expectation(fault: ErrorDetails) -> str:
+    """What a value should be, such as `should be a whole number`."""
+    message = fault["msg"].removeprefix("Value error, ").removeprefix("Input ").removeprefix("String ")
+    return _EXPECTED.get(fault["type"], message)
+
+
+def is_secret(field: FieldInfo) -> bool:
+    """True for a field whose value is never shown."""
+    extra = field.json_schema_extra
+    return isinstance(extra, dict) and extra["secret"] is True
+
+
+class Options(BaseModel):
+    """A frozen value that is checked when it is made.
+
+    Raises ConfigError naming the field for a value out of range, and TypeError with the nearest name for an unknown
+    one. The context of `model_validate` may be a function that writes the sentence from pydantic's error.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _checked(cls, values: Any, validate: ModelWrapValidatorHandler[Self], info: ValidationInfo) -> Self:
+        if isinstance(values, Mapping):
+            check_names(cls.__name__, values, cls.model_fields)
+        sentence: Callable[[ErrorDetails], str] = info.context or cls._sentence
+        try:
+            return validate(values)
+        except ValidationError as error:
+            raise ConfigError(sentence(error.errors()[0])) from None
+
+    @classmethod
+    def _sentence(cls, fault: ErrorDetails) -> str:
+        """What is wrong with a value given in Python."""
+        name = str(fault["loc"][0])
+        path = ".".join(map(str, fault["loc"])) if name == "models" else name
+        shown = "the value" if is_secret(cls.model_fields[name]) else repr(fault["input"])
+        return f"{path}: {shown} {expectation(fault)}"
+
+    def override(self, **changes: Any) -> Self:
+        """The same options with some fields replaced. Raises ConfigError or TypeError, as the constructor does."""
+        checked = type(self)(**changes)
+        return self.model_copy(update={name: getattr(checked, name) for name in changes})
+
+
+class BackendOptions(Options):
+    """How a model runs on this machine: what `Backend.open` receives."""
+
+    device: Annotated[str, LOWER, AfterValidator(_device)] = option(
+        "auto", "Where models run: auto, cpu, cuda, cuda:N or mps.", alias="DEVICE"
+    )
+    precision: Annotated[str, LOWER, _one_of(PRECISIONS)] = option(
+        "fp32", "Precision: fp32, fp16 or bf16 (where the device gains from it), or int8 (variants that hold it)."
+    )
+    trust: Annotated[str, LOWER, _one_of(TRUST_TIERS)] = option(
+        "data",
+        "Models that may be opened besides those the registry trusts: data, code (programs) or native (machine code).",
+    )
+    threads: Whole | None = option(
+        None, "Threads inside one run; the default is the number of usable cores.", ge=1, le=1024
+    )
+    shared_threads: bool = option(False, "Run all ONNX models of a process on one thread pool.")
+    enable_onnx_optimization: bool = option(
+        True, "Let ONNX Runtime optimize the graph at load.", alias="ENABLE_ONNX_OPTIMIZATION"
+    )
+    pin_memory: bool = option(True, "Copy inputs to a CUDA device from page-locked memory.")
+    use_compile: bool = option(False, "Compile eager PyTorch models with torch.compile.")
+    compile_mode: Annotated[str, LOWER, _one_of(COMPILE_MODES)] | None = option(
+        None, f"Mode of torch.compile: {', '.join(COMPILE_MODES)}."
+    )
+    cache_dir: HomePath | None = option(
+        None,
+        "Directory for optimized models and variant selections; the default is `.cache` in the registry.",
+    )
+
+
+class ModelOptions(BaseModel):
+    """`[models.NAME]` in `penstock.toml`: options of one model, in place of those of the same names."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    batch_size: Whole | None = Field(None, ge=1, le=65536)
+    max_queue_size: Whole | None = Field(None, ge=1)
+    max_queue_bytes: Size | None = Field(None, ge=1)
+    max_wait_ms: Float | None = Field(None, ge=0, le=60_000)
+    request_timeout_ms: Float | None = Field(None, gt=0)
+
+
+class EngineOptions(BackendOptions):
+    """How an engine, a manager or a predictor runs models. Rows are those of all requests together."""
+
+    model_path: str | Path | None = option(None, "A model file to serve, without a registry.", alias="MODEL_PATH")
+    model_type: Annotated[str, LOWER, _one_of(MODEL_TYPES)] | None = option(
+        None, "Format of `model_path`; the default follows from its suffix and content.", alias="MODEL_TYPE"
+    )
+    default_model: str | None = option(
+        None, "Model that answers requests that name none; the default is the first one served."
+    )
+    registry: str | Path | None = option(None, "Directory of the model registry.")
+    database_url: str | None = option(
+        None,
+        "Database of the registry; the default is `registry.db` in the registry.",
+        alias="DATABASE_URL",
+        secret=True,
+    )
+    batch_size: Whole = option(32, "Maximum rows in one run of a model.", alias="BATCH_SIZE", ge=1, le=65536)
+    max_queue_size: Whole = option(512, "Maximum rows that wait for one model; beyond it, 429.", ge=1)
+    max_queue_bytes: Size = option(
+        256 * 2**20, "Maximum memory of the inputs that wait for one model; beyond it, 429.", ge=1
+    )
+    max_wait_ms: Float = option(
+        0.0, "Maximum time an idle model waits to fill a batch; 0 dispatches at once.", ge=0, le=60_000
+    )
+    use_dynamic_batching: bool = option(True, "Let several requests share one run of a model.")
+    request_timeout_ms: Float = option(
+        30_000.0, "Deadline of a request that sets none, and the maximum for one that does.", gt=0
+    )
+    cache_size: Whole = option(0, "Maximum cached answers to equal inputs; 0 caches none.", alias="CACHE_SIZE", ge=0)
+    cache_bytes: Size = option(0, "Maximum memory of cached answers; 256MiB if only `cache_size` is set.", ge=0)
+    on_input_range: Action = option(
+        "count", "Action on inputs outside the range a model expects: off, count, warn or refuse."
+    )
+    on_output_range: Action = option(
+        "count", "Action on outputs outside their expected range: off, count, warn or refuse."
+    )
+    on_nan_output: Action = option(
+        "count",
+        "Action on NaN or infinite outputs: off, count, warn or refuse; classification always refuses them.",
+    )
+    choosing: Annotated[Effort, LOWER] = option(
+        "light",
+        "How the fastest variant of a version is selected: light (never imports PyTorch just to measure), "
+        "all (measures every variant) or first (the simplest that works).",
+    )
+    max_models: Whole = option(8, "Maximum loaded models; the least recently used is evicted.", ge=1)
+    max_bytes: Annotated[int | str | None, AfterValidator(_positive), BeforeValidator(_optional_size)] = option(
+        None, "Maximum memory of loaded models; the default is no limit."
+    )
+    models: dict[str, ModelOptions] = option({}, "Options of single models, in tables `[models.NAME]`.")
+
+    @property
+    def byte_budget(self) -> int | None:
+        """`max_bytes` as a number."""
+        return None if self.max_bytes is None else parse_size(self.max_bytes)
+
+    @property
+    def default_ref(self) -> str | None:
+        """The reference of the model that answers requests that name none."""
+        return self.default_model if self.model_path is None else str(self.model_path)
+
+
+class BackendKeywords(TypedDict, total=False):
+    """The fields of BackendOptions as keywords; None leaves an option as it is."""
+
+    device: str | None
+    precision: str | None
+    trust: str | None
+    threads: int | None
+    shared_threads: bool | None
+    enable_onnx_optimization: bool | None
+    pin_memory: bool | None
+    use_compile: bool | None
+    compile_mode: str | None
+    cache_dir: Path | None
+
+
+class EngineKeywords(BackendKeywords, total=False):
+    """The fields of EngineOptions as keywords, but for `registry`; None leaves an option as it is."""
+
+    model_path: str | Path | None
+    model_type: str | None
+    default_model: str | None
+    database_url: str | None
+    batch_size: int | None
+    max_queue_size: int | None
+    max_queue_bytes: int | None
+    max_wait_ms: float | None
+    use_dynamic_batching: bool | None
+    request_timeout_ms: float | None
+    cache_size: int | None
+    cache_bytes: int | None
+    on_input_range: RangeAction | None
+    on_output_range: RangeAction | None
+    on_nan_output: RangeAction | None
+    choosing: Effort | None
+    max_models: int | None
+    max_bytes: int | str | None
+    models: Mapping[str, ModelOptions] | None
+
+
+def given(keywords: Mapping[str, Any]) -> dict[str, Any]:
+    """The keywords that were given: those that are not None."""
+    return {name: value for name, value in keywords.items() if value is not None}
+
+
+def check_names(what: str, names: Iterable[str], known: Iterable[str]) -> None:
+    """Raises TypeError for a name that is not known, with the nearest one that is."""
+    known = set(known)
+    for name in names:
+        if name not in known:
+            raise TypeError(f"{what}() has no option {name!r}{suggestion(name, known)}")
+
+
+_Callable = TypeVar("_Callable", bound=Callable[..., Any])
+
+
+def with_option_help(keywords: Any) -> Callable[[_Callable], _Callable]:
+    """Add what each of these keywords means to a docstring, from the descriptions of the fields."""
+    names = [name for name in keywords.__annotations__ if name in EngineOptions.model_fields]
+    lines = "\n".join(f"    {name}: {EngineOptions.model_fields[name].description}" for name in names)
+
+    def add(function: _Callable) -> _Callable:
+        function.__doc__ = f"{function.__doc__}\nOptions:\n{lines}\n"
+        return function
+
+    return add
