@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,6 +21,11 @@ FILES = sorted(path for source in SOURCES for path in source.rglob("*.py"))
 LONGEST_FUNCTION = 60
 LONGEST_FILE = 500
 MOST_PUBLIC_NAMES = 25
+MOST_PARAMETERS = 8
+MOST_MODULES = 12
+MOST_MODULES_BY_NAME = 16
+ROOMS_BY_NAME = ("penstock/cli", "penstock/scan", "penstock/tasks")
+"""Rooms that a reader searches by name: one file a command, a scanner, a task."""
 HEAVY = ("torch", "onnxruntime", "openvino", "fastapi", "granian", "grpc", "sqlalchemy", "PIL")
 
 OWNERS = {
@@ -162,6 +168,65 @@ def test_no_function_is_longer_than_a_screen() -> None:
 def test_no_file_is_longer_than_one_reads_at_a_time() -> None:
     lengths = {relative(path): len(path.read_text(encoding="utf-8").splitlines()) for path in FILES}
     assert {path: length for path, length in lengths.items() if length > LONGEST_FILE} == {}
+
+
+def parameters(function: ast.FunctionDef) -> int:
+    """Parameters beside `self`; `*args` and `**kwargs` count as one each."""
+    arguments = function.args
+    named = len(arguments.posonlyargs) + len(arguments.args) + len(arguments.kwonlyargs)
+    return named - 1 + (arguments.vararg is not None) + (arguments.kwarg is not None)
+
+
+def test_no_constructor_has_more_parameters_than_one_remembers() -> None:
+    many = [
+        f"{relative(path)}:{function.lineno} {node.name} has {parameters(function)} parameters"
+        for path in FILES
+        for node in ast.walk(tree_of(path))
+        if isinstance(node, ast.ClassDef)
+        for function in node.body
+        if isinstance(function, ast.FunctionDef)
+        and function.name == "__init__"
+        and parameters(function) > MOST_PARAMETERS
+    ]
+    assert many == []
+
+
+def rooms() -> dict[str, set[str]]:
+    """The modules in each directory; `__init__`, `__main__` and migrations do not count."""
+    found: dict[str, set[str]] = {}
+    for path in FILES:
+        if path.stem not in ("__init__", "__main__") and "migrations" not in path.parts:
+            found.setdefault(path.parent.relative_to(ROOT).as_posix(), set()).add(path.stem)
+    return found
+
+
+def test_no_room_has_more_modules_than_one_overlooks() -> None:
+    full = {
+        room: len(modules)
+        for room, modules in rooms().items()
+        if len(modules) > (MOST_MODULES_BY_NAME if room.endswith(ROOMS_BY_NAME) else MOST_MODULES)
+    }
+    assert full == {}
+
+
+TREE = re.compile(r"^(?P<room>(?:src|packages)/\S+)/ +(?P<text>\S.*): (?P<modules>\w+(?: \w+)*)$", re.MULTILINE)
+"""A line of the tree in docs/architecture.md: a directory, what it is for, and its modules."""
+
+
+def drawn_tree(drawn: dict[str, str]) -> str:
+    """The tree of docs/architecture.md as it should be, with the texts that the page has now."""
+    width = max(map(len, rooms())) + 3
+    return "\n".join(
+        f"{room + '/':{width}}{drawn.get(room, 'what it is for')}: {' '.join(sorted(modules))}"
+        for room, modules in sorted(rooms().items())
+    )
+
+
+def test_the_tree_that_is_drawn_is_the_tree_on_disk() -> None:
+    lines = list(TREE.finditer((ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")))
+    drawn = {line["room"]: set(line["modules"].split()) for line in lines}
+    texts = {line["room"]: line["text"] for line in lines}
+    assert drawn == rooms(), f"docs/architecture.md should draw:\n{drawn_tree(texts)}"
 
 
 def test_no_error_is_swallowed_without_a_word() -> None:

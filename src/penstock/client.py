@@ -1,4 +1,4 @@
-"""A Penstock server seen from Python: the HTTP API as methods, its refusals as the exceptions of `penstock.errors`."""
+"""Python client of a Penstock server: the HTTP API as methods, its errors as the exceptions of `penstock.errors`."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _BY_STATUS: dict[int, type[PenstockError]] = {
     HTTPStatus.SERVICE_UNAVAILABLE: ModelNotReady,
     HTTPStatus.GATEWAY_TIMEOUT: DeadlineExceeded,
 }
-"""For a problem whose type says nothing; any other 4xx is InvalidInput, any other 5xx InferenceError."""
+"""For a problem without a known type; any other 4xx is InvalidInput, any other 5xx InferenceError."""
 
 
 def _slug(name: str) -> str:
@@ -49,13 +49,12 @@ _BY_SLUG: dict[str, type[PenstockError]] = {
 
 
 class Client:
-    """One server. Keeps connections open between calls; close it, or use it in a `with` block.
+    """A connection to one server, kept open between calls; close it, or use it in a `with` block. Thread-safe.
 
-    `timeout_s` bounds each call and is the deadline the server is told; requests of a higher `priority` go first, as
-    far as the server lets them. Every method raises the
-    exception of `penstock.errors` that the server's answer stands for: InvalidInput with the faulty fields,
-    ModelNotFound, Overloaded and ModelNotReady with `retry_after_s`, DeadlineExceeded, InferenceError;
-    ModelNotReady as well when nothing answers. Threads may share a client.
+    `timeout_s` limits each call and is sent as its deadline; requests of a higher `priority` are run first, up to the
+    highest that the server allows. Every method raises the exception of `penstock.errors` that the server reports:
+    InvalidInput with the faulty fields, ModelNotFound, Overloaded and ModelNotReady with `retry_after_s`,
+    DeadlineExceeded, InferenceError; ModelNotReady also when no server answers.
     """
 
     def __init__(
@@ -72,29 +71,29 @@ class Client:
         self._http = httpx.Client(base_url=self.base_url, headers=headers, timeout=timeout_s)
 
     def predict(self, model: str | None = None, request: Mapping[str, Any] | None = None, **fields: Any) -> Json:
-        """One prediction; the request's fields as a mapping, as keywords, or both. Arrays may be numpy's.
+        """One prediction; the request's fields as a mapping, as keywords, or both. Values may be numpy arrays.
 
-        `model` is name[:version|@alias]; None asks the server's default model.
+        `model` is name[:version|@alias]; None means the server's default model.
         """
         return self._post(_path(model), content=_encode({**(request or {}), **fields}), content_type="application/json")
 
     def predict_image(self, model: str | None, image: str | Path | bytes) -> Json:
-        """One prediction of an image model from a file or the bytes of one (PNG, JPEG, …)."""
+        """One prediction of an image model, from a file or its bytes (PNG, JPEG, …)."""
         name, data = ("image", image) if isinstance(image, bytes) else _read(Path(image))
         return self._post(_path(model), files={"file": (name, data)})
 
     def predict_batch(self, requests: Iterable[Mapping[str, Any]], model: str | None = None) -> list[Json]:
-        """One answer per request, in order; a refused one is `{"error": …}` in its place and no exception."""
+        """One answer per request, in order; for a refused request it is `{"error": …}`, not an exception."""
         body = {"requests": list(requests), **({} if model is None else {"model": model})}
         answer = self._post("/predict/batch", content=_encode(body), content_type="application/json")
         return list(answer["predictions"])
 
     def models(self) -> Json:
-        """What the server's registry holds."""
+        """The models of the server's registry."""
         return self._get("/models")
 
     def health(self) -> Json:
-        """The server's state; an unhealthy server is an answer here (`status`), not an exception."""
+        """The server's state; for an unhealthy server `status` says so, without an exception."""
         return self._json(self._send("GET", "/health"))
 
     def stats(self) -> Json:
@@ -163,7 +162,7 @@ def _encode(request: Mapping[str, Any]) -> bytes:
 
 
 def _plain(value: Any) -> Any:
-    """Arrays, tensors and numpy's numbers as lists and numbers."""
+    """Arrays, tensors and numpy scalars as lists and numbers."""
     tolist: Callable[[], Any] | None = getattr(value, "tolist", None)
     if tolist is None:
         raise TypeError(f"a {type(value).__name__} is not JSON")
@@ -178,7 +177,7 @@ def _read(path: Path) -> tuple[str, bytes]:
 
 
 def _error(response: httpx.Response) -> PenstockError:
-    """The exception an RFC 9457 problem stands for."""
+    """The exception for an RFC 9457 problem."""
     try:
         problem = response.json()
     except ValueError:

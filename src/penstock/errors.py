@@ -1,24 +1,24 @@
-"""Every error Penstock raises on purpose, as one tree.
+"""The errors of Penstock, as one tree.
 
 PenstockError
 ├── InvalidInput                  the caller's data, reference or argument is wrong; names the field
-│   └── OutOfRange                a value is outside what the model was made for, or its answer is
+│   └── OutOfRange                an input or output is outside its expected range
 ├── ModelNotFound                 no such model, version or alias
 ├── ModelNotReady                 known, but not answering now: loading, draining, stopped
-├── Overloaded                    the queue is full; says when to come back
-├── DeadlineExceeded              the caller's deadline passed; the work was dropped
-├── ModelLoadError                a model could not be brought up
+├── Overloaded                    the queue is full; says when to retry
+├── DeadlineExceeded              the caller's deadline passed; the request was dropped
+├── ModelLoadError                a model cannot be loaded
 │   ├── IntegrityError            a file is missing, altered or outside its artifact
-│   ├── UnsupportedFormat         nothing here can run this form of model
-│   ├── Untrusted                 this form of model can run code, and nobody said that it may
+│   ├── UnsupportedFormat         this machine cannot run the format of the model
+│   ├── Untrusted                 the format can run code, and code execution was not trusted
 │   └── GoldenMismatch            the model disagrees with its golden samples
-├── InferenceError                the model failed while it ran
+├── InferenceError                a run of the model failed
 │   ├── OutOfMemory
 │   └── WorkerDied
-└── ConfigError                   a setting or the machine is not fit to start
+└── ConfigError                   a setting is wrong, or the machine does not meet it
 
-These are domain words: no status codes here. `penstock.gateway.problems` maps them onto HTTP.
-The message of an error is one sentence meant for the person who can mend the cause.
+Errors have no status codes; `penstock.gateway.problems` maps them to HTTP.
+The message of an error is one sentence that names the cause and the fix.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from typing import Literal, NamedTuple
 
 
 def printable(name: str) -> str:
-    """A name as a sentence may repeat it: what would break the line is escaped."""
+    """A name that is safe in a message: characters that would break the line are escaped."""
     return name if name.isprintable() else ascii(name)[1:-1]
 
 
@@ -39,11 +39,11 @@ class FieldError(NamedTuple):
 
 
 class PenstockError(Exception):
-    """Root of the tree; `str(error)` is the sentence to show."""
+    """Root of the tree; `str(error)` is one sentence."""
 
 
 class InvalidInput(PenstockError):
-    """The caller's data is wrong. `errors` names every faulty field that was found."""
+    """The caller's data is wrong. `errors` lists every faulty field that was found."""
 
     def __init__(self, message: str, *, field: str | None = None, errors: tuple[FieldError, ...] = ()) -> None:
         super().__init__(message)
@@ -53,7 +53,7 @@ class InvalidInput(PenstockError):
 
 
 class OutOfRange(InvalidInput):
-    """An input, or what the model answers to it, is outside its expected range or is no finite number."""
+    """An input or an output of the model is outside its expected range, or not finite."""
 
     def __init__(
         self,
@@ -77,7 +77,7 @@ class ModelNotFound(PenstockError):
 
 
 class ModelNotReady(PenstockError):
-    """The model or the server is known but does not answer now."""
+    """The model or the server does not answer now."""
 
     def __init__(self, message: str, *, retry_after_s: float = 1.0) -> None:
         super().__init__(message)
@@ -85,7 +85,7 @@ class ModelNotReady(PenstockError):
 
 
 class Overloaded(PenstockError):
-    """The queue is full. `retry_after_s` estimates when it will have room."""
+    """The queue is full. `retry_after_s` estimates when it has room."""
 
     def __init__(self, message: str, *, retry_after_s: float = 1.0) -> None:
         super().__init__(message)
@@ -93,11 +93,11 @@ class Overloaded(PenstockError):
 
 
 class DeadlineExceeded(PenstockError):
-    """The caller's deadline passed before the answer was there."""
+    """The deadline passed before the answer was ready."""
 
 
 class ModelLoadError(PenstockError):
-    """A model could not be brought up."""
+    """A model cannot be loaded."""
 
 
 class IntegrityError(ModelLoadError):
@@ -105,28 +105,28 @@ class IntegrityError(ModelLoadError):
 
 
 class UnsupportedFormat(ModelLoadError):
-    """Nothing on this machine can run this form of model."""
+    """The machine cannot run the format of the model."""
 
 
 class Untrusted(ModelLoadError):
-    """The model is of a form that can run code of its own, and nobody said that it may."""
+    """The format of the model can run code, and code execution was not trusted."""
 
 
 class GoldenMismatch(ModelLoadError):
-    """The model's answers to its golden samples differ beyond the recorded tolerance."""
+    """The model's outputs for its golden samples differ beyond the recorded tolerance."""
 
 
 class InferenceError(PenstockError):
-    """The model failed while it ran."""
+    """A run of the model failed."""
 
 
 class OutOfMemory(InferenceError):
-    """A batch of one request does not fit into the device's memory."""
+    """A batch of one request does not fit into the memory of the device."""
 
 
 class WorkerDied(InferenceError):
-    """The process that ran the model is gone."""
+    """The process that ran the model has died."""
 
 
 class ConfigError(PenstockError):
-    """A setting, or the machine, is not fit to start."""
+    """A setting is wrong, or the machine does not meet it."""

@@ -344,8 +344,9 @@ _Callable = TypeVar("_Callable", bound=Callable[..., Any])
 
 
 def with_option_help(keywords: Any) -> Callable[[_Callable], _Callable]:
-    """Add what each of these keywords means to a docstring, from the descriptions of the fields."""
-    names = [name for name in keywords.__annotations__ if name in EngineOptions.model_fields]
+    """Add the description of each backend option, and of each of these keywords, to a docstring."""
+    accepted = {*BackendOptions.model_fields, *keywords.__annotations__}
+    names = [name for name in EngineOptions.model_fields if name in accepted]
     lines = "\n".join(f"    {name}: {EngineOptions.model_fields[name].description}" for name in names)
 
     def add(function: _Callable) -> _Callable:

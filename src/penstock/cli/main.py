@@ -1,7 +1,7 @@
-"""The `penstock` command: its verbs, and the one place that turns an error into a sentence and an exit code.
+"""The `penstock` command: its subcommands, and the one place that turns an error into a sentence and an exit code.
 
-Exit codes: 0 done, 1 refused or failed, 2 used wrongly, 130 interrupted. Verbs import what they need when
-they run, so that `--help` and completion stay quick.
+Exit codes: 0 done, 1 refused or failed, 2 usage error, 130 interrupted. Subcommands import what they need when they
+run, so that `--help` and completion stay fast.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def main() -> NoReturn:
 
 
 def run(command: Callable[[], object]) -> int:
-    """The exit code of a command; whatever goes wrong becomes one sentence on standard error."""
+    """The exit code of a command; every error becomes one sentence on standard error."""
     try:
         return _finish(command)
     except PenstockError as error:
@@ -75,7 +75,7 @@ def run(command: Callable[[], object]) -> int:
 
 
 def _finish(command: Callable[[], object]) -> int:
-    """Run, and write out what is buffered while a closed pipe can still be told from success."""
+    """Run the command and flush its output here, where a closed pipe can still be reported."""
     code: object = 0
     try:
         command()
@@ -86,7 +86,7 @@ def _finish(command: Callable[[], object]) -> int:
 
 
 def _fail(sentence: str, error: BaseException) -> int:
-    """Print the sentence, or the traceback as well where debugging is asked for."""
+    """Print the sentence; at log level debug, the traceback as well."""
     debug = _debugging()
     if debug:
         import traceback
@@ -107,7 +107,7 @@ def _debugging() -> bool:
 
 
 def _abandon_stdout() -> None:
-    """The reader is gone: keep the interpreter from complaining when it flushes standard output at exit."""
+    """Redirect standard output of a closed pipe, so that the interpreter does not fail when it flushes at exit."""
     import os
 
     with contextlib.suppress(OSError):

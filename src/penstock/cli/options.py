@@ -1,4 +1,4 @@
-"""Options that several verbs share, and how they become settings and a registry."""
+"""Options shared by several commands, and the settings and the registry that they select."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from penstock.settings import Settings
 
 ConfigOption = Annotated[
-    Path | None, typer.Option("--config", help="Settings file; else ./penstock.toml where there is one.")
+    Path | None, typer.Option("--config", help="Settings file; the default is ./penstock.toml if it exists.")
 ]
 RegistryOption = Annotated[
     Path | None, typer.Option("--registry", help="Directory of the model registry.", show_default="registry")
@@ -27,7 +27,8 @@ TrustOption = Annotated[
     str | None,
     typer.Option(
         "--trust",
-        help="What models may be beyond those the registry trusts: data, code (programs) or native (machine code).",
+        help="Models that may be opened besides those the registry trusts: data, code (programs) or native "
+        "(machine code).",
         show_default="data",
     ),
 ]
@@ -35,7 +36,7 @@ PinOption = Annotated[
     str,
     typer.Option(
         "--trust",
-        help="Trust where it comes from: code (programs) or native (machine code); its digest is pinned to that.",
+        help="Trust the source of the model: code (programs) or native (machine code); its digest is pinned to that.",
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -43,14 +44,14 @@ RefArgument = Annotated[str, typer.Argument(metavar="REF", help="name, name:vers
 
 
 def read_settings(config: Path | None = None, **overrides: Any) -> Settings:
-    """The settings in force, the command line's first. Raises ConfigError."""
+    """The settings in force; those of the command line take precedence. Raises ConfigError."""
     from penstock.settings import load_settings
 
     return load_settings(overrides, config_file=config).settings
 
 
 def open_registry(settings: Settings) -> Registry:
-    """The registry the settings name."""
+    """The registry of the settings."""
     from penstock.registry.registry import Registry
 
     return Registry(settings.registry, settings.database_url)

@@ -1,4 +1,4 @@
-"""What the verbs print: JSON for programs, tables for people."""
+"""Output of the commands: JSON for programs, tables for people."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from contextlib import contextmanager
 from typing import Any
 
 PIPE_WIDTH = 200
-"""Columns of a table that no terminal bounds; digests are not cut."""
+"""Columns of a table that is not printed to a terminal; wide enough for digests."""
 
 
 def print_json(data: Any) -> None:
-    """One JSON document, indented; what JSON does not know is written as text."""
+    """Print an indented JSON document; values of other types are written as text."""
     print(json.dumps(data, indent=2, ensure_ascii=False, default=str))
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str | None = None) -> None:
-    """A table as wide as the terminal; None is an empty cell."""
+    """Print a table as wide as the terminal; None is an empty cell."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
@@ -46,7 +46,7 @@ def size(count: int | None) -> str:
 
 @contextmanager
 def working(what: str) -> Iterator[None]:
-    """A moving sign on standard error while something takes long, where somebody is there to see it."""
+    """Show a spinner on standard error, if it is a terminal, while the block runs."""
     if not sys.stderr.isatty():
         yield
         return

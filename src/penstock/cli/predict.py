@@ -23,15 +23,17 @@ def predict(
     source: Annotated[
         str, typer.Argument(metavar="INPUT", help="A .json, .npy, .npz or image file; - reads standard input.")
     ],
-    task: Annotated[str | None, typer.Option(help="The task that reads INPUT, for models with several.")] = None,
+    task: Annotated[
+        str | None, typer.Option(help="The task that reads INPUT; the default is the model's first.")
+    ] = None,
     device: DeviceOption = None,
     trust: TrustOption = None,
     config: ConfigOption = None,
     registry: RegistryOption = None,
 ) -> None:
-    """Answer one request and print the response as JSON; no server is needed.
+    """Answer one request in this process, without a server, and print the response as JSON.
 
-    JSON holds the request's fields as over HTTP, or just the array of numbers.
+    JSON holds the request's fields as over HTTP, or the array of numbers alone.
     """
     settings = read_settings(config, device=device, trust=trust, registry=registry)
     value = read_input(source)
@@ -45,14 +47,14 @@ def predict(
 
 
 def _only_input(value: Any, predictor: Predictor) -> Any:
-    """An archive that names the only input of a model holds just that array."""
+    """An archive that names the only input of a model holds that array."""
     names = [spec.name for spec in predictor.task.signature.inputs]
     named = isinstance(value, dict) and len(names) == 1 and list(value) == names
     return value[names[0]] if named and predictor.task.array_field not in names else value
 
 
 def read_input(source: str) -> Any:
-    """What the file (or standard input, `-`) holds: the fields of a request, an array, arrays by name, or bytes.
+    """The content of a file or of standard input (`-`): fields of a request, an array, arrays by name, or bytes.
 
     Raises InvalidInput naming the file.
     """
@@ -79,7 +81,7 @@ def _npy(data: bytes) -> Any:
 
 
 def _npz(data: bytes) -> Any:
-    """One unnamed array as it is, several by their names."""
+    """A single unnamed array itself, several arrays by name."""
     import zipfile
 
     import numpy as np
@@ -93,7 +95,7 @@ def _npz(data: bytes) -> Any:
 
 
 def _image(data: bytes) -> bytes:
-    """As it is: the task that takes images reads them, and says what is wrong with one."""
+    """The bytes themselves: the image task decodes them and reports errors."""
     return data
 
 

@@ -15,7 +15,7 @@ def serve(
         list[str] | None,
         typer.Argument(
             metavar="REF",
-            help="What to load at the start: models of the registry (name[:version|@alias]) or files.",
+            help="Models to load at the start: of the registry (name[:version|@alias]), or files.",
         ),
     ] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on.", show_default="127.0.0.1")] = None,
@@ -28,13 +28,13 @@ def serve(
     threads: ThreadsOption = None,
     config: ConfigOption = None,
     registry: RegistryOption = None,
-    model_path: Annotated[Path | None, typer.Option(help="A bare model file to serve, without a registry.")] = None,
+    model_path: Annotated[Path | None, typer.Option(help="A model file to serve, without a registry.")] = None,
     default_model: Annotated[
-        str | None, typer.Option(help="Model that answers where a route names none.", show_default="the first REF")
+        str | None, typer.Option(help="Model that answers requests that name none.", show_default="the first REF")
     ] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Most rows in one run.", show_default="32")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Maximum rows in one run.", show_default="32")] = None,
     max_wait_ms: Annotated[
-        float | None, typer.Option(min=0, help="How long an idle model waits for company.", show_default="0")
+        float | None, typer.Option(min=0, help="Maximum time an idle model waits to fill a batch.", show_default="0")
     ] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.", show_default="info")] = None,
     log_format: Annotated[str | None, typer.Option(help="json or console.", show_default="json")] = None,
@@ -44,7 +44,7 @@ def serve(
 ) -> None:
     """Serve models over HTTP until SIGTERM or Ctrl-C; requests in flight are finished first.
 
-    Every other setting has a name in the environment: see `penstock config show` and docs/settings.md.
+    Every other setting can be set in the environment or in penstock.toml: see `penstock config show`.
     """
     settings = read_settings(
         config,

@@ -87,7 +87,8 @@ class Predictor:
         It runs with the options of `config` and, in their place, `options`. `optimizations`: graph_optimization and
         kernel_fusion are the runtime's graph passes, on or off together; quantization selects the artifact's int8
         variant, and without one `info.warnings` says so. `task` is one of the model's tasks, `variant` one of its
-        variants such as onnx-fp32; `architecture` to `example_input` as for `ModelManager.load_model`.
+        variants such as onnx-fp32; `architecture`, `architecture_args`, `signature` and `example_input` describe a file
+        of weights, as for `ModelManager.load_model`.
         Raises ModelNotFound, ModelLoadError, ConfigError naming an option out of range, TypeError for an unknown one.
         """
         self._made_with: dict[str, Any] = {"model": model, "config": config, **options}
