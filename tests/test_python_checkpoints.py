@@ -123,7 +123,7 @@ def test_weights_that_do_not_fit_name_what_is_missing(manager: ModelManager, net
         ({"architecture": dict, "example_input": X}, ModelLoadError, "not a class of torch.nn.Module"),
         ({"architecture": "os:system", "example_input": X}, ModelLoadError, "os:system"),
         ({"architecture": "nobody_knows:Net", "example_input": X}, Untrusted, "nobody_knows"),
-        ({"variant": "onnx-fp32"}, InvalidInput, "a file is one variant"),
+        ({"variant": "onnx-fp32"}, InvalidInput, "a file is a single variant"),
         ({"precision": "fp99"}, PenstockError, "fp99"),
         ({"trust": "blind"}, PenstockError, "blind"),
     ],

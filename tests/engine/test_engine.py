@@ -305,9 +305,7 @@ async def test_more_named_models_than_the_budget_stay_loaded(make: MakeEngine, p
     assert {model.name for model in engine.loaded()} == {"a", "b", "c"}
 
 
-async def test_a_load_that_failed_for_a_while_is_tried_again(
-    make: MakeEngine, publish: Publish, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_load_that_failed_for_a_while_is_tried_again(make: MakeEngine, publish: Publish) -> None:
     publish(version="1.0.0", seed=1)
     engine = make()
     await engine.start(["m"])
@@ -319,8 +317,7 @@ async def test_a_load_that_failed_for_a_while_is_tried_again(
     assert (await engine.predict(X[0])).version == "1.0.0"
     assert "m" in engine.get_stats()["problems"]
     path.write_bytes(good)
-    monkeypatch.setattr(manager_module, "RETRY_AFTER_S", 0.0)
-    engine.manager._failed.clear()
+    engine.manager._backoff.clear()
     await engine.reconcile()
     assert (await engine.predict(X[0])).version == "2.0.0"
     assert engine.get_stats()["problems"] == {}

@@ -338,7 +338,7 @@ def test_a_forked_process_that_reuses_an_engine_is_told_what_to_do(registry: Reg
 def test_a_fork_in_the_middle_of_a_load_does_not_hang(registry: Registry, publish: Publish) -> None:
     publish()
     manager = ModelManager(registry)
-    with manager._lock:  # as another thread may hold it at the moment of the fork
+    with manager._cache._lock, manager._flights._lock:  # as another thread may hold it at the moment of the fork
         said = in_fork(lambda: manager.load_model("m"))
     assert "belongs to the process that was forked" in said
     manager.close()

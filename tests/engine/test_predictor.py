@@ -101,7 +101,7 @@ def test_the_cache_answers_equal_inputs_without_a_run(registry: Registry, publis
 def test_a_wish_that_cannot_be_met_is_said_at_once(registry: Registry, publish: Publish) -> None:
     publish()
     with Predictor("m", registry=registry, optimizations=["quantization"]) as predictor:
-        assert "int8 was asked for, m:1.0.0 has no int8 variant that runs here" in predictor.info.warnings[-1]
+        assert "int8 was requested, m:1.0.0 has no int8 variant that runs here" in predictor.info.warnings[-1]
     with pytest.raises(ConfigError, match="'magic' is unknown"):
         Predictor("m", registry=registry, optimizations=["magic"])
 

@@ -110,7 +110,7 @@ def test_a_variant_that_fails_its_golden_samples_makes_way_for_the_next_and_says
     assert model.variant == "onnx-fp32"
     golden, unmet = model.info.warnings
     assert "golden samples" in golden
-    assert unmet == "int8 was asked for, two:1 has no int8 variant that runs here; it runs in fp32"
+    assert unmet == "int8 was requested, two:1 has no int8 variant that runs here; it runs in fp32"
     model.close()
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from linear_models import CLASSES, FEATURES, Publish, linear, weights
 
+from penstock.engine.loading import load_backoff
 from penstock.engine.loading import manager as manager_module
 from penstock.engine.loading.loaded_model import LoadedModel
 from penstock.engine.loading.manager import ModelManager, is_model_file
@@ -99,7 +100,7 @@ def test_a_broken_model_is_not_proved_again_for_every_request_but_after_a_while(
     assert len(loads) == 1
     path.write_bytes(good)
     now = time.monotonic()
-    monkeypatch.setattr(manager_module.time, "monotonic", lambda: now + manager_module.RETRY_AFTER_S)
+    monkeypatch.setattr(load_backoff.time, "monotonic", lambda: now + load_backoff.RETRY_AFTER_S)
     assert manager.load_model("m").key == "m:1.0.0"
 
 
@@ -207,7 +208,8 @@ def test_a_model_that_is_taken_up_again_and_unloaded_while_one_lets_go_of_it_is_
     manager = ModelManager(registry)
     model = manager.load_model("m")
     assert manager.hold(model)
-    real = manager._lock
+    cache = manager._cache
+    real = cache._lock
 
     class Meanwhile:
         """The lock, and what another thread does in the moment after it is given back."""
@@ -216,12 +218,12 @@ def test_a_model_that_is_taken_up_again_and_unloaded_while_one_lets_go_of_it_is_
             real.acquire()
 
         def __exit__(self, *_: object) -> None:
-            manager._lock = real
+            cache._lock = real
             real.release()
             assert manager.hold(model)
             manager.unload("m:1.0.0")
 
-    manager._lock = Meanwhile()  # type: ignore[assignment]
+    cache._lock = Meanwhile()  # type: ignore[assignment]
     manager.release(model)
     time.sleep(0.1)
     model.backend.run({"x": np.zeros((1, FEATURES), np.float32)})

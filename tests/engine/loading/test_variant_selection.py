@@ -310,7 +310,7 @@ def test_the_precision_that_was_asked_for_goes_before_speed(tmp_path: Path, here
     here(onnx=0.001)
     chosen = select_variant(artifact, BackendOptions(precision="int8"), BatchLimits(), VariantSelection())
     assert chosen.variant.name == "onnx-int8"
-    assert reasons(chosen)["onnx-fp32"] == "onnx-int8 is of the precision that was requested"
+    assert reasons(chosen)["onnx-fp32"] == "onnx-int8 has the requested precision"
     assert reasons(chosen)["onnx-fp16"] == "its precision is fp16; int8 was requested"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from functools import partial
 from pathlib import Path
 from typing import Unpack
 
@@ -13,12 +14,13 @@ from penstock.backends.verification import warm_up
 from penstock.engine.config import check_at_least
 from penstock.engine.loading.fork_safety import call_after_fork
 from penstock.engine.loading.load import batch_limits, load_artifact, load_file
-from penstock.engine.loading.load_flights import LoadFlights
+from penstock.engine.loading.load_backoff import LoadBackoff
 from penstock.engine.loading.load_overrides import LoadKeywords, LoadOverrides
 from penstock.engine.loading.loaded_model import LoadedModel, ModelInfo
 from penstock.engine.loading.model_cache import ModelCache
 from penstock.engine.loading.selection_cache import SelectionResult
 from penstock.engine.loading.variant_selection import VariantSelection, known_results
+from penstock.engine.single_flight import SingleFlight
 from penstock.errors import InvalidInput, ModelNotFound, ModelNotReady
 from penstock.options import EngineKeywords, EngineOptions, check_names, given, with_option_help
 from penstock.registry.registry import Registry
@@ -58,7 +60,8 @@ class ModelManager:
         self.registry = source if isinstance(source, Registry) else Registry(source, self._options.database_url)
         self._attach = attach
         self._cache = ModelCache(self._options.max_models, self._options.byte_budget)
-        self._flights = LoadFlights()
+        self._flights: SingleFlight[str, LoadedModel] = SingleFlight()
+        self._backoff = LoadBackoff()
         call_after_fork(self)
 
     # Loading
@@ -92,12 +95,14 @@ class ModelManager:
         """The model under this key, unless it is the stale one; else the result of a load that all callers share."""
 
         def load() -> LoadedModel:
-            return self._current(key, stale) or self._load(key, path, options, overrides)
+            model = self._current(key, stale)  # another flight may have ended since the look below
+            if model is not None:
+                return model
+            load_now = partial(self._load, key, path, options, overrides)
+            return load_now() if path is not None else self._backoff.run(key, load_now, retry=not overrides.empty)
 
         self._cache.check_open()
-        return self._current(key, stale) or self._flights.run(
-            key, load, back_off=path is None, retry=not overrides.empty
-        )
+        return self._current(key, stale) or self._flights.run(key, load)
 
     def _current(self, key: str, stale: LoadedModel | None) -> LoadedModel | None:
         """The model under this key, unless it is the stale one."""
@@ -239,4 +244,5 @@ class ModelManager:
     def after_fork(self) -> None:
         """In a forked child: nothing that is loaded or loading may be used."""
         self._cache.after_fork()
-        self._flights.after_fork()
+        self._flights.clear()
+        self._backoff.clear()
