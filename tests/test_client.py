@@ -1,4 +1,4 @@
-"""The client against a tiny real HTTP server that says back what it was told to say."""
+"""The client against a tiny real HTTP server that gives scripted responses."""
 
 from __future__ import annotations
 
@@ -120,13 +120,15 @@ def test_fields_may_be_a_mapping_keywords_and_arrays(server: Scripted, client: C
 
 
 @pytest.mark.parametrize("value", [float("nan"), np.array([np.inf]), object(), {1, 2}])
-def test_what_json_cannot_say_is_refused_before_it_is_sent(server: Scripted, client: Client, value: object) -> None:
+def test_a_request_that_is_not_json_is_refused_before_it_is_sent(
+    server: Scripted, client: Client, value: object
+) -> None:
     with pytest.raises(InvalidInput, match="JSON"):
         client.predict("m", input_data=value)
     assert server.received == []
 
 
-def test_the_server_is_told_the_deadline_and_the_key(server: Scripted) -> None:
+def test_the_deadline_and_the_key_are_sent(server: Scripted) -> None:
     with Client(server.url + "/", api_key="k3y", timeout_s=2.5) as client:
         client.predict("m", x=1)
         client.models()
@@ -146,7 +148,7 @@ def test_a_batch_is_answered_item_by_item(server: Scripted, client: Client) -> N
     assert json.loads(request.body) == sent
 
 
-def test_a_priority_goes_with_predictions_and_nothing_else(server: Scripted) -> None:
+def test_a_priority_is_sent_with_predictions_only(server: Scripted) -> None:
     with Client(server.url, priority=7) as client:
         client.predict("m", x=1)
         client.models()
@@ -175,13 +177,13 @@ def test_a_missing_image_is_refused_by_name(client: Client) -> None:
 
 
 @pytest.mark.parametrize(("method", "path"), [("models", "/models"), ("stats", "/stats"), ("health", "/health")])
-def test_the_servers_own_facts_are_asked_by_name(server: Scripted, client: Client, method: str, path: str) -> None:
+def test_server_information_has_a_method_each(server: Scripted, client: Client, method: str, path: str) -> None:
     server.say(200, {"a": 1})
     assert getattr(client, method)() == {"a": 1}
     assert (server.received[0].method, server.received[0].path) == ("GET", path)
 
 
-def test_an_unhealthy_server_is_an_answer_and_no_exception(server: Scripted, client: Client) -> None:
+def test_an_unhealthy_server_does_not_raise(server: Scripted, client: Client) -> None:
     server.say(503, {"status": "unhealthy", "model_loaded": False})
     assert client.health()["status"] == "unhealthy"
 
@@ -202,7 +204,7 @@ def test_an_unhealthy_server_is_an_answer_and_no_exception(server: Scripted, cli
         (418, None, InvalidInput),
     ],
 )
-def test_a_problem_becomes_the_exception_it_stands_for(
+def test_a_problem_raises_its_exception(
     server: Scripted, client: Client, status: int, kind: str | None, expected: type[PenstockError]
 ) -> None:
     problem = {"title": "t", "status": status, "detail": "what is wrong", "request_id": "r"}
@@ -212,7 +214,7 @@ def test_a_problem_becomes_the_exception_it_stands_for(
     assert type(caught.value) is expected
 
 
-def test_the_faulty_fields_come_along(server: Scripted, client: Client) -> None:
+def test_an_exception_lists_the_faulty_fields(server: Scripted, client: Client) -> None:
     errors = [{"field": "input_data[3]", "message": "not finite"}]
     server.say(422, {"type": "urn:penstock:invalid-input", "detail": "no", "errors": errors})
     with pytest.raises(InvalidInput) as caught:
@@ -221,7 +223,7 @@ def test_the_faulty_fields_come_along(server: Scripted, client: Client) -> None:
 
 
 @pytest.mark.parametrize(("status", "expected"), [(429, Overloaded), (503, ModelNotReady)])
-def test_a_refusal_says_when_to_come_back(
+def test_an_overload_has_a_retry_time(
     server: Scripted, client: Client, status: int, expected: type[Overloaded | ModelNotReady]
 ) -> None:
     server.say(status, {"detail": "later"}, Retry_After="7")
@@ -230,26 +232,26 @@ def test_a_refusal_says_when_to_come_back(
     assert caught.value.retry_after_s == 7.0
 
 
-def test_an_error_page_that_is_no_problem_document_still_becomes_a_sentence(server: Scripted, client: Client) -> None:
+def test_an_error_without_a_problem_document_raises_one_sentence(server: Scripted, client: Client) -> None:
     server.say(502, b"<html>bad gateway</html>")
     with pytest.raises(InferenceError, match="the server answered 502"):
         client.predict("m", x=1)
 
 
 @pytest.mark.parametrize("body", [b"<html>hello</html>", b"[1, 2]", b""])
-def test_another_kind_of_server_is_told_apart(server: Scripted, client: Client, body: bytes) -> None:
+def test_a_response_of_another_kind_of_server_is_refused(server: Scripted, client: Client, body: bytes) -> None:
     server.say(200, body)
     with pytest.raises(PenstockError, match="answered 200 without a JSON object"):
         client.models()
 
 
-def test_a_server_that_is_too_slow_is_a_passed_deadline(server: Scripted) -> None:
+def test_a_slow_server_raises_deadline_exceeded(server: Scripted) -> None:
     server.delay_s = 1.0
     with Client(server.url, timeout_s=0.1) as client, pytest.raises(DeadlineExceeded, match=r"within 0\.1 s"):
         client.predict("m", x=1)
 
 
-def test_a_server_that_is_not_there_is_not_ready() -> None:
+def test_a_missing_server_raises_model_not_ready() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # bound, but it does not listen
         url = f"http://127.0.0.1:{taken.getsockname()[1]}"

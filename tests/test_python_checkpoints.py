@@ -112,7 +112,7 @@ def test_weights_that_do_not_fit_name_what_is_missing(manager: ModelManager, net
 
 
 @pytest.mark.parametrize(
-    ("wishes", "error", "sentence"),
+    ("keywords", "error", "sentence"),
     [
         ({}, PenstockError, "architecture"),
         ({"example_input": X}, ModelLoadError, "does not say which class"),
@@ -128,27 +128,27 @@ def test_weights_that_do_not_fit_name_what_is_missing(manager: ModelManager, net
         ({"trust": "blind"}, PenstockError, "blind"),
     ],
 )
-def test_what_is_missing_or_wrong_is_one_sentence(
-    manager: ModelManager, net: Net, tmp_path: Path, wishes: dict[str, Any], error: type[Exception], sentence: str
+def test_a_wrong_description_of_weights_is_refused_in_one_sentence(
+    manager: ModelManager, net: Net, tmp_path: Path, keywords: dict[str, Any], error: type[Exception], sentence: str
 ) -> None:
     path = checkpoint(net, tmp_path / "m.ckpt")
     with pytest.raises(error, match=sentence) as refused:
-        manager.load_model(path, **wishes)
+        manager.load_model(path, **keywords)
     assert "\n" not in str(refused.value)
     assert manager.list_cached_models() == []
 
 
-def test_what_describes_a_file_is_not_for_the_registry(manager: ModelManager) -> None:
+def test_a_description_of_weights_is_refused_for_the_registry(manager: ModelManager) -> None:
     with pytest.raises(PenstockError, match="there is no model"):
         manager.load_model("digits", architecture=Net)
 
 
-def test_an_eager_model_says_that_another_form_would_be_faster(manager: ModelManager, net: Net, tmp_path: Path) -> None:
+def test_an_eager_model_warns_that_another_format_is_faster(manager: ModelManager, net: Net, tmp_path: Path) -> None:
     model = manager.load_model(checkpoint(net, tmp_path / "m.ckpt"), architecture=Net, example_input=X)
     assert any("faster" in warning for warning in model.info.warnings)
 
 
-def test_how_a_model_is_compiled_is_said_where_it_is_loaded(
+def test_compile_options_of_a_load_reach_the_backend(
     manager: ModelManager, net: Net, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from penstock.engine.loading import manager as manager_module

@@ -119,7 +119,7 @@ def test_every_kind_of_value_is_read_from_text(load: Load, name: str, value: str
     ("text", "expected"),
     [*((t, True) for t in ("1", "true", "Yes", "on")), *((t, False) for t in ("0", "FALSE", "no", "off"))],
 )
-def test_booleans_are_written_in_many_ways(load: Load, text: str, expected: bool) -> None:
+def test_booleans_are_accepted_in_several_spellings(load: Load, text: str, expected: bool) -> None:
     assert load({"PENSTOCK_ACCESS_LOG": text}).settings.access_log is expected
 
 
@@ -183,7 +183,7 @@ def test_a_wrong_database_url_is_refused_without_showing_its_password(load: Load
 
 
 @pytest.mark.parametrize("scheme", ["sqlite", "postgresql", "postgres", "postgresql+asyncpg"])
-def test_a_database_url_may_be_one_that_other_programs_use(load: Load, scheme: str) -> None:
+def test_database_urls_of_other_programs_are_accepted(load: Load, scheme: str) -> None:
     url = f"{scheme}://u:hunter2@h/d"
     assert load({"DATABASE_URL": url}).settings.database_url == url
 
@@ -193,11 +193,11 @@ def test_an_env_file_that_is_not_text_is_refused(load: Load, tmp_path: Path) -> 
     assert "not UTF-8" in refusal(load)
 
 
-def test_other_names_in_the_environment_and_env_file_are_left_alone(load: Load) -> None:
+def test_other_names_in_the_environment_and_the_env_file_are_ignored(load: Load) -> None:
     assert load({"PATH": "/bin", "PORT": "1"}, dotenv="SECRET=x\nDEBUG\n# c\n").settings == Settings()
 
 
-def test_what_kubernetes_sets_beside_a_service_named_penstock_is_left_alone(load: Load) -> None:
+def test_variables_set_by_kubernetes_for_a_service_named_penstock_are_ignored(load: Load) -> None:
     environ = {
         "PENSTOCK_SERVICE_HOST": "10.0.0.1",
         "PENSTOCK_SERVICE_PORT": "8002",
@@ -233,12 +233,12 @@ def test_settings_cannot_be_changed_after_loading(load: Load) -> None:
 
 
 @given(st.integers(min_value=0, max_value=2**50), st.sampled_from(["", "B", " B"]))
-def test_any_number_of_bytes_reads_back(size: int, unit: str) -> None:
+def test_any_number_of_bytes_is_parsed(size: int, unit: str) -> None:
     assert parse_size(f"{size}{unit}") == size == parse_size(size)
 
 
 @given(st.text(max_size=12) | st.from_regex(r"\d{1,4}(\.\d)? ?[kmgt]?i?b?", fullmatch=True))
-def test_a_size_is_read_or_refused_and_nothing_else(text: str) -> None:
+def test_a_size_is_parsed_or_raises_value_error(text: str) -> None:
     try:
         size = parse_size(text)
     except ValueError:
@@ -274,7 +274,7 @@ def test_a_model_has_a_table_of_its_own(load: Load) -> None:
         ("max_queue_size = true", "max_queue_size in penstock.toml is True; it should be a number"),
     ],
 )
-def test_what_is_wrong_in_a_table_is_named_with_its_model(load: Load, line: str, sentence: str) -> None:
+def test_an_error_in_a_table_names_its_model(load: Load, line: str, sentence: str) -> None:
     assert refusal(load, toml=f"[models.digits]\n{line}") == f"models.digits.{sentence}"
 
 
@@ -285,7 +285,7 @@ def test_what_is_wrong_in_a_table_is_named_with_its_model(load: Load, line: str,
         ("models = 3", "models in penstock.toml is 3; it should be tables, such as [models.digits]"),
     ],
 )
-def test_what_is_no_table_is_told_so(load: Load, toml: str, sentence: str) -> None:
+def test_a_value_that_is_not_a_table_is_refused(load: Load, toml: str, sentence: str) -> None:
     assert refusal(load, toml=toml) == sentence
 
 

@@ -34,7 +34,7 @@ def test_a_group_alone_shows_its_commands(penstock: Callable[..., Any], args: li
 @pytest.mark.parametrize(
     "args", [["serv"], ["models", "shwo"], ["predict"], ["serve", "--port", "abc"], ["models", "publish"]]
 )
-def test_wrong_use_is_exit_code_two(penstock: Callable[..., Any], args: list[str]) -> None:
+def test_a_usage_error_is_exit_code_two(penstock: Callable[..., Any], args: list[str]) -> None:
     done = penstock(*args)
     assert done.code == 2
     assert done.out == ""
@@ -74,7 +74,7 @@ def test_an_expected_error_is_one_sentence_and_exit_code_one(
     assert err.count("\n") == 1
 
 
-def test_a_fault_of_ours_is_one_sentence_that_says_how_to_see_more(
+def test_an_unexpected_error_is_one_sentence_that_names_the_debug_option(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert run(lambda: 1 // 0) == 1
@@ -102,7 +102,7 @@ def test_an_interrupted_command_ends_with_130_and_without_a_traceback(tmp_path: 
 
 
 @pytest.mark.parametrize("args", [["config", "show", "--json"], ["config", "show"], ["--help"]])
-def test_a_reader_that_went_away_is_no_fault(args: list[str]) -> None:
+def test_a_closed_pipe_is_no_error(args: list[str]) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     try:

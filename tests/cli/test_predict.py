@@ -40,7 +40,7 @@ INPUTS = {
 
 @pytest.mark.parametrize("name", INPUTS)
 @pytest.mark.parametrize("way", ["file", "file without a suffix", "standard input"])
-def test_one_row_is_answered_whatever_holds_it(penstock: Penstock, onnx_file: Path, name: str, way: str) -> None:
+def test_one_row_is_answered_from_every_kind_of_input(penstock: Penstock, onnx_file: Path, name: str, way: str) -> None:
     data = INPUTS[name]
     source = {"file": name, "file without a suffix": "input", "standard input": "-"}[way]
     if way != "standard input":
@@ -61,7 +61,7 @@ def test_several_rows_are_answered_in_order(penstock: Penstock, onnx_file: Path)
     assert answer["predictions"] == (rows @ weights(0)).argmax(axis=1).tolist()
 
 
-def test_versions_and_aliases_of_the_registry_are_told_apart(penstock: Penstock, published: str) -> None:
+def test_versions_and_aliases_of_the_registry_are_resolved(penstock: Penstock, published: str) -> None:
     row = np.array(ROW)
     seeds = {f"{published}:v1.0": 0, f"{published}@champion": 0, f"{published}:v2.0": 1, published: 1}
     for ref, seed in seeds.items():
@@ -110,7 +110,7 @@ def test_a_wrong_input_is_one_sentence_that_names_it(
         ("no such name", ["name"]),
     ],
 )
-def test_a_model_that_is_not_there_is_one_sentence(penstock: Penstock, ref: str, parts: list[str]) -> None:
+def test_an_unknown_model_is_one_sentence(penstock: Penstock, ref: str, parts: list[str]) -> None:
     Path("broken.onnx").write_bytes(b"\x00" * 64)
     done = penstock("predict", ref, "-", stdin=b"[1, 2, 3, 4]")
     assert (done.code, done.out) == (1, "")
@@ -140,7 +140,7 @@ def test_an_image_goes_to_an_image_model_and_a_text_file_is_refused_there(pensto
     assert "image" in done.err
 
 
-def test_a_task_that_the_model_has_not_is_refused_with_those_it_has(penstock: Penstock) -> None:
+def test_an_unknown_task_is_refused_with_the_models_tasks(penstock: Penstock) -> None:
     row = json.dumps([0.0] * 784).encode()
     done = penstock("predict", "digits", "-", "--task", "vector-classification", stdin=row)
     assert done.code == 0, done.err

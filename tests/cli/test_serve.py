@@ -49,7 +49,7 @@ def start() -> Iterator[Start]:
         process.communicate()
 
 
-def test_a_bare_file_is_served_under_its_name_until_it_is_told_to_stop(start: Start, onnx_file: Path) -> None:
+def test_a_bare_file_is_served_under_its_name_until_sigterm(start: Start, onnx_file: Path) -> None:
     url, process = start(onnx_file, "--host", "127.0.0.1", "--device", "cpu", "--threads", 1, "--batch-size", 4)
     with Client(url, timeout_s=10) as client:
         assert client.health()["status"] == "healthy"
@@ -66,7 +66,7 @@ def test_a_bare_file_is_served_under_its_name_until_it_is_told_to_stop(start: St
     assert process.wait(timeout=10) == 0
 
 
-def test_the_default_model_is_the_one_that_was_asked_for(start: Start, published: str) -> None:
+def test_the_default_model_is_the_requested_one(start: Start, published: str) -> None:
     url, process = start(f"{published}@champion", f"{published}:v2.0", "--default-model", f"{published}:v2.0")
     with Client(url, timeout_s=10) as client:
         assert client.predict(input_data=ROW)["model_version"] == "v2.0"
@@ -104,7 +104,7 @@ def test_a_port_in_use_is_one_sentence(onnx_file: Path) -> None:
         (["--log-level", "loud"], ["--log-level", "'loud'"]),
     ],
 )
-def test_what_cannot_be_served_is_one_sentence(args: list[str], parts: list[Any]) -> None:
+def test_a_model_that_cannot_be_served_is_one_sentence(args: list[str], parts: list[Any]) -> None:
     Path("broken.onnx").write_bytes(b"\x00" * 64)
     sentence = failed(*args, *([] if "--log-level" in args else ["--log-level", "error"]), "--port", 0)
     assert [part for part in parts if part not in sentence] == [], sentence

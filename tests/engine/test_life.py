@@ -69,7 +69,7 @@ def no_unloading() -> bool:
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is read from /proc")
-def test_a_model_that_leaves_gives_its_memory_back(tmp_path: Path) -> None:
+def test_an_evicted_model_returns_its_memory(tmp_path: Path) -> None:
     with_model = Registry(tmp_path / "none")
     warm = ModelManager(with_model)
     warm.load_model(linear(tmp_path / "small.onnx"))  # what the runtime takes once, it keeps
@@ -86,7 +86,7 @@ def test_a_model_that_leaves_gives_its_memory_back(tmp_path: Path) -> None:
     warm.close()
 
 
-def test_memory_is_trimmed_once_for_many_who_ask_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_concurrent_callers_share_one_trim_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     trims: list[int] = []
     release = threading.Event()
 
@@ -98,7 +98,7 @@ def test_memory_is_trimmed_once_for_many_who_ask_at_once(monkeypatch: pytest.Mon
     monkeypatch.setattr(memory, "_malloc_trim", lambda: slow_trim)
     asking = [threading.Thread(target=memory.trim_memory) for _ in range(10)]
     asking[0].start()
-    wait_for(lambda: len(trims) == 1, "nobody trimmed")
+    wait_for(lambda: len(trims) == 1, "memory was not trimmed")
     for thread in asking[1:]:
         thread.start()
     time.sleep(0.05)
@@ -108,7 +108,7 @@ def test_memory_is_trimmed_once_for_many_who_ask_at_once(monkeypatch: pytest.Mon
     assert len(trims) == 2
 
 
-def test_where_the_c_library_cannot_trim_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_malloc_trim_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "_malloc_trim", lambda: None)
     memory.trim_memory()
 
@@ -180,7 +180,7 @@ def write_many(tmp_path: Path, registry: Registry, names: list[str]) -> None:
 # Swaps
 
 
-def test_swapping_under_load_fails_nobody_and_answers_nobody_wrongly(registry: Registry, publish: Publish) -> None:
+def test_no_request_fails_or_is_answered_wrongly_while_models_are_swapped(registry: Registry, publish: Publish) -> None:
     swaps = 10
     publish(version="1", seed=1)
     registry.set_alias("m", "live", "1")
@@ -214,7 +214,7 @@ def test_swapping_under_load_fails_nobody_and_answers_nobody_wrongly(registry: R
     assert str(swaps) in versions
 
 
-def test_whoever_asks_for_fresh_content_does_not_get_a_load_that_began_before(
+def test_a_fresh_load_does_not_share_a_load_that_began_before(
     registry: Registry, publish: Publish, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from penstock.engine.loading import manager as manager_module
@@ -243,20 +243,20 @@ def test_whoever_asks_for_fresh_content_does_not_get_a_load_that_began_before(
     manager.close()
 
 
-def test_a_wish_is_not_answered_with_the_failure_of_another(registry: Registry, publish: Publish) -> None:
+def test_a_load_with_overrides_does_not_get_the_failure_of_a_plain_one(registry: Registry, publish: Publish) -> None:
     publish(golden_seed=5)
     manager = ModelManager(registry)
-    for wish in ({}, {"variant": "onnx-int8"}):
+    for overrides in ({}, {"variant": "onnx-int8"}):
         with pytest.raises(PenstockError) as refused:
-            manager.load_model("m", **wish)  # type: ignore[arg-type]
-        assert ("golden samples" in str(refused.value)) is (not wish)
+            manager.load_model("m", **overrides)  # type: ignore[arg-type]
+        assert ("golden samples" in str(refused.value)) is (not overrides)
 
 
 # The end
 
 
 @pytest.mark.parametrize("kind", ["manager", "predictor", "engine"])
-def test_what_was_closed_says_so_in_one_sentence(registry: Registry, publish: Publish, kind: str) -> None:
+def test_a_closed_object_says_so_in_one_sentence(registry: Registry, publish: Publish, kind: str) -> None:
     publish()
 
     def manager() -> None:
@@ -310,7 +310,7 @@ needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system doe
 
 
 @needs_fork
-def test_a_forked_process_that_reuses_a_predictor_is_told_what_to_do(registry: Registry, publish: Publish) -> None:
+def test_a_predictor_raises_one_sentence_in_a_forked_process(registry: Registry, publish: Publish) -> None:
     publish()
     with Predictor("m", registry=registry) as predictor:
         said = in_fork(lambda: predictor.predict(ROW))
@@ -321,7 +321,7 @@ def test_a_forked_process_that_reuses_a_predictor_is_told_what_to_do(registry: R
 
 
 @needs_fork
-def test_a_forked_process_that_reuses_an_engine_is_told_what_to_do(registry: Registry, publish: Publish) -> None:
+def test_an_engine_raises_one_sentence_in_a_forked_process(registry: Registry, publish: Publish) -> None:
     publish()
     engine = InferenceEngine(registry=registry)
     asyncio.run(engine.start(["m"]))

@@ -98,7 +98,7 @@ def test_the_cache_answers_equal_inputs_without_a_run(registry: Registry, publis
         assert predictor.predict(X[0]).confidence_scores == first.confidence_scores
 
 
-def test_a_wish_that_cannot_be_met_is_said_at_once(registry: Registry, publish: Publish) -> None:
+def test_an_unknown_optimization_is_refused(registry: Registry, publish: Publish) -> None:
     publish()
     with Predictor("m", registry=registry, optimizations=["quantization"]) as predictor:
         assert "int8 was requested, m:1.0.0 has no int8 variant that runs here" in predictor.info.warnings[-1]
@@ -116,7 +116,7 @@ def test_sizes_that_cannot_work_are_refused_by_name(registry: Registry, predicto
 
 def test_an_unknown_model_is_not_found(registry: Registry) -> None:
     with pytest.raises(ModelNotFound):
-        Predictor("nobody", registry=registry)
+        Predictor("unknown", registry=registry)
 
 
 # Long batches
@@ -187,10 +187,10 @@ def test_no_thread_is_left_when_the_answers_are_not_wanted_any_more(predictor: P
 
 
 def test_progress_is_told_with_the_number_where_it_is_known(predictor: Predictor) -> None:
-    told: list[tuple[int, int | None]] = []
-    predictor.predict_batch(X[:20], batch_size=8, progress=lambda done, total: told.append((done, total)))
-    predictor.predict_batch(iter(X[:10]), batch_size=8, progress=lambda done, total: told.append((done, total)))
-    assert told == [(8, 20), (16, 20), (20, 20), (8, None), (10, None)]
+    reported: list[tuple[int, int | None]] = []
+    predictor.predict_batch(X[:20], batch_size=8, progress=lambda done, total: reported.append((done, total)))
+    predictor.predict_batch(iter(X[:10]), batch_size=8, progress=lambda done, total: reported.append((done, total)))
+    assert reported == [(8, 20), (16, 20), (20, 20), (8, None), (10, None)]
 
 
 def test_progress_can_be_a_bar(predictor: Predictor, capsys: pytest.CaptureFixture[str]) -> None:
@@ -304,7 +304,7 @@ class Labelled(Predictor):
         return self.labels[super().postprocess(outputs, request).predictions[0]]
 
 
-def test_what_a_subclass_adds_goes_with_it_to_other_processes(registry: Registry, publish: Publish) -> None:
+def test_attributes_of_a_subclass_are_pickled(registry: Registry, publish: Publish) -> None:
     publish()
     with Labelled("m", registry=registry) as predictor:
         predictor.labels = "abc"
@@ -342,7 +342,7 @@ def test_a_bug_in_a_subclass_costs_only_the_request_it_fails_on(
     assert [isinstance(answer, InferenceError) for answer in answers] == [False, True, True, True, False]
 
 
-def test_what_holds_no_requests_is_refused(predictor: Predictor) -> None:
+def test_a_source_without_requests_is_refused(predictor: Predictor) -> None:
     with pytest.raises(InvalidInput, match="values: int holds no requests"):
         predictor.predict_batch(5)  # type: ignore[arg-type]
 

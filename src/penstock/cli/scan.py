@@ -1,4 +1,4 @@
-"""`penstock scan`: what a model file could do, told without opening it with anything that could run it."""
+"""`penstock scan`: what a model file could do, found without running any of it."""
 
 from __future__ import annotations
 

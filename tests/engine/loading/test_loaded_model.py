@@ -36,7 +36,7 @@ class Scripted:
         self.closed = False
 
     def run(self, inputs: Arrays) -> Arrays:
-        raise AssertionError("nobody asks it")
+        raise AssertionError("must not run")
 
     def close(self) -> None:
         self.closed = True
@@ -52,7 +52,7 @@ class Scripted:
         ((0.0030, 0.010), (0.0001, 0.0001), None),  # not even tried
     ],
 )
-def test_a_quick_model_runs_with_one_thread_a_run_where_that_carries_more(
+def test_a_fast_model_runs_with_one_thread_a_run_if_that_carries_more_load(
     onnx_file: Path,
     monkeypatch: pytest.MonkeyPatch,
     all_threads_s: tuple[float, float],
@@ -74,14 +74,12 @@ def test_a_quick_model_runs_with_one_thread_a_run_where_that_carries_more(
 
 
 @pytest.mark.parametrize(("threads", "runners"), [(None, 1), (1, 4), (2, 2), (3, 1), (8, 1)])
-def test_as_many_runs_at_once_as_their_threads_leave_cores(
-    monkeypatch: pytest.MonkeyPatch, threads: int | None, runners: int
-) -> None:
+def test_parallel_runs_fill_the_cores(monkeypatch: pytest.MonkeyPatch, threads: int | None, runners: int) -> None:
     monkeypatch.setattr(bring_up_module, "usable_cores", lambda: 4)
     assert bring_up_module._runners(Scripted(threads), BackendOptions(threads=threads)) == runners  # type: ignore[arg-type]
 
 
-def test_threads_that_were_asked_for_are_taken(onnx_file: Path) -> None:
+def test_a_given_number_of_threads_is_used(onnx_file: Path) -> None:
     model = load_file(onnx_file, EngineOptions(threads=1))
     model.close()
 
@@ -105,7 +103,7 @@ def two_variants(tmp_path: Path) -> Artifact:
     )
 
 
-def test_a_variant_that_fails_its_golden_samples_makes_way_for_the_next_and_says_so(two_variants: Artifact) -> None:
+def test_a_variant_that_fails_its_golden_samples_is_replaced_by_the_next_with_a_warning(two_variants: Artifact) -> None:
     model = load_artifact(two_variants, EngineOptions(precision="int8"))
     assert model.variant == "onnx-fp32"
     golden, unmet = model.info.warnings
@@ -114,13 +112,13 @@ def test_a_variant_that_fails_its_golden_samples_makes_way_for_the_next_and_says
     model.close()
 
 
-def test_a_variant_of_another_precision_is_not_tried_unasked(two_variants: Artifact) -> None:
+def test_a_variant_of_another_precision_is_not_tried_unless_requested(two_variants: Artifact) -> None:
     model = load_artifact(two_variants, EngineOptions())
     assert (model.variant, model.info.warnings) == ("onnx-fp32", ())
     model.close()
 
 
-def test_an_artifact_this_machine_cannot_run_says_what_it_holds(
+def test_an_artifact_this_machine_cannot_run_is_refused_with_its_variants(
     publish: Publish, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     artifact = publish()
@@ -150,7 +148,7 @@ def answers(outputs: Arrays) -> Any:
         ({"logits": np.ones((2, 3), np.int64)}, "differs from its golden samples"),
     ],
 )
-def test_every_way_to_disagree_with_golden_samples_is_told(outputs: Arrays, sentence: str) -> None:
+def test_every_kind_of_golden_mismatch_is_reported(outputs: Arrays, sentence: str) -> None:
     golden = Golden({"x": np.zeros((2, FEATURES), np.float32)}, {"logits": np.zeros((2, 3), np.float32)}, 1e-3, 1e-3)
     with pytest.raises(GoldenMismatch, match=sentence):
         prove(answers(outputs), golden, 32, "m")

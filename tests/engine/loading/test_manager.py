@@ -39,7 +39,7 @@ def wait_until_closed(model: LoadedModel) -> None:
     raise AssertionError("the model was never closed")
 
 
-def test_a_model_is_loaded_once_however_many_ask_at_once(
+def test_concurrent_callers_share_one_load(
     registry: Registry, publish: Publish, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     publish()
@@ -59,7 +59,7 @@ def test_a_model_is_loaded_once_however_many_ask_at_once(
     assert len({id(model) for model in models}) == 1
 
 
-def test_everyone_who_waited_for_a_load_that_failed_hears_why(registry: Registry, publish: Publish) -> None:
+def test_every_caller_of_a_shared_load_gets_its_error(registry: Registry, publish: Publish) -> None:
     publish(golden_seed=5)
     manager = ModelManager(registry)
     barrier = threading.Barrier(4)
@@ -83,7 +83,7 @@ def test_a_model_that_fails_its_golden_samples_is_refused_with_the_difference(
         ModelManager(registry).load_model("m")
 
 
-def test_a_broken_model_is_not_proved_again_for_every_request_but_after_a_while(
+def test_a_model_that_failed_to_load_is_retried_only_after_the_retry_time(
     registry: Registry, publish: Publish, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     artifact = publish()
@@ -114,7 +114,7 @@ def test_a_model_file_altered_after_publishing_is_refused_by_name(registry: Regi
         ModelManager(registry).load_model("m")
 
 
-def test_what_is_known_of_a_loaded_model(registry: Registry, publish: Publish) -> None:
+def test_the_facts_about_a_loaded_model(registry: Registry, publish: Publish) -> None:
     artifact = publish()
     manager = ModelManager(registry)
     manager.load_model("m")
@@ -141,7 +141,7 @@ def test_warm_up_returns_a_time_for_each_batch_size(registry: Registry, publish:
     assert all(seconds > 0 for seconds in timings.values())
 
 
-def test_the_least_recently_used_model_leaves_and_gives_its_backend_back(registry: Registry, publish: Publish) -> None:
+def test_the_least_recently_used_model_is_evicted_and_its_backend_closed(registry: Registry, publish: Publish) -> None:
     for name in ("a", "b", "c"):
         publish(name)
     manager = ModelManager(registry, max_models=2)
@@ -178,7 +178,7 @@ def test_a_device_may_be_chosen_for_one_model(registry: Registry, publish: Publi
     assert manager.load_model("m", device="cpu").info.device == "cpu"
 
 
-def test_a_pinned_model_stays_whatever_the_budget_says(registry: Registry, publish: Publish) -> None:
+def test_a_pinned_model_is_not_evicted(registry: Registry, publish: Publish) -> None:
     for name in ("a", "b", "c"):
         publish(name)
     manager = ModelManager(registry, max_models=1)
@@ -201,9 +201,7 @@ def test_a_model_in_use_is_closed_only_after_its_last_request(registry: Registry
     wait_until_closed(model)
 
 
-def test_a_model_that_is_taken_up_again_and_unloaded_while_one_lets_go_of_it_is_not_closed_under_the_other(
-    registry: Registry, publish: Publish
-) -> None:
+def test_a_model_unloaded_between_two_leases_is_closed_after_the_second(registry: Registry, publish: Publish) -> None:
     publish()
     manager = ModelManager(registry)
     model = manager.load_model("m")
@@ -231,7 +229,7 @@ def test_a_model_that_is_taken_up_again_and_unloaded_while_one_lets_go_of_it_is_
     wait_until_closed(model)
 
 
-def test_clear_cache_lets_one_go_or_all(registry: Registry, publish: Publish) -> None:
+def test_clear_cache_unloads_one_model_or_all(registry: Registry, publish: Publish) -> None:
     publish("a")
     publish("b")
     manager = ModelManager(registry)
@@ -263,7 +261,7 @@ def test_two_files_of_one_name_are_not_mixed_up(registry: Registry, onnx_file: P
         manager.load_model(linear(tmp_path / "other" / "linear.onnx", seed=1))
 
 
-def test_a_file_that_could_not_be_loaded_leaves_no_trace(
+def test_a_file_that_failed_to_load_does_not_reserve_its_name(
     registry: Registry, publish: Publish, onnx_file: Path, tmp_path: Path
 ) -> None:
     publish("linear")
@@ -283,9 +281,7 @@ def test_a_file_whose_name_cannot_be_a_models_is_refused(registry: Registry, onn
         ModelManager(registry).load_model(odd)
 
 
-def test_other_content_under_the_same_version_is_loaded_when_asked_for_afresh(
-    registry: Registry, publish: Publish
-) -> None:
+def test_a_fresh_load_replaces_changed_content_under_the_same_version(registry: Registry, publish: Publish) -> None:
     publish(seed=1)
     manager = ModelManager(registry)
     old = manager.load_model("m")
@@ -301,7 +297,7 @@ def test_other_content_under_the_same_version_is_loaded_when_asked_for_afresh(
     wait_until_closed(old)
 
 
-def test_a_busy_model_over_the_budget_leaves_when_it_is_released(registry: Registry, publish: Publish) -> None:
+def test_a_busy_model_over_the_budget_is_evicted_when_it_is_released(registry: Registry, publish: Publish) -> None:
     publish("a")
     publish("b")
     manager = ModelManager(registry, max_models=1)
@@ -366,7 +362,7 @@ def test_a_half_written_model_file_is_refused_by_name(registry: Registry, onnx_f
         ModelManager(registry).load_model(onnx_file)
 
 
-def test_an_unknown_model_is_not_found_and_the_known_ones_are_named(registry: Registry, publish: Publish) -> None:
+def test_an_unknown_model_is_not_found_and_the_nearest_is_named(registry: Registry, publish: Publish) -> None:
     publish("digits")
     with pytest.raises(ModelNotFound, match="digits"):
         ModelManager(registry).load_model("digts")
@@ -389,9 +385,7 @@ def test_a_reference_is_told_from_a_file(ref: str, is_file: bool) -> None:
     assert is_model_file(ref) is is_file
 
 
-def test_a_device_that_is_not_there_is_said_in_the_log(
-    registry: Registry, publish: Publish, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_missing_device_is_logged(registry: Registry, publish: Publish, caplog: pytest.LogCaptureFixture) -> None:
     publish()
     model = ModelManager(registry).load_model("m", device="cuda:7")
     assert model.info.device == "cpu"

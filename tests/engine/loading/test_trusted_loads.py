@@ -1,4 +1,4 @@
-"""What a manager may load: as much as it was told, or as the registry trusts this very content."""
+"""Which models a manager may load: within its own trust, or what the registry trusts by digest."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def registry(tmp_path: Path) -> Registry:
 
 @pytest.fixture
 def published(tmp_path: Path, registry: Registry) -> Artifact:
-    """An eager model whose class is in a module that nobody registered."""
+    """An eager model whose class is in a module that is not registered."""
     save_file(Mlp().state_dict(), tmp_path / "m.safetensors")
     source = VariantSource("pytorch", "fp32", tmp_path / "m.safetensors", architecture="networks:Mlp")
     artifact = write_artifact(
@@ -51,16 +51,16 @@ def answers(registry: Registry, trust: str = "data") -> None:
         manager.close()
 
 
-def test_what_nobody_trusts_is_not_loaded(registry: Registry, published: Artifact) -> None:
+def test_an_untrusted_model_is_not_loaded(registry: Registry, published: Artifact) -> None:
     with pytest.raises(Untrusted, match="networks"):
         answers(registry)
 
 
-def test_what_this_process_was_told_to_trust_is_loaded(registry: Registry, published: Artifact) -> None:
+def test_a_model_within_the_trust_of_the_process_is_loaded(registry: Registry, published: Artifact) -> None:
     answers(registry, trust="code")
 
 
-def test_a_pin_is_enough_for_its_own_digest(registry: Registry, published: Artifact) -> None:
+def test_a_pinned_digest_is_trusted_and_no_other(registry: Registry, published: Artifact) -> None:
     registry.trust("0" * 64, "native", "another model")
     with pytest.raises(Untrusted):
         answers(registry)
@@ -71,7 +71,7 @@ def test_a_pin_is_enough_for_its_own_digest(registry: Registry, published: Artif
         answers(registry)
 
 
-def test_a_directory_put_there_by_hand_is_not_trusted(registry: Registry, published: Artifact) -> None:
+def test_a_directory_placed_by_hand_is_not_trusted(registry: Registry, published: Artifact) -> None:
     registry.trust(published.digest, "code")
     other = published.path.with_name("v2")
     published.path.rename(other)
@@ -81,6 +81,6 @@ def test_a_directory_put_there_by_hand_is_not_trusted(registry: Registry, publis
         answers(registry)
 
 
-def test_a_tier_that_is_none_stops_the_start() -> None:
+def test_an_unknown_tier_of_trust_is_refused() -> None:
     with pytest.raises(ConfigError, match="trust: 'all' should be 'data', 'code' or 'native'"):
         InferenceConfig(trust="all")

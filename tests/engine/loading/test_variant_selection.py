@@ -130,7 +130,7 @@ def reasons(chosen: Any) -> dict[str, str]:
     return {result.variant: result.reason for result in chosen.results}
 
 
-def test_the_fastest_variant_is_taken_and_every_other_one_has_a_reason(artifact: Artifact, here: Any) -> None:
+def test_the_fastest_variant_is_selected_and_every_other_one_has_a_reason(artifact: Artifact, here: Any) -> None:
     machine = here(onnx=0.004, openvino=0.001, pt2=0.002)
     chosen = taken(artifact)
     assert chosen.variant.name == "openvino-fp32"
@@ -141,7 +141,7 @@ def test_the_fastest_variant_is_taken_and_every_other_one_has_a_reason(artifact:
     assert machine.left_open == 1
 
 
-def test_two_variants_of_one_speed_never_change_the_choice(artifact: Artifact, here: Any) -> None:
+def test_of_two_equally_fast_variants_the_simpler_one_is_selected(artifact: Artifact, here: Any) -> None:
     for _ in range(5):
         machine = here(onnx=0.0004, openvino=0.0004)
         chosen = taken(artifact)
@@ -150,9 +150,7 @@ def test_two_variants_of_one_speed_never_change_the_choice(artifact: Artifact, h
         assert machine.left_open == 1
 
 
-def test_a_warm_up_that_was_disturbed_is_set_right_by_the_race(
-    artifact: Artifact, here: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_race_corrects_a_disturbed_warm_up(artifact: Artifact, here: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     machine = here(onnx=0.0002, openvino=0.0001)
     real = machine.bring_up
 
@@ -164,7 +162,7 @@ def test_a_warm_up_that_was_disturbed_is_set_right_by_the_race(
     assert taken(artifact).variant.name == "openvino-fp32"
 
 
-def test_one_variant_is_taken_without_measuring_or_remembering(tmp_path: Path, here: Any) -> None:
+def test_a_single_variant_is_selected_without_a_measurement(tmp_path: Path, here: Any) -> None:
     machine = here(onnx=0.001)
     chosen = taken(write(tmp_path, "onnx", "pt2"), directory=tmp_path / "choices")
     assert machine.opened == ["onnx"]
@@ -173,7 +171,7 @@ def test_one_variant_is_taken_without_measuring_or_remembering(tmp_path: Path, h
     assert not (tmp_path / "choices").exists()
 
 
-def test_a_choice_is_remembered_and_only_the_winner_opened_again(artifact: Artifact, here: Any, tmp_path: Path) -> None:
+def test_a_later_load_opens_only_the_selected_variant(artifact: Artifact, here: Any, tmp_path: Path) -> None:
     machine = here(onnx=0.004, openvino=0.001, pt2=0.002)
     first = taken(artifact, directory=tmp_path / "choices")
     assert sorted(machine.opened) == sorted(ALL_FORMS)
@@ -183,7 +181,7 @@ def test_a_choice_is_remembered_and_only_the_winner_opened_again(artifact: Artif
     assert again.results == first.results
 
 
-def test_another_way_to_run_is_another_choice(artifact: Artifact, here: Any, tmp_path: Path) -> None:
+def test_other_options_mean_another_selection(artifact: Artifact, here: Any, tmp_path: Path) -> None:
     machine = here(onnx=0.004, openvino=0.001, pt2=0.002)
     taken(artifact, directory=tmp_path)
     machine.opened.clear()
@@ -204,9 +202,7 @@ def test_another_way_to_run_is_another_choice(artifact: Artifact, here: Any, tmp
         b"[" * 5000,
     ],
 )
-def test_a_damaged_note_of_a_choice_counts_as_none(
-    artifact: Artifact, here: Any, tmp_path: Path, content: bytes
-) -> None:
+def test_a_damaged_selection_file_is_ignored(artifact: Artifact, here: Any, tmp_path: Path, content: bytes) -> None:
     here(onnx=0.004, openvino=0.001, pt2=0.002)
     taken(artifact, directory=tmp_path / "choices")
     (note,) = (tmp_path / "choices").iterdir()
@@ -215,7 +211,7 @@ def test_a_damaged_note_of_a_choice_counts_as_none(
     assert json.loads(note.read_bytes())["artifact"] == artifact.digest
 
 
-def test_a_note_that_names_a_variant_there_is_not_counts_as_none(artifact: Artifact, here: Any, tmp_path: Path) -> None:
+def test_a_selection_file_with_an_unknown_variant_is_ignored(artifact: Artifact, here: Any, tmp_path: Path) -> None:
     here(onnx=0.004, openvino=0.001, pt2=0.002)
     taken(artifact, directory=tmp_path / "choices")
     (note,) = (tmp_path / "choices").iterdir()
@@ -223,14 +219,14 @@ def test_a_note_that_names_a_variant_there_is_not_counts_as_none(artifact: Artif
     assert taken(artifact, directory=tmp_path / "choices").variant.name == "openvino-fp32"
 
 
-def test_a_note_that_cannot_be_written_costs_nothing_but_the_next_choice(tmp_path: Path) -> None:
+def test_a_selection_that_cannot_be_written_is_not_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     write_selection(tmp_path / "file" / "choices" / "x.json", "digest", [SelectionResult("a", True, "")], thorough=True)
     assert read_selection(tmp_path / "file" / "choices" / "x.json", "digest") is None
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-def test_the_winner_of_yesterday_that_fails_today_makes_way(artifact: Artifact, here: Any, tmp_path: Path) -> None:
+def test_a_selected_variant_that_no_longer_loads_is_replaced(artifact: Artifact, here: Any, tmp_path: Path) -> None:
     here(onnx=0.004, openvino=0.001, pt2=0.002)
     taken(artifact, directory=tmp_path / "choices")
     machine = here(onnx=0.004, openvino=GoldenMismatch("openvino is off"), pt2=0.001)
@@ -240,7 +236,7 @@ def test_the_winner_of_yesterday_that_fails_today_makes_way(artifact: Artifact, 
     assert machine.left_open == 1
 
 
-def test_pytorch_is_not_brought_into_a_process_that_does_without_it(tmp_path: Path, here: Any) -> None:
+def test_pytorch_is_not_imported_just_to_measure(tmp_path: Path, here: Any) -> None:
     artifact = write(tmp_path, "onnx", "pytorch")
     machine = here(onnx=0.004, pytorch=0.001)
     chosen = taken(artifact, directory=tmp_path / "choices")
@@ -255,12 +251,12 @@ def test_pytorch_is_not_brought_into_a_process_that_does_without_it(tmp_path: Pa
     assert machine.opened == ["pytorch"], "what was measured once is known from then on"
 
 
-def test_where_only_pytorch_runs_it_is_brought_in(tmp_path: Path, here: Any) -> None:
+def test_pytorch_is_imported_if_nothing_else_runs(tmp_path: Path, here: Any) -> None:
     here(pytorch=0.001)
     assert taken(write(tmp_path, "onnx", "pytorch")).variant.name == "pytorch-fp32"
 
 
-def test_no_further_variant_is_opened_when_the_time_for_choosing_is_spent(
+def test_no_further_variant_is_opened_after_the_selection_budget(
     artifact: Artifact, here: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     machine = here(onnx=0.004, openvino=0.001, pt2=0.001)
@@ -271,16 +267,14 @@ def test_no_further_variant_is_opened_when_the_time_for_choosing_is_spent(
     assert taken(artifact, effort="all").variant.name != "onnx-fp32"
 
 
-def test_the_first_that_works_is_taken_where_nothing_is_to_be_measured(
-    artifact: Artifact, here: Any, tmp_path: Path
-) -> None:
+def test_effort_first_selects_the_first_variant_that_works(artifact: Artifact, here: Any, tmp_path: Path) -> None:
     machine = here(onnx=GoldenMismatch("off"), openvino=0.004, pt2=0.001)
     chosen = taken(artifact, effort="first", directory=tmp_path / "choices")
     assert (chosen.variant.name, machine.opened) == ("openvino-fp32", ["onnx", "openvino"])
     assert not (tmp_path / "choices").exists()
 
 
-def test_a_variant_asked_for_by_name_is_taken_and_no_other(artifact: Artifact, here: Any) -> None:
+def test_only_the_requested_variant_is_tried(artifact: Artifact, here: Any) -> None:
     machine = here(onnx=0.001, openvino=0.004, pt2=GoldenMismatch("pt2 is off"))
     chosen = taken(artifact, variant="openvino-fp32")
     assert (chosen.variant.name, machine.opened) == ("openvino-fp32", ["openvino"])
@@ -294,7 +288,7 @@ def test_a_variant_asked_for_by_name_is_taken_and_no_other(artifact: Artifact, h
         taken(artifact, variant="pt2-fp32")
 
 
-def test_the_precision_that_was_asked_for_goes_before_speed(tmp_path: Path, here: Any) -> None:
+def test_the_requested_precision_takes_precedence_over_speed(tmp_path: Path, here: Any) -> None:
     model = linear(tmp_path / "model.onnx")
     variants = [VariantSource("onnx", precision, model) for precision in ("fp32", "int8", "fp16")]
     artifact = write_artifact(
@@ -331,7 +325,7 @@ def test_a_variant_for_another_cpu_is_not_opened_and_the_missing_flag_is_named(
         taken(alone)
 
 
-def test_what_is_not_trusted_is_passed_over_without_a_warning(
+def test_an_untrusted_variant_is_skipped_without_a_warning(
     artifact: Artifact, here: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     here(onnx=0.004, openvino=0.002, pt2=Untrusted("pt2 needs trust code"))
@@ -341,7 +335,7 @@ def test_what_is_not_trusted_is_passed_over_without_a_warning(
     assert not caplog.records
 
 
-def test_an_altered_file_stops_the_choice_and_leaves_nothing_open(artifact: Artifact, here: Any) -> None:
+def test_an_altered_file_stops_the_selection_and_leaves_nothing_open(artifact: Artifact, here: Any) -> None:
     machine = here(onnx=0.004, openvino=0.001, pt2=0.002)
     path = artifact.variant_path(artifact.variants[1])
     path.write_bytes(path.read_bytes()[:-1] + b"!")
@@ -350,7 +344,7 @@ def test_an_altered_file_stops_the_choice_and_leaves_nothing_open(artifact: Arti
     assert machine.left_open == 0
 
 
-def test_a_loaded_model_tells_why_it_is_what_it_is(tmp_path: Path) -> None:
+def test_a_loaded_model_has_its_selection_results(tmp_path: Path) -> None:
     artifact = write(tmp_path, "onnx")
     model = load_artifact(artifact, EngineOptions())
     (result,) = model.info.choice
@@ -358,7 +352,7 @@ def test_a_loaded_model_tells_why_it_is_what_it_is(tmp_path: Path) -> None:
     model.close()
 
 
-def test_serving_onnx_does_not_import_pytorch_for_the_sake_of_a_choice(tmp_path: Path) -> None:
+def test_serving_onnx_does_not_import_pytorch(tmp_path: Path) -> None:
     """In a process of its own: other tests have imported it here."""
     import subprocess
 
@@ -375,9 +369,7 @@ def test_serving_onnx_does_not_import_pytorch_for_the_sake_of_a_choice(tmp_path:
     assert ran.stdout.split() == ["onnx-fp32", "False"]
 
 
-def test_what_is_known_of_a_choice_is_told_without_opening_anything(
-    artifact: Artifact, here: Any, tmp_path: Path
-) -> None:
+def test_known_results_open_no_file(artifact: Artifact, here: Any, tmp_path: Path) -> None:
     machine = here(onnx=0.004, openvino=0.001)
     how = VariantSelection(directory=tmp_path / "choices")
     before = known_results(artifact, BackendOptions(), BatchLimits(), how)
