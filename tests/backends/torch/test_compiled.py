@@ -17,6 +17,7 @@ from penstock.backends.base import BackendOptions, ModelFile
 from penstock.backends.torch import compiled
 from penstock.backends.torch.eager import RUNS_AS_PYTHON, EagerBackend
 from penstock.errors import ConfigError, InferenceError
+from penstock.options import COMPILE_MODES
 from penstock.tensors import Arrays, Signature, TensorSpec
 
 needs_compiler = pytest.mark.skipif(
@@ -142,7 +143,7 @@ def test_kernels_are_kept_where_the_options_say_unless_the_environment_does(
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
-@pytest.mark.parametrize("mode", compiled.MODES)
+@pytest.mark.parametrize("mode", COMPILE_MODES)
 def test_on_cuda_every_mode_answers_from_every_thread(file: ModelFile, mode: str) -> None:
     from concurrent.futures import ThreadPoolExecutor
 

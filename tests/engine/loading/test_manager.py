@@ -207,7 +207,7 @@ def test_a_model_unloaded_between_two_leases_is_closed_after_the_second(registry
     model = manager.load_model("m")
     assert manager.hold(model)
     cache = manager._cache
-    real = cache._lock
+    real = cache.lease_lock
 
     class Meanwhile:
         """The lock, and what another thread does in the moment after it is given back."""
@@ -216,12 +216,12 @@ def test_a_model_unloaded_between_two_leases_is_closed_after_the_second(registry
             real.acquire()
 
         def __exit__(self, *_: object) -> None:
-            cache._lock = real
+            cache.lease_lock = real
             real.release()
             assert manager.hold(model)
             manager.unload("m:1.0.0")
 
-    cache._lock = Meanwhile()  # type: ignore[assignment]
+    cache.lease_lock = Meanwhile()  # type: ignore[assignment]
     manager.release(model)
     time.sleep(0.1)
     model.backend.run({"x": np.zeros((1, FEATURES), np.float32)})

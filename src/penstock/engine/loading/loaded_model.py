@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,6 +70,7 @@ class LoadedModel:
         "runner",
         "runners",
         "task",
+        "used_at",
         "variant",
         "version",
     )
@@ -95,6 +97,7 @@ class LoadedModel:
         self.path = path
         self.leases = 0
         self.retired = False
+        self.used_at = time.monotonic()
         ranges = artifact.manifest.ranges if artifact is not None else None
         self.runners = {
             each.kind: TaskRunner(each, self.key, batcher.limits, ranges, policies) for each in (task, *more_tasks)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import time
 from functools import partial
 from pathlib import Path
 from typing import Unpack
@@ -62,7 +63,14 @@ class ModelManager:
         self._cache = ModelCache(self._options.max_models, self._options.byte_budget)
         self._flights: SingleFlight[str, LoadedModel] = SingleFlight()
         self._backoff = LoadBackoff()
+        self.lease_lock = self._cache.lease_lock
+        """Guards the leases of all models, and whether they are retired."""
         call_after_fork(self)
+
+    @property
+    def over_budget(self) -> bool:
+        """True while more is loaded than the budget allows, because the rest is pinned or leased."""
+        return self._cache.over_budget
 
     # Loading
 
@@ -158,7 +166,7 @@ class ModelManager:
     def _used(self, model: LoadedModel, path: Path | None) -> LoadedModel:
         if path is not None and model.path != path:
             raise InvalidInput(f"{path}: {model.key} is served from {model.path or 'the registry'} already; rename one")
-        self._cache.touch(model)
+        model.used_at = time.monotonic()
         return model
 
     def _outdated(self, model: LoadedModel) -> bool:
@@ -214,6 +222,10 @@ class ModelManager:
         """End a lease; the last one closes an unloaded model."""
         self._cache.release(model)
 
+    def settle(self, model: LoadedModel) -> None:
+        """After the last lease on a model: close it if it was unloaded meanwhile, else apply the budget."""
+        self._cache.settle(model)
+
     def pin(self, keys: set[str]) -> None:
         """Keep these `name:version` loaded, and no others, whatever the budget is."""
         self._cache.pin(keys)
@@ -244,5 +256,6 @@ class ModelManager:
     def after_fork(self) -> None:
         """In a forked child: nothing that is loaded or loading may be used."""
         self._cache.after_fork()
+        self.lease_lock = self._cache.lease_lock
         self._flights.clear()
         self._backoff.clear()

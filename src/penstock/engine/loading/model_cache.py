@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
+import time
+from operator import attrgetter
 
 from penstock.engine.loading.fork_safety import FORKED, leak
 from penstock.engine.loading.loaded_model import LoadedModel
@@ -21,11 +22,15 @@ class ModelCache:
     def __init__(self, max_models: int, max_bytes: int | None) -> None:
         self._max_models = max_models
         self._max_bytes = max_bytes
-        self._models: OrderedDict[str, LoadedModel] = OrderedDict()
+        self._models: dict[str, LoadedModel] = {}
         self._bytes = 0
         self._pinned: set[str] = set()
         self._ended: str | None = None
+        self.over_budget = False
+        """True while more is loaded than the budget allows, because the rest is pinned or leased."""
         self._lock = threading.Lock()
+        self.lease_lock = threading.Lock()
+        """Guards the leases of all models, and whether they are retired. Taken after `_lock` if both are needed."""
 
     @property
     def open(self) -> bool:
@@ -45,7 +50,7 @@ class ModelCache:
     def all(self) -> list[LoadedModel]:
         """Every loaded model, least recently used first."""
         with self._lock:
-            return list(self._models.values())
+            return sorted(self._models.values(), key=_used_at)
 
     def add(self, model: LoadedModel) -> None:
         """Put a model in the place of the one under its key, and evict others beyond the budget.
@@ -58,37 +63,36 @@ class ModelCache:
             if ended is None:
                 self._models[model.key] = model
                 self._bytes += model.info.memory_bytes
+                self.over_budget = self._exceeds_budget()
         if ended is not None:
             model.close()
             raise ModelNotReady(ended)
         _close_in_thread(idle)
         self._evict(newest=model.key)
 
-    def touch(self, model: LoadedModel) -> None:
-        """Count a use of the model."""
-        with self._lock:
-            if model.key in self._models:
-                self._models.move_to_end(model.key)
-
     def hold(self, model: LoadedModel) -> bool:
         """Take a lease: the model is not closed until `release`. False if it was removed. Counts as a use."""
-        with self._lock:
+        with self.lease_lock:
             if model.retired:
                 return False
             model.leases += 1
-            self._models.move_to_end(model.key)
+            model.used_at = time.monotonic()
             return True
 
     def release(self, model: LoadedModel) -> None:
         """End a lease; the last one closes a removed model."""
-        with self._lock:
+        with self.lease_lock:
             model.leases -= 1
             idle = model.leases == 0
             last = idle and model.retired  # decided under the lock: another caller may take a lease right after it
-            over = idle and not model.retired and self._over_budget()
-        if last:
+        if last or (idle and self.over_budget):
+            self.settle(model)
+
+    def settle(self, model: LoadedModel) -> None:
+        """After the last lease on a model: close it if it was removed meanwhile, else apply the budget."""
+        if model.retired:
             _close_in_thread(model)
-        elif over:
+        else:
             self._evict()
 
     def pin(self, keys: set[str]) -> None:
@@ -111,8 +115,9 @@ class ModelCache:
             models = list(self._models.values())
             self._models.clear()
             self._bytes = 0
-            for model in models:
-                model.retired = True
+            with self.lease_lock:
+                for model in models:
+                    model.retired = True
         for model in models:
             model.close()
         if models:
@@ -121,6 +126,7 @@ class ModelCache:
     def after_fork(self) -> None:
         """In a forked child: the models, their threads and the lock belong to the parent and are not used again."""
         self._lock = threading.Lock()
+        self.lease_lock = threading.Lock()
         self._ended = f"this engine, manager or predictor cannot be used here: {FORKED}"
         for model in self._models.values():
             model.retired = True
@@ -134,10 +140,12 @@ class ModelCache:
         if model is None:
             return None
         self._bytes -= model.info.memory_bytes
-        model.retired = True
-        return None if model.leases else model
+        self.over_budget = self._exceeds_budget()
+        with self.lease_lock:
+            model.retired = True
+            return None if model.leases else model
 
-    def _over_budget(self) -> bool:
+    def _exceeds_budget(self) -> bool:
         return len(self._models) > self._max_models or (self._max_bytes is not None and self._bytes > self._max_bytes)
 
     def _evict(self, newest: str | None = None) -> None:
@@ -147,14 +155,18 @@ class ModelCache:
         """
         while True:
             with self._lock:
-                if not self._over_budget():
+                if not self._exceeds_budget():
                     return
-                kept = newest if newest in self._models else next(reversed(self._models), None)
-                idle = (k for k, m in self._models.items() if k not in self._pinned and not m.leases and k != kept)
+                by_use = sorted(self._models.values(), key=_used_at)
+                kept = newest if newest in self._models else by_use[-1].key
+                idle = (m.key for m in by_use if m.key not in self._pinned and not m.leases and m.key != kept)
                 victim = self._remove(next(idle, ""))
             if victim is None:
                 return
             _close_in_thread(victim)
+
+
+_used_at = attrgetter("used_at")
 
 
 def _close_in_thread(model: LoadedModel | None) -> None:
