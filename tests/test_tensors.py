@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import given
@@ -16,12 +17,18 @@ from penstock.tensors import (
     Arrays,
     Signature,
     TensorSpec,
+    as_text,
+    bf16_from_float,
+    cut,
+    datatype_of_numpy,
     datatype_of_onnx,
+    float_from_bf16,
     measure,
     named_dims,
     nbytes,
     split,
     stack,
+    to_json_values,
 )
 
 
@@ -38,11 +45,23 @@ def test_every_datatype_is_found_again_from_its_onnx_name() -> None:
         assert datatype_of_onnx(row.onnx) == wire
 
 
-def test_a_type_we_do_not_speak_is_refused_by_name() -> None:
-    with pytest.raises(UnsupportedFormat, match="bfloat16"):
-        datatype_of_onnx("tensor(bfloat16)")
+def test_an_unsupported_type_is_refused_by_name() -> None:
+    with pytest.raises(UnsupportedFormat, match=r"unsupported tensor type tensor\(complex64\)"):
+        datatype_of_onnx("tensor(complex64)")
     with pytest.raises(InvalidInput, match="FLOAT"):
         TensorSpec("x", "FLOAT", (-1,))
+
+
+def test_every_numpy_dtype_has_one_datatype_and_the_bits_of_bf16_are_uint16() -> None:
+    for wire, row in DATATYPES.items():
+        assert datatype_of_numpy(row.numpy) == ("UINT16" if wire == "BF16" else wire)
+    assert datatype_of_numpy(np.dtype(np.complex64)) is None
+
+
+def test_the_names_of_a_datatype_belong_to_it_alone() -> None:
+    names = [name for row in DATATYPES.values() for name in set(row.names)]
+    assert len(names) == len(set(names))
+    assert {"bf16", "bfloat16", "float32", "fp32", "uint16", "bytes"} <= set(names)
 
 
 def test_a_good_request_passes_and_an_array_of_the_right_type_is_not_copied() -> None:
@@ -52,7 +71,7 @@ def test_a_good_request_passes_and_an_array_of_the_right_type_is_not_copied() ->
     assert arrays["x"] is x
 
 
-def test_lists_and_wider_numbers_become_the_type_of_the_model() -> None:
+def test_lists_and_other_widths_are_cast_to_the_datatype_of_the_model() -> None:
     arrays, _ = Signature((X, IDS), ()).validate({"x": [[1, 2, 3.5]], "ids": np.array([[7, 8]], np.int32)})
     assert arrays["x"].dtype == np.float32
     assert arrays["ids"].dtype == np.int64
@@ -75,7 +94,7 @@ def test_an_array_that_is_not_contiguous_is_made_so() -> None:
         ([[1e300, 1, 2]], "x: a number does not fit into FP32"),
     ],
 )
-def test_a_bad_value_gets_a_sentence_that_names_the_input(value: Any, sentence: str) -> None:
+def test_an_invalid_value_gets_an_error_that_names_the_input(value: Any, sentence: str) -> None:
     with pytest.raises(InvalidInput, match=sentence) as error:
         Signature((X,), ()).validate({"x": value})
     assert error.value.errors[0].field == "x"
@@ -89,7 +108,7 @@ def test_whole_numbers_are_not_made_of_fractions_or_wrapped_around() -> None:
             narrow.check(value)
 
 
-def test_booleans_and_text_are_taken_as_such() -> None:
+def test_booleans_and_text_are_accepted() -> None:
     assert TensorSpec("b", "BOOL", (-1,)).check([True, False]).tolist() == [True, False]
     with pytest.raises(InvalidInput, match="booleans"):
         TensorSpec("b", "BOOL", (-1,)).check([0, 1])
@@ -115,7 +134,7 @@ def test_a_signature_survives_its_json_form() -> None:
 
 
 @pytest.mark.parametrize(("shape", "elements"), [((-1, 3), 3), ((-1, 2, 4), 8), ((-1,), 1), ((-1, -1, 3), -1)])
-def test_the_numbers_in_a_row(shape: tuple[int, ...], elements: int) -> None:
+def test_the_number_of_values_in_a_row(shape: tuple[int, ...], elements: int) -> None:
     assert TensorSpec("x", "FP32", shape).row_elements == elements
 
 
@@ -132,24 +151,95 @@ def test_inputs_share_a_group_only_with_equal_names_types_and_row_shapes() -> No
 
 
 @pytest.mark.parametrize(
-    "texts", [[b"a", "k\u00e4se".encode()], np.array(["a", "k\u00e4se"]), np.array(["a", b"k\xc3\xa4se"], object)]
+    ("given", "kept"),
+    [
+        ([b"a", b"\xff\x00"], [b"a", b"\xff\x00"]),
+        (np.array(["a", "k\u00e4se"]), ["a", "k\u00e4se"]),
+        (np.array(["a", b"k\xc3"], object), ["a", b"k\xc3"]),
+        ([["a"], ["b"]], [["a"], ["b"]]),
+    ],
 )
-def test_bytes_are_read_as_utf_8(texts: object) -> None:
-    assert TensorSpec("s", "BYTES", (-1,)).check(texts).tolist() == ["a", "k\u00e4se"]  # type: ignore[arg-type]
+def test_text_and_any_bytes_are_kept_as_given(given: Any, kept: list[Any]) -> None:
+    array = TensorSpec("s", "BYTES", (-1, -1) if isinstance(kept[0], list) else (-1,)).check(given)
+    assert array.dtype == object
+    assert array.tolist() == kept
 
 
-@pytest.mark.parametrize("value", [b"\xff", "\udc80"])
-def test_what_is_not_utf_8_is_no_text(value: object) -> None:
+def test_bytes_become_text_only_for_json_and_runtimes() -> None:
+    assert as_text("s", np.array([[b"a", "k\u00e4se".encode()]], object)).tolist() == [["a", "k\u00e4se"]]
+    assert to_json_values("s", np.array([b"a", "b"], object), "BYTES") == ["a", "b"]
+    texts = np.array(["a", "b"], object)
+    assert as_text("s", texts) is texts
+    with pytest.raises(InvalidInput, match=r"^s: a text is not valid UTF-8$") as error:
+        to_json_values("s", np.array([b"\xff"], object), "BYTES")
+    assert error.value.errors[0].field == "s"
+
+
+def test_half_of_a_surrogate_pair_is_not_text() -> None:
     with pytest.raises(InvalidInput, match=r"^s: a text is not valid UTF-8$"):
-        TensorSpec("s", "BYTES", (-1,)).check(np.array([value], object))
+        TensorSpec("s", "BYTES", (-1,)).check(np.array(["\udc80"], object))
 
 
-@pytest.mark.parametrize("value", [1, None, float("nan"), ["a"], {}])
-def test_an_object_that_is_no_text_is_refused_and_not_turned_into_text(value: object) -> None:
+def test_rows_of_text_have_one_length() -> None:
+    with pytest.raises(InvalidInput, match=r"^s: the rows are not of one length$"):
+        TensorSpec("s", "BYTES", (-1, -1)).check([["a", "b"], ["c"]])
+
+
+@pytest.mark.parametrize("value", [1, None, float("nan"), {}])
+def test_an_object_that_is_not_text_is_refused(value: object) -> None:
     array = np.empty(2, object)
     array[0], array[1] = "a", value
     with pytest.raises(InvalidInput, match=r"^s: the model takes text, not "):
         TensorSpec("s", "BYTES", (-1,)).check(array)
+
+
+# BF16
+
+
+@given(hnp.arrays(np.float32, hnp.array_shapes(min_dims=0, max_dims=3, max_side=5), elements=st.floats(width=32)))
+def test_bf16_is_rounded_to_nearest_even_and_keeps_nan(values: np.ndarray) -> None:
+    with np.errstate(over="ignore", invalid="ignore"):
+        expected = values.astype(ml_dtypes.bfloat16)
+    bits = bf16_from_float(values)
+    assert (bits.dtype, bits.shape) == (np.uint16, values.shape)
+    nan = np.isnan(values)
+    np.testing.assert_array_equal(bits[~nan], expected.view(np.uint16)[~nan])
+    assert np.isnan(float_from_bf16(bits)[nan]).all()
+
+
+@given(hnp.arrays(np.uint16, hnp.array_shapes(min_dims=0, max_dims=3, max_side=5)))
+def test_every_bf16_value_survives_the_way_to_float_and_back(bits: np.ndarray) -> None:
+    floats = float_from_bf16(bits)
+    np.testing.assert_array_equal(floats, bits.view(ml_dtypes.bfloat16).astype(np.float32))
+    number = ~np.isnan(floats)
+    np.testing.assert_array_equal(bf16_from_float(floats)[number], bits[number])
+
+
+def test_bf16_inputs_are_numbers_or_bits() -> None:
+    spec = TensorSpec("x", "BF16", (-1,))
+    assert spec.kind == "f"
+    assert spec.check([1, -2.5]).tolist() == [0x3F80, 0xC020]
+    bits = np.array([0x3F80], np.uint16)
+    assert spec.check(bits) is bits
+    assert spec.check(np.array([1.0], ml_dtypes.bfloat16)).tolist() == [0x3F80]
+    assert to_json_values("x", spec.check([1, -2.5]), "BF16") == [1.0, -2.5]
+    for value, message in (([True], "takes numbers of type BF16"), (["a"], "takes numbers"), ([1e300], "does not fit")):
+        with pytest.raises(InvalidInput, match=f"^x: .*{message}"):
+            spec.check(value)
+
+
+def test_an_array_counts_its_bytes_and_text_its_characters() -> None:
+    assert measure({"s": np.array([b"abc", "de"], object)})[1:] == (2, 2 * 8 + 5)
+    assert measure({"x": np.zeros((3, 2), np.float32)})[1:] == (3, 24)
+
+
+@given(st.integers(1, 9), st.integers(1, 4))
+def test_parts_of_a_request_have_at_most_so_many_rows_and_stack_to_the_whole(rows: int, most: int) -> None:
+    whole = {"x": np.arange(rows), "y": np.arange(2 * rows).reshape(rows, 2)}
+    parts = cut(whole, most)
+    assert all(1 <= len(part["x"]) <= most for part in parts)
+    for name, array in stack(parts).items():
+        np.testing.assert_array_equal(array, whole[name])
 
 
 def test_text_counts_its_characters() -> None:
@@ -189,10 +279,11 @@ def test_a_cast_never_changes_a_value_or_raises_anything_else(array: np.ndarray,
     except InvalidInput:
         return
     assert result.dtype == spec.numpy
-    if spec.numpy.kind in "iub":
+    if spec.kind in "iub":
         np.testing.assert_array_equal(result, array)
-    else:
-        np.testing.assert_array_equal(np.isfinite(result), np.isfinite(array.astype(np.float64)))
+    elif spec.kind == "f" and array.dtype != np.uint16:
+        floats = float_from_bf16(result) if wire == "BF16" else result
+        np.testing.assert_array_equal(np.isfinite(floats), np.isfinite(array.astype(np.float64)))
 
 
 # Names of axes
@@ -238,17 +329,17 @@ def test_names_survive_the_json_form_and_do_not_make_another_signature() -> None
     assert plain != signature  # for its batch axis
 
 
-def test_there_is_a_name_for_every_axis_or_for_none() -> None:
+def test_every_axis_has_a_name_or_none_has() -> None:
     with pytest.raises(InvalidInput, match="tensor 'a': 1 names for 2 axes"):
         TensorSpec("a", "FP32", (-1, -1), ("batch",))
 
 
-def test_what_exporters_write_for_lack_of_a_name_is_none() -> None:
+def test_placeholders_of_exporters_are_not_names() -> None:
     assert named_dims(["batch", "s77", 3, "?", "", None, "unk__12", "-1"]) == ("batch", "s77", *(None,) * 6)
     assert named_dims([None, 3, "?"]) == ()
 
 
-def test_a_signature_takes_the_names_that_a_file_knows_for_inputs_that_have_none() -> None:
+def test_a_signature_takes_axis_names_from_the_file_for_inputs_without_names() -> None:
     signature = Signature(
         (TensorSpec("a", "FP32", (-1, -1)), named("b", "n", "own"), TensorSpec("c", "FP32", (-1,))), ()
     )
@@ -256,7 +347,7 @@ def test_a_signature_takes_the_names_that_a_file_knows_for_inputs_that_have_none
     assert [spec.dims for spec in found.inputs] == [("n", "length"), ("n", "own"), ()]
 
 
-def test_the_rows_of_a_model_without_a_batch_axis_come_and_go() -> None:
+def test_the_batch_axis_of_an_unbatched_model_is_added_and_removed() -> None:
     file = Signature(
         (TensorSpec("x", "FP32", ()), named("y", "length")), (TensorSpec("z", "FP32", (3,)),), batched=False
     )

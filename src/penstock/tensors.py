@@ -1,4 +1,4 @@
-"""What tensors look like: the one datatype table, `Signature`, and stacking and splitting of batches."""
+"""Tensors: the one datatype table, `Signature`, and stacking and splitting of batches."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from operator import is_
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -20,12 +19,28 @@ Arrays: TypeAlias = dict[str, Array]
 
 
 class DataType(NamedTuple):
-    """One row of the datatype table: the same type in each of the languages we speak."""
+    """One row of the datatype table: the names of one type in the Open Inference Protocol, numpy, PyTorch and ONNX.
+
+    numpy has no bfloat16: arrays of BF16 hold its bits as uint16.
+    """
 
     wire: str
     numpy: np.dtype[Any]
     torch: str | None
     onnx: str
+
+    @property
+    def kind(self) -> str:
+        """The kind of values, as numpy's `dtype.kind`; "f" for BF16 too."""
+        return "f" if self.wire == BF16 else self.numpy.kind
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names that a user may write, in lower case."""
+        return (self.wire.lower(), self.torch or self.numpy.name) if self.wire != "BYTES" else ("bytes", "object")
+
+
+BF16 = "BF16"
 
 
 _TABLE = (
@@ -39,6 +54,7 @@ _TABLE = (
     ("INT32", np.int32, "int32", "tensor(int32)"),
     ("INT64", np.int64, "int64", "tensor(int64)"),
     ("FP16", np.float16, "float16", "tensor(float16)"),
+    ("BF16", np.uint16, "bfloat16", "tensor(bfloat16)"),
     ("FP32", np.float32, "float32", "tensor(float)"),
     ("FP64", np.float64, "float64", "tensor(double)"),
     ("BYTES", np.object_, None, "tensor(string)"),
@@ -49,23 +65,66 @@ DATATYPES: dict[str, DataType] = {
 """By Open Inference Protocol name."""
 
 _BY_ONNX = {row.onnx: row for row in DATATYPES.values()}
+_BY_NUMPY = {row.numpy: row.wire for row in DATATYPES.values() if row.wire != BF16}
 _KIND_NAMES = {"f": "numbers", "i": "whole numbers", "u": "whole numbers of 0 or more", "b": "booleans", "O": "text"}
 
 
 def datatype_of_onnx(name: str) -> str:
-    """The wire name of an ONNX type such as `tensor(float)`; raises UnsupportedFormat for one we do not speak."""
+    """The wire name of an ONNX type such as `tensor(float)`. Raises UnsupportedFormat for an unknown one."""
     try:
         return _BY_ONNX[name].wire
     except KeyError:
-        raise UnsupportedFormat(f"the model uses the type {name}, which Penstock does not speak") from None
+        raise UnsupportedFormat(f"unsupported tensor type {name}") from None
+
+
+def datatype_of_numpy(dtype: np.dtype[Any]) -> str | None:
+    """The wire name of a numpy dtype, or None; uint16 is UINT16, although BF16 tensors have that dtype as well."""
+    return _BY_NUMPY.get(dtype)
+
+
+def bf16_from_float(values: Array) -> Array:
+    """The bits of floats as bfloat16, rounded to nearest even; NaN stays NaN, and numbers too large become infinite."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        bits = np.array(values, np.float32, ndmin=1, order="C").view(np.uint32)
+    upper = bits >> np.uint32(16)
+    rounded = (bits + ((upper & np.uint32(1)) + np.uint32(0x7FFF))) >> np.uint32(16)
+    is_nan = (bits & np.uint32(0x7FFFFFFF)) > np.uint32(0x7F800000)
+    return np.where(is_nan, upper | np.uint32(0x0040), rounded).astype(np.uint16).reshape(np.shape(values))
+
+
+def float_from_bf16(bits: Array) -> Array:
+    """The float32 values of bfloat16 bits, exactly."""
+    return (np.array(bits, np.uint32, ndmin=1) << np.uint32(16)).view(np.float32).reshape(np.shape(bits))
+
+
+def as_text(name: str, array: Array) -> Array:
+    """A BYTES tensor as an array of str. Raises InvalidInput naming the tensor if a value is not valid UTF-8."""
+    values = array.ravel().tolist()
+    if all(type(value) is str for value in values):
+        return array
+    texts = np.empty(len(values), object)
+    try:
+        texts[:] = [value.decode() if isinstance(value, bytes) else value for value in values]
+    except UnicodeDecodeError:
+        raise InvalidInput(f"{name}: a text is not valid UTF-8", field=name) from None
+    return texts.reshape(array.shape)
+
+
+def to_json_values(name: str, array: Array, dtype: str) -> Any:
+    """A tensor as nested lists for JSON: BF16 as numbers, BYTES as text.
+
+    Raises InvalidInput naming the tensor if a BYTES value is not valid UTF-8.
+    """
+    if dtype == BF16:
+        return float_from_bf16(array).tolist()
+    return (as_text(name, array) if dtype == "BYTES" else array).tolist()
 
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """Name, wire datatype and shape of one tensor; -1 in the shape is free, axis 0 is the batch.
+    """Name, wire datatype and shape of one tensor; -1 in the shape is a free axis, axis 0 is the batch.
 
-    `dims` names the axes, as far as they have names: free axes of one name have one length in a request. Names do not
-    make it another tensor: they are left out of comparisons.
+    `dims` names the axes that have names: free axes of one name have one length in a request. Comparisons ignore them.
     """
 
     name: str
@@ -90,18 +149,26 @@ class TensorSpec:
         return DATATYPES[self.dtype].numpy
 
     @property
+    def kind(self) -> str:
+        """The kind of values, as numpy's `dtype.kind`; "f" for BF16 too."""
+        return DATATYPES[self.dtype].kind
+
+    @property
     def row_elements(self) -> int:
-        """How many numbers one row holds, or -1 when an axis past the batch is free."""
+        """The number of values in one row, or -1 if an axis past the batch is free."""
         row = self.shape[1:]
         return -1 if any(n < 0 for n in row) else math.prod(row)
 
     def check(self, value: ArrayLike) -> Array:
-        """`value` as a C-contiguous array of this dtype and shape; raises InvalidInput that names the tensor."""
+        """`value` as a C-contiguous array of this dtype and shape. Raises InvalidInput naming the tensor.
+
+        BYTES takes str and any bytes, and keeps each. BF16 takes numbers, or its bits as a uint16 array.
+        """
         if type(value) is np.ndarray and value.dtype == self.numpy and not value.dtype.hasobject:
             array: Array = value
         else:
             array = self._cast(value)
-        # Most models fix every axis but the batch: one comparison tells, and the loop is for the others.
+        # Most models fix every axis but the batch: one comparison is enough, and the loop is for the others.
         shape = self.shape
         if (array.shape[1:] != shape[1:] or shape[:1] != (-1,) or not array.ndim) and not _fits(array.shape, shape):
             raise InvalidInput(
@@ -111,11 +178,14 @@ class TensorSpec:
 
     def _cast(self, value: ArrayLike) -> Array:
         try:
-            array = np.asarray(value)
+            # as objects: numpy's own types of text drop zeros at the end
+            array = np.asarray(value, object if self.dtype == "BYTES" and not isinstance(value, np.ndarray) else None)
         except (ValueError, TypeError, OverflowError):
             raise InvalidInput(f"{self.name}: the rows are not of one length", field=self.name) from None
         if self.numpy.kind == "O" and array.dtype.kind in "OUST":
-            return self._texts(array)
+            return self._bytes(array)
+        if self.dtype == BF16:
+            return self._bf16(array)
         with np.errstate(over="ignore", invalid="ignore"):
             if array.size and not _castable(array, self.numpy):
                 wanted = _KIND_NAMES.get(self.numpy.kind, "values")
@@ -125,25 +195,34 @@ class TensorSpec:
                 raise InvalidInput(f"{self.name}: a number does not fit into {self.dtype}", field=self.name)
         return result
 
-    def _texts(self, array: Array) -> Array:
-        """Text as text, bytes as the UTF-8 they are on the wire; a runtime would turn the rest into their `repr`."""
-        values = array.ravel().tolist()
-        checked = [value if type(value) is str and value.isascii() else self._text(value) for value in values]
-        if array.dtype.hasobject and all(map(is_, checked, values)):
-            return array
-        texts = np.empty(len(values), object)
-        texts[:] = checked
-        return texts.reshape(array.shape)
+    def _bf16(self, array: Array) -> Array:
+        if array.dtype.name == "bfloat16":  # of ml_dtypes, which is not imported here
+            return array.view(np.uint16)
+        if array.dtype.kind not in "fiu":
+            raise InvalidInput(f"{self.name}: the model takes numbers of type {BF16}", field=self.name)
+        bits = bf16_from_float(array)
+        if not _same_finite(array, float_from_bf16(bits)):
+            raise InvalidInput(f"{self.name}: a number does not fit into {BF16}", field=self.name)
+        return bits
 
-    def _text(self, value: object) -> str:
+    def _bytes(self, array: Array) -> Array:
+        """An object array of str and bytes; backends would write any other object as its `repr`."""
+        if array.dtype.kind != "O":
+            array = array.astype(object)
+        for value in array.ravel().tolist():
+            if not isinstance(value, bytes) and not (type(value) is str and value.isascii()):
+                self._check_text(value)
+        return array
+
+    def _check_text(self, value: object) -> None:
+        if isinstance(value, list | tuple):
+            raise InvalidInput(f"{self.name}: the rows are not of one length", field=self.name)
+        if not isinstance(value, str):
+            raise InvalidInput(f"{self.name}: the model takes text, not {type(value).__name__}", field=self.name)
         try:
-            if isinstance(value, str):
-                return value.encode().decode()  # refuses half of a surrogate pair, which no runtime takes
-            if isinstance(value, bytes):
-                return value.decode()
-        except UnicodeError:
+            value.encode()
+        except UnicodeEncodeError:  # half of a surrogate pair, which no runtime takes
             raise InvalidInput(f"{self.name}: a text is not valid UTF-8", field=self.name) from None
-        raise InvalidInput(f"{self.name}: the model takes text, not {type(value).__name__}", field=self.name)
 
     def to_json(self) -> dict[str, Any]:
         """As in a manifest."""
@@ -172,7 +251,7 @@ def _same_finite(before: Array, after: Array) -> bool:
 class Signature:
     """Names, datatypes and shapes of a model's inputs and outputs. It validates one request; nothing else does.
 
-    Requests have a batch axis always. A model that is not `batched` has none in its file: each row is a run of its own.
+    Requests always have a batch axis. The file of a model that is not `batched` has none: each row runs separately.
     """
 
     inputs: tuple[TensorSpec, ...]
@@ -208,7 +287,7 @@ class Signature:
         return checked, rows
 
     def check_outputs(self, outputs: Arrays, rows: int, *, lengths: bool = True) -> None:
-        """Whether a run of so many rows gave what is promised here; past the batch only where `lengths` are meant.
+        """Check the outputs of a run of so many rows, axes past the batch only if `lengths`.
 
         Raises InferenceError naming the output that is missing, of another type, shape or number of rows.
         """
@@ -229,7 +308,7 @@ class Signature:
                 )
 
     def with_dims(self, dims: Mapping[str, tuple[str | None, ...]]) -> Signature:
-        """The same, with the names of axes that a file knows for inputs that have none yet."""
+        """The same signature, with axis names from the model's file for inputs without names."""
         known = tuple(
             (
                 spec
@@ -241,11 +320,11 @@ class Signature:
         return replace(self, inputs=known)
 
     def without_rows(self) -> Signature:
-        """The shapes of one row: what the file of a model that is not batched takes and gives."""
+        """The shapes of one row: the signature of the file of a model that is not batched."""
         return Signature(tuple(map(_without_rows, self.inputs)), tuple(map(_without_rows, self.outputs)), batched=False)
 
     def with_rows(self) -> Signature:
-        """The inverse of `without_rows`: what requests bring, and get back."""
+        """The inverse of `without_rows`: the signature of requests."""
         return Signature(tuple(map(_with_rows, self.inputs)), tuple(map(_with_rows, self.outputs)), batched=False)
 
     def to_json(self) -> dict[str, Any]:
@@ -264,13 +343,13 @@ class Signature:
 
 
 class Tie(NamedTuple):
-    """Free axes of one name, as (input, axis): in a request they have one length."""
+    """Free axes of one name, as (input, axis); in a request they have one length."""
 
     dim: str
     axes: tuple[tuple[str, int], ...]
 
     def check(self, arrays: Arrays) -> None:
-        """Raises InvalidInput naming the input whose length differs from the first one's."""
+        """Raise InvalidInput naming the input whose length differs from that of the first."""
         (first, axis), *others = self.axes
         length = arrays[first].shape[axis]
         for name, other in others:
@@ -294,17 +373,17 @@ def _ties(inputs: Sequence[TensorSpec]) -> Iterator[Tie]:
     axes: dict[str, list[tuple[str, int]]] = {}
     for spec in inputs:
         for axis, (dim, length) in enumerate(zip(spec.dims, spec.shape, strict=False)):
-            if dim and length < 0 and axis:  # the batch is compared by itself
+            if dim and length < 0 and axis:  # the batch axis is compared separately
                 axes.setdefault(dim, []).append((spec.name, axis))
     return (Tie(dim, tuple(places)) for dim, places in axes.items() if len(places) > 1)
 
 
 _ANONYMOUS = re.compile(r"\?|None|dynamic|unk__\d+|-?\d+", re.IGNORECASE)
-"""What exporters write for a free axis that they have no name for."""
+"""What exporters write for a free axis without a name."""
 
 
 def named_dims(shape: Iterable[object]) -> tuple[str | None, ...]:
-    """The names in a shape of lengths and names, as exporters write it; nothing for what names no axis."""
+    """The names in a shape of lengths and names, as exporters write it; empty if no axis has a name."""
     dims = tuple(n if isinstance(n, str) and n and not _ANONYMOUS.fullmatch(n) else None for n in shape)
     return dims if any(dims) else ()
 

@@ -334,9 +334,9 @@ def test_a_bug_in_a_subclass_costs_only_the_request_it_fails_on(
     rows = [[1, 1, 1, 1], [0, 1, 1, 1], [1, 0, 1, 1], [1, 1, 0, 1], [1, 1, 1, 1]]
     with Careless("m", registry=registry) as careless:
         answers = careless.predict_batch(rows, num_workers=workers, on_error="return")
-        with pytest.raises(InferenceError, match="while it prepared the request: ZeroDivisionError") as caught:
+        with pytest.raises(InferenceError, match="to prepare the request: ZeroDivisionError") as caught:
             careless.predict(rows[1])
-        with pytest.raises(InferenceError, match="on the model's answer: ZeroDivisionError"):
+        with pytest.raises(InferenceError, match="on the model's outputs: ZeroDivisionError"):
             careless.predict(rows[2])
     assert isinstance(caught.value.__cause__, ZeroDivisionError)
     assert [isinstance(answer, InferenceError) for answer in answers] == [False, True, True, True, False]

@@ -224,7 +224,7 @@ def _spec(path: Path, side: str, port: Any) -> TensorSpec:
         raise UnsupportedFormat(f"{path}: an {side} of it has no name; export the model with names")
     kind = port.get_element_type().get_type_name()
     if kind not in _TYPES:
-        raise UnsupportedFormat(f"{path}: the model uses the type {kind}, which Penstock does not speak")
+        raise UnsupportedFormat(f"{path}: unsupported tensor type {kind}")
     lengths = port.get_partial_shape()
     if lengths.rank.is_dynamic:
         raise UnsupportedFormat(

@@ -217,7 +217,7 @@ class Predictor:
 
     def _prepare(self, value: Any) -> _Prepared:
         self._check_open()
-        item: _Prepared = _guarded(self.task, "while it prepared the request", self._checked, value)
+        item: _Prepared = _guarded(self.task, "to prepare the request", self._checked, value)
         if self._runner.watch is not None:
             self._runner.watch.inputs(item.arrays)
         return item
@@ -269,7 +269,7 @@ class Predictor:
     def _finished(self, item: _Prepared, outputs: Arrays) -> Any:
         if self._runner.watch is not None:
             self._runner.watch.outputs(outputs)
-        return _guarded(self.task, "on the model's answer", self.postprocess, outputs, item.request)
+        return _guarded(self.task, "on the model's outputs", self.postprocess, outputs, item.request)
 
     def _outputs(self, items: Sequence[_Prepared], size: int) -> list[Arrays]:
         """Each item's rows of the outputs, from the cache where it knows them; equal items do not share theirs."""

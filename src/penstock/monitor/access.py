@@ -9,14 +9,13 @@ from contextvars import ContextVar
 from typing import Any
 
 from penstock.engine.observation import Observation
-from penstock.tensors import DATATYPES
+from penstock.tensors import datatype_of_numpy
 
 log = logging.getLogger("penstock.access")
 
 _observed: ContextVar[list[Observation]] = ContextVar("penstock_observed")
 """What the engine observed for the request of this task."""
 
-_WIRE = {row.numpy: row.wire for row in DATATYPES.values()}
 _PHASES = ("queue_ms", "pre_ms", "run_ms", "post_ms")
 
 
@@ -64,5 +63,5 @@ def facts(observed: Sequence[Observation]) -> dict[str, Any]:
     inputs = slowest.inputs or {}
     if inputs:
         found["shapes"] = {name: list(array.shape) for name, array in inputs.items()}
-        found["dtypes"] = {name: _WIRE.get(array.dtype, str(array.dtype)) for name, array in inputs.items()}
+        found["dtypes"] = {name: datatype_of_numpy(array.dtype) or str(array.dtype) for name, array in inputs.items()}
     return found

@@ -106,7 +106,7 @@ def test_refusing_names_the_tensor_the_value_and_the_bound() -> None:
         looked.inputs(x(0, 7, 9))
     assert (caught.value.side, caught.value.tensor, caught.value.kind) == ("input", "x", "above")
     assert caught.value.errors[0].field == "x"
-    with pytest.raises(OutOfRange, match="the model's answer y: holds a value that is not a finite number"):
+    with pytest.raises(OutOfRange, match="the model's output y: holds a value that is not a finite number"):
         looked.outputs(y(0, np.nan))
 
 
@@ -132,7 +132,7 @@ def test_a_warning_is_not_repeated_for_every_request(
         ]
         now[0] += 61
         looked.inputs(x(0, 0, 2))
-    assert caplog.records[-1].getMessage().endswith("(and 4 requests like it)")
+    assert caplog.records[-1].getMessage().endswith("(and 4 similar requests)")
 
 
 def test_empty_tensors_are_inside() -> None:

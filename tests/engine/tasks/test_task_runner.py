@@ -208,13 +208,13 @@ def test_a_task_that_overrides_an_inline_one_is_not_inline_unless_it_says_so() -
 @pytest.mark.parametrize(
     ("order", "error", "said"),
     [
-        ("raise", InferenceError, "the task moody of m:1 failed while it prepared the request"),
+        ("raise", InferenceError, "the task moody of m:1 failed to prepare the request"),
         ("stop", InferenceError, "failed while it prepared"),
         ("exit", InferenceError, "the task moody of m:1 failed: SystemExit"),
         ("none", InferenceError, "failed while it prepared"),
         ("shape", InvalidInput, r"x: the shape is \[1, 5\]"),
         ("name", InvalidInput, "x: this input is missing"),
-        ("raise after", InferenceError, "failed on the model's answer"),
+        ("raise after", InferenceError, "failed on the model's outputs"),
         ("wrong after", InferenceError, "answered with a dict"),
     ],
 )
@@ -320,7 +320,7 @@ async def test_an_output_that_is_not_finite_is_flagged_by_raw_tensors_and_refuse
 async def test_outputs_that_are_not_finite_are_refused_by_policy(make: MakeEngine, add: Publish) -> None:
     add(task=TENSOR)
     engine = await make(on_nan_output="refuse")
-    with pytest.raises(OutOfRange, match="the model's answer logits"):
+    with pytest.raises(OutOfRange, match="the model's output logits"):
         await engine.predict({"x": np.full((1, FEATURES), 3e38, np.float32)})
 
 

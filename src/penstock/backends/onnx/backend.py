@@ -12,7 +12,7 @@ from penstock.backends.onnx.errors import run_error
 from penstock.backends.onnx.session import Opened, open_session
 from penstock.backends.onnx.weights import weigh
 from penstock.errors import InferenceError, ModelLoadError, UnsupportedFormat
-from penstock.tensors import DATATYPES, Arrays, Signature, TensorSpec, datatype_of_onnx, named_dims
+from penstock.tensors import BF16, DATATYPES, Arrays, Signature, TensorSpec, as_text, datatype_of_onnx, named_dims
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -39,6 +39,7 @@ class OnnxBackend(Backend):
         self._output_names = [spec.name for spec in signature.outputs]
         self._plain = _run_options()
         self._shrinking = _run_options(shrink=_arena(device))
+        self._texts = [spec.name for spec in signature.inputs if spec.dtype == "BYTES"]
         self._usual_bytes = 0.0
 
     @classmethod
@@ -46,7 +47,11 @@ class OnnxBackend(Backend):
         """Load the model by its path. Raises IntegrityError, UnsupportedFormat or ModelLoadError naming the file."""
         require_file(file.path)
         opened = open_session(file.path, options)
-        return cls(file.path, opened, _signature(file, opened.session))
+        signature = _signature(file, opened.session)
+        for spec in (*signature.inputs, *signature.outputs):
+            if spec.dtype == BF16:
+                raise UnsupportedFormat(f"{file.path}: {spec.name} is BF16, which ONNX Runtime cannot pass to numpy")
+        return cls(file.path, opened, signature)
 
     def run(self, inputs: Arrays) -> Arrays:
         """Outputs by name, for one batch that the signature has validated."""
@@ -58,6 +63,8 @@ class OnnxBackend(Backend):
             size += array.nbytes
         if not size and no_rows(inputs):
             return empty_outputs(self.signature)
+        for name in self._texts:  # ONNX Runtime would take the `repr` of bytes
+            inputs = {**inputs, name: as_text(name, inputs[name])}
         try:
             outputs = session.run(self._output_names, inputs, self._options_for(size))
         except Exception as error:

@@ -15,7 +15,7 @@ from penstock.backends.base import Backend, empty_outputs, first_line, no_rows
 from penstock.backends.devices import Device, usable_cores
 from penstock.backends.torch.precision import close_enough, gains, half_type
 from penstock.errors import InferenceError, ModelLoadError, OutOfMemory, UnsupportedFormat
-from penstock.tensors import DATATYPES, Array, Arrays, Signature, TensorSpec
+from penstock.tensors import BF16, DATATYPES, Array, Arrays, Signature, TensorSpec
 
 if TYPE_CHECKING:
     import torch
@@ -91,20 +91,22 @@ class TorchBackend(Backend):
         import torch
 
         with torch.inference_mode():  # here and not around the thread: the mode belongs to the thread that runs
-            result = self._call({spec.name: self._to_device(inputs[spec.name]) for spec in self.signature.inputs})
+            result = self._call({spec.name: self._to_device(inputs[spec.name], spec) for spec in self.signature.inputs})
             outputs = by_output_name(result, self.signature.outputs)
             return {
                 spec.name: _to_numpy(output, spec, dtype)
                 for spec, output, dtype in zip(self.signature.outputs, outputs, self._dtypes, strict=True)
             }
 
-    def _to_device(self, array: Array) -> torch.Tensor:
+    def _to_device(self, array: Array, spec: TensorSpec) -> torch.Tensor:
         """A tensor of its own memory: models may write into their inputs, which are the caller's arrays."""
         import torch
 
         if self._on_cpu or not array.flags.writeable:
             array = array.copy()
         tensor = torch.from_numpy(array)
+        if spec.dtype == BF16:
+            tensor = tensor.view(torch.bfloat16)
         if not self._on_cpu:
             tensor = tensor.pin_memory() if self._pin_memory else tensor
             tensor = tensor.to(self.device, non_blocking=self._pin_memory)
@@ -241,7 +243,7 @@ def _wire_name(dtype: torch.dtype) -> str:
     name = str(dtype).removeprefix("torch.")
     found = next((row.wire for row in DATATYPES.values() if row.torch == name), None)
     if found is None:
-        raise UnsupportedFormat(f"the model uses the type {name}, which Penstock does not speak")
+        raise UnsupportedFormat(f"unsupported tensor type {name}")
     return found
 
 
@@ -268,7 +270,8 @@ def _to_numpy(output: Any, spec: TensorSpec, dtype: torch.dtype) -> Array:
         if not (output.is_floating_point() and dtype.is_floating_point):
             raise InferenceError(f"the model's output {spec.name!r} is {output.dtype}, its signature says {spec.dtype}")
         output = output.to(dtype)
-    array: Array = output.detach().cpu().numpy()
+    output = output.detach().cpu()
+    array: Array = (output.contiguous().view(torch.uint16) if spec.dtype == BF16 else output).numpy()
     return array if array.flags.c_contiguous else np.ascontiguousarray(array)
 
 

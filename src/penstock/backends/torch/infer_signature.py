@@ -12,7 +12,7 @@ import numpy as np
 from penstock.backends.base import ModelFile, first_line, require_file
 from penstock.backends.torch import architecture, state_dict
 from penstock.errors import InvalidInput, ModelLoadError
-from penstock.tensors import DATATYPES, Array, Signature, TensorSpec
+from penstock.tensors import Array, Signature, TensorSpec, datatype_of_numpy
 
 if TYPE_CHECKING:
     import torch
@@ -80,8 +80,7 @@ def _specs(arrays: Mapping[str, Array]) -> tuple[TensorSpec, ...]:
 
 
 def _spec(name: str, array: Array) -> TensorSpec:
-    known = (word for word, datatype in DATATYPES.items() if datatype.numpy == array.dtype)
-    word = next(known, None)
+    word = datatype_of_numpy(array.dtype)
     if word is None:
         raise InvalidInput(f"example_input: {name} is of type {array.dtype}, which models here neither take nor give")
     return TensorSpec(name, word, (-1, *array.shape[1:]))

@@ -27,7 +27,7 @@ from penstock.tensors import DATATYPES, Array, Arrays, Signature, TensorSpec
 
 GOLDEN_ROWS = 8
 GOLDEN_SEED = 0
-_DTYPES = {name.lower(): row.wire for row in DATATYPES.values() for name in (row.wire, str(row.numpy), row.torch or "")}
+_DTYPES = {name: row.wire for row in DATATYPES.values() for name in row.names}
 _COMPANIONS = (".data", "_data")
 """What exporters append to a model's name for the file of its weights."""
 

@@ -382,15 +382,15 @@ def _deliver(
     items: Sequence[Item[Payload]], outcomes: Sequence[Outcome[Result]], here: asyncio.AbstractEventLoop | None
 ) -> None:
     """Resolve the items on their own event loops, one call per loop; `here` is the running loop, if any."""
-    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[Item[Payload], Outcome[Result]]]] = {}
-    for item, outcome in zip(items, outcomes, strict=True):
-        by_loop.setdefault(item.loop, []).append((item, outcome))
-    for loop, resolved in by_loop.items():
+    loops = {item.loop for item in items}
+    for loop in loops:
+        pairs = zip(items, outcomes, strict=True)
+        own = [pair for pair in pairs if pair[0].loop is loop] if len(loops) > 1 else pairs
         if loop is here:
-            _resolve(resolved)
+            _resolve(own)
             continue
         try:
-            loop.call_soon_threadsafe(_resolve, resolved)
+            loop.call_soon_threadsafe(_resolve, own)
         except RuntimeError:
             log.debug("an event loop closed before its results arrived")
 

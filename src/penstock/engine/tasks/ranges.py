@@ -1,6 +1,6 @@
-"""Whether a request's inputs and outputs are what the model was made for: within their expected range, and finite.
+"""Checks of a request's inputs and outputs: within their expected range, and finite.
 
-What is looked at is decided when a model is loaded; a model with nothing to look at has no Watch and pays nothing.
+The checks are chosen when a model is loaded. A model without any has no Watch, and its requests cost nothing more.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 
 from penstock.artifacts.policies import Range, RangePolicy, Ranges
 from penstock.errors import OutOfRange
-from penstock.tensors import Array, Arrays, Signature, TensorSpec
+from penstock.tensors import BF16, Array, Arrays, Signature, TensorSpec
 
 log = logging.getLogger(__name__)
 
@@ -23,11 +23,11 @@ Side: TypeAlias = Literal["input", "output"]
 Kind: TypeAlias = Literal["below", "above", "not_finite"]
 
 WARN_EVERY_S = 60.0
-"""A log that says the same of every request says nothing: once in so long for each tensor."""
+"""At most one warning per tensor in this time."""
 
 
 class Flag(NamedTuple):
-    """What was unexpected in one tensor of a request: `below` or `above` its range, or `not_finite`."""
+    """A finding in one tensor of a request: `below` or `above` its range, or `not_finite`."""
 
     side: Side
     tensor: str
@@ -35,7 +35,7 @@ class Flag(NamedTuple):
 
 
 class RangePolicies(NamedTuple):
-    """What becomes of a request outside: its input's or output's range, or with an output that is NaN or infinite."""
+    """The policies for inputs and outputs outside of their range, and for outputs that are NaN or infinite."""
 
     on_input: RangePolicy = "count"
     on_output: RangePolicy = "count"
@@ -43,7 +43,7 @@ class RangePolicies(NamedTuple):
 
 
 class _Bounds:
-    """The expected range of one tensor: numbers, or one number for each place along its last axis."""
+    """The expected range of one tensor: one number, or one for each index of its last axis."""
 
     def __init__(self, spec: TensorSpec, side: Side, policy: RangePolicy, expected: Range | None) -> None:
         self.side, self.name = side, spec.name
@@ -58,12 +58,12 @@ class _Bounds:
         self.low = np.clip(np.asarray(low, np.float64), -largest, largest).astype(dtype)
         self.high = np.clip(np.asarray(high, np.float64), -largest, largest).astype(dtype)
         self.inside: Callable[[Array], bool] = self._choose(expected)
-        """True when every value is within; NaN and infinity are not. False may be a false alarm."""
+        """True if every value is inside; NaN and infinity are not. False may be a false positive."""
         self._warned_at = -WARN_EVERY_S
-        self._unsaid = 0
+        self._suppressed = 0
 
     def _choose(self, expected: Range) -> Callable[[Array], bool]:
-        """The cheapest way to tell: each is a part of what the request costs."""
+        """The cheapest check: every request pays for it."""
         if expected.minimum is None and expected.maximum is None:
             return _finite
         if expected.places is not None:
@@ -74,8 +74,8 @@ class _Bounds:
     def _inside_each(self, array: Array) -> bool:
         return bool(((array >= self.low) & (array <= self.high)).all())
 
-    def judge(self, array: Array) -> Flag | None:
-        """What is wrong with an array that is not inside, after its policy has been applied. Raises OutOfRange."""
+    def check(self, array: Array) -> Flag | None:
+        """Apply the policy to an array that is not `inside`. Raises OutOfRange if the policy is to refuse."""
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             return self._apply(self.on_nan, "not_finite", "holds a value that is not a finite number")
         if self._inside_each(array):
@@ -84,31 +84,33 @@ class _Bounds:
         kind: Kind = "above" if beyond.any() else "below"
         at = tuple(np.argwhere(beyond if kind == "above" else array < self.low)[0])
         bound = np.broadcast_to(self.high if kind == "above" else self.low, array.shape)[at]
-        said = f"{array[at]:.6g} is {kind} {bound:.6g}, the {'greatest' if kind == 'above' else 'least'} expected value"
-        return self._apply(self.policy, kind, said)
+        message = (
+            f"{array[at]:.6g} is {kind} {bound:.6g}, the {'greatest' if kind == 'above' else 'least'} expected value"
+        )
+        return self._apply(self.policy, kind, message)
 
-    def _apply(self, policy: RangePolicy, kind: Kind, said: str) -> Flag | None:
+    def _apply(self, policy: RangePolicy, kind: Kind, message: str) -> Flag | None:
         if policy == "off":
             return None
         if policy == "refuse":
-            where = self.name if self.side == "input" else f"the model's answer {self.name}"
-            raise OutOfRange(f"{where}: {said}", side=self.side, tensor=self.name, kind=kind)
+            where = self.name if self.side == "input" else f"the model's output {self.name}"
+            raise OutOfRange(f"{where}: {message}", side=self.side, tensor=self.name, kind=kind)
         if policy == "warn":
-            self._warn(said)
+            self._warn(message)
         return Flag(self.side, self.name, kind)
 
-    def _warn(self, said: str) -> None:
+    def _warn(self, message: str) -> None:
         now = time.monotonic()
         if now - self._warned_at < WARN_EVERY_S:
-            self._unsaid += 1
+            self._suppressed += 1
             return
-        more = f" (and {self._unsaid} requests like it)" if self._unsaid else ""
-        log.warning("%s %s: %s%s", self.side, self.name, said, more)
-        self._warned_at, self._unsaid = now, 0
+        more = f" (and {self._suppressed} similar requests)" if self._suppressed else ""
+        log.warning("%s %s: %s%s", self.side, self.name, message, more)
+        self._warned_at, self._suppressed = now, 0
 
 
 class Watch:
-    """What is looked at in every request of one model under one task. Made by `watch_for`."""
+    """The checks of every request of one model under one task. Made by `watch_for`."""
 
     def __init__(self, inputs: Iterable[_Bounds], outputs: Iterable[_Bounds]) -> None:
         self._inputs, self._outputs = tuple(inputs), tuple(outputs)
@@ -117,11 +119,11 @@ class Watch:
         return bool(self._inputs or self._outputs)
 
     def inputs(self, arrays: Arrays) -> tuple[Flag, ...]:
-        """What is unexpected in a request's inputs. Raises OutOfRange where the policy is to refuse."""
+        """Findings in a request's inputs. Raises OutOfRange if the policy is to refuse."""
         return _flags(self._inputs, arrays) if self._inputs else ()
 
     def outputs(self, arrays: Arrays) -> tuple[Flag, ...]:
-        """The same of its own rows of the outputs."""
+        """Findings in the request's own rows of the outputs. Raises OutOfRange if the policy is to refuse."""
         return _flags(self._outputs, arrays) if self._outputs else ()
 
 
@@ -131,14 +133,14 @@ def _flags(all_bounds: Iterable[_Bounds], arrays: Arrays) -> tuple[Flag, ...]:
         array = arrays.get(bounds.name)
         if array is None or bounds.inside(array):
             continue
-        flag = bounds.judge(array)
+        flag = bounds.check(array)
         if flag is not None:
             found += (flag,)
     return found
 
 
 _FEW = 64
-"""Up to this many numbers, plain Python is faster than numpy's fixed cost per call."""
+"""Up to this many values, plain Python is faster than the fixed cost of a numpy call."""
 
 
 def _finite(array: Array) -> bool:
@@ -158,7 +160,7 @@ def _between(array: Array, low: float, high: float) -> bool:
 def watch_for(
     ranges: Ranges | None, signature: Signature, server: RangePolicies, *, finite_by_task: bool = False
 ) -> Watch | None:
-    """What to look at in a model's requests; None for nothing. The manifest's policies go before the server's.
+    """The checks of a model's requests, or None. The manifest's policies take precedence over the server's.
 
     `finite_by_task`: the task itself refuses outputs that are not finite.
     """
@@ -166,8 +168,8 @@ def watch_for(
     on_input = ranges.on_input or server.on_input
     on_output = ranges.on_output or server.on_output
     on_nan: RangePolicy = "off" if finite_by_task else ranges.on_nan or server.on_nan
-    inputs = _watched(signature.inputs, "input", on_input, ranges.inputs, lambda _: "off")
-    outputs = _watched(signature.outputs, "output", on_output, ranges.outputs, lambda spec: _nan(spec, on_nan))
+    inputs = _bounds(signature.inputs, "input", on_input, ranges.inputs, lambda _: "off")
+    outputs = _bounds(signature.outputs, "output", on_output, ranges.outputs, lambda spec: _nan(spec, on_nan))
     return Watch(inputs, outputs) or None
 
 
@@ -175,19 +177,19 @@ def _nan(spec: TensorSpec, policy: RangePolicy) -> RangePolicy:
     return policy if spec.numpy.kind == "f" else "off"
 
 
-def _watched(
+def _bounds(
     specs: Iterable[TensorSpec],
     side: Side,
     policy: RangePolicy,
     expected: dict[str, Range],
     on_nan: Callable[[TensorSpec], RangePolicy],
 ) -> list[_Bounds]:
-    made = []
+    made: list[_Bounds] = []
     for spec in specs:
-        if spec.numpy.kind not in "fiu":
+        if spec.numpy.kind not in "fiu" or spec.dtype == BF16:  # BF16 arrays hold bits, which have no order
             continue
         bounds = _Bounds(spec, side, policy, expected.get(spec.name))
-        # An input that is NaN reaches a model only where its task lets it, and is outside of any range it may have.
+        # An input with NaN reaches a model only if its task allows it, and is outside of any range.
         bounds.on_nan = bounds.policy if side == "input" else on_nan(spec)
         if bounds.policy != "off" or bounds.on_nan != "off":
             made.append(bounds)

@@ -1,4 +1,4 @@
-"""One task of one loaded model: how its requests become arrays and the model's rows become answers."""
+"""One task of one loaded model: turns requests into arrays and the model's outputs into responses."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 class TaskRunner:
-    """A task at work, with threads of its own for where it must not hold up the event loop."""
+    """Runs a task's own code, with a thread pool for work that must not block the event loop."""
 
     __slots__ = ("_what", "inline", "pool", "task", "watch")
 
@@ -32,7 +32,7 @@ class TaskRunner:
         ranges: Ranges | None = None,
         policies: RangePolicies | None = None,
     ) -> None:
-        """`key` is the model's `name:version`, `ranges` what its manifest expects, `policies` what the server does."""
+        """`key` is the model's `name:version`; `ranges` are those of its manifest, `policies` those of the server."""
         self.task = task
         self.inline = task.inline
         self._what = f"the task {task.kind} of {key}"
@@ -52,7 +52,7 @@ class TaskRunner:
             raise
         except Exception as error:
             log.exception("%s failed in preprocess", self._what)
-            raise InferenceError(f"{self._what} failed while it prepared the request") from error
+            raise InferenceError(f"{self._what} failed to prepare the request") from error
         return request, arrays, rows
 
     def finish(self, outputs: Arrays, request: Any) -> Any:
@@ -63,13 +63,13 @@ class TaskRunner:
             raise
         except Exception as error:
             log.exception("%s failed in postprocess", self._what)
-            raise InferenceError(f"{self._what} failed on the model's answer") from error
+            raise InferenceError(f"{self._what} failed on the model's outputs") from error
         if not isinstance(response, BaseModel):
-            raise InferenceError(f"{self._what} answered with a {type(response).__name__}, which is no Pydantic model")
+            raise InferenceError(f"{self._what} returned a {type(response).__name__}, which is not a Pydantic model")
         return response
 
     def attach(self, registry: Registry, model: str) -> None:
-        """Let the task start what lives beside it. Raises ModelLoadError."""
+        """Start the task's background resources. Raises ModelLoadError."""
         try:
             self.task.attach(registry, model)
         except PenstockError:
@@ -83,7 +83,7 @@ class TaskRunner:
         self.pool.close()
 
     def detach(self) -> None:
-        """Let the task end what it started."""
+        """Stop the task's background resources."""
         try:
             self.task.close()
         except Exception:

@@ -1,8 +1,7 @@
-"""Threads for what must not hold up the event loop: a task's own code, and requests so large that they take long.
+"""Threads for work that must not block the event loop: a task's own code, and large requests.
 
-A thread that does not come back from a task is left behind and another one takes its place, so that a task that hangs
-costs its own requests their deadline and nobody else anything. When many are left behind, the task is asked no more
-until one of them comes back.
+A stuck thread is abandoned and replaced, so that a task that hangs fails its own requests at their deadline and affects
+no others. While many threads are stuck, the task's requests are refused.
 """
 
 from __future__ import annotations
@@ -22,11 +21,11 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 STUCK_AFTER_S = 1.0
-"""A thread counts as stuck when it is past its request's deadline and has worked for this long at least."""
+"""A thread is stuck when its request is past its deadline and it has worked for at least this long."""
 
 MOST_STUCK = 8
 IDLE_S = 30.0
-"""A thread that had nothing to do for so long ends."""
+"""A thread ends after it was idle for this long."""
 
 
 class _Job:
@@ -47,10 +46,10 @@ class _Job:
 
 
 class TaskThreadPool:
-    """A few threads for one task of one model, started when there is work. Any thread's event loop may ask."""
+    """Threads for one task of one model, started when there is work. Any thread's event loop may use them."""
 
     def __init__(self, what: str, *, most: int, most_bytes: int, threads: int | None = None) -> None:
-        """`what` names the task to people. At most `most` requests and `most_bytes` of uploads wait or work."""
+        """`what` names the task in messages. At most `most` requests wait, and `most_bytes` of uploads are held."""
         self._what = what
         self._most, self._most_bytes = most, most_bytes
         self._threads = threads or usable_cores()
@@ -62,45 +61,47 @@ class TaskThreadPool:
 
     @property
     def stuck(self) -> int:
-        """Threads that were left behind and have not come back."""
+        """Number of abandoned threads that still run."""
         return self._stuck
 
     def admit(self) -> None:
-        """Raise now what `run` would: Overloaded when too much waits, ModelNotReady when the task hangs."""
+        """Raise what `run` would raise now: Overloaded if too much waits, ModelNotReady if the task hangs."""
         if len(self._waiting) >= self._most or self._bytes > self._most_bytes:
             raise Overloaded(f"{len(self._waiting)} requests are being prepared already; try again later")
         if self._stuck >= MOST_STUCK:
             raise ModelNotReady(
-                f"{self._what} hangs in {self._stuck} requests; it answers again when one of them ends",
+                f"{self._what} hangs in {self._stuck} requests; it is available again when one of them ends",
                 retry_after_s=STUCK_AFTER_S,
             )
 
     async def run(self, work: Callable[[], T], deadline: float, size: int = 0, *, admitted: bool = False) -> T:
-        """What `work` gives or raises, made in a thread; `size` is what its request weighs in bytes.
+        """What `work` returns or raises, in a thread; `size` is that of its request in bytes.
 
-        `admitted`: it belongs to a request that was let in before. Raises DeadlineExceeded at the deadline, whether the
-        work was begun or not, and what `admit` raises.
+        `admitted`: the request was admitted before, and is not refused now. Raises DeadlineExceeded at the deadline,
+        even if the work has begun, and what `admit` raises.
         """
         job = _Job(work, asyncio.get_running_loop(), deadline, size)
         with self._ready:
             if self._closed:
                 raise ModelNotReady("the model is being unloaded; try again")
-            self._let_go_of_stuck()
+            self._abandon_stuck()
             if not admitted:
                 self.admit()
             self._waiting.append(job)
             self._bytes += size
-            self._staff()
+            self._start_threads()
         try:
             async with asyncio.timeout(deadline - time.monotonic()):
                 return await job.future  # type: ignore[no-any-return]
         except TimeoutError:
-            raise DeadlineExceeded("the deadline passed while the request was prepared or answered") from None
+            raise DeadlineExceeded(
+                "the deadline passed while the request was prepared or its response was made"
+            ) from None
         finally:
             self._leave(job)
 
     def _leave(self, job: _Job) -> None:
-        """Its caller has what came, or waits no more: it is not begun, or watched until it ends or is stuck."""
+        """The caller has its result or has left: a job that has not begun is dropped, one that runs is watched."""
         with self._ready:
             self._bytes -= job.size
             if job in self._working:
@@ -110,20 +111,22 @@ class TaskThreadPool:
 
     def _replace_stuck(self) -> None:
         with self._ready:
-            self._let_go_of_stuck()
-            self._staff()
+            self._abandon_stuck()
+            self._start_threads()
 
-    def _let_go_of_stuck(self) -> None:
-        """Leave the threads behind that do not come back, lock held."""
+    def _abandon_stuck(self) -> None:
+        """Abandon stuck threads, lock held."""
         now = time.monotonic()
         for job in [job for job in self._working if not job.stuck and now >= job.stuck_at]:
             job.stuck = True
             self._stuck += 1
             self._alive -= 1
-            log.warning("%s has not come back for %.1f s; its thread is left behind", self._what, now - job.started)
+            log.warning(
+                "%s has not returned for %.1f s; its thread is abandoned and replaced", self._what, now - job.started
+            )
 
-    def _staff(self) -> None:
-        """See to it that somebody takes what waits, lock held."""
+    def _start_threads(self) -> None:
+        """Wake or start threads for the waiting jobs, lock held."""
         self._ready.notify(len(self._waiting))
         missing = min(len(self._waiting) - self._idle, self._threads - self._alive)
         for _ in range(0 if self._closed else missing):
@@ -138,16 +141,16 @@ class TaskThreadPool:
                 result = job.work()
             except Exception as raised:
                 error = raised
-            except BaseException as raised:  # such as sys.exit(), which is not for a task to decide
+            except BaseException as raised:  # such as sys.exit()
                 log.exception("%s tried to end its thread", self._what)
                 error = InferenceError(f"{self._what} failed: {type(raised).__name__}")
             if self._finished(job):
                 return
-            _tell(job, result, error)
-            del job, result, error  # nothing of a request stays while the thread waits for the next one
+            _deliver(job, result, error)
+            del job, result, error  # releases the request while the thread waits for the next job
 
     def _next(self) -> _Job | None:
-        """The next job, begun; None when there was none for a while, and the thread is to end."""
+        """The next job, marked as begun; None after IDLE_S without any, or on close: the thread ends."""
         with self._ready:
             while not self._waiting:
                 self._idle += 1
@@ -162,7 +165,7 @@ class TaskThreadPool:
             return job
 
     def _finished(self, job: _Job) -> bool:
-        """Whether another thread has taken the place of this one."""
+        """True if another thread has replaced this one."""
         with self._ready:
             self._working.discard(job)
             if job.stuck:
@@ -170,21 +173,21 @@ class TaskThreadPool:
             return job.stuck
 
     def close(self) -> None:
-        """Refuse what waits and let the threads end; one that is stuck ends with its work or with the process."""
+        """Refuse waiting jobs and end the threads; a stuck thread ends with its work or with the process."""
         with self._ready:
             self._closed = True
             waiting = list(self._waiting)
             self._waiting.clear()
             self._ready.notify_all()
         for job in waiting:
-            _tell(job, None, ModelNotReady("the model was unloaded while the request waited; try again"))
+            _deliver(job, None, ModelNotReady("the model was unloaded while the request waited; try again"))
 
 
-def _tell(job: _Job, result: Any, error: BaseException | None) -> None:
+def _deliver(job: _Job, result: Any, error: BaseException | None) -> None:
     try:
         job.loop.call_soon_threadsafe(_resolve, job.future, result, error)
     except RuntimeError:
-        log.debug("an event loop closed before its answer came")
+        log.debug("an event loop closed before its result arrived")
 
 
 def _resolve(future: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
