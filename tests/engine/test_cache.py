@@ -1,4 +1,4 @@
-"""Answers are remembered by model, inputs and nothing less."""
+"""Outputs are cached by model and inputs."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ def test_keys_differ_by_model_name_dtype_shape_order_and_content() -> None:
     assert PredictionCache.key("m", {"x": x}) == PredictionCache.key("m", {"x": x.copy()})
 
 
-def test_text_inputs_are_told_apart() -> None:
+def test_keys_of_different_texts_differ() -> None:
     one = np.array(["ab", "c"], dtype=object)
     other = np.array(["a", "bc"], dtype=object)
     assert PredictionCache.key("m", {"x": one}) != PredictionCache.key("m", {"x": other})
 
 
-def test_the_oldest_use_is_forgotten_first() -> None:
+def test_the_least_recently_used_entry_is_evicted_first() -> None:
     cache = PredictionCache(2)
     for name in (b"a", b"b"):
         cache.put(name, {"y": np.zeros(1)})
@@ -51,7 +51,7 @@ def test_the_oldest_use_is_forgotten_first() -> None:
     assert cache.get(b"a") is None
 
 
-def test_what_is_remembered_does_not_keep_or_follow_the_batch() -> None:
+def test_entries_are_copies_and_do_not_keep_the_batch_alive() -> None:
     batch = np.zeros((32, 2))
     cache = PredictionCache(2)
     cache.put(b"a", {"y": batch[:1]})
@@ -62,7 +62,7 @@ def test_what_is_remembered_does_not_keep_or_follow_the_batch() -> None:
     assert found["y"].sum() == 0
 
 
-def test_what_a_caller_does_to_an_answer_does_not_change_the_next_one() -> None:
+def test_changing_returned_outputs_does_not_change_the_entry() -> None:
     cache = PredictionCache(2)
     cache.put(b"a", {"y": np.zeros(2)})
     first = cache.get(b"a")
@@ -80,7 +80,7 @@ def outputs(n: int) -> dict[str, np.ndarray]:
     return {"y": np.zeros(n, np.uint8)}
 
 
-def test_what_is_remembered_takes_no_more_memory_than_it_may() -> None:
+def test_entries_take_no_more_memory_than_the_limit() -> None:
     cache = PredictionCache(max_bytes=100_000)
     for number in range(100):
         cache.put(bytes([number]), outputs(10_000))
@@ -91,7 +91,7 @@ def test_what_is_remembered_takes_no_more_memory_than_it_may() -> None:
     assert cache.get(bytes([0])) is None
 
 
-def test_an_answer_that_would_push_out_most_others_is_not_remembered() -> None:
+def test_outputs_that_would_evict_most_others_are_not_cached() -> None:
     cache = PredictionCache(max_bytes=100_000)
     cache.put(b"small", outputs(10))
     cache.put(b"large", outputs(20_000))
@@ -99,7 +99,7 @@ def test_an_answer_that_would_push_out_most_others_is_not_remembered() -> None:
     assert cache.get(b"small") is not None
 
 
-def test_the_same_key_again_takes_no_more_room() -> None:
+def test_the_same_key_again_replaces_its_entry() -> None:
     cache = PredictionCache(10)
     cache.put(b"a", outputs(100), "m")
     before = cache.figures().bytes
@@ -109,13 +109,13 @@ def test_the_same_key_again_takes_no_more_room() -> None:
     assert cache.figures().bytes == before + 100
 
 
-def test_text_counts_with_its_characters() -> None:
+def test_text_counts_its_characters() -> None:
     cache = PredictionCache(10)
     cache.put(b"a", {"y": np.array(["x" * 5000], dtype=object)})
     assert cache.figures().bytes > 5000
 
 
-def test_a_model_that_goes_takes_its_own_answers_along_and_no_others() -> None:
+def test_forgetting_a_model_drops_its_entries_and_no_others() -> None:
     cache = PredictionCache(10)
     cache.put(b"a", outputs(1), "m:1")
     cache.put(b"b", outputs(1), "m:1")
@@ -134,7 +134,7 @@ def test_a_model_that_goes_takes_its_own_answers_along_and_no_others() -> None:
         max_size=60,
     )
 )
-def test_its_books_are_right_after_any_use(uses: list[tuple[str, int, int, str]]) -> None:
+def test_its_counters_match_its_contents_after_any_use(uses: list[tuple[str, int, int, str]]) -> None:
     cache = PredictionCache(8, 20_000)
     for verb, key, size, identity in uses:
         if verb == "p":
@@ -150,11 +150,11 @@ def test_its_books_are_right_after_any_use(uses: list[tuple[str, int, int, str]]
         assert {k for keys in cache._owned.values() for k in keys} == set(cache._entries)
 
 
-# Equal requests at once
+# Concurrent equal requests
 
 
 class Runs:
-    """Runs that end when they are told to, and how many there were."""
+    """Runs that end when the gate opens, and their number."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -173,7 +173,7 @@ def soon(seconds: float = 5.0) -> float:
     return time.monotonic() + seconds
 
 
-async def test_equal_requests_at_once_share_one_run() -> None:
+async def test_concurrent_equal_requests_share_one_run() -> None:
     cache, run = PredictionCache(10), Runs()
     tasks = [asyncio.create_task(cache.outputs("m", b"k", soon(), run)) for _ in range(20)]
     other = asyncio.create_task(cache.outputs("m", b"other", soon(), run))
@@ -190,7 +190,7 @@ async def test_equal_requests_at_once_share_one_run() -> None:
     assert len(cache._flights) == 0
 
 
-async def test_an_error_that_lies_in_the_input_is_everybodys_and_is_not_remembered() -> None:
+async def test_an_error_of_the_input_is_shared_and_not_cached() -> None:
     cache, run = PredictionCache(10), Runs()
     run.error = InferenceError("no")
     tasks = [asyncio.create_task(cache.outputs("m", b"k", soon(), run)) for _ in range(5)]
@@ -203,7 +203,7 @@ async def test_an_error_that_lies_in_the_input_is_everybodys_and_is_not_remember
     assert (await cache.outputs("m", b"k", soon(), run)).batch_rows == 4
 
 
-async def test_when_the_one_who_runs_leaves_another_runs_in_its_place() -> None:
+async def test_if_the_request_that_runs_is_cancelled_another_one_runs() -> None:
     cache, run = PredictionCache(10), Runs()
     tasks = [asyncio.create_task(cache.outputs("m", b"k", soon(), run)) for _ in range(5)]
     await asyncio.sleep(0.01)
@@ -216,7 +216,7 @@ async def test_when_the_one_who_runs_leaves_another_runs_in_its_place() -> None:
     assert run.count == 2
 
 
-async def test_a_refusal_of_the_one_who_runs_is_not_shared() -> None:
+async def test_a_refusal_of_the_request_that_runs_is_not_shared() -> None:
     cache = PredictionCache(10)
     gate = asyncio.Event()
 
@@ -237,7 +237,7 @@ async def test_a_refusal_of_the_one_who_runs_is_not_shared() -> None:
     assert (await second).batch_rows == 1
 
 
-async def test_who_waits_for_another_keeps_a_deadline_of_its_own() -> None:
+async def test_a_waiting_request_keeps_its_own_deadline() -> None:
     cache, run = PredictionCache(10), Runs()
     first = asyncio.create_task(cache.outputs("m", b"k", soon(), run))
     await asyncio.sleep(0.01)
@@ -247,7 +247,7 @@ async def test_who_waits_for_another_keeps_a_deadline_of_its_own() -> None:
     assert (await first).batch_rows == 4
 
 
-async def test_who_leaves_while_waiting_disturbs_nobody() -> None:
+async def test_a_cancelled_waiting_request_affects_no_other() -> None:
     cache, run = PredictionCache(10), Runs()
     first, gone, last = (asyncio.create_task(cache.outputs("m", b"k", soon(), run)) for _ in range(3))
     await asyncio.sleep(0.01)

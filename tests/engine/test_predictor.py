@@ -136,7 +136,7 @@ class Source:
 
 
 @pytest.mark.parametrize("workers", [0, 3])
-def test_answers_come_while_the_source_is_read_and_never_far_behind_it(predictor: Predictor, workers: int) -> None:
+def test_results_are_yielded_while_the_source_is_read(predictor: Predictor, workers: int) -> None:
     source = Source(10_000)
     answers = predictor.predict_iter(source, batch_size=16, num_workers=workers)
     assert source.taken == 0
@@ -147,7 +147,7 @@ def test_answers_come_while_the_source_is_read_and_never_far_behind_it(predictor
             break
 
 
-def test_a_source_without_end_needs_no_end(predictor: Predictor) -> None:
+def test_a_source_may_be_endless(predictor: Predictor) -> None:
     endless = itertools.cycle(X)
     first = list(itertools.islice(predictor.predict_iter(endless, batch_size=8, num_workers=2), 60))
     assert [answer.predictions[0] for answer in first] == (TRUTH * 2)[:60]
@@ -178,7 +178,7 @@ def test_requests_are_prepared_while_the_model_runs(registry: Registry, publish:
     assert overlapped.is_set()
 
 
-def test_no_thread_is_left_when_the_answers_are_not_wanted_any_more(predictor: Predictor) -> None:
+def test_no_thread_is_left_when_the_iterator_is_closed(predictor: Predictor) -> None:
     answers = predictor.predict_iter(itertools.cycle(X), batch_size=4, num_workers=2)
     next(answers)
     del answers
@@ -186,7 +186,7 @@ def test_no_thread_is_left_when_the_answers_are_not_wanted_any_more(predictor: P
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("penstock-prepare")]
 
 
-def test_progress_is_told_with_the_number_where_it_is_known(predictor: Predictor) -> None:
+def test_progress_reports_the_total_if_it_is_known(predictor: Predictor) -> None:
     reported: list[tuple[int, int | None]] = []
     predictor.predict_batch(X[:20], batch_size=8, progress=lambda done, total: reported.append((done, total)))
     predictor.predict_batch(iter(X[:10]), batch_size=8, progress=lambda done, total: reported.append((done, total)))
@@ -200,7 +200,7 @@ def test_progress_can_be_a_bar(predictor: Predictor, capsys: pytest.CaptureFixtu
     assert shown.out == ""
 
 
-def test_an_error_stands_in_the_place_of_its_answer_where_that_is_wanted(predictor: Predictor) -> None:
+def test_errors_can_be_returned_in_place_of_results(predictor: Predictor) -> None:
     values = [X[0], np.zeros(3), X[1]]
     good, bad, fine = predictor.predict_batch(values, on_error="return", num_workers=2)
     assert (good.predictions, fine.predictions) == (TRUTH[:1], TRUTH[1:2])
@@ -211,7 +211,7 @@ def test_an_error_stands_in_the_place_of_its_answer_where_that_is_wanted(predict
         predictor.predict_batch(values, on_error="ignore")  # type: ignore[arg-type]
 
 
-def test_a_batch_that_fails_is_halved_until_the_guilty_are_left(predictor: Predictor) -> None:
+def test_a_batch_that_fails_is_halved_until_only_the_requests_at_fault_fail(predictor: Predictor) -> None:
     run = predictor._run
 
     def picky(inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -244,7 +244,7 @@ def test_a_batch_that_does_not_fit_into_memory_is_halved(predictor: Predictor, m
     assert max(sizes) == 8
 
 
-def test_a_single_row_that_does_not_fit_says_so(predictor: Predictor) -> None:
+def test_a_single_row_that_does_not_fit_into_memory_is_an_error(predictor: Predictor) -> None:
     def full(_inputs: Any) -> Any:
         raise OutOfMemory("the batch does not fit into memory")
 
@@ -266,7 +266,7 @@ def test_equal_requests_of_a_batch_each_have_outputs_of_their_own(registry: Regi
         assert len(set(predictor.predict_batch([row, row, row]))) == 1
 
 
-def test_the_cache_knows_single_requests_of_a_batch(registry: Registry, publish: Publish) -> None:
+def test_the_cache_finds_single_requests_of_a_batch(registry: Registry, publish: Publish) -> None:
     publish()
     with Predictor("m", registry=registry, cache_size=100) as predictor:
         run, sizes = predictor._run, []
@@ -287,7 +287,7 @@ def test_a_bug_in_a_task_is_an_error_that_names_it(predictor: Predictor, monkeyp
         predictor.predict(X[0])
 
 
-def test_a_model_of_a_fixed_batch_is_fed_that_batch(tmp_path: Path) -> None:
+def test_a_model_with_a_fixed_batch_gets_that_batch(tmp_path: Path) -> None:
     with Predictor(linear(tmp_path / "fixed.onnx", batch=4), registry=Registry(tmp_path / "none")) as predictor:
         logits = np.reshape(predictor.predict(X[:4]).outputs["logits"], (4, -1))
         assert logits.argmax(axis=1).tolist() == TRUTH[:4]
@@ -327,9 +327,7 @@ class Careless(Predictor):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_bug_in_a_subclass_costs_only_the_request_it_fails_on(
-    registry: Registry, publish: Publish, workers: int
-) -> None:
+def test_a_bug_in_a_subclass_fails_only_its_own_request(registry: Registry, publish: Publish, workers: int) -> None:
     publish()
     rows = [[1, 1, 1, 1], [0, 1, 1, 1], [1, 0, 1, 1], [1, 1, 0, 1], [1, 1, 1, 1]]
     with Careless("m", registry=registry) as careless:
@@ -347,7 +345,7 @@ def test_a_source_without_requests_is_refused(predictor: Predictor) -> None:
         predictor.predict_batch(5)  # type: ignore[arg-type]
 
 
-def test_optimizations_that_are_no_list_are_refused(registry: Registry, publish: Publish) -> None:
+def test_optimizations_that_are_not_a_list_are_refused(registry: Registry, publish: Publish) -> None:
     publish()
     with pytest.raises(ConfigError, match=r"give a list of them, \['quantization'\]"):
         Predictor("m", registry=registry, optimizations="quantization")

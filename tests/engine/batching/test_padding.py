@@ -1,4 +1,4 @@
-"""Requests of many lengths in one run: the answer is that of a run alone, whatever the company and the padding."""
+"""Requests of many lengths in one run: the outputs are those of a run alone."""
 
 from __future__ import annotations
 
@@ -47,11 +47,11 @@ def same(got: Arrays, expected: Arrays) -> None:
         np.testing.assert_allclose(got[name], array, rtol=1e-5, atol=1e-5)
 
 
-# What becomes of a request's arrays
+# Padding and cutting back
 
 
 @given(requests=st.lists(st.tuples(st.integers(1, 3), st.integers(1, 20)), min_size=1, max_size=12))
-def test_in_any_company_a_request_gets_the_answer_of_a_run_alone(
+def test_in_any_batch_a_request_gets_the_outputs_of_a_run_alone(
     backend: Backend, requests: list[tuple[int, int]]
 ) -> None:
     items = [tokens(rows, length, seed) for seed, (rows, length) in enumerate(requests)]
@@ -71,7 +71,7 @@ def test_requests_share_a_run_when_one_bucket_holds_them() -> None:
     assert len(set(keys)) == 5  # beyond the longest bucket each length is its own
 
 
-def test_what_is_padded_is_masked_and_filled_with_the_value_of_the_policy() -> None:
+def test_padding_is_masked_and_filled_with_the_value_of_the_policy() -> None:
     padding = Padding([POLICY.model_copy(update={"values": {"tokens": 7.0}})], SIGNATURE)
     batch = padding.stack([{"tokens": np.array([[1, 2, 3]])}, {"tokens": np.array([[4], [5]])}])
     assert batch["tokens"].tolist() == [[1, 2, 3, 7], [4, 7, 7, 7], [5, 7, 7, 7]]
@@ -79,13 +79,13 @@ def test_what_is_padded_is_masked_and_filled_with_the_value_of_the_policy() -> N
     assert {name: array.dtype for name, array in batch.items()} == {"tokens": np.int64, "mask": np.int64}
 
 
-def test_requests_bring_no_mask_and_a_mask_they_bring_is_refused_by_name() -> None:
+def test_a_mask_in_a_request_is_refused_by_name() -> None:
     assert [spec.name for spec in PADDING.signature.inputs] == ["tokens"]
     with pytest.raises(InvalidInput, match="mask: the model has no such input"):
         PADDING.signature.validate({**tokens(1, 3), "mask": np.ones((1, 3), np.int64)})
 
 
-def test_inputs_of_one_policy_must_have_one_length_and_some() -> None:
+def test_inputs_of_one_policy_have_one_length_of_at_least_1() -> None:
     signature = Signature(
         (TensorSpec("a", "FP32", (-1, -1)), TensorSpec("b", "FP32", (-1, 2, -1))), (TensorSpec("y", "FP32", (-1,)),)
     )
@@ -126,7 +126,7 @@ def test_an_output_that_does_not_keep_the_padded_length_is_an_error_that_names_i
         PADDING.split({"logits": np.zeros((1, CLASSES)), "scores": np.zeros((1, 9))}, [item])
 
 
-def test_a_padded_backend_takes_any_length_alone_and_no_rows_at_all(backend: Backend) -> None:
+def test_a_padded_backend_takes_any_length_and_empty_batches(backend: Backend) -> None:
     wrapped = padded(backend, [POLICY])
     assert isinstance(wrapped, PaddedBackend)
     for length in (1, 4, 7, 30):
@@ -160,7 +160,7 @@ async def ask(registry: Registry, requests: list[Arrays], **settings: object) ->
         await engine.close()
 
 
-async def test_a_served_model_runs_many_lengths_together_and_answers_each_as_if_alone(
+async def test_a_served_model_runs_many_lengths_together_with_the_outputs_of_runs_alone(
     registry: Registry, tmp_path: Path
 ) -> None:
     registry.publish(token_artifact(tmp_path).path)
@@ -184,13 +184,13 @@ def load(registry: Registry) -> None:
     Predictor("tokens", registry=registry).close()
 
 
-def test_a_model_that_padding_changes_is_not_served(registry: Registry, tmp_path: Path) -> None:
+def test_a_model_whose_outputs_change_with_padding_is_not_served(registry: Registry, tmp_path: Path) -> None:
     registry.publish(token_artifact(tmp_path, careless=True).path)
     with pytest.raises(GoldenMismatch, match="logits"):
         load(registry)
 
 
-def test_a_model_that_padding_changes_is_found_out_when_its_golden_samples_fill_a_bucket(
+def test_a_model_whose_outputs_change_with_padding_is_refused_even_if_its_samples_fill_a_bucket(
     registry: Registry, tmp_path: Path
 ) -> None:
     policy = POLICY.model_copy(update={"buckets": (6, 12)})  # the golden samples are of length 6: they need no padding
@@ -199,13 +199,13 @@ def test_a_model_that_padding_changes_is_found_out_when_its_golden_samples_fill_
         load(registry)
 
 
-def test_an_output_left_at_the_padded_length_is_found_out(registry: Registry, tmp_path: Path) -> None:
+def test_an_output_left_at_the_padded_length_is_refused(registry: Registry, tmp_path: Path) -> None:
     registry.publish(token_artifact(tmp_path, policy=POLICY.model_copy(update={"outputs": {}})).path)
     with pytest.raises(GoldenMismatch, match="scores"):
         load(registry)
 
 
-async def test_the_batching_policy_of_a_manifest_holds_and_the_operators_word_goes_before_it(
+async def test_the_operators_batching_policy_takes_precedence_over_that_of_the_manifest(
     registry: Registry, tmp_path: Path
 ) -> None:
     registry.publish(token_artifact(tmp_path, batching=BatchingPolicy(max_batch_rows=3)).path)
@@ -216,7 +216,7 @@ async def test_the_batching_policy_of_a_manifest_holds_and_the_operators_word_go
     assert max(batches) == 5
 
 
-def test_a_bucket_the_model_does_not_run_at_stops_the_load(registry: Registry, tmp_path: Path) -> None:
+def test_a_bucket_at_which_the_model_fails_stops_the_load(registry: Registry, tmp_path: Path) -> None:
     registry.publish(token_artifact(tmp_path, longest=10).path)
     with pytest.raises(ModelLoadError, match=r"tokens:1.0/onnx-fp32: the model fails at the padded length \(16,\)"):
         load(registry)

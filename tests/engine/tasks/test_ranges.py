@@ -39,7 +39,7 @@ def y(*row: float) -> dict[str, np.ndarray]:
     return {"y": np.array([row], np.float32), "k": np.array([0])}
 
 
-def test_a_model_with_nothing_to_look_at_has_no_watch() -> None:
+def test_a_model_without_checks_has_no_watch() -> None:
     assert watch_for(None, SIGNATURE, OFF) is None
     assert watch_for(None, SIGNATURE, RangePolicies(), finite_by_task=True) is None
     assert watch_for(Ranges(inputs={"x": Range(minimum=0)}), SIGNATURE, OFF) is None
@@ -70,12 +70,12 @@ def test_inputs_are_compared_with_their_range(row: tuple[float, ...], flags: tup
     assert looked.inputs(x(*row)) == flags
 
 
-def test_a_bound_that_the_type_of_the_tensor_cannot_hold_exactly_is_still_inside() -> None:
+def test_a_bound_that_the_datatype_cannot_represent_exactly_is_inside() -> None:
     looked = watch(Ranges(inputs={"x": Range(minimum=0.1, maximum=0.3)}))
     assert looked.inputs(x(0.1, 0.2, 0.3)) == ()
 
 
-def test_a_bound_beyond_the_type_of_the_tensor_is_no_bound() -> None:
+def test_a_bound_beyond_the_datatype_is_ignored() -> None:
     looked = watch(Ranges(inputs={"x": Range(minimum=-1e300, maximum=1e300)}))
     assert looked.inputs(x(-3e38, 0, 3e38)) == ()
 
@@ -86,7 +86,7 @@ def test_one_side_may_be_open() -> None:
     assert looked.inputs(x(0, -1, 5))[0].kind == "below"
 
 
-def test_each_place_may_have_a_range_of_its_own() -> None:
+def test_each_index_of_the_last_axis_may_have_its_own_range() -> None:
     looked = watch(Ranges(inputs={"x": Range(minimum=(0, -100, 5), maximum=(1, 100, 6))}))
     assert looked.inputs(x(0.5, -99, 5.5)) == ()
     assert looked.inputs(x(2, 0, 5.5)) == (Flag("input", "x", "above"),)
@@ -110,7 +110,7 @@ def test_refusing_names_the_tensor_the_value_and_the_bound() -> None:
         looked.outputs(y(0, np.nan))
 
 
-def test_the_manifest_goes_before_the_server() -> None:
+def test_the_manifest_takes_precedence_over_the_server() -> None:
     ranges = Ranges(outputs={"y": Range(maximum=1)}, on_output="refuse", on_nan="off")
     looked = watch(ranges, RangePolicies("count", "count", "refuse"))
     with pytest.raises(OutOfRange):
@@ -147,7 +147,7 @@ def test_empty_tensors_are_inside() -> None:
     st.none() | st.floats(-10, 0),
     st.none() | st.floats(0, 10),
 )
-def test_every_way_to_look_comes_to_the_same_verdict(array: np.ndarray, low: float | None, high: float | None) -> None:
+def test_every_kind_of_check_gives_the_same_result(array: np.ndarray, low: float | None, high: float | None) -> None:
     """Few numbers and many, one bound for all and one for each place; sums that overflow are no false alarm."""
     signature = Signature((), (TensorSpec("y", "FP64", (-1, 2)),))
     least, most = -np.inf if low is None else low, np.inf if high is None else high
@@ -166,7 +166,7 @@ def test_every_way_to_look_comes_to_the_same_verdict(array: np.ndarray, low: flo
     hnp.arrays(np.float32, hnp.array_shapes(min_dims=2, max_dims=3), elements=st.floats(-1e6, 1e6, width=32)),
     st.booleans(),
 )
-def test_what_was_measured_is_inside_what_it_measures(samples: np.ndarray, per_feature: bool) -> None:
+def test_samples_are_inside_the_range_measured_from_them(samples: np.ndarray, per_feature: bool) -> None:
     ranges = measure_ranges({"x": samples}, {}, per_feature=per_feature)
     signature = Signature((TensorSpec("x", "FP32", (-1, *samples.shape[1:])),), ())
     check_ranges(ranges, signature)
@@ -175,13 +175,13 @@ def test_what_was_measured_is_inside_what_it_measures(samples: np.ndarray, per_f
     assert looked.inputs({"x": samples}) == ()
 
 
-def test_samples_are_widened_by_a_part_of_their_width() -> None:
+def test_a_measured_range_is_widened_by_a_part_of_its_width() -> None:
     ranges = measure_ranges({"x": np.array([[0.0, 100.0], [10.0, 300.0]])}, {}, per_feature=True)
     assert ranges.inputs["x"] == Range(minimum=(-1, 80), maximum=(11, 320))
     assert measure_ranges({"x": [0, 10]}, {}, margin=0).inputs["x"] == Range(minimum=0, maximum=10)
 
 
-def test_what_is_no_number_is_not_measured_and_what_is_not_finite_is_refused() -> None:
+def test_only_numbers_are_measured_and_values_that_are_not_finite_are_refused() -> None:
     assert measure_ranges({"t": np.array(["a"], object), "b": np.array([True])}, {}) == Ranges()
     with pytest.raises(InvalidInput, match="'y' are empty or not finite"):
         measure_ranges({}, {"y": np.array([np.nan])})
@@ -219,6 +219,6 @@ def test_a_range_edited_by_hand_is_checked(given: dict[str, Any]) -> None:
         Range(**given)
 
 
-def test_a_policy_nobody_knows_is_refused() -> None:
+def test_an_unknown_policy_is_refused() -> None:
     with pytest.raises(ValidationError, match="on_input"):
         Ranges(on_input="explode")  # type: ignore[arg-type]

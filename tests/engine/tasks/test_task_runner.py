@@ -135,7 +135,7 @@ async def make(registry: Registry) -> AsyncIterator[MakeEngine]:
 # Several tasks
 
 
-async def test_a_model_answers_as_any_of_its_tasks(make: MakeEngine, add: Publish) -> None:
+async def test_a_model_serves_each_of_its_tasks(make: MakeEngine, add: Publish) -> None:
     add(more_tasks=[TENSOR])
     engine = await make()
     as_class = await engine.predict(X[0])
@@ -155,7 +155,7 @@ async def test_a_task_the_model_does_not_have_is_refused_by_name(make: MakeEngin
     assert caught.value.errors[0].field == "task"
 
 
-async def test_a_batch_may_be_asked_as_another_task(make: MakeEngine, add: Publish) -> None:
+async def test_a_batch_may_name_another_task(make: MakeEngine, add: Publish) -> None:
     add(more_tasks=[TENSOR])
     engine = await make()
     results = await engine.predict_batch([{"x": X[:1]}, {"x": X[1:2]}], task="tensor")
@@ -167,7 +167,7 @@ def test_a_manifest_cannot_list_a_task_twice(add: Publish) -> None:
         add(task=TENSOR, more_tasks=[TENSOR])
 
 
-async def test_a_further_task_that_cannot_be_loaded_is_told_at_the_load(add: Publish, registry: Registry) -> None:
+async def test_a_further_task_that_cannot_be_loaded_fails_the_load(add: Publish, registry: Registry) -> None:
     add(more_tasks=[TaskEntry(kind="poetry")])
     engine = InferenceEngine(InferenceConfig(), registry=registry)
     with pytest.raises(ModelLoadError, match="no task of the kind 'poetry'"):
@@ -178,7 +178,7 @@ async def test_a_further_task_that_cannot_be_loaded_is_told_at_the_load(add: Pub
 # Tasks that misbehave
 
 
-async def test_a_task_of_a_third_party_runs_beside_the_event_loop(make: MakeEngine, add: Publish) -> None:
+async def test_a_task_of_a_third_party_runs_in_a_thread(make: MakeEngine, add: Publish) -> None:
     add(task=TaskEntry(kind="moody"))
     engine = await make()
     assert (await engine.predict("answer")).response.thread == "penstock-task"
@@ -218,7 +218,7 @@ def test_a_task_that_overrides_an_inline_one_is_not_inline_unless_it_says_so() -
         ("wrong after", InferenceError, "answered with a dict"),
     ],
 )
-async def test_a_task_that_fails_fails_alone_and_in_one_sentence(
+async def test_a_failing_task_fails_its_own_request_with_one_sentence(
     make: MakeEngine, add: Publish, order: str, error: type[Exception], said: str
 ) -> None:
     add(task=TaskEntry(kind="moody"))
@@ -234,7 +234,7 @@ async def test_a_task_that_fails_fails_alone_and_in_one_sentence(
 
 
 @pytest.mark.parametrize("order", ["hang", "hang after"])
-async def test_a_task_that_never_ends_costs_its_request_the_deadline_and_nobody_else_anything(
+async def test_a_task_that_hangs_fails_its_own_request_at_the_deadline_and_no_other(
     make: MakeEngine, add: Publish, order: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(aside_module, "STUCK_AFTER_S", 0.05)
@@ -282,7 +282,7 @@ async def observed(engine: InferenceEngine, request: Any, **options: Any) -> Obs
     return seen[0]
 
 
-async def test_a_request_outside_the_expected_range_is_answered_and_flagged(make: MakeEngine, add: Publish) -> None:
+async def test_a_request_outside_the_expected_range_succeeds_with_a_flag(make: MakeEngine, add: Publish) -> None:
     add(ranges=RANGES)
     engine = await make()
     assert (await engine.predict(X[0])).flags == ()
@@ -292,7 +292,7 @@ async def test_a_request_outside_the_expected_range_is_answered_and_flagged(make
 
 
 @pytest.mark.parametrize("source", ["manifest", "server"])
-async def test_a_request_outside_is_refused_where_the_policy_says_so(
+async def test_a_request_outside_the_expected_range_is_refused_by_policy(
     make: MakeEngine, add: Publish, source: str
 ) -> None:
     by_manifest = source == "manifest"
@@ -324,7 +324,7 @@ async def test_outputs_that_are_not_finite_are_refused_by_policy(make: MakeEngin
         await engine.predict({"x": np.full((1, FEATURES), 3e38, np.float32)})
 
 
-async def test_a_cached_answer_is_flagged_like_a_fresh_one(make: MakeEngine, add: Publish) -> None:
+async def test_cached_outputs_are_flagged_like_fresh_ones(make: MakeEngine, add: Publish) -> None:
     add(ranges=RANGES)
     engine = await make(cache_size=10)
     fresh, again = [await engine.predict(np.full(FEATURES, 11.0)) for _ in range(2)]
@@ -332,7 +332,7 @@ async def test_a_cached_answer_is_flagged_like_a_fresh_one(make: MakeEngine, add
     assert again.flags == fresh.flags != ()
 
 
-def test_a_policy_nobody_knows_is_refused_by_field() -> None:
+def test_an_unknown_policy_is_refused_by_field() -> None:
     with pytest.raises(ConfigError, match=r"on_nan_output: 'explode'"):
         InferenceConfig(on_nan_output="explode")  # type: ignore[arg-type]
 
@@ -340,7 +340,7 @@ def test_a_policy_nobody_knows_is_refused_by_field() -> None:
 # The cache in the engine
 
 
-async def test_equal_requests_at_once_run_once_and_all_are_answered(make: MakeEngine, add: Publish) -> None:
+async def test_concurrent_equal_requests_share_one_run(make: MakeEngine, add: Publish) -> None:
     add()
     engine = await make(cache_bytes=1_000_000)
     answers = await asyncio.gather(*(engine.predict(X[0]) for _ in range(30)))
@@ -349,7 +349,7 @@ async def test_equal_requests_at_once_run_once_and_all_are_answered(make: MakeEn
     assert engine.get_stats()["cache"] == {**engine.cache.figures()._asdict(), "entries": 1, "hits": 29, "misses": 1}
 
 
-async def test_models_with_the_same_file_do_not_share_answers(make: MakeEngine, add: Publish) -> None:
+async def test_models_with_the_same_file_do_not_share_cache_entries(make: MakeEngine, add: Publish) -> None:
     add("a", seed=1)
     add("b", seed=1)
     engine = await make(cache_size=10)
@@ -357,7 +357,7 @@ async def test_models_with_the_same_file_do_not_share_answers(make: MakeEngine, 
     assert (await engine.predict(X[0], ref="b")).batch_rows == 1
 
 
-async def test_an_unloaded_model_leaves_nothing_in_the_cache_and_answers_afresh(make: MakeEngine, add: Publish) -> None:
+async def test_unloading_a_model_drops_its_cache_entries(make: MakeEngine, add: Publish) -> None:
     add("a", seed=1)
     add("b", seed=2)
     engine = await make(cache_size=10)
@@ -375,7 +375,7 @@ async def test_large_requests_are_cached_as_well(make: MakeEngine, add: Publish)
     assert [(await engine.predict(X[0], in_thread=True)).batch_rows for _ in range(2)] == [1, 0]
 
 
-async def test_without_a_cache_there_are_no_figures_of_one(make: MakeEngine, add: Publish) -> None:
+async def test_without_a_cache_there_are_no_cache_figures(make: MakeEngine, add: Publish) -> None:
     add()
     engine = await make()
     assert engine.cache is None

@@ -36,7 +36,7 @@ def soon(seconds: float = 5.0) -> float:
     return time.monotonic() + seconds
 
 
-async def test_work_runs_in_a_thread_and_its_result_and_its_error_come_back() -> None:
+async def test_work_runs_in_a_thread_and_returns_its_result_or_error() -> None:
     pool = make()
     assert await pool.run(lambda: threading.current_thread().name, soon()) == "penstock-task"
     with pytest.raises(KeyError, match="lost"):
@@ -44,7 +44,7 @@ async def test_work_runs_in_a_thread_and_its_result_and_its_error_come_back() ->
     pool.close()
 
 
-async def test_work_that_exits_is_an_error_and_not_the_end_of_the_process() -> None:
+async def test_work_that_calls_exit_is_an_error() -> None:
     pool = make()
     with pytest.raises(InferenceError, match="the task t of m:1 failed: SystemExit"):
         await pool.run(lambda: (_ for _ in ()).throw(SystemExit(3)).__next__(), soon())
@@ -52,7 +52,7 @@ async def test_work_that_exits_is_an_error_and_not_the_end_of_the_process() -> N
     pool.close()
 
 
-async def test_as_many_run_at_once_as_there_are_threads_and_no_more(gate: threading.Event) -> None:
+async def test_at_most_one_job_runs_per_thread(gate: threading.Event) -> None:
     pool = make(threads=3)
     inside = [0, 0]
 
@@ -70,7 +70,7 @@ async def test_as_many_run_at_once_as_there_are_threads_and_no_more(gate: thread
     pool.close()
 
 
-async def test_idle_threads_are_used_again_and_end_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_idle_threads_are_reused_and_end_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     pool = make()
     used = {await pool.run(threading.get_ident, soon()) for _ in range(20)}
     assert len(used) <= 2
@@ -83,7 +83,7 @@ async def test_idle_threads_are_used_again_and_end_after_a_while(monkeypatch: py
     pool.close()
 
 
-async def test_what_waits_is_bounded_in_number_and_in_bytes(gate: threading.Event) -> None:
+async def test_waiting_jobs_are_bounded_in_number_and_in_bytes(gate: threading.Event) -> None:
     pool = make(threads=1, most=2, most_bytes=1000)
     tasks = [asyncio.create_task(pool.run(gate.wait, soon(), 10))]
     await until(lambda: len(pool._working) == 1)
@@ -107,7 +107,7 @@ async def test_what_waits_is_bounded_in_number_and_in_bytes(gate: threading.Even
     pool.close()
 
 
-async def test_work_past_its_deadline_is_given_up_and_what_had_not_begun_never_begins(gate: threading.Event) -> None:
+async def test_work_past_its_deadline_is_dropped_and_does_not_begin(gate: threading.Event) -> None:
     pool = make(threads=1)
     begun: list[int] = []
     first = asyncio.create_task(pool.run(gate.wait, soon()))
@@ -124,7 +124,7 @@ async def test_work_past_its_deadline_is_given_up_and_what_had_not_begun_never_b
 
 
 @pytest.mark.usefixtures("hasty")
-async def test_a_thread_that_hangs_is_replaced_and_those_behind_it_are_answered(gate: threading.Event) -> None:
+async def test_a_stuck_thread_is_replaced_and_waiting_jobs_run(gate: threading.Event) -> None:
     pool = make(threads=1)
     for hung in (1, 2, 3):
         with pytest.raises(DeadlineExceeded):
@@ -138,7 +138,7 @@ async def test_a_thread_that_hangs_is_replaced_and_those_behind_it_are_answered(
 
 
 @pytest.mark.usefixtures("hasty")
-async def test_a_caller_who_leaves_work_that_hangs_leaves_no_blocked_thread(gate: threading.Event) -> None:
+async def test_a_cancelled_job_that_hangs_blocks_no_thread(gate: threading.Event) -> None:
     pool = make(threads=1)
     gone = asyncio.create_task(pool.run(gate.wait, soon(0.1)))
     await until(lambda: len(pool._working) == 1)
@@ -149,7 +149,7 @@ async def test_a_caller_who_leaves_work_that_hangs_leaves_no_blocked_thread(gate
 
 
 @pytest.mark.usefixtures("hasty")
-async def test_a_task_that_hangs_again_and_again_is_asked_no_more_until_it_comes_back(gate: threading.Event) -> None:
+async def test_a_task_with_many_stuck_threads_is_refused_until_they_return(gate: threading.Event) -> None:
     pool = make(threads=2)
     for _ in range(MOST_STUCK):
         with pytest.raises(DeadlineExceeded):
@@ -165,7 +165,7 @@ async def test_a_task_that_hangs_again_and_again_is_asked_no_more_until_it_comes
     pool.close()
 
 
-async def test_slow_work_within_a_second_is_not_taken_for_stuck(gate: threading.Event) -> None:
+async def test_slow_work_within_a_second_is_not_stuck(gate: threading.Event) -> None:
     pool = make(threads=1)
     with pytest.raises(DeadlineExceeded):
         await pool.run(lambda: gate.wait(0.2), soon(0.01))
@@ -174,7 +174,7 @@ async def test_slow_work_within_a_second_is_not_taken_for_stuck(gate: threading.
     pool.close()
 
 
-async def test_closing_refuses_what_waits_and_what_comes(gate: threading.Event) -> None:
+async def test_closing_refuses_waiting_and_new_jobs(gate: threading.Event) -> None:
     pool = make(threads=1)
     first = asyncio.create_task(pool.run(gate.wait, soon()))
     waiting = asyncio.create_task(pool.run(lambda: 1, soon()))
