@@ -283,7 +283,7 @@ def test_a_bug_in_a_task_is_an_error_that_names_it(predictor: Predictor, monkeyp
         raise KeyError("oops")
 
     monkeypatch.setattr(predictor.task, "preprocess", broken)
-    with pytest.raises(InferenceError, match=r"vector-classification failed while it prepared .* KeyError: 'oops'"):
+    with pytest.raises(InferenceError, match=r"vector-classification failed to prepare .* KeyError: 'oops'"):
         predictor.predict(X[0])
 
 

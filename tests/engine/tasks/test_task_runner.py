@@ -209,13 +209,13 @@ def test_a_task_that_overrides_an_inline_one_is_not_inline_unless_it_says_so() -
     ("order", "error", "said"),
     [
         ("raise", InferenceError, "the task moody of m:1 failed to prepare the request"),
-        ("stop", InferenceError, "failed while it prepared"),
+        ("stop", InferenceError, "failed to prepare"),
         ("exit", InferenceError, "the task moody of m:1 failed: SystemExit"),
-        ("none", InferenceError, "failed while it prepared"),
+        ("none", InferenceError, "failed to prepare"),
         ("shape", InvalidInput, r"x: the shape is \[1, 5\]"),
         ("name", InvalidInput, "x: this input is missing"),
         ("raise after", InferenceError, "failed on the model's outputs"),
-        ("wrong after", InferenceError, "answered with a dict"),
+        ("wrong after", InferenceError, "returned a dict"),
     ],
 )
 async def test_a_failing_task_fails_its_own_request_with_one_sentence(
