@@ -191,15 +191,15 @@ def test_only_numbers_are_measured_and_values_that_are_not_finite_are_refused() 
 
 
 @pytest.mark.parametrize(
-    ("ranges", "said"),
+    ("ranges", "message"),
     [
         (Ranges(inputs={"z": Range()}), "no input 'z'; it has x, n, t"),
         (Ranges(outputs={"x": Range()}), "no output 'x'; it has y, k"),
         (Ranges(inputs={"x": Range(minimum=(0, 0))}), "2 places are given for 'x', its last axis has 3"),
     ],
 )
-def test_ranges_that_do_not_fit_the_signature_are_refused_by_name(ranges: Ranges, said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_ranges_that_do_not_fit_the_signature_are_refused_by_name(ranges: Ranges, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         check_ranges(ranges, SIGNATURE)
 
 

@@ -206,7 +206,7 @@ def test_a_task_that_overrides_an_inline_one_is_not_inline_unless_it_says_so() -
 
 
 @pytest.mark.parametrize(
-    ("order", "error", "said"),
+    ("order", "error", "message"),
     [
         ("raise", InferenceError, "the task moody of m:1 failed to prepare the request"),
         ("stop", InferenceError, "failed to prepare"),
@@ -219,7 +219,7 @@ def test_a_task_that_overrides_an_inline_one_is_not_inline_unless_it_says_so() -
     ],
 )
 async def test_a_failing_task_fails_its_own_request_with_one_sentence(
-    make: MakeEngine, add: Publish, order: str, error: type[Exception], said: str
+    make: MakeEngine, add: Publish, order: str, error: type[Exception], message: str
 ) -> None:
     add(task=TaskEntry(kind="moody"))
     engine = await make()
@@ -227,7 +227,7 @@ async def test_a_failing_task_fails_its_own_request_with_one_sentence(
         *(engine.predict(each) for each in ("answer", order, "answer")), return_exceptions=True
     )
     assert isinstance(bad, error)
-    with pytest.raises(error, match=said):
+    with pytest.raises(error, match=message):
         raise bad
     assert "secret" not in str(bad)
     assert (good.response.thread, also_good.response.thread) == ("penstock-task", "penstock-task")

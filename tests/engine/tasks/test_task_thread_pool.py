@@ -1,4 +1,4 @@
-"""Threads beside the event loop: results, refusals, deadlines, and work that never comes back."""
+"""Threads for task code: results, refusals, deadlines, and work that never returns."""
 
 from __future__ import annotations
 

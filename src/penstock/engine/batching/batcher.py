@@ -18,10 +18,10 @@ from typing import Generic, NamedTuple, TypeAlias, TypeVar
 
 from penstock.engine.batching.collation import Batch, Collator, Payload
 from penstock.engine.batching.deadlines import DeadlineTimers
-from penstock.engine.batching.halving import halve_batch, halve_rows
+from penstock.engine.batching.halving import as_penstock_error, halve_batch, halve_rows
 from penstock.engine.batching.limits import BatchLimits
 from penstock.engine.batching.queue import BatchQueue, Item
-from penstock.errors import DeadlineExceeded, InferenceError, ModelNotReady, OutOfMemory, Overloaded, PenstockError
+from penstock.errors import DeadlineExceeded, ModelNotReady, OutOfMemory, Overloaded, PenstockError
 
 log = logging.getLogger(__name__)
 Result = TypeVar("Result")
@@ -349,13 +349,13 @@ class Batcher(Generic[Payload, Batch, Result]):
     def _failed(self, item: Item[Payload], error: BaseException) -> Outcome[Result]:
         """The outcome of a request that failed alone; one that does not fit into memory runs in parts."""
         if not isinstance(error, OutOfMemory):
-            return _as_penstock_error(error)
+            return as_penstock_error(error)
         try:
             parts = halve_rows(
                 lambda payload: self._run_part(item, payload), item.payload, item.rows, self._collator.cut, error
             )
         except (Exception, SystemExit) as failure:
-            return _as_penstock_error(failure)
+            return as_penstock_error(failure)
         return self._joined(parts)
 
     def _run_part(self, item: Item[Payload], payload: Payload) -> Batched[Result]:
@@ -399,12 +399,3 @@ def _resolve(resolved: Iterable[tuple[Item[Payload], Outcome[Result]]]) -> None:
     for item, outcome in resolved:
         if not item.future.done():
             item.future.set_result(outcome)
-
-
-def _as_penstock_error(error: BaseException) -> PenstockError:
-    if isinstance(error, PenstockError):
-        return error
-    log.error("the model failed", exc_info=error)
-    wrapped = InferenceError("the model failed on this input")
-    wrapped.__cause__ = error
-    return wrapped

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from penstock.errors import OutOfMemory
+from penstock.errors import InferenceError, OutOfMemory, PenstockError
+
+log = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
 Payload = TypeVar("Payload")
@@ -55,3 +58,13 @@ def halve_rows(
         except OutOfMemory as again:
             results += halve_rows(run, part, part_rows, cut, again)
     return results
+
+
+def as_penstock_error(error: BaseException) -> PenstockError:
+    """The error as the result of a request; a bug in a model is logged and becomes an InferenceError."""
+    if isinstance(error, PenstockError):
+        return error
+    log.error("the model failed", exc_info=error)
+    wrapped = InferenceError("the model failed on this input")
+    wrapped.__cause__ = error
+    return wrapped
