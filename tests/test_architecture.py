@@ -112,13 +112,12 @@ def test_only_its_own_rooms_import_a_package(package: str) -> None:
 def test_loading_a_starter_model_imports_no_other_customer(tmp_path: Path) -> None:
     code = """
 import asyncio, sys
-from penstock.gateway.gateway import Gateway
-from penstock.gateway.native.routes import TABLE
+from penstock.gateway.assembly import build_gateway
 from penstock.gateway.service import Service
 from penstock.settings import Settings
 
 async def main():
-    gateway = Gateway(Service(Settings()), TABLE)
+    gateway = build_gateway(Service(Settings()))
     await gateway.service.start(["digits"])
     await gateway.close()
 

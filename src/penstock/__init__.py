@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from penstock.engine.loading.manager import ModelManager
     from penstock.engine.predictor import Predictor
     from penstock.errors import PenstockError
+    from penstock.gateway.process.asgi import create_app
     from penstock.optimize.search import optimize_for_inference
     from penstock.registry.registry import Registry
     from penstock.settings import Settings
@@ -37,6 +38,7 @@ _HOMES = {
     "Signature": "penstock.tensors",
     "Task": "penstock.tasks.base",
     "TensorSpec": "penstock.tensors",
+    "create_app": "penstock.gateway.process.asgi",
     "optimize_for_inference": "penstock.optimize.search",
 }
 
@@ -54,6 +56,7 @@ __all__ = [
     "Task",
     "TensorSpec",
     "__version__",
+    "create_app",
     "optimize_for_inference",
 ]
 

@@ -118,7 +118,7 @@ def test_every_origin_may_call_where_the_settings_say_so() -> None:
 
     cors = Cors(("*",), Routes(TABLE))
     headers: list[tuple[str, str]] = []
-    cors.allow(Asked(origin="https://anyone.example"), headers)  # type: ignore[arg-type]
+    cors.add_headers(Asked(origin="https://anyone.example"), headers)  # type: ignore[arg-type]
     assert ("access-control-allow-origin", "*") in headers
     assert not any(name in ("vary", "access-control-allow-credentials") for name, _ in headers)
-    assert cors.preflight(Asked(origin="https://anyone.example")) is None  # type: ignore[arg-type]
+    assert cors.answer(Asked(origin="https://anyone.example")) is None  # type: ignore[arg-type]

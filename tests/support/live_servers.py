@@ -18,9 +18,11 @@ import uvicorn
 import uvloop
 
 from penstock.backends.devices import usable_cores
+from penstock.gateway.assembly import build_gateway
 from penstock.gateway.gateway import Gateway
-from penstock.gateway.native.routes import TABLE
-from penstock.gateway.process.asgi import create_app
+from penstock.gateway.http import Protocol
+from penstock.gateway.native.routes import NATIVE
+from penstock.gateway.process.asgi import AsgiApp, create_app
 from penstock.gateway.process.server import free_address, granian_server
 from penstock.gateway.service import Service
 from penstock.settings import Settings
@@ -31,8 +33,16 @@ REFS = ("vec", "pic", "raw", "slow")
 class Live:
     """A server in a thread of this process, with its gateway at hand."""
 
-    def __init__(self, kind: str, settings: Settings, refs: tuple[str, ...] = REFS) -> None:
+    def __init__(
+        self,
+        kind: str,
+        settings: Settings,
+        refs: tuple[str, ...] = REFS,
+        protocols: tuple[Protocol, ...] = (NATIVE,),
+    ) -> None:
+        """`kind`: `rsgi` (Granian), `asgi` (Uvicorn with FastAPI) or `plain-asgi` (Uvicorn without)."""
         self.kind = kind
+        self._protocols = protocols
         _, port = free_address("127.0.0.1", 0)
         # all threads for each run: one run at a time, so that a slow one fills the queue behind it
         update = {"host": "127.0.0.1", "port": port, "threads": usable_cores()}
@@ -72,14 +82,14 @@ class Live:
 
     def _run(self) -> None:
         try:
-            uvloop.run({"rsgi": self._granian, "asgi": self._uvicorn}[self.kind]())
+            uvloop.run(self._granian() if self.kind == "rsgi" else self._uvicorn())
         except BaseException as error:
             self._failure = error
 
     async def _granian(self) -> None:
         self.loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
         self.service = Service(self.settings)
-        self.gateway = Gateway(self.service, TABLE)
+        self.gateway = build_gateway(self.service, protocols=self._protocols)
         server = granian_server(self.gateway, self.settings)
         listening = asyncio.create_task(server.serve())
         await self.service.start(self._refs)
@@ -90,8 +100,13 @@ class Live:
 
     async def _uvicorn(self) -> None:
         self.loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
-        app = create_app(self.settings, self._refs)
-        self.gateway = app.state.gateway
+        app: Any
+        if self.kind == "asgi":
+            app = create_app(self.settings, self._refs)
+            self.gateway = app.state.gateway
+        else:
+            app = AsgiApp(self.settings, self._refs, protocols=self._protocols)
+            self.gateway = app.gateway
         self.service = self.gateway.service
         server = uvicorn.Server(uvicorn.Config(app, port=self.port, log_config=None, lifespan="on", ws="none"))
         serving = asyncio.create_task(server.serve())

@@ -7,7 +7,7 @@ from hashlib import sha256
 from ipaddress import ip_address
 from urllib.parse import SplitResult, urlsplit
 
-from penstock.gateway.http import Call
+from penstock.gateway.http import Call, Step
 from penstock.gateway.problems import Refusal
 
 ADMIN_KEY_HEADER = "X-Penstock-Admin-Key"
@@ -18,7 +18,7 @@ _BAD_KEY = "give the admin key as `Authorization: Bearer …` or `X-Penstock-Adm
 _OFF = "the admin routes are off here: set PENSTOCK_ADMIN_KEY, or listen on a loopback address with no proxy in front"
 
 
-class AdminGuard:
+class AdminGuard(Step):
     """Admits requests to the admin routes: those with the key; without a key, same-origin clients on loopback."""
 
     def __init__(self, key: str | None, listener: str | None) -> None:
@@ -26,7 +26,7 @@ class AdminGuard:
         self._key = key
         self._listener = listener
 
-    def check(self, call: Call) -> None:
+    def guard(self, call: Call) -> None:
         """Raises Refusal: 404 if the admin routes are off, 401 without the key, 403 for a page of another origin."""
         if self._key is None:
             _check_local(call, self._listener)

@@ -1,8 +1,8 @@
-"""Cross-origin requests: which pages of other origins may call, as the Fetch standard wants it."""
+"""Cross-origin requests (CORS), as the Fetch standard defines them."""
 
 from __future__ import annotations
 
-from penstock.gateway.http import Call, Headers, Reply, Routes
+from penstock.gateway.http import Call, Headers, Reply, Routes, Step
 
 _REQUEST_HEADERS = (
     "Accept, Accept-Language, Authorization, Content-Language, Content-Type, "
@@ -12,7 +12,7 @@ _EXPOSED = "Retry-After, Server-Timing, X-Penstock-Model, X-Request-ID"
 _PREFLIGHT_AGE_S = "600"
 
 
-class Cors:
+class Cors(Step):
     """Allows the origins of the settings, or every origin with `*`. Credentials are not used, so `*` is safe."""
 
     def __init__(self, origins: tuple[str, ...], routes: Routes) -> None:
@@ -20,8 +20,8 @@ class Cors:
         self._origins = frozenset(origins)
         self._routes = routes
 
-    def allow(self, call: Call, headers: Headers) -> None:
-        """Add to a reply's headers what lets the page read it."""
+    def add_headers(self, call: Call, headers: Headers) -> None:
+        """Let a page of an allowed origin read the reply."""
         if not self._any:
             headers.append(("vary", "Origin"))
         origin = call.header("origin")
@@ -29,9 +29,9 @@ class Cors:
             headers.append(("access-control-allow-origin", "*" if self._any else origin))
             headers.append(("access-control-expose-headers", _EXPOSED))
 
-    def preflight(self, call: Call) -> Reply | None:
-        """The reply to a preflight for a route there is; None when the call is none."""
-        if call.header("origin") is None or call.header("access-control-request-method") is None:
+    def answer(self, call: Call) -> Reply | None:
+        """The reply to a preflight request for a known path; None for any other request."""
+        if call.method != "OPTIONS" or None in (call.header("origin"), call.header("access-control-request-method")):
             return None
         methods = self._routes.methods(call.path)
         if not methods:

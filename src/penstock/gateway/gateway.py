@@ -1,4 +1,4 @@
-"""Answers requests, whatever server carries them: a call in, a reply out."""
+"""Answers requests in a sequence of steps, whatever server carries them."""
 
 from __future__ import annotations
 
@@ -8,19 +8,14 @@ import logging
 import re
 import secrets
 import time
-from typing import Any
+from collections.abc import Sequence
 
-from penstock.gateway.auth import AdminGuard
-from penstock.gateway.cors import Cors
-from penstock.gateway.docs.examples import Example
-from penstock.gateway.docs.openapi import write_document
-from penstock.gateway.http import BodyLimits, Call, Disconnected, Endpoint, Headers, Reply, Routes
+from penstock.gateway.http import BodyLimits, Call, Disconnected, Endpoint, Headers, Protocol, Reply, Routes, Step
 from penstock.gateway.inflight import Inflight
-from penstock.gateway.plugins import Extensions, with_tasks
-from penstock.gateway.problems import CLOSE, is_server_fault, problem_body, problem_headers
+from penstock.gateway.problems import CLOSE, error_headers, is_server_fault
 from penstock.gateway.service import Service
+from penstock.gateway.streaming import open_stream, send_stream
 from penstock.monitor.access import AccessLog
-from penstock.settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -33,27 +28,28 @@ _ids = itertools.count(1)
 
 
 class Gateway:
-    """Answers the requests of one listener: its routes, and the steps around a handler."""
+    """Answers the requests of one listener: its protocols, their routes, and the steps around every handler."""
 
-    def __init__(self, service: Service, table: tuple[Endpoint, ...], *, listener: str | None = None) -> None:
-        """`listener` is the IP address that this process listens on; None under another server."""
+    def __init__(self, service: Service, protocols: Sequence[Protocol]) -> None:
+        """A path belongs to the protocol with the longest matching prefix; one protocol should have the prefix `/`."""
         settings = service.settings
         self.service = service
-        self.limits = body_limits(settings)
-        self.routes = Routes(table)
-        self.table = table
-        self._own_table = table
-        self._extensions = Extensions(table)
-        self._kinds: frozenset[str] = frozenset()
-        self._extending = asyncio.Lock()
-        self._guard = AdminGuard(settings.admin_key, listener)
-        self._cors = Cors(settings.cors_origins, self.routes) if settings.cors_origins else None
-        self._access = AccessLog() if settings.access_log and AccessLog.wanted() else None
-        if self._access is not None:
-            service.engine.observers.append(self._access.observe)
+        self.protocols = tuple(protocols)
+        self.table: tuple[Endpoint, ...] = tuple(row for protocol in protocols for row in protocol.table)
+        self.routes = Routes(self.table)
+        most = settings.max_body_bytes
+        self.limits = BodyLimits(most, max(4 * most, MIN_BODY_BUDGET), settings.request_timeout_ms / 1000)
         self.inflight = Inflight()
-        service.on_models_changed.append(self.extend)
-        service.write_openapi = self._write_openapi
+        self.set_steps()
+
+    def set_steps(self, *steps: Step) -> None:
+        """What happens for every request beside routing and handling, in this order."""
+        self._enter = [step.enter for step in steps if _has(step, "enter")]
+        self._answer = [step.answer for step in steps if _has(step, "answer")]
+        self._admit = [step.admit for step in steps if _has(step, "admit")]
+        self._guard = [step.guard for step in steps if _has(step, "guard")]
+        self._add_headers = [step.add_headers for step in steps if _has(step, "add_headers")]
+        self._leave = [step.leave for step in steps if _has(step, "leave")]
 
     async def drain(self, timeout_s: float) -> bool:
         """Wait for the requests in flight; False if they took longer than `timeout_s` and were cancelled.
@@ -69,77 +65,144 @@ class Gateway:
         self.inflight.close()
         await self.service.close()
 
-    async def extend(self) -> None:
-        """Serve the routes that packages add for the kinds of tasks that are loaded now."""
-        async with self._extending:
-            kinds = frozenset(kind for model in self.service.engine.loaded() for kind in model.runners)
-            if kinds == self._kinds:
-                return
-            rows = await asyncio.to_thread(self._extensions.rows, kinds)
-            self._kinds = kinds
-            self.table = (*self._own_table, *rows)
-            self.routes.set(self.table)
+    async def serve(self, call: Call) -> None:
+        """Answer one request, from its first step to the last byte of its reply."""
+        for enter in self._enter:
+            enter(call)
+        try:
+            reply = await self._reply(call)
+            if reply is not None:
+                for add_headers in self._add_headers:
+                    add_headers(call, reply.headers)
+                await self._send(call, reply)
+        except asyncio.CancelledError:
+            pass  # the client has disconnected while the reply was sent, or the drain has ended
+        finally:
+            for leave in self._leave:
+                leave(call)
 
-    def _write_openapi(self, example: Example | None = None) -> dict[str, Any]:
-        tasks = [type(runner.task) for model in self.service.engine.loaded() for runner in model.runners.values()]
-        return write_document(with_tasks(self.table, tasks), example)
+    async def _reply(self, call: Call) -> Reply | None:
+        """The reply of the handler or of an error; None if the client has disconnected."""
+        try:
+            for answer in self._answer:
+                reply = answer(call)
+                if reply is not None:
+                    return reply
+            row, call.params = self.routes.find(call.method, call.path)
+            for admit in self._admit:
+                admit(call, row)
+            if row.guarded:
+                for guard in self._guard:
+                    guard(call)
+            reply = await row.handler(call)
+            return reply if isinstance(reply.body, bytes) else await open_stream(call, reply)
+        except Disconnected:
+            return None
+        except asyncio.CancelledError:
+            return None if call.abort_reason is None else self.refuse(call.abort_reason, call)
+        except Exception as error:
+            return self.refuse(error, call)
 
-    # Answering
+    async def _send(self, call: Call, reply: Reply) -> None:
+        call.status = reply.status
+        if isinstance(reply.body, bytes):
+            call.sent_bytes = len(reply.body)
+            await call.send(reply, reply.body)
+        else:
+            await send_stream(call, reply)
 
-    async def serve(self, call: Call) -> Reply | None:
-        """The reply to any call; None when nobody waits for it any more."""
-        started = 0.0
-        if self._access is not None:
-            started = time.perf_counter()
-            self._access.begin()
+    def refuse(self, error: Exception, call: Call) -> Reply:
+        """The reply to an error in the format of the path's protocol; faults of the server go to the log."""
+        if is_server_fault(error):
+            log.error("request %s failed: %s", call.request_id, error, exc_info=error)
+        protocol = max(self.protocols, key=lambda protocol: protocol.match(call.path))
+        reply = protocol.write_error(error, call)
+        reply.headers.extend(error_headers(error))
+        return reply
+
+
+def _has(step: Step, hook: str) -> bool:
+    return getattr(type(step), hook) is not getattr(Step, hook)
+
+
+class RequestId(Step):
+    """Every request has an id: the client's if it is well-formed, else a new one."""
+
+    def enter(self, call: Call) -> None:
+        """Set it."""
         given = call.header("x-request-id")
         if given is not None and _REQUEST_ID.fullmatch(given):
             call.request_id = given
         else:
             call.request_id = f"{_ID_PREFIX}-{next(_ids):x}"
-        task = self.inflight.enter(call)
-        try:
-            reply = self._cors.preflight(call) if self._cors is not None and call.method == "OPTIONS" else None
-            if reply is None:
-                row, call.params = self.routes.find(call.method, call.path)
-                if row.guarded:
-                    self._guard.check(call)
-                reply = await row.handler(call)
-        except Disconnected:
-            return None
-        except asyncio.CancelledError:
-            if call.verdict is None:  # the client is gone
-                return None
-            reply = self.refuse(call.verdict, call)
-        except Exception as error:
-            reply = self.refuse(error, call)
-        finally:
-            self.inflight.leave(task)
-            self.limits.release(call)
-        self._add_headers(call, reply.headers)
-        if self._access is not None:
-            ms = round((time.perf_counter() - started) * 1000, 3)
-            self._access.write(
-                request_id=call.request_id, method=call.method, path=call.path, status=reply.status, ms=ms
-            )
-        return reply
 
-    def _add_headers(self, call: Call, headers: Headers) -> None:
+    def add_headers(self, call: Call, headers: Headers) -> None:
+        """Return it."""
         headers.append(("x-request-id", call.request_id))
-        if self._cors is not None:
-            self._cors.allow(call, headers)
-        if self.service.draining and CLOSE not in headers:
+
+
+class Tracking(Step):
+    """Keeps the request among those in flight, for the drain, time-outs and clients that disconnect."""
+
+    def __init__(self, inflight: Inflight) -> None:
+        self._inflight = inflight
+        self._calls = inflight.calls
+
+    def enter(self, call: Call) -> None:
+        """Add it."""
+        call.entered = time.monotonic()
+        self._calls[asyncio.current_task()] = call  # type: ignore[index]  # a request has a task
+        if not self._inflight.sweeping:
+            self._inflight.start_sweeping()
+
+    def leave(self, call: Call) -> None:  # noqa: ARG002
+        """Remove it."""
+        task: asyncio.Task[None] = asyncio.current_task()  # type: ignore[assignment]
+        del self._calls[task]
+        if self._inflight.watchers:
+            self._inflight.stop_watching(task)
+
+
+class ReleaseBody(Step):
+    """Gives back the memory that a large body reserved."""
+
+    def leave(self, call: Call) -> None:
+        """Release it."""
+        if call.held_bytes:
+            call.limits.release(call)
+
+
+class CloseWhileDraining(Step):
+    """Closes every connection with its next reply while the server drains."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    def add_headers(self, call: Call, headers: Headers) -> None:  # noqa: ARG002
+        """Add `Connection: close`."""
+        if self._service.draining and CLOSE not in headers:
             headers.append(CLOSE)
 
-    def refuse(self, error: Exception, call: Call) -> Reply:
-        """The problem document for any error; a fault of the server goes to the log with its traceback."""
-        if is_server_fault(error):
-            log.error("request %s failed: %s", call.request_id, error, exc_info=error)
-        status, body = problem_body(error, call.request_id)
-        return Reply(status, problem_headers(error), body)
 
+class AccessRecord(Step):
+    """One record in the access log for every reply, written when its last byte was sent."""
 
-def body_limits(settings: Settings) -> BodyLimits:
-    """The limits of request bodies in the settings."""
-    most = settings.max_body_bytes
-    return BodyLimits(most, max(4 * most, MIN_BODY_BUDGET), settings.request_timeout_ms / 1000)
+    def __init__(self, access: AccessLog) -> None:
+        self._access = access
+
+    def enter(self, call: Call) -> None:  # noqa: ARG002
+        """Collect the observations of this request from now on."""
+        self._access.begin()
+
+    def leave(self, call: Call) -> None:
+        """Write the record, unless the client disconnected before the reply."""
+        if call.status:
+            ms = round((time.monotonic() - call.entered) * 1000, 3)
+            self._access.write(
+                request_id=call.request_id,
+                method=call.method,
+                path=call.path,
+                status=call.status,
+                ms=ms,
+                bytes=call.sent_bytes,
+            )

@@ -1,4 +1,4 @@
-"""One request and one reply, whatever server carries them, and the row a route is in the table."""
+"""Requests, replies, routes and protocols, independent of the server that carries them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from urllib.parse import quote
 from pydantic import BaseModel
 
 from penstock.errors import Overloaded
-from penstock.gateway.problems import Refusal, body_too_large
+from penstock.gateway.problems import MEDIA_TYPE, Refusal, body_too_large, problem_body
 from penstock.gateway.service import Service
 
 Headers: TypeAlias = list[tuple[str, str]]
@@ -22,20 +22,25 @@ Headers: TypeAlias = list[tuple[str, str]]
 JSON = "application/json"
 
 LARGE_BODY = 64 * 1024
-"""Bodies of this many bytes count in the budget of the server."""
+"""Bodies of at least this many bytes count against the memory that all bodies share."""
 
-LINGER_S = 30.0
-LINGER_BYTES = 1 << 30
+DISCARD_S = 30.0
+DISCARD_BYTES = 1 << 30
+"""How long and how much of a refused body is read, so that its client can read the reply."""
 
 _NO_PARAMS: Mapping[str, str] = {}
 
 
 class Reply:
-    """Status, headers and body. `headers` is this reply's own list: the gateway appends to it."""
+    """Status, headers and body; the gateway appends to `headers`.
+
+    A body is bytes, or an asynchronous iterator of bytes: a stream. The next chunk is asked for when the transport has
+    accepted the one before. An iterator with `aclose()` is closed at the end and when the client disconnects.
+    """
 
     __slots__ = ("body", "headers", "status")
 
-    def __init__(self, status: int, headers: Headers, body: bytes) -> None:
+    def __init__(self, status: int, headers: Headers, body: bytes | AsyncIterator[bytes]) -> None:
         self.status = status
         self.headers = headers
         self.body = body
@@ -69,10 +74,26 @@ class BodyLimits:
         call.held_bytes = 0
 
 
-class Call(ABC):
-    """One request. The body is read only when a handler asks for it, so that a refusal costs little.
+class ReplyStream(ABC):
+    """A reply that is being sent in chunks."""
 
-    A subclass sets `service`, `limits`, `method`, `path` and `header`.
+    @abstractmethod
+    async def write(self, chunk: bytes) -> None:
+        """Return when the transport has accepted the chunk. Raises Disconnected if the client has gone."""
+
+    @abstractmethod
+    async def finish(self) -> None:
+        """End the reply."""
+
+    @abstractmethod
+    def abort(self, *, connected: bool) -> None:
+        """Close the connection so that the client sees an incomplete reply. `connected`: it may still be open."""
+
+
+class Call(ABC):
+    """One request. The body is read only when a handler asks for it: a refusal costs little.
+
+    A subclass sets `service`, `limits`, `method`, `path` and `header`, and sends the reply.
     """
 
     service: Service
@@ -83,29 +104,35 @@ class Call(ABC):
     header: Callable[[str], str | None]
     """The value of a header by its lower-case name."""
     query: str = ""
-    """The query string as it came, without its question mark."""
+    """The raw query string, without the question mark."""
     params: Mapping[str, str] = _NO_PARAMS
     request_id = ""
     reading = False
-    """True while the body is on its way."""
+    """True while the body is read."""
     unread = False
-    """True when the body was refused while the client may still send it."""
+    """True if the body was refused and the client may still be sending it."""
     held_bytes = 0
     """What this body takes of the memory for all large ones."""
-    verdict: Exception | None = None
-    """Why the server gave the request up; None while it has not, or when the client left."""
+    abort_reason: Exception | None = None
+    """Why the server cancelled the request; None if it did not, or if the client disconnected."""
+    entered = 0.0
+    """When the request came in, by `time.monotonic()`."""
+    status = 0
+    """The status of the reply; 0 before there is one."""
+    sent_bytes = 0
+    """How much of the body was sent."""
 
     async def body(self) -> bytes:
-        """The whole body. Raises Disconnected, and before reading it all Refusal (413) for one beyond the limit and
-        Overloaded where too many large ones are inside.
+        """The whole body. Raises Disconnected; before all is read also Refusal (413) for one beyond the limit, and
+        Overloaded while other large bodies take the memory.
         """
         length = self.header("content-length")
-        told = length is not None and length.isdigit()
-        if told:
+        sized = length is not None and length.isdigit()
+        if sized:
             self._check_size(int(length or 0))
         self.reading = True
         try:
-            return await (self._whole() if told else self._collect())
+            return await (self._whole() if sized else self._collect())
         except RuntimeError:  # Granian's ProtocolClosed: the client left in the middle
             raise Disconnected from None
         finally:
@@ -127,31 +154,39 @@ class Call(ABC):
             self.unread = True
             raise
 
-    async def linger(self) -> None:
-        """Read and forget the rest of a refused body: a client that is cut off while it sends never sees the reply."""
+    async def discard_body(self) -> None:
+        """Read the rest of a refused body: a client that is disconnected while it sends never reads the reply."""
         size = 0
         with contextlib.suppress(Disconnected, RuntimeError, TimeoutError):
-            async with asyncio.timeout(LINGER_S):
+            async with asyncio.timeout(DISCARD_S):
                 async for chunk in self._chunks():
                     size += len(chunk)
-                    if size > LINGER_BYTES:
+                    if size > DISCARD_BYTES:
                         return
 
     @abstractmethod
     def _whole(self) -> Awaitable[bytes]:
-        """The body of a request that told its length."""
+        """The body of a request with a Content-Length."""
 
     @abstractmethod
     def _chunks(self) -> AsyncIterator[bytes]:
         """The body as it arrives."""
 
     @abstractmethod
-    async def gone(self) -> None:
-        """Return when the client has closed the connection. Only asked for once the body was read."""
+    async def disconnected(self) -> None:
+        """Return when the client has closed the connection. Only called when the body was read."""
+
+    @abstractmethod
+    async def send(self, reply: Reply, body: bytes | None) -> None:
+        """Send a reply; to HEAD only its headers. Without a body, its length is not known: HEAD of a stream."""
+
+    @abstractmethod
+    async def start_stream(self, reply: Reply) -> ReplyStream:
+        """Send the headers of a reply whose length is not known."""
 
 
 class Disconnected(Exception):
-    """The client went away while its request was read."""
+    """The client has closed the connection."""
 
 
 Handler: TypeAlias = Callable[[Call], Awaitable[Reply]]
@@ -159,13 +194,13 @@ Handler: TypeAlias = Callable[[Call], Awaitable[Reply]]
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """One row of the table of routes: what answers, and what the documentation says of it.
+    """One row of the table of routes: the handler, and its documentation.
 
-    `requests` are the Pydantic models a JSON body may have, `upload` says that a file may come instead. `responses`
-    are the models of a good answer, `problems` the statuses of a refusal. `replies` documents whatever else there is,
-    as OpenAPI response objects by status, in which a Pydantic model may stand for its schema, and `parameters` those of
-    the query, and of the path where there is more to say than their names, as OpenAPI parameter objects. `example` is
-    a request body. `guarded` rows answer only who may give orders. A row without a `tag` is served and not documented.
+    `requests` are the Pydantic models of a JSON body, `upload` allows a file instead. `responses` are the models of a
+    200 reply, `problems` the statuses of a refusal. `replies` documents other replies as OpenAPI response objects by
+    status; a Pydantic model in them stands for its schema. `parameters` are OpenAPI parameter objects of the query, and
+    of the path where a name does not say enough. `example` is a request body. `guarded` rows need admin access. A row
+    without a `tag` is served and not documented.
     """
 
     method: str
@@ -191,7 +226,7 @@ class Routes:
         self.set(table)
 
     def set(self, table: tuple[Endpoint, ...]) -> None:
-        """These rows from now on; of two that fit a path, the earlier counts."""
+        """Replace all rows; of two rows that match a path, the first one counts."""
         self._plain: dict[str, dict[str, Endpoint]] = {}
         self._templates: dict[str, tuple[re.Pattern[str], dict[str, Endpoint]]] = {}
         for row in table:
@@ -209,7 +244,7 @@ class Routes:
             return row, params
         if not methods and path.endswith("/") and self._methods(path.rstrip("/"))[0]:
             location = "../" + path.rstrip("/").rpartition("/")[2]
-            raise Refusal(307, "this path has no slash at its end", headers=[("location", quote(location))])
+            raise Refusal(307, "this path has no trailing slash", headers=[("location", quote(location))])
         if not methods:
             raise Refusal(404, f"there is nothing at {path[:200]}; /docs lists every route")
         allowed = ", ".join(self.methods(path))
@@ -233,6 +268,51 @@ class Routes:
             if match is not None:
                 return methods, match.groupdict()
         return {}, _NO_PARAMS
+
+
+@dataclass(frozen=True, slots=True)
+class Protocol:
+    """A family of routes, and the error format of every path under its prefixes."""
+
+    name: str
+    prefixes: tuple[str, ...]
+    """`/` for every path that no other protocol has, else such as `/v2`."""
+    table: tuple[Endpoint, ...]
+    write_error: Callable[[Exception, Call], Reply]
+    """Status, content type and body of an error. Retry-After, Allow, Location and Connection are added to it."""
+
+    def match(self, path: str) -> int:
+        """The length of the longest prefix that the path is under; -1 for none."""
+        return max((len(p) for p in self.prefixes if p == "/" or path == p or path.startswith(p + "/")), default=-1)
+
+
+class Step:
+    """One thing that a gateway does for every request. A hook that is not overridden costs nothing."""
+
+    def enter(self, call: Call) -> None:
+        """The first hook of a request."""
+
+    def answer(self, call: Call) -> Reply | None:  # noqa: ARG002
+        """A reply in place of the route's; None to go on. May raise a refusal."""
+        return None
+
+    def admit(self, call: Call, row: Endpoint) -> None:
+        """Before the handler of a route. Raises a refusal."""
+
+    def guard(self, call: Call) -> None:
+        """Before the handler of a guarded route. Raises a refusal."""
+
+    def add_headers(self, call: Call, headers: Headers) -> None:
+        """Add to the headers of any reply."""
+
+    def leave(self, call: Call) -> None:
+        """The last hook: the reply was sent, or the client has gone."""
+
+
+def problem_reply(error: Exception, call: Call) -> Reply:
+    """An error as an RFC 9457 problem document."""
+    status, body = problem_body(error, call.request_id)
+    return Reply(status, [("content-type", MEDIA_TYPE)], body)
 
 
 def json_reply(model: BaseModel, status: int = 200) -> Reply:

@@ -1,4 +1,4 @@
-"""The requests being answered: counted for the drain, and given up when nobody waits for them any more."""
+"""The requests being answered: counted by the drain, cancelled when the client disconnects or sends no body."""
 
 from __future__ import annotations
 
@@ -12,64 +12,61 @@ from penstock.gateway.problems import CLOSE, Refusal
 
 SWEEP_EVERY_S = 0.05
 BODY_GRACE_S = 1.0
-"""How long a draining server waits for bodies that are on their way."""
+"""How long a draining server waits for bodies that are being sent."""
 WATCH_AFTER_S = 0.25
-"""Only a request that takes this long is worth the cost of watching its connection (as much as half a prediction)."""
+"""Connections are watched from this age of a request on; watching costs as much as half a prediction."""
 
 
 class Inflight:
-    """Who is inside. Entering and leaving cost a dictionary entry; everything else happens in a sweep."""
+    """The requests in flight by their task. Adding or removing one is a dictionary operation; a sweep does the rest."""
 
     def __init__(self) -> None:
-        self._calls: dict[asyncio.Task[None], tuple[Call, float]] = {}
-        self._watchers: dict[asyncio.Task[None], asyncio.Task[None]] = {}
-        self._sweeper: asyncio.TimerHandle | None = None
+        self.calls: dict[asyncio.Task[None], Call] = {}
+        self.watchers: dict[asyncio.Task[None], asyncio.Task[None]] = {}
+        self.sweeping = False
+        self._timer: asyncio.TimerHandle | None = None
 
     def __len__(self) -> int:
-        return len(self._calls)
+        return len(self.calls)
 
-    def enter(self, call: Call) -> asyncio.Task[None]:
-        """The current task answers `call` from now on."""
-        task: asyncio.Task[None] = asyncio.current_task()  # type: ignore[assignment]
-        self._calls[task] = (call, time.monotonic())
-        if self._sweeper is None:
-            self._sweeper = asyncio.get_running_loop().call_later(SWEEP_EVERY_S, self._sweep)
-        return task
+    def start_sweeping(self) -> None:
+        """Sweep until no request is in flight."""
+        self.sweeping = True
+        self._timer = asyncio.get_running_loop().call_later(SWEEP_EVERY_S, self._sweep)
 
-    def leave(self, task: asyncio.Task[None]) -> None:
-        """It is answered, or given up."""
-        del self._calls[task]
-        if self._watchers:
-            watcher = self._watchers.pop(task, None)
-            if watcher is not None:
-                watcher.cancel()
+    def stop_watching(self, task: asyncio.Task[None]) -> None:
+        """The request of this task has ended."""
+        watcher = self.watchers.pop(task, None)
+        if watcher is not None:
+            watcher.cancel()
 
     def _sweep(self) -> None:
-        """Look after those who have been inside for long. In order of entry, so it ends at the first young one."""
+        """Look after old requests. They are in order of entry: the first young one ends the sweep."""
         now = time.monotonic()
-        for task, (call, entered) in self._calls.items():
-            if now - entered < WATCH_AFTER_S:
+        for task, call in self.calls.items():
+            if now - call.entered < WATCH_AFTER_S:
                 break
             if call.reading:
-                if now - entered > call.limits.timeout_s:
-                    _give_up(task, call, Refusal(408, "the body did not arrive in time", headers=(CLOSE,)))
-            elif task not in self._watchers:
-                self._watchers[task] = asyncio.create_task(_cancel_when_gone(call, task))
-        again = asyncio.get_running_loop().call_later(SWEEP_EVERY_S, self._sweep) if self._calls else None
-        self._sweeper = again
+                if now - call.entered > call.limits.timeout_s:
+                    _abort(task, call, Refusal(408, "the body did not arrive in time", headers=(CLOSE,)))
+            elif task not in self.watchers:
+                self.watchers[task] = asyncio.create_task(_cancel_when_disconnected(call, task))
+        self.sweeping = bool(self.calls)
+        if self.sweeping:
+            self.start_sweeping()
 
     async def drain(self, timeout_s: float) -> bool:
-        """Wait until nobody is inside; after `timeout_s` give up those who are, and return False.
+        """Wait until no request is in flight; after `timeout_s` cancel those that are, and return False.
 
-        Whoever is still sending a body is given up sooner: it would be refused when it has arrived.
+        A request whose body is still being sent is cancelled earlier: it would be refused anyway.
         """
         started = time.monotonic()
-        while self._calls:
+        while self.calls:
             waited = time.monotonic() - started
             in_time = waited < timeout_s
-            for task, (call, _) in list(self._calls.items()):
+            for task, call in list(self.calls.items()):
                 if not in_time or (call.reading and waited >= BODY_GRACE_S):
-                    _give_up(task, call, ModelNotReady("the server is shutting down; ask another replica"))
+                    _abort(task, call, ModelNotReady("the server is shutting down; ask another replica"))
             if not in_time:
                 await asyncio.sleep(0)
                 return False
@@ -77,20 +74,20 @@ class Inflight:
         return True
 
     def close(self) -> None:
-        """Stop watching."""
-        if self._sweeper is not None:
-            self._sweeper.cancel()
-        for watcher in self._watchers.values():
+        """Stop sweeping and watching."""
+        if self._timer is not None:
+            self._timer.cancel()
+        for watcher in self.watchers.values():
             watcher.cancel()
 
 
-def _give_up(task: asyncio.Task[None], call: Call, verdict: Exception) -> None:
-    """End a request; `verdict` is what its client is told."""
-    call.verdict = verdict
+def _abort(task: asyncio.Task[None], call: Call, reason: Exception) -> None:
+    """Cancel a request; `reason` is what its client is told."""
+    call.abort_reason = reason
     task.cancel()
 
 
-async def _cancel_when_gone(call: Call, task: asyncio.Task[None]) -> None:
+async def _cancel_when_disconnected(call: Call, task: asyncio.Task[None]) -> None:
     with contextlib.suppress(asyncio.CancelledError):
-        await call.gone()
+        await call.disconnected()
         task.cancel()

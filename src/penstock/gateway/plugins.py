@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
-from typing import cast
+from typing import Any, cast
 
 import orjson
 from pydantic import BaseModel
 
+from penstock.gateway.docs.examples import Example
 from penstock.gateway.docs.openapi import models_in, write_document
+from penstock.gateway.gateway import Gateway
 from penstock.gateway.http import Endpoint, Routes
 from penstock.gateway.native import predict as native
 from penstock.tasks.base import Task
@@ -25,6 +28,37 @@ GROUP = "penstock.routes"
 
 _METHODS = ("DELETE", "GET", "PATCH", "POST", "PUT")
 _PATH = re.compile(r"(/([\w.~-]+|\{\w+\}))+")
+
+
+class PluginRoutes:
+    """Keeps the routes of packages in a gateway's table, for the kinds of tasks that are loaded."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+        self._own = gateway.table
+        self._extensions = Extensions(gateway.table)
+        self._kinds: frozenset[str] = frozenset()
+        self._updating = asyncio.Lock()
+
+    def follow(self) -> None:
+        """Update the table and the OpenAPI document whenever models are loaded or unloaded."""
+        self._gateway.service.on_models_changed.append(self._update)
+        self._gateway.service.write_openapi = self._write_openapi
+
+    async def _update(self) -> None:
+        async with self._updating:
+            kinds = frozenset(kind for model in self._gateway.service.engine.loaded() for kind in model.runners)
+            if kinds == self._kinds:
+                return
+            rows = await asyncio.to_thread(self._extensions.rows, kinds)
+            self._kinds = kinds
+            self._gateway.table = (*self._own, *rows)
+            self._gateway.routes.set(self._gateway.table)
+
+    def _write_openapi(self, example: Example | None = None) -> dict[str, Any]:
+        loaded = self._gateway.service.engine.loaded()
+        tasks = [type(runner.task) for model in loaded for runner in model.runners.values()]
+        return write_document(with_tasks(self._gateway.table, tasks), example)
 
 
 class Extensions:

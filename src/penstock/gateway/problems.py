@@ -142,14 +142,13 @@ def problem_body(error: BaseException, request_id: str) -> tuple[int, bytes]:
     return status, orjson.dumps({"type": _PREFIX + slug, **content, "request_id": request_id})
 
 
-def problem_headers(error: BaseException) -> list[tuple[str, str]]:
-    """The headers that belong to this error: `Retry-After`, `Allow`, `Connection`."""
-    headers = [("content-type", MEDIA_TYPE)]
+def error_headers(error: BaseException) -> list[tuple[str, str]]:
+    """The headers of an error in any protocol: `Retry-After`, `Allow`, `Location`, `Connection`."""
     if isinstance(error, Refusal):
-        headers.extend(error.headers)
-    elif isinstance(error, Overloaded | ModelNotReady):
-        headers.append(retry_after(error.retry_after_s))
-    return headers
+        return list(error.headers)
+    if isinstance(error, Overloaded | ModelNotReady):
+        return [retry_after(error.retry_after_s)]
+    return []
 
 
 def is_server_fault(error: BaseException) -> bool:

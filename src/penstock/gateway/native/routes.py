@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from penstock.gateway.docs import ui as pages
-from penstock.gateway.http import JSON, Endpoint
+from penstock.gateway.http import JSON, Endpoint, Protocol, problem_reply
 from penstock.gateway.native import admin, health, models
 from penstock.gateway.native import predict as native
 
@@ -175,3 +175,6 @@ _ADMIN = (
 )  # fmt: skip
 
 TABLE: tuple[Endpoint, ...] = (*_PREDICTIONS, *_MODELS, *_HEALTH, *_ADMIN, *_PAGES)
+
+NATIVE = Protocol("native", ("/",), TABLE, problem_reply)
+"""Penstock's own HTTP API: problem documents for every path that no other protocol has."""

@@ -15,8 +15,8 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, TypeAlias
 
 from penstock.errors import ConfigError
+from penstock.gateway.assembly import build_gateway
 from penstock.gateway.gateway import Gateway
-from penstock.gateway.native.routes import TABLE
 from penstock.gateway.process.rsgi import RsgiApp
 from penstock.gateway.process.worker_group import WorkerGroup
 from penstock.gateway.service import Service
@@ -108,7 +108,7 @@ class Server:
         for signum in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(signum, self._on_signal, signum)
         service = Service(self._settings, workers=self._workers)
-        gateway = Gateway(service, TABLE, listener=self._settings.host)
+        gateway = build_gateway(service, listener=self._settings.host)
         loading = asyncio.create_task(self._load(service), name="penstock-load")
         stopped = asyncio.create_task(self._stop.wait(), name="penstock-stop")
         try:

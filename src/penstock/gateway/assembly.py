@@ -1,0 +1,39 @@
+"""Builds the gateway of a listener: protocols, steps, and the routes that packages add."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from penstock.gateway.auth import AdminGuard
+from penstock.gateway.cors import Cors
+from penstock.gateway.gateway import AccessRecord, CloseWhileDraining, Gateway, ReleaseBody, RequestId, Tracking
+from penstock.gateway.http import Protocol, Step
+from penstock.gateway.native.routes import NATIVE
+from penstock.gateway.plugins import PluginRoutes
+from penstock.gateway.service import Service
+from penstock.monitor.access import AccessLog
+
+
+def build_gateway(
+    service: Service, *, listener: str | None = None, protocols: Sequence[Protocol] = (NATIVE,)
+) -> Gateway:
+    """The gateway of an HTTP listener. `listener` is the IP address it listens on, None if that is unknown."""
+    gateway = Gateway(service, protocols)
+    gateway.set_steps(*http_steps(gateway, listener))
+    PluginRoutes(gateway).follow()
+    return gateway
+
+
+def http_steps(gateway: Gateway, listener: str | None) -> list[Step]:
+    """The steps of a TCP listener, in the order in which they run."""
+    service, settings = gateway.service, gateway.service.settings
+    steps: list[Step] = [RequestId()]
+    if settings.access_log and AccessLog.wanted():
+        access = AccessLog()
+        service.engine.observers.append(access.observe)
+        steps.append(AccessRecord(access))
+    steps.append(Tracking(gateway.inflight))
+    if settings.cors_origins:
+        steps.append(Cors(settings.cors_origins, gateway.routes))
+    steps += [AdminGuard(settings.admin_key, listener), ReleaseBody(), CloseWhileDraining(service)]
+    return steps
