@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from penstock.gateway.auth import AdminGuard
 from penstock.gateway.cors import Cors
-from penstock.gateway.gateway import AccessRecord, CloseWhileDraining, Gateway, ReleaseBody, RequestId, Tracking
+from penstock.gateway.gateway import AccessRecord, CloseWhileDraining, Gateway, RequestId, Tracking
 from penstock.gateway.http import Protocol, Step
 from penstock.gateway.native.routes import NATIVE
 from penstock.gateway.plugins import PluginRoutes
@@ -35,5 +35,5 @@ def http_steps(gateway: Gateway, listener: str | None) -> list[Step]:
     steps.append(Tracking(gateway.inflight))
     if settings.cors_origins:
         steps.append(Cors(settings.cors_origins, gateway.routes))
-    steps += [AdminGuard(settings.admin_key, listener), ReleaseBody(), CloseWhileDraining(service)]
+    steps += [AdminGuard(settings.admin_key, listener), CloseWhileDraining(service)]
     return steps

@@ -74,12 +74,19 @@ class Gateway:
             if reply is not None:
                 for add_headers in self._add_headers:
                     add_headers(call, reply.headers)
-                await self._send(call, reply)
+                call.status = reply.status
+                if isinstance(reply.body, bytes):
+                    call.sent_bytes = len(reply.body)
+                    await call.send(reply, reply.body)
+                else:
+                    await send_stream(call, reply)
         except asyncio.CancelledError:
             pass  # the client has disconnected while the reply was sent, or the drain has ended
         finally:
             for leave in self._leave:
                 leave(call)
+        if call.unread:
+            await call.finish_refusal()
 
     async def _reply(self, call: Call) -> Reply | None:
         """The reply of the handler or of an error; None if the client has disconnected."""
@@ -102,14 +109,6 @@ class Gateway:
             return None if call.abort_reason is None else self.refuse(call.abort_reason, call)
         except Exception as error:
             return self.refuse(error, call)
-
-    async def _send(self, call: Call, reply: Reply) -> None:
-        call.status = reply.status
-        if isinstance(reply.body, bytes):
-            call.sent_bytes = len(reply.body)
-            await call.send(reply, reply.body)
-        else:
-            await send_stream(call, reply)
 
     def refuse(self, error: Exception, call: Call) -> Reply:
         """The reply to an error in the format of the path's protocol; faults of the server go to the log."""
@@ -142,7 +141,7 @@ class RequestId(Step):
 
 
 class Tracking(Step):
-    """Keeps the request among those in flight, for the drain, time-outs and clients that disconnect."""
+    """Keeps the request among those in flight: for the drain, time-outs, clients that disconnect, and body memory."""
 
     def __init__(self, inflight: Inflight) -> None:
         self._inflight = inflight
@@ -155,21 +154,14 @@ class Tracking(Step):
         if not self._inflight.sweeping:
             self._inflight.start_sweeping()
 
-    def leave(self, call: Call) -> None:  # noqa: ARG002
-        """Remove it."""
+    def leave(self, call: Call) -> None:
+        """Remove it, and give back the memory of its body."""
+        if call.held_bytes:
+            call.limits.release(call)
         task: asyncio.Task[None] = asyncio.current_task()  # type: ignore[assignment]
         del self._calls[task]
         if self._inflight.watchers:
             self._inflight.stop_watching(task)
-
-
-class ReleaseBody(Step):
-    """Gives back the memory that a large body reserved."""
-
-    def leave(self, call: Call) -> None:
-        """Release it."""
-        if call.held_bytes:
-            call.limits.release(call)
 
 
 class CloseWhileDraining(Step):

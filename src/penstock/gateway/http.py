@@ -164,6 +164,10 @@ class Call(ABC):
                     if size > DISCARD_BYTES:
                         return
 
+    async def finish_refusal(self) -> None:
+        """After the reply to a body that was refused."""
+        await self.discard_body()
+
     @abstractmethod
     def _whole(self) -> Awaitable[bytes]:
         """The body of a request with a Content-Length."""

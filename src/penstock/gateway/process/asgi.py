@@ -46,7 +46,7 @@ class AsgiApp:
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """One connection, or the life of the application."""
         if scope["type"] == "http":
-            await answer(self.gateway, scope, receive, send)
+            await self.gateway.serve(AsgiCall(self.gateway, scope, receive, send))
         elif scope["type"] == "lifespan":
             await self._live(receive, send)
         elif scope["type"] == "websocket":
@@ -83,15 +83,6 @@ async def running(gateway: Gateway, refs: Sequence[str]) -> AsyncIterator[None]:
     finally:
         await gateway.drain(gateway.service.settings.drain_timeout_s)
         await gateway.close()
-
-
-async def answer(gateway: Gateway, scope: Message, receive: Receive, send: Send) -> None:
-    """Answer one HTTP request."""
-    call = AsgiCall(gateway, scope, receive, send)
-    await gateway.serve(call)
-    if call.unread:
-        await call.discard_body()
-        await call.send_refusal()
 
 
 class AsgiCall(Call):
@@ -134,7 +125,7 @@ class AsgiCall(Call):
             pass
 
     async def send(self, reply: Reply, body: bytes | None) -> None:
-        """Send the whole reply; one that refuses an unread body waits for `send_refusal`."""
+        """Send the whole reply; one that refuses an unread body waits for `finish_refusal`."""
         if self.unread and self._refusal is None:
             self._refusal = reply
             return
@@ -142,8 +133,9 @@ class AsgiCall(Call):
         await self._start(reply, headers)
         await self._send({"type": "http.response.body", "body": b"" if self.method == "HEAD" else body or b""})
 
-    async def send_refusal(self) -> None:
-        """Send the reply that was held back: servers stop reading the body when a reply is complete."""
+    async def finish_refusal(self) -> None:
+        """Send the reply after the body: servers stop reading a body when its reply is complete."""
+        await self.discard_body()
         reply = self._refusal
         if reply is not None and isinstance(reply.body, bytes):
             await self.send(reply, reply.body)
@@ -246,7 +238,7 @@ class GatewayMiddleware:
         if scope["type"] == "lifespan":
             await self._live(scope, receive, send)
         elif scope["type"] == "http" and (self._gateway.routes.knows(scope["path"]) or not _is_routed(scope)):
-            await answer(self._gateway, scope, receive, send)
+            await self._gateway.serve(AsgiCall(self._gateway, scope, receive, send))
         else:
             await self._app(scope, receive, send)
 

@@ -145,8 +145,5 @@ class RsgiApp:
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
 
-    async def __rsgi__(self, scope: Any, protocol: Any) -> None:
-        call = RsgiCall(self._gateway, scope, protocol)
-        await self._gateway.serve(call)
-        if call.unread:
-            await call.discard_body()
+    def __rsgi__(self, scope: Any, protocol: Any) -> Awaitable[None]:
+        return self._gateway.serve(RsgiCall(self._gateway, scope, protocol))
