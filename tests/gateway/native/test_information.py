@@ -13,6 +13,7 @@ from live_servers import Live
 from prometheus_client.parser import text_string_to_metric_families
 
 import penstock
+from penstock.gateway.docs import ui
 from penstock.gateway.native.models import wants_html
 from penstock.registry.registry import Registry
 
@@ -193,8 +194,33 @@ def test_a_page_loads_nothing_from_elsewhere(http: httpx.Client, path: str) -> N
         assert not re.match(r"\w+:|//", link)
         asset = http.get(httpx.URL(http.base_url).join(path).join(link))
         assert asset.status_code == 200, link
-        assert len(asset.content) > 1000
+        assert len(asset.content) > 500
     assert "default-src 'self'" in page.headers["content-security-policy"]
+
+
+ASSETS = ("swagger-ui-bundle.js", "swagger-ui.css", "redoc.standalone.js")
+
+
+@pytest.mark.parametrize("name", ASSETS)
+def test_an_asset_is_sent_compressed_to_clients_that_accept_it(http: httpx.Client, name: str) -> None:
+    sizes, contents = [], []
+    for encoding in ("gzip, deflate, br", "identity", "gzip;q=0", ""):
+        reply = http.get(f"/docs/assets/{name}", headers={"accept-encoding": encoding})
+        assert ("content-encoding" in reply.headers) == encoding.startswith("gzip,")
+        assert "Accept-Encoding" in reply.headers["vary"]
+        sizes.append(int(reply.headers["content-length"]))
+        contents.append(reply.content)
+    assert len(set(contents)) == 1
+    assert sizes[0] < sizes[1] / 3
+    assert sizes[1:] == [len(contents[0])] * 3
+
+
+def test_the_licence_of_every_asset_lies_beside_it() -> None:
+    folder = Path(ui.__file__).parent / "assets"
+    assert "Apache License" in (folder / "swagger-ui.LICENSE").read_text(encoding="utf-8")
+    assert "The MIT License" in (folder / "redoc.LICENSE").read_text(encoding="utf-8")
+    assert {path.name.removesuffix(".gz") for path in folder.iterdir()} >= {*ASSETS, "favicon.png"}
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 1_000_000
 
 
 def test_only_the_assets_are_handed_out(http: httpx.Client) -> None:

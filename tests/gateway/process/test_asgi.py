@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import subprocess
 import sys
 import time
@@ -14,7 +15,7 @@ import httpx
 import pytest
 
 from penstock.errors import ConfigError
-from penstock.gateway.process.asgi import create_app
+from penstock.gateway.process.asgi import AsgiApp, create_app
 from penstock.settings import Settings
 
 
@@ -23,7 +24,7 @@ def uvicorn(directory: Path, port: int, **environ: str) -> subprocess.Popen[str]
         sys.executable,
         "-m",
         "uvicorn",
-        "penstock.gateway.process.asgi:create_app",
+        "penstock:create_app",
         "--factory",
         "--port",
         str(port),
@@ -108,3 +109,69 @@ async def test_websockets_and_other_scopes_go_past_the_table(base_settings: Sett
     await app(scope, receive, send)
     assert sent[0]["type"] == "websocket.close"
     await app.state.gateway.service.engine.close()
+
+
+_WITHOUT_FASTAPI = """
+import asyncio, json, sys
+
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("fastapi", "fastapi_offline", "starlette"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Blocked())
+
+import httpx
+import penstock
+from penstock.gateway.process.asgi import AsgiApp
+from penstock.settings import Settings
+
+try:
+    penstock.create_app(Settings())
+except penstock.PenstockError as error:
+    sentence = f"{type(error).__name__}: {error}"
+
+async def main():
+    app = AsgiApp(Settings(), ["digits"])
+    sent, received = [], asyncio.Queue()
+    async def send(message):
+        sent.append(message["type"])
+    await received.put({"type": "lifespan.startup"})
+    life = asyncio.create_task(app({"type": "lifespan"}, received.get, send))
+    while not sent:
+        await asyncio.sleep(0.01)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://t") as http:
+        statuses = [(await http.post("/predict", json={"input_data": [0.0] * 784})).status_code]
+        for path in ("/docs", "/redoc", "/openapi.json", "/docs/assets/swagger-ui-bundle.js", "/nowhere"):
+            statuses.append((await http.get(path)).status_code)
+    await received.put({"type": "lifespan.shutdown"})
+    await life
+    return sentence, statuses, sent
+
+print(json.dumps(asyncio.run(main())))
+"""
+
+
+def test_everything_but_create_app_works_without_fastapi(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", _WITHOUT_FASTAPI], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    sentence, statuses, sent = json.loads(done.stdout)
+    assert sentence == "ConfigError: create_app needs FastAPI; install it with: pip install 'penstock[fastapi]'"
+    assert statuses == [200, 200, 200, 200, 200, 404]
+    assert sent == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
+
+
+async def test_a_model_that_cannot_be_served_fails_the_start_in_one_sentence(base_settings: Settings) -> None:
+    app, sent = AsgiApp(base_settings, ["nothing"]), []
+
+    async def receive() -> MutableMapping[str, Any]:
+        return {"type": "lifespan.startup"}
+
+    async def send(message: MutableMapping[str, Any]) -> None:
+        sent.append(message)
+
+    await app({"type": "lifespan"}, receive, send)
+    (message,) = sent
+    assert message["type"] == "lifespan.startup.failed"
+    assert "nothing" in message["message"]
+    await app.gateway.close()

@@ -1,10 +1,10 @@
-"""The documentation in a browser. Every asset comes from this server: a server room has no internet."""
+"""The documentation in a browser. Every asset comes from this server: it may have no access to the internet."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from importlib.util import find_spec
+import gzip
 from pathlib import Path
 
 import orjson
@@ -14,20 +14,24 @@ from penstock.gateway.docs.examples import example_of
 from penstock.gateway.http import JSON, Call, Reply
 from penstock.gateway.problems import Refusal
 
-_ASSETS = {
+_FOLDER = Path(__file__).parent / "assets"
+
+_CONTENT_TYPES = {
     "swagger-ui-bundle.js": "text/javascript; charset=utf-8",
     "swagger-ui.css": "text/css; charset=utf-8",
     "redoc.standalone.js": "text/javascript; charset=utf-8",
     "favicon.png": "image/png",
 }
-"""Files of the package fastapi-offline."""
+"""Files of swagger-ui-dist 5.35.0 (Apache-2.0) and redoc 2.5.4 (MIT), stored with gzip, their licences beside them."""
+
+_UNCOMPRESSED = ("favicon.png",)
 
 _POLICY = (
     "content-security-policy",
     "default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data: blob:; font-src 'self' data:; worker-src 'self' blob:; connect-src 'self'",
 )
-"""Nothing from another host, even where a bundle asks for it."""
+"""Blocks requests to other hosts, also those of the bundles."""
 
 _HEAD = """<!doctype html>
 <html lang="en">
@@ -72,13 +76,30 @@ async def redoc(call: Call) -> Reply:  # noqa: ARG001
 
 
 async def asset(call: Call) -> Reply:
-    """`GET /docs/assets/{file}`."""
+    """`GET /docs/assets/{file}`: compressed, as it is stored, for a client that accepts gzip."""
     name = call.params["file"]
-    folder = _static_folder()
-    if name not in _ASSETS or folder is None:
+    if name not in _CONTENT_TYPES:
         raise Refusal(404, f"there is no asset {name[:100]}")
-    body = await asyncio.to_thread((folder / name).read_bytes)
-    return Reply(200, [("content-type", _ASSETS[name]), ("cache-control", "public, max-age=86400")], body)
+    headers = [("content-type", _CONTENT_TYPES[name]), ("cache-control", "public, max-age=86400")]
+    if name in _UNCOMPRESSED:
+        return Reply(200, headers, await asyncio.to_thread((_FOLDER / name).read_bytes))
+    headers.append(("vary", "Accept-Encoding"))
+    compressed = await asyncio.to_thread((_FOLDER / f"{name}.gz").read_bytes)
+    if not accepts_gzip(call.header("accept-encoding") or ""):
+        return Reply(200, headers, await asyncio.to_thread(gzip.decompress, compressed))
+    return Reply(200, [*headers, ("content-encoding", "gzip")], compressed)
+
+
+def accepts_gzip(accept_encoding: str) -> bool:
+    """True if the header names gzip, or any encoding, without the weight 0."""
+    weights: dict[str, float] = {}
+    for part in accept_encoding.lower().replace(" ", "").split(","):
+        name, _, weight = part.partition(";q=")
+        try:
+            weights[name] = float(weight or 1)
+        except ValueError:
+            weights[name] = 0.0
+    return weights.get("gzip", weights.get("*", 0.0)) > 0
 
 
 async def openapi(call: Call) -> Reply:
@@ -92,9 +113,3 @@ async def openapi(call: Call) -> Reply:
 
 def _page(html: bytes) -> Reply:
     return Reply(200, [("content-type", "text/html; charset=utf-8"), _POLICY], html)
-
-
-def _static_folder() -> Path | None:
-    """Where fastapi-offline keeps its files; the package itself is not imported, as it would import FastAPI."""
-    spec = find_spec("fastapi_offline")
-    return Path(spec.origin).parent / "static" if spec is not None and spec.origin else None
