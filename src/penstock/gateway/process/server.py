@@ -8,16 +8,22 @@ import errno
 import logging
 import os
 import resource
+import shutil
 import signal
 import socket
 import sys
+import threading
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
+from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any, TypeAlias
 
-from penstock.errors import ConfigError
+from penstock.errors import ConfigError, PenstockError
 from penstock.gateway.assembly import build_gateway
 from penstock.gateway.gateway import Gateway
 from penstock.gateway.process.rsgi import RsgiApp
+from penstock.gateway.process.supervisor import READY, supervise
 from penstock.gateway.process.worker_group import WorkerGroup
 from penstock.gateway.service import Service
 from penstock.monitor.logs import configure_logging
@@ -28,27 +34,48 @@ Task: TypeAlias = asyncio.Task[Any]
 log = logging.getLogger(__name__)
 
 BACKLOG = 2048
-MOST_CONNECTIONS = 16_384
+MAX_CONNECTIONS = 16_384
 SPARE_FILES = 256
-"""Files that stay free for models, the registry and logs, whatever the number of connections."""
+"""File descriptors reserved for models, the registry and logs."""
 CLOSE_S = 1.0
 """How long connections may take to close after the last reply."""
 
 
 def serve(settings: Settings, refs: Sequence[str] = ()) -> int:
-    """Serve until a signal comes, and finish the requests in flight; the exit code.
+    """Serve until a signal comes, then finish the requests in flight; the exit code.
 
-    It listens at once and loads the models meanwhile. Raises the PenstockError that says why it cannot start: a port
-    in use, a model that was asked for and cannot be served.
+    It listens at once and loads the models meanwhile. Raises PenstockError if it cannot start: a port in use, a model
+    that was named and cannot be served.
     """
     configure_logging(settings)
     host, port = free_address(settings.host, settings.port)
     settings = settings.model_copy(update={"host": host, "port": port})
-    if settings.workers > 1:
-        from penstock.gateway.process.supervisor import supervise
+    return supervise(settings, refs, _worker_main) if settings.workers > 1 else run(settings, refs)
 
-        return supervise(settings, refs)
-    return run(settings, refs)
+
+def _worker_main(settings: Settings, refs: tuple[str, ...], directory: Path, reports: Connection) -> None:
+    """One server in a child process. Ctrl-C reaches the whole process group, so only the parent's SIGTERM counts."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    configure_logging(settings)
+    _exit_with_parent(directory)
+    try:
+        sys.exit(run(settings, refs, workers=WorkerGroup(directory), on_ready=lambda: reports.send(READY)))
+    except PenstockError as error:
+        reports.send(str(error))
+        sys.exit(1)
+
+
+def _exit_with_parent(directory: Path) -> None:
+    """Exit and remove the shared directory when the parent was killed, which it can do neither for itself."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        shutil.rmtree(directory, ignore_errors=True)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, name="penstock-orphan", daemon=True).start()
 
 
 def run(
@@ -65,9 +92,9 @@ def run(
 
 
 def free_address(host: str, port: int) -> tuple[str, int]:
-    """The IP address and port to listen on; a free port for 0. Raises ConfigError when that is not possible.
+    """The IP address and port to listen on; a free port for 0. Raises ConfigError if it cannot be bound.
 
-    Granian shares ports (SO_REUSEPORT): without this look a second server would start and take half the requests.
+    Granian sets SO_REUSEPORT: without this check a second server would start and take half the requests.
     """
     try:
         family, kind, proto, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
@@ -78,21 +105,21 @@ def free_address(host: str, port: int) -> tuple[str, int]:
             found = probe.getsockname()
             return str(found[0]), int(found[1])
     except OSError as error:
-        raise ConfigError(_why_not(host, port, error)) from None
+        raise ConfigError(_bind_error(host, port, error)) from None
 
 
-def _why_not(host: str, port: int, error: OSError) -> str:
+def _bind_error(host: str, port: int, error: OSError) -> str:
     if isinstance(error, socket.gaierror):
         return f"the host {host} is not known: {error.strerror}"
     if error.errno == errno.EADDRINUSE:
-        return f"port {port} is in use on {host}; stop what listens there or choose another with --port"
+        return f"port {port} is in use on {host}; stop the process that listens there or choose another with --port"
     if error.errno == errno.EACCES:
         return f"port {port} needs privileges on {host}; choose one above 1023 with --port"
     return f"cannot listen on {host}:{port}: {error.strerror}"
 
 
 class Server:
-    """One process: Granian, the gateway behind it, and what happens on a signal."""
+    """One process: the gateway under Granian, from start to drain."""
 
     def __init__(
         self, settings: Settings, refs: Sequence[str], workers: WorkerGroup | None, on_ready: Callable[[], None]
@@ -104,7 +131,7 @@ class Server:
         self._stop = asyncio.Event()
 
     async def run(self) -> int:
-        """Serve until stopped; the exit code. Raises the PenstockError of a model that was asked for."""
+        """Serve until stopped; the exit code. Raises the PenstockError of a model that was named."""
         for signum in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(signum, self._on_signal, signum)
         service = Service(self._settings, workers=self._workers)
@@ -142,10 +169,10 @@ class Server:
         log.info("draining", extra={"inflight": len(gateway.inflight)})
         in_time = await gateway.drain(self._settings.drain_timeout_s)
         if not in_time:
-            log.warning("gave up requests that took longer than the drain allows")
-            await asyncio.sleep(0.05)  # their replies are on the way
+            log.warning("requests that took longer than the drain time-out were cancelled")
+            await asyncio.sleep(0.05)  # for their replies to be sent
         if not (in_time and loading.done()):
-            _exit_now(0)  # a run or a load that nobody waits for any more goes on in a thread
+            _exit_now(0)  # a thread that still runs or loads a model would delay the exit
 
     def _on_signal(self, signum: int) -> None:
         if self._stop.is_set():
@@ -159,7 +186,7 @@ async def _first(*tasks: Task) -> None:
 
 @contextlib.asynccontextmanager
 async def _listening(gateway: Gateway, settings: Settings) -> AsyncIterator[Task]:
-    """Granian at work; yields its task, which ends by itself only when something is wrong."""
+    """Run Granian; yields its task, which ends by itself only on an error."""
     granian = granian_server(gateway, settings)
     task = asyncio.create_task(granian.serve(), name="penstock-listen")
     log.info("listening on %s", _url(settings))
@@ -197,20 +224,20 @@ def granian_server(gateway: Gateway, settings: Settings) -> Any:
         websockets=False,
         log_enabled=False,
         backlog=BACKLOG,
-        backpressure=_most_connections(),
+        backpressure=_max_connections(),
     )
 
 
-def _most_connections() -> int:
-    """As many as this process may open files for; Granian lets further ones wait in the backlog."""
+def _max_connections() -> int:
+    """As many as the limit of open files allows; further ones wait in the backlog."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = MOST_CONNECTIONS + SPARE_FILES
+    wanted = MAX_CONNECTIONS + SPARE_FILES
     if soft != resource.RLIM_INFINITY and soft < wanted:
         soft = wanted if hard == resource.RLIM_INFINITY else min(hard, wanted)
         with contextlib.suppress(OSError, ValueError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    return MOST_CONNECTIONS if soft == resource.RLIM_INFINITY else max(SPARE_FILES, min(soft, wanted) - SPARE_FILES)
+    return MAX_CONNECTIONS if soft == resource.RLIM_INFINITY else max(SPARE_FILES, min(soft, wanted) - SPARE_FILES)
 
 
 def _url(settings: Settings) -> str:
@@ -219,7 +246,7 @@ def _url(settings: Settings) -> str:
 
 
 def _exit_now(code: int) -> None:
-    """Leave without waiting for threads that may never end."""
+    """Exit without waiting for threads that may never end."""
     logging.shutdown()
     sys.stdout.flush()
     os._exit(code)
