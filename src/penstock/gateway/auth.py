@@ -14,8 +14,8 @@ ADMIN_KEY_HEADER = "X-Penstock-Admin-Key"
 
 _FORWARDED = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "via")
 """Headers that proxies add. Behind a proxy every client seems to be on this machine."""
-_BAD_KEY = "give the admin key as `Authorization: Bearer …` or `X-Penstock-Admin-Key`"
-_OFF = "the admin routes are off here: set PENSTOCK_ADMIN_KEY, or listen on a loopback address with no proxy in front"
+_BAD_KEY = "send the admin key as `Authorization: Bearer …` or `X-Penstock-Admin-Key`"
+_OFF = "the admin routes are off: set PENSTOCK_ADMIN_KEY, or listen on a loopback address without a proxy in front"
 
 
 class AdminGuard(Step):
@@ -83,4 +83,4 @@ def _check_origin(call: Call) -> None:
     else:
         own = origin is None or (_split(origin).netloc or None) == call.header("host")
     if not own:
-        raise Refusal(403, "the admin routes take no requests from pages of another origin")
+        raise Refusal(403, "the admin routes refuse requests from pages of another origin")

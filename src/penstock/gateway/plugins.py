@@ -1,4 +1,4 @@
-"""Routes that installed packages add, served while a model of their task's kind is loaded."""
+"""Routes of installed packages, served while a model of their kind of task is loaded."""
 
 from __future__ import annotations
 
@@ -62,17 +62,16 @@ class PluginRoutes:
 
 
 class Extensions:
-    """What packages add to a table of routes. Each is imported once, when a model of its kind is first there."""
+    """The rows of packages. A package is imported once, when a model of its kind is first loaded."""
 
     def __init__(self, table: tuple[Endpoint, ...]) -> None:
         self._own = Routes(table)
         self._rows: dict[str, tuple[Endpoint, ...]] = {}
 
     def rows(self, kinds: Iterable[str]) -> tuple[Endpoint, ...]:
-        """The rows for these kinds of tasks, by kind; imports the packages of those that are new.
+        """The rows for these kinds of tasks, by kind; imports the packages of new kinds.
 
-        A package that cannot be imported, and a row that cannot be served beside the others, is a warning in the log
-        and costs nothing but itself.
+        A package that cannot be imported and a row that cannot be served are skipped with a warning in the log.
         """
         taken: dict[tuple[str, str], Endpoint] = {}
         every = [row for kind in sorted(kinds) for row in self._of(kind)]
@@ -89,42 +88,42 @@ class Extensions:
             try:
                 ready = self._admitted(row)
             except Exception as error:  # a row may hold anything
-                log.warning("a route of %s is left out: %s", point.value, error)
+                log.warning("a route of %s is skipped: %s", point.value, error)
             else:
                 yield ready
 
     def _admitted(self, row: object) -> Endpoint:
         if not isinstance(row, Endpoint):
-            raise TypeError(f"{type(row).__name__} is no Endpoint")
+            raise TypeError(f"{type(row).__name__} is not an Endpoint")
         fault = self._fault(row)
         if fault is not None:
             raise ValueError(fault)
         return _ready(row)
 
     def _fault(self, row: Endpoint) -> str | None:
-        """Why a row cannot be served, None for a good one."""
+        """Why a row cannot be served; None for a valid one."""
         shown, handler = f"{row.method} {row.path}", cast(object, row.handler)
         if row.method not in _METHODS or not _PATH.fullmatch(str(row.path)):
-            return f"{shown} should be one of {', '.join(_METHODS)} and a path such as /houses/{{id}}"
+            return f"{shown} must be one of {', '.join(_METHODS)} and a path such as /houses/{{id}}"
         names = re.findall(r"\{(\w+)\}", row.path)
         if len(set(names)) < len(names) or not all(name.isascii() and name.isidentifier() for name in names):
-            return f"the parameters of {shown} should be names, each of them once"
+            return f"the parameters of {shown} must be distinct names"
         if not callable(handler):
-            return f"the handler of {shown} cannot be called"
+            return f"the handler of {shown} is not callable"
         if self._own.knows(re.sub(r"\{\w+\}", "0", row.path)):
-            return f"{row.path} is the platform's own"
+            return f"{row.path} is a route of Penstock"
         return None
 
 
 def _ready(row: Endpoint) -> Endpoint:
-    """The row as it is served: documented where that is possible."""
+    """The row as it is served; without a tag if it cannot be documented."""
     if not (row.tag and _can_be_documented(row)):
         row = replace(row, tag="")
     return row
 
 
 def _can_be_documented(row: Endpoint) -> bool:
-    """False for a row that the document of all routes could not be written with."""
+    """False for a row that would break the OpenAPI document."""
     try:
         if all(_has_schema(model) for model in (*row.requests, *row.responses, *models_in(row.replies))):
             orjson.dumps(write_document((row,)))
@@ -144,23 +143,25 @@ def _imported(point: EntryPoint) -> Iterable[object]:
 
 
 def _is_free(row: Endpoint, taken: dict[tuple[str, str], Endpoint]) -> bool:
-    """False for a path that an earlier row has; two kinds of one package may name the same rows."""
+    """False for a path of an earlier row; two kinds of one package may name the same rows."""
     key = (row.method, re.sub(r"\{\w+\}", "{}", row.path))
     first = taken.get(key)
     if first is None:
         taken[key] = row
     elif first != row:
-        log.warning("a route is left out: %s %s is taken by %s", row.method, row.path, first.summary or first.path)
+        log.warning(
+            "a route is skipped: %s %s is already served by %s", row.method, row.path, first.summary or first.path
+        )
     return first is None
 
 
-# What the documentation says of predictions
+# Documentation of predictions
 
 
 def with_tasks(table: Iterable[Endpoint], tasks: Iterable[type[Task]]) -> tuple[Endpoint, ...]:
-    """The table, its predictions with the requests and responses of further tasks beside the built-in ones."""
-    strange = [task for task in tasks if task.Request not in native.REQUESTS]
-    added = [task for task in strange if _has_schema(task.Request) and _has_schema(task.Response)]
+    """The table, with the requests and responses of `tasks` added to its predictions."""
+    added = [task for task in tasks if task.Request not in native.REQUESTS]
+    added = [task for task in added if _has_schema(task.Request) and _has_schema(task.Response)]
     if not added:
         return tuple(table)
     requests = tuple(dict.fromkeys((*native.REQUESTS, *(task.Request for task in added))))
@@ -180,7 +181,7 @@ def _documented(
 
 @lru_cache(maxsize=256)
 def _has_schema(model: type[BaseModel]) -> bool:
-    """False for a model that Pydantic cannot describe, such as one with a field of some class of its own."""
+    """False for a model without a JSON schema, such as one with a field of a custom class."""
     try:
         model.model_json_schema(mode="validation")
         model.model_json_schema(mode="serialization")

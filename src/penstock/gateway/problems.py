@@ -1,4 +1,4 @@
-"""The one table from errors to HTTP, and RFC 9457 problem details."""
+"""The table from errors to HTTP statuses, and RFC 9457 problem details."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ CLOSE = ("connection", "close")
 
 
 class Kind(NamedTuple):
-    """What a family of errors is on the wire. `public`: its sentence is meant for the client."""
+    """Status and title of a family of errors. `public`: the client is told the message."""
 
     status: int
     slug: str
@@ -42,37 +42,37 @@ class Kind(NamedTuple):
 
 _KINDS: dict[type[BaseException], Kind] = {
     InvalidInput: Kind(422, "invalid-input", "The request is not valid"),
-    OutOfRange: Kind(422, "out-of-range", "A value is outside what the model was made for"),
+    OutOfRange: Kind(422, "out-of-range", "A value is outside the expected range"),
     ModelNotFound: Kind(404, "model-not-found", "No such model"),
     ModelNotReady: Kind(503, "model-not-ready", "The model is not ready"),
-    Overloaded: Kind(429, "overloaded", "Too many requests wait"),
+    Overloaded: Kind(429, "overloaded", "Too many requests are queued"),
     DeadlineExceeded: Kind(504, "deadline-exceeded", "The deadline passed"),
-    ModelLoadError: Kind(500, "model-load-error", "The model cannot be brought up", public=False),
+    ModelLoadError: Kind(500, "model-load-error", "The model cannot be loaded", public=False),
     InferenceError: Kind(500, "inference-error", "The model failed", public=False),
-    ConfigError: Kind(500, "config-error", "The server is not set up to answer this", public=False),
+    ConfigError: Kind(500, "config-error", "The server is misconfigured", public=False),
     Exception: Kind(500, "internal-error", "Internal error", public=False),
 }
 
 _REFUSALS: dict[int, tuple[str, str]] = {
-    307: ("moved", "The route is one slash away"),
-    401: ("unauthorized", "The admin key is needed"),
-    403: ("forbidden", "This is not allowed"),
+    307: ("moved", "Trailing slash redirect"),
+    401: ("unauthorized", "The admin key is required"),
+    403: ("forbidden", "Forbidden"),
     404: ("not-found", "No such route"),
-    405: ("method-not-allowed", "Another method is needed"),
+    405: ("method-not-allowed", "Method not allowed"),
     408: ("request-timeout", "The request did not arrive in time"),
-    409: ("not-done", "It cannot be done as things are"),
+    409: ("not-done", "Conflict"),
     413: ("body-too-large", "The body is too large"),
-    415: ("unsupported-media-type", "The body is of another type"),
+    415: ("unsupported-media-type", "Unsupported media type"),
 }
 
 
 class Refusal(Exception):
-    """An answer that only HTTP knows: no such route, another method, a body too large or of another type."""
+    """An error of HTTP itself: unknown path, wrong method, body too large or of an unsupported type."""
 
     def __init__(
         self, status: int, detail: str, *, title: str | None = None, headers: Sequence[tuple[str, str]] = ()
     ) -> None:
-        """`title` names the kind of refusal, without which the status does."""
+        """`title` names the kind of refusal; the default follows from the status."""
         super().__init__(detail)
         self.status = status
         self.title = title
@@ -80,12 +80,12 @@ class Refusal(Exception):
 
 
 def body_too_large(limit: int) -> Refusal:
-    """413; the connection closes, since the rest of the body is not wanted."""
+    """413; the connection closes, since the rest of the body is not read."""
     return Refusal(413, f"the body may be {limit} bytes at most", headers=(CLOSE,))
 
 
 class Fault(BaseModel):
-    """One fault in one field."""
+    """One invalid field."""
 
     field: str = Field(description="Path of the field, such as `input_data[3]`; `body` for the document itself.")
     message: str
@@ -98,8 +98,8 @@ class Problem(BaseModel):
     title: str = Field(examples=["The request is not valid"])
     status: int = Field(examples=[422])
     detail: str = Field(examples=["input_data: 3 numbers given, the model takes 784"])
-    request_id: str = Field(description="As in the X-Request-ID header; quote it when you report a fault.")
-    errors: list[Fault] = Field(default_factory=list, description="One entry per faulty field.")
+    request_id: str = Field(description="As in the X-Request-ID header; quote it when you report an error.")
+    errors: list[Fault] = Field(default_factory=list, description="One entry per invalid field.")
 
 
 class BatchItemError(BaseModel):
@@ -123,9 +123,9 @@ _found: dict[type[BaseException], Kind] = {}
 
 
 def describe(error: BaseException, request_id: str) -> dict[str, Any]:
-    """`status, title, detail, errors` of any error; of the server's own faults only the request id is told."""
+    """`status, title, detail, errors` of any error; a fault of the server shows only the request id."""
     kind = kind_of(error)
-    detail = str(error) if kind.public else f"{kind.title.lower()}; the server's log says why under {request_id}"
+    detail = str(error) if kind.public else f"{kind.title.lower()}; see the server's log for {request_id}"
     return {"status": kind.status, "title": kind.title, "detail": detail, "errors": _faults(error)}
 
 
@@ -152,7 +152,7 @@ def error_headers(error: BaseException) -> list[tuple[str, str]]:
 
 
 def is_server_fault(error: BaseException) -> bool:
-    """True for what belongs in the log with its traceback."""
+    """True for errors that are logged with their traceback."""
     return not isinstance(error, Refusal) and not kind_of(error).public
 
 
@@ -162,7 +162,7 @@ def retry_after(seconds: float) -> tuple[str, str]:
 
 
 def _phrase(status: int) -> tuple[str, str]:
-    """Slug and title of a status that no refusal of the platform has."""
+    """Slug and title of a status that is not in the table."""
     try:
         phrase = HTTPStatus(status).phrase
     except ValueError:

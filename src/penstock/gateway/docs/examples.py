@@ -1,4 +1,4 @@
-"""Requests that served models answer, for the documentation to show and to try."""
+"""Example requests for the served models, for the documentation."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ log = logging.getLogger(__name__)
 
 
 class Example(NamedTuple):
-    """A request in JSON, the model that answers it, and whether that one is the default.
+    """A request as JSON values, the model that answers it, and whether that is the default model.
 
-    `is_vector` says that it is one flat array of numbers. `others` has a request for each model, by its name, where
-    tasks bring examples of their own.
+    `is_vector`: it is one flat array of numbers. `others` has a request for each model by name, if tasks define
+    examples.
     """
 
     request: Any
@@ -31,21 +31,23 @@ class Example(NamedTuple):
 
 
 def example_of(default: LoadedModel, loaded: Sequence[LoadedModel]) -> Example | None:
-    """For the default model where its task has an example or takes a vector, else for the first that does, or None."""
+    """For the default model if its task has an example or takes a vector, else for the first such model, or None."""
     models = [default, *(model for model in loaded if model is not default)]
-    requests = {model.name: (model, _request(model)) for model in reversed(models)}  # of versions the default's counts
+    requests = {
+        model.name: (model, _request(model)) for model in reversed(models)
+    }  # of several versions, the default's
     shown = {name: request for name, (_, request) in sorted(requests.items()) if request is not None}
     model = next((model for model in models if model.name in shown), None)
     if model is None:
         return None
-    told = any(model.task.example is not None for model in models)
-    others = shown if told and len(shown) > 1 else {}
+    has_examples = any(model.task.example is not None for model in models)
+    others = shown if has_examples and len(shown) > 1 else {}
     is_vector = model.task.array_field is not None
     return Example(shown[model.name], model.name, model.version, model is default, is_vector, others)
 
 
 def _request(model: LoadedModel) -> Any:
-    """What the model's task says, else for one that takes a vector a row of numbers, else None."""
+    """The example of the task; for a task that takes a vector, a row of numbers; else None."""
     task = model.task
     if task.example is not None and _is_json(model):
         return task.example
@@ -69,7 +71,7 @@ def _plain_row(model: LoadedModel) -> list[float]:
 
 
 def _golden_row(model: LoadedModel) -> list[float] | None:
-    """The first golden sample, where a request of its numbers reaches the model as that sample."""
+    """The first golden sample, if a request with its numbers is preprocessed into that sample."""
     golden = model.artifact.golden() if model.artifact is not None else None
     if golden is None:
         return None

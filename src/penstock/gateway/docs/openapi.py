@@ -12,7 +12,6 @@ from pydantic.json_schema import JsonSchemaMode, models_json_schema
 import penstock
 from penstock.gateway.docs.examples import Example
 from penstock.gateway.http import JSON, Endpoint
-from penstock.gateway.native.predict import VECTOR_REQUESTS
 from penstock.gateway.problems import MEDIA_TYPE, Problem, title_of
 
 Json: TypeAlias = dict[str, Any]
@@ -20,21 +19,24 @@ _Key: TypeAlias = tuple[Any, JsonSchemaMode]
 
 _TAGS = {
     "inference": "Predictions.",
-    "models": "What the registry holds.",
-    "health": "Probes.",
-    "monitoring": "Figures.",
-    "admin": "Orders: what is served here, and which version an alias means. They need the admin key; without one set, "
-    "they are taken on a loopback address only.",
+    "models": "Models in the registry.",
+    "health": "Health probes.",
+    "monitoring": "Statistics and metrics.",
+    "admin": "Load and unload models, move aliases, drain. The admin key is required; if none is set, these routes are "
+    "available on a loopback address only.",
 }
 
+VECTOR_PATH = "/inference/predict"
+"""The route that takes vectors only."""
+
 PREDICTIONS = "inference"
-"""The tag of the rows that take deadlines and priorities."""
+"""The tag of the rows that accept deadlines and priorities."""
 
 _REQUEST_ID = {
     "name": "X-Request-ID",
     "in": "header",
     "required": False,
-    "description": "Up to 128 visible ASCII characters; comes back with the reply and stands in the logs.",
+    "description": "Up to 128 visible ASCII characters; returned with the reply and written to the logs.",
     "schema": {"type": "string"},
 }
 _PREDICT_HEADERS: list[Json] = [
@@ -42,15 +44,15 @@ _PREDICT_HEADERS: list[Json] = [
         "name": "task",
         "in": "query",
         "required": False,
-        "description": "What the model is asked as, where it has several tasks; by default its first one.",
+        "description": "One of the supported tasks of the model; the default is its first one.",
         "schema": {"type": "string"},
     },
     {
         "name": "X-Request-Timeout-Ms",
         "in": "header",
         "required": False,
-        "description": "The deadline: after so many milliseconds the work is dropped and the reply is 504. Any number "
-        "above 0 is taken; below a second a busy server may not make it.",
+        "description": "The deadline in milliseconds; the reply after it is 504. Any number above 0 is accepted; a busy "
+        "server may miss a deadline below one second.",
         "schema": {"type": "integer", "minimum": 1000},
         "example": 5000,
     },
@@ -58,17 +60,10 @@ _PREDICT_HEADERS: list[Json] = [
         "name": "X-Penstock-Priority",
         "in": "header",
         "required": False,
-        "description": "Who goes first where requests wait: the higher number, then the earlier deadline. In a full "
-        "queue it takes the place of a lower one. The server may grant less.",
+        "description": "Order in the queue: the higher number first, then the earlier deadline. In a full queue a request "
+        "evicts one of lower priority. The server may limit the priority.",
         "schema": {"type": "integer", "minimum": -100, "maximum": 100, "default": 0},
         "example": 10,
-    },
-    {
-        "name": "X-Penstock-Key",
-        "in": "header",
-        "required": False,
-        "description": "Requests of one key go to one version, where traffic is split.",
-        "schema": {"type": "string"},
     },
 ]
 _PARAMETERS: dict[str, Json] = {
@@ -77,11 +72,14 @@ _PARAMETERS: dict[str, Json] = {
     "alias": {"description": "Name of the alias.", "example": "champion"},
 }
 _OUT: dict[str, Json] = {
-    "X-Request-ID": {"description": "As given, or a new one.", "schema": {"type": "string"}},
+    "X-Request-ID": {"description": "The id of the request, or a new one.", "schema": {"type": "string"}},
     "Server-Timing": {"description": "Milliseconds: queue, pre, run, post.", "schema": {"type": "string"}},
-    "X-Penstock-Model": {"description": "name:version/variant that answered.", "schema": {"type": "string"}},
+    "X-Penstock-Model": {
+        "description": "The model that answered, as name:version/variant.",
+        "schema": {"type": "string"},
+    },
     "X-Penstock-Flags": {
-        "description": "Tensors outside what the model was made for: side, name, and below, above or not_finite.",
+        "description": "Tensors outside the expected range: side, name, and below, above or not_finite.",
         "schema": {"type": "string"},
     },
     "Retry-After": {"description": "Seconds.", "schema": {"type": "integer", "minimum": 1}},
@@ -101,7 +99,7 @@ _UPLOADS: dict[str, Json] = {
 
 
 def write_document(table: Iterable[Endpoint], example: Example | None = None) -> Json:
-    """OpenAPI 3.1 for every row that has a tag. `example` is a request for a model that is really served."""
+    """OpenAPI 3.1 for every row with a tag. `example` is a request for a served model."""
     rows = [row for row in table if row.tag]
     keys: list[_Key] = [(Problem, "serialization")]
     for row in rows:
@@ -164,23 +162,23 @@ def _request(row: Endpoint, refs: Mapping[_Key, Json], example: Example | None) 
 
 
 def _shown(row: Endpoint, example: Example | None) -> Any:
-    """The example of the table, or one that a served model answers; none where no such model answers the route."""
+    """The example of the table, or one for a served model; None if no such model answers the route."""
     if example is None or row.example is None or not _predicts(row):
         return row.example
     if "requests" in row.example:
         return {"requests": [example.request], **({} if example.is_default else {"model": example.name})}
-    if row.requests == VECTOR_REQUESTS and not example.is_vector:
+    if row.path == VECTOR_PATH and not example.is_vector:
         return row.example
     return example.request if example.is_default or row.path != "/predict" else None
 
 
 def _parameters(row: Endpoint, example: Example | None) -> list[Json]:
-    """Those of the path, described by the row or as everywhere, and then those of the query."""
-    told = {parameter["name"]: dict(parameter) for parameter in row.parameters}
+    """Parameters of the path, described by the row or by default, then those of the query."""
+    described = {parameter["name"]: dict(parameter) for parameter in row.parameters}
     names = re.findall(r"\{(\w+)\}", row.path)
     plain = {"in": "path", "required": True, "schema": {"type": "string"}}
-    path = [{"name": name, **plain, **told.pop(name, _parameter(name, example))} for name in names]
-    return [*path, *told.values()]
+    path = [{"name": name, **plain, **described.pop(name, _parameter(name, example))} for name in names]
+    return [*path, *described.values()]
 
 
 def _parameter(name: str, example: Example | None) -> Json:
@@ -193,7 +191,7 @@ def _responses(row: Endpoint, refs: Mapping[_Key, Json]) -> Json:
     responses: Json = {}
     if row.responses:
         schema = _any_of([refs[model, "serialization"] for model in row.responses])
-        responses["200"] = {"description": "The answer.", "content": {JSON: {"schema": schema}}}
+        responses["200"] = {"description": "The reply.", "content": {JSON: {"schema": schema}}}
     for status, reply in row.replies.items():
         responses[str(status)] = _with_references(reply, refs)
     problem = {MEDIA_TYPE: {"schema": refs[Problem, "serialization"]}}
@@ -208,7 +206,7 @@ def _responses(row: Endpoint, refs: Mapping[_Key, Json]) -> Json:
 
 
 def models_in(value: Any) -> Iterator[type[BaseModel]]:
-    """The Pydantic models that stand for their schemas somewhere in a description."""
+    """The Pydantic models in a description; each stands for its schema."""
     if isinstance(value, Mapping):
         for part in value.values():
             yield from models_in(part)
@@ -217,7 +215,7 @@ def models_in(value: Any) -> Iterator[type[BaseModel]]:
 
 
 def _with_references(value: Any, refs: Mapping[_Key, Json]) -> Any:
-    """A description with references in the place of models: two of one name have longer names in the document."""
+    """A description with a reference for each model; models of the same name get longer names in the document."""
     if isinstance(value, Mapping):
         return {key: _with_references(part, refs) for key, part in value.items()}
     return refs[value, "serialization"] if isinstance(value, type) and issubclass(value, BaseModel) else value

@@ -1,4 +1,4 @@
-"""What the registry holds and what of it is loaded."""
+"""Models of the registry, and which of them are loaded."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class ModelInfo(_Shown):
         validation_alias="task", description="The kind of its Task.", examples=["vector-classification"]
     )
     parameters: int | None = Field(
-        validation_alias="num_parameters", description="Trained numbers; null where the format does not tell."
+        validation_alias="num_parameters", description="Number of parameters; null if the format does not tell."
     )
-    input_shape: list[int] = Field(description="-1 is free; the first axis is the batch.", examples=[[-1, 784]])
+    input_shape: list[int] = Field(description="-1 is a free axis; the first axis is the batch.", examples=[[-1, 784]])
     output_shape: list[int] = Field(examples=[[-1, 10]])
     version: str
     variant: str = Field(examples=["onnx-fp32"])
@@ -39,17 +39,17 @@ class ModelInfo(_Shown):
     size_bytes: int
     sha256: str = Field(description="Of the variant's main file.")
     loaded_at: str
-    warnings: list[str] = Field(description="What did not go as asked when it was loaded.")
+    warnings: list[str] = Field(description="Warnings from loading.")
 
 
 class ModelSummary(_Shown):
     """One model of the registry."""
 
     name: str
-    versions: list[str] = Field(description="From low to high.")
-    latest: str | None = Field(description="The version that answers to the bare name.")
-    aliases: dict[str, str] = Field(description="Alias to version.")
-    loaded: list[str] = Field(description="The versions that are loaded now.")
+    versions: list[str] = Field(description="In ascending order.")
+    latest: str | None = Field(description="The version that the bare name means.")
+    aliases: dict[str, str] = Field(description="Version by alias.")
+    loaded: list[str] = Field(description="The loaded versions.")
 
 
 class ModelList(_Shown):
@@ -67,7 +67,7 @@ class TensorShown(_Shown):
 
 
 class SignatureShown(_Shown):
-    """What a model takes and gives."""
+    """Inputs and outputs of a model."""
 
     inputs: list[TensorShown]
     outputs: list[TensorShown]
@@ -87,7 +87,7 @@ class VariantShown(_Shown):
 
 
 class VersionInfo(_Shown):
-    """One version: what its manifest says."""
+    """The manifest of one version."""
 
     name: str
     version: str
@@ -99,7 +99,7 @@ class VersionInfo(_Shown):
     training_data: dict[str, Any]
     metrics: dict[str, Any]
     variants: list[VariantShown]
-    golden_rows: int = Field(description="How many golden samples prove it at load.")
+    golden_rows: int = Field(description="Number of golden samples that verify it at load.")
     size_bytes: int
     loaded: bool
 
@@ -151,7 +151,7 @@ async def card(call: Call) -> Reply:
 
 
 _CARD_POLICY = ("content-security-policy", "default-src 'none'; style-src 'unsafe-inline'; img-src data:")
-"""A card is somebody's text: it may look good, and do nothing else."""
+"""A card is untrusted text: only inline styles and embedded images are allowed."""
 
 _CARD_STYLE = (
     "body{font:16px/1.6 system-ui,sans-serif;max-width:46rem;margin:2rem auto;padding:0 1rem;color:#1c2733}"
@@ -161,7 +161,7 @@ _CARD_STYLE = (
 
 
 def wants_html(accept: str) -> bool:
-    """True when the header prefers HTML to Markdown; `*/*` alone gets Markdown."""
+    """True if the header prefers HTML to Markdown; `*/*` alone gets Markdown."""
     weights = {"text/html": 0.0, "text/markdown": 0.0}
     for part in accept.lower().split(","):
         kind, *parameters = (piece.strip() for piece in part.split(";"))
@@ -191,13 +191,13 @@ def _card_page(text: str, ref: str) -> bytes:
     return f"{head}</head><body>{card_html(text)}</body></html>".encode()
 
 
-# Registry and loaded models as they are shown
+# Models as JSON
 
 
 async def _artifact(call: Call, ref: str) -> Artifact:
     try:
         return await asyncio.to_thread(call.service.engine.registry.get, ref)
-    except InvalidInput as error:  # what cannot be a reference names nothing
+    except InvalidInput as error:  # not a reference: no such model
         raise ModelNotFound(str(error).removeprefix("ref: ")) from None
 
 

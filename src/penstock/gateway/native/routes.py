@@ -1,4 +1,4 @@
-"""The table of every route. What is served and what is documented is read from here, whatever server is in front."""
+"""The table of all native routes: the source of what is served and documented, on any server."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from penstock.gateway.docs import ui as pages
+from penstock.gateway.docs import ui
 from penstock.gateway.http import JSON, Endpoint, Protocol, problem_reply
 from penstock.gateway.native import admin, health, models
 from penstock.gateway.native import predict as native
 
 _PREDICT = (404, 413, 415, 422, 429, 500, 503, 504)
-"""How a prediction may be refused."""
+"""Statuses of a refused prediction."""
 
 _ANY_TASK = (
-    "The body is what the model's Task takes: JSON for numbers and tensors; for images a multipart form with a field "
-    "`file`, or the bytes of the image as they are."
+    "The body depends on the task of the model: JSON for numbers and tensors; for images a multipart form with a field "
+    "`file`, or the image file as the whole body."
 )
 _VECTOR_EXAMPLE = {"input_data": [0.0, 0.25, 0.5, 1.0]}
 
 
 def _unavailable(model: type[BaseModel]) -> Mapping[int, Mapping[str, Any]]:
-    return {503: {"description": "Not now; `reasons` says why.", "content": {JSON: {"schema": model}}}}
+    return {503: {"description": "Unavailable; `reasons` says why.", "content": {JSON: {"schema": model}}}}
 
 
 def _text(kind: str, description: str) -> dict[str, Any]:
@@ -32,7 +32,7 @@ def _text(kind: str, description: str) -> dict[str, Any]:
 
 _CARD = {
     200: {
-        "description": "The card, as Markdown or, where `Accept` prefers it, as HTML.",
+        "description": "The card as Markdown, or as HTML if `Accept` prefers it.",
         "content": {"text/markdown": {"schema": {"type": "string"}}, "text/html": {"schema": {"type": "string"}}},
     }
 }
@@ -58,7 +58,7 @@ _HEALTH = (
         "GET", "/healthz", health.health, "health", "Alias of /health",
         responses=(health.Health,), replies=_unavailable(health.Health),
     ),
-    Endpoint("GET", "/stats", health.stats, "monitoring", "Figures of the last minute", responses=(health.Stats,)),
+    Endpoint("GET", "/stats", health.stats, "monitoring", "Statistics of the last minute", responses=(health.Stats,)),
     Endpoint(
         "GET", "/metrics", health.metrics, "monitoring", "Metrics for Prometheus",
         replies={200: _text("text/plain", "Prometheus' text format.")},
@@ -95,82 +95,84 @@ _MODELS = (
 _PREDICTIONS = (
     Endpoint(
         "POST", "/inference/predict", native.predict_vector, "inference", "Classify vectors of numbers",
-        "Answered by the default model, or by the first served one that takes a vector.",
+        "Answered by the default model, or by the first served model that takes a vector.",
         requests=native.VECTOR_REQUESTS, responses=native.VECTOR_RESPONSES,
         problems=_PREDICT, example=_VECTOR_EXAMPLE,
     ),
     Endpoint(
-        "POST", "/predict", native.predict, "inference", "Ask the default model", _ANY_TASK,
+        "POST", "/predict", native.predict, "inference", "Predict with the default model", _ANY_TASK,
         requests=native.REQUESTS, upload=True, responses=native.RESPONSES,
         problems=_PREDICT, example=_VECTOR_EXAMPLE,
     ),
     Endpoint(
-        "POST", "/predict/batch", native.predict_batch, "inference", "Ask one model several times",
-        "Every item is answered or refused on its own; a refused one carries an `error` in place of its prediction.",
+        "POST", "/predict/batch", native.predict_batch, "inference", "Predict several requests with one model",
+        "Every item succeeds or fails on its own; a failed item has an `error` in place of its prediction.",
         requests=(native.BatchRequest,), responses=(native.batch_response(native.RESPONSES),),
         problems=_PREDICT, example={"requests": [_VECTOR_EXAMPLE, _VECTOR_EXAMPLE]},
     ),
     Endpoint(
-        "POST", "/models/{name}/predict", native.predict_model, "inference", "Ask a model",
+        "POST", "/models/{name}/predict", native.predict_model, "inference", "Predict with a model",
         f"`name` may carry an alias: `digits@champion`. {_ANY_TASK}",
         requests=native.REQUESTS, upload=True, responses=native.RESPONSES,
         problems=_PREDICT, example=_VECTOR_EXAMPLE,
     ),
     Endpoint(
         "POST", "/models/{name}/versions/{version}/predict", native.predict_version, "inference",
-        "Ask a version of a model", _ANY_TASK,
+        "Predict with a version of a model", _ANY_TASK,
         requests=native.REQUESTS, upload=True, responses=native.RESPONSES,
         problems=_PREDICT, example=_VECTOR_EXAMPLE,
     ),
 )  # fmt: skip
 
 _PAGES = (
-    Endpoint("GET", "/docs", pages.docs, "", "Swagger UI"),
-    Endpoint("GET", "/docs/assets/{file}", pages.asset, "", "Scripts and styles of the two pages"),
-    Endpoint("GET", "/redoc", pages.redoc, "", "ReDoc"),
-    Endpoint("GET", "/openapi.json", pages.openapi, "", "The OpenAPI document"),
+    Endpoint("GET", "/docs", ui.docs, "", "Swagger UI"),
+    Endpoint("GET", "/docs/assets/{file}", ui.asset, "", "Scripts and styles of the documentation"),
+    Endpoint("GET", "/redoc", ui.redoc, "", "ReDoc"),
+    Endpoint("GET", "/openapi.json", ui.openapi, "", "The OpenAPI document"),
 )
 
-_ORDERED = (401, 403, 404, 409, 413, 415, 422, 500, 503)
-"""How an order may be refused."""
-_EVERYWHERE = "Every process of this server follows before the reply."
-_STORED = "Written into the registry: every server that uses it follows within a second."
+_ADMIN_PROBLEMS = (401, 403, 404, 409, 413, 415, 422, 500, 503)
+"""Statuses of a refused admin request."""
+_EVERYWHERE = "All processes of this server apply it before the reply."
+_STORED = "Written to the registry: every server on it follows within a second."
 
 
-def _order(method: str, path: str, handler: Any, summary: str, description: str, **more: Any) -> Endpoint:
-    return Endpoint(method, path, handler, "admin", summary, description, problems=_ORDERED, guarded=True, **more)
+def _admin(method: str, path: str, handler: Any, summary: str, description: str, **more: Any) -> Endpoint:
+    return Endpoint(
+        method, path, handler, "admin", summary, description, problems=_ADMIN_PROBLEMS, guarded=True, **more
+    )
 
 
 _ADMIN = (
-    _order(
-        "GET", "/admin", admin.state, "What this server serves", "Of the process that answers.",
+    _admin(
+        "GET", "/admin", admin.state, "Models and state of this server", "Of the process that answers.",
         responses=(admin.ServerState,),
     ),
-    _order(
+    _admin(
         "POST", "/admin/load", admin.load, "Load a model",
-        f"It answers from now on, in memory and proved when the reply comes. {_EVERYWHERE}",
+        f"The reply comes when the model is loaded and verified. {_EVERYWHERE}",
         requests=(admin.ModelOrder,), responses=(admin.Loaded,), example={"model": "digits"},
     ),
-    _order(
+    _admin(
         "POST", "/admin/unload", admin.unload, "Unload a model",
-        f"A bare name means all its versions. Requests inside are answered first. {_EVERYWHERE}",
+        f"A bare name means all its versions. Requests in flight are answered first. {_EVERYWHERE}",
         requests=(admin.ModelOrder,), responses=(admin.Unloaded,), example={"model": "digits"},
     ),
-    _order(
+    _admin(
         "PUT", "/admin/models/{name}/aliases/{alias}", admin.set_alias, "Point an alias at a version", _STORED,
         requests=(admin.AliasOrder,), responses=(admin.Aliased,), example={"version": "v1.0"},
     ),
-    _order(
+    _admin(
         "DELETE", "/admin/models/{name}/aliases/{alias}", admin.remove_alias, "Remove an alias", _STORED,
         responses=(admin.Aliased,),
     ),
-    _order(
-        "POST", "/admin/drain", admin.drain, "Refuse predictions",
-        f"Readiness turns 503 and new predictions are refused; the process goes on. {_EVERYWHERE}",
+    _admin(
+        "POST", "/admin/drain", admin.drain, "Drain",
+        f"Readiness turns 503 and new predictions are refused; the process keeps running. {_EVERYWHERE}",
         requests=(admin.DrainOrder,), responses=(admin.Drained,), example={"wait_s": 10},
     ),
-    _order(
-        "DELETE", "/admin/drain", admin.resume, "Take predictions again", _EVERYWHERE, responses=(admin.Drained,)
+    _admin(
+        "DELETE", "/admin/drain", admin.resume, "Resume after a drain", _EVERYWHERE, responses=(admin.Drained,)
     ),
 )  # fmt: skip
 
