@@ -1,7 +1,8 @@
-"""What a package of your own may use of the platform, beside `penstock`, `penstock.errors` and `penstock.tasks.base`.
+"""The API for packages, with `penstock`, `penstock.errors` and `penstock.tasks.base`.
 
-Routes: a tuple of `Endpoint` rows, named by the entry point group `penstock.routes`. Tables: a database beside the
-registry's. Settings: the environment variables that begin with the package's name. See docs/extending.md.
+Routes: a tuple of `Endpoint` rows in the entry point group `penstock.routes`. A handler takes a `Call` and returns a
+`Reply`, whose body is bytes, or an asynchronous iterator of bytes that is sent as it is produced. Tables: a database
+next to the registry's. Settings: the environment variables that begin with the package's name. See docs/extending.md.
 """
 
 from __future__ import annotations
@@ -50,14 +51,15 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 def read_json(model: type[Model], body: bytes) -> Model:
-    """A JSON body as the Pydantic model. Raises InvalidInput naming every field that is wrong."""
-    return decode_slowly(model, body)  # type: ignore[return-value]  # it is the model's own instance
+    """A JSON body as the Pydantic model. Raises InvalidInput naming every invalid field."""
+    return decode_slowly(model, body)  # type: ignore[return-value]  # an instance of `model`
 
 
 def tasks_of(call: Call, kind: str) -> list[Task]:
-    """The tasks of a kind that are at work in this process, the default model's first, then the latest used.
+    """The tasks of a kind whose models are loaded in this process: the default model's first, then by latest use.
 
-    A row of `penstock.routes` is only served while there is one; the last may leave while a handler waits.
+    A row of `penstock.routes` is served only while there is one, but the last model may be unloaded while a handler
+    waits.
     """
     engine = call.service.engine
     default = engine.default()

@@ -1,4 +1,4 @@
-"""Routes and tasks of an installed package, beside the platform's own."""
+"""Routes and tasks of an installed package."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_routes_of_a_package_are_served_with_its_model(kind: str, tides: Registr
         assert reply.headers["x-request-id"]
         assert live.http.post("/tides/brest").status_code == 405
         assert live.http.get("/tides/brest/x").status_code == 404
-        assert live.http.get("/models/ports").json()["name"] == "ports"  # the platform's own rows stay its own
+        assert live.http.get("/models/ports").json()["name"] == "ports"  # a route of Penstock
         assert live.http.get("/health").json()["status"] == "healthy"
 
 
@@ -270,8 +270,8 @@ def test_rows_that_cannot_be_served_are_left_out_with_a_warning(site: Path, capl
     assert [(row.method, row.path) for row in rows] == [("GET", "/tides/{port}"), ("PUT", "/tides/{port}")]
     told = [record.getMessage() for record in caplog.records]
     assert len(told) == 4
-    assert "a route of tides:ROUTES is left out: /health is the platform's own" in told
-    assert "a route of tides:ROUTES is left out: str is no Endpoint" in told
+    assert "a route of tides:ROUTES is skipped: /health is a route of Penstock" in told
+    assert "a route of tides:ROUTES is skipped: str is not an Endpoint" in told
 
 
 def test_a_package_that_does_not_import_costs_only_its_routes(site: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -300,7 +300,7 @@ def test_the_first_of_two_packages_has_a_path(site: Path, caplog: pytest.LogCapt
     rows = Extensions(TABLE).rows({"tides", "zz-late", "zz-same"})
     assert [row.path for row in rows] == ["/tides/{port}", "/tides/{port}", "/late"]
     told = [record.getMessage() for record in caplog.records if "taken" in record.getMessage()]
-    assert told == ["a route is left out: GET /tides/{harbour} is taken by The tide"]
+    assert told == ["a route is skipped: GET /tides/{harbour} is already served by The tide"]
 
 
 def test_a_row_whose_models_cannot_be_described_is_served_without_a_word_in_the_documentation(site: Path) -> None:
@@ -359,7 +359,7 @@ def test_a_row_that_no_table_can_hold_costs_only_itself(site: Path, caplog: pyte
     rows = Extensions(TABLE).rows({"odd"})
     assert [found.path for found in rows] == ["/good"]
     assert Routes((*TABLE, *rows)).knows("/good")
-    assert "a route of odd:ROUTES is left out" in caplog.text
+    assert "a route of odd:ROUTES is skipped" in caplog.text
 
 
 @pytest.mark.parametrize(

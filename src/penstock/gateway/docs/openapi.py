@@ -51,8 +51,8 @@ _PREDICT_HEADERS: list[Json] = [
         "name": "X-Request-Timeout-Ms",
         "in": "header",
         "required": False,
-        "description": "The deadline in milliseconds; the reply after it is 504. Any number above 0 is accepted; a busy "
-        "server may miss a deadline below one second.",
+        "description": "The deadline in milliseconds; the reply after it is 504. Any number above 0 is accepted; a "
+        "busy server may miss a deadline below one second.",
         "schema": {"type": "integer", "minimum": 1000},
         "example": 5000,
     },
@@ -60,8 +60,8 @@ _PREDICT_HEADERS: list[Json] = [
         "name": "X-Penstock-Priority",
         "in": "header",
         "required": False,
-        "description": "Order in the queue: the higher number first, then the earlier deadline. In a full queue a request "
-        "evicts one of lower priority. The server may limit the priority.",
+        "description": "Order in the queue: the higher number first, then the earlier deadline. In a full queue a "
+        "request evicts one of lower priority. The server may limit the priority.",
         "schema": {"type": "integer", "minimum": -100, "maximum": 100, "default": 0},
         "example": 10,
     },
