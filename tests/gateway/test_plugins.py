@@ -299,7 +299,7 @@ def test_the_first_of_two_packages_has_a_path(site: Path, caplog: pytest.LogCapt
     )
     rows = Extensions(TABLE).rows({"tides", "zz-late", "zz-same"})
     assert [row.path for row in rows] == ["/tides/{port}", "/tides/{port}", "/late"]
-    told = [record.getMessage() for record in caplog.records if "taken" in record.getMessage()]
+    told = [record.getMessage() for record in caplog.records if "already served" in record.getMessage()]
     assert told == ["a route is skipped: GET /tides/{harbour} is already served by The tide"]
 
 
