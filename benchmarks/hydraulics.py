@@ -44,8 +44,8 @@ print(json.dumps({**steps, "load_s": loaded - opened, "warmup_s": warm - loaded}
 
 def window(seed: int) -> dict[str, list[float]]:
     """One work cycle of the test rig, a sample a second: what is measured faster is averaged over the second."""
+    from penstock_hydraulics.machine.templates import TEMPLATES
     from penstock_hydraulics.simulator import simulate
-    from penstock_hydraulics.templates import TEMPLATES
 
     (cycle,) = simulate(TEMPLATES[TEMPLATE], {}, 1, seed)
     seconds = {name: np.asarray(values).reshape(SAMPLES, -1).mean(axis=1) for name, values in cycle.readings.items()}

@@ -21,12 +21,12 @@ import numpy as np
 import penstock
 from penstock.artifacts.artifact import Golden, TaskEntry, VariantSource, write_artifact
 from penstock_hydraulics import TEMPLATES, InferenceConfig, InferenceEngine, TrainingConfig, fit, simulate
-from penstock_hydraulics.data import ROWS, Recordings
-from penstock_hydraulics.learning.export import export_onnx, onnx_answers
-from penstock_hydraulics.learning.publish import golden_inputs, signature_of
-from penstock_hydraulics.learning.simulated import rows_of_window
+from penstock_hydraulics.learning.data.recordings import ROWS, Recordings
+from penstock_hydraulics.learning.data.simulated import rows_of_window
+from penstock_hydraulics.learning.models.export import export_onnx, onnx_answers
+from penstock_hydraulics.learning.publishing.publish import golden_inputs, signature_of
+from penstock_hydraulics.machine.states import HEADS
 from penstock_hydraulics.simulator.traffic import request_of
-from penstock_hydraulics.states import HEADS
 
 RIG = TEMPLATES["zema_rig"]
 FAULTS = {

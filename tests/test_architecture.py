@@ -34,15 +34,9 @@ OWNERS = {
     "openvino": ("penstock/backends/",),
     "fastapi": ("penstock/gateway/",),
     "granian": ("penstock/gateway/",),
-    "sqlalchemy": ("penstock/registry/", "penstock_hydraulics/store/"),
+    "sqlalchemy": ("penstock/registry/", "penstock_hydraulics/fleet/"),
     "prometheus_client": ("penstock/monitor/",),
-    "typer": (
-        "penstock/cli/",
-        "penstock_hydraulics/cli.py",
-        "penstock_hydraulics/learning/command.py",
-        "penstock_hydraulics/learning/verbs.py",
-        "penstock_hydraulics/simulator/command.py",
-    ),
+    "typer": ("penstock/cli/", "penstock_hydraulics/cli/"),
 }
 """Which rooms may import a package at all."""
 

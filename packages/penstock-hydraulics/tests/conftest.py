@@ -12,9 +12,9 @@ from databases import database, postgres
 from rig import simulated_recordings
 from typer.testing import CliRunner
 
-from penstock_hydraulics.cli import app
-from penstock_hydraulics.data import ROWS, SENSORS
-from penstock_hydraulics.states import HEADS
+from penstock_hydraulics.cli.main import app
+from penstock_hydraulics.learning.data.recordings import ROWS, SENSORS
+from penstock_hydraulics.machine.states import HEADS
 
 __all__ = ["database", "postgres"]
 

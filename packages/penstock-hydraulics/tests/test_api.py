@@ -14,10 +14,10 @@ from hydraulic_models import hydraulic_registry, readings
 from live_servers import Live
 
 from penstock.settings import Settings
+from penstock_hydraulics.machine.states import ANOMALIES
+from penstock_hydraulics.machine.templates import TEMPLATES
 from penstock_hydraulics.simulator import simulate
-from penstock_hydraulics.states import ANOMALIES
 from penstock_hydraulics.task import HydraulicDiagnostics
-from penstock_hydraulics.templates import TEMPLATES
 
 RIG = TEMPLATES["zema_rig"]
 SHIPPED = importlib.resources.files("penstock_hydraulics") / "artifacts" / "hydraulics"

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from penstock import Artifact, Predictor, Registry
-from penstock_hydraulics.data import RIG, ROWS, load
-from penstock_hydraulics.features import FeatureConfig, Layout, Scales, encode
-from penstock_hydraulics.learning.export import onnx_answers
+from penstock_hydraulics.learning.data.recordings import RIG, ROWS, load
+from penstock_hydraulics.learning.models.export import onnx_answers
+from penstock_hydraulics.machine.states import HEADS
+from penstock_hydraulics.signals.features import FeatureConfig, Layout, Scales, encode
 from penstock_hydraulics.simulator import simulate
-from penstock_hydraulics.states import HEADS
 
 SHIPPED = Path(str(files("penstock_hydraulics") / "artifacts" / "hydraulics"))
 VERSIONS = sorted(path.name for path in SHIPPED.iterdir() if path.is_dir())

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from penstock.errors import InvalidInput
 from penstock.gateway.native import decoding
 from penstock.gateway.native import fast_json as arrays
-from penstock_hydraulics.schemas import PredictionRequest
+from penstock_hydraulics.diagnosis.schemas import PredictionRequest
+from penstock_hydraulics.machine.templates import TEMPLATES
 from penstock_hydraulics.task import HydraulicDiagnostics
-from penstock_hydraulics.templates import TEMPLATES
 
 RIG = TEMPLATES["zema_rig"]
 TASK = HydraulicDiagnostics(task_config(), SIGNATURE)

@@ -19,8 +19,8 @@ from penstock_hydraulics.engine import (
     PredictionRequest,
     PredictionResponse,
 )
+from penstock_hydraulics.machine.templates import TEMPLATES
 from penstock_hydraulics.simulator.traffic import Plan, traffic
-from penstock_hydraulics.templates import TEMPLATES
 
 RIG = TEMPLATES["zema_rig"]
 

@@ -14,7 +14,7 @@ from live_servers import Live
 from postgres import Server
 
 from penstock.settings import Settings
-from penstock_hydraulics.templates import TEMPLATES
+from penstock_hydraulics.machine.templates import TEMPLATES
 
 Database = Callable[[Path], str]
 RIG = readings(TEMPLATES["zema_rig"])

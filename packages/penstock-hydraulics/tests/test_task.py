@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 from penstock.errors import InvalidInput, ModelLoadError, OutOfRange
 from penstock.registry.registry import Registry
 from penstock.tensors import Signature
-from penstock_hydraulics.features import Scale, Scales
-from penstock_hydraulics.plant import Equipment
-from penstock_hydraulics.schemas import PredictionRequest
+from penstock_hydraulics.diagnosis.schemas import PredictionRequest
+from penstock_hydraulics.fleet.fleet import Equipment
+from penstock_hydraulics.machine.states import ANOMALIES
+from penstock_hydraulics.machine.templates import TEMPLATES
+from penstock_hydraulics.machine.topology import Component, Topology
+from penstock_hydraulics.signals.features import Scale, Scales
 from penstock_hydraulics.simulator import simulate
-from penstock_hydraulics.states import ANOMALIES
 from penstock_hydraulics.task import HydraulicDiagnostics
-from penstock_hydraulics.templates import TEMPLATES
-from penstock_hydraulics.topology import Component, Topology
 
 RIG = TEMPLATES["zema_rig"]
 THREE = ("pressure_pump_main", "temperature_pump_main", "vibration_pump_main")
@@ -383,7 +383,7 @@ def test_to_change_the_model_is_no_wear(ask, attached):
 
 
 def _result(equipment_id, at_s, health, trend="rig:1"):
-    from penstock_hydraulics.store.results import Result
+    from penstock_hydraulics.fleet.results import Result
 
     return Result(equipment_id, at_s, health, "healthy", trend=trend)
 

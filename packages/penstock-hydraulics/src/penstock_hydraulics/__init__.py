@@ -9,33 +9,33 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from penstock_hydraulics.data import load
+    from penstock_hydraulics.diagnosis.schemas import PredictionRequest, PredictionResponse
     from penstock_hydraulics.engine import InferenceConfig, InferenceEngine
-    from penstock_hydraulics.features import FeatureConfig
-    from penstock_hydraulics.learning.config import TrainingConfig
-    from penstock_hydraulics.learning.gnn import UniversalTemporalGNN
-    from penstock_hydraulics.learning.training import fit
-    from penstock_hydraulics.schemas import PredictionRequest, PredictionResponse
+    from penstock_hydraulics.learning.data.recordings import load
+    from penstock_hydraulics.learning.models.gnn import UniversalTemporalGNN
+    from penstock_hydraulics.learning.training.config import TrainingConfig
+    from penstock_hydraulics.learning.training.fitting import fit
+    from penstock_hydraulics.machine.templates import TEMPLATES
+    from penstock_hydraulics.machine.topology import Component, Topology, parse_topology
+    from penstock_hydraulics.signals.features import FeatureConfig
     from penstock_hydraulics.simulator import simulate
     from penstock_hydraulics.task import HydraulicDiagnostics
-    from penstock_hydraulics.templates import TEMPLATES
-    from penstock_hydraulics.topology import Component, Topology, parse_topology
 
 _HOMES = {
-    "TEMPLATES": "templates",
-    "Component": "topology",
-    "FeatureConfig": "features",
+    "TEMPLATES": "machine.templates",
+    "Component": "machine.topology",
+    "FeatureConfig": "signals.features",
     "HydraulicDiagnostics": "task",
     "InferenceConfig": "engine",
     "InferenceEngine": "engine",
-    "PredictionRequest": "schemas",
-    "PredictionResponse": "schemas",
-    "Topology": "topology",
-    "TrainingConfig": "learning.config",
-    "UniversalTemporalGNN": "learning.gnn",
-    "fit": "learning.training",
-    "load": "data",
-    "parse_topology": "topology",
+    "PredictionRequest": "diagnosis.schemas",
+    "PredictionResponse": "diagnosis.schemas",
+    "Topology": "machine.topology",
+    "TrainingConfig": "learning.training.config",
+    "UniversalTemporalGNN": "learning.models.gnn",
+    "fit": "learning.training.fitting",
+    "load": "learning.data.recordings",
+    "parse_topology": "machine.topology",
     "simulate": "simulator",
 }
 

@@ -9,10 +9,10 @@ from typing import Any, Self
 
 from penstock import Predictor, Registry
 from penstock.errors import ModelLoadError, PenstockError
-from penstock_hydraulics.features import FeatureConfig
-from penstock_hydraulics.schemas import PredictionRequest, PredictionResponse
+from penstock_hydraulics.diagnosis.schemas import PredictionRequest, PredictionResponse
+from penstock_hydraulics.machine.topology import Topology
+from penstock_hydraulics.signals.features import FeatureConfig
 from penstock_hydraulics.task import HydraulicDiagnostics
-from penstock_hydraulics.topology import Topology
 
 __all__ = ["FeatureConfig", "InferenceConfig", "InferenceEngine", "PredictionRequest", "PredictionResponse"]
 

@@ -11,8 +11,7 @@ from urllib.parse import parse_qs
 
 from penstock.errors import InvalidInput, ModelNotReady
 from penstock.plugin_api import JSON, Call, Endpoint, Refusal, Reply, json_reply, read_json, tasks_of
-from penstock_hydraulics.plant import Plant, check_equipment_id, parse_equipment
-from penstock_hydraulics.records import (
+from penstock_hydraulics.fleet.equipment_schemas import (
     EquipmentAnswer,
     EquipmentBody,
     EquipmentList,
@@ -22,9 +21,10 @@ from penstock_hydraulics.records import (
     TopologyAnswer,
     TopologyList,
 )
+from penstock_hydraulics.fleet.fleet import Plant, check_equipment_id, parse_equipment
+from penstock_hydraulics.machine.templates import TEMPLATES
+from penstock_hydraulics.machine.topology import KINDS, QUANTITIES
 from penstock_hydraulics.task import HydraulicDiagnostics
-from penstock_hydraulics.templates import TEMPLATES
-from penstock_hydraulics.topology import KINDS, QUANTITIES
 
 TAG: Final = "hydraulics"
 UTMOST_BODY: Final = 256 * 1024

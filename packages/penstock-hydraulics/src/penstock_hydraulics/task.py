@@ -15,29 +15,38 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from penstock.errors import InvalidInput, ModelLoadError, OutOfRange
 from penstock.plugin_api import Registry, Signature, Task, parse_config, parse_request
-from penstock_hydraulics.anomalies import Findings, anomaly_judge
-from penstock_hydraulics.cases import Case, Cases
-from penstock_hydraulics.coverage import coverage_of
-from penstock_hydraulics.features import INPUTS, STEPS, FeatureConfig, Float, Layout, Scales, encode, statistics_of
-from penstock_hydraulics.health import ComponentJudge, capped, machine_health, status_of
-from penstock_hydraulics.likeness import about_likeness
-from penstock_hydraulics.remarks import about_machine, about_sensors, about_window
-from penstock_hydraulics.rules import NOMINAL, Expectations, Figures, rule_book
-from penstock_hydraulics.schemas import (
+from penstock_hydraulics.diagnosis.advisories import about_machine, about_sensors, about_window
+from penstock_hydraulics.diagnosis.anomalies import Findings, anomaly_judge
+from penstock_hydraulics.diagnosis.health import ComponentJudge, capped, machine_health, status_of
+from penstock_hydraulics.diagnosis.out_of_distribution import about_likeness
+from penstock_hydraulics.diagnosis.request_plans import Case, Cases
+from penstock_hydraulics.diagnosis.rules import NOMINAL, Expectations, Figures, rule_book
+from penstock_hydraulics.diagnosis.schemas import (
     ComponentAnswer,
     DegradationAnswer,
     Health,
     PredictionRequest,
     PredictionResponse,
 )
-from penstock_hydraulics.store.results import Result
-from penstock_hydraulics.templates import TEMPLATES
-from penstock_hydraulics.topology import Component, Topology, parse_topology
-from penstock_hydraulics.trend import FAILURE_HEALTH, MIN_RESULTS, Degradation, degradation
-from penstock_hydraulics.windows import WindowPlan, complete, fill_window, plan_window
+from penstock_hydraulics.diagnosis.trend import FAILURE_HEALTH, MIN_RESULTS, Degradation, degradation
+from penstock_hydraulics.fleet.results import Result
+from penstock_hydraulics.machine.templates import TEMPLATES
+from penstock_hydraulics.machine.topology import Component, Topology, parse_topology
+from penstock_hydraulics.signals.coverage import coverage_of
+from penstock_hydraulics.signals.features import (
+    INPUTS,
+    STEPS,
+    FeatureConfig,
+    Float,
+    Layout,
+    Scales,
+    encode,
+    statistics_of,
+)
+from penstock_hydraulics.signals.windows import WindowPlan, complete, fill_window, plan_window
 
 if TYPE_CHECKING:
-    from penstock_hydraulics.plant import Equipment, Plant
+    from penstock_hydraulics.fleet.fleet import Equipment, Plant
 
 OUTPUTS: Final = ("levels", "component_health", "health", "degradation", "anomalies")
 _USED: Final = ("levels", "component_health", "health", "anomalies")
@@ -129,7 +138,7 @@ class HydraulicDiagnostics(Task):
 
     def attach(self, registry: Registry, model: str) -> None:
         """Open the equipment and the history that belong to a registry; a database that is down is tried again."""
-        from penstock_hydraulics.plant import Plant
+        from penstock_hydraulics.fleet.fleet import Plant
 
         self._model = model
         self.plant = Plant.of(registry)

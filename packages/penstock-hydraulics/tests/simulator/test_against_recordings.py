@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from penstock_hydraulics.data import load
+from penstock_hydraulics.learning.data.recordings import load
+from penstock_hydraulics.machine.templates import TEMPLATES
 from penstock_hydraulics.simulator.cycle import settled
 from penstock_hydraulics.simulator.machine import Machine
 from penstock_hydraulics.simulator.ratings import ratings_of
 from penstock_hydraulics.simulator.sensors import reading
-from penstock_hydraulics.templates import TEMPLATES
 
 RIG = TEMPLATES["zema_rig"]
 FAULT_OF_LABEL = (

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from penstock_hydraulics.machine.templates import TEMPLATES
+from penstock_hydraulics.machine.topology import Component, Topology
 from penstock_hydraulics.simulator.circuit import supplies_of
-from penstock_hydraulics.templates import TEMPLATES
-from penstock_hydraulics.topology import Component, Topology
 
 
 def test_the_rigs_pump_feeds_one_valve_and_the_load_behind_it() -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from penstock_hydraulics.machine.templates import TEMPLATES
 from penstock_hydraulics.simulator.cycle import Cycle, settled
 from penstock_hydraulics.simulator.machine import Machine
 from penstock_hydraulics.simulator.ratings import ratings_of
 from penstock_hydraulics.simulator.sensors import reading
 from penstock_hydraulics.simulator.thermal import conductance
-from penstock_hydraulics.templates import TEMPLATES
 
 
 def _cycle(name: str = "zema_rig", **severities: dict[str, float]) -> Cycle:

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from penstock.errors import InvalidInput
+from penstock_hydraulics.machine.states import ANOMALIES
+from penstock_hydraulics.machine.templates import TEMPLATES
 from penstock_hydraulics.simulator.cycle import settled
 from penstock_hydraulics.simulator.faults import FAULTS, check_faults, severities
 from penstock_hydraulics.simulator.machine import Machine
 from penstock_hydraulics.simulator.ratings import ratings_of
 from penstock_hydraulics.simulator.sensors import reading
-from penstock_hydraulics.states import ANOMALIES
-from penstock_hydraulics.templates import TEMPLATES
 
 SHOWS = [
     ("zema_rig", "accumulator_main", "pressure_drop", "pressure_pump_main", "first_second", 1),

@@ -14,10 +14,10 @@ from typer import Typer
 from typer.testing import CliRunner
 
 from penstock.errors import InvalidInput, ModelNotReady, PenstockError
-from penstock_hydraulics.simulator.command import simulate_windows
+from penstock_hydraulics.cli.simulate import simulate_windows
+from penstock_hydraulics.machine.templates import TEMPLATES
+from penstock_hydraulics.machine.topology import Component, Topology
 from penstock_hydraulics.simulator.traffic import Plan, faults_of, send, topology_named, traffic, write_lines
-from penstock_hydraulics.templates import TEMPLATES
-from penstock_hydraulics.topology import Component, Topology
 
 RIG = TEMPLATES["zema_rig"]
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from penstock.errors import InvalidInput
+from penstock_hydraulics.machine.templates import TEMPLATES
+from penstock_hydraulics.machine.topology import KINDS, Component, Topology
 from penstock_hydraulics.simulator import FAULTS, SimulatedWindow, simulate
-from penstock_hydraulics.templates import TEMPLATES
-from penstock_hydraulics.topology import KINDS, Component, Topology
 
 RIG = TEMPLATES["zema_rig"]
 

@@ -13,8 +13,8 @@ from onnx import TensorProto, helper, numpy_helper
 from penstock.artifacts.artifact import TaskEntry, VariantSource, write_artifact
 from penstock.registry.registry import Registry
 from penstock.tensors import Signature, TensorSpec
-from penstock_hydraulics.features import CHANNELS, STATISTICS, STEPS, Scales
-from penstock_hydraulics.states import ANOMALIES, HEADS, LEVELS
+from penstock_hydraulics.machine.states import ANOMALIES, HEADS, LEVELS
+from penstock_hydraulics.signals.features import CHANNELS, STATISTICS, STEPS, Scales
 
 C = len(CHANNELS)
 SIGNATURE = Signature(

@@ -1,4 +1,4 @@
-"""Recordings as an npz file of the form that `penstock_hydraulics.data.load` reads."""
+"""Recordings as an npz file of the form that `penstock_hydraulics.learning.data.recordings.load` reads."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from penstock_hydraulics.data import ROWS, SENSORS, Recordings
-from penstock_hydraulics.states import HEADS
+from penstock_hydraulics.learning.data.recordings import ROWS, SENSORS, Recordings
+from penstock_hydraulics.machine.states import HEADS
 
 _PROFILE = ("cooler", "valve", "pump_leak", "accumulator")
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from penstock_hydraulics.data import RIG, ROWS, Recordings
-from penstock_hydraulics.learning.simulated import rows_of_window
+from penstock_hydraulics.learning.data.recordings import RIG, ROWS, Recordings
+from penstock_hydraulics.learning.data.simulated import rows_of_window
+from penstock_hydraulics.machine.states import HEADS
 from penstock_hydraulics.simulator import simulate
-from penstock_hydraulics.states import HEADS
 
 FAULTS = ("overheating", "valve_stiction", "leakage", "pressure_drop")  # what each of HEADS measures
 PARTS = ("cooler_main", "valve_main", "pump_main", "accumulator_main")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from penstock_hydraulics.data import ROWS, Recordings
-from penstock_hydraulics.features import STEPS
-from penstock_hydraulics.states import HEADS
+from penstock_hydraulics.learning.data.recordings import ROWS, Recordings
+from penstock_hydraulics.machine.states import HEADS
+from penstock_hydraulics.signals.features import STEPS
 
 
 def synthetic_recordings(runs: int = 24, cycles: int = 10, noise: float = 0.1, seed: int = 0) -> Recordings:

@@ -1,1 +1,1 @@
-"""Training, export and evaluation. Needs the extra `train`; nothing here is imported while serving."""
+"""Training, evaluation and publication of the models. Nothing here is imported by the server."""

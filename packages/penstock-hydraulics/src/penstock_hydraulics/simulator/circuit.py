@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from penstock_hydraulics.topology import Component, Topology
+from penstock_hydraulics.machine.topology import Component, Topology
 
 ACTUATORS = ("cylinder", "motor", "load_valve")
 _RETURN = ("reservoir", "filter", "heat_exchanger", "circulation_pump")

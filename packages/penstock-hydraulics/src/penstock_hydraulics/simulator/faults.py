@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from penstock.errors import InvalidInput
-from penstock_hydraulics.topology import Topology
+from penstock_hydraulics.machine.topology import Topology
 
 FAULTS: Mapping[str, tuple[str, ...]] = {
     "pressure_drop": ("accumulator", "relief_valve"),

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from penstock_hydraulics.machine.topology import Topology
 from penstock_hydraulics.simulator.circuit import Consumer, Supply, supplies_of
 from penstock_hydraulics.simulator.faults import fan_duty, opening_delay, worn
 from penstock_hydraulics.simulator.oil import thickness
 from penstock_hydraulics.simulator.ratings import Phase, Ratings, cycle_of
 from penstock_hydraulics.simulator.supply import Array, Branch, Gas, Line, Pump, Relief, spool
-from penstock_hydraulics.topology import Topology
 
 _STARVED = 0.25
 """Share of its flow that a pump loses when its inlet is all but closed and the oil comes as foam."""

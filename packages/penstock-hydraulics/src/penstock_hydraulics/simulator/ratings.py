@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from penstock_hydraulics.topology import Topology
+from penstock_hydraulics.machine.topology import Topology
 
 Phase = tuple[float, float, float]
 """From when on [s], how far the valve is opened [0..1], and the load [bar, or a share of the working pressure]."""

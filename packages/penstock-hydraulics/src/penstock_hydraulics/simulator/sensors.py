@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from penstock_hydraulics.machine.topology import Component
 from penstock_hydraulics.simulator.cycle import Cycle
 from penstock_hydraulics.simulator.oil import HEAT_CAPACITY, thickness
 from penstock_hydraulics.simulator.supply import STEPS, TIMES, Array
 from penstock_hydraulics.simulator.thermal import PER_LPM, ripple
-from penstock_hydraulics.topology import Component
 
 _INLET = 0.63
 """Share of tank oil in what the pump draws, the rest being cooled oil: TS1 between TS3 and TS4 of the recordings."""

@@ -11,11 +11,11 @@ from typing import Any
 
 from penstock import Client
 from penstock.errors import InvalidInput, PenstockError
+from penstock_hydraulics.fleet.equipment import check_equipment_id
+from penstock_hydraulics.machine.templates import TEMPLATES
+from penstock_hydraulics.machine.topology import Topology, parse_topology
 from penstock_hydraulics.simulator.faults import FAULTS, Faults
 from penstock_hydraulics.simulator.windows import Labels, SimulatedWindow, simulate
-from penstock_hydraulics.store.equipment import check_equipment_id
-from penstock_hydraulics.templates import TEMPLATES
-from penstock_hydraulics.topology import Topology, parse_topology
 
 _DIGITS = 3
 """Decimals of a reading in a request: more than any of the sensors resolves."""

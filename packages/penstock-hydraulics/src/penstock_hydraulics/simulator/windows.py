@@ -8,14 +8,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from penstock.errors import InvalidInput
+from penstock_hydraulics.machine.states import HEAD_OF_KIND, SUPERVISED, Supervised, equipment_health
+from penstock_hydraulics.machine.topology import QUANTITIES, Component, Topology
 from penstock_hydraulics.simulator.cycle import Cycle, settled
 from penstock_hydraulics.simulator.faults import FAULTS, Faults, check_faults, severities
 from penstock_hydraulics.simulator.machine import Machine
 from penstock_hydraulics.simulator.ratings import PERIOD_S, built, ratings_of
 from penstock_hydraulics.simulator.sensors import reading
 from penstock_hydraulics.simulator.supply import STEPS, Array
-from penstock_hydraulics.states import HEAD_OF_KIND, SUPERVISED, Supervised, equipment_health
-from penstock_hydraulics.topology import QUANTITIES, Component, Topology
 
 RATES: Mapping[str, float] = {quantity: 10.0 if quantity == "flow" else 1.0 for quantity in QUANTITIES}
 """Hz, as the recordings have them."""

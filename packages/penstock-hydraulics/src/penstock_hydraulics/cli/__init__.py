@@ -1,0 +1,1 @@
+"""The `penstock-hydraulics` command: one module for each subcommand."""

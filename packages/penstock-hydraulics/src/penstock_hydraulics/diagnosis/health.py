@@ -1,0 +1,105 @@
+"""From the model's probabilities to the state and the health of components and machine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from operator import mul
+from typing import Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from penstock_hydraulics.diagnosis.schemas import ComponentAnswer, StateAnswer, Status
+from penstock_hydraulics.machine.states import HEAD_OF_KIND, Head
+from penstock_hydraulics.machine.topology import Component, Topology
+from penstock_hydraulics.signals.coverage import Coverage
+
+HEALTHY_FROM: Final = 0.7
+WARNING_FROM: Final = 0.5
+"""With health as half the worst and half the mean component: one light fault is healthy, one half-way fault a warning,
+one component near failure critical."""
+RULE_WEIGHT: Final = 0.6
+"""A rule that just fires (0.5) takes health to 0.7, the edge of a warning, and one that is certain to 0.4, critical."""
+
+
+class _Part(NamedTuple):
+    """A component, and the words and columns of its state where its kind has one."""
+
+    id: str
+    kind: str
+    share: float
+    head: Head | None
+    levels: tuple[float | int, ...] = ()
+    keys: tuple[str, ...] = ()
+    severities: tuple[float, ...] = ()
+
+    @classmethod
+    def of(cls, component: Component, share: float) -> _Part:
+        head = HEAD_OF_KIND.get(component.kind)
+        if head is None:
+            return cls(component.id, component.kind, share, None)
+        levels = tuple(int(level) if level.is_integer() else level for level in head.levels)
+        keys = tuple(f"{level:g}" for level in head.levels)
+        return cls(component.id, component.kind, share, head, levels, keys, tuple(head.severities.tolist()))
+
+    def answer(self, health: float | None, state: StateAnswer | None) -> ComponentAnswer:
+        return ComponentAnswer.made(
+            component_id=self.id, type=self.kind, health=health, state=state, coverage=self.share
+        )
+
+    def judged(self, head: Head, row: Sequence[float]) -> ComponentAnswer:
+        """From the component's row of the model's `levels`."""
+        sure = row[head.start : head.stop]
+        state = StateAnswer.made(
+            name=head.name,
+            level=self.levels[sure.index(max(sure))],
+            unit=head.unit,
+            probabilities={key: round(probability, 6) for key, probability in zip(self.keys, sure, strict=True)},
+        )
+        return self.answer(_within(1.0 - sum(map(mul, sure, self.severities))), state)
+
+
+class ComponentJudge:
+    """What can be said of each component with one set of sensors on one topology."""
+
+    def __init__(self, topology: Topology, coverage: Coverage) -> None:
+        self._parts = tuple(map(_Part.of, topology.components, coverage.components))
+
+    def __call__(self, levels: NDArray[np.float32], healths: NDArray[np.float32]) -> list[ComponentAnswer]:
+        """From the model's rows `levels` [N, 14] and `component_health` [N]; padding after the last component."""
+        judged = []
+        for part, row, health in zip(self._parts, levels.tolist(), healths.tolist(), strict=False):
+            if part.share == 0.0:
+                judged.append(part.answer(None, None))
+            elif part.head is None:
+                judged.append(part.answer(_within(health), None))
+            else:
+                judged.append(part.judged(part.head, row))
+        return judged
+
+    def unasked(self) -> list[ComponentAnswer]:
+        """Where the model was not asked."""
+        return [part.answer(None, None) for part in self._parts]
+
+
+def _within(value: float) -> float:
+    return round(min(1.0, max(0.0, value)), 6)
+
+
+def machine_health(judged: Sequence[ComponentAnswer], otherwise: float) -> float:
+    """Half the worst, half the mean of the components with a state; `otherwise` where there is none."""
+    healths = [part.health for part in judged if part.state is not None and part.health is not None]
+    # as `states.equipment_health`, which takes arrays: for four numbers that is five times as dear
+    return 0.5 * min(healths) + 0.5 * sum(healths) / len(healths) if healths else otherwise
+
+
+def capped(health: float, rule: float) -> float:
+    """Health after a rule that fires has spoken; `rule` is its score, 0.5 to 1."""
+    return min(health, 1.0 - RULE_WEIGHT * rule)
+
+
+def status_of(score: float) -> Status:
+    """The word for a score."""
+    if score >= HEALTHY_FROM:
+        return "healthy"
+    return "warning" if score >= WARNING_FROM else "critical"

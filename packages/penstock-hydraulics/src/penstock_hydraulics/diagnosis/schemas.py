@@ -1,0 +1,316 @@
+"""What a client sends and gets: the Pydantic models of a diagnosis."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from numbers import Real
+from typing import Annotated, Any, Literal, Self, TypeAlias
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    FailFast,
+    Field,
+    GetCoreSchemaHandler,
+    PlainValidator,
+    PrivateAttr,
+    TypeAdapter,
+    ValidatorFunctionWrapHandler,
+    WithJsonSchema,
+)
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema, to_json
+
+from penstock.errors import printable
+from penstock.tasks.base import TimedResponse
+from penstock_hydraulics.machine.states import ANOMALIES
+from penstock_hydraulics.machine.topology import Topology
+
+MAX_SAMPLES = 60_000
+"""Of one sensor in a request: a window of 60 s at 1 kHz."""
+MAX_SENSORS = 512
+"""More than 64 components with every quantity have."""
+MAX_RATE_HZ = 1000.0
+MIN_RATE_HZ = 0.1
+_SHOWN = 80
+_AHEAD = timedelta(days=1)
+_BEGIN = datetime(1970, 1, 1, tzinfo=UTC)
+"""Before it a clock has been reset, or never set."""
+
+
+class _ArrayToo:
+    """JSON arrays as they are, and in Python any one-dimensional array or sequence of numbers as well.
+
+    JSON goes straight to the inner schema: a validator around it would cost a Python call for every sensor. What the
+    platform's decoder read is kept: an `array.array` of doubles, which is a list of numbers for whoever looks at it.
+    """
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        inner = handler(source)
+        python = core_schema.no_info_wrap_validator_function(_samples, inner)
+        plain = core_schema.plain_serializer_function_ser_schema(list)
+        return core_schema.json_or_python_schema(inner, python, serialization=plain)
+
+
+def _samples(value: Any, inner: ValidatorFunctionWrapHandler) -> Any:
+    if type(value) is array and value.typecode == "d" and 0 < len(value) <= MAX_SAMPLES:
+        return value
+    if isinstance(value, tuple):
+        return inner(list(value))
+    tolist = getattr(value, "tolist", None)
+    return inner(tolist() if callable(tolist) else value)
+
+
+_Time = TypeAdapter(datetime, config=ConfigDict(strict=True))
+
+
+class _IsoToo:
+    """A time as JSON has it, and in Python its text as well: a request that was read from a file is no other."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        inner = handler(source)
+        python = core_schema.no_info_before_validator_function(_time, inner)
+        return core_schema.json_or_python_schema(inner, python)
+
+
+def _time(value: Any) -> Any:
+    try:
+        return _Time.validate_json(to_json(value)) if isinstance(value, str) else value
+    except ValueError:  # Pydantic says what a time is
+        return value
+
+
+class _Told:
+    """What a wrong value is told, in words and not as a pattern; the schema keeps the pattern."""
+
+    def __init__(self, sentence: str) -> None:
+        self._sentence = sentence
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.custom_error_schema(
+            handler(source), custom_error_type="form", custom_error_message=self._sentence
+        )
+
+
+Number: TypeAlias = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+Samples: TypeAlias = Annotated[
+    list[Number],
+    FailFast(),  # one fault is told, not sixty thousand
+    Field(min_length=1, max_length=MAX_SAMPLES),
+    _ArrayToo(),
+]
+SensorName: TypeAlias = Annotated[str, Field(min_length=1, max_length=128)]
+EquipmentId: TypeAlias = Annotated[
+    str,
+    Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:\-]{0,127}$",
+        description="The machine: 1 to 128 letters, digits and _ . : -, a letter or a digit first.",
+        examples=["exc_001"],
+    ),
+    _Told("give 1 to 128 letters, digits and _ . : -, a letter or a digit first"),
+]
+AnomalyName: TypeAlias = Literal[
+    "pressure_drop",
+    "overheating",
+    "cavitation",
+    "leakage",
+    "vibration_anomaly",
+    "flow_restriction",
+    "contamination",
+    "seal_degradation",
+    "valve_stiction",
+]
+Basis: TypeAlias = Literal["supervised", "proxy", "rule", "unavailable"]
+Status: TypeAlias = Literal["healthy", "warning", "critical"]
+
+assert AnomalyName.__args__ == ANOMALIES  # type: ignore[attr-defined]
+
+
+def _rates(value: Any) -> float | dict[str, float]:
+    if isinstance(value, Mapping):
+        if len(value) > MAX_SENSORS:
+            raise PydanticCustomError("rates", "it names more than {most} sensors", {"most": MAX_SENSORS})
+        return {str(name): _rate(rate, f"{printable(str(name)[:_SHOWN])}: ") for name, rate in value.items()}
+    return _rate(value, "")
+
+
+def _rate(value: Any, whose: str) -> float:
+    number = isinstance(value, Real) and not isinstance(value, bool)
+    if not number or not MIN_RATE_HZ <= value <= MAX_RATE_HZ:
+        wanted = {"whose": whose, "least": f"{MIN_RATE_HZ:g}", "most": f"{MAX_RATE_HZ:g}"}
+        raise PydanticCustomError("rate", "{whose}a sampling rate is a number from {least} to {most} Hz", wanted)
+    return float(value)
+
+
+def _circuit(value: Any) -> str | Mapping[str, Any] | Topology | None:
+    if value is None or isinstance(value, str | Mapping | Topology):
+        return value
+    raise PydanticCustomError("topology", "give the name of a template, or a graph of components and edges")
+
+
+def _plausible(value: datetime) -> datetime:
+    value = value.replace(tzinfo=UTC) if value.tzinfo is None else value
+    if value > datetime.now(UTC) + _AHEAD:
+        raise PydanticCustomError("timestamp", "it lies more than a day ahead; check the clock of the machine")
+    if value < _BEGIN:
+        raise PydanticCustomError("timestamp", "it lies before 1970; check the clock of the machine")
+    return value
+
+
+Rates: TypeAlias = Annotated[
+    float | dict[str, float],
+    PlainValidator(_rates),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "number", "minimum": MIN_RATE_HZ, "maximum": MAX_RATE_HZ},
+                {"type": "object", "additionalProperties": {"type": "number"}},
+            ],
+        }
+    ),
+]
+Circuit: TypeAlias = Annotated[
+    str | dict[str, Any] | Topology | None,
+    PlainValidator(_circuit),
+    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "object"}, {"type": "null"}]}),
+]
+
+
+class PredictionRequest(BaseModel):
+    """One work cycle of one machine."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", protected_namespaces=())
+
+    equipment_id: EquipmentId
+    sensor_data: dict[SensorName, Samples] = Field(
+        min_length=1,
+        max_length=MAX_SENSORS,
+        description="Readings by the sensor's name, `<quantity>_<component_id>`: pressure [bar], flow [l/min],"
+        " temperature [°C], vibration [mm/s] or power [W]. All sensors span the same time, at most 60 s.",
+        examples=[{"pressure_pump_main": [100.0, 101.0, 102.0]}],
+    )
+    sampling_rate_hz: Rates = Field(
+        default=1.0,
+        description="Of all sensors, or of each by its name; sensors that are not named are sampled at 1 Hz.",
+        examples=[1.0, {"flow_pump_main": 10.0}],
+    )
+    timestamp: Annotated[datetime, _IsoToo(), AfterValidator(_plausible)] | None = Field(
+        default=None, description="When the window ended; without a time zone UTC. Default: now."
+    )
+    topology: Circuit = Field(
+        default=None,
+        description="A template's name (GET /topologies lists them) or a graph"
+        ' `{"components": […], "edges": […]}`. Default: the one registered for the equipment.',
+        examples=["zema_rig"],
+    )
+    model_version: str | None = Field(default=None, description="Which version shall answer; default: as routed.")
+
+    _prepared: Any = PrivateAttr(default=None)
+
+
+_set = object.__setattr__
+_ALL: set[str] = set()
+
+
+class _Answer(BaseModel):
+    model_config = ConfigDict(protected_namespaces=())
+
+    @classmethod
+    def made(cls, **fields: Any) -> Self:
+        """Of all fields, which are right by construction: a tenth of what validating them costs."""
+        answer = cls.__new__(cls)
+        _set(answer, "__dict__", fields)
+        _set(answer, "__pydantic_fields_set__", _ALL)
+        _set(answer, "__pydantic_extra__", None)
+        _set(answer, "__pydantic_private__", None)
+        return answer
+
+
+class Health(_Answer):
+    """How well the machine does."""
+
+    score: float = Field(description="1 as new, 0 failed.")
+    status: Status = Field(description="healthy from 0.7, warning from 0.5, else critical.")
+
+
+class DegradationAnswer(_Answer):
+    """How fast its health falls."""
+
+    rate: float = Field(description="0 to 1; 1 is the loss of all health in 100 h.")
+    time_to_failure_hours: float | None = Field(description="Until health is 0.3 at this rate; null without a trend.")
+    basis: Literal["history", "nominal", "none"] = Field(
+        description="history: the trend of stored results; nominal: rate is 1 - health, for want of a trend;"
+        " none: rules alone have spoken, and rate is what they take from health."
+    )
+    rate_interval: tuple[float, float] | None = Field(default=None, description="95 % interval of rate.")
+    time_to_failure_interval_hours: tuple[float, float | None] | None = Field(
+        default=None, description="95 % interval; null at its end: it may never fail at this rate."
+    )
+
+
+class AnomalyAnswer(_Answer):
+    """Which kinds of fault show."""
+
+    predictions: dict[AnomalyName, float | None] = Field(
+        description="How likely each is, 0 to 1; null where nothing in this request can tell (basis: unavailable)."
+    )
+    detected_anomalies: list[AnomalyName] = Field(description="Those at or above their threshold.")
+    basis: dict[AnomalyName, Basis] = Field(
+        description="supervised: learned from this fault's labels; proxy: learned from something that shows like it,"
+        " or from a simulator; rule: a limit or a physical ratio; unavailable: not judged."
+    )
+    thresholds: dict[AnomalyName, float] = Field(description="From where on each counts as detected.")
+
+
+class StateAnswer(_Answer):
+    """The state of a component in the words of the recordings that the model learned from."""
+
+    name: Literal["cooler_condition", "valve_condition", "pump_leakage", "accumulator_pressure"]
+    level: float | int = Field(description="The likeliest level.")
+    unit: str = Field(description="%, bar, or empty for the grades 0, 1, 2 of pump leakage.")
+    probabilities: dict[str, float] = Field(description="Of every level, best level first.")
+
+
+class ComponentAnswer(_Answer):
+    """One component."""
+
+    component_id: str
+    type: str
+    health: float | None = Field(description="1 as new, 0 failed; null where nothing tells.")
+    state: StateAnswer | None = Field(description="null for kinds without states, or where nothing tells.")
+    coverage: float = Field(description="The share of the sensors which carry this component's state that were sent.")
+
+
+class _Diagnosis(_Answer):
+    equipment_id: str
+    health: Health
+    degradation: DegradationAnswer
+    anomaly: AnomalyAnswer
+    components: list[ComponentAnswer]
+    coverage: float = Field(description="0 to 1: how much of what the diagnosis rests on was there.")
+    warnings: list[str] = Field(description="What was wrong or missing, one sentence each.")
+    unknown_sensors: list[str] = Field(description="Names that the topology does not have; they were not used.")
+    topology: str = Field(description="The name of the circuit that was assumed.")
+
+
+class PredictionResponse(TimedResponse, _Diagnosis):
+    """The diagnosis. (The bases stand in this order so that the diagnosis comes first in the JSON.)"""
+
+    model_config = ConfigDict(protected_namespaces=())
+
+    _keep: Callable[[PredictionResponse, str], None] | None = PrivateAttr(default=None)
+
+    def kept_by(self, keep: Callable[[PredictionResponse, str], None]) -> Self:
+        """`keep` gets the finished answer and the version that gave it, which a task itself never learns."""
+        _set(self, "__pydantic_private__", {"_keep": keep})
+        return self
+
+    def stamp(self, version: str, pre_ms: float = 0.0, run_ms: float = 0.0, post_ms: float = 0.0) -> None:
+        """Fill in where and how fast the answer was made, and put it into the history."""
+        super().stamp(version, pre_ms, run_ms, post_ms)
+        private = self.__pydantic_private__
+        keep = private.pop("_keep", None) if private else None
+        if keep is not None:
+            keep(self, version)

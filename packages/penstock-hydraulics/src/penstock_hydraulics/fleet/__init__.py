@@ -1,0 +1,1 @@
+"""The registered machines and their stored results: schemas, database, and the in-process cache."""

@@ -1,0 +1,126 @@
+"""One registered machine: its circuit, what it reads when it is sound, and what its readings may be."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeAlias
+
+from penstock.errors import InvalidInput
+from penstock_hydraulics.diagnosis.trend import FAILURE_HEALTH
+from penstock_hydraulics.machine.templates import TEMPLATES
+from penstock_hydraulics.machine.topology import Topology, parse_topology
+
+Limits: TypeAlias = Mapping[str, tuple[float | None, float | None]]
+
+_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:\-]{0,127}")
+_UTMOST_HEALTH: Final = 0.9
+_UTMOST_NOTE: Final = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Equipment:
+    """A machine as an operator registered it. `nominal` holds the means of its readings over one sound work cycle and
+    `limits` the lowest and highest reading, both by sensor and in the sensor's unit; at `failure_health` it has failed.
+    """
+
+    id: str
+    topology: Topology
+    nominal: Mapping[str, float] = field(default_factory=dict)
+    limits: Limits = field(default_factory=dict)
+    failure_health: float = FAILURE_HEALTH
+    note: str = ""
+
+    def document(self) -> dict[str, Any]:
+        """What `parse_equipment` reads, for JSON; a template by its name."""
+        name = self.topology.name
+        return {
+            "topology": name if TEMPLATES.get(name) == self.topology else self.topology.document(),
+            "nominal": dict(self.nominal),
+            "limits": {sensor: {"min": low, "max": high} for sensor, (low, high) in self.limits.items()},
+            "failure_health": self.failure_health,
+            "note": self.note,
+        }
+
+
+def check_equipment_id(equipment_id: str) -> str:
+    """The id itself; raises InvalidInput for what is none."""
+    if _ID.fullmatch(equipment_id) is None:
+        raise InvalidInput(
+            f"equipment_id: {equipment_id[:80]!r} is not 1 to 128 letters, digits and _ . : -, with no sign first",
+            field="equipment_id",
+        )
+    return equipment_id
+
+
+def parse_equipment(equipment_id: str, document: Mapping[str, Any]) -> Equipment:
+    """The machine that an API document describes; raises InvalidInput naming the field, the sensor or the component."""
+    topology = _topology(document.get("topology"))
+    failure_health = document.get("failure_health", FAILURE_HEALTH)
+    if not _is_number(failure_health) or not 0 <= failure_health <= _UTMOST_HEALTH:
+        raise InvalidInput(f"failure_health: give a number from 0 to {_UTMOST_HEALTH}", field="failure_health")
+    note = document.get("note", "")
+    if not isinstance(note, str) or len(note) > _UTMOST_NOTE or "\0" in note:
+        raise InvalidInput(f"note: give a text of at most {_UTMOST_NOTE} characters", field="note")
+    return Equipment(
+        check_equipment_id(equipment_id),
+        topology,
+        {sensor: _nominal(sensor, value, topology) for sensor, value in _mapping(document, "nominal").items()},
+        {sensor: _limit(sensor, value, topology) for sensor, value in _mapping(document, "limits").items()},
+        float(failure_health),
+        note,
+    )
+
+
+def _topology(value: Any) -> Topology:
+    if isinstance(value, str):
+        if value not in TEMPLATES:
+            raise InvalidInput(
+                f"topology: there is no template {value[:80]!r}; send one of {', '.join(TEMPLATES)}, or a graph",
+                field="topology",
+            )
+        return TEMPLATES[value]
+    if value is None:
+        raise InvalidInput("topology: name a template or send a graph", field="topology")
+    return parse_topology(value)
+
+
+def _mapping(document: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    value = document.get(name) or {}
+    if not isinstance(value, Mapping):
+        raise InvalidInput(f"{name}: give an object with sensors as its keys", field=name)
+    return value
+
+
+def _nominal(sensor: str, value: Any, topology: Topology) -> float:
+    _check_sensor(sensor, topology, "nominal")
+    if not _is_number(value):
+        raise InvalidInput(f"nominal: {sensor} needs a finite number", field=f"nominal.{sensor}")
+    return float(value)
+
+
+def _limit(sensor: str, value: Any, topology: Topology) -> tuple[float | None, float | None]:
+    _check_sensor(sensor, topology, "limits")
+    name = f"limits.{sensor}"
+    if not isinstance(value, Mapping) or not value or not value.keys() <= {"min", "max"}:
+        raise InvalidInput(f"limits: {sensor} needs an object with `min`, `max` or both", field=name)
+    low, high = value.get("min"), value.get("max")
+    if any(bound is not None and not _is_number(bound) for bound in (low, high)):
+        raise InvalidInput(f"limits: {sensor} needs finite numbers", field=name)
+    if low is not None and high is not None and low >= high:
+        raise InvalidInput(f"limits: the `min` of {sensor}, {low:g}, is not below its `max`, {high:g}", field=name)
+    return (None if low is None else float(low)), (None if high is None else float(high))
+
+
+def _check_sensor(sensor: str, topology: Topology, where: str) -> None:
+    if topology.sensor(sensor) is None:
+        raise InvalidInput(
+            f"{where}: {sensor[:80]!r} is no sensor `<quantity>_<component_id>` of the topology {topology.name}",
+            field=f"{where}.{sensor[:80]}",
+        )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,0 +1,302 @@
+"""The plant in a database: SQLite beside the registry's, or the registry's PostgreSQL."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import orjson
+from sqlalchemy import Connection, Integer, Select, cast, delete, func, insert, inspect, select, tuple_, update
+
+from penstock.errors import ConfigError, InvalidInput
+from penstock.plugin_api import migrate, open_database
+from penstock_hydraulics.fleet.equipment import Equipment, parse_equipment
+from penstock_hydraulics.fleet.health_history import Key
+from penstock_hydraulics.fleet.migrations import HEAD, REVISIONS, VERSION_TABLE
+from penstock_hydraulics.fleet.results import Result, Stored
+from penstock_hydraulics.fleet.tables import EQUIPMENT, METADATA, RESULTS, REVISION, SCHEMA, WRITERS
+
+if TYPE_CHECKING:
+    from penstock import Registry
+
+log = logging.getLogger(__name__)
+
+NAME = "hydraulics"
+_AT_ONCE = 5_000
+"""Rows that are deleted in one transaction, for others wait meanwhile."""
+_HOUR_S = 3600.0
+_HOURS = 5_000
+"""Means of so many hours, 30 weeks, are read back into a trail."""
+
+Cursor = tuple[float, int]
+"""Time and id of a result: what comes before it is older."""
+
+
+class News(NamedTuple):
+    """What has changed since one looked: the counter of machines, and the highest id of a result."""
+
+    revision: int
+    last_id: int
+
+
+class Store:
+    """Threads may share it. Nothing is created before the first write; a missing database reads as an empty one.
+
+    Every method raises ConfigError, in one sentence, when the database cannot be used.
+    """
+
+    def __init__(self, registry: Registry) -> None:
+        self._database = open_database(registry, NAME)
+        self._readable = False
+
+    def close(self) -> None:
+        """Close every connection. Safe to call twice."""
+        self._database.close()
+
+    # Following others
+
+    def news(self) -> News:
+        """Cheap enough to ask twice a second."""
+        with self._reading() as connection:
+            if connection is None:
+                return News(0, 0)
+            both = select(*(select(value).scalar_subquery() for value in (REVISION.c.value, func.max(RESULTS.c.id))))
+            revision, last_id = connection.execute(both).one()
+        return News(revision or 0, last_id or 0)
+
+    def points(self, after_id: int, not_by: str, most: int) -> tuple[list[tuple[Key, float, float]], int]:
+        """(machine and model, time, health) of results that others wrote after an id, and the id to go on from."""
+        t = RESULTS.c
+        columns = select(t.id, t.writer, t.trend, t.equipment_id, t.at, t.health)
+        query = columns.where(t.id > after_id).order_by(t.id).limit(most)
+        with self._reading() as connection:
+            rows = connection.execute(query).all() if connection else []
+        others = [row for row in rows if row.writer != not_by and row.trend is not None and row.health is not None]
+        found = [((row.equipment_id, row.trend), row.at, row.health) for row in others]
+        return found, rows[-1].id if rows else after_id
+
+    def past(self, key: Key) -> list[tuple[float, float, int]]:
+        """(time, health, results behind it) of one machine, rising: means by the hour, single results lately."""
+        t = RESULTS.c
+        of_machine = (t.equipment_id == key[0]) & (t.trend == key[1]) & t.health.is_not(None)
+        with self._reading() as connection:
+            if connection is None:
+                return []
+            latest = select(RESULTS.c.at, RESULTS.c.health).where(of_machine).order_by(RESULTS.c.at.desc()).limit(200)
+            singles = [(at, health, 1) for at, health in connection.execute(latest)][::-1]
+            if len(singles) < 200:
+                return singles
+            hour = cast(RESULTS.c.at / _HOUR_S, Integer)
+            means = select(func.avg(RESULTS.c.at), func.avg(RESULTS.c.health), func.count()).where(
+                of_machine, RESULTS.c.at < singles[0][0]
+            )
+            found = connection.execute(means.group_by(hour).order_by(hour.desc()).limit(_HOURS)).all()
+        return [(at, health, count) for at, health, count in found[::-1]] + singles
+
+    # Machines
+
+    def equipment(self, since: int = -1) -> tuple[set[str], list[Equipment]]:
+        """The ids of all machines, and those that were written after a revision."""
+        changed = select(EQUIPMENT.c.id, EQUIPMENT.c.document).where(EQUIPMENT.c.revision > since)
+        with self._reading() as connection:
+            if connection is None:
+                return set(), []
+            found = [_machine(row.id, row.document) for row in connection.execute(changed)]
+            ids = set(connection.execute(select(EQUIPMENT.c.id)).scalars())
+        return ids, [equipment for equipment in found if equipment is not None]
+
+    def put_equipment(self, equipment: Equipment, most: int) -> bool:
+        """Write a machine in place of the one of its id; True when there was none. ValueError beyond `most`."""
+        with self._writing() as connection:
+            removed = connection.execute(delete(EQUIPMENT).where(EQUIPMENT.c.id == equipment.id)).rowcount
+            if not removed and (connection.execute(select(func.count()).select_from(EQUIPMENT)).scalar() or 0) >= most:
+                raise ValueError(f"{most} machines are registered already, and no more are taken")
+            row = {
+                "id": equipment.id,
+                "document": orjson.dumps(equipment.document()).decode(),
+                "revision": _count(connection),
+                "updated_at": time.time(),
+            }
+            connection.execute(insert(EQUIPMENT).values(row))
+        return not removed
+
+    def remove_equipment(self, equipment_id: str, history: bool) -> bool:
+        """Drop a machine, with its results where asked; False when there was nothing to drop."""
+        with self._writing() as connection:
+            removed = connection.execute(delete(EQUIPMENT).where(EQUIPMENT.c.id == equipment_id)).rowcount
+            if history:
+                removed += connection.execute(delete(RESULTS).where(RESULTS.c.equipment_id == equipment_id)).rowcount
+            if removed:
+                _count(connection)
+        return removed > 0
+
+    # The history
+
+    def write(self, writer: str, first: int, results: Sequence[Result], late: bool) -> None:
+        """Append results that a process made; `first` is the number of the first, counted from 0.
+
+        Those which an interrupted call has written already are left out.
+        """
+        with self._writing() as connection:
+            of_writer = WRITERS.c.writer == writer
+            written = connection.execute(select(WRITERS.c.written).where(of_writer)).scalar()
+            new = results[max((written or 0) - first, 0) :]
+            if not new:
+                return
+            connection.execute(insert(RESULTS), [_row(result, writer, late) for result in new])
+            values = {"written": first + len(results), "seen_at": time.time()}
+            if written is None:
+                connection.execute(insert(WRITERS).values(writer=writer, **values))
+            else:
+                connection.execute(update(WRITERS).where(of_writer).values(**values))
+
+    def history(
+        self, equipment_id: str, start_s: float | None, end_s: float | None, before: Cursor | None, limit: int
+    ) -> list[Stored]:
+        """The latest results of a machine from a time, up to and without another, and before a cursor; rising."""
+        query = select(RESULTS).where(RESULTS.c.equipment_id == equipment_id)
+        if start_s is not None:
+            query = query.where(RESULTS.c.at >= start_s)
+        if end_s is not None:
+            query = query.where(RESULTS.c.at < end_s)
+        if before is not None:
+            query = query.where(tuple_(RESULTS.c.at, RESULTS.c.id) < tuple_(*before))
+        with self._reading() as connection:
+            if connection is None:
+                return []
+            rows = connection.execute(query.order_by(RESULTS.c.at.desc(), RESULTS.c.id.desc()).limit(limit)).all()
+        return [_stored(row) for row in reversed(rows)]
+
+    def retain(self, oldest_s: float, per_machine: int, most: int) -> int:
+        """Delete results that are older, or too many for one machine or in all; how many that were."""
+        if not self._has_tables():
+            return 0
+        removed = self._delete(select(RESULTS.c.id).where(RESULTS.c.at < oldest_s))
+        counted = select(RESULTS.c.equipment_id).group_by(RESULTS.c.equipment_id).having(func.count() > per_machine)
+        for equipment_id in self._column(counted):
+            of_machine = RESULTS.c.equipment_id == equipment_id
+            latest = select(RESULTS.c.at, RESULTS.c.id).where(of_machine)
+            newest_first = latest.order_by(RESULTS.c.at.desc(), RESULTS.c.id.desc())
+            bound = self._row(newest_first.offset(per_machine - 1).limit(1))
+            if bound is not None:
+                place = tuple_(RESULTS.c.at, RESULTS.c.id)
+                removed += self._delete(select(RESULTS.c.id).where(of_machine, place < tuple_(*bound)))
+        last = self._row(select(RESULTS.c.id).order_by(RESULTS.c.id.desc()).offset(most - 1).limit(1))
+        if last is not None:
+            removed += self._delete(select(RESULTS.c.id).where(RESULTS.c.id < last[0]))
+        self._forget_writers(oldest_s)
+        return removed
+
+    def _delete(self, ids: Select[Any]) -> int:
+        removed = 0
+        while True:
+            with self._writing() as connection:
+                some = list(connection.execute(ids.limit(_AT_ONCE)).scalars())
+                if some:
+                    connection.execute(delete(RESULTS).where(RESULTS.c.id.in_(some)))
+            removed += len(some)
+            if len(some) < _AT_ONCE:
+                return removed
+
+    def _forget_writers(self, oldest_s: float) -> None:
+        with self._writing() as connection:
+            connection.execute(delete(WRITERS).where(WRITERS.c.seen_at < oldest_s))
+
+    def _column(self, query: Select[Any]) -> list[Any]:
+        with self._reading() as connection:
+            return list(connection.execute(query).scalars()) if connection else []
+
+    def _row(self, query: Select[Any]) -> tuple[Any, ...] | None:
+        with self._reading() as connection:
+            row = connection.execute(query).first() if connection else None
+        return None if row is None else tuple(row)
+
+    # Connections, as the registry's own store has them
+
+    @contextmanager
+    def _reading(self) -> Iterator[Connection | None]:
+        """A connection in a transaction, None when there is nothing to read yet."""
+        if not self._has_tables():
+            yield None
+            return
+        with self._database.sentences(), self._database.reader.begin() as connection:
+            yield connection
+
+    def _has_tables(self) -> bool:
+        with self._database.sentences():
+            if not self._database.exists():
+                self._readable = False
+            elif not self._readable:
+                with self._database.reader.begin() as connection:
+                    found = _schema(connection)
+                if found not in (None, HEAD):
+                    with self._writing():
+                        pass
+                self._readable = found is not None
+        return self._readable
+
+    @contextmanager
+    def _writing(self) -> Iterator[Connection]:
+        """A connection in a transaction that excludes other writers, on tables that are up to date."""
+        with self._database.sentences(), self._database.writer.begin() as connection:
+            found = _schema(connection)
+            if found is None:
+                METADATA.create_all(connection)
+                SCHEMA.create(connection)
+                connection.execute(insert(SCHEMA).values(version_num=HEAD))
+            elif found != HEAD:
+                migrate(connection, Path(__file__).parent / "migrations", VERSION_TABLE)
+            yield connection
+
+
+def _schema(connection: Connection) -> str | None:
+    """The revision of the tables, None without any. Raises ConfigError for one that only a newer release knows."""
+    if not inspect(connection).has_table(VERSION_TABLE):
+        return None
+    found = connection.execute(select(SCHEMA.c.version_num)).scalar() or ""
+    if found and found not in REVISIONS:
+        raise ConfigError(
+            f"the tables of hydraulics were written by a newer release (their schema is {found}); upgrade penstock"
+        )
+    return found
+
+
+def _machine(equipment_id: str, document: str) -> Equipment | None:
+    """None for one that another release wrote and this one cannot read."""
+    try:
+        return parse_equipment(equipment_id, orjson.loads(document))
+    except (InvalidInput, ValueError, AttributeError) as error:
+        log.warning("the machine %s is left out: %s", equipment_id, error)
+        return None
+
+
+def _count(connection: Connection) -> int:
+    if not connection.execute(update(REVISION).values(value=REVISION.c.value + 1)).rowcount:
+        connection.execute(insert(REVISION).values(id=1, value=1))
+    value: int = connection.execute(select(REVISION.c.value)).scalar_one()
+    return value
+
+
+_ANSWER: Iterable[str] = ("status", "rate", "time_to_failure_hours", "basis", "detected", "components", "coverage")
+
+
+def _row(result: Result, writer: str, late: bool) -> dict[str, Any]:
+    answer = {name: getattr(result, name) for name in (*_ANSWER, "model_version")}
+    return {
+        "equipment_id": result.equipment_id,
+        "at": result.at_s,
+        "health": result.health,
+        "trend": result.trend,
+        "late": late,
+        "writer": writer,
+        "answer": orjson.dumps(answer).decode(),
+    }
+
+
+def _stored(row: Any) -> Stored:
+    answer = orjson.loads(row.answer)
+    return Stored(row.id, Result(row.equipment_id, row.at, row.health, **answer, trend=row.trend), row.late)

@@ -1,0 +1,75 @@
+"""The plant's tables as they are now; `migrations` holds the way there, and a test holds the two together."""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Double,
+    Index,
+    Integer,
+    MetaData,
+    PrimaryKeyConstraint,
+    String,
+    Table,
+    Text,
+)
+
+from penstock_hydraulics.fleet.migrations import VERSION_TABLE
+
+METADATA = MetaData()
+
+EQUIPMENT = Table(
+    "hydraulics_equipment",
+    METADATA,
+    Column("id", String(128), primary_key=True),
+    Column("document", Text, nullable=False),
+    Column("revision", BigInteger, nullable=False),
+    Column("updated_at", Double, nullable=False),
+)
+"""Machines as JSON; `revision` is what the counter said when one was last written."""
+
+RESULTS = Table(
+    "hydraulics_results",
+    METADATA,
+    Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
+    Column("equipment_id", String(128), nullable=False),
+    Column("at", Double, nullable=False),
+    Column("health", Double),
+    Column("trend", Text),
+    Column("late", Boolean, nullable=False),
+    Column("writer", String(16), nullable=False),
+    Column("answer", Text, nullable=False),
+    Index("hydraulics_results_by_time", "equipment_id", "at", "id"),
+    sqlite_autoincrement=True,  # a number that was deleted is not given again: others follow by it
+)
+"""Diagnoses; `trend` is the model in whose trend of the machine one is a point, null for none.
+
+Ids rise in the order of commits, for writers exclude each other.
+"""
+
+WRITERS = Table(
+    "hydraulics_writers",
+    METADATA,
+    Column("writer", String(16), primary_key=True),
+    Column("written", BigInteger, nullable=False),
+    Column("seen_at", Double, nullable=False),
+)
+"""How many results each process has written: cut off in the middle of a commit, it can see whether that counted."""
+
+REVISION = Table(
+    "hydraulics_revision",
+    METADATA,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("value", BigInteger, nullable=False),
+)
+"""One row, counted up by every change of a machine; servers poll it."""
+
+SCHEMA = Table(
+    VERSION_TABLE,
+    MetaData(),
+    Column("version_num", String(32), nullable=False),
+    PrimaryKeyConstraint("version_num", name=f"{VERSION_TABLE}_pkc"),
+)
+"""Alembic's own table, as Alembic makes it."""

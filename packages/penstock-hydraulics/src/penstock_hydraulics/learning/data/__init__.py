@@ -1,0 +1,1 @@
+"""Training data: recordings, simulated windows, tensors, and splits."""

@@ -1,0 +1,1 @@
+"""Out-of-fold evaluation, calibration, comparison and reports."""

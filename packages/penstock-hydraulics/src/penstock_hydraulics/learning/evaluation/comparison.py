@@ -1,0 +1,92 @@
+"""`penstock-hydraulics evaluate`: every model by every protocol, as JSON for programs and Markdown for people."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from penstock.errors import InvalidInput
+from penstock_hydraulics.learning.data.recordings import Recordings
+from penstock_hydraulics.learning.evaluation.cross_validation import (
+    COOLER,
+    GROUPED,
+    RANDOM,
+    Protocol,
+    Say,
+    collect,
+    measure,
+)
+from penstock_hydraulics.learning.evaluation.report import details, report
+from penstock_hydraulics.learning.evaluation.summary import summarise
+from penstock_hydraulics.learning.models.baselines import Learner, extra_trees, gradient_boosting, logistic_regression
+from penstock_hydraulics.learning.training.network import NETWORK, Network, network_without_edges
+
+FIGURES: Final = "evaluation.json"
+TABLES: Final = "evaluation.md"
+
+
+class Entry(NamedTuple):
+    """A model and the protocols it is measured by."""
+
+    learner: Learner
+    protocols: tuple[str, ...]
+
+
+def entries(network: Network) -> list[Entry]:
+    """The models in the order of the tables; the costly ones are measured where they say most."""
+    everything = (GROUPED, COOLER, RANDOM)
+    return [
+        Entry(network, everything),
+        Entry(network_without_edges(network.config, network.machines), (GROUPED, COOLER)),
+        Entry(gradient_boosting(), everything),
+        Entry(extra_trees(), everything),
+        Entry(logistic_regression(), everything),
+    ]
+
+
+def compare(
+    recordings: Recordings,
+    plan: Sequence[Protocol],
+    models: Sequence[Entry],
+    out: Path,
+    shown: Sequence[str],
+    *,
+    say: Say = print,
+) -> dict[str, Any]:
+    """Measure what `out` does not hold yet of `models`, and write figures and tables of all that are `shown`."""
+    for protocol in plan:
+        for entry in models:
+            if protocol.name in entry.protocols:
+                measure(entry.learner, protocol, recordings, out, say=say)
+    return summary_of(recordings, plan, shown, out)
+
+
+def summary_of(recordings: Recordings, plan: Sequence[Protocol], names: Sequence[str], out: Path) -> dict[str, Any]:
+    """The figures of what has been measured so far, written to `out` and returned."""
+    measured = {
+        protocol.name: {
+            name: answers for name in names if (answers := collect(name, protocol, recordings, out)) is not None
+        }
+        for protocol in plan
+    }
+    figures = summarise(measured, recordings, NETWORK)
+    figures["models"] = list(names)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / FIGURES).write_text(json.dumps(figures, indent=1) + "\n")
+    tables = [report(figures, names), *(details(figures, name) for name in names if name in measured.get(GROUPED, {}))]
+    (out / TABLES).write_text("\n".join(tables))
+    return figures
+
+
+def read_figures(directory: Path) -> dict[str, Any]:
+    """What `compare` wrote; raises InvalidInput naming the file."""
+    path = directory / FIGURES
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise InvalidInput(f"{path} cannot be read ({error}); run `penstock-hydraulics evaluate` first") from None
+    if not isinstance(found, dict) or "selection" not in found:
+        raise InvalidInput(f"{path} names no model to serve; evaluate with run-grouped folds")
+    return found

@@ -1,0 +1,173 @@
+"""Measures every model in the same way: out-of-fold answers, kept on disk so that a measurement can go on.
+
+A fold's answers depend on the recordings, the model and the fold alone; a file that was made from others is made anew.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from penstock.errors import InvalidInput
+from penstock_hydraulics.learning.data.recordings import SENSORS, Recordings
+from penstock_hydraulics.learning.data.splits import Fold, leave_one_level_out, random_folds, run_grouped_folds
+from penstock_hydraulics.learning.models.baselines import FEW_SENSORS, SOME_SENSORS, Learner
+from penstock_hydraulics.machine.states import HEADS, LEVELS
+
+RANDOM: Final = "random"
+GROUPED: Final = "run_grouped"
+COOLER: Final = "leave_one_cooler_out"
+TITLES: Final[Mapping[str, str]] = {
+    RANDOM: "random (neighbours on both sides: for comparison with the literature only)",
+    GROUPED: "run-grouped (whole runs held out: the headline)",
+    COOLER: "leave one cooler level out (an oil temperature never seen in training)",
+}
+ALL: Final = "all"
+FEW: Final = "few"
+SOME: Final = "some"
+DRAWS: Final = 3
+"""Random sets of sensors for each number of them."""
+KEPT: Final = (12, 10, 8, 6, 4, 2)
+ANSWERS: Final = "answers"
+
+Say = Callable[[str], None]
+SensorSets = Mapping[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """A way of splitting, and the sets of sensors that the held-out cycles are seen through."""
+
+    name: str
+    folds: tuple[Fold, ...]
+    sensors: SensorSets
+
+
+@dataclass(frozen=True)
+class OutOfFold:
+    """A model's answers to cycles it was not trained on: probabilities [n, LEVELS] by set of sensors.
+
+    `fold` [n] is the place of the fold that measured a cycle, -1 for none.
+    """
+
+    learner: str
+    protocol: str
+    probabilities: Mapping[str, NDArray[np.float64]]
+    fold: NDArray[np.int64]
+    seconds: float
+
+    def of(self, place: int, sensors: str = ALL) -> NDArray[np.float64]:
+        """[n, levels] of the state `HEADS[place]`."""
+        return self.probabilities[sensors][:, HEADS[place].columns]
+
+
+def protocols(
+    recordings: Recordings, *, random: int = 3, grouped: int = 5, leave_cooler: bool = True, seed: int = 0
+) -> list[Protocol]:
+    """The protocols, those of 0 folds left out; only the run-grouped one looks at missing sensors."""
+    whole = {ALL: tuple(SENSORS.values())}
+    found = []
+    if grouped:
+        folds = run_grouped_folds(recordings.runs, grouped, seed)
+        found.append(Protocol(GROUPED, tuple(folds), whole | sensor_sets(seed)))
+    if leave_cooler:
+        names = tuple(f"{level:g}" for level in HEADS[0].levels)
+        found.append(Protocol(COOLER, tuple(leave_one_level_out(recordings.labels[:, 0], names)), whole))
+    if random:
+        found.append(Protocol(RANDOM, tuple(random_folds(len(recordings), random, seed)), whole))
+    return found
+
+
+def sensor_sets(seed: int = 0) -> dict[str, tuple[str, ...]]:
+    """The poor machine of three sensors, the one of five, and random sets `<number>_<draw>`."""
+    rng = np.random.default_rng(seed)
+    names = list(SENSORS.values())
+    found = {FEW: FEW_SENSORS, SOME: SOME_SENSORS}
+    for count in KEPT:
+        for draw in range(DRAWS):
+            chosen = sorted(rng.choice(len(names), count, replace=False).tolist())
+            found[f"{count}_{draw}"] = tuple(names[place] for place in chosen)
+    return found
+
+
+def measure(
+    learner: Learner, protocol: Protocol, recordings: Recordings, directory: Path, *, seed: int = 0, say: Say = print
+) -> None:
+    """Train on each fold, answer its held-out cycles and keep the answers; those that are there are left alone."""
+    for fold in protocol.folds:
+        path = _place(directory, learner.name, protocol, fold)
+        identity = _identity(protocol, fold, recordings)
+        if _read(path, identity, learner.settings) is None:
+            answers = _measured(learner, protocol, fold, recordings, seed)
+            _write(path, answers | {"identity": np.array(identity), "settings": np.array(learner.settings)})
+            say(f"{learner.name}, {protocol.name}, {fold.name}: {float(answers['seconds']):.0f} s")
+
+
+def collect(name: str, protocol: Protocol, recordings: Recordings, directory: Path) -> OutOfFold | None:
+    """What `measure` kept of the model `name`; None unless every fold of the protocol is there."""
+    fold_of = np.full(len(recordings), -1, dtype=np.int64)
+    found = {sensors: np.full((len(recordings), LEVELS), np.nan) for sensors in protocol.sensors}
+    seconds = 0.0
+    for place, fold in enumerate(protocol.folds):
+        answers = _read(_place(directory, name, protocol, fold), _identity(protocol, fold, recordings))
+        if answers is None:
+            return None
+        fold_of[fold.test] = place
+        seconds += float(answers["seconds"])
+        for sensors in protocol.sensors:
+            found[sensors][fold.test] = answers[sensors]
+    return OutOfFold(name, protocol.name, found, fold_of, seconds)
+
+
+def _measured(
+    learner: Learner, protocol: Protocol, fold: Fold, recordings: Recordings, seed: int
+) -> dict[str, NDArray[Any]]:
+    started = time.monotonic()
+    fitted = learner.fit(recordings.take(fold.train), seed)
+    seconds = time.monotonic() - started
+    held_out = recordings.take(fold.test)
+    answers: dict[str, NDArray[Any]] = {
+        name: fitted.levels(held_out, sensors).astype(np.float32) for name, sensors in protocol.sensors.items()
+    }
+    return answers | {"seconds": np.array(seconds)}
+
+
+def _place(directory: Path, learner: str, protocol: Protocol, fold: Fold) -> Path:
+    return directory / ANSWERS / f"{learner}.{protocol.name}.{fold.name}.npz"
+
+
+def _identity(protocol: Protocol, fold: Fold, recordings: Recordings) -> str:
+    """Of everything the answers depend on but the model."""
+    digest = blake2b(repr((protocol.name, fold.name, sorted(protocol.sensors.items()))).encode(), digest_size=16)
+    for array in (recordings.readings, recordings.labels, fold.train, fold.test):
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+def _write(path: Path, answers: Mapping[str, NDArray[Any]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f"{path.name}.{os.getpid()}.tmp.npz")
+    np.savez_compressed(draft, allow_pickle=False, **answers)
+    draft.replace(path)
+
+
+def _read(path: Path, identity: str, settings: str | None = None) -> dict[str, NDArray[Any]] | None:
+    """The answers in `path`, None where there are none or others; raises InvalidInput for a damaged file."""
+    if not path.is_file():
+        return None
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            answers = {name: archive[name] for name in archive.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise InvalidInput(f"{path}: these answers cannot be read ({error}); remove the file to measure anew") from None
+    same = str(answers.get("identity")) == identity and settings in (None, str(answers.get("settings")))
+    return answers if same else None

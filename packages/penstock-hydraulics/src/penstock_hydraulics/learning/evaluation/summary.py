@@ -1,0 +1,269 @@
+"""From out-of-fold answers to the figures of the card, as plain values that JSON can say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from penstock_hydraulics.learning import metrics
+from penstock_hydraulics.learning.data.recordings import Recordings
+from penstock_hydraulics.learning.evaluation.calibration import Calibration, calibrate, cross_fitted, tempered
+from penstock_hydraulics.learning.evaluation.cross_validation import ALL, COOLER, FEW, GROUPED, KEPT, SOME, OutOfFold
+from penstock_hydraulics.learning.metrics import Interval
+from penstock_hydraulics.machine.states import HEADS, SUPERVISED
+
+Mask = NDArray[np.bool_]
+
+FALSE_ALARMS: Final = 0.01
+ECE_LIMIT: Final = 0.03
+HALF: Final = 0.5
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which model is served, by the stated rule, and what the rule compared."""
+
+    served: str
+    best: str
+    eligible: tuple[str, ...]
+    refused: Mapping[str, str]
+    difference: Interval | None
+    sentence: str
+
+
+def measured_on(answers: OutOfFold, recordings: Recordings) -> dict[str, Mask]:
+    """The two groups of cycles that figures are given for: `all`, and `settled` runs of ten."""
+    held_out = answers.fold >= 0
+    return {"all": held_out, "settled": held_out & recordings.in_settled_runs}
+
+
+def figures(answers: OutOfFold, recordings: Recordings) -> dict[str, Any]:
+    """Per state and group: accuracy and macro-F1 with intervals, likelihood, calibration, the confusion matrix."""
+    found: dict[str, Any] = {"seconds_per_training": round(answers.seconds / (answers.fold.max() + 1), 1)}
+    for group, mask in measured_on(answers, recordings).items():
+        found[group] = {
+            head.name: _state_figures(answers.of(place), recordings, mask, place)
+            for place, head in enumerate(HEADS)
+            if not (answers.protocol == COOLER and place == 0) and mask.any()
+        }
+    return found
+
+
+def _state_figures(answers: NDArray[np.float64], recordings: Recordings, mask: Mask, place: int) -> dict[str, Any]:
+    labels, probabilities = recordings.labels[mask, place], answers[mask]
+    by_run = _by_run(answers, recordings, mask, place)
+    weights = metrics.bootstrap_weights(len(by_run))
+    total, drawn = by_run.sum(axis=0), metrics.resampled(by_run, weights)
+    return {
+        "cycles": int(mask.sum()),
+        "runs": len(by_run),
+        "accuracy": _plain(metrics.interval(float(metrics.accuracy(total)), metrics.accuracy(drawn))),
+        "macro_f1": _plain(metrics.interval(float(metrics.macro_f1(total)), metrics.macro_f1(drawn))),
+        "f1": [round(float(one), 4) for one in np.nan_to_num(metrics.f1_by_class(total))],
+        "nll": round(metrics.negative_log_likelihood(probabilities, labels), 4),
+        "ece": round(metrics.expected_calibration_error(probabilities, labels), 4),
+        "confusion": total.astype(int).tolist(),
+    }
+
+
+def calibrations(answers: OutOfFold, recordings: Recordings) -> list[Calibration]:
+    """One for each of `HEADS`, on the settled runs."""
+    mask = measured_on(answers, recordings)["settled"]
+    return [
+        calibrate(answers.of(place)[mask], recordings.labels[mask, place], answers.fold[mask])
+        for place in range(len(HEADS))
+    ]
+
+
+def calibrated(answers: OutOfFold, place: int, calibration: Calibration) -> NDArray[np.float64]:
+    """[n, levels] as served: at the temperature where one was accepted."""
+    return tempered(answers.of(place), calibration.temperature)
+
+
+def reliability_tables(
+    answers: OutOfFold, recordings: Recordings, found: Sequence[Calibration], bins: int = 10
+) -> dict[str, list[list[float]]]:
+    """Per state the rows count, mean confidence and accuracy of the bins that are not empty, on settled runs.
+
+    Each fold is seen at the temperature of the others.
+    """
+    mask = measured_on(answers, recordings)["settled"]
+    tables = {}
+    for place, head in enumerate(HEADS):
+        labels = recordings.labels[mask, place]
+        after = _honest(answers, recordings, mask, place, found[place])
+        rows = metrics.reliability(after, labels, bins)
+        tables[head.name] = [
+            [one.answers, round(one.confidence, 4), round(one.accuracy, 4)] for one in rows if one.answers
+        ]
+    return tables
+
+
+def detections(answers: OutOfFold, recordings: Recordings, found: Sequence[Calibration]) -> dict[str, Any]:
+    """Per labelled anomaly: the threshold for 1 % false alarms, and what it and one half do, on settled runs.
+
+    The threshold comes from all folds; `held_out` is what thresholds of the other folds do on each fold.
+    """
+    mask = measured_on(answers, recordings)["settled"]
+    result = {}
+    for one in SUPERVISED:
+        place = HEADS.index(one.head)
+        scores = calibrated(answers, place, found[place])[mask, one.first :].sum(axis=1)
+        faulty = recordings.labels[mask, place] >= one.first
+        threshold = metrics.threshold_at(scores, faulty, FALSE_ALARMS)
+        result[one.anomaly] = {
+            "threshold": threshold,
+            "at_threshold": _shares(metrics.detection_at(scores, faulty, threshold)),
+            "held_out": _shares(_held_out(scores, faulty, answers.fold[mask])),
+            "at_half": _shares(metrics.detection_at(scores, faulty, HALF)),
+        }
+    return result
+
+
+def _held_out(scores: NDArray[np.float64], faulty: Mask, folds: NDArray[np.int64]) -> metrics.Detection:
+    flagged = np.zeros(len(scores))
+    for fold in np.unique(folds):
+        here = folds == fold
+        flagged[here] = scores[here] >= metrics.threshold_at(scores[~here], faulty[~here], FALSE_ALARMS)
+    return metrics.detection_at(flagged, faulty, HALF)
+
+
+def sensor_curve(answers: OutOfFold, recordings: Recordings) -> dict[str, dict[str, float]]:
+    """Macro-F1 per state on settled runs: all sensors, `few`, `some`, and the mean of random sets by their number."""
+    mask = measured_on(answers, recordings)["settled"]
+    groups = {ALL: [ALL], SOME: [SOME], FEW: [FEW]}
+    groups |= {str(count): [key for key in answers.probabilities if key.startswith(f"{count}_")] for count in KEPT}
+    return {
+        name: {
+            head.name: round(float(np.mean([_score(answers, recordings, mask, place, one) for one in keys])), 4)
+            for place, head in enumerate(HEADS)
+        }
+        for name, keys in groups.items()
+        if all(key in answers.probabilities for key in keys) and keys
+    }
+
+
+def _score(answers: OutOfFold, recordings: Recordings, mask: Mask, place: int, sensors: str) -> float:
+    by_run = _by_run(answers.of(place, sensors), recordings, mask, place)
+    return float(metrics.macro_f1(by_run.sum(axis=0)))
+
+
+def select(
+    answers: Mapping[str, OutOfFold],
+    recordings: Recordings,
+    found: Mapping[str, Sequence[Calibration]],
+    anywhere: str,
+    too_large: Mapping[str, str] | None = None,
+) -> Selection:
+    """The stated rule on the run-grouped answers of `answers`, by model.
+
+    Of the models within the limits of size and calibration the one with the best mean macro-F1 over the four states is
+    served, on settled runs with all sensors. `anywhere` names the model that serves any topology: it is preferred
+    unless a paired bootstrap over runs finds it worse at 95 %.
+    """
+    refused = dict(too_large or {})
+    for name, states in found.items():
+        worst = max(_ece_served(one) for one in states)
+        if worst > ECE_LIMIT:
+            refused.setdefault(name, f"its calibration error is {worst:.3f} after scaling, above {ECE_LIMIT:g}")
+    eligible = [name for name in answers if name not in refused] or [anywhere]
+    targets = {name: _targets(answers[name], recordings) for name in {*eligible, anywhere} & set(answers)}
+    means = {name: float(metrics.mean_macro_f1(one)) for name, one in targets.items()}
+    best = max(eligible, key=lambda name: means[name])
+    if best == anywhere or anywhere not in eligible:
+        return Selection(best, best, tuple(eligible), refused, None, _plainly(best, means, refused))
+    difference = metrics.paired_difference(targets[anywhere], targets[best])
+    served = anywhere if difference.high >= 0 else best
+    return Selection(served, best, tuple(eligible), refused, difference, _compared(anywhere, best, means, difference))
+
+
+def _plainly(best: str, means: Mapping[str, float], refused: Mapping[str, str]) -> str:
+    kept_out = "".join(f" {name} is out of the running: {why}." for name, why in refused.items())
+    return f"`{best}` has the best mean macro-F1 of the four states, {means[best]:.4f}, and is served.{kept_out}"
+
+
+def _compared(anywhere: str, best: str, means: Mapping[str, float], difference: Interval) -> str:
+    worse = difference.high < 0
+    verdict = "significantly worse, so the other is served" if worse else "not significantly worse, and is served"
+    return (
+        f"`{best}` has the best mean macro-F1 of the four states, {means[best]:.4f}; `{anywhere}`, the one for any"
+        f" topology, has {means[anywhere]:.4f}, a difference of {difference.value:+.4f} (95 % interval"
+        f" {difference.low:+.4f} to {difference.high:+.4f}, paired bootstrap over runs): {verdict}."
+    )
+
+
+def _ece_served(one: Calibration) -> float:
+    return one.ece_after if one.accepted else one.ece_before
+
+
+def _targets(answers: OutOfFold, recordings: Recordings) -> list[NDArray[np.float64]]:
+    mask = measured_on(answers, recordings)["settled"]
+    return [_by_run(answers.of(place), recordings, mask, place) for place in range(len(HEADS))]
+
+
+def _by_run(answers: NDArray[np.float64], recordings: Recordings, mask: Mask, place: int) -> NDArray[np.float64]:
+    levels = len(HEADS[place].levels)
+    best = answers[mask].argmax(axis=1)
+    return metrics.confusion_by_run(recordings.labels[mask, place], best, levels, recordings.runs[mask])
+
+
+def _honest(
+    answers: OutOfFold, recordings: Recordings, mask: Mask, place: int, found: Calibration
+) -> NDArray[np.float64]:
+    own = answers.of(place)[mask]
+    return cross_fitted(own, recordings.labels[mask, place], answers.fold[mask]) if found.accepted else own
+
+
+def _plain(found: Interval) -> list[float]:
+    return [round(value, 4) for value in found]
+
+
+def _shares(found: metrics.Detection) -> dict[str, float | int]:
+    return {
+        "false_alarms": round(found.false_alarms, 4),
+        "detected": round(found.detected, 4),
+        "negatives": found.negatives,
+        "positives": found.positives,
+    }
+
+
+def summarise(
+    measured: Mapping[str, Mapping[str, OutOfFold]],
+    recordings: Recordings,
+    anywhere: str,
+    too_large: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """Everything the report shows: `measured[protocol][model]`."""
+    grouped = measured.get(GROUPED, {})
+    found = {name: calibrations(one, recordings) for name, one in grouped.items()}
+    result: dict[str, Any] = {
+        "recordings": {
+            "cycles": len(recordings),
+            "runs": len(np.unique(recordings.runs)),
+            "settled_cycles": int(recordings.in_settled_runs.sum()),
+            "settled_runs": len(np.unique(recordings.runs[recordings.in_settled_runs])),
+        },
+        "protocols": {
+            protocol: {name: figures(one, recordings) for name, one in models.items()}
+            for protocol, models in measured.items()
+        },
+        "calibration": {
+            name: {head.name: _calibration(one) for head, one in zip(HEADS, states, strict=True)}
+            for name, states in found.items()
+        },
+        "reliability": {name: reliability_tables(one, recordings, found[name]) for name, one in grouped.items()},
+        "detection": {name: detections(one, recordings, found[name]) for name, one in grouped.items()},
+        "sensors": {name: sensor_curve(one, recordings) for name, one in grouped.items()},
+    }
+    if anywhere in grouped:
+        chosen = select(grouped, recordings, found, anywhere, too_large)
+        result["selection"] = {**vars(chosen), "eligible": list(chosen.eligible), "refused": dict(chosen.refused)}
+    return result
+
+
+def _calibration(one: Calibration) -> dict[str, float | bool]:
+    return {name: value if isinstance(value, bool) else round(value, 4) for name, value in one._asdict().items()}

@@ -1,0 +1,163 @@
+"""What a network has to beat: classifiers of scikit-learn on segment statistics, under the network's interface.
+
+They know the rig's sensors by place, so they serve that topology alone. Each state has a classifier of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from penstock_hydraulics.learning.data.recordings import RIG, ROWS, SENSORS, Recordings, rows_of
+from penstock_hydraulics.machine.states import HEADS, LEVELS
+from penstock_hydraulics.signals.features import STATISTICS, Float, Layout, Scale, Scales, encode_all
+
+Indices = NDArray[np.int64]
+Rows = NDArray[np.bool_]
+"""[ROWS] or [n, ROWS]: which rows of the recordings may be seen."""
+
+EVERY_ROW: Final[Rows] = np.ones(len(ROWS), dtype=np.bool_)
+EVERY_SENSOR: Final = tuple(SENSORS.values())
+FEW_SENSORS: Final = ("pressure_pump_main", "temperature_pump_main", "vibration_pump_main")
+SOME_SENSORS: Final = (*FEW_SENSORS, "flow_pump_main", "power_pump_main")
+EPSILON: Final = 0.005
+"""The share of every answer that is spread over all levels: a forest's 0 is no certainty."""
+
+
+class Fitted(Protocol):
+    """A trained model."""
+
+    def levels(self, recordings: Recordings, sensors: tuple[str, ...] = EVERY_SENSOR) -> NDArray[np.float64]:
+        """Uncalibrated probabilities [n, LEVELS] of all cycles, seen through `sensors` alone."""
+        ...
+
+
+class Learner(Protocol):
+    """A way to train: what the comparison compares."""
+
+    @property
+    def name(self) -> str:
+        """As tables and files call it."""
+        ...
+
+    @property
+    def settings(self) -> str:
+        """Everything it depends on but the data and the seed."""
+        ...
+
+    def fit(self, recordings: Recordings, seed: int = 0) -> Fitted:
+        """Trained on all cycles of `recordings`."""
+        ...
+
+
+@dataclass(frozen=True)
+class FittedClassifiers:
+    """One classifier for each of `HEADS`, and the layout that made their features."""
+
+    scales: Scales
+    classifiers: tuple[Any, ...]
+
+    def levels(self, recordings: Recordings, sensors: tuple[str, ...] = EVERY_SENSOR) -> NDArray[np.float64]:
+        """Probabilities [n, LEVELS], `EPSILON` of them spread evenly."""
+        features = features_of(recordings, self.scales, rows_of(sensors))
+        found = np.full((len(features), LEVELS), 0.0)
+        for head, classifier in zip(HEADS, self.classifiers, strict=True):
+            found[:, head.start + classifier.classes_] = classifier.predict_proba(features)
+            found[:, head.columns] = (1 - EPSILON) * found[:, head.columns] + EPSILON / len(head.levels)
+        return found
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """Classifiers trained on every cycle whole and again with sensors missing, `copies` times.
+
+    `make(seed)` gives an untrained classifier of scikit-learn's interface. The copies cost little where all sensors are
+    there and carry most of what is left where few are.
+    """
+
+    name: str
+    make: Callable[[int], Any] = field(repr=False)
+    copies: int = 2
+
+    @property
+    def settings(self) -> str:
+        """The classifier's parameters."""
+        return f"{self.make(0)!r}, {self.copies} copies, {EPSILON} spread"
+
+    def fit(self, recordings: Recordings, seed: int = 0) -> FittedClassifiers:
+        """Trained on all cycles, single-threaded."""
+        scales = rig_scales(recordings)
+        rng = np.random.default_rng(seed)
+        masks = [EVERY_ROW, *(some_rows(len(recordings), rng) for _ in range(self.copies))]
+        features = np.concatenate([features_of(recordings, scales, rows) for rows in masks])
+        labels = np.tile(recordings.labels, (len(masks), 1))
+        fitted = [self.make(seed).fit(features, labels[:, place]) for place in range(len(HEADS))]
+        return FittedClassifiers(scales, tuple(fitted))
+
+
+def gradient_boosting(iterations: int = 60) -> Baseline:
+    """Histogram gradient boosting: small trees, a third of the features at each split."""
+    from sklearn.ensemble import HistGradientBoostingClassifier
+
+    def make(seed: int) -> Any:
+        return HistGradientBoostingClassifier(
+            max_iter=iterations,
+            learning_rate=0.15,
+            max_leaf_nodes=12,
+            max_features=0.3,
+            early_stopping=False,
+            random_state=seed,
+        )
+
+    return Baseline("gradient_boosting", make)
+
+
+def extra_trees(trees: int = 16) -> Baseline:
+    """Extremely randomised trees (Geurts, Ernst and Wehenkel 2006), few and pruned: 0.8 MB as a graph."""
+    from sklearn.ensemble import ExtraTreesClassifier
+
+    def make(seed: int) -> Any:
+        return ExtraTreesClassifier(trees, max_features=0.5, min_samples_leaf=4, random_state=seed, n_jobs=1)
+
+    return Baseline("extra_trees", make)
+
+
+def logistic_regression(strength: float = 1.0) -> Baseline:
+    """Multinomial logistic regression with an L2 penalty; features are standardised already."""
+    from sklearn.linear_model import LogisticRegression
+
+    def make(seed: int) -> Any:
+        return LogisticRegression(C=strength, max_iter=300, tol=1e-3, random_state=seed)
+
+    return Baseline("logistic_regression", make)
+
+
+def rig_scales(recordings: Recordings) -> Scales:
+    """What is usual for each row of the rig; none for kinds, since a baseline serves no other machine."""
+    names = [f"{RIG.components[node].id}.{channel}" for node, channel in ROWS]
+    table = {name: Scale.of(recordings.readings[:, place]) for place, name in enumerate(names)}
+    return Scales({RIG.name: table}, {})
+
+
+def features_of(recordings: Recordings, scales: Scales, rows: Rows = EVERY_ROW) -> Float:
+    """[n, ROWS * STATISTICS + ROWS] standardised statistics, 0 where a row is not seen; then which rows are seen."""
+    layout = Layout.make(RIG, ROWS, scales)
+    count = len(recordings)
+    statistics = np.asarray(encode_all(recordings.readings, layout)["statistics"])
+    seen = np.broadcast_to(rows, (count, len(ROWS))).astype(np.float32)
+    found = statistics.reshape(count, -1, STATISTICS)[:, layout.slots] * seen[..., None]
+    return np.concatenate([found.reshape(count, -1), seen], axis=1)
+
+
+def some_rows(count: int, rng: np.random.Generator) -> Rows:
+    """[count, ROWS] random gaps of up to four sensors in five; one cycle in seven keeps the three of a poor machine."""
+    sensors = list(SENSORS.values())
+    members = np.stack([rows_of((sensor,)) for sensor in sensors])
+    kept = rng.random((count, len(sensors))) >= rng.uniform(0, 0.8, (count, 1))
+    kept[rng.random(count) < 1 / 7] = np.isin(sensors, FEW_SENSORS)
+    rows: Rows = kept @ members
+    return rows

@@ -1,0 +1,1 @@
+"""Final models as artifacts with model cards."""

@@ -1,0 +1,270 @@
+"""`penstock-hydraulics publish`: the final models of all recordings as artifacts, ready to ship."""
+
+from __future__ import annotations
+
+import platform
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import sklearn
+import torch
+from numpy.typing import NDArray
+
+from penstock import Signature, TensorSpec
+from penstock.artifacts.artifact import Artifact, Golden, TaskEntry, VariantSource, write_artifact
+from penstock.artifacts.policies import Range, Ranges
+from penstock.errors import InvalidInput
+from penstock_hydraulics.learning.data.recordings import RIG, ROWS, Recordings
+from penstock_hydraulics.learning.data.simulated import rows_of_window
+from penstock_hydraulics.learning.evaluation.calibration import tempered
+from penstock_hydraulics.learning.evaluation.cross_validation import GROUPED, Say
+from penstock_hydraulics.learning.models.baselines import (
+    FEW_SENSORS,
+    Baseline,
+    FittedClassifiers,
+    extra_trees,
+    gradient_boosting,
+)
+from penstock_hydraulics.learning.models.export import export_onnx, onnx_answers
+from penstock_hydraulics.learning.models.forest_export import NODES, write_forest
+from penstock_hydraulics.learning.publishing import cards
+from penstock_hydraulics.learning.training.network import NETWORK, FittedNetwork, Network
+from penstock_hydraulics.machine.states import ANOMALIES, HEADS, LEVELS
+from penstock_hydraulics.signals.features import CHANNELS, STATISTICS, STEPS, Layout, Scales, encode, encode_all
+from penstock_hydraulics.simulator import simulate
+
+NAME: Final = "hydraulics"
+KIND: Final = "hydraulic-diagnostics"
+VERSION: Final = "v1.0"
+CHAMPION: Final = "champion"
+SIZE_LIMIT: Final = 2_000_000
+ATOL: Final = 1e-4
+RTOL: Final = 1e-3
+_GOLDEN: Final[tuple[Mapping[str, Mapping[str, float]], ...]] = (
+    {},
+    {"pump_main": {"leakage": 0.6}},
+    {"cooler_main": {"overheating": 0.8}},
+    {"valve_main": {"valve_stiction": 0.7}},
+    {"accumulator_main": {"pressure_drop": 0.9}},
+)
+"""The faults of the golden samples; the last is shown again with three sensors alone."""
+_NETWORK: Final = (
+    "Reads the condition of hydraulic machines from one work cycle of 60 s: the state of pump, valve,"
+    " accumulator and cooler, the health of every component and of the machine, and faults. A graph network"
+    " (`UniversalTemporalGNN`: a temporal encoder for each component, graph attention over the circuit) that takes any"
+    " topology of up to 64 components and any subset of their sensors."
+)
+_TREES: Final = (
+    "Reads the condition of the ZeMA rig, and of no other circuit, from one work cycle of 60 s: the state of pump,"
+    " valve, accumulator and cooler. {kind} on statistics of segments of the cycle, under the inputs and outputs of the"
+    " network that it is compared with."
+)
+_FORESTS: Final[Mapping[str, tuple[str, Callable[[], Baseline]]]] = {
+    "extra_trees": ("Extremely randomised trees, few and pruned,", extra_trees),
+    "gradient_boosting": ("Gradient-boosted trees", gradient_boosting),
+}
+
+
+@dataclass(frozen=True)
+class _Made:
+    """A trained model as a file, with what its manifest has to say."""
+
+    model: str
+    settings: str
+    summary: str
+    path: Path
+    nodes: int
+    scales: Scales
+    config: Mapping[str, Any]
+    simulated: bool
+    parameters: int | None
+    error: float | None
+
+
+def publish(
+    recordings: Recordings, figures: Mapping[str, Any], network: Network, out: Path, *, say: Say = print
+) -> list[Artifact]:
+    """Train the two models on all of `recordings`, write `out/hydraulics/<version>` for each, and name the champion.
+
+    `figures` are those of `evaluate`: its selection is served, its temperatures and thresholds go into the models.
+    `out/network.ckpt` keeps the network's training, so that a second call need not train again. Raises InvalidInput
+    when the selection is no model that can be published, or where an artifact is there already or becomes too large.
+    """
+    versions = versions_of(figures)
+    for version in versions.values():
+        if (out / NAME / version).exists():
+            raise InvalidInput(f"{out / NAME / version} already exists; choose another directory or remove it")
+    written = []
+    with tempfile.TemporaryDirectory() as scratch:
+        for model, version in versions.items():
+            say(f"training {model} on {len(recordings)} cycles")
+            place = Path(scratch)
+            made = (
+                _make_network(network, recordings, figures, out, place)
+                if model == NETWORK
+                else _make_trees(model, recordings, figures, place)
+            )
+            written.append(_write(made, version, figures, out))
+            say(f"{written[-1].path}: {written[-1].size_bytes / 1024:.0f} KiB")
+    (out / NAME / CHAMPION).write_text(VERSION + "\n")
+    _check_size(written)
+    return written
+
+
+def versions_of(figures: Mapping[str, Any]) -> dict[str, str]:
+    """The version of each model to publish, by its name: the selected one is the release. Raises InvalidInput."""
+    served = figures["selection"]["served"]
+    if served not in (NETWORK, *_FORESTS):
+        known = ", ".join((NETWORK, *_FORESTS))
+        raise InvalidInput(f"the evaluation selects {served}, which cannot be published; there are {known}")
+    if served == NETWORK:
+        return {NETWORK: VERSION, best_forest(figures): f"{VERSION}-trees"}
+    return {served: VERSION, NETWORK: f"{VERSION}-network"}
+
+
+def best_forest(figures: Mapping[str, Any]) -> str:
+    """The one of the forests with the best mean macro-F1, by the rule's own figures."""
+    found = {name: figures["protocols"][GROUPED].get(name, {}).get("settled") for name in _FORESTS}
+    means = {
+        name: float(np.mean([settled[head.name]["macro_f1"][0] for head in HEADS]))
+        for name, settled in found.items()
+        if settled
+    }
+    if not means:
+        raise InvalidInput(f"the evaluation has none of {', '.join(_FORESTS)}; measure one, it is the second version")
+    return max(means, key=means.__getitem__)
+
+
+def temperatures_of(figures: Mapping[str, Any], model: str) -> list[float]:
+    """In the order of `HEADS`, 1 where none was accepted."""
+    return [float(figures["calibration"][model][head.name]["temperature"]) for head in HEADS]
+
+
+def thresholds_of(figures: Mapping[str, Any], model: str) -> dict[str, float]:
+    """The probability of each labelled anomaly at 1 % false alarms."""
+    return {anomaly: float(found["threshold"]) for anomaly, found in figures["detection"][model].items()}
+
+
+def _make_network(
+    network: Network, recordings: Recordings, figures: Mapping[str, Any], out: Path, scratch: Path
+) -> _Made:
+    fitted: FittedNetwork = network.fit(recordings, checkpoints=out / "network.ckpt")
+    diagnosis = fitted.fitted.diagnosis(temperatures_of(figures, NETWORK))
+    path = scratch / "network.onnx"
+    error = export_onnx(diagnosis, path)
+    parameters = sum(parameter.numel() for parameter in diagnosis.parameters())
+    config = {"topologies": "any", "states": {RIG.name: "supervised"}}
+    simulated = bool(network.machines())
+    return _Made(
+        NETWORK, network.settings, _NETWORK, path, -1, fitted.fitted.scales, config, simulated, parameters, error
+    )
+
+
+def _make_trees(model: str, recordings: Recordings, figures: Mapping[str, Any], scratch: Path) -> _Made:
+    kind, learner = _FORESTS[model]
+    forest = learner()
+    fitted = forest.fit(recordings)
+    path = scratch / "trees.onnx"
+    temperatures = temperatures_of(figures, model)
+    write_forest(fitted, temperatures, path)
+    error = _difference(fitted, recordings, temperatures, path)
+    config = {"topologies": [RIG.name], "states": {RIG.name: "supervised"}}
+    return _Made(
+        model, forest.settings, _TREES.format(kind=kind), path, NODES, fitted.scales, config, False, None, error
+    )
+
+
+def _write(made: _Made, version: str, figures: Mapping[str, Any], out: Path) -> Artifact:
+    signature = signature_of(made.nodes)
+    inputs = golden_inputs(made.scales)
+    golden = Golden(inputs, dict(onnx_answers(made.path, inputs)), atol=ATOL, rtol=RTOL)
+    config = {"scales": made.scales.to_mapping(), **made.config, "thresholds": thresholds_of(figures, made.model)}
+    return write_artifact(
+        out / NAME / version,
+        name=NAME,
+        version=version,
+        task=TaskEntry(kind=KIND, config=config),
+        signature=signature,
+        variants=[VariantSource("onnx", "fp32", made.path, num_parameters=made.parameters, max_abs_error=made.error)],
+        golden=golden,
+        card=cards.card(version, made.summary, made.model, figures, figures["models"], simulated=made.simulated),
+        lineage=_lineage(made),
+        training_data=cards.TRAINING_DATA,
+        metrics=cards.metrics_of(figures, made.model),
+        ranges=Ranges(outputs={"health": Range(minimum=-ATOL, maximum=1 + ATOL)}),
+    )
+
+
+def signature_of(nodes: int) -> Signature:
+    """Of a model for graphs of `nodes` components, -1 for any."""
+    channels = len(CHANNELS)
+    inputs = {
+        "signals": (channels, STEPS),
+        "statistics": (channels, STATISTICS),
+        "present": (channels,),
+        "adjacency": (nodes,),
+    }
+    return Signature(
+        (
+            *(TensorSpec(name, "FP32", (-1, nodes, *shape)) for name, shape in inputs.items()),
+            TensorSpec("kinds", "INT64", (-1, nodes)),
+        ),
+        (
+            TensorSpec("levels", "FP32", (-1, nodes, LEVELS)),
+            TensorSpec("component_health", "FP32", (-1, nodes)),
+            TensorSpec("health", "FP32", (-1,)),
+            TensorSpec("degradation", "FP32", (-1,)),
+            TensorSpec("anomalies", "FP32", (-1, len(ANOMALIES))),
+        ),
+    )
+
+
+def golden_inputs(scales: Scales) -> dict[str, NDArray[Any]]:
+    """Simulated windows of the rig: sound, with each labelled fault, and one with three sensors alone."""
+    samples = []
+    for seed, faults in enumerate(_GOLDEN):
+        window = next(iter(simulate(RIG, faults, windows=1, seed=seed)))
+        rows, readings = rows_of_window(RIG, window)
+        samples.append(encode(readings, Layout.make(RIG, rows, scales)))
+    few = [place for place, row in enumerate(rows) if row in {RIG.sensor(name) for name in FEW_SENSORS}]
+    samples.append(encode(readings[few], Layout.make(RIG, [rows[place] for place in few], scales)))
+    return {name: np.concatenate([sample[name] for sample in samples]) for name in samples[0]}
+
+
+def _difference(fitted: FittedClassifiers, recordings: Recordings, temperatures: Sequence[float], path: Path) -> float:
+    """How far the graph is from scikit-learn on some recordings; raises RuntimeError beyond `ATOL`."""
+    some = recordings.take(np.arange(0, len(recordings), max(len(recordings) // 64, 1)))
+    encoded = encode_all(some.readings, Layout.make(RIG, ROWS, fitted.scales))
+    inputs = {name: np.repeat(value, len(some), 0) if len(value) == 1 else value for name, value in encoded.items()}
+    found = onnx_answers(path, inputs)["levels"][:, 0]
+    levels = fitted.levels(some)
+    wanted = [
+        tempered(levels[:, head.columns], temperature) for head, temperature in zip(HEADS, temperatures, strict=True)
+    ]
+    difference = float(np.abs(found - np.concatenate(wanted, axis=1)).max())
+    if not difference <= ATOL:
+        raise RuntimeError(f"the ONNX trees are {difference:.2g} from scikit-learn's, more than {ATOL:.0e}")
+    return difference
+
+
+def _check_size(written: Sequence[Artifact]) -> None:
+    total = sum(path.stat().st_size for artifact in written for path in artifact.path.rglob("*") if path.is_file())
+    if total > SIZE_LIMIT:
+        raise InvalidInput(
+            f"the artifacts take {total / 1e6:.2f} MB, more than {SIZE_LIMIT / 1e6:g} MB; train smaller ones"
+        )
+
+
+def _lineage(made: _Made) -> dict[str, Any]:
+    return {
+        "source": "penstock_hydraulics.learning.publishing.publish",
+        "model": made.model,
+        "settings": made.settings,
+        "python": platform.python_version(),
+        "torch": torch.__version__.partition("+")[0],
+        "scikit-learn": sklearn.__version__,
+    }

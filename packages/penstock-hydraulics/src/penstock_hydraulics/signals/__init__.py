@@ -1,0 +1,1 @@
+"""From raw readings to the model's inputs."""

@@ -1,0 +1,348 @@
+"""From a window of readings to the model's inputs: numpy only, and on the path of every request.
+
+A model sees a machine as a graph. Every node is a component with seven channels of 60 values, one a second.
+`Scales` knows what is usual for each channel, `Layout` is what a topology and a set of sensors need only once,
+`encode` is what is left to do for each window.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Final, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from penstock.errors import InvalidInput
+from penstock_hydraulics.machine.topology import KINDS, MAX_COMPONENTS, Topology
+
+Float = NDArray[np.float32]
+Row = tuple[int, str]  # (index of the component, channel)
+
+CHANNELS: Final = ("pressure", "flow", "temperature", "vibration", "power", "flow_max", "flow_min")
+STEPS: Final = 60
+NODES: Final = (8, 16, 32, 64)  # the sizes a graph is padded to
+SEGMENTS: Final = 12
+STATISTICS: Final = 2 * SEGMENTS + 5  # mean and deviation of each segment; five of the whole window
+HIGHEST, LOWEST = -2, -1  # the columns of the highest and the lowest value
+LIMIT: Final = 8.0  # standardised values are clamped to ±LIMIT: one broken sensor must not drown the others
+INPUTS: Final = ("signals", "statistics", "present", "adjacency", "kinds")
+
+_MEANS: Final = np.hstack(
+    [
+        np.repeat(np.eye(SEGMENTS), STEPS // SEGMENTS, axis=0) / (STEPS // SEGMENTS),
+        np.full((STEPS, 1), 1 / STEPS),
+    ]
+)
+"""[STEPS, SEGMENTS + 1] readings times this are the means of the segments and of the whole window."""
+_CHANNEL: Final = {name: index for index, name in enumerate(CHANNELS)}
+# Mean and deviation of a channel nobody has recorded: pressures of mobile and industrial hydraulics up to 350 bar
+# and oil at 50 °C (ISO 4413), vibration zones A and B of ISO 10816-3. Wide on purpose.
+_USUAL: Final[Mapping[str, tuple[float, float]]] = {
+    "pressure": (100.0, 80.0),
+    "flow": (30.0, 30.0),
+    "temperature": (45.0, 12.0),
+    "vibration": (1.5, 1.5),
+    "power": (3000.0, 2500.0),
+    "flow_max": (30.0, 30.0),
+    "flow_min": (30.0, 30.0),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureConfig:
+    """What a window is. The shipped models are made for 60 values at 1 Hz; `min_window_s` is the shortest they see."""
+
+    window_s: float = 60.0
+    rate_hz: float = 1.0
+    min_window_s: float = 30.0
+
+    def __post_init__(self) -> None:
+        if self.window_s != STEPS or self.rate_hz != 1.0:
+            raise InvalidInput(
+                f"a window is not {self.window_s:g} s at {self.rate_hz:g} Hz; leave both at {STEPS} s and 1 Hz",
+                field="window_s",
+            )
+        if not 0 < self.min_window_s <= self.window_s:
+            raise InvalidInput(
+                f"min_window_s must lie in (0, {self.window_s:g}] s, not {self.min_window_s:g}", field="min_window_s"
+            )
+
+    @property
+    def steps(self) -> int:
+        """Values of one channel in a window."""
+        return round(self.window_s * self.rate_hz)
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """What is usual for one row: mean and deviation of its values `[STEPS]` and of its statistics `[STATISTICS]`."""
+
+    mean: Float
+    deviation: Float
+    statistics_mean: Float
+    statistics_deviation: Float
+
+    @classmethod
+    def of(cls, windows: Float) -> Self:
+        """Measured over `windows` [windows, STEPS], per step: transients must not be drowned by the cycle's swing.
+
+        Deviations are at least 2 % of the channel's own, so that a channel which never moved stays quiet.
+        """
+        floor = 0.02 * max(float(windows.std()), 1e-3)
+        found = statistics_of(windows)
+        small = 0.02 * np.maximum(found.std(axis=0).mean(), floor)
+        return cls(
+            _rounded(windows.mean(axis=0)),
+            _rounded(np.maximum(windows.std(axis=0), floor)),
+            _rounded(found.mean(axis=0)),
+            _rounded(np.maximum(found.std(axis=0), small)),
+        )
+
+    @classmethod
+    def flat(cls, windows: Float) -> Self:
+        """Measured over `windows` [windows, STEPS], the same for every step: for cycles nobody knows the phase of."""
+        mean, deviation = float(windows.mean()), max(float(windows.std()), 1e-3)
+        return cls.usual(mean, deviation)
+
+    @classmethod
+    def usual(cls, mean: float, deviation: float) -> Self:
+        """From one mean and one deviation of the values, statistics included."""
+        levels = np.array([mean] * SEGMENTS + [0.0] * SEGMENTS + [0.0, 0.0, 0.0, mean, mean])
+        return cls(
+            _rounded(np.full(STEPS, mean)),
+            _rounded(np.full(STEPS, deviation)),
+            _rounded(levels),
+            _rounded(np.full(STATISTICS, deviation)),
+        )
+
+    @classmethod
+    def from_mapping(cls, document: Mapping[str, str | Sequence[float]]) -> Self:
+        """The inverse of `to_mapping`, or lists of numbers; one number stands for the same number at every step."""
+        return cls(
+            _spread(document["mean"], STEPS),
+            _spread(document["deviation"], STEPS),
+            _spread(document["statistics_mean"], STATISTICS),
+            _spread(document["statistics_deviation"], STATISTICS),
+        )
+
+    def to_mapping(self) -> dict[str, str]:
+        """Numbers with blanks between, a third of the size of JSON's lists; equal values are written once."""
+        return {
+            name: _plain(getattr(self, name))
+            for name in ("mean", "deviation", "statistics_mean", "statistics_deviation")
+        }
+
+
+@dataclass(frozen=True)
+class Scales:
+    """Scales of whole machines, by topology and then `<component>.<channel>`, and of kinds, `<kind>.<channel>`.
+
+    A machine's table holds for a topology of its name that has its components. Everything else is scaled by the
+    component's kind, or at last by a fixed table of usual values.
+    """
+
+    machines: Mapping[str, Mapping[str, Scale]]
+    kinds: Mapping[str, Scale]
+
+    @classmethod
+    def from_mapping(cls, document: Mapping[str, Any]) -> Self:
+        """From a manifest; raises `InvalidInput` for one that holds no scales."""
+        try:
+            machines = {name: _scales(table) for name, table in document["machines"].items()}
+            return cls(machines, _scales(document["kinds"]))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise InvalidInput(
+                f"scales: the manifest's table of scales cannot be read ({error!r}); publish the model again",
+                field="scales",
+            ) from error
+
+    def to_mapping(self) -> dict[str, Any]:
+        """JSON-able, for the manifest."""
+        return {
+            "machines": {name: _documents(table) for name, table in self.machines.items()},
+            "kinds": _documents(self.kinds),
+        }
+
+    def of_kinds(self) -> Scales:
+        """What is left for a machine that was never measured."""
+        return Scales({}, self.kinds)
+
+    def covers(self, topology: Topology) -> bool:
+        """Whether this very machine was recorded: its name is known and so is every component of its table."""
+        table = self.machines.get(topology.name)
+        return table is not None and all(key.partition(".")[0] in topology.index for key in table)
+
+    def of(self, topology: Topology, row: Row) -> Scale:
+        """The scale of one row of `topology`."""
+        component, channel = topology.components[row[0]], row[1]
+        if self.covers(topology) and (found := self.machines[topology.name].get(f"{component.id}.{channel}")):
+            return found
+        return self.kinds.get(f"{component.kind}.{channel}") or _usual(channel)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Layout:
+    """Where the rows of a window go, made once for a topology and the sensors that are there.
+
+    P is the number of components padded to the next of `NODES`; R the number of rows. Arrays are read-only.
+    """
+
+    rows: tuple[Row, ...]
+    slots: NDArray[np.intp]  # [R] row → node * channels + channel
+    mean: Float  # [R, STEPS]
+    inverse: Float  # [R, STEPS] 1 / deviation
+    statistics_mean: Float  # [R, STATISTICS]
+    statistics_inverse: Float
+    present: Float  # [1, P, channels] 1 where a row is
+    adjacency: Float  # [1, P, P] symmetric, with self loops; 0 for padding
+    kinds: NDArray[np.int64]  # [1, P] index in KINDS + 1; 0 for padding
+
+    @classmethod
+    def make(cls, topology: Topology, rows: Iterable[Row], scales: Scales) -> Self:
+        """For windows whose rows are `rows`, in this order; each must name another channel of a component."""
+        rows = tuple(rows)
+        count, size = len(topology.components), padded(len(topology.components))
+        slots = np.array([node * len(CHANNELS) + _CHANNEL[channel] for node, channel in rows], np.intp)
+        found = [scales.of(topology, row) for row in rows]
+        present = np.zeros((1, size, len(CHANNELS)), np.float32)
+        present.reshape(-1)[slots] = 1.0
+        adjacency = np.zeros((1, size, size), np.float32)
+        adjacency[0, :count, :count] = topology.adjacency()
+        kinds = np.zeros((1, size), np.int64)
+        kinds[0, :count] = [KINDS.index(component.kind) + 1 for component in topology.components]
+        arrays = (
+            slots,
+            _stacked([scale.mean for scale in found], STEPS),
+            1.0 / _stacked([scale.deviation for scale in found], STEPS),
+            _stacked([scale.statistics_mean for scale in found], STATISTICS),
+            1.0 / _stacked([scale.statistics_deviation for scale in found], STATISTICS),
+            present,
+            adjacency,
+            kinds,
+        )
+        for array in arrays:
+            array.flags.writeable = False
+        return cls(rows, *arrays)
+
+    @property
+    def size(self) -> int:
+        """P, the number of nodes with padding."""
+        return int(self.kinds.shape[1])
+
+
+def padded(components: int) -> int:
+    """The number of nodes a graph of so many components is padded to."""
+    if not 1 <= components <= MAX_COMPONENTS:
+        raise InvalidInput(
+            f"topology: a machine has 1 to {MAX_COMPONENTS} components, not {components}; split it", field="topology"
+        )
+    return next(size for size in NODES if size >= components)
+
+
+def statistics_of(readings: Float) -> Float:
+    """[rows, STATISTICS] of readings [rows, STEPS].
+
+    The mean and the deviation of each of 12 segments of 5 s, then of the whole window: the greatest rise and fall from
+    one second to the next, the deviation, the highest and the lowest value.
+    """
+    # Few calls on larger arrays: for one window each call costs more than its numbers. Squares need float64.
+    rows = len(readings)
+    powers = np.empty((2, rows, STEPS))
+    powers[0] = readings
+    np.multiply(powers[0], powers[0], out=powers[1])
+    means, squares = powers @ _MEANS
+    squares -= means * means
+    deviations = np.sqrt(np.maximum(squares, 0.0, out=squares), out=squares)
+    moves = np.empty((2, rows, STEPS), np.float32)
+    moves[0] = readings
+    np.subtract(readings[:, 1:], readings[:, :-1], out=moves[1, :, 1:])
+    moves[1, :, 0] = moves[1, :, 1]
+    highest, lowest = np.maximum.reduce(moves, axis=2), np.minimum.reduce(moves, axis=2)
+    found = np.empty((rows, STATISTICS), np.float32)
+    found[:, :SEGMENTS] = means[:, :SEGMENTS]
+    found[:, SEGMENTS : 2 * SEGMENTS] = deviations[:, :SEGMENTS]
+    found[:, -5], found[:, -4] = highest[1], lowest[1]
+    found[:, -3] = deviations[:, -1]
+    found[:, HIGHEST], found[:, LOWEST] = highest[0], lowest[0]
+    return found
+
+
+def encode(readings: Float, layout: Layout, statistics: Float | None = None) -> dict[str, NDArray[Any]]:
+    """The model's inputs for one window `readings` [rows, STEPS], finite, in the units of `topology.QUANTITIES`.
+
+    Each has a leading axis of 1. Those that depend on the layout alone are shared and read-only. `statistics` are
+    those of the readings, for who has them already.
+    """
+    found = statistics_of(readings) if statistics is None else statistics
+    return _inputs(readings[None], found[None], layout)
+
+
+def encode_all(readings: Float, layout: Layout) -> dict[str, NDArray[Any]]:
+    """The inputs of many windows of one layout, `readings` [windows, rows, STEPS].
+
+    `present`, `adjacency` and `kinds` are alike for all: their leading axis stays 1.
+    """
+    count, rows = readings.shape[:2]
+    found = statistics_of(readings.reshape(count * rows, STEPS)).reshape(count, rows, STATISTICS)
+    return _inputs(readings, found, layout)
+
+
+def _inputs(readings: Float, found: Float, layout: Layout) -> dict[str, NDArray[Any]]:
+    count = len(readings)
+    signals = np.zeros((count, layout.size, len(CHANNELS), STEPS), np.float32)
+    statistics = np.zeros((count, layout.size, len(CHANNELS), STATISTICS), np.float32)
+    signals.reshape(count, -1, STEPS)[:, layout.slots] = _standard(readings, layout.mean, layout.inverse)
+    statistics.reshape(count, -1, STATISTICS)[:, layout.slots] = _standard(
+        found, layout.statistics_mean, layout.statistics_inverse
+    )
+    return {
+        "signals": signals,
+        "statistics": statistics,
+        "present": layout.present,
+        "adjacency": layout.adjacency,
+        "kinds": layout.kinds,
+    }
+
+
+def _standard(values: Float, mean: Float, inverse: Float) -> Float:
+    standard = np.subtract(values, mean, dtype=np.float32)
+    standard *= inverse
+    np.minimum(standard, LIMIT, out=standard)
+    return np.maximum(standard, -LIMIT, out=standard)
+
+
+@cache
+def _usual(channel: str) -> Scale:
+    return Scale.usual(*_USUAL[channel])
+
+
+def _rounded(values: NDArray[Any]) -> Float:
+    """Five significant digits: what is in the manifest is exactly what was trained with."""
+    return np.array([float(f"{value:.5g}") for value in values], np.float32)
+
+
+def _plain(values: Float) -> str:
+    plain = [f"{value:.5g}" for value in values]
+    return plain[0] if len(set(plain)) == 1 else " ".join(plain)
+
+
+def _spread(values: str | Sequence[float], size: int) -> Float:
+    array = np.array(values.split() if isinstance(values, str) else values, np.float32)
+    if array.shape not in ((1,), (size,)) or not np.isfinite(array).all():
+        raise ValueError(f"{size} finite numbers expected")
+    return np.ascontiguousarray(np.broadcast_to(array, (size,)))
+
+
+def _stacked(rows: list[Float], width: int) -> Float:
+    return np.stack(rows) if rows else np.zeros((0, width), np.float32)
+
+
+def _scales(document: Mapping[str, Any]) -> dict[str, Scale]:
+    return {key: Scale.from_mapping(value) for key, value in document.items()}
+
+
+def _documents(table: Mapping[str, Scale]) -> dict[str, Any]:
+    return {key: scale.to_mapping() for key, scale in table.items()}

@@ -1,0 +1,335 @@
+"""Readings as they come, to one aligned window: every row at 1 Hz over the 60 s of a work cycle.
+
+What depends only on the names, the lengths and the rates of a request is worked out once (`plan_window`) and kept by
+the caller; `fill_window` is what every request costs.
+"""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from penstock.errors import InvalidInput, printable
+from penstock_hydraulics.machine.topology import QUANTITIES, Topology
+from penstock_hydraulics.signals.features import FeatureConfig, Row
+
+Float: TypeAlias = NDArray[np.float32]
+Rates: TypeAlias = float | Mapping[str, float]
+
+DEFAULT_RATE_HZ: Final = 1.0
+EXTREMES_HZ: Final = 10
+"""A flow sampled as fast as this also tells its highest and lowest tenth of every second, as those of the recordings
+do: of two or of a thousand samples a second the extremes are others."""
+LISTED: Final = 20
+"""So many names are repeated in a sentence."""
+CONSTANT_FROM: Final = 5
+"""A sensor that says the same so many times and nothing else may be stuck."""
+
+PLAUSIBLE: Final[Mapping[str, tuple[float, float]]] = {
+    "pressure": (0.0, 2000.0),
+    "flow": (-20_000.0, 20_000.0),
+    "temperature": (-60.0, 200.0),
+    "vibration": (0.0, 1000.0),
+    "power": (-10_000_000.0, 10_000_000.0),
+}
+"""Beyond these a value is of another unit (pascal, kelvin, m/s²) or of a broken sensor."""
+DRIFT: Final = 0.2
+"""Bar and mm/s below zero that a transducer's zero point may lie; they count as 0."""
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Sensors of one length and rate, and what becomes of them."""
+
+    names: tuple[str, ...]
+    rows: slice
+    length: int
+    seconds: int
+    per_second: int
+    """Samples a second where that is a whole number and fills every second; else 0."""
+    edges: NDArray[np.intp]
+    """[seconds + 1] the samples that begin each second, and one past the last that is used."""
+    held: bool
+    """Sampled slower than once a second: each value is held until the next."""
+    extremes: tuple[tuple[int, int, int], ...]
+    """Sensor in the group, and the rows of its highest and lowest values."""
+    tenths: NDArray[np.intp]
+    """[10 * seconds + 1] as `edges`, of every tenth of a second."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class WindowPlan:
+    """How the readings of equal requests are laid out."""
+
+    sensors: tuple[str, ...]
+    """The names that are used, one for each of the first rows."""
+    rows: tuple[Row, ...]
+    groups: tuple[Group, ...]
+    least: NDArray[np.float64]
+    """[sensors] the lowest plausible value; below it, but for a drift, a request is refused."""
+    most: NDArray[np.float64]
+    seconds: float
+    """How long the window is."""
+    steps: int
+    """Whole rows of the 60 that hold readings."""
+    unknown: tuple[str, ...]
+    warnings: tuple[str, ...]
+    idle: tuple[str, ...]
+    """The names that have a rate and sent nothing."""
+    slow: tuple[str, ...]
+    """The sensors of what changes within a cycle that are sampled less than once a second."""
+
+
+class Filled(NamedTuple):
+    """A window [rows, steps], what is odd about its readings, and the lowest and highest sample of each sensor."""
+
+    window: Float
+    warnings: list[str]
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
+
+
+def plan_window(
+    data: Mapping[str, Sequence[float]], rates: Rates, topology: Topology, config: FeatureConfig
+) -> WindowPlan:
+    """Raises InvalidInput naming the sensor whose length its sampling rate does not explain."""
+    found = {name: place for name in data if (place := topology.sensor(name)) is not None}
+    unknown = tuple(name for name in data if name not in found)
+    if not found:
+        raise _nothing_known(unknown, topology)
+    spans = {name: (len(data[name]), _rate_of(name, rates)) for name in found}
+    seconds = _common_span(spans, config)
+    order = sorted(found, key=lambda name: spans[name])
+    rows: list[Row] = [found[name] for name in order]
+    groups, begin = [], 0
+    while begin < len(order):
+        span = spans[order[begin]]
+        names = tuple(name for name in order[begin:] if spans[name] == span)
+        groups.append(_group(names, begin, span, found, rows, config.steps))
+        begin += len(names)
+    idle = tuple(name for name in rates if name not in data) if isinstance(rates, Mapping) else ()
+    bounds = np.array([PLAUSIBLE[found[name][1]] for name in order])
+    return WindowPlan(
+        tuple(order),
+        tuple(rows),
+        tuple(groups),
+        bounds[:, 0],
+        bounds[:, 1],
+        seconds,
+        min(config.steps, max(group.seconds for group in groups)),
+        unknown,
+        tuple(_static_warnings(unknown, idle, topology)),
+        idle,
+        tuple(name for name in order if spans[name][1] < 1 and found[name][1] != "temperature"),
+    )
+
+
+def fill_window(data: Mapping[str, Sequence[float]], plan: WindowPlan, steps: int) -> Filled:
+    """The window of `steps`; seconds after `plan.steps` are not filled.
+
+    Raises InvalidInput naming the sensor and the sample that cannot be.
+    """
+    window = np.empty((len(plan.rows), steps), np.float32)
+    low, high = extremes = np.empty((2, len(plan.sensors)))
+    read = [_read([data[name] for name in group.names]) for group in plan.groups]
+    for values, group in zip(read, plan.groups, strict=True):
+        np.minimum.reduce(values, axis=1, out=extremes[0, group.rows])
+        np.maximum.reduce(values, axis=1, out=extremes[1, group.rows])
+    warnings: list[str] = []
+    if not np.logical_and.reduce((low >= plan.least) & (high <= plan.most)):  # not of NaN either
+        warnings += _refuse_or_correct(read, plan, low)
+        np.maximum(extremes, plan.least, out=extremes)
+    for values, group in zip(read, plan.groups, strict=True):
+        _resample(values, group, window, plan.steps)
+    if np.logical_or.reduce(constant := low == high):
+        warnings += _stuck(plan, constant, low)
+    return Filled(window, warnings, low, high)
+
+
+def _read(samples: Sequence[Sequence[float]]) -> NDArray[np.float64]:
+    """[sensors, samples] of equal length; lists by the quickest way there is, which takes nothing else."""
+    if all(type(each) is array for each in samples):
+        return np.frombuffer(bytearray().join(samples)).reshape(len(samples), -1)  # type: ignore[arg-type]
+    flat = array("d")
+    try:
+        for each in samples:
+            flat.fromlist(each)  # type: ignore[arg-type]
+    except TypeError:
+        return np.array(samples, np.float64)
+    return np.frombuffer(flat).reshape(len(samples), -1)
+
+
+def complete(window: Float, steps: int, usual: Float | None) -> None:
+    """Fill the seconds of a short window that were not sent: with the course that is `usual` there [rows, steps].
+
+    It goes on from where the readings were above or below it in the seconds before, twice as many as are missing, for a
+    jump would be taken for a fault, of a temperature above all. A machine of unknown cycle goes on level.
+    """
+    missing = window.shape[1] - steps
+    if missing <= 0:
+        return
+    before = slice(max(0, steps - 2 * missing), steps)
+    if usual is None:
+        window[:, steps:] = window[:, before].mean(axis=1, keepdims=True)
+    else:
+        shift = (window[:, before] - usual[:, before]).mean(axis=1, keepdims=True)
+        window[:, steps:] = usual[:, steps:] + shift
+
+
+# Planning
+
+
+def _rate_of(name: str, rates: Rates) -> float:
+    return float(rates.get(name, DEFAULT_RATE_HZ) if isinstance(rates, Mapping) else rates)
+
+
+def _common_span(spans: Mapping[str, tuple[int, float]], config: FeatureConfig) -> float:
+    """The seconds that all sensors span. Raises InvalidInput for one that spans another time, or more than a window."""
+    longest = max(spans, key=lambda name: spans[name][0] / spans[name][1])
+    count, rate = spans[longest]
+    seconds, slowest = count / rate, 1 / rate
+    if seconds > config.window_s + slowest + 1e-9:
+        raise _refused(
+            longest,
+            f"{count} samples at {rate:g} Hz are {seconds:g} s, and a window is one work cycle of at most"
+            f" {config.window_s:g} s; give its sampling_rate_hz or send the cycles one by one",
+        )
+    for name, (count, rate) in spans.items():
+        if seconds - count / rate > max(slowest, 1 / rate) + 1e-9:
+            raise _refused(
+                name,
+                f"{count} samples at {rate:g} Hz are {count / rate:g} s, but {longest} spans {seconds:g} s;"
+                " all sensors of a request span the same time, so give each its sampling_rate_hz",
+            )
+    return min(seconds, config.window_s)
+
+
+def _group(
+    names: tuple[str, ...],
+    place: int,
+    span: tuple[int, float],
+    found: Mapping[str, Row],
+    rows: list[Row],
+    steps: int,
+) -> Group:
+    length, rate = span
+    seconds = min(steps, max(1, int(np.ceil(length / rate - 1e-9))))
+    held = rate < 1
+    if held:
+        edges = np.minimum((np.arange(seconds + 1) * rate + 1e-9).astype(np.intp), length - 1)
+    else:
+        edges = _edges(seconds, rate, length)
+    tenths = _edges(seconds * EXTREMES_HZ, rate / EXTREMES_HZ, length)
+    even = rate.is_integer() and length >= seconds * rate
+    extremes = []
+    for k, name in enumerate(names):
+        node, quantity = found[name]
+        if quantity == "flow" and rate >= EXTREMES_HZ:
+            extremes.append((k, len(rows), len(rows) + 1))
+            rows += [(node, "flow_max"), (node, "flow_min")]
+    per_second = int(rate) if even else 0
+    own = slice(place, place + len(names))
+    return Group(names, own, length, seconds, per_second, edges, held, tuple(extremes), tenths)
+
+
+def _edges(parts: int, each: float, length: int) -> NDArray[np.intp]:
+    """[parts + 1] where each part of so many samples begins, and one past the last sample that is used."""
+    edges: NDArray[np.intp] = np.minimum(np.ceil(np.arange(parts + 1) * each - 1e-9).astype(np.intp), length)
+    edges[:-1] = np.minimum(edges[:-1], length - 1)  # the last part may have begun between two samples
+    return edges
+
+
+def _static_warnings(unknown: tuple[str, ...], idle: tuple[str, ...], topology: Topology) -> list[str]:
+    warnings = []
+    if unknown:
+        warnings.append(f"unknown to the topology {topology.name}, and not used: {_listed(unknown)}")
+    if idle:
+        warnings.append(f"sampling_rate_hz names sensors that sent nothing: {_listed(idle)}")
+    return warnings
+
+
+def _nothing_known(unknown: tuple[str, ...], topology: Topology) -> InvalidInput:
+    known = _listed(topology.expected_sensors or tuple(f"<quantity>_{part.id}" for part in topology.components))
+    return InvalidInput(
+        f"sensor_data: the topology {topology.name} has no sensor {_listed(unknown)}; it has {known}",
+        field="sensor_data",
+    )
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(map(printable, names[:LISTED]))
+    return shown if len(names) <= LISTED else f"{shown} and {len(names) - LISTED} more"
+
+
+def _refused(name: str, why: str, sample: int | None = None) -> InvalidInput:
+    field = f"sensor_data.{name}" if sample is None else f"sensor_data.{name}[{sample}]"
+    return InvalidInput(f"{field}: {why}", field=field)
+
+
+# Filling
+
+
+def _resample(values: NDArray[np.float64], group: Group, window: Float, steps: int) -> None:
+    """Means of each second, and for fast flows its extremes; a last second that is missing is held."""
+    seconds = group.seconds
+    target = window[group.rows]
+    if group.per_second == 1:
+        target[:, :seconds] = values[:, :seconds]
+    elif group.per_second:
+        blocks = values[:, : seconds * group.per_second].reshape(len(values), seconds, group.per_second)
+        target[:, :seconds] = blocks.mean(axis=2)
+    elif group.held:
+        target[:, :seconds] = values[:, group.edges[:-1]]
+    else:
+        sums = np.add.reduceat(values[:, : group.edges[-1]], group.edges[:-1], axis=1)
+        target[:, :seconds] = sums / np.maximum(np.diff(group.edges), 1)
+    for k, highest, lowest in group.extremes:
+        sums = np.add.reduceat(values[k, : group.tenths[-1]], group.tenths[:-1])
+        means = (sums / np.maximum(np.diff(group.tenths), 1)).reshape(seconds, EXTREMES_HZ)
+        window[highest, :seconds] = np.maximum.reduce(means, axis=1)
+        window[lowest, :seconds] = np.minimum.reduce(means, axis=1)
+        window[[highest, lowest], seconds:steps] = window[[highest, lowest], seconds - 1 : seconds]
+    if seconds < steps:
+        target[:, seconds:steps] = target[:, seconds - 1 : seconds]
+
+
+def _refuse_or_correct(read: list[NDArray[np.float64]], plan: WindowPlan, low: NDArray[np.float64]) -> list[str]:
+    """Raises InvalidInput for values that cannot be; small negative ones are set to zero and told."""
+    warnings = []
+    for values, group in zip(read, plan.groups, strict=True):
+        for k, name in enumerate(group.names, group.rows.start):
+            own, quantity = values[k - group.rows.start], plan.rows[k][1]
+            least, most = PLAUSIBLE[quantity]
+            wrong = np.flatnonzero(~((own >= (least or -DRIFT)) & (own <= most)))
+            if wrong.size:
+                raise _refused(name, _implausible(quantity, float(own[wrong[0]])), int(wrong[0]))
+            if low[k] < least:
+                np.maximum(own, least, out=own)
+                unit = QUANTITIES[quantity]
+                warnings.append(f"{name} goes down to {low[k]:.3g} {unit}, which was read as 0; check its zero point")
+    return warnings
+
+
+def _implausible(quantity: str, value: float) -> str:
+    least, most = PLAUSIBLE[quantity]
+    unit = QUANTITIES[quantity]
+    if math.isnan(value):
+        return "NaN is no reading; send finite numbers"
+    if value < least == 0.0:
+        return f"{value:g} {unit} is a negative {quantity}; check the sensor's sign and zero, and its unit"
+    return f"{value:g} {unit} is no {quantity} of a hydraulic machine ({least:g} to {most:g} {unit}); check its unit"
+
+
+def _stuck(plan: WindowPlan, constant: NDArray[np.bool_], low: NDArray[np.float64]) -> list[str]:
+    lengths = {name: group.length for group in plan.groups for name in group.names}
+    return [
+        f"{name} says {low[k]:g} in every sample; it may be stuck or not connected"
+        for k, name in enumerate(plan.sensors)
+        if constant[k] and lengths[name] >= CONSTANT_FROM
+    ]

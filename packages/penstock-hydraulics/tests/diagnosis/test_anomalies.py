@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import pytest
+
+from penstock_hydraulics.diagnosis.anomalies import anomaly_judge
+from penstock_hydraulics.diagnosis.rules import Expectations, Figures, rule_book
+from penstock_hydraulics.machine.states import ANOMALIES
+from penstock_hydraulics.machine.templates import TEMPLATES
+from penstock_hydraulics.signals.coverage import coverage_of
+
+RIG = TEMPLATES["zema_rig"]
+PROBABILITIES = [0.1 * k for k in range(9)]
+
+
+def judged(sensors, probabilities=PROBABILITIES, readings=(), thresholds=None, *, model=True, labelled=True):
+    coverage = coverage_of(RIG, sensors)
+    book = rule_book(RIG, sensors, Expectations())
+    judge = anomaly_judge(RIG, coverage, book, thresholds or {}, model=model, labelled=labelled)
+    return judge(probabilities, Figures([*readings], [*readings], [*readings])), judge
+
+
+def test_the_model_is_asked_for_four_faults_and_rules_for_what_is_measured():
+    findings, judge = judged(("pressure_pump_main", "temperature_tank"), readings=(160.0, 40.0))
+    predictions = findings.answer.predictions
+    assert predictions["leakage"] == pytest.approx(0.3)
+    assert {name for name, value in predictions.items() if value is None} == set(judge.unavailable)
+    assert set(judge.unavailable) == set(ANOMALIES) - {"leakage", "valve_stiction", "overheating", "pressure_drop"}
+
+
+def test_the_higher_of_model_and_rule_counts_and_names_its_basis():
+    cold, _ = judged(("temperature_tank",), readings=(40.0,))
+    hot, _ = judged(("temperature_tank",), readings=(90.0,))
+    assert cold.answer.predictions["overheating"] == pytest.approx(0.1)
+    assert cold.answer.basis["overheating"] == "proxy"
+    assert cold.fired == {}
+    assert hot.answer.predictions["overheating"] == 1.0
+    assert hot.answer.basis["overheating"] == "rule"
+    assert hot.fired == {"overheating": (1.0, "tank")}
+
+
+def test_without_the_model_or_its_labels_nothing_is_called_supervised():
+    assert judged(("pressure_pump_main",), readings=(1.0,))[0].answer.basis["leakage"] == "supervised"
+    simulated, _ = judged(("pressure_pump_main",), readings=(1.0,), labelled=False)
+    assert simulated.answer.basis["leakage"] == "proxy"
+    unasked, _ = judged(("pressure_pump_main",), readings=(1.0,), model=False)
+    assert set(unasked.answer.basis.values()) == {"unavailable"}
+
+
+def test_a_threshold_is_the_manifests_for_the_model_and_a_half_for_rules():
+    findings, _ = judged(("temperature_tank",), readings=(71.0,), thresholds={"overheating": 0.9})
+    assert findings.answer.detected_anomalies == ["overheating"]
+    findings, _ = judged(("pressure_pump_main",), readings=(1.0,), thresholds={"leakage": 0.25})
+    assert "leakage" in findings.answer.detected_anomalies
+
+
+@pytest.mark.parametrize(
+    ("probability", "temperature", "basis"),
+    [(0.7, 71.0, "rule"), (0.7, 95.0, "rule"), (0.95, 71.0, "proxy"), (0.7, 65.0, None)],
+)
+def test_a_fault_that_either_detects_is_detected_by_its_own_threshold(probability, temperature, basis):
+    probabilities = [0.0, probability, *[0.0] * 7]
+    findings, _ = judged(("temperature_tank",), probabilities, (temperature,), {"overheating": 0.9})
+    answer = findings.answer
+    assert answer.detected_anomalies == ([] if basis is None else ["overheating"])
+    assert ("overheating" in findings.fired) <= bool(answer.detected_anomalies)
+    if basis is not None:
+        assert answer.basis["overheating"] == basis
+        assert answer.predictions["overheating"] >= answer.thresholds["overheating"]
+
+
+def test_a_rule_that_does_not_fire_never_hides_what_the_model_detects():
+    findings, _ = judged(("temperature_tank",), [0.0, 0.3, *[0.0] * 7], (69.0,), {"overheating": 0.2})
+    assert findings.answer.detected_anomalies == ["overheating"]
+    assert findings.answer.basis["overheating"] == "proxy"
+
+
+def test_an_answer_has_thresholds_of_its_own():
+    findings, judge = judged(("temperature_tank",), readings=(40.0,))
+    findings.answer.thresholds["leakage"] = 0.0
+    assert judge.thresholds["leakage"] == 0.5

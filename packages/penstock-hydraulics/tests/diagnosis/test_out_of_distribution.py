@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from penstock_hydraulics.diagnosis.out_of_distribution import MOST, about_likeness, usual_share
+from penstock_hydraulics.machine.templates import TEMPLATES
+from penstock_hydraulics.signals.features import Layout, Scale, Scales, encode
+
+RIG = TEMPLATES["zema_rig"]
+ROWS = tuple(place for name in RIG.expected_sensors if (place := RIG.sensor(name)) is not None)
+SHIPPED = Path(__file__).parents[1] / "src/penstock_hydraulics/artifacts/hydraulics/v1.0/manifest.json"
+
+
+@pytest.fixture(scope="module")
+def cycles() -> np.ndarray:
+    """[40, rows, 60] cycles with a course of their own for each sensor, and a little noise."""
+    random = np.random.default_rng(3)
+    course = 100 + 50 * (random.random((len(ROWS), 60)) > 0.5).astype(np.float32)
+    return (course + random.normal(0, 0.5, (40, len(ROWS), 60))).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def layout(cycles: np.ndarray) -> Layout:
+    table = {
+        f"{RIG.components[node].id}.{channel}": Scale.of(cycles[:30, row]) for row, (node, channel) in enumerate(ROWS)
+    }
+    return Layout.make(RIG, ROWS, Scales({"zema_rig": table}, {}))
+
+
+def told(window: np.ndarray, layout: Layout) -> str | None:
+    return about_likeness(encode(window, layout)["statistics"], layout, RIG)
+
+
+def test_a_cycle_like_the_others_is_not_remarked_on(cycles: np.ndarray, layout: Layout) -> None:
+    assert [told(window, layout) for window in cycles[30:]] == [None] * 10
+
+
+def test_a_cycle_that_begins_late_is_told_and_what_to_check(cycles: np.ndarray, layout: Layout) -> None:
+    warning = told(np.roll(cycles[35], -2, axis=1), layout)
+    assert warning is not None
+    assert "check their units and places, and that the window begins with the work cycle" in warning
+
+
+def test_the_sensors_that_are_furthest_off_are_named_first(cycles: np.ndarray, layout: Layout) -> None:
+    window = cycles[35].copy()
+    node, channel = ROWS[4]
+    window[4] *= 14.5  # psi for bar
+    window[5] *= 1.1
+    warning = told(window, layout)
+    assert warning is not None
+    assert f"most of all {channel}_{RIG.components[node].id}," in warning
+
+
+def test_few_rows_may_scatter_more() -> None:
+    shares = [usual_share(rows) for rows in (1, 2, 3, 5, 8, 12, 18, 40)]
+    assert shares == sorted(shares, reverse=True)
+    assert shares[-2:] == [MOST, MOST]
+    assert shares[0] < 0.5
+
+
+# With the recordings
+
+recorded = pytest.mark.skipif(
+    "PENSTOCK_HYDRAULICS_DATA" not in os.environ, reason="PENSTOCK_HYDRAULICS_DATA names no recordings"
+)
+
+
+@recorded
+def test_no_recorded_cycle_is_remarked_on_and_nearly_all_are_when_they_begin_a_second_late() -> None:
+    from penstock_hydraulics.learning.data.recordings import ROWS as RECORDED
+    from penstock_hydraulics.learning.data.recordings import load
+
+    scales = Scales.from_mapping(json.loads(SHIPPED.read_text())["task"]["config"]["scales"])
+    layout = Layout.make(RIG, RECORDED, scales)
+    readings = load(Path(os.environ["PENSTOCK_HYDRAULICS_DATA"])).readings[::7]
+    assert not any(told(window, layout) for window in readings)
+    late = [told(np.roll(window, -1, axis=1), layout) is not None for window in readings]
+    assert np.mean(late) > 0.98

@@ -1,0 +1,120 @@
+import json
+
+import numpy as np
+import pytest
+from synthetic_recordings import synthetic_recordings
+
+from penstock_hydraulics.learning.evaluation import summary
+from penstock_hydraulics.learning.evaluation.cross_validation import ALL, COOLER, FEW, GROUPED, SOME, OutOfFold
+from penstock_hydraulics.learning.evaluation.report import details, report
+from penstock_hydraulics.machine.states import HEADS, LEVELS
+
+RECORDINGS = synthetic_recordings(runs=60)
+FOLD = RECORDINGS.runs % 5
+
+
+def answers(name, wrong_runs=(), confidence=0.9, protocol=GROUPED):
+    """The truth with `confidence`, but the next level in `wrong_runs`."""
+    found = np.zeros((len(RECORDINGS), LEVELS))
+    wrong = np.isin(RECORDINGS.runs, wrong_runs)
+    for place, head in enumerate(HEADS):
+        count = len(head.levels)
+        answer = np.where(wrong, (RECORDINGS.labels[:, place] + 1) % count, RECORDINGS.labels[:, place])
+        found[:, head.columns] = (1 - confidence) / (count - 1)
+        found[np.arange(len(found)), head.start + answer] = confidence
+    sets = {ALL: found, FEW: found, SOME: found, "2_0": found, "2_1": found}
+    return OutOfFold(name, protocol, sets, FOLD, 10.0)
+
+
+def calibrations(*models):
+    return {model.learner: summary.calibrations(model, RECORDINGS) for model in models}
+
+
+def test_figures_are_of_settled_runs_and_of_all_cycles():
+    found = summary.figures(answers("network", [0, 5]), RECORDINGS)  # run 0 is not settled
+    for head in HEADS:
+        assert found["settled"][head.name]["runs"] == 59
+        assert found["all"][head.name]["runs"] == 60
+        assert found["settled"][head.name]["accuracy"][0] == pytest.approx(58 / 59, abs=1e-4)
+        assert found["all"][head.name]["accuracy"][0] == pytest.approx(58 / 60, abs=1e-4)
+        value, low, high = found["settled"][head.name]["macro_f1"]
+        assert low < value <= high
+        assert np.sum(found["all"][head.name]["confusion"]) == len(RECORDINGS)
+
+
+def test_the_cooler_is_not_judged_where_a_cooler_level_is_left_out():
+    found = summary.figures(answers("network", protocol=COOLER), RECORDINGS)
+    assert "cooler_condition" not in found["all"]
+    assert set(found["all"]) == {head.name for head in HEADS[1:]}
+
+
+def test_a_threshold_holds_its_false_alarms_and_ordinary_ones_are_counted():
+    model = answers("network", range(3, 60, 6))
+    found = summary.detections(model, RECORDINGS, summary.calibrations(model, RECORDINGS))
+    assert set(found) == {"overheating", "valve_stiction", "leakage", "pressure_drop"}
+    for one in found.values():
+        assert one["at_threshold"]["false_alarms"] <= 0.01
+        assert one["at_half"]["false_alarms"] > 0.01
+        assert one["threshold"] >= 0.5
+
+
+def test_the_network_is_preferred_when_it_is_not_significantly_worse():
+    network, trees = answers("network", [3, 8], 0.97), answers("trees", [3], 0.97)
+    chosen = summary.select({"network": network, "trees": trees}, RECORDINGS, calibrations(network, trees), "network")
+    assert (chosen.served, chosen.best) == ("network", "trees")
+    assert chosen.difference.high >= 0
+    assert "not significantly worse" in chosen.sentence
+
+
+def test_the_better_one_is_served_when_the_network_is_significantly_worse():
+    network, trees = answers("network", range(1, 60, 5), 0.8), answers("trees", [], 0.99)
+    chosen = summary.select({"network": network, "trees": trees}, RECORDINGS, calibrations(network, trees), "network")
+    assert chosen.served == "trees"
+    assert chosen.difference.high < 0
+
+
+def test_a_model_whose_confidence_means_nothing_is_out_of_the_running():
+    network, trees = answers("network", [3], 0.98), answers("trees", [], 0.3)
+    states = calibrations(network, trees)
+    states["trees"] = [one._replace(accepted=False, ece_before=0.2) for one in states["trees"]]
+    chosen = summary.select({"network": network, "trees": trees}, RECORDINGS, states, "network")
+    assert chosen.served == "network"
+    assert "trees" in chosen.refused
+    assert "above 0.03" in chosen.sentence
+
+
+def test_a_model_that_is_too_large_is_out_of_the_running():
+    network, trees = answers("network", range(1, 60, 5), 0.8), answers("trees", [], 0.99)
+    states = calibrations(network, trees)
+    chosen = summary.select(
+        {"network": network, "trees": trees}, RECORDINGS, states, "network", {"trees": "it is 3 MB"}
+    )
+    assert chosen.served == "network"
+    assert "it is 3 MB" in chosen.sentence
+
+
+def test_the_report_shows_every_model_and_says_what_was_not_run():
+    network, trees = answers("network", [3], 0.98), answers("trees", [3, 4], 0.9)
+    measured = {
+        GROUPED: {"network": network, "trees": trees},
+        COOLER: {"trees": answers("trees", [7], protocol=COOLER)},
+    }
+    figures = json.loads(json.dumps(summary.summarise(measured, RECORDINGS, "network")))
+    text = report(figures, ["network", "trees", "logistic_regression"])
+    assert "| logistic_regression | not run | not run | not run | not run |  |" in text
+    assert "| trees | – |" in text
+    assert figures["selection"]["sentence"] in text
+    assert "2 at random" in text
+    shown = details(figures, "network")
+    for head in HEADS:
+        assert head.name in shown
+    assert "| **130** |" in shown
+    tables = [block for block in f"{text}\n\n{shown}".split("\n\n") if block.startswith("|")]
+    for table in tables:
+        assert len({line.count("|") for line in table.splitlines()}) == 1
+
+
+def test_sensor_curves_average_their_draws():
+    found = summary.sensor_curve(answers("network"), RECORDINGS)
+    assert set(found) == {ALL, SOME, FEW, "2"}
+    assert found["2"] == {head.name: 1.0 for head in HEADS}

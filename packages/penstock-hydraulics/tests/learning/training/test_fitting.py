@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from rig import simulated_recordings
+
+from penstock.errors import InvalidInput
+from penstock_hydraulics.learning.data.recordings import ROWS, SENSORS, load
+from penstock_hydraulics.learning.data.simulated import simulated_machines
+from penstock_hydraulics.learning.models.gnn import Architecture
+from penstock_hydraulics.learning.training.config import TrainingConfig
+from penstock_hydraulics.learning.training.fitting import fit, predict
+from penstock_hydraulics.learning.training.loop import held_out
+from penstock_hydraulics.machine.states import HEADS
+
+TINY = TrainingConfig(
+    architecture=Architecture(width=16, attention_heads=2), epochs=3, batch=16, averaging=0.5, validation=0.0
+)
+
+
+@pytest.fixture(scope="module")
+def recordings():
+    return simulated_recordings(12)
+
+
+@pytest.fixture(scope="module")
+def everything(recordings):
+    return np.arange(len(recordings))
+
+
+def _weights(fitted) -> list[torch.Tensor]:
+    return [value for network in fitted.networks for value in network.state_dict().values()]
+
+
+def _same(one, other) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(_weights(one), _weights(other), strict=True))
+
+
+def test_training_learns_what_the_recordings_show(recordings, everything):
+    fitted = fit(recordings, everything, replace(TINY, epochs=40))
+    assert fitted.history[-1].loss < 0.5 * fitted.history[0].loss
+    right = (predict(fitted, recordings, everything).best == recordings.labels).mean(axis=0)
+    assert right.min() > 0.85
+
+
+def test_the_same_seed_gives_the_same_weights_and_torch_keeps_its_own(recordings, everything):
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    one = fit(recordings, everything, TINY)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.rand(3)
+    assert _same(one, fit(recordings, everything, TINY))
+    assert not _same(one, fit(recordings, everything, replace(TINY, seed=1)))
+
+
+def test_a_training_cut_off_goes_on_and_ends_as_if_it_had_not_been(recordings, everything, tmp_path):
+    config = replace(TINY, members=2, validation=0.2)
+    told = []
+
+    def cut_off(epoch):
+        told.append(epoch)
+        if len(told) in (2, 5):
+            raise KeyboardInterrupt
+
+    machines = simulated_machines(2, 0, ("standard_pump_system",))
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            fit(recordings, everything, config, machines=machines, progress=cut_off, checkpoints=tmp_path / "c.pt")
+    resumed = fit(
+        recordings, everything, config, machines=machines, progress=told.append, checkpoints=tmp_path / "c.pt"
+    )
+    whole = fit(recordings, everything, config, machines=machines)
+    assert _same(resumed, whole)
+    assert resumed.history == whole.history == tuple(told)
+    assert [path.name for path in tmp_path.iterdir()] == ["c.pt"]
+
+
+def test_a_checkpoint_of_another_training_or_a_damaged_one_is_refused(recordings, everything, tmp_path):
+    path = tmp_path / "c.pt"
+    fit(recordings, everything, replace(TINY, epochs=1), checkpoints=path)
+    with pytest.raises(InvalidInput, match="other data or options"):
+        fit(recordings, everything, TINY, checkpoints=path)
+    with pytest.raises(InvalidInput, match="other data or options"):
+        fit(recordings, everything[4:], replace(TINY, epochs=1), checkpoints=path)
+    whole = path.read_bytes()
+    middle = len(whole) // 2
+    for damaged in (whole[:1000], whole[:middle] + bytes(500) + whole[middle + 500 :], b""):
+        path.write_bytes(damaged)
+        with pytest.raises(InvalidInput, match=r"c\.pt: this checkpoint cannot be read"):
+            fit(recordings, everything, replace(TINY, epochs=1), checkpoints=path)
+
+
+def test_a_training_that_gets_no_better_stops_early_and_all_runs_are_trained_on_for_as_long(recordings, everything):
+    config = replace(TINY, epochs=30, patience=2, validation=0.25, peak_rate=1.0)  # far too fast to get better
+    history = fit(recordings, everything, config).history
+    watched = [epoch for epoch in history if epoch.member == 0]
+    best = min(range(len(watched)), key=lambda place: watched[place].validation) + 1
+    assert len(watched) == best + 2 < 30
+    assert [epoch.epoch for epoch in history if epoch.member == 1] == list(range(1, best + 1))
+
+
+def test_the_runs_that_are_watched_are_whole_ones():
+    runs = np.repeat(np.arange(10), 7)
+    watched = held_out(runs, 0.2, seed=3)
+    assert watched.sum() == 14
+    assert len(np.unique(runs[watched])) == 2
+
+
+def test_scales_are_measured_on_what_is_trained_on_alone(recordings):
+    half = np.arange(24)
+    fitted = fit(recordings, half, replace(TINY, epochs=1))
+    place = ROWS.index((0, "pressure"))
+    mean = recordings.readings[half][:, place].mean(axis=0)
+    assert fitted.scales.machines["zema_rig"]["pump_main.pressure"].mean == pytest.approx(mean, rel=1e-4)
+
+
+def test_sensors_that_are_dropped_are_not_looked_at(recordings, everything):
+    fitted = fit(recordings, everything, replace(TINY, epochs=1))
+    blind = predict(fitted, recordings, everything, drop=tuple(SENSORS.values()))
+    assert np.ptp(blind.probabilities, axis=0).max() < 1e-5
+    rows = np.ones((len(recordings), len(ROWS)), bool)
+    rows[0] = False
+    some = predict(fitted, recordings, everything, rows=rows).probabilities
+    assert some[0] == pytest.approx(blind.probabilities[0], abs=1e-5)
+    assert some[1] == pytest.approx(predict(fitted, recordings, everything).probabilities[1], abs=1e-5)
+
+
+def test_members_answer_with_their_mean(recordings, everything):
+    fitted = fit(recordings, everything, replace(TINY, epochs=1, members=2))
+    alone = [predict(replace(fitted, networks=(one,)), recordings, everything).probabilities for one in fitted.networks]
+    assert predict(fitted, recordings, everything).probabilities == pytest.approx(sum(alone) / 2, abs=1e-5)
+
+
+@pytest.mark.parametrize(("name", "value"), [("epochs", 0), ("members", 0), ("validation", 1.0)])
+def test_a_config_that_cannot_be_trained_is_refused(name, value):
+    with pytest.raises(InvalidInput) as refused:
+        TrainingConfig(**{name: value})
+    assert refused.value.errors[0].field == name
+
+
+@pytest.mark.skipif("PENSTOCK_HYDRAULICS_DATA" not in os.environ, reason="PENSTOCK_HYDRAULICS_DATA names no recordings")
+def test_a_short_training_on_real_recordings_reads_runs_it_has_not_seen():
+    recordings = load(Path(os.environ["PENSTOCK_HYDRAULICS_DATA"]))
+    unseen = held_out(recordings.runs, 0.2, seed=0) & recordings.in_settled_runs
+    trained = ~held_out(recordings.runs, 0.2, seed=0)
+    config = TrainingConfig(validation=0.0, epochs=25)
+    fitted = fit(recordings, np.flatnonzero(trained), config)
+    answers = predict(fitted, recordings, np.flatnonzero(unseen))
+    right = (answers.best == recordings.labels[unseen]).mean(axis=0)
+    assert dict(zip((head.name for head in HEADS), right >= [0.97, 0.95, 0.95, 0.8], strict=True)) == dict.fromkeys(
+        (head.name for head in HEADS), True
+    )

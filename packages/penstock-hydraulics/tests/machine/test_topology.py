@@ -1,0 +1,184 @@
+"""A circuit as a graph: what is accepted, what is refused and in which words."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from penstock.errors import InvalidInput
+from penstock_hydraulics.machine.templates import TEMPLATES
+from penstock_hydraulics.machine.topology import KINDS, MAX_COMPONENTS, Component, Topology, parse_topology
+
+
+def _part(component_id: str, kind: str = "pump", **more: Any) -> dict[str, Any]:
+    return {"component_id": component_id, "type": kind, **more}
+
+
+def _line(count: int) -> dict[str, Any]:
+    ids = [f"c{place}" for place in range(count)]
+    edges = [list(pair) for pair in itertools.pairwise(ids)]
+    return {"name": "line", "components": [_part(id_) for id_ in ids], "edges": edges}
+
+
+PAIR = {
+    "components": [_part("pump_main", sensors=["pressure"]), _part("pump_main_2", "reservoir")],
+    "edges": [["pump_main", "pump_main_2"]],
+}
+
+
+def test_a_document_becomes_the_circuit_it_describes() -> None:
+    topology = parse_topology(PAIR)
+
+    assert topology.components == (
+        Component("pump_main", "pump", ("pressure",)),
+        Component("pump_main_2", "reservoir"),
+    )
+    assert topology.index == {"pump_main": 0, "pump_main_2": 1}
+    assert topology.expected_sensors == ("pressure_pump_main",)
+    assert parse_topology(topology.document()) == topology
+
+
+def test_a_sensor_is_matched_exactly_and_never_by_a_part_of_its_name() -> None:
+    topology = parse_topology(PAIR)
+
+    assert topology.sensor("pressure_pump_main") == (0, "pressure")
+    assert topology.sensor("flow_pump_main_2") == (1, "flow")
+    for name in ("pressure_pump", "pressure_pump_main_", "pump_main", "pressure", "torque_pump_main", "", "_pump_main"):
+        assert topology.sensor(name) is None
+
+
+def test_the_adjacency_is_symmetric_and_has_self_loops() -> None:
+    matrix = parse_topology(_line(3)).adjacency()
+
+    assert matrix.dtype == np.float32
+    assert matrix.tolist() == [[1, 1, 0], [1, 1, 1], [0, 1, 1]]
+
+
+def test_the_order_of_edges_does_not_change_the_fingerprint_and_any_content_does() -> None:
+    document = _line(3)
+    mark = parse_topology(document).fingerprint
+    turned = {**document, "edges": [["c2", "c1"], ["c1", "c0"]]}
+    renamed = {**document, "name": "other"}
+    watched = {**document, "components": [_part("c0", sensors=["flow"]), _part("c1"), _part("c2")]}
+
+    assert parse_topology(turned).fingerprint == mark
+    assert len({mark, parse_topology(renamed).fingerprint, parse_topology(watched).fingerprint}) == 3
+
+
+def test_a_loop_through_several_components_is_accepted_because_oil_returns() -> None:
+    document = _line(4)
+    document["edges"].append(["c3", "c0"])
+
+    assert len(parse_topology(document).edges) == 4
+
+
+def test_as_many_components_as_are_served_are_accepted() -> None:
+    assert len(parse_topology(_line(MAX_COMPONENTS)).components) == MAX_COMPONENTS
+
+
+def test_a_single_component_needs_no_edge() -> None:
+    assert parse_topology({"components": [_part("pump_main")]}).name == "custom"
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"edges": [["c0", "c0"], ["c0", "c1"], ["c1", "c2"]]}, "'c0' is connected to itself"),
+        ({"edges": [["c0", "c1"]]}, "disconnected: no line leads from 'c0' to 'c2'"),
+        ({"edges": [["c0", "c1"], ["c1", "c2"], ["c2", "c1"]]}, "edge between 'c2' and 'c1' is there twice"),
+        ({"edges": [["c0", "c9"]]}, "names the component 'c9', which the topology does not have"),
+        ({"edges": [["c0"]]}, "An edge is a pair of component ids"),
+        ({"edges": {"c0": "c1"}}, "`edges` is no list"),
+        ({"edges": None}, "`edges` is no list"),
+        ({"components": []}, "has 0 components"),
+        ({"components": "c0"}, "`components` is no list"),
+        ({"components": [_part("c0"), _part("c0")]}, "'c0' is in the topology twice"),
+        ({"components": [_part("C 0")]}, "'C 0' has an id that is not"),
+        ({"components": [_part("c" * 65)]}, "has an id that is not"),
+        ({"components": [_part("c0", "turbine")]}, "'c0' has the unknown type 'turbine'"),
+        ({"components": [{"component_id": "c0"}]}, "'c0' has no text `type`"),
+        ({"components": [{"type": "pump"}]}, "has no text `component_id`"),
+        ({"components": [7]}, "not 7"),
+        ({"components": [_part("c0", sensors=["torque"])]}, "'c0' lists `sensors` that are not among"),
+        ({"components": [_part("c0", sensors=[["flow"]])]}, "'c0' lists `sensors` that are not among"),
+        ({"components": [_part("c0", sensors="flow")]}, "'c0' lists `sensors` that are not among"),
+        ({"components": [_part("c0", colour="red")]}, "'c0' has an unknown field 'colour'"),
+        ({"links": []}, "unknown field 'links'"),
+        ({"name": ""}, "`name`"),
+        ({"name": 3}, "`name`"),
+    ],
+)
+def test_a_graph_that_does_not_hold_together_is_refused_in_one_sentence(change: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(InvalidInput) as refusal:
+        parse_topology({**_line(3), **change})
+
+    assert sentence in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+    assert refusal.value.errors
+
+
+def test_one_component_too_many_is_refused_with_their_number() -> None:
+    with pytest.raises(InvalidInput, match=r"has 65 components; at most 64"):
+        parse_topology(_line(65))
+
+
+def test_a_huge_id_is_not_repeated_in_full() -> None:
+    with pytest.raises(InvalidInput) as refusal:
+        parse_topology({"components": [_part("X" * 100_000)]})
+
+    assert len(str(refusal.value)) < 400
+
+
+def test_a_circuit_made_in_python_is_checked_like_a_document() -> None:
+    with pytest.raises(InvalidInput, match="'b'"):
+        Topology("t", (Component("a", "pump"), Component("b", "pump")), ())
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5) | st.sampled_from(["pump", "a", "b"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(st.fixed_dictionaries({}, optional={"name": _JSON, "components": _JSON, "edges": _JSON, "x": _JSON}))
+def test_whatever_the_document_it_is_a_circuit_or_a_refusal(document: dict[str, Any]) -> None:
+    try:
+        topology = parse_topology(document)
+    except InvalidInput:
+        return
+    assert parse_topology(topology.document()).fingerprint == topology.fingerprint
+
+
+@given(st.sets(st.tuples(st.integers(0, 5), st.integers(0, 5)), max_size=10), st.sampled_from(KINDS))
+def test_what_is_accepted_is_connected(pairs: set[tuple[int, int]], kind: str) -> None:
+    document = {
+        "components": [_part(f"c{place}", kind) for place in range(6)],
+        "edges": [[f"c{first}", f"c{second}"] for first, second in pairs],
+    }
+    try:
+        matrix = parse_topology(document).adjacency()
+    except InvalidInput:
+        return
+    assert (np.linalg.matrix_power(matrix.astype(int), 6) > 0).all()
+
+
+def test_a_refusal_repeats_no_more_than_a_line_of_what_was_sent():
+    document = {"components": [{"component_id": "a" * 100_000, "type": "pump", "colour": "red"}]}
+    with pytest.raises(InvalidInput) as caught:
+        parse_topology(document)
+    assert len(str(caught.value)) < 400
+    assert len(caught.value.errors[0].field) < 100
+
+
+def test_lines_share_the_ids_of_their_components():
+    document = json.loads(json.dumps(TEMPLATES["excavator"].document()))
+    topology = parse_topology(document)
+    own = {id(component.id) for component in topology.components}
+    assert all(id(end) in own for edge in topology.edges for end in edge)

@@ -1,0 +1,220 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from penstock.errors import InvalidInput
+from penstock_hydraulics.machine.templates import TEMPLATES
+from penstock_hydraulics.machine.topology import Component, Topology
+from penstock_hydraulics.signals.features import STEPS, FeatureConfig
+from penstock_hydraulics.signals.windows import complete, fill_window, plan_window
+
+RIG = TEMPLATES["zema_rig"]
+CONFIG = FeatureConfig()
+
+
+def window_of(data, rates=1.0, topology=RIG):
+    plan = plan_window(data, rates, topology, CONFIG)
+    filled = fill_window(data, plan, STEPS)
+    return plan, filled.window, filled.warnings
+
+
+def row(plan, window, name, channel=None):
+    node, quantity = RIG.sensor(name)
+    return window[plan.rows.index((node, channel or quantity))]
+
+
+def ramp(count, start=100.0):
+    return [start + 0.25 * k for k in range(count)]
+
+
+def test_sixty_samples_at_one_hertz_are_the_window_itself():
+    plan, window, warnings = window_of({"pressure_pump_main": ramp(60), "temperature_tank": ramp(60, 30)})
+    assert plan.seconds == 60
+    assert plan.steps == 60
+    assert warnings == []
+    np.testing.assert_array_equal(row(plan, window, "temperature_tank"), np.array(ramp(60, 30), np.float32))
+
+
+@pytest.mark.parametrize("rate", [2, 10, 100, 1000])
+def test_faster_sensors_are_means_of_each_second(rate):
+    samples = np.random.default_rng(0).uniform(100, 200, 60 * rate)
+    _plan, window, _ = window_of({"pressure_pump_main": samples.tolist()}, float(rate))
+    np.testing.assert_allclose(window[0], samples.reshape(60, rate).mean(1), rtol=1e-6)
+
+
+def test_a_rate_that_is_no_whole_number_puts_every_sample_into_its_second():
+    samples = np.random.default_rng(0).uniform(100, 200, 150)
+    _plan, window, _ = window_of({"pressure_pump_main": samples.tolist()}, 2.5)
+    seconds = (np.arange(150) / 2.5).astype(int)
+    wanted = [samples[seconds == second].mean() for second in range(60)]
+    np.testing.assert_allclose(window[0], wanted, rtol=1e-6)
+
+
+def test_a_slower_sensor_is_held_until_its_next_sample():
+    _plan, window, _ = window_of({"temperature_tank": ramp(30, 30)}, 0.5)
+    np.testing.assert_allclose(window[0], np.repeat(ramp(30, 30), 2), rtol=1e-6)
+
+
+def test_a_fast_flow_tells_its_extremes_and_a_slow_one_does_not():
+    samples = np.random.default_rng(0).uniform(5, 9, 600)
+    data = {"flow_pump_main": samples.tolist(), "flow_circ_pump": ramp(60, 9)}
+    plan, window, _ = window_of(data, {"flow_pump_main": 10.0})
+    blocks = samples.reshape(60, 10)
+    np.testing.assert_allclose(row(plan, window, "flow_pump_main", "flow_max"), blocks.max(1), rtol=1e-6)
+    np.testing.assert_allclose(row(plan, window, "flow_pump_main", "flow_min"), blocks.min(1), rtol=1e-6)
+    assert len(plan.rows) == 4
+
+
+@pytest.mark.parametrize("rate", [25.0, 100.0, 44.1, 1000.0])
+def test_the_extremes_of_a_faster_flow_are_of_tenths_of_a_second(rate):
+    samples = np.random.default_rng(0).uniform(5, 9, int(60 * rate))
+    plan, window, _ = window_of({"flow_pump_main": samples.tolist()}, rate)
+    tenths = np.minimum((np.arange(len(samples)) / rate * 10 + 1e-9).astype(int), 599)
+    means = (np.bincount(tenths, samples) / np.bincount(tenths)).reshape(60, 10)
+    np.testing.assert_allclose(row(plan, window, "flow_pump_main", "flow_max"), means.max(1), rtol=1e-5)
+    np.testing.assert_allclose(row(plan, window, "flow_pump_main", "flow_min"), means.min(1), rtol=1e-5)
+
+
+def test_a_flow_of_two_samples_a_second_has_no_extremes():
+    plan, _, _ = window_of({"flow_pump_main": ramp(120, 5)}, 2.0)
+    assert plan.rows == ((0, "flow"),)
+
+
+def test_one_lost_sample_is_held_and_one_too_many_is_dropped():
+    plan, window, _ = window_of({"pressure_pump_main": ramp(60), "temperature_tank": ramp(59, 30)})
+    assert row(plan, window, "temperature_tank")[-1] == pytest.approx(ramp(59, 30)[-1])
+    plan, window, _ = window_of({"pressure_pump_main": ramp(61)})
+    assert plan.seconds == 60
+    assert window.shape == (1, 60)
+
+
+def test_rates_of_several_sensors_are_put_side_by_side_whatever_their_order():
+    data = {"flow_pump_main": ramp(600, 5), "pressure_pump_main": ramp(60), "flow_circ_pump": ramp(600, 9)}
+    plan, window, _ = window_of(data, {"flow_pump_main": 10, "flow_circ_pump": 10.0})
+    np.testing.assert_array_equal(row(plan, window, "pressure_pump_main"), np.array(ramp(60), np.float32))
+    assert row(plan, window, "flow_circ_pump", "flow_max")[0] == pytest.approx(ramp(600, 9)[9])
+
+
+def test_a_short_window_goes_on_as_usual_from_where_it_is_or_level():
+    plan, window, _ = window_of({"pressure_pump_main": ramp(45)})
+    assert plan.steps == 45
+    assert plan.seconds == 45
+    sent, level = window[0, :45].copy(), window.copy()
+    complete(level, 45, None)
+    np.testing.assert_allclose(level[0, 45:], np.mean(ramp(45)[15:]), rtol=1e-6)
+    usual = np.array([ramp(60, 7)], np.float32)
+    complete(window, 45, usual)
+    np.testing.assert_allclose(window[0], ramp(60), rtol=1e-6)
+    np.testing.assert_array_equal(window[0, :45], sent)
+
+
+def test_one_missing_second_makes_no_jump():
+    _, window, _ = window_of({"temperature_tank": ramp(59, 55)})
+    complete(window, 59, np.full((1, 60), 40, np.float32))
+    assert window[0, 59] == pytest.approx(np.mean(ramp(59, 55)[-2:]))
+
+
+@pytest.mark.parametrize(
+    ("data", "rates", "sentence"),
+    [
+        (
+            {"pressure_pump_main": ramp(600)},
+            1.0,
+            r"sensor_data\.pressure_pump_main: 600 samples at 1 Hz are 600 s, and .* give its sampling_rate_hz",
+        ),
+        (
+            {"pressure_pump_main": ramp(60), "temperature_tank": ramp(30, 30)},
+            1.0,
+            r"sensor_data\.temperature_tank: 30 samples at 1 Hz are 30 s, but pressure_pump_main spans 60 s",
+        ),
+        (
+            {"pressure_pump_main": ramp(60), "flow_pump_main": ramp(60, 5)},
+            {"flow_pump_main": 10.0},
+            r"sensor_data\.flow_pump_main: 60 samples at 10 Hz are 6 s, but pressure_pump_main spans 60 s",
+        ),
+        ({"pressure_moon": ramp(60), "pump_main": ramp(3)}, 1.0, "has no sensor pressure_moon, pump_main; it has "),
+    ],
+)
+def test_what_the_rates_do_not_explain_is_refused_by_the_sensors_name(data, rates, sentence):
+    with pytest.raises(InvalidInput, match=sentence):
+        window_of(data, rates)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        ("pressure_pump_main", -5.0, r"sensor_data\.pressure_pump_main\[7\]: -5 bar is a negative pressure"),
+        ("pressure_pump_main", 16_000_000.0, r"pressure_pump_main\[7\]: 1.6e\+07 bar is no pressure of a hydraulic"),
+        ("temperature_tank", 318.0, r"temperature_tank\[7\]: 318 °C is no temperature .*check its unit"),
+        ("vibration_pump_main", -3.0, r"vibration_pump_main\[7\]: -3 mm/s is a negative vibration"),
+        ("power_pump_main", 1e300, r"power_pump_main\[7\]: 1e\+300 W is no power"),
+        ("flow_circ_pump", -1e30, r"flow_circ_pump\[7\]: -1e\+30 l/min is no flow"),
+    ],
+)
+def test_a_value_that_cannot_be_is_refused_by_its_sensor_and_place(name, value, sentence):
+    data = {"pressure_valve_main": ramp(60), name: ramp(60, 20)}
+    data[name][7] = value
+    with pytest.raises(InvalidInput, match=sentence):
+        window_of(data)
+
+
+def test_a_zero_point_that_has_drifted_is_read_as_zero_and_told():
+    data = {"pressure_valve_main": [-0.05, *ramp(59)]}
+    _plan, window, warnings = window_of(data)
+    assert window[0, 0] == 0.0
+    assert warnings == ["pressure_valve_main goes down to -0.05 bar, which was read as 0; check its zero point"]
+
+
+def test_a_constant_sensor_is_told_and_three_equal_samples_are_not():
+    _, _, warnings = window_of({"pressure_pump_main": [100.0] * 60, "temperature_tank": ramp(60, 30)})
+    assert warnings == ["pressure_pump_main says 100 in every sample; it may be stuck or not connected"]
+    assert window_of({"pressure_pump_main": [100.0] * 3})[2] == []
+
+
+def test_unknown_sensors_are_listed_and_never_guessed():
+    pumps = Topology(
+        "two", (Component("pump_main", "pump"), Component("pump_main_2", "pump")), (("pump_main", "pump_main_2"),)
+    )
+    data = {"pressure_pump_main_2": ramp(60), "pressure_pump_main_3": ramp(60), "speed_pump_main": ramp(9)}
+    plan, _window, _ = window_of(data, 1.0, pumps)
+    assert plan.rows == ((1, "pressure"),)
+    assert plan.unknown == ("pressure_pump_main_3", "speed_pump_main")
+    assert plan.warnings == ("unknown to the topology two, and not used: pressure_pump_main_3, speed_pump_main",)
+
+
+def test_rates_of_sensors_that_sent_nothing_are_told():
+    plan, _, _ = window_of({"pressure_pump_main": ramp(60)}, {"flow_pump_mian": 10.0})
+    assert plan.warnings == ("sampling_rate_hz names sensors that sent nothing: flow_pump_mian",)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    rate=st.floats(0.1, 50),
+    seconds=st.floats(1, 60),
+    second_rate=st.floats(0.1, 50),
+)
+def test_any_rate_and_length_makes_a_finite_window_within_its_samples(rate, seconds, second_rate):
+    rng = np.random.default_rng(1)
+    counts = [max(1, round(seconds * each)) for each in (rate, second_rate)]
+    data = {
+        "flow_pump_main": rng.uniform(1, 9, counts[0]).tolist(),
+        "pressure_tank": rng.uniform(1, 9, counts[1]).tolist(),
+    }
+    rates = {"flow_pump_main": rate, "pressure_tank": second_rate}
+    spans = [count / each for count, each in zip(counts, rates.values(), strict=True)]
+    if abs(spans[0] - spans[1]) > max(1 / rate, 1 / second_rate) + 1e-6 or max(spans) > 60 + 1 / max(rates.values()):
+        assume(False)
+    plan, window, _ = window_of(data, rates)
+    filled = window[:, : plan.steps]
+    assert np.isfinite(filled).all()
+    assert filled.min() >= 0.99
+    assert filled.max() <= 9.01
+    assert 1 <= plan.steps <= STEPS
+
+
+def test_names_with_control_characters_stay_in_their_line():
+    with pytest.raises(InvalidInput, match=r"has no sensor pressure_x\\ny; it has"):
+        window_of({"pressure_x\ny": ramp(60)})
