@@ -47,10 +47,10 @@ def _predict(http: httpx.Client, equipment_id: str, data: dict[str, Any] = RIG, 
 
 def test_a_machine_is_registered_shown_changed_and_forgotten(http: httpx.Client) -> None:
     body = {"topology": PRESS, "nominal": {"pressure_pump_1": 160}, "limits": {"temperature_tank": {"max": 65}}}
-    made = http.put("/equipment/press-1", json=body)
-    assert made.status_code == 201
+    created = http.put("/equipment/press-1", json=body)
+    assert created.status_code == 201
     shown = http.get("/equipment/press-1").json()
-    assert shown == made.json()
+    assert shown == created.json()
     assert shown["equipment_id"] == "press-1"
     assert shown["topology"] == PRESS
     assert shown["limits"] == {"temperature_tank": {"min": None, "max": 65.0}}

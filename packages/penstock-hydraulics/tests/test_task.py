@@ -205,8 +205,8 @@ def test_the_order_of_the_sensors_does_not_matter(ask):
 def test_padding_changes_no_answer(ask, task):
     data = readings(RIG)
     small = ask(sensor_data=data, topology=Topology("mine", RIG.components, RIG.edges))
-    lonely = Component("gauge", "other", ())
-    larger = Topology("mine_with_gauge", (*RIG.components, lonely), (*RIG.edges, ("tank", "gauge")))
+    unreachable = Component("gauge", "other", ())
+    larger = Topology("mine_with_gauge", (*RIG.components, unreachable), (*RIG.edges, ("tank", "gauge")))
     assert task.preprocess(PredictionRequest(equipment_id="a", sensor_data=data, topology=larger))["kinds"].shape == (
         1,
         16,
@@ -324,12 +324,12 @@ def test_a_registered_machine_needs_no_topology_and_has_its_own_limits(ask, atta
     topology = TEMPLATES["standard_pump_system"]
     data = {"temperature_tank": [52.0, 52.1, 52.2], "pressure_pump_main": [150.0, 150.1, 150.2]}
     limits = {"temperature_tank": (None, 50.0)}
-    attached.plant.put_equipment(Equipment("press-1", topology, limits=limits))
+    attached.fleet.put_equipment(Equipment("press-1", topology, limits=limits))
     answer = ask(equipment_id="press-1", sensor_data=data)
     assert answer.topology == "standard_pump_system"
     assert answer.anomaly.detected_anomalies == ["overheating"]
     assert "temperature_tank reached 52.2 °C, its limit is 50" in answer.warnings
-    attached.plant.put_equipment(Equipment("press-1", topology))
+    attached.fleet.put_equipment(Equipment("press-1", topology))
     assert ask(equipment_id="press-1", sensor_data=data).anomaly.detected_anomalies == []
     assert ask(equipment_id="press-2", sensor_data=data).topology == "zema_rig"
 
@@ -349,7 +349,7 @@ def test_sensors_that_are_too_slow_for_the_model_are_told_and_left_to_the_rules(
 
 
 def test_a_limit_holds_for_every_sample_and_not_only_for_the_mean_of_a_second(ask, attached):
-    attached.plant.put_equipment(Equipment("press-2", RIG, limits={"pressure_pump_main": (None, 250.0)}))
+    attached.fleet.put_equipment(Equipment("press-2", RIG, limits={"pressure_pump_main": (None, 250.0)}))
     data = {"pressure_pump_main": [150.0 + k % 7 for k in range(6000)]}
     data["pressure_pump_main"][2500] = 260.0
     answer = ask(by=attached, equipment_id="press-2", sensor_data=data, sampling_rate_hz=100.0)
@@ -361,7 +361,7 @@ def test_health_that_falls_has_a_trend_and_a_time_to_failure(ask, attached):
     data = readings(RIG)
     times = [start + timedelta(hours=2 * k) for k in range(20)]
     for k, at in enumerate(times):
-        attached.plant.record(_result("rig-7", at.timestamp(), 0.95 - 0.02 * k))
+        attached.fleet.record(_result("rig-7", at.timestamp(), 0.95 - 0.02 * k))
     answer = ask(equipment_id="rig-7", sensor_data=data, topology="zema_rig", timestamp=times[-1] + timedelta(hours=2))
     degradation = answer.degradation
     assert degradation.basis == "history"
@@ -376,7 +376,7 @@ def test_health_that_falls_has_a_trend_and_a_time_to_failure(ask, attached):
 def test_to_change_the_model_is_no_wear(ask, attached):
     start = datetime.now(UTC) - timedelta(hours=60)
     for hour in range(20):
-        attached.plant.record(_result("rig-6", (start + timedelta(hours=hour)).timestamp(), 1.0, "rig:0"))
+        attached.fleet.record(_result("rig-6", (start + timedelta(hours=hour)).timestamp(), 1.0, "rig:0"))
     answer = ask(equipment_id="rig-6", sensor_data=readings(RIG), topology="zema_rig")
     assert answer.degradation.basis == "nominal"
     assert answer.degradation.time_to_failure_hours is None
@@ -391,7 +391,7 @@ def _result(equipment_id, at_s, health, trend="rig:1"):
 def test_a_trend_is_worked_out_anew_only_when_the_machines_time_moves(ask, attached):
     start = datetime(2024, 1, 1, tzinfo=UTC)
     for hour in range(10):
-        attached.plant.record(_result("rig-9", (start + timedelta(hours=hour)).timestamp(), 0.9))
+        attached.fleet.record(_result("rig-9", (start + timedelta(hours=hour)).timestamp(), 0.9))
     at = start + timedelta(hours=20)
     request = {"equipment_id": "rig-9", "sensor_data": readings(RIG), "topology": "zema_rig"}
     first = ask(timestamp=at, **request)
@@ -405,11 +405,11 @@ def test_a_trend_is_worked_out_anew_only_when_the_machines_time_moves(ask, attac
 def test_every_answer_is_written_to_the_history_with_its_version(ask, attached):
     ask(equipment_id="rig-8", sensor_data=readings(RIG), topology="zema_rig")
     ask(equipment_id="rig-8", sensor_data={"pressure_pump_main": [1.0, 2.0]}, topology="zema_rig")
-    whole, short = (stored.result for stored in attached.plant.history("rig-8"))
+    whole, short = (stored.result for stored in attached.fleet.history("rig-8"))
     assert whole.model_version == short.model_version == "1.0"
     assert (whole.trend, short.trend) == ("rig:1", None)
     assert whole.components.keys() == {part.id for part in RIG.components}
-    assert len(attached.plant.recent("rig-8", "rig:1").health) == 1
+    assert len(attached.fleet.recent("rig-8", "rig:1").health) == 1
     assert whole.at_s == pytest.approx(time.time(), abs=30)
 
 
@@ -422,6 +422,6 @@ def test_a_simulated_machine_that_wears_out_gets_worse_answers(task):
             equipment_id="a", sensor_data=data, sampling_rate_hz=dict(window.rates_hz), topology="zema_rig"
         )
         prepared, _ = task._prepare(request)
-        scores.append(prepared.case.anomalies.book.judge(prepared.figures)[0]["contamination"])
+        scores.append(prepared.case.anomalies.rule_set.judge(prepared.figures)[0]["contamination"])
     assert scores == sorted(scores)
     assert scores[-1] >= 0.5

@@ -21,15 +21,15 @@ from penstock_hydraulics.fleet.equipment_schemas import (
     TopologyAnswer,
     TopologyList,
 )
-from penstock_hydraulics.fleet.fleet import Plant, check_equipment_id, parse_equipment
+from penstock_hydraulics.fleet.fleet import Fleet, check_equipment_id, parse_equipment
 from penstock_hydraulics.machine.templates import TEMPLATES
 from penstock_hydraulics.machine.topology import KINDS, QUANTITIES
 from penstock_hydraulics.task import HydraulicDiagnostics
 
 TAG: Final = "hydraulics"
-UTMOST_BODY: Final = 256 * 1024
-MOST_MACHINES: Final = 1_000
-MOST_RESULTS: Final = 10_000
+MAX_BODY_BYTES: Final = 256 * 1024
+MAX_MACHINES_PER_PAGE: Final = 1_000
+MAX_RESULTS_PER_PAGE: Final = 10_000
 _USUAL: Final = 100
 
 
@@ -37,13 +37,13 @@ async def put_equipment(call: Call) -> Reply:
     """`PUT /equipment/{id}`: 201 for a new machine, 200 for a changed one."""
     equipment_id = _equipment_id(call)
     _query(call)
-    return await asyncio.to_thread(_put, _plant(call), equipment_id, await _json(call))
+    return await asyncio.to_thread(_put, _fleet(call), equipment_id, await _json(call))
 
 
-def _put(plant: Plant, equipment_id: str, body: bytes) -> Reply:
+def _put(fleet: Fleet, equipment_id: str, body: bytes) -> Reply:
     document = read_json(EquipmentBody, body).model_dump(exclude_none=True)
     equipment = parse_equipment(equipment_id, document)
-    new = plant.put_equipment(equipment)
+    new = fleet.put_equipment(equipment)
     return json_reply(EquipmentAnswer.of(equipment), 201 if new else 200)
 
 
@@ -51,7 +51,7 @@ async def show_equipment(call: Call) -> Reply:
     """`GET /equipment/{id}`."""
     equipment_id = _equipment_id(call)
     _query(call)
-    found = await asyncio.to_thread(_plant(call).find, equipment_id)
+    found = await asyncio.to_thread(_fleet(call).find, equipment_id)
     if found is None:
         raise _unknown(equipment_id)
     return json_reply(EquipmentAnswer.of(found))
@@ -60,14 +60,14 @@ async def show_equipment(call: Call) -> Reply:
 async def list_equipment(call: Call) -> Reply:
     """`GET /equipment?after=&limit=`."""
     asked = _query(call, "after", "limit")
-    return await asyncio.to_thread(_page, _plant(call), asked.get("after", ""), _limit(asked, MOST_MACHINES))
+    return await asyncio.to_thread(_page, _fleet(call), asked.get("after", ""), _limit(asked, MAX_MACHINES_PER_PAGE))
 
 
-def _page(plant: Plant, after: str, limit: int) -> Reply:
-    found = plant.page(after, limit + 1)
+def _page(fleet: Fleet, after: str, limit: int) -> Reply:
+    found = fleet.page(after, limit + 1)
     page = [EquipmentAnswer.of(equipment) for equipment in found[:limit]]
     more = page[-1].equipment_id if len(found) > limit else None
-    return json_reply(EquipmentList(equipment=page, total_count=plant.count(), next=more))
+    return json_reply(EquipmentList(equipment=page, total_count=fleet.count(), next=more))
 
 
 async def remove_equipment(call: Call) -> Reply:
@@ -76,7 +76,7 @@ async def remove_equipment(call: Call) -> Reply:
     history = _query(call, "history").get("history", "false").lower()
     if history not in ("true", "false"):
         raise InvalidInput("history: say true or false", field="history")
-    if not await asyncio.to_thread(_plant(call).remove_equipment, equipment_id, history == "true"):
+    if not await asyncio.to_thread(_fleet(call).remove_equipment, equipment_id, history == "true"):
         raise _unknown(equipment_id)
     return json_reply(Removed(equipment_id=equipment_id, history_removed=history == "true"))
 
@@ -88,19 +88,19 @@ async def show_history(call: Call) -> Reply:
     start_s, end_s = _time(asked, "from"), _time(asked, "to")
     if start_s is not None and end_s is not None and start_s >= end_s:
         raise InvalidInput("from: the time is not before `to`", field="from")
-    limit, before = _limit(asked, MOST_RESULTS), _cursor(asked)
-    return await asyncio.to_thread(_history, _plant(call), equipment_id, (start_s, end_s), limit, before)
+    limit, before = _limit(asked, MAX_RESULTS_PER_PAGE), _cursor(asked)
+    return await asyncio.to_thread(_history, _fleet(call), equipment_id, (start_s, end_s), limit, before)
 
 
 def _history(
-    plant: Plant,
+    fleet: Fleet,
     equipment_id: str,
     times_s: tuple[float | None, float | None],
     limit: int,
     before: tuple[float, int] | None,
 ) -> Reply:
-    found = plant.history(equipment_id, *times_s, limit + 1, before)
-    if not found and plant.find(equipment_id) is None and not plant.history(equipment_id, limit=1):
+    found = fleet.history(equipment_id, *times_s, limit + 1, before)
+    if not found and fleet.find(equipment_id) is None and not fleet.history(equipment_id, limit=1):
         raise _unknown(equipment_id)
     page = found[-limit:]
     more = f"{page[0].result.at_s!r}_{page[0].id}" if len(found) > limit else None
@@ -114,11 +114,11 @@ async def list_topologies(call: Call) -> Reply:
     return json_reply(TopologyList(topologies=topologies, units=dict(QUANTITIES), types=list(KINDS)))
 
 
-def _plant(call: Call) -> Plant:
+def _fleet(call: Call) -> Fleet:
     for task in tasks_of(call, HydraulicDiagnostics.kind):
-        plant = getattr(task, "plant", None)
-        if isinstance(plant, Plant):
-            return plant
+        fleet = getattr(task, "plant", None)
+        if isinstance(fleet, Fleet):
+            return fleet
     raise ModelNotReady("no model of hydraulic diagnostics is loaded just now; try again")
 
 
@@ -136,8 +136,8 @@ async def _json(call: Call) -> bytes:
     if content_type != JSON and not content_type.endswith("+json"):  # what a page could send without asking first
         raise Refusal(415, f"equipment is {JSON}, not {content_type[:100] or 'of no type'}")
     body = await call.body()
-    if len(body) > UTMOST_BODY:
-        raise Refusal(413, f"equipment may be {UTMOST_BODY} bytes at most")
+    if len(body) > MAX_BODY_BYTES:
+        raise Refusal(413, f"equipment may be {MAX_BODY_BYTES} bytes at most")
     return body
 
 
@@ -237,7 +237,7 @@ ROUTES: tuple[Endpoint, ...] = (
     Endpoint(
         "GET", "/equipment", list_equipment, TAG, "All machines, by the page",
         responses=(EquipmentList,), problems=(422, 503),
-        parameters=(_parameter("after", "Only ids that follow this one."), _limit_parameter(MOST_MACHINES)),
+        parameters=(_parameter("after", "Only ids that follow this one."), _limit_parameter(MAX_MACHINES_PER_PAGE)),
     ),
     Endpoint(
         "GET", "/equipment/{id}/history", show_history, TAG, "What became of a machine",
@@ -247,7 +247,7 @@ ROUTES: tuple[Endpoint, ...] = (
             _ID,
             _parameter("from", "Not before this time (ISO 8601; without a zone UTC).", **_TIME),
             _parameter("to", "Before this time.", **_TIME),
-            _limit_parameter(MOST_RESULTS),
+            _limit_parameter(MAX_RESULTS_PER_PAGE),
             _parameter("before", "The `next` of an earlier answer: the results before those."),
         ),
     ),

@@ -15,12 +15,12 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from penstock.errors import InvalidInput, ModelLoadError, OutOfRange
 from penstock.plugin_api import Registry, Signature, Task, parse_config, parse_request
-from penstock_hydraulics.diagnosis.advisories import about_machine, about_sensors, about_window
-from penstock_hydraulics.diagnosis.anomalies import Findings, anomaly_judge
-from penstock_hydraulics.diagnosis.health import ComponentJudge, capped, machine_health, status_of
-from penstock_hydraulics.diagnosis.out_of_distribution import about_likeness
-from penstock_hydraulics.diagnosis.request_plans import Case, Cases
-from penstock_hydraulics.diagnosis.rules import NOMINAL, Expectations, Figures, rule_book
+from penstock_hydraulics.diagnosis.advisories import machine_advisories, sensor_advisories, window_advisories
+from penstock_hydraulics.diagnosis.anomalies import Findings, anomaly_detector
+from penstock_hydraulics.diagnosis.health import ComponentAssessor, cap_health, machine_health, status_of
+from penstock_hydraulics.diagnosis.out_of_distribution import out_of_distribution_advisory
+from penstock_hydraulics.diagnosis.request_plans import RequestPlan, RequestPlanCache
+from penstock_hydraulics.diagnosis.rules import NOMINAL, Expectations, Figures, make_rule_set
 from penstock_hydraulics.diagnosis.schemas import (
     ComponentAnswer,
     DegradationAnswer,
@@ -46,7 +46,7 @@ from penstock_hydraulics.signals.features import (
 from penstock_hydraulics.signals.windows import WindowPlan, complete, fill_window, plan_window
 
 if TYPE_CHECKING:
-    from penstock_hydraulics.fleet.fleet import Equipment, Plant
+    from penstock_hydraulics.fleet.fleet import Equipment, Fleet
 
 OUTPUTS: Final = ("levels", "component_health", "health", "degradation", "anomalies")
 _USED: Final = ("levels", "component_health", "health", "anomalies")
@@ -89,7 +89,7 @@ class Prepared(NamedTuple):
     """What `preprocess` found out about a request, for `postprocess`."""
 
     task: Task
-    case: Case
+    plan: RequestPlan
     figures: Figures
     warnings: list[str]
 
@@ -120,7 +120,7 @@ class HydraulicDiagnostics(Task):
         """Raises ModelLoadError when the settings or the signature do not fit."""
         super().__init__(config, signature)
         self.settings = parse_config(HydraulicConfig, self.kind, config)
-        self.plant: Plant | None = None
+        self.fleet: Fleet | None = None
         """Equipment and history; None where no registry is attached."""
         try:
             self.scales = Scales.from_mapping(self.settings.scales)
@@ -130,7 +130,7 @@ class HydraulicDiagnostics(Task):
         if self.settings.default_topology not in TEMPLATES:
             raise ModelLoadError(f"default_topology: there is no template {self.settings.default_topology!r}")
         _check_signature(signature)
-        self._cases = Cases()
+        self._plans = RequestPlanCache()
         self._parsed: dict[bytes, Topology] = {}
         self._trends: dict[str, _Trend] = {}
         self._empty = _empty_machine(self.scales)
@@ -138,16 +138,16 @@ class HydraulicDiagnostics(Task):
 
     def attach(self, registry: Registry, model: str) -> None:
         """Open the equipment and the history that belong to a registry; a database that is down is tried again."""
-        from penstock_hydraulics.fleet.fleet import Plant
+        from penstock_hydraulics.fleet.fleet import Fleet
 
         self._model = model
-        self.plant = Plant.of(registry)
+        self.fleet = Fleet.of(registry)
 
     def close(self) -> None:
         """Write what is still to be written of the history."""
-        plant, self.plant = self.plant, None
-        if plant is not None:
-            plant.close()
+        fleet, self.fleet = self.fleet, None
+        if fleet is not None:
+            fleet.close()
 
     def preprocess(self, request: Any) -> dict[str, NDArray[Any]]:
         """The model's inputs, each with a leading axis of 1. Raises InvalidInput naming the sensor or the component."""
@@ -160,31 +160,31 @@ class HydraulicDiagnostics(Task):
         prepared, request._prepared = request._prepared, None  # a request may be kept, compared, copied and sent
         if prepared is None or prepared.task is not self:  # one request, asked of two models at once
             prepared, _ = self._prepare(request)
-        case, warnings = prepared.case, [*prepared.case.warnings, *prepared.warnings]
+        plan, warnings = prepared.plan, [*prepared.plan.warnings, *prepared.warnings]
         _check_finite(outputs)
-        findings = case.anomalies(outputs["anomalies"][0].tolist(), prepared.figures)
-        parts, score = self._health(case, outputs, findings)
+        findings = plan.anomalies(outputs["anomalies"][0].tolist(), prepared.figures)
+        parts, score = self._health(plan, outputs, findings)
         now_s = time.time() if request.timestamp is None else request.timestamp.timestamp()
-        response = PredictionResponse.made(
+        response = PredictionResponse.build(
             equipment_id=request.equipment_id,
-            health=Health.made(score=score, status=status_of(score)),
-            degradation=self._degradation(request.equipment_id, score, now_s, case),
+            health=Health.build(score=score, status=status_of(score)),
+            degradation=self._degradation(request.equipment_id, score, now_s, plan),
             anomaly=findings.answer,
             components=parts,
-            coverage=case.share,
+            coverage=plan.share,
             warnings=warnings,
-            unknown_sensors=[*case.plan.unknown],
-            topology=case.topology.name,
+            unknown_sensors=[*plan.window_plan.unknown],
+            topology=plan.topology.name,
             model_version="",
             inference_time_ms=0.0,
             preprocessing_time_ms=0.0,
             postprocessing_time_ms=0.0,
         )
-        plant = self.plant
+        fleet = self.fleet
         return (
             response
-            if plant is None
-            else response.kept_by(_keeper(plant, now_s, self._model if case.layout is not None else None))
+            if fleet is None
+            else response.on_complete(_result_recorder(fleet, now_s, self._model if plan.layout is not None else None))
         )
 
     def coerce(self, value: Any) -> PredictionRequest:
@@ -199,40 +199,40 @@ class HydraulicDiagnostics(Task):
 
     def _prepare(self, request: PredictionRequest) -> tuple[Prepared, dict[str, NDArray[Any]]]:
         data, rates = request.sensor_data, request.sampling_rate_hz
-        plant = self.plant
-        equipment = plant.equipment(request.equipment_id) if plant is not None else None
+        fleet = self.fleet
+        equipment = fleet.equipment(request.equipment_id) if fleet is not None else None
         topology, assumed = self._topology(request.topology, equipment)
         told: Hashable = rates if isinstance(rates, float) else tuple(rates.items())
         known = None if equipment is None else request.equipment_id
         key = (topology.fingerprint, assumed, known, told, tuple(data), tuple(map(len, data.values())))
-        case = self._cases.find(
+        plan = self._plans.find(
             key,
             equipment,
-            lambda: self._case(topology, assumed, equipment, plan_window(data, rates, topology, self.features)),
+            lambda: self._plan_request(topology, assumed, equipment, plan_window(data, rates, topology, self.features)),
         )
-        window, warnings, low, high = fill_window(data, case.plan, STEPS)
-        for limit in case.anomalies.book.limits:
-            if (broken := limit.broken(float(low[limit.row]), float(high[limit.row]))) is not None:
-                warnings.append(broken)
-        figures, arrays = self._looked_at(window, case)
-        if case.usual is not None and case.layout is not None and case.plan.steps == STEPS:
-            strange = about_likeness(arrays["statistics"], case.layout, case.topology)
+        window, warnings, low, high = fill_window(data, plan.window_plan, STEPS)
+        for limit in plan.anomalies.rule_set.limits:
+            if (violation := limit.violation(float(low[limit.row]), float(high[limit.row]))) is not None:
+                warnings.append(violation)
+        figures, arrays = self._encode_window(window, plan)
+        if plan.usual is not None and plan.layout is not None and plan.window_plan.steps == STEPS:
+            strange = out_of_distribution_advisory(arrays["statistics"], plan.layout, plan.topology)
             if strange is not None:
                 warnings.append(strange)
-        return Prepared(self, case, figures, warnings), arrays
+        return Prepared(self, plan, figures, warnings), arrays
 
-    def _looked_at(self, window: Float, case: Case) -> tuple[Figures, dict[str, NDArray[Any]]]:
+    def _encode_window(self, window: Float, plan: RequestPlan) -> tuple[Figures, dict[str, NDArray[Any]]]:
         """What rules and model look at; for a whole cycle with every row, the same statistics tell both."""
-        layout, steps = case.layout, case.plan.steps
-        if layout is not None and steps == STEPS and len(case.shown) == len(window):
+        layout, steps = plan.layout, plan.window_plan.steps
+        if layout is not None and steps == STEPS and len(plan.shown) == len(window):
             statistics = statistics_of(window)
             return Figures.of_statistics(statistics), encode(window, layout, statistics)
         figures = Figures.of(window[:, :steps])
         if layout is None:
             return figures, self._empty
-        if len(case.shown) < len(window):
-            window = window[case.shown]
-        complete(window, steps, case.usual)
+        if len(plan.shown) < len(window):
+            window = window[plan.shown]
+        complete(window, steps, plan.usual)
         return figures, encode(window, layout)
 
     def _topology(self, given: Any, equipment: Equipment | None) -> tuple[Topology, bool]:
@@ -265,32 +265,34 @@ class HydraulicDiagnostics(Task):
             self._parsed[key] = found
         return found
 
-    def _case(self, topology: Topology, assumed: bool, equipment: Equipment | None, plan: WindowPlan) -> Case:
+    def _plan_request(
+        self, topology: Topology, assumed: bool, equipment: Equipment | None, plan: WindowPlan
+    ) -> RequestPlan:
         settings, config = self.settings, self.features
         coverage = coverage_of(topology, [name for name in plan.sensors if name not in plan.slow])
         shown = [row for row in range(len(plan.rows)) if not {*plan.sensors[row : row + 1]} & {*plan.slow}]
         long_enough = plan.seconds >= config.min_window_s
-        knows = settings.topologies == "any" or _is_template(topology, settings.topologies)
-        model = long_enough and knows and bool(shown)
+        supported = settings.topologies == "any" or _is_template(topology, settings.topologies)
+        model = long_enough and supported and bool(shown)
         labelled = _is_template(topology, (topology.name,)) and self._learned(topology.name) == "supervised"
         whole = plan.seconds >= _WHOLE * config.window_s
         expectations = self._expectations(None if assumed else topology, equipment)
-        book = rule_book(topology, plan.sensors, expectations, whole=whole)
-        judge = anomaly_judge(topology, coverage, book, settings.thresholds, model=model, labelled=labelled)
+        rule_set = make_rule_set(topology, plan.sensors, expectations, whole=whole)
+        judge = anomaly_detector(topology, coverage, rule_set, settings.thresholds, model=model, labelled=labelled)
         layout = Layout.make(topology, [plan.rows[row] for row in shown], self.scales) if model else None
-        return Case(
+        return RequestPlan(
             topology=topology,
-            plan=plan,
+            window_plan=plan,
             layout=layout,
             shown=shown,
             usual=layout.mean if layout is not None and self.scales.covers(topology) else None,
             share=round(coverage.of_window(plan.seconds, config.window_s, assumed=assumed, model=model), 6),
-            components=ComponentJudge(topology, coverage),
+            components=ComponentAssessor(topology, coverage),
             anomalies=judge,
             warnings=(
-                *about_machine(topology, assumed, knows, labelled or not model),
-                *about_window(plan, config, long_enough),
-                *about_sensors(coverage, plan.slow, judge.unavailable),
+                *machine_advisories(topology, assumed, supported, labelled or not model),
+                *window_advisories(plan, config, long_enough),
+                *sensor_advisories(coverage, plan.slow, judge.unavailable),
                 *plan.warnings,
             ),
             equipment=equipment,
@@ -313,31 +315,31 @@ class HydraulicDiagnostics(Task):
     # After it
 
     def _health(
-        self, case: Case, outputs: Mapping[str, NDArray[Any]], findings: Findings
+        self, plan: RequestPlan, outputs: Mapping[str, NDArray[Any]], findings: Findings
     ) -> tuple[list[ComponentAnswer], float]:
-        if case.layout is None:
-            parts, score = case.components.unasked(), 1.0
+        if plan.layout is None:
+            parts, score = plan.components.without_model(), 1.0
         else:
-            parts = case.components(outputs["levels"][0], outputs["component_health"][0])
+            parts = plan.components(outputs["levels"][0], outputs["component_health"][0])
             score = machine_health(parts, float(outputs["health"][0]))
         for rule, component_id in findings.fired.values():
-            part = parts[case.topology.index[component_id]]
-            part.health = round(capped(1.0 if part.health is None else part.health, rule), 6)
-            score = capped(score, rule)
+            part = parts[plan.topology.index[component_id]]
+            part.health = round(cap_health(1.0 if part.health is None else part.health, rule), 6)
+            score = cap_health(score, rule)
         return parts, round(min(1.0, max(0.0, score)), 6)
 
-    def _degradation(self, equipment_id: str, score: float, now_s: float, case: Case) -> DegradationAnswer:
+    def _degradation(self, equipment_id: str, score: float, now_s: float, plan: RequestPlan) -> DegradationAnswer:
         """The trend of the stored results with this one, or what this one says alone."""
-        trend = self._trend(equipment_id, score, now_s, case)
+        trend = self._trend(equipment_id, score, now_s, plan)
         if trend is None or trend.rate is None or trend.basis != "history":
-            return DegradationAnswer.made(
+            return DegradationAnswer.build(
                 rate=round(1.0 - score, 6),
                 time_to_failure_hours=None,
-                basis="none" if case.layout is None else "nominal",
+                basis="none" if plan.layout is None else "nominal",
                 rate_interval=None,
                 time_to_failure_interval_hours=None,
             )
-        return DegradationAnswer.made(
+        return DegradationAnswer.build(
             rate=round(trend.rate, 6),
             time_to_failure_hours=_rounded(trend.time_to_failure_hours),
             basis="history",
@@ -345,17 +347,17 @@ class HydraulicDiagnostics(Task):
             time_to_failure_interval_hours=_interval(trend.ttf_interval),
         )
 
-    def _trend(self, equipment_id: str, score: float, now_s: float, case: Case) -> Degradation | None:
-        plant = self.plant
-        if plant is None:
+    def _trend(self, equipment_id: str, score: float, now_s: float, plan: RequestPlan) -> Degradation | None:
+        fleet = self.fleet
+        if fleet is None:
             return None
-        failure = FAILURE_HEALTH if case.equipment is None else case.equipment.failure_health
-        asked = (case.layout is not None, failure)
+        failure = FAILURE_HEALTH if plan.equipment is None else plan.equipment.failure_health
+        asked = (plan.layout is not None, failure)
         known = self._trends.get(equipment_id)
         if known is not None and known.asked == asked and abs(now_s - known.now_s) < _TREND_HOLDS_S:
             return known.trend
-        times, health = plant.recent(equipment_id, self._model)
-        if case.layout is not None:  # what rules alone say is no point of the same curve
+        times, health = fleet.recent(equipment_id, self._model)
+        if plan.layout is not None:  # what rules alone say is no point of the same curve
             times, health = np.append(times, now_s), np.append(health, score)
         trend = degradation(times, health, now_s, failure)
         if len(times) >= MIN_RESULTS:
@@ -365,11 +367,11 @@ class HydraulicDiagnostics(Task):
         return trend
 
 
-def _keeper(plant: Plant, now_s: float, trend: str | None) -> Callable[[PredictionResponse, str], None]:
+def _result_recorder(fleet: Fleet, now_s: float, trend: str | None) -> Callable[[PredictionResponse, str], None]:
     """Puts one answer into the history."""
 
     def keep(answer: PredictionResponse, version: str) -> None:
-        plant.record(
+        fleet.record(
             Result(
                 answer.equipment_id,
                 now_s,

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from penstock_hydraulics.diagnosis.anomalies import anomaly_judge
-from penstock_hydraulics.diagnosis.rules import Expectations, Figures, rule_book
+from penstock_hydraulics.diagnosis.anomalies import anomaly_detector
+from penstock_hydraulics.diagnosis.rules import Expectations, Figures, make_rule_set
 from penstock_hydraulics.machine.states import ANOMALIES
 from penstock_hydraulics.machine.templates import TEMPLATES
 from penstock_hydraulics.signals.coverage import coverage_of
@@ -14,8 +14,8 @@ PROBABILITIES = [0.1 * k for k in range(9)]
 
 def judged(sensors, probabilities=PROBABILITIES, readings=(), thresholds=None, *, model=True, labelled=True):
     coverage = coverage_of(RIG, sensors)
-    book = rule_book(RIG, sensors, Expectations())
-    judge = anomaly_judge(RIG, coverage, book, thresholds or {}, model=model, labelled=labelled)
+    rule_set = make_rule_set(RIG, sensors, Expectations())
+    judge = anomaly_detector(RIG, coverage, rule_set, thresholds or {}, model=model, labelled=labelled)
     return judge(probabilities, Figures([*readings], [*readings], [*readings])), judge
 
 
@@ -42,8 +42,8 @@ def test_without_the_model_or_its_labels_nothing_is_called_supervised():
     assert judged(("pressure_pump_main",), readings=(1.0,))[0].answer.basis["leakage"] == "supervised"
     simulated, _ = judged(("pressure_pump_main",), readings=(1.0,), labelled=False)
     assert simulated.answer.basis["leakage"] == "proxy"
-    unasked, _ = judged(("pressure_pump_main",), readings=(1.0,), model=False)
-    assert set(unasked.answer.basis.values()) == {"unavailable"}
+    without_model, _ = judged(("pressure_pump_main",), readings=(1.0,), model=False)
+    assert set(without_model.answer.basis.values()) == {"unavailable"}
 
 
 def test_a_threshold_is_the_manifests_for_the_model_and_a_half_for_rules():

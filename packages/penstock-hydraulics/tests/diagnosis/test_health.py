@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from penstock_hydraulics.diagnosis.health import ComponentJudge, capped, machine_health, status_of
+from penstock_hydraulics.diagnosis.health import ComponentAssessor, cap_health, machine_health, status_of
 from penstock_hydraulics.machine.states import HEAD_OF_KIND, HEADS, LEVELS, equipment_health
 from penstock_hydraulics.machine.templates import TEMPLATES
 from penstock_hydraulics.signals.coverage import coverage_of
@@ -21,7 +21,7 @@ def levels_with(**chosen):
 
 
 def judged(levels, coverage=ALL):
-    return ComponentJudge(RIG, coverage)(levels, np.full(8, 0.9, np.float32))
+    return ComponentAssessor(RIG, coverage)(levels, np.full(8, 0.9, np.float32))
 
 
 def part(parts, component_id):
@@ -56,7 +56,7 @@ def test_a_component_without_evidence_says_nothing():
     parts = judged(levels_with(), coverage_of(RIG, ("vibration_pump_main",)))
     assert all(each.health is None and each.state is None and each.coverage == 0 for each in parts)
     assert machine_health(parts, 0.4) == 0.4
-    assert [each.health for each in ComponentJudge(RIG, ALL).unasked()] == [None] * 8
+    assert [each.health for each in ComponentAssessor(RIG, ALL).without_model()] == [None] * 8
 
 
 @pytest.mark.parametrize(
@@ -80,6 +80,6 @@ def test_the_machine_is_half_its_worst_and_half_its_mean_component(faults, score
 
 
 def test_a_rule_that_fires_makes_a_warning_of_a_sound_machine_and_never_mends_a_sick_one():
-    assert status_of(capped(1.0, 0.51)) == "warning"
-    assert status_of(capped(1.0, 1.0)) == "critical"
-    assert capped(0.1, 0.5) == 0.1
+    assert status_of(cap_health(1.0, 0.51)) == "warning"
+    assert status_of(cap_health(1.0, 1.0)) == "critical"
+    assert cap_health(0.1, 0.5) == 0.1

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from penstock_hydraulics.diagnosis.out_of_distribution import MOST, about_likeness, usual_share
+from penstock_hydraulics.diagnosis.out_of_distribution import MOST, out_of_distribution_advisory, usual_far_share
 from penstock_hydraulics.machine.templates import TEMPLATES
 from penstock_hydraulics.signals.features import Layout, Scale, Scales, encode
 
@@ -33,7 +33,7 @@ def layout(cycles: np.ndarray) -> Layout:
 
 
 def told(window: np.ndarray, layout: Layout) -> str | None:
-    return about_likeness(encode(window, layout)["statistics"], layout, RIG)
+    return out_of_distribution_advisory(encode(window, layout)["statistics"], layout, RIG)
 
 
 def test_a_cycle_like_the_others_is_not_remarked_on(cycles: np.ndarray, layout: Layout) -> None:
@@ -57,7 +57,7 @@ def test_the_sensors_that_are_furthest_off_are_named_first(cycles: np.ndarray, l
 
 
 def test_few_rows_may_scatter_more() -> None:
-    shares = [usual_share(rows) for rows in (1, 2, 3, 5, 8, 12, 18, 40)]
+    shares = [usual_far_share(rows) for rows in (1, 2, 3, 5, 8, 12, 18, 40)]
     assert shares == sorted(shares, reverse=True)
     assert shares[-2:] == [MOST, MOST]
     assert shares[0] < 0.5

@@ -6,53 +6,53 @@ from types import SimpleNamespace
 
 from hydraulic_models import SIGNATURE, task_config
 
-from penstock_hydraulics.diagnosis.request_plans import Cases
+from penstock_hydraulics.diagnosis.request_plans import RequestPlanCache
 from penstock_hydraulics.diagnosis.schemas import PredictionRequest
 from penstock_hydraulics.task import HydraulicDiagnostics
 
 
-def case(weight=10, equipment=None):
+def plan(weight=10, equipment=None):
     return SimpleNamespace(weight=weight, equipment=equipment)
 
 
 def test_a_case_is_made_once_and_again_for_other_equipment():
-    cases, made = Cases(), []
+    plans, created = RequestPlanCache(), []
 
     def make(equipment=None):
-        made.append(case(equipment=equipment))
-        return made[-1]
+        created.append(plan(equipment=equipment))
+        return created[-1]
 
     press = object()
-    assert cases.find("a", None, make) is cases.find("a", None, make)
-    assert len(made) == 1
-    assert cases.find("a", press, lambda: make(press)).equipment is press
-    assert cases.find("a", press, lambda: make(press)) is made[-1]
-    assert len(made) == 2
-    assert len(cases) == 1
+    assert plans.find("a", None, make) is plans.find("a", None, make)
+    assert len(created) == 1
+    assert plans.find("a", press, lambda: make(press)).equipment is press
+    assert plans.find("a", press, lambda: make(press)) is created[-1]
+    assert len(created) == 2
+    assert len(plans) == 1
 
 
 def test_the_least_recently_used_cases_leave_when_there_are_too_many_rows():
-    cases = Cases(most_rows=30)
-    first = cases.find("a", None, case)
+    plans = RequestPlanCache(max_rows=30)
+    first = plans.find("a", None, plan)
     for name in "bc":
-        cases.find(name, None, case)
-    assert cases.find("a", None, case) is first
-    cases.find("d", None, case)
-    assert len(cases) == 3
-    assert cases.find("a", None, case) is first
+        plans.find(name, None, plan)
+    assert plans.find("a", None, plan) is first
+    plans.find("d", None, plan)
+    assert len(plans) == 3
+    assert plans.find("a", None, plan) is first
 
 
 def test_one_case_that_is_too_large_is_still_kept():
-    cases = Cases(most_rows=5)
-    large = cases.find("a", None, lambda: case(weight=100))
-    assert cases.find("a", None, case) is large
+    plans = RequestPlanCache(max_rows=5)
+    large = plans.find("a", None, lambda: plan(weight=100))
+    assert plans.find("a", None, plan) is large
 
 
 def test_the_number_of_cases_is_bounded_too():
-    cases = Cases(most_cases=4)
+    plans = RequestPlanCache(max_plans=4)
     for k in range(20):
-        cases.find(k, None, case)
-    assert len(cases) == 4
+        plans.find(k, None, plan)
+    assert len(plans) == 4
 
 
 def test_what_many_topologies_hold_in_memory_is_bounded():
@@ -63,7 +63,7 @@ def test_what_many_topologies_hold_in_memory_is_bounded():
     held, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert held / 150 < 200_000
-    assert 800 * task._cases._rows > held / 2
+    assert 800 * task._plans._rows > held / 2
 
 
 def _dense(number: int) -> PredictionRequest:

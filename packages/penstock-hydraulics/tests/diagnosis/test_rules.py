@@ -5,7 +5,7 @@ import os
 import numpy as np
 import pytest
 
-from penstock_hydraulics.diagnosis.rules import NOMINAL, Expectations, Figures, Ramp, rule_book
+from penstock_hydraulics.diagnosis.rules import NOMINAL, Expectations, Figures, Ramp, make_rule_set
 from penstock_hydraulics.machine.templates import TEMPLATES
 from penstock_hydraulics.signals.features import FeatureConfig, statistics_of
 from penstock_hydraulics.signals.windows import fill_window, plan_window
@@ -18,8 +18,8 @@ RATED = Expectations(NOMINAL["zema_rig"])
 def scores_of(topology, data, rates, expectations, whole=True):
     plan = plan_window(data, rates, topology, FeatureConfig())
     window = fill_window(data, plan, 60).window
-    book = rule_book(topology, plan.sensors, expectations, whole=whole)
-    return book.judge(Figures.of(window[:, : plan.steps]))
+    rule_set = make_rule_set(topology, plan.sensors, expectations, whole=whole)
+    return rule_set.judge(Figures.of(window[:, : plan.steps]))
 
 
 def simulated(topology, faults, expectations=RATED):
@@ -118,8 +118,8 @@ def test_a_broken_limit_is_told_with_the_reading():
     data = steady(pressure_pump_main=210.0, flow_circ_pump=4.0)
     plan = plan_window(data, 1.0, RIG, FeatureConfig())
     filled = fill_window(data, plan, 60)
-    book = rule_book(RIG, plan.sensors, Expectations(limits=limits))
-    told = [limit.broken(filled.low[limit.row], filled.high[limit.row]) for limit in book.limits]
+    rule_set = make_rule_set(RIG, plan.sensors, Expectations(limits=limits))
+    told = [limit.violation(filled.low[limit.row], filled.high[limit.row]) for limit in rule_set.limits]
     assert sorted(told) == [
         "flow_circ_pump fell to 4 l/min, its limit is 5",
         "pressure_pump_main reached 210 bar, its limit is 200",

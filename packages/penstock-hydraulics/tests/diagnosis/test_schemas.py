@@ -83,9 +83,9 @@ def test_json_and_python_read_the_same_request():
 
 
 def test_answers_made_unchecked_are_written_like_checked_ones():
-    made, checked = Health.made(score=0.9, status="healthy"), Health(score=0.9, status="healthy")
-    assert made.model_dump_json() == checked.model_dump_json()
-    assert made == checked.model_copy()
+    built, checked = Health.build(score=0.9, status="healthy"), Health(score=0.9, status="healthy")
+    assert built.model_dump_json() == checked.model_dump_json()
+    assert built == checked.model_copy()
 
 
 def test_the_nine_faults_stand_in_the_schema():

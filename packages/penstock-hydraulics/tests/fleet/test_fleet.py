@@ -18,9 +18,9 @@ from sqlalchemy import inspect, text
 from penstock import Registry
 from penstock.errors import InvalidInput, ModelNotReady
 from penstock.plugin_api import migrate, open_database
-from penstock_hydraulics import plant as module
+from penstock_hydraulics import fleet as module
 from penstock_hydraulics.fleet import migrations
-from penstock_hydraulics.fleet.fleet import Plant, Result, parse_equipment
+from penstock_hydraulics.fleet.fleet import Fleet, Result, parse_equipment
 from penstock_hydraulics.fleet.retention import Retention
 from penstock_hydraulics.fleet.store import Store
 
@@ -34,10 +34,10 @@ def registry(tmp_path: Path, database: Database) -> Registry:
 
 
 @pytest.fixture
-def plant(registry: Registry) -> Iterator[Plant]:
-    plant = Plant.of(registry)
-    yield plant
-    plant.close()
+def fleet(registry: Registry) -> Iterator[Fleet]:
+    fleet = Fleet.of(registry)
+    yield fleet
+    fleet.close()
 
 
 def _eventually(condition: Callable[[], object], seconds: float = 20) -> None:
@@ -52,151 +52,151 @@ def _result(number: int = 0, equipment_id: str = "exc_001", **changes: object) -
     return Result(equipment_id, **(fields | changes))  # type: ignore[arg-type]
 
 
-def _other(registry: Registry) -> Plant:
+def _other(registry: Registry) -> Fleet:
     """As another process would have it."""
-    other = Plant(Registry(registry.path, registry.database_url))
+    other = Fleet(Registry(registry.path, registry.database_url))
     other._users = 1
-    other._looked.wait(10)
+    other._loaded.wait(10)
     return other
 
 
 def test_nothing_is_created_before_the_first_write(tmp_path: Path) -> None:
-    plant = Plant.of(Registry(tmp_path))
-    assert plant.equipment("exc_001") is None
-    assert plant.page() == []
-    assert plant.history("exc_001") == []
-    plant.close()
+    fleet = Fleet.of(Registry(tmp_path))
+    assert fleet.equipment("exc_001") is None
+    assert fleet.page() == []
+    assert fleet.history("exc_001") == []
+    fleet.close()
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_machine_is_there_as_it_was_registered(plant: Plant) -> None:
+def test_a_machine_is_there_as_it_was_registered(fleet: Fleet) -> None:
     equipment = parse_equipment("exc_001", {"topology": "excavator", "nominal": {"pressure_pump_main": 250.0}})
-    assert plant.put_equipment(equipment)
-    assert plant.equipment("exc_001") is equipment
-    assert not plant.put_equipment(equipment)
-    assert plant.find("exc_002") is None
-    assert plant.remove_equipment("exc_001")
-    assert plant.equipment("exc_001") is None
-    assert not plant.remove_equipment("exc_001")
+    assert fleet.put_equipment(equipment)
+    assert fleet.equipment("exc_001") is equipment
+    assert not fleet.put_equipment(equipment)
+    assert fleet.find("exc_002") is None
+    assert fleet.remove_equipment("exc_001")
+    assert fleet.equipment("exc_001") is None
+    assert not fleet.remove_equipment("exc_001")
 
 
-def test_machines_are_listed_by_the_page(plant: Plant) -> None:
+def test_machines_are_listed_by_the_page(fleet: Fleet) -> None:
     for name in ("c", "a", "b"):
-        plant.put_equipment(parse_equipment(name, {"topology": "zema_rig"}))
-    assert [each.id for each in plant.page(limit=2)] == ["a", "b"]
-    assert [each.id for each in plant.page(after="b")] == ["c"]
-    assert plant.count() == 3
+        fleet.put_equipment(parse_equipment(name, {"topology": "zema_rig"}))
+    assert [each.id for each in fleet.page(limit=2)] == ["a", "b"]
+    assert [each.id for each in fleet.page(after="b")] == ["c"]
+    assert fleet.count() == 3
 
 
-def test_there_is_an_end_to_machines(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_there_is_an_end_to_machines(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MOST_EQUIPMENT", 1)
-    plant.put_equipment(parse_equipment("a", {"topology": "zema_rig"}))
-    plant.put_equipment(parse_equipment("a", {"topology": "excavator"}))
+    fleet.put_equipment(parse_equipment("a", {"topology": "zema_rig"}))
+    fleet.put_equipment(parse_equipment("a", {"topology": "excavator"}))
     with pytest.raises(InvalidInput, match="1 machines are registered already"):
-        plant.put_equipment(parse_equipment("b", {"topology": "zema_rig"}))
+        fleet.put_equipment(parse_equipment("b", {"topology": "zema_rig"}))
 
 
-def test_another_process_sees_machines_come_change_and_go(plant: Plant, registry: Registry) -> None:
+def test_another_process_sees_machines_come_change_and_go(fleet: Fleet, registry: Registry) -> None:
     other = _other(registry)
     try:
         first = parse_equipment("a", {"topology": "zema_rig"})
-        plant.put_equipment(first)
+        fleet.put_equipment(first)
         _eventually(lambda: other.equipment("a") == first)
         same = other.equipment("a")
-        plant.put_equipment(parse_equipment("b", {"topology": "zema_rig"}))
+        fleet.put_equipment(parse_equipment("b", {"topology": "zema_rig"}))
         _eventually(lambda: other.equipment("b"))
         assert other.equipment("a") is same, "one that did not change stays the same object"
         changed = parse_equipment("a", {"topology": "excavator"})
         other.put_equipment(changed)
-        _eventually(lambda: plant.equipment("a") == changed)
-        plant.remove_equipment("a")
+        _eventually(lambda: fleet.equipment("a") == changed)
+        fleet.remove_equipment("a")
         _eventually(lambda: other.equipment("a") is None)
     finally:
         other.close()
 
 
-def test_whoever_asks_for_a_machine_sees_what_another_process_did_before(plant: Plant, registry: Registry) -> None:
+def test_whoever_asks_for_a_machine_sees_what_another_process_did_before(fleet: Fleet, registry: Registry) -> None:
     other = _other(registry)
     try:
         for topology in ("zema_rig", "excavator"):
-            plant.put_equipment(parse_equipment("a", {"topology": topology}))
+            fleet.put_equipment(parse_equipment("a", {"topology": topology}))
             found = other.find("a")
             assert found is not None
             assert found.topology.name == topology
-        plant.put_equipment(parse_equipment("b", {"topology": "zema_rig"}))
+        fleet.put_equipment(parse_equipment("b", {"topology": "zema_rig"}))
         assert [each.id for each in other.page()] == ["a", "b"]
-        plant.remove_equipment("a")
+        fleet.remove_equipment("a")
         assert other.find("a") is None
     finally:
         other.close()
 
 
-def test_a_result_comes_back_as_it_was(plant: Plant) -> None:
+def test_a_result_comes_back_as_it_was(fleet: Fleet) -> None:
     result = Result(
         "exc_001", NOW_S + 0.123456, 0.87, "healthy", 0.12, 733.3, "history", ["leakage"], {"pump_main": 0.5}, 0.9, "v1"
     )
-    plant.record(result)
-    (stored,) = plant.history("exc_001")
+    fleet.record(result)
+    (stored,) = fleet.history("exc_001")
     assert stored.result == result
     assert not stored.late
 
 
-def test_the_history_reads_what_was_just_recorded_and_pages_back(plant: Plant) -> None:
+def test_the_history_reads_what_was_just_recorded_and_pages_back(fleet: Fleet) -> None:
     for number in range(300):
-        plant.record(_result(number))
-        plant.record(_result(number, "other"))
-    found = plant.history("exc_001", limit=200)
+        fleet.record(_result(number))
+        fleet.record(_result(number, "other"))
+    found = fleet.history("exc_001", limit=200)
     assert [each.result.at_s for each in found] == [NOW_S + 60.0 * number for number in range(100, 300)]
-    older = plant.history("exc_001", limit=200, before=(found[0].result.at_s, found[0].id))
+    older = fleet.history("exc_001", limit=200, before=(found[0].result.at_s, found[0].id))
     assert [each.result.at_s for each in older] == [NOW_S + 60.0 * number for number in range(100)]
 
 
-def test_the_history_of_a_time_has_its_beginning_and_not_its_end(plant: Plant) -> None:
+def test_the_history_of_a_time_has_its_beginning_and_not_its_end(fleet: Fleet) -> None:
     for number in range(10):
-        plant.record(_result(number))
-    found = plant.history("exc_001", NOW_S + 120, NOW_S + 240)
+        fleet.record(_result(number))
+    found = fleet.history("exc_001", NOW_S + 120, NOW_S + 240)
     assert [each.result.at_s for each in found] == [NOW_S + 120, NOW_S + 180]
 
 
-def test_pages_lose_no_results_of_one_moment(plant: Plant) -> None:
+def test_pages_lose_no_results_of_one_moment(fleet: Fleet) -> None:
     for number in range(5):
-        plant.record(_result(0, coverage=number / 10))
-    page = plant.history("exc_001", limit=3)
-    rest = plant.history("exc_001", limit=3, before=(page[0].result.at_s, page[0].id))
+        fleet.record(_result(0, coverage=number / 10))
+    page = fleet.history("exc_001", limit=3)
+    rest = fleet.history("exc_001", limit=3, before=(page[0].result.at_s, page[0].id))
     assert [each.result.coverage for each in rest + page] == [0.0, 0.1, 0.2, 0.3, 0.4]
 
 
-def test_the_trail_has_a_result_at_once_and_no_rules_alone(plant: Plant) -> None:
-    plant.record(_result(0))
-    plant.record(_result(1, health=None))
-    plant.record(_result(2, trend=None))
-    assert plant.recent("exc_001").health.tolist() == [0.9]
+def test_the_trail_has_a_result_at_once_and_no_rules_alone(fleet: Fleet) -> None:
+    fleet.record(_result(0))
+    fleet.record(_result(1, health=None))
+    fleet.record(_result(2, trend=None))
+    assert fleet.recent("exc_001").health.tolist() == [0.9]
 
 
-def test_a_server_that_starts_again_reads_the_trail_from_the_history(plant: Plant, registry: Registry) -> None:
+def test_a_server_that_starts_again_reads_the_trail_from_the_history(fleet: Fleet, registry: Registry) -> None:
     for number in range(30):
-        plant.record(_result(number))
-    plant.record(_result(30, trend=None))
-    plant.history("exc_001")
+        fleet.record(_result(number))
+    fleet.record(_result(30, trend=None))
+    fleet.history("exc_001")
     other = _other(registry)
     try:
         other.recent("exc_001")
         _eventually(lambda: len(other.recent("exc_001").times_s) == 30)
-        np.testing.assert_allclose(other.recent("exc_001").health, plant.recent("exc_001").health)
+        np.testing.assert_allclose(other.recent("exc_001").health, fleet.recent("exc_001").health)
     finally:
         other.close()
 
 
 def test_each_model_has_a_trend_of_its_own_here_in_other_processes_and_after_a_restart(
-    plant: Plant, registry: Registry
+    fleet: Fleet, registry: Registry
 ) -> None:
     other = _other(registry)
     try:
         for model in ("rig:1", "rig:2"):
             other.recent("exc_001", model)
-        _eventually(lambda: not other._trails.unread())
+        _eventually(lambda: not other._histories.unread())
         for number in range(6):
-            plant.record(_result(number, trend=f"rig:{1 + number % 2}", health=0.9 if number % 2 else 0.5))
+            fleet.record(_result(number, trend=f"rig:{1 + number % 2}", health=0.9 if number % 2 else 0.5))
         _eventually(lambda: len(other.recent("exc_001", "rig:2").times_s) == 3)
         assert other.recent("exc_001", "rig:1").health.tolist() == [0.5] * 3
     finally:
@@ -210,10 +210,10 @@ def test_each_model_has_a_trend_of_its_own_here_in_other_processes_and_after_a_r
         again.close()
 
 
-def test_a_long_history_is_read_back_in_means_of_hours(plant: Plant, registry: Registry) -> None:
+def test_a_long_history_is_read_back_in_means_of_hours(fleet: Fleet, registry: Registry) -> None:
     for number in range(1_500):
-        plant.record(_result(number, health=0.9 - number / 3_000))
-    plant.history("exc_001")
+        fleet.record(_result(number, health=0.9 - number / 3_000))
+    fleet.history("exc_001")
     other = _other(registry)
     try:
         other.recent("exc_001")
@@ -225,84 +225,84 @@ def test_a_long_history_is_read_back_in_means_of_hours(plant: Plant, registry: R
         other.close()
 
 
-def test_another_process_sees_results_in_its_trail(plant: Plant, registry: Registry) -> None:
+def test_another_process_sees_results_in_its_trail(fleet: Fleet, registry: Registry) -> None:
     other = _other(registry)
     try:
         other.record(_result(0))
-        _eventually(lambda: not other._trails.unread())
-        plant.record(_result(1))
+        _eventually(lambda: not other._histories.unread())
+        fleet.record(_result(1))
         _eventually(lambda: len(other.recent("exc_001").times_s) == 2)
         other.record(_result(2))
-        _eventually(lambda: len(plant.recent("exc_001").times_s) >= 2)
+        _eventually(lambda: len(fleet.recent("exc_001").times_s) >= 2)
         assert len(other.recent("exc_001").times_s) == 3
     finally:
         other.close()
 
 
-def test_a_machine_that_is_removed_keeps_its_history_unless_asked(plant: Plant) -> None:
-    plant.put_equipment(parse_equipment("exc_001", {"topology": "zema_rig"}))
-    plant.record(_result())
-    plant.remove_equipment("exc_001")
-    assert len(plant.history("exc_001")) == 1
-    assert plant.remove_equipment("exc_001", history=True)
-    assert plant.history("exc_001") == []
-    assert len(plant.recent("exc_001").times_s) == 0
-    plant.record(_result(1))
-    assert len(plant.history("exc_001")) == 1
+def test_a_machine_that_is_removed_keeps_its_history_unless_asked(fleet: Fleet) -> None:
+    fleet.put_equipment(parse_equipment("exc_001", {"topology": "zema_rig"}))
+    fleet.record(_result())
+    fleet.remove_equipment("exc_001")
+    assert len(fleet.history("exc_001")) == 1
+    assert fleet.remove_equipment("exc_001", history=True)
+    assert fleet.history("exc_001") == []
+    assert len(fleet.recent("exc_001").times_s) == 0
+    fleet.record(_result(1))
+    assert len(fleet.history("exc_001")) == 1
 
 
 def test_what_waits_is_written_when_the_last_user_closes(registry: Registry) -> None:
-    first, second = Plant.of(registry), Plant.of(registry)
+    first, second = Fleet.of(registry), Fleet.of(registry)
     assert first is second
     first.record(_result(0))
     first.close()
     second.record(_result(1))
     second.close()
-    again = Plant.of(registry)
+    again = Fleet.of(registry)
     assert again is not first
     assert len(again.history("exc_001")) == 2
     again.close()
 
 
-def test_many_threads_may_record(plant: Plant) -> None:
+def test_many_threads_may_record(fleet: Fleet) -> None:
     def work(name: str) -> None:
         for number in range(500):
-            plant.record(_result(number, name))
-            plant.recent(name)
+            fleet.record(_result(number, name))
+            fleet.recent(name)
 
     threads = [threading.Thread(target=work, args=(f"m{i}",)) for i in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert [len(plant.history(f"m{i}", limit=1_000)) for i in range(4)] == [500] * 4
+    assert [len(fleet.history(f"m{i}", limit=1_000)) for i in range(4)] == [500] * 4
 
 
-def test_old_results_go_and_too_many(plant: Plant, registry: Registry) -> None:
+def test_old_results_go_and_too_many(fleet: Fleet, registry: Registry) -> None:
     for number in range(20):
-        plant.record(_result(number))
-        plant.record(_result(number, "other"))
-    plant.history("exc_001")
+        fleet.record(_result(number))
+        fleet.record(_result(number, "other"))
+    fleet.history("exc_001")
     store = Store(registry)
     assert store.retain(NOW_S + 300, 1_000, 1_000) == 10
-    assert plant.history("exc_001")[0].result.at_s == NOW_S + 300
+    assert fleet.history("exc_001")[0].result.at_s == NOW_S + 300
     assert store.retain(0.0, 8, 1_000) == 14
-    assert [len(plant.history(name)) for name in ("exc_001", "other")] == [8, 8]
-    assert plant.history("exc_001")[-1].result.at_s == NOW_S + 19 * 60
+    assert [len(fleet.history(name)) for name in ("exc_001", "other")] == [8, 8]
+    assert fleet.history("exc_001")[-1].result.at_s == NOW_S + 19 * 60
     assert store.retain(0.0, 8, 5) == 11
-    assert sum(len(plant.history(name)) for name in ("exc_001", "other")) == 5
+    assert sum(len(fleet.history(name)) for name in ("exc_001", "other")) == 5
     store.close()
 
 
 def test_the_thread_keeps_to_the_retention(registry: Registry) -> None:
-    plant = Plant(registry, Retention(keep_days=400 * 365.0, keep_per_machine=3))
-    plant._users = 1
+    fleet = Fleet(registry, Retention(keep_days=400 * 365.0, keep_per_machine=3))
+    fleet._users = 1
     for number in range(10):
-        plant.record(_result(number))
-    assert len(plant.history("exc_001")) == 10
-    plant._retain_at = 0.0
-    _eventually(lambda: len(plant.history("exc_001")) == 3)
-    plant.close()
+        fleet.record(_result(number))
+    assert len(fleet.history("exc_001")) == 10
+    fleet._retain_at = 0.0
+    _eventually(lambda: len(fleet.history("exc_001")) == 3)
+    fleet.close()
 
 
 def test_a_write_that_is_repeated_counts_once(registry: Registry) -> None:
@@ -346,9 +346,9 @@ def test_migrations_lead_to_the_tables_as_they_are(registry: Registry) -> None:
     assert tables() == migrated
 
 
-def test_tables_of_a_newer_release_are_left_alone(plant: Plant, registry: Registry) -> None:
-    plant.record(_result())
-    plant.history("exc_001")
+def test_tables_of_a_newer_release_are_left_alone(fleet: Fleet, registry: Registry) -> None:
+    fleet.record(_result())
+    fleet.history("exc_001")
     database = open_database(registry, "hydraulics")
     with database.writer.begin() as connection:
         connection.execute(text("UPDATE hydraulics_schema SET version_num = '9999'"))
@@ -367,48 +367,48 @@ def test_results_wait_for_a_database_that_is_away_and_are_marked_late(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with Server() as server:
-        plant = Plant.of(Registry(tmp_path, server.new_database()))
-        plant.put_equipment(parse_equipment("exc_001", {"topology": "zema_rig"}))
-        plant.record(_result(0))
-        assert len(plant.history("exc_001")) == 1
+        fleet = Fleet.of(Registry(tmp_path, server.new_database()))
+        fleet.put_equipment(parse_equipment("exc_001", {"topology": "zema_rig"}))
+        fleet.record(_result(0))
+        assert len(fleet.history("exc_001")) == 1
         with caplog.at_level(logging.INFO, logger=module.__name__):
             server.crash()
             for number in range(1, 6):
-                plant.record(_result(number))
-            _eventually(lambda: plant._trouble)
-            assert plant.equipment("exc_001") is not None
-            assert len(plant.recent("exc_001").times_s) == 6
+                fleet.record(_result(number))
+            _eventually(lambda: fleet._outage)
+            assert fleet.equipment("exc_001") is not None
+            assert len(fleet.recent("exc_001").times_s) == 6
             with pytest.raises(ModelNotReady, match="predictions go on"):
-                plant.history("exc_001")
+                fleet.history("exc_001")
             with pytest.raises(ModelNotReady, match="predictions go on"):
-                plant.put_equipment(parse_equipment("b", {"topology": "zema_rig"}))
-            _eventually(lambda: plant._late_left == 5)
+                fleet.put_equipment(parse_equipment("b", {"topology": "zema_rig"}))
+            _eventually(lambda: fleet._late_left == 5)
             server.start()
-            _eventually(lambda: not plant._trouble)
-        plant.record(_result(6))
-        found = plant.history("exc_001")
+            _eventually(lambda: not fleet._outage)
+        fleet.record(_result(6))
+        found = fleet.history("exc_001")
         assert [each.result.at_s for each in found] == [NOW_S + 60.0 * number for number in range(7)]
         assert [each.late for each in found] == [False, *[True] * 5, False]
         told = [each.getMessage() for each in caplog.records if each.name == module.__name__]
         assert sum("history wait" in line for line in told) == 1
         assert told[-1] == "machines and history are read and written again"
-        plant.close()
+        fleet.close()
 
 
 def test_a_server_that_starts_without_its_database_still_answers(tmp_path: Path) -> None:
     with Server() as server:
         address = server.new_database()
         server.crash()
-        plant = Plant.of(Registry(tmp_path, address))
-        assert plant.equipment("exc_001") is None
-        plant.record(_result())
+        fleet = Fleet.of(Registry(tmp_path, address))
+        assert fleet.equipment("exc_001") is None
+        fleet.record(_result())
         with pytest.raises(ModelNotReady):
-            plant.find("exc_001")
+            fleet.find("exc_001")
         server.start()
-        _eventually(lambda: not plant._trouble and not plant._queue)
-        assert plant.find("exc_001") is None
-        assert [each.late for each in plant.history("exc_001")] == [True]
-        plant.close()
+        _eventually(lambda: not fleet._outage and not fleet._queue)
+        assert fleet.find("exc_001") is None
+        assert [each.late for each in fleet.history("exc_001")] == [True]
+        fleet.close()
 
 
 def test_an_outage_fills_no_memory(
@@ -416,15 +416,15 @@ def test_an_outage_fills_no_memory(
 ) -> None:
     monkeypatch.setattr(module, "MOST_WAITING", 100)
     (tmp_path / "hydraulics.db").mkdir()  # no database can be there
-    plant = Plant.of(Registry(tmp_path))
-    _eventually(lambda: plant._trouble)
+    fleet = Fleet.of(Registry(tmp_path))
+    _eventually(lambda: fleet._outage)
     for number in range(1_000):
-        plant.record(_result(number))
-    assert len(plant._queue) <= 100
-    times = [result.at_s for result in [*plant._taken, *plant._queue]]
+        fleet.record(_result(number))
+    assert len(fleet._queue) <= 100
+    times = [result.at_s for result in [*fleet._batch, *fleet._queue]]
     assert times[0] == NOW_S
     assert times[-1] == NOW_S + 999 * 60.0
-    plant.close()
+    fleet.close()
     assert any("were never written" in each.getMessage() for each in caplog.records)
 
 
@@ -436,23 +436,23 @@ plant = Plant.of(Registry({str(registry.path)!r}, {registry.database_url!r}))
 plant.record(Result("exc_001", {NOW_S}, 0.5, "warning"))
 """
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
-    plant = Plant.of(registry)
-    assert len(plant.history("exc_001")) == 1
-    plant.close()
+    fleet = Fleet.of(registry)
+    assert len(fleet.history("exc_001")) == 1
+    fleet.close()
 
 
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
-def test_a_forked_process_has_a_plant_of_its_own(plant: Plant, registry: Registry) -> None:
+def test_a_forked_process_has_a_plant_of_its_own(fleet: Fleet, registry: Registry) -> None:
     key = (os.getpid(), registry.database_url)
-    assert module._SHARED[key] is plant
+    assert module._SHARED[key] is fleet
     assert all(pid == os.getpid() for pid, _ in module._SHARED)
 
 
 def test_a_machine_that_this_release_cannot_read_costs_only_itself(
-    plant: Plant, registry: Registry, caplog: pytest.LogCaptureFixture
+    fleet: Fleet, registry: Registry, caplog: pytest.LogCaptureFixture
 ) -> None:
     for name in ("a", "b"):
-        plant.put_equipment(parse_equipment(name, {"topology": "zema_rig"}))
+        fleet.put_equipment(parse_equipment(name, {"topology": "zema_rig"}))
     with closing(open_database(registry, "hydraulics")) as database, database.writer.begin() as connection:
         connection.execute(
             text("UPDATE hydraulics_equipment SET document = '{\"topology\": \"of_tomorrow\"}' WHERE id = 'a'")
@@ -467,7 +467,7 @@ def test_a_machine_that_this_release_cannot_read_costs_only_itself(
     assert "the machine a is left out: topology: there is no template 'of_tomorrow'" in caplog.text
 
 
-def test_results_that_waited_for_a_database_that_hung_are_late(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_results_that_waited_for_a_database_that_hung_are_late(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "LATE_S", 0.5)
     go_on, inside = threading.Event(), threading.Event()
     write = Store.write
@@ -478,18 +478,18 @@ def test_results_that_waited_for_a_database_that_hung_are_late(plant: Plant, mon
         write(self, *given, **named)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Store, "write", hanging)
-    plant.record(_result(0))
+    fleet.record(_result(0))
     assert inside.wait(20)
-    plant.record(_result(1))
+    fleet.record(_result(1))
     time.sleep(1)
     go_on.set()
-    assert [each.late for each in plant.history("exc_001")] == [False, True]
+    assert [each.late for each in fleet.history("exc_001")] == [False, True]
 
 
-def test_a_late_first_result_does_not_hide_the_history_after_it(plant: Plant, registry: Registry) -> None:
+def test_a_late_first_result_does_not_hide_the_history_after_it(fleet: Fleet, registry: Registry) -> None:
     for number in range(20):
-        plant.record(_result(number))
-    assert len(plant.history("exc_001")) == 20
+        fleet.record(_result(number))
+    assert len(fleet.history("exc_001")) == 20
     other = _other(registry)
     try:
         other.record(_result(-1000))

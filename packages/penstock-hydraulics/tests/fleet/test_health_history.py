@@ -3,25 +3,25 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from penstock_hydraulics.fleet.health_history import POINTS, Trails
+from penstock_hydraulics.fleet.health_history import POINTS, HealthHistories
 
 A, B, C = ("a", "rig:1"), ("b", "rig:1"), ("c", "rig:1")
 
 
 def test_a_machine_that_nobody_has_seen_has_an_empty_trail_and_is_to_be_read() -> None:
-    trails = Trails()
-    assert len(trails.recent(A).times_s) == 0
-    assert trails.unread() == [A]
-    trails.extend_back(A, np.array([1.0, 2.0]), np.array([0.9, 0.8]), np.ones(2))
-    assert trails.recent(A).health.tolist() == [0.9, 0.8]
-    assert trails.unread() == []
+    histories = HealthHistories()
+    assert len(histories.recent(A).times_s) == 0
+    assert histories.unread() == [A]
+    histories.merge_stored(A, np.array([1.0, 2.0]), np.array([0.9, 0.8]), np.ones(2))
+    assert histories.recent(A).health.tolist() == [0.9, 0.8]
+    assert histories.unread() == []
 
 
 def test_thousands_of_results_leave_a_bounded_trail_that_spans_them_all() -> None:
-    trails = Trails()
+    histories = HealthHistories()
     for number in range(5_000):
-        trails.add(A, 1e9 + number * 60.0, 1.0 - number / 5_000)
-    times, health = trails.recent(A)
+        histories.add(A, 1e9 + number * 60.0, 1.0 - number / 5_000)
+    times, health = histories.recent(A)
     assert 32 <= len(times) <= POINTS
     assert times[-1] == 1e9 + 4_999 * 60.0
     assert times[0] < 1e9 + 1_000 * 60.0
@@ -30,101 +30,101 @@ def test_thousands_of_results_leave_a_bounded_trail_that_spans_them_all() -> Non
 
 
 def test_points_are_denser_towards_the_present() -> None:
-    trails = Trails()
+    histories = HealthHistories()
     for number in range(2_000):
-        trails.add(A, number * 60.0, 0.9)
-    gaps = np.diff(trails.recent(A).times_s)
+        histories.add(A, number * 60.0, 0.9)
+    gaps = np.diff(histories.recent(A).times_s)
     assert gaps[0] > 10 * gaps[-1]
 
 
 def test_a_burst_does_not_push_out_what_was_before_it() -> None:
-    trails = Trails()
+    histories = HealthHistories()
     for number in range(50):
-        trails.add(A, number * 3600.0, 0.9)
+        histories.add(A, number * 3600.0, 0.9)
     for number in range(3_000):
-        trails.add(A, 50 * 3600.0 + number * 0.001, 0.5)
-    times, health = trails.recent(A)
+        histories.add(A, 50 * 3600.0 + number * 0.001, 0.5)
+    times, health = histories.recent(A)
     assert (times < 49.5 * 3600.0).sum() >= 15
     assert health[0] == pytest.approx(0.9)
 
 
 def test_a_late_point_takes_its_place_in_time() -> None:
-    trails = Trails()
+    histories = HealthHistories()
     for at_s in (10.0, 30.0, 20.0):
-        trails.add(A, at_s, at_s / 100)
-    times, health = trails.recent(A)
+        histories.add(A, at_s, at_s / 100)
+    times, health = histories.recent(A)
     assert times.tolist() == [10.0, 20.0, 30.0]
     assert health.tolist() == [0.1, 0.2, 0.3]
 
 
 def test_results_of_one_moment_are_kept_as_their_mean() -> None:
-    trails = Trails()
+    histories = HealthHistories()
     for number in range(POINTS + 1):
-        trails.add(A, 5.0, float(number % 2))
-    times, health = trails.recent(A)
+        histories.add(A, 5.0, float(number % 2))
+    times, health = histories.recent(A)
     assert times.tolist() == [5.0] * 5, "one mean, the latest three, and the new one"
     assert health[0] == pytest.approx(0.5, abs=0.01)
 
 
 def test_history_that_is_read_later_comes_before_what_was_seen_since() -> None:
-    trails = Trails()
-    trails.add(A, 100.0, 0.5)
-    trails.extend_back(A, np.array([50.0, 100.0]), np.array([0.9, 0.5]), np.ones(2))
-    times, health = trails.recent(A)
+    histories = HealthHistories()
+    histories.add(A, 100.0, 0.5)
+    histories.merge_stored(A, np.array([50.0, 100.0]), np.array([0.9, 0.5]), np.ones(2))
+    times, health = histories.recent(A)
     assert times.tolist() == [50.0, 100.0]
     assert health.tolist() == [0.9, 0.5]
 
 
 def test_a_long_history_is_thinned_by_the_results_behind_each_point() -> None:
-    trails = Trails()
-    trails.recent(A)
-    trails.extend_back(A, np.arange(4_000) * 3600.0, np.full(4_000, 0.7), np.full(4_000, 60.0))
-    times, health = trails.recent(A)
+    histories = HealthHistories()
+    histories.recent(A)
+    histories.merge_stored(A, np.arange(4_000) * 3600.0, np.full(4_000, 0.7), np.full(4_000, 60.0))
+    times, health = histories.recent(A)
     assert len(times) <= POINTS
     np.testing.assert_allclose(health, 0.7)
 
 
 def test_a_copy_is_handed_out() -> None:
-    trails = Trails()
-    trails.add(A, 1.0, 0.5)
-    trails.recent(A).health[0] = 0.0
-    assert trails.recent(A).health[0] == 0.5
+    histories = HealthHistories()
+    histories.add(A, 1.0, 0.5)
+    histories.recent(A).health[0] = 0.0
+    assert histories.recent(A).health[0] == 0.5
 
 
 def test_only_the_machines_that_were_asked_about_last_are_kept() -> None:
-    trails = Trails(most=2)
+    histories = HealthHistories(most=2)
     for name in (A, B, C):
-        trails.add(name, 1.0, 0.5)
-    assert A not in trails
-    assert len(trails) == 2
-    assert trails.unread() == [B, C]
+        histories.add(name, 1.0, 0.5)
+    assert A not in histories
+    assert len(histories) == 2
+    assert histories.unread() == [B, C]
 
 
 def test_others_results_reach_known_machines_only() -> None:
-    trails = Trails()
-    trails.add(A, 1.0, 0.5)
-    trails.extend_back(A, np.empty(0), np.empty(0), np.empty(0))
-    trails.follow([(A, 2.0, 0.4), (B, 2.0, 0.4)])
-    assert trails.recent(A).health.tolist() == [0.5, 0.4]
-    assert B not in trails
+    histories = HealthHistories()
+    histories.add(A, 1.0, 0.5)
+    histories.merge_stored(A, np.empty(0), np.empty(0), np.empty(0))
+    histories.follow([(A, 2.0, 0.4), (B, 2.0, 0.4)])
+    assert histories.recent(A).health.tolist() == [0.5, 0.4]
+    assert B not in histories
 
 
 def test_a_result_of_a_clock_that_is_ahead_does_not_melt_the_others_together() -> None:
-    trails, plain = Trails(), Trails()
+    histories, plain = HealthHistories(), HealthHistories()
     for number in range(500):
-        for each in (trails, plain):
+        for each in (histories, plain):
             each.add(A, 600.0 * number, 0.9)
         if number == 450:
-            trails.add(A, 600.0 * number + 86_400, 0.9)
-    assert len(trails.recent(A).times_s) > len(plain.recent(A).times_s) - 10
+            histories.add(A, 600.0 * number + 86_400, 0.9)
+    assert len(histories.recent(A).times_s) > len(plain.recent(A).times_s) - 10
 
 
 def test_each_model_has_a_trail_of_its_own_and_a_machine_is_forgotten_with_all_of_them() -> None:
-    trails = Trails()
-    trails.add(A, 1.0, 0.9)
-    trails.add(("a", "rig:2"), 2.0, 0.4)
-    trails.add(B, 3.0, 0.5)
-    assert trails.recent(A).health.tolist() == [0.9]
-    trails.forget("a")
-    assert len(trails) == 1
-    assert trails.unread() == [B]
+    histories = HealthHistories()
+    histories.add(A, 1.0, 0.9)
+    histories.add(("a", "rig:2"), 2.0, 0.4)
+    histories.add(B, 3.0, 0.5)
+    assert histories.recent(A).health.tolist() == [0.9]
+    histories.forget("a")
+    assert len(histories) == 1
+    assert histories.unread() == [B]

@@ -65,10 +65,10 @@ def test_the_order_of_edges_does_not_change_the_fingerprint_and_any_content_does
     mark = parse_topology(document).fingerprint
     turned = {**document, "edges": [["c2", "c1"], ["c1", "c0"]]}
     renamed = {**document, "name": "other"}
-    watched = {**document, "components": [_part("c0", sensors=["flow"]), _part("c1"), _part("c2")]}
+    validation = {**document, "components": [_part("c0", sensors=["flow"]), _part("c1"), _part("c2")]}
 
     assert parse_topology(turned).fingerprint == mark
-    assert len({mark, parse_topology(renamed).fingerprint, parse_topology(watched).fingerprint}) == 3
+    assert len({mark, parse_topology(renamed).fingerprint, parse_topology(validation).fingerprint}) == 3
 
 
 def test_a_loop_through_several_components_is_accepted_because_oil_returns() -> None:

@@ -44,7 +44,7 @@ def evaluate(
     recordings = load(data)
     plan = protocols(recordings, random=random, grouped=grouped, leave_cooler=leave_cooler, seed=seed)
     chosen = [entry for entry in every if not wanted or entry.learner.name in wanted]
-    figures = compare(recordings, plan, chosen, out, known, say=typer.echo)
+    figures = compare(recordings, plan, chosen, out, known, echo=typer.echo)
     if "selection" in figures:
         typer.echo(figures["selection"]["sentence"])
     typer.echo(f"{out / FIGURES}\n{out / TABLES}")

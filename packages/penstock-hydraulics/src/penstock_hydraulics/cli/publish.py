@@ -28,4 +28,4 @@ def publish(
 
     figures = read_figures(evaluation)
     network = network_as_trained(epochs, members, validation, simulated, seed)
-    write(load(data), figures, network, out, say=typer.echo)
+    write(load(data), figures, network, out, echo=typer.echo)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from penstock_hydraulics.diagnosis.rules import Figures, RuleBook
+from penstock_hydraulics.diagnosis.rules import Figures, RuleSet
 from penstock_hydraulics.diagnosis.schemas import AnomalyAnswer, Basis
 from penstock_hydraulics.machine.states import ANOMALIES, SUPERVISED
 from penstock_hydraulics.machine.topology import Topology
@@ -15,7 +15,7 @@ from penstock_hydraulics.signals.coverage import Coverage
 THRESHOLD: Final = 0.5
 """From where on a fault counts as detected unless the manifest says more; rules are made to fire here."""
 
-_TAUGHT: Final = {each.anomaly: each.head.kind for each in SUPERVISED}
+_LEARNED: Final = {each.anomaly: each.head.kind for each in SUPERVISED}
 """The faults that a labelled state carries, and the kind of component it belongs to."""
 _LABELLED: Final = frozenset({"leakage"})
 """Those whose labels are of the fault itself; the other states show like the fault and are called a proxy."""
@@ -30,12 +30,12 @@ class Findings:
 
 
 @dataclass(frozen=True, slots=True)
-class AnomalyJudge:
+class AnomalyDetector:
     """What can be said of each fault with one set of sensors on one topology."""
 
-    taught: tuple[tuple[int, str, Basis], ...]
+    learned: tuple[tuple[int, str, Basis], ...]
     """Column of the model's `anomalies`, name and basis of the faults that the model may be asked for."""
-    book: RuleBook
+    rule_set: RuleSet
     thresholds: Mapping[str, float]
     unavailable: tuple[str, ...]
     """Faults that neither can judge."""
@@ -47,39 +47,39 @@ class AnomalyJudge:
         """
         predictions: dict[str, float | None] = dict.fromkeys(ANOMALIES)
         basis: dict[str, Basis] = dict.fromkeys(ANOMALIES, "unavailable")
-        for column, name, source in self.taught:
+        for column, name, source in self.learned:
             predictions[name], basis[name] = round(outputs[column], 6), source
-        scores, where = self.book.judge(figures)
+        scores, where = self.rule_set.judge(figures)
         for name, score in scores.items():
             known = predictions[name]
             if known is None or (score >= THRESHOLD, score) > (known >= self.thresholds[name], known):
                 predictions[name], basis[name] = round(score, 6), "rule"
         thresholds = {name: THRESHOLD if basis[name] == "rule" else each for name, each in self.thresholds.items()}
         detected = [name for name, value in predictions.items() if value is not None and value >= thresholds[name]]
-        answer = AnomalyAnswer.made(
+        answer = AnomalyAnswer.build(
             predictions=predictions, detected_anomalies=detected, basis=basis, thresholds=thresholds
         )
         return Findings(answer, {n: (score, where[n]) for n, score in scores.items() if score >= THRESHOLD})
 
 
-def anomaly_judge(
+def anomaly_detector(
     topology: Topology,
     coverage: Coverage,
-    book: RuleBook,
+    rule_set: RuleSet,
     thresholds: Mapping[str, float],
     *,
     model: bool,
     labelled: bool,
-) -> AnomalyJudge:
+) -> AnomalyDetector:
     """`model`: it is asked at all; `labelled`: it learned this topology from recordings and not from the simulator."""
     seen = {
         part.kind for part, share in zip(topology.components, coverage.components, strict=True) if model and share > 0
     }
-    taught: list[tuple[int, str, Basis]] = [
+    learned: list[tuple[int, str, Basis]] = [
         (column, name, "supervised" if labelled and name in _LABELLED else "proxy")
         for column, name in enumerate(ANOMALIES)
-        if _TAUGHT.get(name) in seen
+        if _LEARNED.get(name) in seen
     ]
-    judged = {name for _, name, _ in taught} | book.anomalies
+    judged = {name for _, name, _ in learned} | rule_set.anomalies
     each = {name: float(thresholds.get(name, THRESHOLD)) for name in ANOMALIES}
-    return AnomalyJudge(tuple(taught), book, each, tuple(name for name in ANOMALIES if name not in judged))
+    return AnomalyDetector(tuple(learned), rule_set, each, tuple(name for name in ANOMALIES if name not in judged))

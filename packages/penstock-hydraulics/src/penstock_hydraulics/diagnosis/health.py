@@ -43,14 +43,14 @@ class _Part(NamedTuple):
         return cls(component.id, component.kind, share, head, levels, keys, tuple(head.severities.tolist()))
 
     def answer(self, health: float | None, state: StateAnswer | None) -> ComponentAnswer:
-        return ComponentAnswer.made(
+        return ComponentAnswer.build(
             component_id=self.id, type=self.kind, health=health, state=state, coverage=self.share
         )
 
     def judged(self, head: Head, row: Sequence[float]) -> ComponentAnswer:
         """From the component's row of the model's `levels`."""
         sure = row[head.start : head.stop]
-        state = StateAnswer.made(
+        state = StateAnswer.build(
             name=head.name,
             level=self.levels[sure.index(max(sure))],
             unit=head.unit,
@@ -59,7 +59,7 @@ class _Part(NamedTuple):
         return self.answer(_within(1.0 - sum(map(mul, sure, self.severities))), state)
 
 
-class ComponentJudge:
+class ComponentAssessor:
     """What can be said of each component with one set of sensors on one topology."""
 
     def __init__(self, topology: Topology, coverage: Coverage) -> None:
@@ -77,7 +77,7 @@ class ComponentJudge:
                 judged.append(part.judged(part.head, row))
         return judged
 
-    def unasked(self) -> list[ComponentAnswer]:
+    def without_model(self) -> list[ComponentAnswer]:
         """Where the model was not asked."""
         return [part.answer(None, None) for part in self._parts]
 
@@ -93,7 +93,7 @@ def machine_health(judged: Sequence[ComponentAnswer], otherwise: float) -> float
     return 0.5 * min(healths) + 0.5 * sum(healths) / len(healths) if healths else otherwise
 
 
-def capped(health: float, rule: float) -> float:
+def cap_health(health: float, rule: float) -> float:
     """Health after a rule that fires has spoken; `rule` is its score, 0.5 to 1."""
     return min(health, 1.0 - RULE_WEIGHT * rule)
 

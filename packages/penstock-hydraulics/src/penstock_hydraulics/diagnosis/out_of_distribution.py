@@ -21,16 +21,16 @@ _SCATTER: Final = 0.7
 _NAMED: Final = 3
 
 
-def usual_share(rows: int) -> float:
+def usual_far_share(rows: int) -> float:
     """The share of far statistics up to which a window of so many rows is usual."""
     return float(MOST * max(1.0, _ROWS / rows) ** _SCATTER)
 
 
-def about_likeness(statistics: Float, layout: Layout, topology: Topology) -> str | None:
+def out_of_distribution_advisory(statistics: Float, layout: Layout, topology: Topology) -> str | None:
     """A warning for a whole cycle that is unlike what was learned; `statistics` are the model's input of that name."""
     far = np.abs(statistics) >= FAR
     count, rows = int(np.count_nonzero(far)), len(layout.rows)
-    usual = usual_share(rows)
+    usual = usual_far_share(rows)
     share = count / (rows * STATISTICS)
     if share <= usual:
         return None

@@ -135,7 +135,7 @@ class Limit:
     high: float
     unit: str
 
-    def broken(self, lowest: float, highest: float) -> str | None:
+    def violation(self, lowest: float, highest: float) -> str | None:
         """The sentence for a row's lowest and highest sample, None within the limits."""
         if highest > self.high:
             return f"{self.sensor} reached {highest:.4g} {self.unit}, its limit is {self.high:g}"
@@ -145,7 +145,7 @@ class Limit:
 
 
 @dataclass(frozen=True, slots=True)
-class RuleBook:
+class RuleSet:
     """The rules that a machine's sensors allow."""
 
     rules: tuple[Rule, ...]
@@ -167,9 +167,9 @@ class RuleBook:
         return scores, where
 
 
-def rule_book(
+def make_rule_set(
     topology: Topology, sensors: Sequence[str], expectations: Expectations, *, whole: bool = True
-) -> RuleBook:
+) -> RuleSet:
     """`sensors` are the names of the window's first rows. A window that is not a whole cycle has no mean to compare."""
     machine = _Machine(topology, {name: row for row, name in enumerate(sensors)}, expectations)
     rules = [*_overheating(machine), *_vibration(machine), *_cavitation(machine)]
@@ -181,7 +181,7 @@ def rule_book(
         if (found := expectations.limits.get(name)) is not None
         for low, high in (found,)
     ]
-    return RuleBook(tuple(rules), tuple(limits))
+    return RuleSet(tuple(rules), tuple(limits))
 
 
 def _or(value: float | None, otherwise: float) -> float:
@@ -209,7 +209,7 @@ class _Machine:
         named = [(f"{quantity}_{part.id}", part) for part in self.topology.components]
         return [(name, self.rows[name], part) for name, part in named if name in self.rows]
 
-    def next_to(self, component: Component, *kinds: str) -> list[Component]:
+    def adjacent(self, component: Component, *kinds: str) -> list[Component]:
         return [part for part in self.topology.neighbours(component.id) if part.kind in kinds]
 
 
@@ -232,7 +232,7 @@ class _Mean:
 
 
 @dataclass(frozen=True, slots=True)
-class _Loss:
+class _PressureLoss:
     row: int
     nominal: float
 
@@ -241,7 +241,7 @@ class _Loss:
 
 
 @dataclass(frozen=True, slots=True)
-class _Starved:
+class _InletPressure:
     row: int
     least: float
 
@@ -276,7 +276,7 @@ def _pressure_drop(machine: _Machine) -> list[Rule]:
     for _, row, part in machine.measured("pressure"):
         nominal = machine.nominal("pressure", part)
         if part.kind == "pump" and nominal is not None:
-            rules.append(Rule("pressure_drop", part.id, _Loss(row, nominal)))
+            rules.append(Rule("pressure_drop", part.id, _PressureLoss(row, nominal)))
     return rules
 
 
@@ -316,7 +316,7 @@ def _contamination(machine: _Machine) -> list[Rule]:
     for _, row, part in machine.measured("pressure"):
         if part.kind != "filter":
             continue
-        for behind in machine.next_to(part, "heat_exchanger", "reservoir"):
+        for behind in machine.adjacent(part, "heat_exchanger", "reservoir"):
             after = machine.row("pressure", behind)
             before_0, after_0 = machine.nominal("pressure", part), machine.nominal("pressure", behind)
             if after is not None and before_0 is not None and after_0 is not None and before_0 > after_0:
@@ -346,12 +346,12 @@ class _Clogging:
 
 
 def _clogging(machine: _Machine, part: Component, before: int, after: int, drop: float) -> _Clogging:
-    flow, flow_0 = _beside(machine, "flow", machine.next_to(part, "circulation_pump"))
-    temperature, temperature_0 = _beside(machine, "temperature", machine.topology.of_kind("reservoir"))
+    flow, flow_0 = _first_measured(machine, "flow", machine.adjacent(part, "circulation_pump"))
+    temperature, temperature_0 = _first_measured(machine, "temperature", machine.topology.of_kind("reservoir"))
     return _Clogging(before, after, drop, flow, flow_0, temperature, temperature_0)
 
 
-def _beside(machine: _Machine, quantity: str, parts: Sequence[Component]) -> tuple[int | None, float]:
+def _first_measured(machine: _Machine, quantity: str, parts: Sequence[Component]) -> tuple[int | None, float]:
     """The row and the nominal value of the first of these components that has both."""
     for part in parts:
         row, nominal = machine.row(quantity, part), machine.nominal(quantity, part)
@@ -365,6 +365,6 @@ def _cavitation(machine: _Machine) -> list[Rule]:
     rules = []
     for name, row, part in machine.measured("pressure"):
         least = machine.expectations.limits.get(name, (None, None))[0]
-        if part.kind == "reservoir" and least is not None and machine.next_to(part, "pump"):
-            rules.append(Rule("cavitation", part.id, _Starved(row, least)))
+        if part.kind == "reservoir" and least is not None and machine.adjacent(part, "pump"):
+            rules.append(Rule("cavitation", part.id, _InletPressure(row, least)))
     return rules

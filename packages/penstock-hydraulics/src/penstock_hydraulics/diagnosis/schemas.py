@@ -34,13 +34,13 @@ MAX_SENSORS = 512
 """More than 64 components with every quantity have."""
 MAX_RATE_HZ = 1000.0
 MIN_RATE_HZ = 0.1
-_SHOWN = 80
-_AHEAD = timedelta(days=1)
-_BEGIN = datetime(1970, 1, 1, tzinfo=UTC)
+_MAX_SHOWN = 80
+_MAX_AHEAD = timedelta(days=1)
+_EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
 """Before it a clock has been reset, or never set."""
 
 
-class _ArrayToo:
+class _AcceptArrays:
     """JSON arrays as they are, and in Python any one-dimensional array or sequence of numbers as well.
 
     JSON goes straight to the inner schema: a validator around it would cost a Python call for every sensor. What the
@@ -66,7 +66,7 @@ def _samples(value: Any, inner: ValidatorFunctionWrapHandler) -> Any:
 _Time = TypeAdapter(datetime, config=ConfigDict(strict=True))
 
 
-class _IsoToo:
+class _AcceptIsoText:
     """A time as JSON has it, and in Python its text as well: a request that was read from a file is no other."""
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
@@ -82,7 +82,7 @@ def _time(value: Any) -> Any:
         return value
 
 
-class _Told:
+class _ErrorMessage:
     """What a wrong value is told, in words and not as a pattern; the schema keeps the pattern."""
 
     def __init__(self, sentence: str) -> None:
@@ -99,7 +99,7 @@ Samples: TypeAlias = Annotated[
     list[Number],
     FailFast(),  # one fault is told, not sixty thousand
     Field(min_length=1, max_length=MAX_SAMPLES),
-    _ArrayToo(),
+    _AcceptArrays(),
 ]
 SensorName: TypeAlias = Annotated[str, Field(min_length=1, max_length=128)]
 EquipmentId: TypeAlias = Annotated[
@@ -109,7 +109,7 @@ EquipmentId: TypeAlias = Annotated[
         description="The machine: 1 to 128 letters, digits and _ . : -, a letter or a digit first.",
         examples=["exc_001"],
     ),
-    _Told("give 1 to 128 letters, digits and _ . : -, a letter or a digit first"),
+    _ErrorMessage("give 1 to 128 letters, digits and _ . : -, a letter or a digit first"),
 ]
 AnomalyName: TypeAlias = Literal[
     "pressure_drop",
@@ -132,7 +132,7 @@ def _rates(value: Any) -> float | dict[str, float]:
     if isinstance(value, Mapping):
         if len(value) > MAX_SENSORS:
             raise PydanticCustomError("rates", "it names more than {most} sensors", {"most": MAX_SENSORS})
-        return {str(name): _rate(rate, f"{printable(str(name)[:_SHOWN])}: ") for name, rate in value.items()}
+        return {str(name): _rate(rate, f"{printable(str(name)[:_MAX_SHOWN])}: ") for name, rate in value.items()}
     return _rate(value, "")
 
 
@@ -152,9 +152,9 @@ def _circuit(value: Any) -> str | Mapping[str, Any] | Topology | None:
 
 def _plausible(value: datetime) -> datetime:
     value = value.replace(tzinfo=UTC) if value.tzinfo is None else value
-    if value > datetime.now(UTC) + _AHEAD:
+    if value > datetime.now(UTC) + _MAX_AHEAD:
         raise PydanticCustomError("timestamp", "it lies more than a day ahead; check the clock of the machine")
-    if value < _BEGIN:
+    if value < _EARLIEST:
         raise PydanticCustomError("timestamp", "it lies before 1970; check the clock of the machine")
     return value
 
@@ -196,7 +196,7 @@ class PredictionRequest(BaseModel):
         description="Of all sensors, or of each by its name; sensors that are not named are sampled at 1 Hz.",
         examples=[1.0, {"flow_pump_main": 10.0}],
     )
-    timestamp: Annotated[datetime, _IsoToo(), AfterValidator(_plausible)] | None = Field(
+    timestamp: Annotated[datetime, _AcceptIsoText(), AfterValidator(_plausible)] | None = Field(
         default=None, description="When the window ended; without a time zone UTC. Default: now."
     )
     topology: Circuit = Field(
@@ -218,7 +218,7 @@ class _Answer(BaseModel):
     model_config = ConfigDict(protected_namespaces=())
 
     @classmethod
-    def made(cls, **fields: Any) -> Self:
+    def build(cls, **fields: Any) -> Self:
         """Of all fields, which are right by construction: a tenth of what validating them costs."""
         answer = cls.__new__(cls)
         _set(answer, "__dict__", fields)
@@ -302,7 +302,7 @@ class PredictionResponse(TimedResponse, _Diagnosis):
 
     _keep: Callable[[PredictionResponse, str], None] | None = PrivateAttr(default=None)
 
-    def kept_by(self, keep: Callable[[PredictionResponse, str], None]) -> Self:
+    def on_complete(self, keep: Callable[[PredictionResponse, str], None]) -> Self:
         """`keep` gets the finished answer and the version that gave it, which a task itself never learns."""
         _set(self, "__pydantic_private__", {"_keep": keep})
         return self

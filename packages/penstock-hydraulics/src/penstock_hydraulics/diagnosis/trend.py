@@ -35,9 +35,9 @@ _LATEST: Final = 8
 _RECOVERY: Final = 0.2
 _RUN: Final = 4
 """A repair: this many results in a row are all better, by `_RECOVERY` at least, than as many before them."""
-_ENOUGH: Final = 16
+_MIN_PART: Final = 16
 """Results that a part of a trend has at least: of fewer one cannot tell how much they resemble each other."""
-_MOST_ALIKE: Final = 0.9
+_MAX_AUTOCORRELATION: Final = 0.9
 
 Float = NDArray[np.float64]
 
@@ -100,7 +100,7 @@ def theil_sen(x: Float, y: Float) -> tuple[float, float, float]:
 def _latest_slope(hours: Float, health: Float) -> tuple[float, float, float]:
     """As `theil_sen`, of the later half again and again while that one is steeper with 95 %: wear accelerates."""
     found = theil_sen(hours, health)
-    while len(hours) >= 2 * _ENOUGH:
+    while len(hours) >= 2 * _MIN_PART:
         hours, health = hours[len(hours) // 2 :], health[len(health) // 2 :]
         if hours[0] == hours[-1]:
             break
@@ -177,7 +177,7 @@ def _inflation(x: Float, y: Float, slope: float) -> float:
     power = float(deviations @ deviations)
     if power <= 1e-18 * len(y):
         return 1.0
-    alike = min(max(float(deviations[1:] @ deviations[:-1]) / power, 0.0), _MOST_ALIKE)
+    alike = min(max(float(deviations[1:] @ deviations[:-1]) / power, 0.0), _MAX_AUTOCORRELATION)
     return (1.0 + alike) / (1.0 - alike)
 
 

@@ -16,8 +16,8 @@ from penstock_hydraulics.machine.topology import Topology, parse_topology
 Limits: TypeAlias = Mapping[str, tuple[float | None, float | None]]
 
 _ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:\-]{0,127}")
-_UTMOST_HEALTH: Final = 0.9
-_UTMOST_NOTE: Final = 500
+_MAX_FAILURE_HEALTH: Final = 0.9
+_MAX_NOTE: Final = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +59,11 @@ def parse_equipment(equipment_id: str, document: Mapping[str, Any]) -> Equipment
     """The machine that an API document describes; raises InvalidInput naming the field, the sensor or the component."""
     topology = _topology(document.get("topology"))
     failure_health = document.get("failure_health", FAILURE_HEALTH)
-    if not _is_number(failure_health) or not 0 <= failure_health <= _UTMOST_HEALTH:
-        raise InvalidInput(f"failure_health: give a number from 0 to {_UTMOST_HEALTH}", field="failure_health")
+    if not _is_number(failure_health) or not 0 <= failure_health <= _MAX_FAILURE_HEALTH:
+        raise InvalidInput(f"failure_health: give a number from 0 to {_MAX_FAILURE_HEALTH}", field="failure_health")
     note = document.get("note", "")
-    if not isinstance(note, str) or len(note) > _UTMOST_NOTE or "\0" in note:
-        raise InvalidInput(f"note: give a text of at most {_UTMOST_NOTE} characters", field="note")
+    if not isinstance(note, str) or len(note) > _MAX_NOTE or "\0" in note:
+        raise InvalidInput(f"note: give a text of at most {_MAX_NOTE} characters", field="note")
     return Equipment(
         check_equipment_id(equipment_id),
         topology,

@@ -20,7 +20,7 @@ import numpy as np
 
 from penstock.errors import ConfigError, InvalidInput, ModelNotReady
 from penstock_hydraulics.fleet.equipment import Equipment, check_equipment_id, parse_equipment
-from penstock_hydraulics.fleet.health_history import Trail, Trails
+from penstock_hydraulics.fleet.health_history import HealthHistories, HealthHistory
 from penstock_hydraulics.fleet.results import Result, Stored
 from penstock_hydraulics.fleet.retention import Retention
 
@@ -28,28 +28,28 @@ if TYPE_CHECKING:
     from penstock import Registry
     from penstock_hydraulics.fleet.store import Store
 
-__all__ = ["Equipment", "Plant", "Result", "Stored", "Trail", "check_equipment_id", "parse_equipment"]
+__all__ = ["Equipment", "Fleet", "HealthHistory", "Result", "Stored", "check_equipment_id", "parse_equipment"]
 
 log = logging.getLogger(__name__)
 
-MOST_EQUIPMENT: Final = 10_000
-MOST_WAITING: Final = 65_536
+MAX_EQUIPMENT: Final = 10_000
+MAX_QUEUED: Final = 65_536
 """Results that wait for a database; beyond it every second one is dropped, so that the rest spans the whole outage."""
 TICK_S: Final = 0.25
 RETRY_S: Final = 1.0
 LATE_S: Final = 5.0
 """A database that answers so slowly counts as one that was away."""
-_BATCH: Final = 2_000
-_FOLLOWED: Final = 5_000
-_READ_AT_ONCE: Final = 20
+_BATCH_SIZE: Final = 2_000
+_FOLLOWED_ROWS: Final = 5_000
+_LOADS_PER_CYCLE: Final = 20
 """Trails that are read between two writes."""
-_FIRST_LOOK_S: Final = 2.0
-_CATCH_UP_S: Final = 2.0
+_LOAD_TIMEOUT_S: Final = 2.0
+_FLUSH_TIMEOUT_S: Final = 2.0
 _RETAIN_EVERY_S: Final = 600.0
-_AWAY: Final = "the database of the plant does not answer; predictions go on, try again when it is back"
+_DATABASE_UNAVAILABLE: Final = "the database of the plant does not answer; predictions go on, try again when it is back"
 
 
-class Plant:
+class Fleet:
     """The machines of one database and what became of them. Threads may share it; `of` shares it within a process."""
 
     def __init__(self, registry: Registry, retention: Retention | None = None) -> None:
@@ -59,37 +59,37 @@ class Plant:
         self._writer = uuid.uuid4().hex[:16]
         self._store: Store | None = None
         self._equipment: dict[str, Equipment] = {}
-        self._trails = Trails()
+        self._histories = HealthHistories()
         self._queue: deque[Result] = deque()
-        self._taken: list[Result] = []
+        self._batch: list[Result] = []
         self._written = 0
         self._late_left = 0
-        self._turn_began = time.monotonic()
+        self._cycle_started = time.monotonic()
         self._lock = threading.Lock()
         self._equipment_lock = threading.Lock()
         self._revision, self._last_id = -1, -1
-        self._trouble = ""
-        self._looked, self._wake, self._ended = threading.Event(), threading.Event(), threading.Event()
-        self._turned = threading.Condition()
+        self._outage = ""
+        self._loaded, self._wake, self._stopping = threading.Event(), threading.Event(), threading.Event()
+        self._cycle_done = threading.Condition()
         self._retain_at = time.monotonic() + _RETAIN_EVERY_S / 10
         self._users = 0
         self._thread = threading.Thread(target=self._run, name="hydraulics-plant", daemon=True)
         self._thread.start()
 
     @classmethod
-    def of(cls, registry: Registry) -> Plant:
+    def of(cls, registry: Registry) -> Fleet:
         """The one of this registry's database in this process; every `of` needs its `close`.
 
         Waits until the machines are known, no longer than seconds.
         """
         key = (os.getpid(), registry.database_url)
         with _SHARED_LOCK:
-            plant = _SHARED.get(key)
-            if plant is None:
-                plant = _SHARED[key] = cls(registry)
-            plant._users += 1
-        plant._looked.wait(_FIRST_LOOK_S)
-        return plant
+            fleet = _SHARED.get(key)
+            if fleet is None:
+                fleet = _SHARED[key] = cls(registry)
+            fleet._users += 1
+        fleet._loaded.wait(_LOAD_TIMEOUT_S)
+        return fleet
 
     def close(self) -> None:
         """Write what waits and end the thread, once the last user has closed. Safe to call more often."""
@@ -97,19 +97,19 @@ class Plant:
             self._users -= 1
             if self._users > 0:
                 return
-            for key in [key for key, plant in _SHARED.items() if plant is self]:
+            for key in [key for key, fleet in _SHARED.items() if fleet is self]:
                 del _SHARED[key]
-        self._end()
+        self._stop()
 
-    def _end(self) -> None:
-        self._ended.set()
+    def _stop(self) -> None:
+        self._stopping.set()
         self._wake.set()
         self._thread.join(10)
-        left = len(self._queue) + len(self._taken)
+        left = len(self._queue) + len(self._batch)
         if left:
-            log.error("%d results were never written: %s", left, self._trouble or "the database does not answer")
+            log.error("%d results were never written: %s", left, self._outage or "the database does not answer")
             self._queue.clear()
-            self._taken = []
+            self._batch = []
 
     # For predictions: memory only
 
@@ -117,20 +117,20 @@ class Plant:
         """A machine as registered; the same object until it is changed."""
         return self._equipment.get(equipment_id)
 
-    def recent(self, equipment_id: str, model: str = "") -> Trail:
+    def recent(self, equipment_id: str, model: str = "") -> HealthHistory:
         """Times and health of the machine's last results by a model, thinned, the present one not among them."""
-        return self._trails.recent((equipment_id, model))
+        return self._histories.recent((equipment_id, model))
 
     def record(self, result: Result) -> None:
         """Note a result; it is in the trail at once, in the history within a second or when the database is back."""
         if result.trend is not None and result.health is not None:
-            self._trails.add((result.equipment_id, result.trend), result.at_s, result.health)
+            self._histories.add((result.equipment_id, result.trend), result.at_s, result.health)
         with self._lock:
             self._queue.append(result)
-            if len(self._queue) > MOST_WAITING:
+            if len(self._queue) > MAX_QUEUED:
                 self._thin()
-            if self._trouble:
-                self._late_left = len(self._taken) + len(self._queue)
+            if self._outage:
+                self._late_left = len(self._batch) + len(self._queue)
 
     def _thin(self) -> None:
         self._queue = deque(list(self._queue)[::2])
@@ -141,7 +141,7 @@ class Plant:
 
     def page(self, after: str = "", limit: int = 100) -> list[Equipment]:
         """The machines that follow an id, sorted by their ids."""
-        self._look()
+        self._refresh()
         ids = sorted(self._equipment)
         start = bisect_right(ids, after)
         found = (self._equipment.get(each) for each in ids[start : start + limit])
@@ -153,16 +153,16 @@ class Plant:
 
     def find(self, equipment_id: str) -> Equipment | None:
         """As `equipment`, with what another process has changed a moment ago."""
-        self._look(needed=equipment_id not in self._equipment)
+        self._refresh(needed=equipment_id not in self._equipment)
         return self._equipment.get(equipment_id)
 
     def put_equipment(self, equipment: Equipment) -> bool:
         """Register a machine, or change one; True when it is new. InvalidInput where there are too many."""
         with self._equipment_lock:
             try:
-                new = self._opened().put_equipment(equipment, MOST_EQUIPMENT)
+                new = self._opened().put_equipment(equipment, MAX_EQUIPMENT)
             except ConfigError as error:
-                raise self._away(error) from None
+                raise self._unavailable(error) from None
             except ValueError as error:
                 raise InvalidInput(str(error), field="equipment_id") from None
             self._equipment[equipment.id] = equipment
@@ -171,15 +171,15 @@ class Plant:
     def remove_equipment(self, equipment_id: str, history: bool = False) -> bool:
         """Forget a machine, with its history where asked; False when nothing is known of it."""
         if history:
-            self._catch_up()
+            self._flush()
         with self._equipment_lock:
             try:
                 removed = self._opened().remove_equipment(equipment_id, history)
             except ConfigError as error:
-                raise self._away(error) from None
+                raise self._unavailable(error) from None
             self._equipment.pop(equipment_id, None)
         if history:
-            self._trails.forget(equipment_id)
+            self._histories.forget(equipment_id)
         return removed
 
     def history(
@@ -191,36 +191,36 @@ class Plant:
         before: tuple[float, int] | None = None,
     ) -> list[Stored]:
         """The latest results from a time, up to and without another, rising in time; `before` (time, id) goes on."""
-        self._catch_up()
+        self._flush()
         try:
             return self._opened().history(equipment_id, start_s, end_s, before, limit)
         except ConfigError as error:
-            raise self._away(error) from None
+            raise self._unavailable(error) from None
 
-    def _away(self, error: ConfigError) -> ModelNotReady:
+    def _unavailable(self, error: ConfigError) -> ModelNotReady:
         log.warning("%s", error)
-        return ModelNotReady(_AWAY)
+        return ModelNotReady(_DATABASE_UNAVAILABLE)
 
-    def _look(self, needed: bool = True) -> None:
+    def _refresh(self, needed: bool = True) -> None:
         """See what others changed; memory does while the database is away, unless it was never read and is `needed`."""
-        if not self._trouble:
+        if not self._outage:
             try:
                 store = self._opened()
-                self._see_equipment(store, store.news().revision)
+                self._sync_equipment(store, store.changes().revision)
             except ConfigError as error:
                 log.warning("%s", error)
         if needed and self._revision < 0:
-            raise ModelNotReady(_AWAY)
+            raise ModelNotReady(_DATABASE_UNAVAILABLE)
 
-    def _catch_up(self) -> None:
+    def _flush(self) -> None:
         """Wait until what is recorded by now is written, no longer than seconds."""
-        until = time.monotonic() + _CATCH_UP_S
+        until = time.monotonic() + _FLUSH_TIMEOUT_S
         with self._lock:
-            goal = self._written + len(self._taken) + len(self._queue)
-        with self._turned:
-            while self._written < goal and not self._trouble and time.monotonic() < until:
+            goal = self._written + len(self._batch) + len(self._queue)
+        with self._cycle_done:
+            while self._written < goal and not self._outage and time.monotonic() < until:
                 self._wake.set()
-                self._turned.wait(TICK_S)
+                self._cycle_done.wait(TICK_S)
 
     def _opened(self) -> Store:
         from penstock_hydraulics.fleet.store import Store  # SQLAlchemy takes a quarter of a second to import
@@ -233,90 +233,90 @@ class Plant:
     # The thread
 
     def _run(self) -> None:
-        while not self._ended.is_set():
-            self._turn()
-            self._wake.wait(RETRY_S if self._trouble else TICK_S)
+        while not self._stopping.is_set():
+            self._run_cycle()
+            self._wake.wait(RETRY_S if self._outage else TICK_S)
             self._wake.clear()
-        self._turn(last=True)
+        self._run_cycle(last=True)
         if self._store is not None:
             self._store.close()
 
-    def _turn(self, last: bool = False) -> None:
-        self._notice_slowness()
+    def _run_cycle(self, last: bool = False) -> None:
+        self._detect_slow_cycle()
         try:
             store = self._opened()
             self._write(store, all_of_it=last)
             if not last:
-                self._follow(store)
-                self._read_trails(store)
+                self._follow_others(store)
+                self._load_histories(store)
                 self._retain(store)
         except Exception as error:  # whatever it is, the next turn may fare better
             self._fail(error)
         else:
-            self._tell("")
-        self._looked.set()
-        with self._turned:
-            self._turned.notify_all()
+            self._report_outage("")
+        self._loaded.set()
+        with self._cycle_done:
+            self._cycle_done.notify_all()
 
-    def _notice_slowness(self) -> None:
+    def _detect_slow_cycle(self) -> None:
         """Results that waited for a turn which hung are late, though nothing failed."""
-        before, self._turn_began = self._turn_began, time.monotonic()
-        if self._turn_began - before > LATE_S:
+        before, self._cycle_started = self._cycle_started, time.monotonic()
+        if self._cycle_started - before > LATE_S:
             with self._lock:
-                self._late_left = len(self._taken) + len(self._queue)
+                self._late_left = len(self._batch) + len(self._queue)
 
     def _fail(self, error: Exception) -> None:
         with self._lock:
-            self._late_left = len(self._taken) + len(self._queue)
+            self._late_left = len(self._batch) + len(self._queue)
         known = isinstance(error, ConfigError)
-        if not known and not self._trouble:
+        if not known and not self._outage:
             log.error("the plant's thread failed", exc_info=error)
-        self._tell(str(error) if known else f"{type(error).__name__}: {error}")
+        self._report_outage(str(error) if known else f"{type(error).__name__}: {error}")
 
-    def _tell(self, trouble: str) -> None:
+    def _report_outage(self, outage: str) -> None:
         """Once when it begins or ends: an outage of hours is no reason for thousands of lines."""
-        if trouble and not self._trouble:
-            log.warning("machines and history wait, predictions go on: %s", trouble)
-        elif self._trouble and not trouble:
+        if outage and not self._outage:
+            log.warning("machines and history wait, predictions go on: %s", outage)
+        elif self._outage and not outage:
             log.info("machines and history are read and written again")
-        self._trouble = trouble
+        self._outage = outage
 
     def _write(self, store: Store, *, all_of_it: bool) -> None:
         """Whole batches, and the rest of them once a turn: a commit costs as much as a hundred results."""
         more = True
         while more:
-            late = self._take()
-            if not self._taken:
+            late = self._fill_batch()
+            if not self._batch:
                 return
-            more = all_of_it or late or len(self._taken) == _BATCH
-            store.write(self._writer, self._written, self._taken, late)
+            more = all_of_it or late or len(self._batch) == _BATCH_SIZE
+            store.write(self._writer, self._written, self._batch, late)
             with self._lock:
-                self._written += len(self._taken)
-                self._late_left = max(0, self._late_left - len(self._taken))
-                self._taken = []
+                self._written += len(self._batch)
+                self._late_left = max(0, self._late_left - len(self._batch))
+                self._batch = []
 
-    def _take(self) -> bool:
+    def _fill_batch(self) -> bool:
         """Fill the batch, unless one is left from a write that failed; True when it is late."""
         with self._lock:
             late = self._late_left > 0
-            if not self._taken:
-                count = min(len(self._queue), _BATCH, self._late_left or _BATCH)
-                self._taken = [self._queue.popleft() for _ in range(count)]
+            if not self._batch:
+                count = min(len(self._queue), _BATCH_SIZE, self._late_left or _BATCH_SIZE)
+                self._batch = [self._queue.popleft() for _ in range(count)]
             return late
 
-    def _follow(self, store: Store) -> None:
-        news = store.news()
-        self._see_equipment(store, news.revision)
+    def _follow_others(self, store: Store) -> None:
+        changes = store.changes()
+        self._sync_equipment(store, changes.revision)
         if self._last_id < 0:
-            self._last_id = news.last_id  # what is older is read with its trail
-        self._last_id = min(self._last_id, news.last_id)  # the latest may have been deleted
-        while news.last_id > self._last_id:
-            points, self._last_id = store.points(self._last_id, self._writer, _FOLLOWED)
-            self._trails.follow(points)
+            self._last_id = changes.last_id  # what is older is read with its trail
+        self._last_id = min(self._last_id, changes.last_id)  # the latest may have been deleted
+        while changes.last_id > self._last_id:
+            points, self._last_id = store.points(self._last_id, self._writer, _FOLLOWED_ROWS)
+            self._histories.follow(points)
             if not points:
-                self._last_id = max(self._last_id, news.last_id)
+                self._last_id = max(self._last_id, changes.last_id)
 
-    def _see_equipment(self, store: Store, revision: int) -> None:
+    def _sync_equipment(self, store: Store, revision: int) -> None:
         if revision == self._revision:
             return
         with self._equipment_lock:
@@ -327,14 +327,14 @@ class Plant:
                     self._equipment[equipment.id] = equipment
             for gone in self._equipment.keys() - ids:
                 del self._equipment[gone]
-                self._trails.forget(gone)
+                self._histories.forget(gone)
             self._revision = revision
 
-    def _read_trails(self, store: Store) -> None:
-        for key in self._trails.unread()[:_READ_AT_ONCE]:
+    def _load_histories(self, store: Store) -> None:
+        for key in self._histories.unread()[:_LOADS_PER_CYCLE]:
             past: Sequence[tuple[float, float, int]] = store.past(key)
             columns = np.array(past, np.float64).reshape(-1, 3)
-            self._trails.extend_back(key, columns[:, 0], columns[:, 1], columns[:, 2])
+            self._histories.merge_stored(key, columns[:, 0], columns[:, 1], columns[:, 2])
 
     def _retain(self, store: Store) -> None:
         if time.monotonic() < self._retain_at:
@@ -346,14 +346,14 @@ class Plant:
             log.info("%d old results were deleted", removed)
 
 
-_SHARED: dict[tuple[int, str], Plant] = {}
+_SHARED: dict[tuple[int, str], Fleet] = {}
 _SHARED_LOCK = threading.Lock()
 _OPENING = threading.Lock()
 
 
 @atexit.register
-def _end_all() -> None:
+def _stop_all() -> None:
     """Nobody has to remember to close before a program ends."""
-    for (pid, _), plant in list(_SHARED.items()):
+    for (pid, _), fleet in list(_SHARED.items()):
         if pid == os.getpid():
-            plant._end()
+            fleet._stop()

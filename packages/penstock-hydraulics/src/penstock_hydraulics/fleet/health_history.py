@@ -18,24 +18,24 @@ Key: TypeAlias = tuple[str, str]
 
 POINTS: Final = MAX_RESULTS - 1
 """With the present result there are as many as a trend looks at."""
-MOST_TRAILS: Final = 10_000
-_KEPT: Final = 40
+MAX_HISTORIES: Final = 10_000
+_THINNED_TO: Final = 40
 """Points that a full trail is thinned to."""
 _EVEN_S: Final = 60.0
 """Over the last minute points are spread evenly, before that the sparser the older they are."""
 
-_STRAY: Final = 3
+_LATEST_KEPT: Final = 3
 """The latest points stay as they are: one of a clock that was ahead would make all the others old."""
 
 
-class Trail(NamedTuple):
+class HealthHistory(NamedTuple):
     """`times_s` [n] seconds since 1970, rising, and `health` [n] in 0..1, n at most 63."""
 
     times_s: Float
     health: Float
 
 
-EMPTY: Final = Trail(np.empty(0), np.empty(0))
+EMPTY: Final = HealthHistory(np.empty(0), np.empty(0))
 
 
 class _Points:
@@ -50,7 +50,7 @@ class _Points:
     def add(self, at_s: float, health: float) -> None:
         n = self.count
         if n == POINTS:
-            self._put(*_thinned(self.times_s, self.health, self.weights, _KEPT))
+            self._put(*_thinned(self.times_s, self.health, self.weights, _THINNED_TO))
             n = self.count
         if n and at_s < self.times_s[n - 1]:  # it comes late
             place = int(self.times_s[:n].searchsorted(at_s, "right"))
@@ -72,11 +72,11 @@ class _Points:
         order = np.concatenate((times_s, mine)).argsort(kind="stable")
         joined = [np.concatenate((stored, own[:n]))[order] for stored, own in pairs]
         if len(joined[0]) > POINTS:
-            joined = [*_thinned(joined[0], joined[1], joined[2], _KEPT)]
+            joined = [*_thinned(joined[0], joined[1], joined[2], _THINNED_TO)]
         self._put(*joined)
 
-    def trail(self) -> Trail:
-        return Trail(self.times_s[: self.count].copy(), self.health[: self.count].copy())
+    def trail(self) -> HealthHistory:
+        return HealthHistory(self.times_s[: self.count].copy(), self.health[: self.count].copy())
 
     def _put(self, times_s: Float, health: Float, weights: Float) -> None:
         n = self.count = len(times_s)
@@ -85,7 +85,7 @@ class _Points:
 
 def _thinned(times_s: Float, health: Float, weights: Float, most: int) -> tuple[Float, Float, Float]:
     """At most so many points and the latest: means over stretches of equal length on a logarithmic scale of age."""
-    last = len(times_s) - _STRAY
+    last = len(times_s) - _LATEST_KEPT
     depth = np.log(times_s[last - 1] - times_s[:last] + _EVEN_S)
     span = depth[0] - depth[-1]
     if span <= 0:  # all of one moment
@@ -98,10 +98,10 @@ def _thinned(times_s: Float, health: Float, weights: Float, most: int) -> tuple[
     return merged_times, merged_health, total
 
 
-class Trails:
+class HealthHistories:
     """The trails that were asked for last. Thread-safe, and nothing here waits."""
 
-    def __init__(self, most: int = MOST_TRAILS) -> None:
+    def __init__(self, most: int = MAX_HISTORIES) -> None:
         self._points: OrderedDict[Key, _Points] = OrderedDict()
         self._unread: dict[Key, None] = {}
         self._lock = threading.Lock()
@@ -113,7 +113,7 @@ class Trails:
     def __len__(self) -> int:
         return len(self._points)
 
-    def recent(self, key: Key) -> Trail:
+    def recent(self, key: Key) -> HealthHistory:
         """A copy of the trail; that of a machine which is asked about first is empty until its history was read."""
         with self._lock:
             points = self._points.get(key)
@@ -144,7 +144,7 @@ class Trails:
         with self._lock:
             return list(self._unread)
 
-    def extend_back(self, key: Key, times_s: Float, health: Float, weights: Float) -> None:
+    def merge_stored(self, key: Key, times_s: Float, health: Float, weights: Float) -> None:
         """What the history says beside the points there are; `weights` [n] are the results behind each."""
         with self._lock:
             self._unread.pop(key, None)

@@ -36,7 +36,7 @@ Cursor = tuple[float, int]
 """Time and id of a result: what comes before it is older."""
 
 
-class News(NamedTuple):
+class Changes(NamedTuple):
     """What has changed since one looked: the counter of machines, and the highest id of a result."""
 
     revision: int
@@ -59,14 +59,14 @@ class Store:
 
     # Following others
 
-    def news(self) -> News:
+    def changes(self) -> Changes:
         """Cheap enough to ask twice a second."""
         with self._reading() as connection:
             if connection is None:
-                return News(0, 0)
+                return Changes(0, 0)
             both = select(*(select(value).scalar_subquery() for value in (REVISION.c.value, func.max(RESULTS.c.id))))
             revision, last_id = connection.execute(both).one()
-        return News(revision or 0, last_id or 0)
+        return Changes(revision or 0, last_id or 0)
 
     def points(self, after_id: int, not_by: str, most: int) -> tuple[list[tuple[Key, float, float]], int]:
         """(machine and model, time, health) of results that others wrote after an id, and the id to go on from."""
@@ -118,7 +118,7 @@ class Store:
             row = {
                 "id": equipment.id,
                 "document": orjson.dumps(equipment.document()).decode(),
-                "revision": _count(connection),
+                "revision": _increment_revision(connection),
                 "updated_at": time.time(),
             }
             connection.execute(insert(EQUIPMENT).values(row))
@@ -131,7 +131,7 @@ class Store:
             if history:
                 removed += connection.execute(delete(RESULTS).where(RESULTS.c.equipment_id == equipment_id)).rowcount
             if removed:
-                _count(connection)
+                _increment_revision(connection)
         return removed > 0
 
     # The history
@@ -274,7 +274,7 @@ def _machine(equipment_id: str, document: str) -> Equipment | None:
         return None
 
 
-def _count(connection: Connection) -> int:
+def _increment_revision(connection: Connection) -> int:
     if not connection.execute(update(REVISION).values(value=REVISION.c.value + 1)).rowcount:
         connection.execute(insert(REVISION).values(id=1, value=1))
     value: int = connection.execute(select(REVISION.c.value)).scalar_one()

@@ -43,7 +43,7 @@ KINDS: tuple[str, ...] = (
 MAX_COMPONENTS = 64
 
 _ID = re.compile(r"[a-z0-9_]{1,64}")
-_SHOWN = 80
+_MAX_SHOWN = 80
 """Characters of a caller's value that a message repeats."""
 
 
@@ -140,7 +140,7 @@ def parse_topology(document: Mapping[str, Any]) -> Topology:
     """
     if not isinstance(document, Mapping):
         raise InvalidInput("The topology is no object with `components` and `edges`.", field="topology")
-    _refuse_unknown(document, {"name", "components", "edges"}, "The topology", "topology")
+    _check_fields(document, {"name", "components", "edges"}, "The topology", "topology")
     components = tuple(_component(item) for item in _items(document, "components", MAX_COMPONENTS))
     most = MAX_COMPONENTS * (MAX_COMPONENTS - 1) // 2
     own = {part.id: part.id for part in components}  # lines refer to these very texts: a large graph is kept small
@@ -174,9 +174,7 @@ def _component(item: object) -> Component:
             field="topology.components",
         )
     component_id = _text(item, "component_id")
-    _refuse_unknown(
-        item, {"component_id", "type", "sensors"}, f"Component {_shown(component_id)}", _shown(component_id)
-    )
+    _check_fields(item, {"component_id", "type", "sensors"}, f"Component {_shown(component_id)}", _shown(component_id))
     kind = _text(item, "type")
     sensors = item.get("sensors", ())
     if not isinstance(sensors, list | tuple) or any(sensor not in tuple(QUANTITIES) for sensor in sensors):
@@ -204,7 +202,7 @@ def _edge(item: object) -> tuple[str, str]:
     raise InvalidInput(f"An edge is a pair of component ids, not {_shown(item)}.", field="topology.edges")
 
 
-def _refuse_unknown(item: Mapping[str, Any], known: set[str], whose: str, field: str) -> None:
+def _check_fields(item: Mapping[str, Any], known: set[str], whose: str, field: str) -> None:
     unknown = sorted(str(key) for key in item if key not in known)
     if unknown:
         raise InvalidInput(
@@ -245,10 +243,10 @@ def _check_component(component: Component) -> None:
 def _check_edges(edges: Iterable[tuple[str, str]], ids: set[str]) -> None:
     seen: set[frozenset[str]] = set()
     for first, second in edges:
-        stranger = next((end for end in (first, second) if end not in ids), None)
-        if stranger is not None:
+        unknown_end = next((end for end in (first, second) if end not in ids), None)
+        if unknown_end is not None:
             raise InvalidInput(
-                f"An edge names the component {_shown(stranger)}, which the topology does not have.",
+                f"An edge names the component {_shown(unknown_end)}, which the topology does not have.",
                 field="topology.edges",
             )
         if first == second:
@@ -274,14 +272,14 @@ def _check_connected(topology: Topology) -> None:
         reached.update(new)
         frontier.extend(new)
     if len(reached) < len(lines):
-        lonely = next(component.id for component in topology.components if component.id not in reached)
+        unreachable = next(component.id for component in topology.components if component.id not in reached)
         raise InvalidInput(
             f"The topology is disconnected: no line leads from {_shown(topology.components[0].id)} to "
-            f"{_shown(lonely)}; add the missing edge or send two topologies.",
-            field=lonely,
+            f"{_shown(unreachable)}; add the missing edge or send two topologies.",
+            field=unreachable,
         )
 
 
 def _shown(value: object) -> str:
     text = repr(value)
-    return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
+    return text if len(text) <= _MAX_SHOWN else text[: _MAX_SHOWN - 1] + "…"

@@ -26,9 +26,9 @@ DEFAULT_RATE_HZ: Final = 1.0
 EXTREMES_HZ: Final = 10
 """A flow sampled as fast as this also tells its highest and lowest tenth of every second, as those of the recordings
 do: of two or of a thousand samples a second the extremes are others."""
-LISTED: Final = 20
+MAX_LISTED: Final = 20
 """So many names are repeated in a sentence."""
-CONSTANT_FROM: Final = 5
+MIN_CONSTANT_SAMPLES: Final = 5
 """A sensor that says the same so many times and nothing else may be stuck."""
 
 PLAUSIBLE: Final[Mapping[str, tuple[float, float]]] = {
@@ -102,7 +102,7 @@ def plan_window(
     found = {name: place for name in data if (place := topology.sensor(name)) is not None}
     unknown = tuple(name for name in data if name not in found)
     if not found:
-        raise _nothing_known(unknown, topology)
+        raise _no_known_sensor(unknown, topology)
     spans = {name: (len(data[name]), _rate_of(name, rates)) for name in found}
     seconds = _common_span(spans, config)
     order = sorted(found, key=lambda name: spans[name])
@@ -143,12 +143,12 @@ def fill_window(data: Mapping[str, Sequence[float]], plan: WindowPlan, steps: in
         np.maximum.reduce(values, axis=1, out=extremes[1, group.rows])
     warnings: list[str] = []
     if not np.logical_and.reduce((low >= plan.least) & (high <= plan.most)):  # not of NaN either
-        warnings += _refuse_or_correct(read, plan, low)
+        warnings += _reject_or_correct(read, plan, low)
         np.maximum(extremes, plan.least, out=extremes)
     for values, group in zip(read, plan.groups, strict=True):
         _resample(values, group, window, plan.steps)
     if np.logical_or.reduce(constant := low == high):
-        warnings += _stuck(plan, constant, low)
+        warnings += _constant_sensor_warnings(plan, constant, low)
     return Filled(window, warnings, low, high)
 
 
@@ -195,14 +195,14 @@ def _common_span(spans: Mapping[str, tuple[int, float]], config: FeatureConfig) 
     count, rate = spans[longest]
     seconds, slowest = count / rate, 1 / rate
     if seconds > config.window_s + slowest + 1e-9:
-        raise _refused(
+        raise _invalid(
             longest,
             f"{count} samples at {rate:g} Hz are {seconds:g} s, and a window is one work cycle of at most"
             f" {config.window_s:g} s; give its sampling_rate_hz or send the cycles one by one",
         )
     for name, (count, rate) in spans.items():
         if seconds - count / rate > max(slowest, 1 / rate) + 1e-9:
-            raise _refused(
+            raise _invalid(
                 name,
                 f"{count} samples at {rate:g} Hz are {count / rate:g} s, but {longest} spans {seconds:g} s;"
                 " all sensors of a request span the same time, so give each its sampling_rate_hz",
@@ -248,26 +248,26 @@ def _edges(parts: int, each: float, length: int) -> NDArray[np.intp]:
 def _static_warnings(unknown: tuple[str, ...], idle: tuple[str, ...], topology: Topology) -> list[str]:
     warnings = []
     if unknown:
-        warnings.append(f"unknown to the topology {topology.name}, and not used: {_listed(unknown)}")
+        warnings.append(f"unknown to the topology {topology.name}, and not used: {_join_names(unknown)}")
     if idle:
-        warnings.append(f"sampling_rate_hz names sensors that sent nothing: {_listed(idle)}")
+        warnings.append(f"sampling_rate_hz names sensors that sent nothing: {_join_names(idle)}")
     return warnings
 
 
-def _nothing_known(unknown: tuple[str, ...], topology: Topology) -> InvalidInput:
-    known = _listed(topology.expected_sensors or tuple(f"<quantity>_{part.id}" for part in topology.components))
+def _no_known_sensor(unknown: tuple[str, ...], topology: Topology) -> InvalidInput:
+    known = _join_names(topology.expected_sensors or tuple(f"<quantity>_{part.id}" for part in topology.components))
     return InvalidInput(
-        f"sensor_data: the topology {topology.name} has no sensor {_listed(unknown)}; it has {known}",
+        f"sensor_data: the topology {topology.name} has no sensor {_join_names(unknown)}; it has {known}",
         field="sensor_data",
     )
 
 
-def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(map(printable, names[:LISTED]))
-    return shown if len(names) <= LISTED else f"{shown} and {len(names) - LISTED} more"
+def _join_names(names: Sequence[str]) -> str:
+    shown = ", ".join(map(printable, names[:MAX_LISTED]))
+    return shown if len(names) <= MAX_LISTED else f"{shown} and {len(names) - MAX_LISTED} more"
 
 
-def _refused(name: str, why: str, sample: int | None = None) -> InvalidInput:
+def _invalid(name: str, why: str, sample: int | None = None) -> InvalidInput:
     field = f"sensor_data.{name}" if sample is None else f"sensor_data.{name}[{sample}]"
     return InvalidInput(f"{field}: {why}", field=field)
 
@@ -299,7 +299,7 @@ def _resample(values: NDArray[np.float64], group: Group, window: Float, steps: i
         target[:, seconds:steps] = target[:, seconds - 1 : seconds]
 
 
-def _refuse_or_correct(read: list[NDArray[np.float64]], plan: WindowPlan, low: NDArray[np.float64]) -> list[str]:
+def _reject_or_correct(read: list[NDArray[np.float64]], plan: WindowPlan, low: NDArray[np.float64]) -> list[str]:
     """Raises InvalidInput for values that cannot be; small negative ones are set to zero and told."""
     warnings = []
     for values, group in zip(read, plan.groups, strict=True):
@@ -308,7 +308,7 @@ def _refuse_or_correct(read: list[NDArray[np.float64]], plan: WindowPlan, low: N
             least, most = PLAUSIBLE[quantity]
             wrong = np.flatnonzero(~((own >= (least or -DRIFT)) & (own <= most)))
             if wrong.size:
-                raise _refused(name, _implausible(quantity, float(own[wrong[0]])), int(wrong[0]))
+                raise _invalid(name, _implausible(quantity, float(own[wrong[0]])), int(wrong[0]))
             if low[k] < least:
                 np.maximum(own, least, out=own)
                 unit = QUANTITIES[quantity]
@@ -326,10 +326,10 @@ def _implausible(quantity: str, value: float) -> str:
     return f"{value:g} {unit} is no {quantity} of a hydraulic machine ({least:g} to {most:g} {unit}); check its unit"
 
 
-def _stuck(plan: WindowPlan, constant: NDArray[np.bool_], low: NDArray[np.float64]) -> list[str]:
+def _constant_sensor_warnings(plan: WindowPlan, constant: NDArray[np.bool_], low: NDArray[np.float64]) -> list[str]:
     lengths = {name: group.length for group in plan.groups for name in group.names}
     return [
         f"{name} says {low[k]:g} in every sample; it may be stuck or not connected"
         for k, name in enumerate(plan.sensors)
-        if constant[k] and lengths[name] >= CONSTANT_FROM
+        if constant[k] and lengths[name] >= MIN_CONSTANT_SAMPLES
     ]

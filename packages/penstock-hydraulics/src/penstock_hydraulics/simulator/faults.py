@@ -86,6 +86,6 @@ def opening_delay(severity: float) -> float:
     return float(np.interp(severity, *_DELAY))
 
 
-def worn(severity: float) -> float:
+def wear_bypass(severity: float) -> float:
     """A pump's bypass relative to that of a wholly worn one."""
     return float(np.interp(severity, *_BYPASS))

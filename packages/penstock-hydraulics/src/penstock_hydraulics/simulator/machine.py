@@ -9,12 +9,12 @@ import numpy as np
 
 from penstock_hydraulics.machine.topology import Topology
 from penstock_hydraulics.simulator.circuit import Consumer, Supply, supplies_of
-from penstock_hydraulics.simulator.faults import fan_duty, opening_delay, worn
+from penstock_hydraulics.simulator.faults import fan_duty, opening_delay, wear_bypass
 from penstock_hydraulics.simulator.oil import thickness
 from penstock_hydraulics.simulator.ratings import Phase, Ratings, cycle_of
 from penstock_hydraulics.simulator.supply import Array, Branch, Gas, Line, Pump, Relief, spool
 
-_STARVED = 0.25
+_CAVITATION_LOSS = 0.25
 """Share of its flow that a pump loses when its inlet is all but closed and the oil comes as foam."""
 _SEAL = {"pump": 0.10, "cylinder": 0.20, "motor": 0.20}
 """Share of the rated flow that a failed seal lets by at the rated pressure and 38 °C (laminar gap, Merritt ch. 3)."""
@@ -58,10 +58,10 @@ class Machine:
 
     def _pump(self, pump: str, oil_c: float) -> Pump:
         rated, flow = self.ratings, self.ratings.flow
-        starved = 1 - _STARVED * self.severity(pump, "cavitation") ** 2
+        starved = 1 - _CAVITATION_LOSS * self.severity(pump, "cavitation") ** 2
         gaps = rated.leak + _SEAL["pump"] * self.severity(pump, "seal_degradation")
         linear = flow * (rated.slip + gaps / thickness(oil_c)) / rated.pressure
-        bypass = flow * rated.bypass * worn(self.severity(pump, "leakage")) / rated.pressure**0.5
+        bypass = flow * rated.bypass * wear_bypass(self.severity(pump, "leakage")) / rated.pressure**0.5
         return Pump(flow * starved, linear, bypass)
 
     def _relief(self, supply: Supply, oil_c: float) -> Relief:

@@ -120,7 +120,7 @@ def ratings_of(topology: Topology) -> Ratings:
     return _SIZES.get(topology.name, _ANY)
 
 
-def built(ratings: Ratings, rng: np.random.Generator) -> Ratings:
+def individual_ratings(ratings: Ratings, rng: np.random.Generator) -> Ratings:
     """One machine of the series: its sizes spread by a few tenths of a percent, its room by a degree."""
     spread = 1 + 0.003 * rng.standard_normal(5).clip(-2, 2)
     return replace(

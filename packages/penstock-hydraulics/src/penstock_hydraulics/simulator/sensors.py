@@ -25,7 +25,7 @@ _HELD_S = 240.0
 """Seconds in which a load held by a sound cylinder sinks to 1/e."""
 _GAUGE_OFFSET, _GAUGE_FLOOR = 0.23, 9.5
 """PS4 of the recordings follows PS5 with this offset and reads 0 where the loop has less than this, in bar."""
-_SHAKE = 5.0
+_BEARING_FAULT = 5.0
 """How many times its sound vibration a failing bearing or an imbalance adds (ISO 20816-1: from zone A into D)."""
 _NARROWED = 3.0
 """How many times a cooler's laminar drop a restriction of severity 1 adds."""
@@ -147,7 +147,7 @@ def _flow(cycle: Cycle, component: Component) -> Array:
     if component.kind == "pump":
         return cycle.of_pump(component.id).used
     if component.kind in ("directional_valve", "cylinder", "motor", "load_valve"):
-        return _taken(cycle, component)
+        return _batch(cycle, component)
     if component.kind == "relief_valve":
         return next((flow.relieved for flow in cycle.flows if component.id in flow.supply.reliefs), _flat(0.0))
     if component.kind in ("circulation_pump", "filter", "heat_exchanger"):
@@ -155,7 +155,7 @@ def _flow(cycle: Cycle, component: Component) -> Array:
     return cycle.returned if component.kind == "reservoir" else _flat(0.0)
 
 
-def _taken(cycle: Cycle, component: Component) -> Array:
+def _batch(cycle: Cycle, component: Component) -> Array:
     """What a valve passes, or what of it moves an actuator: a leaking seal lets the rest by."""
     found = cycle.of_consumer(component.id)
     if found is None:
@@ -205,8 +205,8 @@ def _throttling(cycle: Cycle, component: Component) -> float:
 def _vibration(cycle: Cycle, component: Component) -> Array:
     """Grows with the pressure's pulses and with thin oil; imbalance and foam add as squares, being independent."""
     sound = cycle.machine.ratings.vibration * _loudness(cycle, component)
-    shaken = _SHAKE * cycle.machine.severity(component.id, "vibration_anomaly")
-    foaming = 0.6 * _SHAKE * cycle.machine.severity(component.id, "cavitation")
+    shaken = _BEARING_FAULT * cycle.machine.severity(component.id, "vibration_anomaly")
+    foaming = 0.6 * _BEARING_FAULT * cycle.machine.severity(component.id, "cavitation")
     return np.asarray(sound * np.sqrt(1 + shaken**2 + foaming**2))
 
 
@@ -217,7 +217,7 @@ def _loudness(cycle: Cycle, component: Component) -> Array:
     if component.kind == "pump":
         return (1 + 0.4 * (cycle.of_pump(component.id).pressure / rated.pressure - 1)) * warm
     if component.kind == "motor":
-        return (0.4 + 0.6 * _taken(cycle, component) / rated.flow) * warm
+        return (0.4 + 0.6 * _batch(cycle, component) / rated.flow) * warm
     return _flat(0.5 * warm)
 
 

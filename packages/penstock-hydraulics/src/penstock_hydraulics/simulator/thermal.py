@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from penstock_hydraulics.simulator.faults import worn
+from penstock_hydraulics.simulator.faults import wear_bypass
 from penstock_hydraulics.simulator.machine import Machine
 from penstock_hydraulics.simulator.oil import HEAT_CAPACITY, thickness
 from penstock_hydraulics.simulator.ratings import PERIOD_S
@@ -22,7 +22,7 @@ _RUBBING = 0.018
 """Share by which a wholly worn pump takes more power at the same pressure, from EPS1 of the recordings."""
 _LAG_S = 6.0
 """Seconds that the oil needs from where it is heated back into the tank."""
-_STARVED_LOOP = 0.25
+_LOOP_WEAR_LOSS = 0.25
 """Share of its flow that a wholly worn circulation pump loses."""
 
 
@@ -38,7 +38,7 @@ def drive_power(machine: Machine, pump: str, delivered: float, pressure: Array, 
     """[...] W of one pump's drive: idling, and torque times speed, `delivered` being its theoretical flow."""
     rated = machine.ratings
     idle = rated.idle_power * rated.flow * rated.pressure / 0.6
-    rubbing = 1 + _RUBBING * worn(machine.severity(pump, "leakage"))
+    rubbing = 1 + _RUBBING * wear_bypass(machine.severity(pump, "leakage"))
     steady = (idle + delivered * pressure / 0.6) * rubbing * thickness(oil_c) ** _THIN
     return _lagged(np.asarray(steady))
 
@@ -58,7 +58,7 @@ def loop_of(machine: Machine, returned: float, oil_c: float) -> Loop:
         return Loop(returned, max(0.8 * rated.flow * len(machine.supplies), 1.0))
     nominal = rated.loop_flow * rated.flow
     slip = 0.83 + 0.175 * min(thickness(oil_c), 1.6)
-    sound = [1 - _STARVED_LOOP * machine.severity(pump.id, "leakage") for pump in own]
+    sound = [1 - _LOOP_WEAR_LOSS * machine.severity(pump.id, "leakage") for pump in own]
     return Loop(nominal * slip * sum(sound), nominal * len(own))
 
 

@@ -133,12 +133,12 @@ def written(pairs: Iterable[tuple[Json, Labels]], write: Callable[[str], object]
         yield request, labels
 
 
-def send(pairs: Iterable[tuple[Json, Labels]], url: str, say: Callable[[str], object]) -> int:
+def send(pairs: Iterable[tuple[Json, Labels]], url: str, echo: Callable[[str], object]) -> int:
     """Every window to POST /predict of the server at `url`, one after the other; raises its refusals."""
     count = 0
     with Client(url) as client:
         for request, labels in pairs:
-            say(_line(count + 1, client.predict(request=request), labels))
+            echo(_line(count + 1, client.predict(request=request), labels))
             count += 1
     return count
 

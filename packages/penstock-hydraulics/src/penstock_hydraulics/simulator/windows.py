@@ -13,7 +13,7 @@ from penstock_hydraulics.machine.topology import QUANTITIES, Component, Topology
 from penstock_hydraulics.simulator.cycle import Cycle, settled
 from penstock_hydraulics.simulator.faults import FAULTS, Faults, check_faults, severities
 from penstock_hydraulics.simulator.machine import Machine
-from penstock_hydraulics.simulator.ratings import PERIOD_S, built, ratings_of
+from penstock_hydraulics.simulator.ratings import PERIOD_S, individual_ratings, ratings_of
 from penstock_hydraulics.simulator.sensors import reading
 from penstock_hydraulics.simulator.supply import STEPS, Array
 
@@ -76,7 +76,7 @@ def simulate(topology: Topology, faults: Faults, windows: int, seed: int = 0) ->
 
 
 def _windows(topology: Topology, faults: Faults, windows: int, rng: np.random.Generator) -> Iterator[SimulatedWindow]:
-    ratings = built(ratings_of(topology), rng)
+    ratings = individual_ratings(ratings_of(topology), rng)
     machine = Machine.of(topology, ratings, {})
     tank_c = 45.0
     for window in range(windows):

@@ -64,7 +64,7 @@ def test_only_the_run_grouped_protocol_hides_sensors():
 
 def test_every_answer_comes_from_a_model_that_never_saw_its_run(tmp_path):
     oracle, grouped = Oracle(), plan()[GROUPED]
-    measure(oracle, grouped, RECORDINGS, tmp_path, say=str)
+    measure(oracle, grouped, RECORDINGS, tmp_path, echo=str)
     answers = collect("oracle", grouped, RECORDINGS, tmp_path)
     for place, seen in enumerate(oracle.seen):
         assert not set(seen) & set(RECORDINGS.runs[answers.fold == place])
@@ -75,19 +75,19 @@ def test_every_answer_comes_from_a_model_that_never_saw_its_run(tmp_path):
 
 def test_a_measurement_goes_on_where_it_stopped(tmp_path):
     oracle, grouped = Oracle(), plan()[GROUPED]
-    measure(oracle, grouped, RECORDINGS, tmp_path, say=str)
+    measure(oracle, grouped, RECORDINGS, tmp_path, echo=str)
     next((tmp_path / "answers").glob("*fold_1.npz")).unlink()
     assert collect("oracle", grouped, RECORDINGS, tmp_path) is None
-    measure(oracle, grouped, RECORDINGS, tmp_path, say=str)
+    measure(oracle, grouped, RECORDINGS, tmp_path, echo=str)
     assert len(oracle.seen) == 4
     assert collect("oracle", grouped, RECORDINGS, tmp_path) is not None
 
 
 def test_other_settings_or_other_recordings_are_measured_anew(tmp_path):
     oracle, grouped = Oracle(), plan()[GROUPED]
-    measure(oracle, grouped, RECORDINGS, tmp_path, say=str)
+    measure(oracle, grouped, RECORDINGS, tmp_path, echo=str)
     oracle.settings = "another truth"
-    measure(oracle, grouped, RECORDINGS, tmp_path, say=str)
+    measure(oracle, grouped, RECORDINGS, tmp_path, echo=str)
     assert len(oracle.seen) == 6
     others = replace(RECORDINGS, readings=RECORDINGS.readings + 1)
     assert collect("oracle", grouped, others, tmp_path) is None
@@ -95,7 +95,7 @@ def test_other_settings_or_other_recordings_are_measured_anew(tmp_path):
 
 def test_a_damaged_file_is_named(tmp_path):
     grouped = plan()[GROUPED]
-    measure(Oracle(), grouped, RECORDINGS, tmp_path, say=str)
+    measure(Oracle(), grouped, RECORDINGS, tmp_path, echo=str)
     path = tmp_path / "answers" / "oracle.run_grouped.fold_0.npz"
     path.write_bytes(b"PK\x03\x04 not really")
     with pytest.raises(InvalidInput, match=r"fold_0.npz: these answers cannot be read"):

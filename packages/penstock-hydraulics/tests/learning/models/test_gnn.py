@@ -134,9 +134,11 @@ def test_temperature_softens_or_sharpens_but_keeps_the_best_level():
 def test_without_edges_the_adjacency_is_not_looked_at():
     network = UniversalTemporalGNN(Architecture(width=16, attention_heads=2, edges=False)).eval()
     *inputs, adjacency, kinds = example_inputs(1, 8)
-    lonely = torch.eye(8)[None]
+    unreachable = torch.eye(8)[None]
     with torch.inference_mode():
-        torch.testing.assert_close(network(*inputs, adjacency, kinds).levels, network(*inputs, lonely, kinds).levels)
+        torch.testing.assert_close(
+            network(*inputs, adjacency, kinds).levels, network(*inputs, unreachable, kinds).levels
+        )
 
 
 def test_what_a_neighbour_shows_reaches_a_component_without_sensors():

@@ -40,7 +40,7 @@ def figures():
 @pytest.fixture(scope="module")
 def published(figures, tmp_path_factory):
     out = tmp_path_factory.mktemp("published")
-    return publish(RECORDINGS, figures, network(CONFIG), out, say=str), out
+    return publish(RECORDINGS, figures, network(CONFIG), out, echo=str), out
 
 
 def test_the_selected_model_is_the_release_and_the_other_one_beside_it(published):

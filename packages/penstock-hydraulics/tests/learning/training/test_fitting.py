@@ -98,17 +98,17 @@ def test_a_checkpoint_of_another_training_or_a_damaged_one_is_refused(recordings
 def test_a_training_that_gets_no_better_stops_early_and_all_runs_are_trained_on_for_as_long(recordings, everything):
     config = replace(TINY, epochs=30, patience=2, validation=0.25, peak_rate=1.0)  # far too fast to get better
     history = fit(recordings, everything, config).history
-    watched = [epoch for epoch in history if epoch.member == 0]
-    best = min(range(len(watched)), key=lambda place: watched[place].validation) + 1
-    assert len(watched) == best + 2 < 30
+    validation = [epoch for epoch in history if epoch.member == 0]
+    best = min(range(len(validation)), key=lambda place: validation[place].validation) + 1
+    assert len(validation) == best + 2 < 30
     assert [epoch.epoch for epoch in history if epoch.member == 1] == list(range(1, best + 1))
 
 
 def test_the_runs_that_are_watched_are_whole_ones():
     runs = np.repeat(np.arange(10), 7)
-    watched = held_out(runs, 0.2, seed=3)
-    assert watched.sum() == 14
-    assert len(np.unique(runs[watched])) == 2
+    validation = held_out(runs, 0.2, seed=3)
+    assert validation.sum() == 14
+    assert len(np.unique(runs[validation])) == 2
 
 
 def test_scales_are_measured_on_what_is_trained_on_alone(recordings):

@@ -16,8 +16,8 @@ from penstock_hydraulics.simulator import FAULTS, SimulatedWindow, simulate
 CIRCUITS: Final = ("standard_pump_system", "dual_pump_system", "excavator")
 """Templates without recordings. The rig is not among them: it has real ones."""
 
-_SOUND: Final = 0.2  # share of windows without any fault
-_MOST: Final = 4  # faults at once
+_HEALTHY_SHARE: Final = 0.2  # share of windows without any fault
+_MAX_FAULTS: Final = 4  # faults at once
 
 
 def simulated_machines(windows: int, seed: int, circuits: Sequence[str] = CIRCUITS) -> list[Machine]:
@@ -69,9 +69,9 @@ def _window(topology: Topology, random: np.random.Generator) -> SimulatedWindow:
 def _faults(topology: Topology, random: np.random.Generator) -> dict[str, dict[str, float]]:
     """None, or some faults of any severity, each kind of fault as likely as the others."""
     faults: dict[str, dict[str, float]] = {}
-    if random.random() < _SOUND:
+    if random.random() < _HEALTHY_SHARE:
         return faults
-    for _ in range(random.integers(1, _MOST + 1)):
+    for _ in range(random.integers(1, _MAX_FAULTS + 1)):
         fault = str(random.choice(list(FAULTS)))
         able = topology.of_kind(*FAULTS[fault])
         if able:

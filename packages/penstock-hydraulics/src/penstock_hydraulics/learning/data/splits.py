@@ -28,7 +28,7 @@ class Fold(NamedTuple):
 
 def random_folds(cycles: int, folds: int, seed: int = 0) -> list[Fold]:
     """Cycles dealt out at random: what most of the literature reports. Neighbours land on both sides."""
-    _enough(cycles, folds, "cycles")
+    _check_count(cycles, folds, "cycles")
     dealt = np.random.default_rng(seed).permutation(cycles) % folds
     return list(_folds(dealt, folds))
 
@@ -39,7 +39,7 @@ def run_grouped_folds(runs: Indices, folds: int, seed: int = 0) -> list[Fold]:
     `runs` [n] holds the number of each cycle's run.
     """
     names, of_cycle, sizes = np.unique(runs, return_inverse=True, return_counts=True)
-    _enough(len(names), folds, "runs")
+    _check_count(len(names), folds, "runs")
     shuffled = np.random.default_rng(seed).permutation(len(names))
     fold_of = np.zeros(len(names), dtype=np.int64)
     load = np.zeros(folds, dtype=np.int64)
@@ -52,19 +52,19 @@ def run_grouped_folds(runs: Indices, folds: int, seed: int = 0) -> list[Fold]:
 def leave_one_level_out(levels: Indices, names: tuple[str, ...]) -> list[Fold]:
     """One fold for each level of a state, measured on that level alone; `levels` [n] are places in `names`."""
     present = np.unique(levels)
-    _enough(len(present), 2, "levels")
-    return [Fold(f"without_{names[level]}", *_parted(levels == level)) for level in present]
+    _check_count(len(present), 2, "levels")
+    return [Fold(f"without_{names[level]}", *_split(levels == level)) for level in present]
 
 
 def _folds(fold_of: Indices, folds: int) -> Iterator[Fold]:
-    return (Fold(f"fold_{fold}", *_parted(fold_of == fold)) for fold in range(folds))
+    return (Fold(f"fold_{fold}", *_split(fold_of == fold)) for fold in range(folds))
 
 
-def _parted(held_out: NDArray[np.bool_]) -> tuple[Indices, Indices]:
+def _split(held_out: NDArray[np.bool_]) -> tuple[Indices, Indices]:
     return np.flatnonzero(~held_out), np.flatnonzero(held_out)
 
 
-def _enough(count: int, needed: int, what: str) -> None:
+def _check_count(count: int, needed: int, what: str) -> None:
     if needed < 2 or count < needed:
         raise InvalidInput(
             f"{count} {what} cannot be split into {needed} folds; give at least two folds, no more folds"

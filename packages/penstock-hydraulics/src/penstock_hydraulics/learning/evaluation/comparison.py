@@ -13,8 +13,8 @@ from penstock_hydraulics.learning.evaluation.cross_validation import (
     COOLER,
     GROUPED,
     RANDOM,
+    Echo,
     Protocol,
-    Say,
     collect,
     measure,
 )
@@ -53,13 +53,13 @@ def compare(
     out: Path,
     shown: Sequence[str],
     *,
-    say: Say = print,
+    echo: Echo = print,
 ) -> dict[str, Any]:
     """Measure what `out` does not hold yet of `models`, and write figures and tables of all that are `shown`."""
     for protocol in plan:
         for entry in models:
             if protocol.name in entry.protocols:
-                measure(entry.learner, protocol, recordings, out, say=say)
+                measure(entry.learner, protocol, recordings, out, echo=echo)
     return summary_of(recordings, plan, shown, out)
 
 

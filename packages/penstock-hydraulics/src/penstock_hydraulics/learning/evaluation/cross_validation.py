@@ -39,7 +39,7 @@ DRAWS: Final = 3
 KEPT: Final = (12, 10, 8, 6, 4, 2)
 ANSWERS: Final = "answers"
 
-Say = Callable[[str], None]
+Echo = Callable[[str], None]
 SensorSets = Mapping[str, tuple[str, ...]]
 
 
@@ -100,7 +100,7 @@ def sensor_sets(seed: int = 0) -> dict[str, tuple[str, ...]]:
 
 
 def measure(
-    learner: Learner, protocol: Protocol, recordings: Recordings, directory: Path, *, seed: int = 0, say: Say = print
+    learner: Learner, protocol: Protocol, recordings: Recordings, directory: Path, *, seed: int = 0, echo: Echo = print
 ) -> None:
     """Train on each fold, answer its held-out cycles and keep the answers; those that are there are left alone."""
     for fold in protocol.folds:
@@ -109,7 +109,7 @@ def measure(
         if _read(path, identity, learner.settings) is None:
             answers = _measured(learner, protocol, fold, recordings, seed)
             _write(path, answers | {"identity": np.array(identity), "settings": np.array(learner.settings)})
-            say(f"{learner.name}, {protocol.name}, {fold.name}: {float(answers['seconds']):.0f} s")
+            echo(f"{learner.name}, {protocol.name}, {fold.name}: {float(answers['seconds']):.0f} s")
 
 
 def collect(name: str, protocol: Protocol, recordings: Recordings, directory: Path) -> OutOfFold | None:

@@ -95,7 +95,7 @@ def reliability_tables(
     tables = {}
     for place, head in enumerate(HEADS):
         labels = recordings.labels[mask, place]
-        after = _honest(answers, recordings, mask, place, found[place])
+        after = _cross_fitted_answers(answers, recordings, mask, place, found[place])
         rows = metrics.reliability(after, labels, bins)
         tables[head.name] = [
             [one.answers, round(one.confidence, 4), round(one.accuracy, 4)] for one in rows if one.answers
@@ -175,18 +175,20 @@ def select(
     means = {name: float(metrics.mean_macro_f1(one)) for name, one in targets.items()}
     best = max(eligible, key=lambda name: means[name])
     if best == anywhere or anywhere not in eligible:
-        return Selection(best, best, tuple(eligible), refused, None, _plainly(best, means, refused))
+        return Selection(best, best, tuple(eligible), refused, None, _best_sentence(best, means, refused))
     difference = metrics.paired_difference(targets[anywhere], targets[best])
     served = anywhere if difference.high >= 0 else best
-    return Selection(served, best, tuple(eligible), refused, difference, _compared(anywhere, best, means, difference))
+    return Selection(
+        served, best, tuple(eligible), refused, difference, _comparison_sentence(anywhere, best, means, difference)
+    )
 
 
-def _plainly(best: str, means: Mapping[str, float], refused: Mapping[str, str]) -> str:
+def _best_sentence(best: str, means: Mapping[str, float], refused: Mapping[str, str]) -> str:
     kept_out = "".join(f" {name} is out of the running: {why}." for name, why in refused.items())
     return f"`{best}` has the best mean macro-F1 of the four states, {means[best]:.4f}, and is served.{kept_out}"
 
 
-def _compared(anywhere: str, best: str, means: Mapping[str, float], difference: Interval) -> str:
+def _comparison_sentence(anywhere: str, best: str, means: Mapping[str, float], difference: Interval) -> str:
     worse = difference.high < 0
     verdict = "significantly worse, so the other is served" if worse else "not significantly worse, and is served"
     return (
@@ -211,7 +213,7 @@ def _by_run(answers: NDArray[np.float64], recordings: Recordings, mask: Mask, pl
     return metrics.confusion_by_run(recordings.labels[mask, place], best, levels, recordings.runs[mask])
 
 
-def _honest(
+def _cross_fitted_answers(
     answers: OutOfFold, recordings: Recordings, mask: Mask, place: int, found: Calibration
 ) -> NDArray[np.float64]:
     own = answers.of(place)[mask]

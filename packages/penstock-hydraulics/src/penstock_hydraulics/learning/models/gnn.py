@@ -126,7 +126,7 @@ class UniversalTemporalGNN(nn.Module):
         batch, count = signals.shape[0], signals.shape[1]
         own = self.encoder(signals.flatten(0, 1), statistics.flatten(0, 1), present.flatten(0, 1), kinds.flatten())
         own = own.view(batch, count, self.architecture.width)
-        nodes = self._exchanged(own, adjacency)
+        nodes = self._message_passing(own, adjacency)
         real = (kinds > 0).to(nodes.dtype)[..., None]
         mean = (nodes * real).sum(dim=1) / real.sum(dim=1).clamp(min=1.0)
         highest = (nodes - FAR * (1.0 - real)).amax(dim=1)
@@ -136,7 +136,7 @@ class UniversalTemporalGNN(nn.Module):
         machine = self.machine(pooled)
         return Logits(component[..., :LEVELS], component[..., LEVELS], machine[:, 0], machine[:, 1:])
 
-    def _exchanged(self, nodes: Tensor, adjacency: Tensor) -> Tensor:
+    def _message_passing(self, nodes: Tensor, adjacency: Tensor) -> Tensor:
         """The nodes after every layer of attention to their neighbours."""
         if not self.architecture.edges:
             adjacency = adjacency * torch.eye(adjacency.shape[-1], device=adjacency.device)

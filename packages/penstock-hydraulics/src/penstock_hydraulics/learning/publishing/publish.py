@@ -21,7 +21,7 @@ from penstock.errors import InvalidInput
 from penstock_hydraulics.learning.data.recordings import RIG, ROWS, Recordings
 from penstock_hydraulics.learning.data.simulated import rows_of_window
 from penstock_hydraulics.learning.evaluation.calibration import tempered
-from penstock_hydraulics.learning.evaluation.cross_validation import GROUPED, Say
+from penstock_hydraulics.learning.evaluation.cross_validation import GROUPED, Echo
 from penstock_hydraulics.learning.models.baselines import (
     FEW_SENSORS,
     Baseline,
@@ -70,7 +70,7 @@ _FORESTS: Final[Mapping[str, tuple[str, Callable[[], Baseline]]]] = {
 
 
 @dataclass(frozen=True)
-class _Made:
+class _TrainedModel:
     """A trained model as a file, with what its manifest has to say."""
 
     model: str
@@ -86,7 +86,7 @@ class _Made:
 
 
 def publish(
-    recordings: Recordings, figures: Mapping[str, Any], network: Network, out: Path, *, say: Say = print
+    recordings: Recordings, figures: Mapping[str, Any], network: Network, out: Path, *, echo: Echo = print
 ) -> list[Artifact]:
     """Train the two models on all of `recordings`, write `out/hydraulics/<version>` for each, and name the champion.
 
@@ -101,15 +101,15 @@ def publish(
     written = []
     with tempfile.TemporaryDirectory() as scratch:
         for model, version in versions.items():
-            say(f"training {model} on {len(recordings)} cycles")
+            echo(f"training {model} on {len(recordings)} cycles")
             place = Path(scratch)
-            made = (
-                _make_network(network, recordings, figures, out, place)
+            trained = (
+                _train_network(network, recordings, figures, out, place)
                 if model == NETWORK
-                else _make_trees(model, recordings, figures, place)
+                else _train_forest(model, recordings, figures, place)
             )
-            written.append(_write(made, version, figures, out))
-            say(f"{written[-1].path}: {written[-1].size_bytes / 1024:.0f} KiB")
+            written.append(_write(trained, version, figures, out))
+            echo(f"{written[-1].path}: {written[-1].size_bytes / 1024:.0f} KiB")
     (out / NAME / CHAMPION).write_text(VERSION + "\n")
     _check_size(written)
     return written
@@ -149,9 +149,9 @@ def thresholds_of(figures: Mapping[str, Any], model: str) -> dict[str, float]:
     return {anomaly: float(found["threshold"]) for anomaly, found in figures["detection"][model].items()}
 
 
-def _make_network(
+def _train_network(
     network: Network, recordings: Recordings, figures: Mapping[str, Any], out: Path, scratch: Path
-) -> _Made:
+) -> _TrainedModel:
     fitted: FittedNetwork = network.fit(recordings, checkpoints=out / "network.ckpt")
     diagnosis = fitted.fitted.diagnosis(temperatures_of(figures, NETWORK))
     path = scratch / "network.onnx"
@@ -159,12 +159,12 @@ def _make_network(
     parameters = sum(parameter.numel() for parameter in diagnosis.parameters())
     config = {"topologies": "any", "states": {RIG.name: "supervised"}}
     simulated = bool(network.machines())
-    return _Made(
+    return _TrainedModel(
         NETWORK, network.settings, _NETWORK, path, -1, fitted.fitted.scales, config, simulated, parameters, error
     )
 
 
-def _make_trees(model: str, recordings: Recordings, figures: Mapping[str, Any], scratch: Path) -> _Made:
+def _train_forest(model: str, recordings: Recordings, figures: Mapping[str, Any], scratch: Path) -> _TrainedModel:
     kind, learner = _FORESTS[model]
     forest = learner()
     fitted = forest.fit(recordings)
@@ -173,28 +173,36 @@ def _make_trees(model: str, recordings: Recordings, figures: Mapping[str, Any], 
     write_forest(fitted, temperatures, path)
     error = _difference(fitted, recordings, temperatures, path)
     config = {"topologies": [RIG.name], "states": {RIG.name: "supervised"}}
-    return _Made(
+    return _TrainedModel(
         model, forest.settings, _TREES.format(kind=kind), path, NODES, fitted.scales, config, False, None, error
     )
 
 
-def _write(made: _Made, version: str, figures: Mapping[str, Any], out: Path) -> Artifact:
-    signature = signature_of(made.nodes)
-    inputs = golden_inputs(made.scales)
-    golden = Golden(inputs, dict(onnx_answers(made.path, inputs)), atol=ATOL, rtol=RTOL)
-    config = {"scales": made.scales.to_mapping(), **made.config, "thresholds": thresholds_of(figures, made.model)}
+def _write(trained: _TrainedModel, version: str, figures: Mapping[str, Any], out: Path) -> Artifact:
+    signature = signature_of(trained.nodes)
+    inputs = golden_inputs(trained.scales)
+    golden = Golden(inputs, dict(onnx_answers(trained.path, inputs)), atol=ATOL, rtol=RTOL)
+    config = {
+        "scales": trained.scales.to_mapping(),
+        **trained.config,
+        "thresholds": thresholds_of(figures, trained.model),
+    }
     return write_artifact(
         out / NAME / version,
         name=NAME,
         version=version,
         task=TaskEntry(kind=KIND, config=config),
         signature=signature,
-        variants=[VariantSource("onnx", "fp32", made.path, num_parameters=made.parameters, max_abs_error=made.error)],
+        variants=[
+            VariantSource("onnx", "fp32", trained.path, num_parameters=trained.parameters, max_abs_error=trained.error)
+        ],
         golden=golden,
-        card=cards.card(version, made.summary, made.model, figures, figures["models"], simulated=made.simulated),
-        lineage=_lineage(made),
+        card=cards.card(
+            version, trained.summary, trained.model, figures, figures["models"], simulated=trained.simulated
+        ),
+        lineage=_lineage(trained),
         training_data=cards.TRAINING_DATA,
-        metrics=cards.metrics_of(figures, made.model),
+        metrics=cards.metrics_of(figures, trained.model),
         ranges=Ranges(outputs={"health": Range(minimum=-ATOL, maximum=1 + ATOL)}),
     )
 
@@ -259,11 +267,11 @@ def _check_size(written: Sequence[Artifact]) -> None:
         )
 
 
-def _lineage(made: _Made) -> dict[str, Any]:
+def _lineage(trained: _TrainedModel) -> dict[str, Any]:
     return {
         "source": "penstock_hydraulics.learning.publishing.publish",
-        "model": made.model,
-        "settings": made.settings,
+        "model": trained.model,
+        "settings": trained.settings,
         "python": platform.python_version(),
         "torch": torch.__version__.partition("+")[0],
         "scikit-learn": sklearn.__version__,

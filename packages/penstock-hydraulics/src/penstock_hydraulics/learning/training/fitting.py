@@ -76,7 +76,7 @@ def fit(
     everything = [recorded_machine(chosen, config.unsettled), *machines]
     scales = scales_of(everything)
     windows = _windows(everything, scales)
-    session = _Session(checkpoints, _identity(everything, config), progress)
+    session = _TrainingSession(checkpoints, _identity(everything, config), progress)
     with one_thread(), torch.random.fork_rng(devices=[]):
         epochs = _epochs(session, windows, chosen.runs, config)
         members = [
@@ -96,12 +96,12 @@ def _windows(machines: Sequence[Machine], scales: Scales) -> list[Windows]:
     return [recorded, *(part for part in halves if len(part))]
 
 
-def _epochs(session: _Session, windows: Sequence[Windows], runs: Integers, config: TrainingConfig) -> int:
+def _epochs(session: _TrainingSession, windows: Sequence[Windows], runs: Integers, config: TrainingConfig) -> int:
     """How many epochs to train for: found on runs left out of a first training, where any are."""
     if not config.validation:
         return config.epochs
-    watched = held_out(runs, config.validation, config.seed)
-    learn, watch = (torch.from_numpy(np.flatnonzero(part)) for part in (~watched, watched))
+    validation = held_out(runs, config.validation, config.seed)
+    learn, watch = (torch.from_numpy(np.flatnonzero(part)) for part in (~validation, validation))
     if not len(learn):
         raise InvalidInput("validation: there are too few runs to leave one out; set validation to 0")
     sets = [windows[0].take(learn), *windows[1:]]
@@ -158,7 +158,7 @@ def _identity(machines: Sequence[Machine], config: TrainingConfig) -> str:
     return digest.hexdigest()
 
 
-class _Session:
+class _TrainingSession:
     """The trainings of one `fit`, one after another, with their checkpoint."""
 
     def __init__(self, path: Path | None, identity: str, progress: Progress | None) -> None:

@@ -23,14 +23,19 @@ from penstock_hydraulics.signals.features import NODES
 class Training:
     """One network's training, which can be stopped after any epoch and go on from its `state`.
 
-    With `watched` windows, which are not trained on, it stops where they are answered best; else after `epochs`.
+    With `validation` windows, which are not trained on, it stops where they are answered best; else after `epochs`.
     """
 
     def __init__(
-        self, sets: Sequence[Windows], config: TrainingConfig, member: int, epochs: int, watched: Windows | None = None
+        self,
+        sets: Sequence[Windows],
+        config: TrainingConfig,
+        member: int,
+        epochs: int,
+        validation: Windows | None = None,
     ) -> None:
         self.config, self.member, self._epochs = config, member, epochs
-        self._sets, self._watched = list(sets), watched
+        self._sets, self._watched = list(sets), validation
         seed = config.seed + 1000 * member
         self._random = torch.Generator().manual_seed(seed)
         with torch.random.fork_rng(devices=[]):
@@ -59,10 +64,10 @@ class Training:
         while not self.finished:
             with torch.random.fork_rng(devices=[]):
                 torch.set_rng_state(self._noise)
-                loss = self._learn()
+                loss = self._train_epoch()
                 self._noise = torch.get_rng_state()
             self._epoch += 1
-            yield Epoch(self.member, self._epoch, self._epochs, loss, self._judge())
+            yield Epoch(self.member, self._epoch, self._epochs, loss, self._validate())
 
     def result(self) -> UniversalTemporalGNN:
         """The network with the weights to keep."""
@@ -94,7 +99,7 @@ class Training:
         self._noise = state["noise"]
         self._epoch, self._best, self._best_epoch = state["counts"]
 
-    def _learn(self) -> float:
+    def _train_epoch(self) -> float:
         """One pass over everything; the mean loss."""
         self._network.train()
         losses = []
@@ -133,7 +138,7 @@ class Training:
             for mean, value in pairs:
                 mean.lerp_(value, 1.0 - self.config.averaging)
 
-    def _judge(self) -> float | None:
+    def _validate(self) -> float | None:
         """The validation's loss; keeps the averaged weights when it is the best so far, or where nothing is watched."""
         loss = None
         if self._watched is not None:
@@ -168,5 +173,5 @@ def one_thread() -> Iterator[None]:
 def held_out(runs: Integers, share: float, seed: int) -> NDArray[np.bool_]:
     """[n] Which cycles to watch: whole runs, at least one, so that they are states the training has not seen."""
     names = np.unique(runs)
-    watched = np.random.default_rng(seed).permutation(names)[: max(1, round(share * len(names)))]
-    return np.isin(runs, watched)
+    validation = np.random.default_rng(seed).permutation(names)[: max(1, round(share * len(names)))]
+    return np.isin(runs, validation)
