@@ -326,7 +326,7 @@ def test_recordings_of_three_sensors_are_answered_with_less_coverage(shipped):
     answer = _recorded(shipped, cycles()[0], "pressure_pump_main", "temperature_pump_main", "vibration_pump_main")
     assert answer["coverage"] == pytest.approx(3 / 14, abs=1e-4)
     assert _state(answer, "pump_leakage")
-    assert any("sent nothing" in warning for warning in answer["warnings"])
+    assert any("missing sensors" in warning for warning in answer["warnings"])
 
 
 @recorded_only

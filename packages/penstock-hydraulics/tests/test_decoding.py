@@ -104,7 +104,7 @@ def test_nothing_but_finite_readings_reaches_the_model():
     request = PredictionRequest.model_construct(
         equipment_id="a", sensor_data={"pressure_pump_main": [1.0, float("nan")]}, sampling_rate_hz=1.0, topology=None
     )
-    with pytest.raises(InvalidInput, match=r"pressure_pump_main\[1\]: NaN is no reading"):
+    with pytest.raises(InvalidInput, match=r"pressure_pump_main\[1\]: NaN is not a reading"):
         TASK.preprocess(request)
 
 

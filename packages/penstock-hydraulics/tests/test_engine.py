@@ -81,7 +81,7 @@ def test_history_makes_a_trend(registry):
 
 
 def test_a_model_of_another_kind_is_refused(tmp_path):
-    with pytest.raises(ModelLoadError, match="vec is a model for vector-classification"):
+    with pytest.raises(ModelLoadError, match="vec has the task vector-classification"):
         InferenceEngine(InferenceConfig(model="vec", registry=build_registry(tmp_path), threads=1))
 
 

@@ -1,6 +1,7 @@
-"""Hydraulic diagnostics: how healthy a hydraulic machine is, which component fails, how fast, and of what.
+"""Diagnosis of hydraulic machines: health, failing components, degradation and nine kinds of fault.
 
-Nothing heavy is imported until one of the public names is used; PyTorch only with those of training.
+Public names are imported lazily. Only the training names (`fit`, `load`, `UniversalTemporalGNN` …) import PyTorch or
+read training data.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from penstock_hydraulics.simulator import simulate
     from penstock_hydraulics.task import HydraulicDiagnostics
 
-_HOMES = {
+_MODULES = {
     "TEMPLATES": "machine.templates",
     "Component": "machine.topology",
     "FeatureConfig": "signals.features",
@@ -59,9 +60,9 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module 'penstock_hydraulics' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"penstock_hydraulics.{_HOMES[name]}"), name)
+    value = getattr(importlib.import_module(f"penstock_hydraulics.{_MODULES[name]}"), name)
     globals()[name] = value
     return value
 

@@ -1,4 +1,4 @@
-"""Diagnoses in this process, without a server: for notebooks, batch jobs and tests."""
+"""In-process diagnosis without a server: for notebooks, batch jobs and tests."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ __all__ = ["FeatureConfig", "InferenceConfig", "InferenceEngine", "PredictionReq
 
 @dataclass(frozen=True, slots=True)
 class InferenceConfig:
-    """Which model answers, and how. `model` is a reference of the registry, or the model that ships with the package.
+    """Model and options. `model` is a reference in the registry; the default is the model shipped with this package.
 
-    `history` opens the equipment and the history beside the registry, as a server does: registered machines are then
-    known by their id, answers are recorded, and degradation follows their trend.
+    `history` opens the fleet database of the registry, as a server does: registered machines are found by id, answers
+    are stored, and degradation follows their trend.
     """
 
     model: str = "hydraulics"
@@ -39,7 +39,7 @@ class InferenceEngine:
     """One model in this process. Thread-safe; `close()` it, or use it in a `with` block."""
 
     def __init__(self, config: InferenceConfig | None = None) -> None:
-        """Raises ModelNotFound or ModelLoadError, also for a model of another kind."""
+        """Raises ModelNotFound or ModelLoadError, also for a model of another task."""
         self.config = config = config or InferenceConfig()
         registry = Registry(config.registry, config.database_url)
         self._predictor = Predictor(
@@ -52,7 +52,7 @@ class InferenceEngine:
         task = self._predictor.task
         if not isinstance(task, HydraulicDiagnostics):
             self._predictor.close()
-            raise ModelLoadError(f"{config.model} is a model for {task.kind}, not for {HydraulicDiagnostics.kind}")
+            raise ModelLoadError(f"{config.model} has the task {task.kind}, not {HydraulicDiagnostics.kind}")
         self._task = task
         task.features = config.features
         if config.history:
@@ -64,7 +64,7 @@ class InferenceEngine:
         request: PredictionRequest | Mapping[str, Any],
         topology: Topology | Mapping[str, Any] | str | None = None,
     ) -> PredictionResponse:
-        """The diagnosis of one work cycle; `topology` goes before the request's own. Raises InvalidInput."""
+        """Diagnose one work cycle; `topology` overrides the request's. Raises InvalidInput."""
         answer = self._predictor.predict(self._request(request, topology))
         assert isinstance(answer, PredictionResponse)
         return answer
@@ -81,7 +81,7 @@ class InferenceEngine:
         return [next(answers) if isinstance(request, PredictionRequest) else request for request in read]
 
     def close(self) -> None:
-        """Give the model back and write what is still to be written of the history."""
+        """Release the model and write queued results of the history."""
         self._predictor.close()
         self._task.close()
 

@@ -1,4 +1,4 @@
-"""The routes beside the prediction: machines, their history, and the templates of circuits."""
+"""HTTP routes of machines, their history, and the circuit templates."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ TAG: Final = "hydraulics"
 MAX_BODY_BYTES: Final = 256 * 1024
 MAX_MACHINES_PER_PAGE: Final = 1_000
 MAX_RESULTS_PER_PAGE: Final = 10_000
-_USUAL: Final = 100
+_DEFAULT_LIMIT: Final = 100
 
 
 async def put_equipment(call: Call) -> Reply:
@@ -59,8 +59,8 @@ async def show_equipment(call: Call) -> Reply:
 
 async def list_equipment(call: Call) -> Reply:
     """`GET /equipment?after=&limit=`."""
-    asked = _query(call, "after", "limit")
-    return await asyncio.to_thread(_page, _fleet(call), asked.get("after", ""), _limit(asked, MAX_MACHINES_PER_PAGE))
+    query = _query(call, "after", "limit")
+    return await asyncio.to_thread(_page, _fleet(call), query.get("after", ""), _limit(query, MAX_MACHINES_PER_PAGE))
 
 
 def _page(fleet: Fleet, after: str, limit: int) -> Reply:
@@ -71,11 +71,11 @@ def _page(fleet: Fleet, after: str, limit: int) -> Reply:
 
 
 async def remove_equipment(call: Call) -> Reply:
-    """`DELETE /equipment/{id}?history=`: the history stays unless it is asked for."""
+    """`DELETE /equipment/{id}?history=`: results are kept unless `history=true`."""
     equipment_id = _equipment_id(call)
     history = _query(call, "history").get("history", "false").lower()
     if history not in ("true", "false"):
-        raise InvalidInput("history: say true or false", field="history")
+        raise InvalidInput("history: must be true or false", field="history")
     if not await asyncio.to_thread(_fleet(call).remove_equipment, equipment_id, history == "true"):
         raise _unknown(equipment_id)
     return json_reply(Removed(equipment_id=equipment_id, history_removed=history == "true"))
@@ -84,11 +84,11 @@ async def remove_equipment(call: Call) -> Reply:
 async def show_history(call: Call) -> Reply:
     """`GET /equipment/{id}/history?from=&to=&limit=&before=`."""
     equipment_id = _equipment_id(call)
-    asked = _query(call, "from", "to", "limit", "before")
-    start_s, end_s = _time(asked, "from"), _time(asked, "to")
+    query = _query(call, "from", "to", "limit", "before")
+    start_s, end_s = _time(query, "from"), _time(query, "to")
     if start_s is not None and end_s is not None and start_s >= end_s:
-        raise InvalidInput("from: the time is not before `to`", field="from")
-    limit, before = _limit(asked, MAX_RESULTS_PER_PAGE), _cursor(asked)
+        raise InvalidInput("from: must be before `to`", field="from")
+    limit, before = _limit(query, MAX_RESULTS_PER_PAGE), _cursor(query)
     return await asyncio.to_thread(_history, _fleet(call), equipment_id, (start_s, end_s), limit, before)
 
 
@@ -119,7 +119,7 @@ def _fleet(call: Call) -> Fleet:
         fleet = getattr(task, "plant", None)
         if isinstance(fleet, Fleet):
             return fleet
-    raise ModelNotReady("no model of hydraulic diagnostics is loaded just now; try again")
+    raise ModelNotReady("no hydraulic-diagnostics model is loaded; try again later")
 
 
 def _equipment_id(call: Call) -> str:
@@ -127,17 +127,17 @@ def _equipment_id(call: Call) -> str:
 
 
 def _unknown(equipment_id: str) -> Refusal:
-    detail = f"there is no equipment {equipment_id!r}; PUT /equipment/{equipment_id} registers it"
+    detail = f"unknown equipment {equipment_id!r}; register it with PUT /equipment/{equipment_id}"
     return Refusal(404, detail, title="No such equipment")
 
 
 async def _json(call: Call) -> bytes:
     content_type = (call.header("content-type") or "").partition(";")[0].strip().lower()
-    if content_type != JSON and not content_type.endswith("+json"):  # what a page could send without asking first
-        raise Refusal(415, f"equipment is {JSON}, not {content_type[:100] or 'of no type'}")
+    if content_type != JSON and not content_type.endswith("+json"):
+        raise Refusal(415, f"unsupported content type {content_type[:100] or 'none'}; equipment must be {JSON}")
     body = await call.body()
     if len(body) > MAX_BODY_BYTES:
-        raise Refusal(413, f"equipment may be {MAX_BODY_BYTES} bytes at most")
+        raise Refusal(413, f"the body exceeds {MAX_BODY_BYTES} bytes")
     return body
 
 
@@ -145,38 +145,38 @@ async def _json(call: Call) -> bytes:
 
 
 def _query(call: Call, *names: str) -> dict[str, str]:
-    """The values that were given; raises InvalidInput naming what is no parameter or is given twice."""
+    """The query parameters; raises InvalidInput for an unknown or repeated one."""
     given = parse_qs(call.query, keep_blank_values=True)
     for name, values in given.items():
         if name not in names:
-            takes = f"takes {', '.join(names)}" if names else "takes none"
-            raise InvalidInput(f"{name[:80]}: no such parameter of the query; this route {takes}", field=name[:80])
+            known = f"known parameters: {', '.join(names)}" if names else "this route has none"
+            raise InvalidInput(f"{name[:80]}: unknown query parameter; {known}", field=name[:80])
         if len(values) > 1:
-            raise InvalidInput(f"{name}: give it once", field=name)
+            raise InvalidInput(f"{name}: repeated query parameter; send it once", field=name)
     return {name: values[0] for name, values in given.items()}
 
 
-def _limit(asked: Mapping[str, str], most: int) -> int:
-    text = asked.get("limit", str(_USUAL))
+def _limit(query: Mapping[str, str], most: int) -> int:
+    text = query.get("limit", str(_DEFAULT_LIMIT))
     if not (text.isascii() and text.isdecimal() and len(text) <= 9 and 1 <= int(text) <= most):
-        raise InvalidInput(f"limit: give a whole number from 1 to {most}", field="limit")
+        raise InvalidInput(f"limit: must be an integer from 1 to {most}", field="limit")
     return int(text)
 
 
-def _time(asked: Mapping[str, str], name: str) -> float | None:
-    text = asked.get(name)
+def _time(query: Mapping[str, str], name: str) -> float | None:
+    text = query.get(name)
     if text is None:
         return None
     try:
-        # a plus that was not escaped arrives as a space
+        # an unescaped plus arrives as a space
         time = datetime.fromisoformat(text.replace(" ", "+") if "T" in text else text)
         return (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()
     except (ValueError, OverflowError):
-        raise InvalidInput(f"{name}: give a time such as 2026-01-31T12:00:00Z", field=name) from None
+        raise InvalidInput(f"{name}: must be a time such as 2026-01-31T12:00:00Z", field=name) from None
 
 
-def _cursor(asked: Mapping[str, str]) -> tuple[float, int] | None:
-    text = asked.get("before")
+def _cursor(query: Mapping[str, str]) -> tuple[float, int] | None:
+    text = query.get("before")
     if text is None:
         return None
     time, _, number = text.partition("_")
@@ -185,7 +185,7 @@ def _cursor(asked: Mapping[str, str]) -> tuple[float, int] | None:
     except ValueError:
         at_s, result_id = math.nan, 0
     if not math.isfinite(at_s) or abs(result_id) >= 2**63:
-        raise InvalidInput("before: give the `next` of an earlier answer", field="before")
+        raise InvalidInput("before: must be the `next` of an earlier answer", field="before")
     return at_s, result_id
 
 
@@ -194,15 +194,15 @@ def _parameter(name: str, description: str, **schema: Any) -> dict[str, Any]:
 
 
 def _limit_parameter(most: int) -> dict[str, Any]:
-    whole = {"type": "integer", "minimum": 1, "maximum": most, "default": _USUAL}
-    return {**_parameter("limit", "How many at most."), "schema": whole}
+    whole = {"type": "integer", "minimum": 1, "maximum": most, "default": _DEFAULT_LIMIT}
+    return {**_parameter("limit", "Maximum number of items."), "schema": whole}
 
 
 _ID = {
     "name": "id",
     "in": "path",
     "required": True,
-    "description": "1 to 128 letters, digits and _ . : -, with no sign first.",
+    "description": "1 to 128 letters, digits and _ . : -, starting with a letter or a digit.",
     "schema": {"type": "string", "pattern": r"^[A-Za-z0-9][A-Za-z0-9_.:\-]{0,127}$"},
     "example": "exc_001",
 }
@@ -215,45 +215,45 @@ _TIME = {"format": "date-time"}
 
 ROUTES: tuple[Endpoint, ...] = (
     Endpoint(
-        "PUT", "/equipment/{id}", put_equipment, TAG, "Register a machine, or change it",
-        "Every server of the database knows it within a second. 201 where it is new.",
+        "PUT", "/equipment/{id}", put_equipment, TAG, "Register or replace a machine",
+        "All servers of the database see it within a second. 201 if it is new.",
         requests=(EquipmentBody,), responses=(EquipmentAnswer,), parameters=(_ID,), example=_EXAMPLE,
         replies={201: {
-            "description": "It is new.",
+            "description": "Created.",
             "content": {JSON: {"schema": EquipmentAnswer}},
         }},
         problems=(413, 415, 422, 503),
     ),
     Endpoint(
-        "GET", "/equipment/{id}", show_equipment, TAG, "One machine",
+        "GET", "/equipment/{id}", show_equipment, TAG, "Get a machine",
         responses=(EquipmentAnswer,), parameters=(_ID,), problems=(404, 422, 503),
     ),
     Endpoint(
-        "DELETE", "/equipment/{id}", remove_equipment, TAG, "Forget a machine",
-        "Its history stays until it is too old, unless `history=true` removes it as well.",
+        "DELETE", "/equipment/{id}", remove_equipment, TAG, "Delete a machine",
+        "Its results are kept until they expire, unless `history=true` deletes them.",
         responses=(Removed,), problems=(404, 422, 503),
-        parameters=(_ID, _parameter("history", "Remove its history.", enum=["true", "false"], default="false")),
+        parameters=(_ID, _parameter("history", "Delete its results.", enum=["true", "false"], default="false")),
     ),
     Endpoint(
-        "GET", "/equipment", list_equipment, TAG, "All machines, by the page",
+        "GET", "/equipment", list_equipment, TAG, "List machines",
         responses=(EquipmentList,), problems=(422, 503),
-        parameters=(_parameter("after", "Only ids that follow this one."), _limit_parameter(MAX_MACHINES_PER_PAGE)),
+        parameters=(_parameter("after", "Only ids after this one."), _limit_parameter(MAX_MACHINES_PER_PAGE)),
     ),
     Endpoint(
-        "GET", "/equipment/{id}/history", show_history, TAG, "What became of a machine",
-        "The latest diagnoses of the time asked for, rising in time.",
+        "GET", "/equipment/{id}/history", show_history, TAG, "Stored results of a machine",
+        "The latest diagnoses of a time range, in ascending order.",
         responses=(History,), problems=(404, 422, 503),
         parameters=(
             _ID,
-            _parameter("from", "Not before this time (ISO 8601; without a zone UTC).", **_TIME),
-            _parameter("to", "Before this time.", **_TIME),
+            _parameter("from", "Start of the range, inclusive (ISO 8601; UTC without a time zone).", **_TIME),
+            _parameter("to", "End of the range, exclusive.", **_TIME),
             _limit_parameter(MAX_RESULTS_PER_PAGE),
-            _parameter("before", "The `next` of an earlier answer: the results before those."),
+            _parameter("before", "The `next` of an earlier answer, for older results."),
         ),
     ),
     Endpoint(
-        "GET", "/topologies", list_topologies, TAG, "The templates of circuits", responses=(TopologyList,),
+        "GET", "/topologies", list_topologies, TAG, "List circuit templates", responses=(TopologyList,),
         problems=(422,),
     ),
 )  # fmt: skip
-"""Served while a model of hydraulic diagnostics is."""
+"""Served while a hydraulic-diagnostics model is loaded."""

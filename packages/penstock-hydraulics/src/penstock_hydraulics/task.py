@@ -1,23 +1,23 @@
-"""The Task: one work cycle of one machine in, its diagnosis out."""
+"""The task `hydraulic-diagnostics`: the diagnosis of one machine from one work cycle."""
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Hashable, Mapping
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
 
 import numpy as np
 import orjson
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel
 
-from penstock.errors import InvalidInput, ModelLoadError, OutOfRange
+from penstock.errors import InvalidInput, ModelLoadError
 from penstock.plugin_api import Registry, Signature, Task, parse_config, parse_request
 from penstock_hydraulics.diagnosis.advisories import machine_advisories, sensor_advisories, window_advisories
 from penstock_hydraulics.diagnosis.anomalies import Findings, anomaly_detector
 from penstock_hydraulics.diagnosis.health import ComponentAssessor, cap_health, machine_health, status_of
+from penstock_hydraulics.diagnosis.model_requirements import HydraulicConfig, check_finite, check_signature
 from penstock_hydraulics.diagnosis.out_of_distribution import out_of_distribution_advisory
 from penstock_hydraulics.diagnosis.request_plans import RequestPlan, RequestPlanCache
 from penstock_hydraulics.diagnosis.rules import NOMINAL, Expectations, Figures, make_rule_set
@@ -34,7 +34,6 @@ from penstock_hydraulics.machine.templates import TEMPLATES
 from penstock_hydraulics.machine.topology import Component, Topology, parse_topology
 from penstock_hydraulics.signals.coverage import coverage_of
 from penstock_hydraulics.signals.features import (
-    INPUTS,
     STEPS,
     FeatureConfig,
     Float,
@@ -48,45 +47,22 @@ from penstock_hydraulics.signals.windows import WindowPlan, complete, fill_windo
 if TYPE_CHECKING:
     from penstock_hydraulics.fleet.fleet import Equipment, Fleet
 
-OUTPUTS: Final = ("levels", "component_health", "health", "degradation", "anomalies")
-_USED: Final = ("levels", "component_health", "health", "anomalies")
-"""Degradation is one window's guess; here it comes from the trend of many, or is what health has lost."""
-_WHOLE: Final = 0.9
-"""A window with this share of a work cycle is compared with nominal means."""
-_PARSED: Final = 256
-_TRENDS: Final = 10_000
-_TREND_HOLDS_S: Final = 0.5
-"""Of the machine's time: a trend is over hours, and of a thousand requests a second one is enough to tell it."""
-
-
-class HydraulicConfig(BaseModel):
-    """The task part of a manifest.
-
-    `topologies` are those that the model may be asked about, `states` whether it learned them from recordings
-    (`supervised`) or from the simulator, for all or by the template's name. `thresholds` are probabilities at 1 % false
-    alarms, `nominal` sound means by template and sensor, `default_topology` what a machine is taken for of which nobody
-    said what it is.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    scales: dict[str, Any]
-    topologies: Literal["any"] | tuple[str, ...] = "any"
-    states: str | dict[str, str] = Field(default_factory=lambda: {"zema_rig": "supervised"})
-    thresholds: dict[str, float] = Field(default_factory=dict)
-    nominal: dict[str, dict[str, float]] = Field(default_factory=dict)
-    default_topology: str = "zema_rig"
-    min_window_s: float = 30.0
+_WHOLE_CYCLE_SHARE: Final = 0.9
+"""Minimum share of a work cycle for a comparison with nominal means."""
+_MAX_PARSED: Final = 256
+_MAX_TRENDS: Final = 10_000
+_TREND_REUSE_S: Final = 0.5
+"""Time of the machine for which a trend is reused: it spans hours, while requests may come 1,000 times a second."""
 
 
 class _Trend(NamedTuple):
     now_s: float
-    asked: tuple[bool, float]
+    trend_key: tuple[bool, float]
     trend: Degradation
 
 
 class Prepared(NamedTuple):
-    """What `preprocess` found out about a request, for `postprocess`."""
+    """Results of `preprocess` that `postprocess` needs."""
 
     task: Task
     plan: RequestPlan
@@ -95,10 +71,10 @@ class Prepared(NamedTuple):
 
 
 class HydraulicDiagnostics(Task):
-    """Readings of a hydraulic machine to its health, states, faults and time to failure.
+    """Health, component states, faults and time to failure from the readings of a hydraulic machine.
 
-    A window that is too short, or a topology that the model does not know, still passes the model, as an empty machine,
-    so that every request has one path; its answer comes from rules alone and says so.
+    For a window that is too short, or an unsupported topology, the model runs on an empty machine, so that all requests
+    take one path; the answer then comes from rules alone, with a warning.
     """
 
     kind: ClassVar[str] = "hydraulic-diagnostics"
@@ -117,19 +93,19 @@ class HydraulicDiagnostics(Task):
     }
 
     def __init__(self, config: Mapping[str, Any], signature: Signature) -> None:
-        """Raises ModelLoadError when the settings or the signature do not fit."""
+        """Raises ModelLoadError for an invalid configuration or signature."""
         super().__init__(config, signature)
         self.settings = parse_config(HydraulicConfig, self.kind, config)
         self.fleet: Fleet | None = None
-        """Equipment and history; None where no registry is attached."""
+        """Registered machines and history; None without an attached registry."""
         try:
             self.scales = Scales.from_mapping(self.settings.scales)
             self.features = FeatureConfig(min_window_s=self.settings.min_window_s)
         except InvalidInput as error:
             raise ModelLoadError(str(error)) from None
         if self.settings.default_topology not in TEMPLATES:
-            raise ModelLoadError(f"default_topology: there is no template {self.settings.default_topology!r}")
-        _check_signature(signature)
+            raise ModelLoadError(f"default_topology: unknown template {self.settings.default_topology!r}")
+        check_signature(signature)
         self._plans = RequestPlanCache()
         self._parsed: dict[bytes, Topology] = {}
         self._trends: dict[str, _Trend] = {}
@@ -137,31 +113,31 @@ class HydraulicDiagnostics(Task):
         self._model = ""
 
     def attach(self, registry: Registry, model: str) -> None:
-        """Open the equipment and the history that belong to a registry; a database that is down is tried again."""
+        """Open the fleet of a registry; an unavailable database is retried in the background."""
         from penstock_hydraulics.fleet.fleet import Fleet
 
         self._model = model
         self.fleet = Fleet.of(registry)
 
     def close(self) -> None:
-        """Write what is still to be written of the history."""
+        """Write queued results of the history."""
         fleet, self.fleet = self.fleet, None
         if fleet is not None:
             fleet.close()
 
     def preprocess(self, request: Any) -> dict[str, NDArray[Any]]:
-        """The model's inputs, each with a leading axis of 1. Raises InvalidInput naming the sensor or the component."""
+        """The model's inputs, each with a leading axis of 1. Raises InvalidInput that names the sensor or component."""
         prepared, arrays = self._prepare(request)
         request._prepared = prepared
         return arrays
 
     def postprocess(self, outputs: Mapping[str, NDArray[Any]], request: Any) -> PredictionResponse:
-        """The diagnosis, from this request's own rows. Raises OutOfRange for a model whose answer is not finite."""
-        prepared, request._prepared = request._prepared, None  # a request may be kept, compared, copied and sent
-        if prepared is None or prepared.task is not self:  # one request, asked of two models at once
+        """The diagnosis from this request's rows. Raises OutOfRange if an output of the model is not finite."""
+        prepared, request._prepared = request._prepared, None  # requests may be stored, compared and copied
+        if prepared is None or prepared.task is not self:  # one request used with two models at once
             prepared, _ = self._prepare(request)
         plan, warnings = prepared.plan, [*prepared.plan.warnings, *prepared.warnings]
-        _check_finite(outputs)
+        check_finite(outputs)
         findings = plan.anomalies(outputs["anomalies"][0].tolist(), prepared.figures)
         parts, score = self._health(plan, outputs, findings)
         now_s = time.time() if request.timestamp is None else request.timestamp.timestamp()
@@ -188,23 +164,23 @@ class HydraulicDiagnostics(Task):
         )
 
     def coerce(self, value: Any) -> PredictionRequest:
-        """From a request, or a mapping of its fields whose readings may be arrays. Raises InvalidInput."""
+        """A request from a mapping of its fields; readings may be arrays. Raises InvalidInput."""
         if isinstance(value, PredictionRequest):
             return value
         if isinstance(value, Mapping):
             return parse_request(PredictionRequest, value)
-        raise InvalidInput("request: give a PredictionRequest or a mapping of its fields", field="request")
+        raise InvalidInput("request: must be a PredictionRequest or a mapping of its fields", field="request")
 
-    # Before the model
+    # Before the model runs
 
     def _prepare(self, request: PredictionRequest) -> tuple[Prepared, dict[str, NDArray[Any]]]:
         data, rates = request.sensor_data, request.sampling_rate_hz
         fleet = self.fleet
         equipment = fleet.equipment(request.equipment_id) if fleet is not None else None
         topology, assumed = self._topology(request.topology, equipment)
-        told: Hashable = rates if isinstance(rates, float) else tuple(rates.items())
+        rates_key: Hashable = rates if isinstance(rates, float) else tuple(rates.items())
         known = None if equipment is None else request.equipment_id
-        key = (topology.fingerprint, assumed, known, told, tuple(data), tuple(map(len, data.values())))
+        key = (topology.fingerprint, assumed, known, rates_key, tuple(data), tuple(map(len, data.values())))
         plan = self._plans.find(
             key,
             equipment,
@@ -216,13 +192,13 @@ class HydraulicDiagnostics(Task):
                 warnings.append(violation)
         figures, arrays = self._encode_window(window, plan)
         if plan.usual is not None and plan.layout is not None and plan.window_plan.steps == STEPS:
-            strange = out_of_distribution_advisory(arrays["statistics"], plan.layout, plan.topology)
-            if strange is not None:
-                warnings.append(strange)
+            unusual = out_of_distribution_advisory(arrays["statistics"], plan.layout, plan.topology)
+            if unusual is not None:
+                warnings.append(unusual)
         return Prepared(self, plan, figures, warnings), arrays
 
     def _encode_window(self, window: Float, plan: RequestPlan) -> tuple[Figures, dict[str, NDArray[Any]]]:
-        """What rules and model look at; for a whole cycle with every row, the same statistics tell both."""
+        """Inputs of rules and model; for a whole cycle with all rows they share the statistics."""
         layout, steps = plan.layout, plan.window_plan.steps
         if layout is not None and steps == STEPS and len(plan.shown) == len(window):
             statistics = statistics_of(window)
@@ -236,7 +212,7 @@ class HydraulicDiagnostics(Task):
         return figures, encode(window, layout)
 
     def _topology(self, given: Any, equipment: Equipment | None) -> tuple[Topology, bool]:
-        """The machine's circuit, and whether that is only assumed. Raises InvalidInput."""
+        """The machine's circuit, and whether it is only assumed. Raises InvalidInput."""
         if given is None:
             if equipment is not None:
                 return equipment.topology, False
@@ -246,7 +222,7 @@ class HydraulicDiagnostics(Task):
             if found is None:
                 known = ", ".join(TEMPLATES)
                 raise InvalidInput(
-                    f"topology: there is no template {given[:100]!r}; there are {known}, or send a graph",
+                    f"topology: unknown template {given[:100]!r}; known templates: {known}; or send a graph",
                     field="topology",
                 )
             return found, False
@@ -255,50 +231,50 @@ class HydraulicDiagnostics(Task):
     def _parse(self, document: Mapping[str, Any]) -> Topology:
         try:
             key = blake2b(orjson.dumps(document), digest_size=16).digest()
-        except (TypeError, ValueError):  # what only Python can write; the parser says what is wrong with it
+        except (TypeError, ValueError):  # not JSON; parse_topology reports the error
             return parse_topology(document)
         found = self._parsed.get(key)
         if found is None:
             found = parse_topology(document)
-            if len(self._parsed) >= _PARSED:
+            if len(self._parsed) >= _MAX_PARSED:
                 self._parsed.clear()
             self._parsed[key] = found
         return found
 
     def _plan_request(
-        self, topology: Topology, assumed: bool, equipment: Equipment | None, plan: WindowPlan
+        self, topology: Topology, assumed: bool, equipment: Equipment | None, window: WindowPlan
     ) -> RequestPlan:
         settings, config = self.settings, self.features
-        coverage = coverage_of(topology, [name for name in plan.sensors if name not in plan.slow])
-        shown = [row for row in range(len(plan.rows)) if not {*plan.sensors[row : row + 1]} & {*plan.slow}]
-        long_enough = plan.seconds >= config.min_window_s
+        coverage = coverage_of(topology, [name for name in window.sensors if name not in window.slow])
+        shown = [row for row in range(len(window.rows)) if not {*window.sensors[row : row + 1]} & {*window.slow}]
+        long_enough = window.seconds >= config.min_window_s
         supported = settings.topologies == "any" or _is_template(topology, settings.topologies)
         model = long_enough and supported and bool(shown)
-        labelled = _is_template(topology, (topology.name,)) and self._learned(topology.name) == "supervised"
-        whole = plan.seconds >= _WHOLE * config.window_s
+        labelled = _is_template(topology, (topology.name,)) and self._label_source(topology.name) == "supervised"
+        whole = window.seconds >= _WHOLE_CYCLE_SHARE * config.window_s
         expectations = self._expectations(None if assumed else topology, equipment)
-        rule_set = make_rule_set(topology, plan.sensors, expectations, whole=whole)
-        judge = anomaly_detector(topology, coverage, rule_set, settings.thresholds, model=model, labelled=labelled)
-        layout = Layout.make(topology, [plan.rows[row] for row in shown], self.scales) if model else None
+        rule_set = make_rule_set(topology, window.sensors, expectations, whole=whole)
+        detector = anomaly_detector(topology, coverage, rule_set, settings.thresholds, model=model, labelled=labelled)
+        layout = Layout.make(topology, [window.rows[row] for row in shown], self.scales) if model else None
         return RequestPlan(
             topology=topology,
-            window_plan=plan,
+            window_plan=window,
             layout=layout,
             shown=shown,
             usual=layout.mean if layout is not None and self.scales.covers(topology) else None,
-            share=round(coverage.of_window(plan.seconds, config.window_s, assumed=assumed, model=model), 6),
+            share=round(coverage.of_window(window.seconds, config.window_s, assumed=assumed, model=model), 6),
             components=ComponentAssessor(topology, coverage),
-            anomalies=judge,
+            anomalies=detector,
             warnings=(
                 *machine_advisories(topology, assumed, supported, labelled or not model),
-                *window_advisories(plan, config, long_enough),
-                *sensor_advisories(coverage, plan.slow, judge.unavailable),
-                *plan.warnings,
+                *window_advisories(window, config, long_enough),
+                *sensor_advisories(coverage, window.slow, detector.unavailable),
+                *window.warnings,
             ),
             equipment=equipment,
         )
 
-    def _learned(self, topology: str) -> str:
+    def _label_source(self, topology: str) -> str:
         states = self.settings.states
         return states if isinstance(states, str) else states.get(topology, "simulated")
 
@@ -312,7 +288,7 @@ class HydraulicDiagnostics(Task):
         nominal.update(equipment.nominal)
         return Expectations(nominal, equipment.limits)
 
-    # After it
+    # After the model ran
 
     def _health(
         self, plan: RequestPlan, outputs: Mapping[str, NDArray[Any]], findings: Findings
@@ -329,7 +305,7 @@ class HydraulicDiagnostics(Task):
         return parts, round(min(1.0, max(0.0, score)), 6)
 
     def _degradation(self, equipment_id: str, score: float, now_s: float, plan: RequestPlan) -> DegradationAnswer:
-        """The trend of the stored results with this one, or what this one says alone."""
+        """From the trend of the stored results including this one, or from this one alone."""
         trend = self._trend(equipment_id, score, now_s, plan)
         if trend is None or trend.rate is None or trend.basis != "history":
             return DegradationAnswer.build(
@@ -352,25 +328,25 @@ class HydraulicDiagnostics(Task):
         if fleet is None:
             return None
         failure = FAILURE_HEALTH if plan.equipment is None else plan.equipment.failure_health
-        asked = (plan.layout is not None, failure)
+        trend_key = (plan.layout is not None, failure)
         known = self._trends.get(equipment_id)
-        if known is not None and known.asked == asked and abs(now_s - known.now_s) < _TREND_HOLDS_S:
+        if known is not None and known.trend_key == trend_key and abs(now_s - known.now_s) < _TREND_REUSE_S:
             return known.trend
         times, health = fleet.recent(equipment_id, self._model)
-        if plan.layout is not None:  # what rules alone say is no point of the same curve
+        if plan.layout is not None:  # health from rules alone is not part of the trend
             times, health = np.append(times, now_s), np.append(health, score)
         trend = degradation(times, health, now_s, failure)
         if len(times) >= MIN_RESULTS:
-            if len(self._trends) >= _TRENDS:
+            if len(self._trends) >= _MAX_TRENDS:
                 self._trends.clear()
-            self._trends[equipment_id] = _Trend(now_s, asked, trend)
+            self._trends[equipment_id] = _Trend(now_s, trend_key, trend)
         return trend
 
 
 def _result_recorder(fleet: Fleet, now_s: float, trend: str | None) -> Callable[[PredictionResponse, str], None]:
-    """Puts one answer into the history."""
+    """A callback that stores one answer in the history."""
 
-    def keep(answer: PredictionResponse, version: str) -> None:
+    def record(answer: PredictionResponse, version: str) -> None:
         fleet.record(
             Result(
                 answer.equipment_id,
@@ -388,7 +364,7 @@ def _result_recorder(fleet: Fleet, now_s: float, trend: str | None) -> Callable[
             )
         )
 
-    return keep
+    return record
 
 
 def _rounded(value: float | None) -> float | None:
@@ -400,34 +376,13 @@ def _interval(interval: tuple[float, float] | None) -> tuple[float, float] | Non
 
 
 def _empty_machine(scales: Scales) -> dict[str, NDArray[Any]]:
-    """The inputs of a machine of one component that nothing is measured at."""
+    """Model inputs of a machine with one component and no sensors."""
     layout = Layout.make(Topology("none", (Component("none", "other"),), ()), ((0, "pressure"),), scales)
     arrays = encode(np.zeros((1, STEPS), np.float32), layout)
     return arrays | {name: np.zeros_like(arrays[name]) for name in ("signals", "statistics", "present")}
 
 
-def _check_signature(signature: Signature) -> None:
-    for wanted, specs, what in ((INPUTS, signature.inputs, "input"), (OUTPUTS, signature.outputs, "output")):
-        names = {spec.name for spec in specs}
-        missing = next((name for name in wanted if name not in names), None)
-        if missing is not None:
-            raise ModelLoadError(f"hydraulic-diagnostics: the model has no {what} {missing!r}; export it again")
-
-
-def _check_finite(outputs: Mapping[str, NDArray[Any]]) -> None:
-    total = float(np.add.reduce(outputs["levels"], axis=None)) + float(outputs["health"][0])
-    if math.isfinite(total + sum(outputs["component_health"][0].tolist()) + sum(outputs["anomalies"][0].tolist())):
-        return
-    wrong = next((name for name in _USED if not np.isfinite(outputs[name]).all()), _USED[0])
-    raise OutOfRange(
-        f"sensor_data: the model's {wrong} is not finite; the readings are far outside what it was made for",
-        field="sensor_data",
-        side="output",
-        tensor=wrong,
-    )
-
-
 def _is_template(topology: Topology, names: tuple[str, ...] | str) -> bool:
-    """Whether it is one of these templates itself, and not only called so."""
+    """Whether the topology is equal to one of these templates; the name alone does not count."""
     template = TEMPLATES.get(topology.name)
     return topology.name in names and template is not None and template.fingerprint == topology.fingerprint

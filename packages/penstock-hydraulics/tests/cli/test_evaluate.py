@@ -35,7 +35,7 @@ def test_evaluate_writes_figures_and_tables_and_says_what_to_serve(npz, tmp_path
 
 
 def test_a_model_that_is_not_there_is_refused(npz, tmp_path):
-    with pytest.raises(InvalidInput, match="there is no model trees; there are network, network_without_edges"):
+    with pytest.raises(InvalidInput, match="unknown model trees; known models: network, network_without_edges"):
         run("evaluate", "--data", npz, "--out", tmp_path, "--models", "trees", *OPTIONS)
 
 

@@ -25,9 +25,9 @@ def test_train_leaves_model_weights_and_what_they_were_trained_with(training):
 
 
 def test_train_tells_its_progress(training):
-    assert "to find when to stop  epoch  1/2" in training.printed
+    assert "early stopping  epoch  1/2" in training.printed
     assert "network 1  epoch  1/" in training.printed
-    assert "left-out runs" in training.printed
+    assert "validation 0." in training.printed
 
 
 def test_what_was_trained_can_be_read_again(training):
@@ -41,7 +41,7 @@ def test_what_was_trained_can_be_read_again(training):
 def test_train_does_not_write_over_a_finished_training(training, capsys):
     arguments = ["train", "--data", str(training.data), "--out", str(training.out)]
     assert cli.run(lambda: cli.app(arguments)) == 1
-    assert "already holds a trained model; choose another directory" in capsys.readouterr().err
+    assert "already holds a trained model; use another directory" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("arguments", "code"), [(["train", "--data", "nowhere.npz", "--out", "x"], 1), (["trian"], 2)])
@@ -50,7 +50,7 @@ def test_what_goes_wrong_is_one_sentence_and_an_exit_code(arguments, code, capsy
     assert cli.run(lambda: cli.app(arguments)) == code
     if code == 1:
         assert capsys.readouterr().err == (
-            "penstock-hydraulics: nowhere.npz: no such file or directory; give the npz or the directory of the UCI"
+            "penstock-hydraulics: nowhere.npz: no such file or directory; pass an npz file or the directory of the UCI"
             " text files\n"
         )
 
@@ -62,5 +62,5 @@ def test_the_data_may_be_named_by_the_environment(monkeypatch, tmp_path, capsys)
 
 
 def test_a_directory_without_a_training_is_named(tmp_path):
-    with pytest.raises(InvalidInput, match="holds no trained model"):
+    with pytest.raises(InvalidInput, match="holds no readable trained model"):
         saved_model.read(tmp_path)

@@ -92,7 +92,7 @@ def test_there_is_an_end_to_machines(fleet: Fleet, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(module, "MOST_EQUIPMENT", 1)
     fleet.put_equipment(parse_equipment("a", {"topology": "zema_rig"}))
     fleet.put_equipment(parse_equipment("a", {"topology": "excavator"}))
-    with pytest.raises(InvalidInput, match="1 machines are registered already"):
+    with pytest.raises(InvalidInput, match="1 machines are registered"):
         fleet.put_equipment(parse_equipment("b", {"topology": "zema_rig"}))
 
 
@@ -378,9 +378,9 @@ def test_results_wait_for_a_database_that_is_away_and_are_marked_late(
             _eventually(lambda: fleet._outage)
             assert fleet.equipment("exc_001") is not None
             assert len(fleet.recent("exc_001").times_s) == 6
-            with pytest.raises(ModelNotReady, match="predictions go on"):
+            with pytest.raises(ModelNotReady, match="predictions continue"):
                 fleet.history("exc_001")
-            with pytest.raises(ModelNotReady, match="predictions go on"):
+            with pytest.raises(ModelNotReady, match="predictions continue"):
                 fleet.put_equipment(parse_equipment("b", {"topology": "zema_rig"}))
             _eventually(lambda: fleet._late_left == 5)
             server.start()

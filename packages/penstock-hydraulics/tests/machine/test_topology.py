@@ -124,7 +124,7 @@ def test_a_graph_that_does_not_hold_together_is_refused_in_one_sentence(change: 
 
 
 def test_one_component_too_many_is_refused_with_their_number() -> None:
-    with pytest.raises(InvalidInput, match=r"has 65 components; at most 64"):
+    with pytest.raises(InvalidInput, match=r"has 65 components; the maximum is 64"):
         parse_topology(_line(65))
 
 

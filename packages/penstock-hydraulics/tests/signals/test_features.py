@@ -191,5 +191,5 @@ def test_a_window_the_models_are_not_made_for_is_refused(options, field):
 
 @pytest.mark.parametrize("wrong", [{"window_s": 30, "rate_hz": 2}, {"window_s": float("inf")}, {"rate_hz": 0.0}])
 def test_another_window_than_the_models_is_refused(wrong):
-    with pytest.raises(InvalidInput, match="leave both at 60 s and 1 Hz"):
+    with pytest.raises(InvalidInput, match="it must be 60 s at 1 Hz"):
         FeatureConfig(**wrong)

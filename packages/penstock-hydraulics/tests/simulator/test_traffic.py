@@ -140,7 +140,7 @@ def test_demo_traffic_is_sent_and_each_answer_told_beside_the_truth() -> None:
 def test_a_server_of_another_model_is_named_as_the_reason() -> None:
     server = _served({"predicted": "seven"})
     try:
-        with pytest.raises(PenstockError, match="answers no diagnosis"):
+        with pytest.raises(PenstockError, match="is not a hydraulics model"):
             send(traffic(Plan(RIG, windows=1)), f"http://127.0.0.1:{server.server_port}", print)
     finally:
         server.shutdown()

@@ -1,4 +1,4 @@
-"""What an answer says about its own limits: one sentence each."""
+"""Warnings about the limits of an answer, one sentence each."""
 
 from __future__ import annotations
 
@@ -11,41 +11,41 @@ from penstock_hydraulics.signals.windows import WindowPlan
 
 
 def machine_advisories(topology: Topology, assumed: bool, supported: bool, from_recordings: bool) -> list[str]:
-    """What the diagnosis takes the machine for; `supported`: the model may be asked about it at all."""
+    """Warnings about the topology; `supported`: the model supports it."""
     warnings = []
     if assumed:
         warnings.append(
-            f"the machine is not registered and names no topology; it is taken for a {topology.name}:"
+            f"the machine is not registered and the request has no topology; {topology.name} is assumed:"
             " send `topology`, or PUT /equipment/{id}"
         )
     if not supported:
-        warnings.append(f"this model does not know the topology {topology.name}; the answer comes from rules alone")
+        warnings.append(f"this model does not support the topology {topology.name}; the answer comes from rules alone")
     elif not from_recordings:
         warnings.append(f"the states of the {topology.name} were learned from a simulator, not from recordings")
     return warnings
 
 
 def window_advisories(plan: WindowPlan, config: FeatureConfig, long_enough: bool) -> list[str]:
-    """A window that is no whole work cycle."""
+    """Warnings about a window that is not a whole work cycle."""
     if not long_enough:
         return [
-            f"the window is {plan.seconds:g} s, the model takes {config.min_window_s:g} to {config.window_s:g} s;"
-            " the answer comes from rules alone, and health says no more than that none of them fires"
+            f"the window is {plan.seconds:g} s, the model needs {config.min_window_s:g} to {config.window_s:g} s;"
+            " the answer comes from rules alone, and health only means that no rule fires"
         ]
     if plan.seconds < config.window_s - 1.0:
-        return [f"the window is {plan.seconds:g} s of a work cycle of {config.window_s:g} s; the rest is filled up"]
+        return [f"the window is {plan.seconds:g} s of a work cycle of {config.window_s:g} s; the rest is filled in"]
     return []
 
 
 def sensor_advisories(coverage: Coverage, slow: tuple[str, ...], unavailable: tuple[str, ...]) -> list[str]:
-    """Which sensors are missing or too slow for the model, and which faults nobody can judge."""
+    """Missing sensors, sensors too slow for the model, and faults that cannot be judged."""
     warnings = []
-    if silent := [name for name in coverage.missing if name not in slow]:
-        warnings.append(f"sensors that sent nothing: {_join_names(silent)}")
+    if missing := [name for name in coverage.missing if name not in slow]:
+        warnings.append(f"missing sensors: {_join_names(missing)}")
     if slow:
-        warnings.append(f"sampled at less than 1 Hz, and left to the rules: {_join_names(slow)}")
+        warnings.append(f"sampled below 1 Hz, used by rules only: {_join_names(slow)}")
     if unavailable:
-        warnings.append(f"not judged, for want of sensors, nominal values or labels: {', '.join(unavailable)}")
+        warnings.append(f"not judged, sensors, nominal values or labels are missing: {', '.join(unavailable)}")
     return warnings
 
 

@@ -1,4 +1,4 @@
-"""The nine kinds of fault: what the model was taught of them, what a rule says, and what nobody can tell."""
+"""The nine kinds of fault: predictions of the model, scores of the rules, and faults that neither can judge."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from penstock_hydraulics.machine.topology import Topology
 from penstock_hydraulics.signals.coverage import Coverage
 
 THRESHOLD: Final = 0.5
-"""From where on a fault counts as detected unless the manifest says more; rules are made to fire here."""
+"""Default detection threshold, unless the manifest sets a higher one; rules are designed to fire here."""
 
 _LEARNED: Final = {each.anomaly: each.head.kind for each in SUPERVISED}
-"""The faults that a labelled state carries, and the kind of component it belongs to."""
+"""Faults derived from a labelled state, and the kind of component that has the state."""
 _LABELLED: Final = frozenset({"leakage"})
-"""Those whose labels are of the fault itself; the other states show like the fault and are called a proxy."""
+"""Faults with labels of their own; the other states are proxies of their fault."""
 
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """The answer, and the rules that fire: fault → score and component."""
+    """The answer, and the rules that fire: fault → (score, component)."""
 
     answer: AnomalyAnswer
     fired: dict[str, tuple[float, str]]
@@ -31,19 +31,19 @@ class Findings:
 
 @dataclass(frozen=True, slots=True)
 class AnomalyDetector:
-    """What can be said of each fault with one set of sensors on one topology."""
+    """Detects faults for one topology and set of sensors."""
 
     learned: tuple[tuple[int, str, Basis], ...]
-    """Column of the model's `anomalies`, name and basis of the faults that the model may be asked for."""
+    """Column of the model's `anomalies`, name and basis of each fault that the model predicts."""
     rule_set: RuleSet
     thresholds: Mapping[str, float]
     unavailable: tuple[str, ...]
-    """Faults that neither can judge."""
+    """Faults that neither model nor rules can judge."""
 
     def __call__(self, outputs: Sequence[float], figures: Figures) -> Findings:
         """`outputs` [9] are the model's probabilities.
 
-        Of model and rule the one that detects the fault counts, else the higher, and gives its basis and threshold.
+        The source that detects the fault (else the one with the higher score) sets score, basis and threshold.
         """
         predictions: dict[str, float | None] = dict.fromkeys(ANOMALIES)
         basis: dict[str, Basis] = dict.fromkeys(ANOMALIES, "unavailable")
@@ -71,7 +71,7 @@ def anomaly_detector(
     model: bool,
     labelled: bool,
 ) -> AnomalyDetector:
-    """`model`: it is asked at all; `labelled`: it learned this topology from recordings and not from the simulator."""
+    """`model`: the model runs; `labelled`: it was trained on recordings of this topology, not on simulations."""
     seen = {
         part.kind for part, share in zip(topology.components, coverage.components, strict=True) if model and share > 0
     }

@@ -1,4 +1,4 @@
-"""Whether a work cycle is like those that the model learned from: it answers for any, and cannot tell by itself."""
+"""Warn when a work cycle is out of distribution: the model itself answers for any input."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from penstock_hydraulics.machine.topology import Topology
 from penstock_hydraulics.signals.features import STATISTICS, Float, Layout
 
 FAR: Final = 4.0
-"""Deviations from usual, from where on a statistic of a window is far off."""
-MOST: Final = 0.05
-"""The share of far statistics up to which a cycle with every sensor is usual. Of the recordings, each measured by the
-scales of other runs (five folds, 1,905 cycles), none has more than 0.048; moved by a second, each has."""
-_ROWS: Final = 18
-_SCATTER: Final = 0.7
-"""Shares of few rows scatter: of random choices of 12, 8, 5, 3, 2 and 1 of the 18 rows, no recorded cycle has more than
-0.06, 0.08, 0.10, 0.17, 0.24 and 0.38; the limit goes along."""
-_NAMED: Final = 3
+"""Standard deviations from which on a statistic of a window counts as far from usual."""
+MAX_FAR_SHARE: Final = 0.05
+"""Maximum share of far statistics in a usual cycle with all sensors. Of the recordings, standardised with the scales of
+other runs (five folds, 1,905 cycles), none has more than 0.048; shifted by one second, every one has."""
+_ALL_ROWS: Final = 18
+_SCATTER_EXPONENT: Final = 0.7
+"""Exponent by which the limit grows with fewer rows, since small samples scatter: with random choices of 12, 8, 5, 3, 2
+and 1 of the 18 rows, no recorded cycle has more than 0.06, 0.08, 0.10, 0.17, 0.24 and 0.38."""
+_MAX_NAMED: Final = 3
 
 
 def usual_far_share(rows: int) -> float:
-    """The share of far statistics up to which a window of so many rows is usual."""
-    return float(MOST * max(1.0, _ROWS / rows) ** _SCATTER)
+    """Maximum share of far statistics in a usual window with this many rows."""
+    return float(MAX_FAR_SHARE * max(1.0, _ALL_ROWS / rows) ** _SCATTER_EXPONENT)
 
 
 def out_of_distribution_advisory(statistics: Float, layout: Layout, topology: Topology) -> str | None:
-    """A warning for a whole cycle that is unlike what was learned; `statistics` are the model's input of that name."""
+    """A warning for a whole cycle that is out of distribution; `statistics` is the model's input of that name."""
     far = np.abs(statistics) >= FAR
     count, rows = int(np.count_nonzero(far)), len(layout.rows)
     usual = usual_far_share(rows)
@@ -37,9 +37,9 @@ def out_of_distribution_advisory(statistics: Float, layout: Layout, topology: To
     own = far.reshape(-1, STATISTICS)[layout.slots].mean(axis=1)
     names = dict.fromkeys(_name(topology, layout, int(row)) for row in np.argsort(-own, kind="stable") if own[row] > 0)
     return (
-        f"the readings are unlike those that the model learned from ({share:.0%} of their statistics are far from"
-        f" usual, {usual:.0%} at most in what it knows), most of all {', '.join([*names][:_NAMED])}: check their units"
-        " and places, and that the window begins with the work cycle; take the states with care"
+        f"the readings are out of distribution ({share:.0%} of their statistics are far from usual, the limit is"
+        f" {usual:.0%}), most of all {', '.join([*names][:_MAX_NAMED])}: check units and sensor positions, and that the"
+        " window starts with the work cycle; the states may be wrong"
     )
 
 

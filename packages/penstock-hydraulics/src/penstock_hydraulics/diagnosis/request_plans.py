@@ -1,4 +1,4 @@
-"""What requests of one form have in common: worked out once, then kept."""
+"""Request plans: the precomputed part of requests with equal topology, sensors, lengths and rates, cached."""
 
 from __future__ import annotations
 
@@ -15,33 +15,33 @@ from penstock_hydraulics.signals.features import Float, Layout
 from penstock_hydraulics.signals.windows import WindowPlan
 
 MAX_ROWS: Final = 40_000
-"""The rows of all layouts that are kept; each holds under 800 bytes: 32 MB at most, whatever topologies are sent."""
+"""Maximum number of rows of all cached layouts. A row takes less than 800 bytes, so the cache stays under 32 MB."""
 MAX_PLANS: Final = 2048
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RequestPlan:
-    """A topology, the sensors that send, their lengths and rates, and the machine's expectations."""
+    """Everything that depends on the topology, the sensors, their lengths and rates, and the registered machine."""
 
     topology: Topology
     window_plan: WindowPlan
     layout: Layout | None
-    """None where the model is not asked."""
+    """None if the model does not run."""
     shown: list[int]
-    """The rows of the window that the model is shown."""
+    """The rows of the window that the model gets."""
     usual: Float | None
-    """[rows, STEPS] the course of a sound cycle, with which a short window goes on; None where it is not known."""
+    """[rows, STEPS] the course of a healthy cycle, used to complete a short window; None if unknown."""
     share: float
-    """The coverage of the whole answer."""
+    """Coverage of the answer."""
     components: ComponentAssessor
     anomalies: AnomalyDetector
     warnings: tuple[str, ...]
     equipment: Any
-    """What was registered when it was made; another one makes another case."""
+    """The registered machine at creation; the plan is invalid for any other object."""
 
     @property
     def weight(self) -> int:
-        """In rows."""
+        """Size in rows, for the limit of the cache."""
         plan, layout, topology = self.window_plan, self.layout, self.topology
         names = len(plan.sensors) + len(plan.unknown) + len(plan.idle)
         graph = len(topology.components) + len(topology.edges) // 8
@@ -49,7 +49,7 @@ class RequestPlan:
 
 
 class RequestPlanCache:
-    """The most recently used cases. Thread-safe."""
+    """LRU cache of request plans. Thread-safe."""
 
     def __init__(self, max_rows: int = MAX_ROWS, max_plans: int = MAX_PLANS) -> None:
         self._plans: OrderedDict[Hashable, RequestPlan] = OrderedDict()
@@ -61,7 +61,7 @@ class RequestPlanCache:
         return len(self._plans)
 
     def find(self, key: Hashable, equipment: Any, make: Callable[[], RequestPlan]) -> RequestPlan:
-        """The case for a key, made now unless it is known for this very equipment."""
+        """The plan of a key, created if it is missing or belongs to another equipment object."""
         with self._lock:
             plan = self._plans.get(key)
             if plan is not None and plan.equipment is equipment:

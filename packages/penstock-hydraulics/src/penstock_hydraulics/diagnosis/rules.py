@@ -1,7 +1,7 @@
-"""Faults that no recording teaches: limits and ratios of physics, judged against what the machine is built for.
+"""Rules for faults without recordings: limits and physical ratios, compared with the machine's nominal values.
 
-A rule gives a score from 0 to 1 and fires at 0.5. It needs certain sensors; ratios also need the machine's nominal
-values, which are the means of its readings over one sound work cycle.
+A rule gives a score from 0 to 1 and fires at 0.5. It needs certain sensors; ratios also need nominal values, the means
+of the machine's readings over one healthy work cycle.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from penstock_hydraulics.signals.features import HIGHEST, LOWEST, SEGMENTS
 Limits: TypeAlias = Mapping[str, tuple[float | None, float | None]]
 
 OIL_SLOPE: Final = 0.04
-"""Per kelvin: a mineral oil of ISO VG 46 loses viscosity like exp(-0.04 T) between 30 and 60 °C (Reynolds 1886; the
+"""Per kelvin: the viscosity of mineral oil ISO VG 46 falls as exp(-0.04 T) between 30 and 60 °C (Reynolds 1886; the
 drop over the filter in the recordings, 0.117 bar at 39 °C and 0.054 bar at 59 °C, gives 0.038)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ramp:
-    """A score: 0 at `zero`, 0.5 at `half`, 1 at `one`, straight lines between."""
+    """A piecewise linear score: 0 at `zero`, 0.5 at `half`, 1 at `one`."""
 
     zero: float
     half: float
     one: float
 
     def __call__(self, value: float) -> float:
-        """From 0 to 1."""
+        """The score, 0 to 1."""
         if value <= self.zero:
             return 0.0
         if value < self.half:
@@ -43,27 +43,27 @@ class Ramp:
 
 TEMPERATURE_LIMIT_C: Final = 70.0
 TEMPERATURE_WIDTH_K: Final = 12.0
-"""Mineral oil damages most seals and ages fast above 82 °C (B. Casey, Insider Secrets to Hydraulics): certain there."""
+"""Mineral oil damages most seals and ages fast above 82 °C (B. Casey, Insider Secrets to Hydraulics): score 1."""
 VIBRATION_ZONES: Final = (2.3, 4.5, 7.1)
 """mm/s r.m.s.: the borders of zones A/B, B/C and C/D of large machines on rigid ground (ISO 10816-3:2009, group 1, now
-ISO 20816-3); a smaller machine's own limit or nominal value is stricter."""
+ISO 20816-3); the limit or nominal value of a smaller machine is stricter."""
 VIBRATION_RISE: Final = 1.125
-"""mm/s above a machine's own sound level: a quarter of the border of zone B/C is a significant change (ISO 10816-3)."""
+"""mm/s above a machine's healthy level: a quarter of the border of zone B/C is a significant change (ISO 10816-3)."""
 PRESSURE_DROP: Final = Ramp(0.05, 0.15, 0.25)
-"""Share of the nominal pressure that is lost."""
+"""Lost share of the nominal pressure."""
 RESTRICTION: Final = Ramp(1.3, 1.7, 2.5)
-"""Times the nominal pressure over flow squared: the turbulent resistance of an orifice (Merritt 1967, ch. 3)."""
+"""Multiple of the nominal pressure over flow squared: the turbulent resistance of an orifice (Merritt 1967, ch. 3)."""
 RESTRICTION_RISE: Final = 1.03
-"""A restriction raises the pressure before it; what lowers flow and pressure is a leak."""
+"""Minimum pressure ratio: a restriction raises the pressure before it; a leak lowers flow and pressure."""
 CLOGGING: Final = Ramp(2.0, 3.0, 5.0)
-"""Times the nominal drop over the filter, at equal flow and viscosity (Darcy 1856)."""
+"""Multiple of the nominal pressure drop over the filter, at equal flow and viscosity (Darcy 1856)."""
 INLET: Final = Ramp(-0.2, 0.0, 0.2)
-"""Bar by which the suction pressure is below the least that the pump's maker allows."""
+"""Bar by which the suction pressure is below the minimum that the pump's manufacturer allows."""
 
 
 @dataclass(frozen=True, slots=True)
 class Expectations:
-    """What is known of one machine: sound means by sensor, and the lowest and highest that each sensor may say."""
+    """Nominal values of one machine (healthy means by sensor) and the lower and upper limit of each sensor."""
 
     nominal: Mapping[str, float] = field(default_factory=dict)
     limits: Limits = field(default_factory=dict)
@@ -86,12 +86,12 @@ NOMINAL: Final[Mapping[str, Mapping[str, float]]] = {
         "temperature_cooler_main": 31.24,
     }
 }
-"""Means of the ten settled cycles of the recordings without any fault. No other template is one machine of one size."""
+"""Means of the ten settled, fault-free cycles of the recordings. The other templates describe no single machine."""
 
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """Of each row of a window: its mean, lowest and highest value."""
+    """Mean, lowest and highest value of each row of a window."""
 
     mean: Sequence[float]
     low: Sequence[float]
@@ -99,21 +99,19 @@ class Figures:
 
     @classmethod
     def of(cls, window: NDArray[np.float32]) -> Figures:
-        """`window` [rows, seconds], filled seconds only."""
-        mean = np.add.reduce(window, axis=1, dtype=np.float32) / np.float32(
-            window.shape[1]
-        )  # half of what mean() costs
+        """From `window` [rows, seconds], filled seconds only."""
+        mean = np.add.reduce(window, axis=1, dtype=np.float32) / np.float32(window.shape[1])  # half the time of mean()
         low, high = np.minimum.reduce(window, axis=1), np.maximum.reduce(window, axis=1)
         return cls(mean.tolist(), low.tolist(), high.tolist())
 
     @classmethod
     def of_statistics(cls, statistics: NDArray[np.float32]) -> Figures:
-        """The same of whole windows, from their `features.statistics_of` [rows, STATISTICS]."""
+        """The same for whole windows, from `features.statistics_of` [rows, STATISTICS]."""
         mean = np.add.reduce(statistics[:, :SEGMENTS], axis=1) / np.float32(SEGMENTS)
         return cls(mean.tolist(), statistics[:, LOWEST].tolist(), statistics[:, HIGHEST].tolist())
 
 
-Judge: TypeAlias = Callable[[Figures], float]
+Score: TypeAlias = Callable[[Figures], float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,12 +120,12 @@ class Rule:
 
     anomaly: str
     component: str
-    judge: Judge
+    score: Score
 
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """What an operator said that a sensor may say; beyond it is a warning, whatever else it means."""
+    """An operator's limits of a sensor; a reading outside is always a warning."""
 
     sensor: str
     row: int
@@ -136,7 +134,7 @@ class Limit:
     unit: str
 
     def violation(self, lowest: float, highest: float) -> str | None:
-        """The sentence for a row's lowest and highest sample, None within the limits."""
+        """A warning for a row's lowest and highest sample, None within the limits."""
         if highest > self.high:
             return f"{self.sensor} reached {highest:.4g} {self.unit}, its limit is {self.high:g}"
         if lowest < self.low:
@@ -146,22 +144,22 @@ class Limit:
 
 @dataclass(frozen=True, slots=True)
 class RuleSet:
-    """The rules that a machine's sensors allow."""
+    """The rules that apply to a machine and its sensors."""
 
     rules: tuple[Rule, ...]
     limits: tuple[Limit, ...]
 
     @property
     def anomalies(self) -> frozenset[str]:
-        """The faults that are judged."""
+        """The faults that have a rule."""
         return frozenset(rule.anomaly for rule in self.rules)
 
     def judge(self, figures: Figures) -> tuple[dict[str, float], dict[str, str]]:
-        """The highest score of each fault that is judged, and the component that it was found at."""
+        """The highest score of each fault, and the component that it belongs to."""
         scores: dict[str, float] = {}
         where: dict[str, str] = {}
         for rule in self.rules:
-            score = rule.judge(figures)
+            score = rule.score(figures)
             if score > scores.get(rule.anomaly, -1.0):
                 scores[rule.anomaly], where[rule.anomaly] = score, rule.component
         return scores, where
@@ -170,7 +168,7 @@ class RuleSet:
 def make_rule_set(
     topology: Topology, sensors: Sequence[str], expectations: Expectations, *, whole: bool = True
 ) -> RuleSet:
-    """`sensors` are the names of the window's first rows. A window that is not a whole cycle has no mean to compare."""
+    """`sensors` are the names of the window's first rows. Rules on cycle means apply only to a `whole` cycle."""
     machine = _Machine(topology, {name: row for row, name in enumerate(sensors)}, expectations)
     rules = [*_overheating(machine), *_vibration(machine), *_cavitation(machine)]
     if whole:
@@ -184,8 +182,8 @@ def make_rule_set(
     return RuleSet(tuple(rules), tuple(limits))
 
 
-def _or(value: float | None, otherwise: float) -> float:
-    return otherwise if value is None else value
+def _or(value: float | None, default: float) -> float:
+    return default if value is None else value
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +203,7 @@ class _Machine:
         return self.expectations.limits.get(name, (None, None))[1]
 
     def measured(self, quantity: str) -> list[tuple[str, int, Component]]:
-        """Sensor, row and component of every sensor of a quantity."""
+        """Name, row and component of every sensor of a quantity."""
         named = [(f"{quantity}_{part.id}", part) for part in self.topology.components]
         return [(name, self.rows[name], part) for name, part in named if name in self.rows]
 
@@ -261,11 +259,11 @@ def _overheating(machine: _Machine) -> list[Rule]:
 def _vibration(machine: _Machine) -> list[Rule]:
     rules = []
     for name, row, part in machine.measured("vibration"):
-        limit, sound = machine.highest(name), machine.nominal("vibration", part)
+        limit, healthy = machine.highest(name), machine.nominal("vibration", part)
         if limit is None:
             limit = VIBRATION_ZONES[1]
-            if sound is not None and sound < limit:
-                limit = min(limit, sound + VIBRATION_RISE)
+            if healthy is not None and healthy < limit:
+                limit = min(limit, healthy + VIBRATION_RISE)
         ramp = Ramp(*(zone * limit / VIBRATION_ZONES[1] for zone in VIBRATION_ZONES))
         rules.append(Rule("vibration_anomaly", part.id, _Mean(row, ramp)))
     return rules
@@ -296,7 +294,7 @@ def _flow_restriction(machine: _Machine) -> list[Rule]:
 
 @dataclass(frozen=True, slots=True)
 class _Resistance:
-    """Pressure over flow squared against the nominal, where the pressure has risen."""
+    """Pressure over flow squared relative to nominal, if the pressure has risen."""
 
     pressure: int
     flow: int
@@ -326,7 +324,7 @@ def _contamination(machine: _Machine) -> list[Rule]:
 
 @dataclass(frozen=True, slots=True)
 class _Clogging:
-    """The filter's drop against the nominal, at equal flow and viscosity as far as both are measured."""
+    """The filter's pressure drop relative to nominal, corrected for flow and viscosity where both are measured."""
 
     before: int
     after: int
@@ -352,7 +350,7 @@ def _clogging(machine: _Machine, part: Component, before: int, after: int, drop:
 
 
 def _first_measured(machine: _Machine, quantity: str, parts: Sequence[Component]) -> tuple[int | None, float]:
-    """The row and the nominal value of the first of these components that has both."""
+    """Row and nominal value of the first component that has both; (None, 1.0) if there is none."""
     for part in parts:
         row, nominal = machine.row(quantity, part), machine.nominal(quantity, part)
         if row is not None and nominal is not None:
@@ -361,7 +359,7 @@ def _first_measured(machine: _Machine, quantity: str, parts: Sequence[Component]
 
 
 def _cavitation(machine: _Machine) -> list[Rule]:
-    """The suction pressure of a pump against the least that its maker allows, which must be among the limits."""
+    """Suction pressure of a pump below the lower limit, which must be registered."""
     rules = []
     for name, row, part in machine.measured("pressure"):
         least = machine.expectations.limits.get(name, (None, None))[0]

@@ -1,4 +1,4 @@
-"""What a client sends and gets: the Pydantic models of a diagnosis."""
+"""Request and response of a diagnosis as Pydantic models."""
 
 from __future__ import annotations
 
@@ -29,22 +29,22 @@ from penstock_hydraulics.machine.states import ANOMALIES
 from penstock_hydraulics.machine.topology import Topology
 
 MAX_SAMPLES = 60_000
-"""Of one sensor in a request: a window of 60 s at 1 kHz."""
+"""Maximum number of samples of one sensor: a window of 60 s at 1 kHz."""
 MAX_SENSORS = 512
-"""More than 64 components with every quantity have."""
+"""More than 64 components with every quantity can have."""
 MAX_RATE_HZ = 1000.0
 MIN_RATE_HZ = 0.1
 _MAX_SHOWN = 80
 _MAX_AHEAD = timedelta(days=1)
 _EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
-"""Before it a clock has been reset, or never set."""
+"""Earlier timestamps come from a clock that was reset or never set."""
 
 
 class _AcceptArrays:
-    """JSON arrays as they are, and in Python any one-dimensional array or sequence of numbers as well.
+    """Accepts JSON arrays, and in Python any one-dimensional array or sequence of numbers.
 
-    JSON goes straight to the inner schema: a validator around it would cost a Python call for every sensor. What the
-    platform's decoder read is kept: an `array.array` of doubles, which is a list of numbers for whoever looks at it.
+    JSON uses the inner schema directly: a wrapping validator would cost a Python call per sensor. The platform's fast
+    decoder returns an `array.array` of doubles, which is kept.
     """
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
@@ -67,7 +67,7 @@ _Time = TypeAdapter(datetime, config=ConfigDict(strict=True))
 
 
 class _AcceptIsoText:
-    """A time as JSON has it, and in Python its text as well: a request that was read from a file is no other."""
+    """Accepts ISO 8601 text in Python too, so that a request from a parsed file is equal to one over HTTP."""
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         inner = handler(source)
@@ -78,12 +78,12 @@ class _AcceptIsoText:
 def _time(value: Any) -> Any:
     try:
         return _Time.validate_json(to_json(value)) if isinstance(value, str) else value
-    except ValueError:  # Pydantic says what a time is
+    except ValueError:  # Pydantic reports the error
         return value
 
 
 class _ErrorMessage:
-    """What a wrong value is told, in words and not as a pattern; the schema keeps the pattern."""
+    """Replaces the error message of a pattern by a sentence; the JSON schema keeps the pattern."""
 
     def __init__(self, sentence: str) -> None:
         self._sentence = sentence
@@ -97,7 +97,7 @@ class _ErrorMessage:
 Number: TypeAlias = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Samples: TypeAlias = Annotated[
     list[Number],
-    FailFast(),  # one fault is told, not sixty thousand
+    FailFast(),  # report one error, not 60,000
     Field(min_length=1, max_length=MAX_SAMPLES),
     _AcceptArrays(),
 ]
@@ -106,10 +106,10 @@ EquipmentId: TypeAlias = Annotated[
     str,
     Field(
         pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:\-]{0,127}$",
-        description="The machine: 1 to 128 letters, digits and _ . : -, a letter or a digit first.",
+        description="Id of the machine: 1 to 128 letters, digits and _ . : -, starting with a letter or a digit.",
         examples=["exc_001"],
     ),
-    _ErrorMessage("give 1 to 128 letters, digits and _ . : -, a letter or a digit first"),
+    _ErrorMessage("must be 1 to 128 letters, digits and _ . : -, starting with a letter or a digit"),
 ]
 AnomalyName: TypeAlias = Literal[
     "pressure_drop",
@@ -131,7 +131,7 @@ assert AnomalyName.__args__ == ANOMALIES  # type: ignore[attr-defined]
 def _rates(value: Any) -> float | dict[str, float]:
     if isinstance(value, Mapping):
         if len(value) > MAX_SENSORS:
-            raise PydanticCustomError("rates", "it names more than {most} sensors", {"most": MAX_SENSORS})
+            raise PydanticCustomError("rates", "more than {most} sensors", {"most": MAX_SENSORS})
         return {str(name): _rate(rate, f"{printable(str(name)[:_MAX_SHOWN])}: ") for name, rate in value.items()}
     return _rate(value, "")
 
@@ -140,22 +140,22 @@ def _rate(value: Any, whose: str) -> float:
     number = isinstance(value, Real) and not isinstance(value, bool)
     if not number or not MIN_RATE_HZ <= value <= MAX_RATE_HZ:
         wanted = {"whose": whose, "least": f"{MIN_RATE_HZ:g}", "most": f"{MAX_RATE_HZ:g}"}
-        raise PydanticCustomError("rate", "{whose}a sampling rate is a number from {least} to {most} Hz", wanted)
+        raise PydanticCustomError("rate", "{whose}a sampling rate must be a number from {least} to {most} Hz", wanted)
     return float(value)
 
 
 def _circuit(value: Any) -> str | Mapping[str, Any] | Topology | None:
     if value is None or isinstance(value, str | Mapping | Topology):
         return value
-    raise PydanticCustomError("topology", "give the name of a template, or a graph of components and edges")
+    raise PydanticCustomError("topology", "must be the name of a template, or a graph of components and edges")
 
 
 def _plausible(value: datetime) -> datetime:
     value = value.replace(tzinfo=UTC) if value.tzinfo is None else value
     if value > datetime.now(UTC) + _MAX_AHEAD:
-        raise PydanticCustomError("timestamp", "it lies more than a day ahead; check the clock of the machine")
+        raise PydanticCustomError("timestamp", "more than a day in the future; check the clock of the machine")
     if value < _EARLIEST:
-        raise PydanticCustomError("timestamp", "it lies before 1970; check the clock of the machine")
+        raise PydanticCustomError("timestamp", "before 1970; check the clock of the machine")
     return value
 
 
@@ -188,16 +188,16 @@ class PredictionRequest(BaseModel):
         min_length=1,
         max_length=MAX_SENSORS,
         description="Readings by the sensor's name, `<quantity>_<component_id>`: pressure [bar], flow [l/min],"
-        " temperature [°C], vibration [mm/s] or power [W]. All sensors span the same time, at most 60 s.",
+        " temperature [°C], vibration [mm/s] or power [W]. All sensors must span the same time, at most 60 s.",
         examples=[{"pressure_pump_main": [100.0, 101.0, 102.0]}],
     )
     sampling_rate_hz: Rates = Field(
         default=1.0,
-        description="Of all sensors, or of each by its name; sensors that are not named are sampled at 1 Hz.",
+        description="One rate for all sensors, or a rate by sensor name; the default of a sensor is 1 Hz.",
         examples=[1.0, {"flow_pump_main": 10.0}],
     )
     timestamp: Annotated[datetime, _AcceptIsoText(), AfterValidator(_plausible)] | None = Field(
-        default=None, description="When the window ended; without a time zone UTC. Default: now."
+        default=None, description="End of the window; UTC if there is no time zone. Default: now."
     )
     topology: Circuit = Field(
         default=None,
@@ -205,7 +205,7 @@ class PredictionRequest(BaseModel):
         ' `{"components": […], "edges": […]}`. Default: the one registered for the equipment.',
         examples=["zema_rig"],
     )
-    model_version: str | None = Field(default=None, description="Which version shall answer; default: as routed.")
+    model_version: str | None = Field(default=None, description="The version that answers. Default: by routing.")
 
     _prepared: Any = PrivateAttr(default=None)
 
@@ -219,7 +219,7 @@ class _Answer(BaseModel):
 
     @classmethod
     def build(cls, **fields: Any) -> Self:
-        """Of all fields, which are right by construction: a tenth of what validating them costs."""
+        """Construct from all fields without validation: a tenth of the time. The caller guarantees valid values."""
         answer = cls.__new__(cls)
         _set(answer, "__dict__", fields)
         _set(answer, "__pydantic_fields_set__", _ALL)
@@ -229,48 +229,50 @@ class _Answer(BaseModel):
 
 
 class Health(_Answer):
-    """How well the machine does."""
+    """Health of the machine."""
 
     score: float = Field(description="1 as new, 0 failed.")
     status: Status = Field(description="healthy from 0.7, warning from 0.5, else critical.")
 
 
 class DegradationAnswer(_Answer):
-    """How fast its health falls."""
+    """Degradation of the machine."""
 
     rate: float = Field(description="0 to 1; 1 is the loss of all health in 100 h.")
-    time_to_failure_hours: float | None = Field(description="Until health is 0.3 at this rate; null without a trend.")
+    time_to_failure_hours: float | None = Field(
+        description="Hours until health is 0.3 at this rate; null without a trend."
+    )
     basis: Literal["history", "nominal", "none"] = Field(
-        description="history: the trend of stored results; nominal: rate is 1 - health, for want of a trend;"
-        " none: rules alone have spoken, and rate is what they take from health."
+        description="history: the trend of stored results; nominal: no trend, rate is 1 - health;"
+        " none: no model output, rate is the loss of health from rules alone."
     )
     rate_interval: tuple[float, float] | None = Field(default=None, description="95 % interval of rate.")
     time_to_failure_interval_hours: tuple[float, float | None] | None = Field(
-        default=None, description="95 % interval; null at its end: it may never fail at this rate."
+        default=None, description="95 % interval; a null upper end means that it may never fail at this rate."
     )
 
 
 class AnomalyAnswer(_Answer):
-    """Which kinds of fault show."""
+    """The nine kinds of fault."""
 
     predictions: dict[AnomalyName, float | None] = Field(
-        description="How likely each is, 0 to 1; null where nothing in this request can tell (basis: unavailable)."
+        description="Score of each fault, 0 to 1; null if this request cannot tell (basis: unavailable)."
     )
-    detected_anomalies: list[AnomalyName] = Field(description="Those at or above their threshold.")
+    detected_anomalies: list[AnomalyName] = Field(description="Faults at or above their threshold.")
     basis: dict[AnomalyName, Basis] = Field(
-        description="supervised: learned from this fault's labels; proxy: learned from something that shows like it,"
-        " or from a simulator; rule: a limit or a physical ratio; unavailable: not judged."
+        description="supervised: trained on labels of this fault; proxy: trained on a similar label or on"
+        " simulations; rule: a limit or a physical ratio; unavailable: not judged."
     )
-    thresholds: dict[AnomalyName, float] = Field(description="From where on each counts as detected.")
+    thresholds: dict[AnomalyName, float] = Field(description="Detection threshold of each fault.")
 
 
 class StateAnswer(_Answer):
-    """The state of a component in the words of the recordings that the model learned from."""
+    """State of a component, with the levels of the training recordings."""
 
     name: Literal["cooler_condition", "valve_condition", "pump_leakage", "accumulator_pressure"]
-    level: float | int = Field(description="The likeliest level.")
+    level: float | int = Field(description="Most probable level.")
     unit: str = Field(description="%, bar, or empty for the grades 0, 1, 2 of pump leakage.")
-    probabilities: dict[str, float] = Field(description="Of every level, best level first.")
+    probabilities: dict[str, float] = Field(description="Probability of every level, best level first.")
 
 
 class ComponentAnswer(_Answer):
@@ -278,9 +280,9 @@ class ComponentAnswer(_Answer):
 
     component_id: str
     type: str
-    health: float | None = Field(description="1 as new, 0 failed; null where nothing tells.")
-    state: StateAnswer | None = Field(description="null for kinds without states, or where nothing tells.")
-    coverage: float = Field(description="The share of the sensors which carry this component's state that were sent.")
+    health: float | None = Field(description="1 as new, 0 failed; null without evidence.")
+    state: StateAnswer | None = Field(description="null for kinds without states, or without evidence.")
+    coverage: float = Field(description="Share of the sensors relevant to this component's state that were sent.")
 
 
 class _Diagnosis(_Answer):
@@ -289,28 +291,28 @@ class _Diagnosis(_Answer):
     degradation: DegradationAnswer
     anomaly: AnomalyAnswer
     components: list[ComponentAnswer]
-    coverage: float = Field(description="0 to 1: how much of what the diagnosis rests on was there.")
-    warnings: list[str] = Field(description="What was wrong or missing, one sentence each.")
-    unknown_sensors: list[str] = Field(description="Names that the topology does not have; they were not used.")
-    topology: str = Field(description="The name of the circuit that was assumed.")
+    coverage: float = Field(description="0 to 1: share of the evidence that the request contains.")
+    warnings: list[str] = Field(description="Problems with the request, one sentence each.")
+    unknown_sensors: list[str] = Field(description="Sensor names that are not in the topology; they are ignored.")
+    topology: str = Field(description="Name of the topology in use.")
 
 
 class PredictionResponse(TimedResponse, _Diagnosis):
-    """The diagnosis. (The bases stand in this order so that the diagnosis comes first in the JSON.)"""
+    """The diagnosis. (The order of the bases puts the diagnosis first in the JSON.)"""
 
     model_config = ConfigDict(protected_namespaces=())
 
-    _keep: Callable[[PredictionResponse, str], None] | None = PrivateAttr(default=None)
+    _callback: Callable[[PredictionResponse, str], None] | None = PrivateAttr(default=None)
 
-    def on_complete(self, keep: Callable[[PredictionResponse, str], None]) -> Self:
-        """`keep` gets the finished answer and the version that gave it, which a task itself never learns."""
-        _set(self, "__pydantic_private__", {"_keep": keep})
+    def on_complete(self, callback: Callable[[PredictionResponse, str], None]) -> Self:
+        """Call `callback` with the finished answer and its model version, which is only known to the platform."""
+        _set(self, "__pydantic_private__", {"_callback": callback})
         return self
 
     def stamp(self, version: str, pre_ms: float = 0.0, run_ms: float = 0.0, post_ms: float = 0.0) -> None:
-        """Fill in where and how fast the answer was made, and put it into the history."""
+        """Fill in version and times, then run the callback, which stores the answer."""
         super().stamp(version, pre_ms, run_ms, post_ms)
         private = self.__pydantic_private__
-        keep = private.pop("_keep", None) if private else None
-        if keep is not None:
-            keep(self, version)
+        callback = private.pop("_callback", None) if private else None
+        if callback is not None:
+            callback(self, version)

@@ -1,8 +1,8 @@
-"""How fast a machine degrades and when it may fail, from the trend of its health over stored results.
+"""Degradation rate and time to failure from the trend of a machine's health over its stored results.
 
 The slope is the median of the slopes between all pairs of results (Theil 1950; Sen 1968,
-doi:10.1080/01621459.1968.10480934), its 95 % interval the ranks of those slopes that Kendall's statistic gives (Sen
-1968; Gilbert 1987, section 16.4), widened for results that resemble the one before them (Yue and Wang 2004,
+doi:10.1080/01621459.1968.10480934), its 95 % interval follows from Kendall's statistic over the
+ranks of those slopes (Sen 1968; Gilbert 1987, section 16.4), widened for autocorrelated results (Yue and Wang 2004,
 doi:10.1023/B:WARM.0000043140.61082.60).
 """
 
@@ -17,26 +17,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 Basis: TypeAlias = Literal["history", "nominal", "none"]
-"""What a rate rests on: the stored results, the present state alone, or nothing."""
+"""Basis of a rate: the stored results, the present state alone, or nothing."""
 
 MIN_RESULTS: Final = 8
 MAX_RESULTS: Final = 64
 FAILURE_HEALTH: Final = 0.3
-"""The health at which a machine counts as failed, unless its equipment says otherwise."""
+"""Default health at which a machine counts as failed."""
 REFERENCE_H: Final = 100.0
-"""A machine that loses its whole health in this time has the rate 1."""
+"""Hours in which a machine of rate 1 loses all its health."""
 LONGEST_H: Final = 10_000.0
-"""Times to failure beyond this one are given as this one: they mean `at least`."""
+"""Longest reported time to failure; it then means `at least`."""
 
 _Z: Final = 1.959964
 """95 %, two-sided, of the normal distribution."""
 _LATEST: Final = 8
-"""Results that tell where the trend stands now."""
+"""Number of the latest results that set the present level of the trend."""
 _RECOVERY: Final = 0.2
 _RUN: Final = 4
-"""A repair: this many results in a row are all better, by `_RECOVERY` at least, than as many before them."""
+"""A repair: this many results in a row are all at least `_RECOVERY` better than the same number before them."""
 _MIN_PART: Final = 16
-"""Results that a part of a trend has at least: of fewer one cannot tell how much they resemble each other."""
+"""Minimum number of results of a part of a trend; fewer do not allow an estimate of the autocorrelation."""
 _MAX_AUTOCORRELATION: Final = 0.9
 
 Float = NDArray[np.float64]
@@ -44,9 +44,9 @@ Float = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Degradation:
-    """`rate` 0..1 is the loss of health in 100 h; hours to failure are null where no loss is certain.
+    """`rate` 0..1 is the loss of health in 100 h; the time to failure is None unless the loss is significant.
 
-    The intervals hold 95 %; those of the basis `nominal` are None, where `rate` is the health that is lost already.
+    Intervals are 95 %. With the basis `nominal` they are None, and `rate` is the health lost so far.
     """
 
     rate: float | None
@@ -60,10 +60,10 @@ NOTHING: Final = Degradation(None, None, None, None, "none")
 
 
 def degradation(times_s: Float, health: Float, now_s: float, failure_health: float = FAILURE_HEALTH) -> Degradation:
-    """The trend of `[n]` results, the present one among them; what is later than `now_s` does not count.
+    """The trend of `[n]` results including the present one; results later than `now_s` are ignored.
 
-    Only results since the last repair are looked at, and where the decline became steeper the later half of them.
-    Fewer than 8, or all of one moment, give the basis `nominal`, none at all the basis `none`.
+    Only results since the last repair count, and only their later half if the decline became steeper. Fewer than 8
+    results, or results of a single moment, give the basis `nominal`; no results give the basis `none`.
     """
     times_s, health = _ordered(times_s, health, now_s)
     if not len(health):
@@ -79,7 +79,7 @@ def degradation(times_s: Float, health: Float, now_s: float, failure_health: flo
 
 
 def theil_sen(x: Float, y: Float) -> tuple[float, float, float]:
-    """The median slope and its 95 % interval, for `[n]` points at two different x at least."""
+    """The median slope and its 95 % interval, for `[n]` points with at least two different x."""
     first, second = _pairs(len(x))
     run = x.take(second) - x.take(first)
     rise = y.take(second) - y.take(first)
@@ -92,13 +92,13 @@ def theil_sen(x: Float, y: Float) -> tuple[float, float, float]:
     half = _Z * sqrt(_variance(len(x)) * _inflation(x, y, middle)) / 2
     last = len(slopes) - 1
     low, high = round(last / 2 - half), round(last / 2 + half)
-    if low < 0 or high > last:  # too few points to tell anything with 95 %
+    if low < 0 or high > last:  # too few points for a 95 % interval
         return middle, -np.inf, np.inf
     return middle, float(slopes[low]), float(slopes[high])
 
 
 def _latest_slope(hours: Float, health: Float) -> tuple[float, float, float]:
-    """As `theil_sen`, of the later half again and again while that one is steeper with 95 %: wear accelerates."""
+    """Like `theil_sen`; repeated on the later half while that is significantly steeper, since wear accelerates."""
     found = theil_sen(hours, health)
     while len(hours) >= 2 * _MIN_PART:
         hours, health = hours[len(hours) // 2 :], health[len(health) // 2 :]
@@ -122,8 +122,8 @@ def _ordered(times_s: Float, health: Float, now_s: float) -> tuple[Float, Float]
 
 
 def _last_repair(health: Float) -> int:
-    """Where the results after the last repair begin; 0 without one."""
-    count = len(health) - _RUN + 1  # of runs
+    """Index of the first result after the last repair; 0 without a repair."""
+    count = len(health) - _RUN + 1  # number of windows of _RUN results
     if count <= _RUN:
         return 0
     worst, best = health[:count], health[:count]
@@ -154,7 +154,7 @@ def _present_level(hours: Float, health: Float, slope: float) -> tuple[float, fl
 def _time_to_failure(
     margin: float, spread: float, slope: float, low: float, high: float
 ) -> tuple[float | None, tuple[float, float] | None]:
-    """Hours until the margin above failure is lost, and their interval; nothing unless the loss is significant."""
+    """Hours until the margin above failure is lost, with interval; None unless the loss is significant."""
     if margin <= 0:
         return 0.0, (0.0, 0.0)
     if high >= 0 or not isfinite(low):
@@ -166,19 +166,19 @@ def _time_to_failure(
 
 
 def _variance(n: int) -> float:
-    """Of Kendall's statistic over n points without a trend."""
+    """Variance of Kendall's statistic over n points without a trend."""
     return n * (n - 1) * (2 * n + 5) / 18.0
 
 
 def _inflation(x: Float, y: Float, slope: float) -> float:
-    """How much larger that variance is for points whose deviations follow each other (first-order autoregression)."""
+    """Factor on that variance for autocorrelated deviations (first-order autoregression)."""
     deviations = y - slope * x
     deviations = deviations - deviations.sum() / len(deviations)
     power = float(deviations @ deviations)
     if power <= 1e-18 * len(y):
         return 1.0
-    alike = min(max(float(deviations[1:] @ deviations[:-1]) / power, 0.0), _MAX_AUTOCORRELATION)
-    return (1.0 + alike) / (1.0 - alike)
+    correlation = min(max(float(deviations[1:] @ deviations[:-1]) / power, 0.0), _MAX_AUTOCORRELATION)
+    return (1.0 + correlation) / (1.0 - correlation)
 
 
 @lru_cache(maxsize=MAX_RESULTS + 1)

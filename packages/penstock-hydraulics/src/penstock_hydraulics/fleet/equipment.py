@@ -1,4 +1,4 @@
-"""One registered machine: its circuit, what it reads when it is sound, and what its readings may be."""
+"""One registered machine: its circuit, nominal values and limits."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ _MAX_NOTE: Final = 500
 
 @dataclass(frozen=True, slots=True)
 class Equipment:
-    """A machine as an operator registered it. `nominal` holds the means of its readings over one sound work cycle and
-    `limits` the lowest and highest reading, both by sensor and in the sensor's unit; at `failure_health` it has failed.
+    """A machine as registered by an operator. `nominal` holds the means of its readings over one healthy work cycle,
+    `limits` the lower and upper limit, both by sensor and in its unit; at `failure_health` the machine has failed.
     """
 
     id: str
@@ -34,7 +34,7 @@ class Equipment:
     note: str = ""
 
     def document(self) -> dict[str, Any]:
-        """What `parse_equipment` reads, for JSON; a template by its name."""
+        """The JSON document that `parse_equipment` reads; a template is given by name."""
         name = self.topology.name
         return {
             "topology": name if TEMPLATES.get(name) == self.topology else self.topology.document(),
@@ -46,24 +46,25 @@ class Equipment:
 
 
 def check_equipment_id(equipment_id: str) -> str:
-    """The id itself; raises InvalidInput for what is none."""
+    """Return a valid id; raises InvalidInput for any other."""
     if _ID.fullmatch(equipment_id) is None:
         raise InvalidInput(
-            f"equipment_id: {equipment_id[:80]!r} is not 1 to 128 letters, digits and _ . : -, with no sign first",
+            f"equipment_id: {equipment_id[:80]!r} is invalid; an id is 1 to 128 letters, digits and _ . : -,"
+            " starting with a letter or a digit",
             field="equipment_id",
         )
     return equipment_id
 
 
 def parse_equipment(equipment_id: str, document: Mapping[str, Any]) -> Equipment:
-    """The machine that an API document describes; raises InvalidInput naming the field, the sensor or the component."""
+    """Parse an API document; raises InvalidInput that names the field, the sensor or the component."""
     topology = _topology(document.get("topology"))
     failure_health = document.get("failure_health", FAILURE_HEALTH)
     if not _is_number(failure_health) or not 0 <= failure_health <= _MAX_FAILURE_HEALTH:
-        raise InvalidInput(f"failure_health: give a number from 0 to {_MAX_FAILURE_HEALTH}", field="failure_health")
+        raise InvalidInput(f"failure_health: must be a number from 0 to {_MAX_FAILURE_HEALTH}", field="failure_health")
     note = document.get("note", "")
     if not isinstance(note, str) or len(note) > _MAX_NOTE or "\0" in note:
-        raise InvalidInput(f"note: give a text of at most {_MAX_NOTE} characters", field="note")
+        raise InvalidInput(f"note: must be a string of at most {_MAX_NOTE} characters", field="note")
     return Equipment(
         check_equipment_id(equipment_id),
         topology,
@@ -78,26 +79,26 @@ def _topology(value: Any) -> Topology:
     if isinstance(value, str):
         if value not in TEMPLATES:
             raise InvalidInput(
-                f"topology: there is no template {value[:80]!r}; send one of {', '.join(TEMPLATES)}, or a graph",
+                f"topology: unknown template {value[:80]!r}; known templates: {', '.join(TEMPLATES)}; or send a graph",
                 field="topology",
             )
         return TEMPLATES[value]
     if value is None:
-        raise InvalidInput("topology: name a template or send a graph", field="topology")
+        raise InvalidInput("topology: missing; name a template or send a graph", field="topology")
     return parse_topology(value)
 
 
 def _mapping(document: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     value = document.get(name) or {}
     if not isinstance(value, Mapping):
-        raise InvalidInput(f"{name}: give an object with sensors as its keys", field=name)
+        raise InvalidInput(f"{name}: must be an object with sensors as keys", field=name)
     return value
 
 
 def _nominal(sensor: str, value: Any, topology: Topology) -> float:
     _check_sensor(sensor, topology, "nominal")
     if not _is_number(value):
-        raise InvalidInput(f"nominal: {sensor} needs a finite number", field=f"nominal.{sensor}")
+        raise InvalidInput(f"nominal: {sensor} must be a finite number", field=f"nominal.{sensor}")
     return float(value)
 
 
@@ -105,10 +106,10 @@ def _limit(sensor: str, value: Any, topology: Topology) -> tuple[float | None, f
     _check_sensor(sensor, topology, "limits")
     name = f"limits.{sensor}"
     if not isinstance(value, Mapping) or not value or not value.keys() <= {"min", "max"}:
-        raise InvalidInput(f"limits: {sensor} needs an object with `min`, `max` or both", field=name)
+        raise InvalidInput(f"limits: {sensor} must be an object with `min`, `max` or both", field=name)
     low, high = value.get("min"), value.get("max")
     if any(bound is not None and not _is_number(bound) for bound in (low, high)):
-        raise InvalidInput(f"limits: {sensor} needs finite numbers", field=name)
+        raise InvalidInput(f"limits: {sensor} must have finite numbers", field=name)
     if low is not None and high is not None and low >= high:
         raise InvalidInput(f"limits: the `min` of {sensor}, {low:g}, is not below its `max`, {high:g}", field=name)
     return (None if low is None else float(low)), (None if high is None else float(high))
@@ -117,7 +118,7 @@ def _limit(sensor: str, value: Any, topology: Topology) -> tuple[float | None, f
 def _check_sensor(sensor: str, topology: Topology, where: str) -> None:
     if topology.sensor(sensor) is None:
         raise InvalidInput(
-            f"{where}: {sensor[:80]!r} is no sensor `<quantity>_<component_id>` of the topology {topology.name}",
+            f"{where}: {sensor[:80]!r} is not a sensor `<quantity>_<component_id>` of the topology {topology.name}",
             field=f"{where}.{sensor[:80]}",
         )
 

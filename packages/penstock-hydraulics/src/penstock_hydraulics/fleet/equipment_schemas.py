@@ -1,4 +1,4 @@
-"""What the routes beside the prediction take and give: machines, their history, and the templates."""
+"""Requests and responses of the equipment, history and topology routes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Number: TypeAlias = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 
 
 class Bounds(BaseModel):
-    """What a sensor may say, in its unit; beyond it is a warning, and for some quantities a fault."""
+    """Limits of a sensor, in its unit; a reading outside is a warning, and for some quantities a fault."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -26,7 +26,7 @@ class Bounds(BaseModel):
 
 
 class EquipmentBody(BaseModel):
-    """A machine to register, in place of what was registered under its id."""
+    """A machine to register; replaces the one with the same id."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -36,56 +36,56 @@ class EquipmentBody(BaseModel):
     )
     nominal: dict[str, Number] = Field(
         default_factory=dict,
-        description="By sensor: the mean of its readings over one sound work cycle, in its unit. Rules need them.",
+        description="By sensor: the mean of its readings over one healthy work cycle, in its unit. Used by rules.",
         examples=[{"pressure_pump_main": 161.0}],
     )
     limits: dict[str, Bounds] = Field(
         default_factory=dict,
-        description="By sensor: its lowest and highest reading.",
+        description="By sensor: its lower and upper limit.",
         examples=[{"temperature_cooler_main": {"max": 65.0}}],
     )
     failure_health: Number = Field(
-        default=FAILURE_HEALTH, ge=0, le=0.9, description="The health at which it has failed."
+        default=FAILURE_HEALTH, ge=0, le=0.9, description="The health at which the machine counts as failed."
     )
-    note: str = Field(default="", max_length=500, description="For people.")
+    note: str = Field(default="", max_length=500, description="Free text.")
 
 
 class EquipmentAnswer(EquipmentBody):
-    """A machine as registered."""
+    """A registered machine."""
 
     equipment_id: str
     topology: Any = Field(description="A template's name or a graph.", examples=["zema_rig"])
 
     @classmethod
     def of(cls, equipment: Equipment) -> EquipmentAnswer:
-        """For one that was checked already."""
+        """From checked equipment."""
         return cls(equipment_id=equipment.id, **equipment.document())
 
 
 class EquipmentList(BaseModel):
-    """Some of the machines, sorted by their ids."""
+    """A page of machines, sorted by id."""
 
     equipment: list[EquipmentAnswer]
-    total_count: int = Field(description="How many there are.")
-    next: str | None = Field(description="Ask with `after` set to this for those that follow; null at the end.")
+    total_count: int = Field(description="Number of registered machines.")
+    next: str | None = Field(description="Value of `after` for the next page; null at the end.")
 
 
 class Removed(BaseModel):
-    """A machine that is no longer registered."""
+    """A removed machine."""
 
     equipment_id: str
     history_removed: bool
 
 
 class PastHealth(BaseModel):
-    """Health as it was."""
+    """Stored health."""
 
     score: float | None
     status: str
 
 
 class PastDegradation(BaseModel):
-    """Degradation as it was."""
+    """Stored degradation."""
 
     rate: float | None
     time_to_failure_hours: float | None
@@ -97,18 +97,18 @@ class HistoryItem(BaseModel):
 
     model_config = ConfigDict(protected_namespaces=())
 
-    timestamp: datetime = Field(description="When the window ended, UTC.")
+    timestamp: datetime = Field(description="End of the window, UTC.")
     health: PastHealth
     degradation: PastDegradation
     detected_anomalies: list[str]
-    components: dict[str, float] = Field(description="The health of each component that could be judged.")
+    components: dict[str, float] = Field(description="Health by component, where it is known.")
     coverage: float
     model_version: str
-    late: bool = Field(description="True for one that waited for a database which did not answer.")
+    late: bool = Field(description="True if the result was stored late because the database was unavailable.")
 
     @classmethod
     def of(cls, stored: Stored) -> HistoryItem:
-        """For the wire."""
+        """From a stored result."""
         result = stored.result
         return cls(
             timestamp=datetime.fromtimestamp(result.at_s, UTC),
@@ -125,11 +125,11 @@ class HistoryItem(BaseModel):
 
 
 class History(BaseModel):
-    """The latest diagnoses of the time asked for, rising in time."""
+    """The latest diagnoses of a time range, in ascending order."""
 
     equipment_id: str
     results: list[HistoryItem]
-    next: str | None = Field(description="Ask with `before` set to this for the older ones; null where there are none.")
+    next: str | None = Field(description="Value of `before` for the page of older results; null at the end.")
 
 
 class TopologyAnswer(BaseModel):
@@ -138,11 +138,11 @@ class TopologyAnswer(BaseModel):
     name: str
     components: list[dict[str, Any]]
     edges: list[tuple[str, str]]
-    sensors: list[str] = Field(description="The names that its readings have in `sensor_data`.")
+    sensors: list[str] = Field(description="Names of its sensors in `sensor_data`.")
 
     @classmethod
     def of(cls, topology: Topology) -> TopologyAnswer:
-        """For the wire."""
+        """From a topology."""
         return cls(**topology.document(), sensors=list(topology.expected_sensors))
 
 
@@ -151,4 +151,4 @@ class TopologyList(BaseModel):
 
     topologies: list[TopologyAnswer]
     units: dict[str, str] = Field(description="The unit of each quantity.")
-    types: list[str] = Field(description="The types that a component may have.")
+    types: list[str] = Field(description="The valid types of components.")

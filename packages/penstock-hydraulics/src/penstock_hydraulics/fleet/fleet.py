@@ -1,6 +1,6 @@
-"""What lives as long as the server: the machines, their recent health, and the writer of the history.
+"""The fleet in memory: registered machines, their recent health, and a background writer of the history.
 
-Predictions read memory only. One thread a database writes what they record, and reads what other processes wrote.
+Predictions read memory only. One thread per database writes recorded results and reads changes by other processes.
 """
 
 from __future__ import annotations
@@ -34,26 +34,26 @@ log = logging.getLogger(__name__)
 
 MAX_EQUIPMENT: Final = 10_000
 MAX_QUEUED: Final = 65_536
-"""Results that wait for a database; beyond it every second one is dropped, so that the rest spans the whole outage."""
+"""Maximum number of queued results; beyond it every second one is dropped, so that the rest spans the whole outage."""
 TICK_S: Final = 0.25
 RETRY_S: Final = 1.0
 LATE_S: Final = 5.0
-"""A database that answers so slowly counts as one that was away."""
+"""A cycle of the thread longer than this counts as an outage of the database."""
 _BATCH_SIZE: Final = 2_000
 _FOLLOWED_ROWS: Final = 5_000
 _LOADS_PER_CYCLE: Final = 20
-"""Trails that are read between two writes."""
+"""Histories read between two writes."""
 _LOAD_TIMEOUT_S: Final = 2.0
 _FLUSH_TIMEOUT_S: Final = 2.0
 _RETAIN_EVERY_S: Final = 600.0
-_DATABASE_UNAVAILABLE: Final = "the database of the plant does not answer; predictions go on, try again when it is back"
+_DATABASE_UNAVAILABLE: Final = "the fleet database is unavailable; predictions continue without it, try again later"
 
 
 class Fleet:
-    """The machines of one database and what became of them. Threads may share it; `of` shares it within a process."""
+    """The machines of one database and their results. Thread-safe; `of` returns one shared object per process."""
 
     def __init__(self, registry: Registry, retention: Retention | None = None) -> None:
-        """Starts its thread. Raises ConfigError for a bad setting, never for a database that is down."""
+        """Starts its thread. Raises ConfigError for an invalid setting, never for an unavailable database."""
         self._registry = registry
         self._retention = retention or Retention.load()
         self._writer = uuid.uuid4().hex[:16]
@@ -73,14 +73,14 @@ class Fleet:
         self._cycle_done = threading.Condition()
         self._retain_at = time.monotonic() + _RETAIN_EVERY_S / 10
         self._users = 0
-        self._thread = threading.Thread(target=self._run, name="hydraulics-plant", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="hydraulics-fleet", daemon=True)
         self._thread.start()
 
     @classmethod
     def of(cls, registry: Registry) -> Fleet:
-        """The one of this registry's database in this process; every `of` needs its `close`.
+        """The shared fleet of this registry's database in this process; every `of` needs a `close`.
 
-        Waits until the machines are known, no longer than seconds.
+        Waits at most 2 s until the machines are loaded.
         """
         key = (os.getpid(), registry.database_url)
         with _SHARED_LOCK:
@@ -92,7 +92,7 @@ class Fleet:
         return fleet
 
     def close(self) -> None:
-        """Write what waits and end the thread, once the last user has closed. Safe to call more often."""
+        """Write queued results and end the thread once the last user has closed. Safe to call repeatedly."""
         with _SHARED_LOCK:
             self._users -= 1
             if self._users > 0:
@@ -105,24 +105,24 @@ class Fleet:
         self._stopping.set()
         self._wake.set()
         self._thread.join(10)
-        left = len(self._queue) + len(self._batch)
-        if left:
-            log.error("%d results were never written: %s", left, self._outage or "the database does not answer")
+        unwritten = len(self._queue) + len(self._batch)
+        if unwritten:
+            log.error("%d results were not written: %s", unwritten, self._outage or "the database is unavailable")
             self._queue.clear()
             self._batch = []
 
     # For predictions: memory only
 
     def equipment(self, equipment_id: str) -> Equipment | None:
-        """A machine as registered; the same object until it is changed."""
+        """A registered machine; the same object until it changes."""
         return self._equipment.get(equipment_id)
 
     def recent(self, equipment_id: str, model: str = "") -> HealthHistory:
-        """Times and health of the machine's last results by a model, thinned, the present one not among them."""
+        """Times and health of the machine's recent results by a model, thinned, without the present one."""
         return self._histories.recent((equipment_id, model))
 
     def record(self, result: Result) -> None:
-        """Note a result; it is in the trail at once, in the history within a second or when the database is back."""
+        """Queue a result; it is in `recent` at once, in the database within a second or after an outage."""
         if result.trend is not None and result.health is not None:
             self._histories.add((result.equipment_id, result.trend), result.at_s, result.health)
         with self._lock:
@@ -135,12 +135,12 @@ class Fleet:
     def _thin(self) -> None:
         self._queue = deque(list(self._queue)[::2])
         self._late_left = min(self._late_left, len(self._queue))
-        log.warning("results wait for the database of the plant: every second one of them was dropped")
+        log.warning("the queue of results for the fleet database is full: every second one was dropped")
 
-    # For operators: these wait for the database, and raise ModelNotReady while it does not answer
+    # For operators: these access the database, and raise ModelNotReady while it is unavailable
 
     def page(self, after: str = "", limit: int = 100) -> list[Equipment]:
-        """The machines that follow an id, sorted by their ids."""
+        """The machines after an id, sorted by id."""
         self._refresh()
         ids = sorted(self._equipment)
         start = bisect_right(ids, after)
@@ -148,16 +148,16 @@ class Fleet:
         return [equipment for equipment in found if equipment is not None]
 
     def count(self) -> int:
-        """How many machines are registered, as far as is known here."""
+        """Number of registered machines, as cached here."""
         return len(self._equipment)
 
     def find(self, equipment_id: str) -> Equipment | None:
-        """As `equipment`, with what another process has changed a moment ago."""
+        """Like `equipment`, after reading changes by other processes."""
         self._refresh(needed=equipment_id not in self._equipment)
         return self._equipment.get(equipment_id)
 
     def put_equipment(self, equipment: Equipment) -> bool:
-        """Register a machine, or change one; True when it is new. InvalidInput where there are too many."""
+        """Register or replace a machine; True if it is new. Raises InvalidInput beyond `MAX_EQUIPMENT`."""
         with self._equipment_lock:
             try:
                 new = self._opened().put_equipment(equipment, MAX_EQUIPMENT)
@@ -169,7 +169,7 @@ class Fleet:
         return new
 
     def remove_equipment(self, equipment_id: str, history: bool = False) -> bool:
-        """Forget a machine, with its history where asked; False when nothing is known of it."""
+        """Delete a machine, and its results with `history`; False if there was nothing to delete."""
         if history:
             self._flush()
         with self._equipment_lock:
@@ -190,7 +190,7 @@ class Fleet:
         limit: int = 100,
         before: tuple[float, int] | None = None,
     ) -> list[Stored]:
-        """The latest results from a time, up to and without another, rising in time; `before` (time, id) goes on."""
+        """The latest results with start <= time < end, ascending; `before` (time, id) continues a page."""
         self._flush()
         try:
             return self._opened().history(equipment_id, start_s, end_s, before, limit)
@@ -202,7 +202,7 @@ class Fleet:
         return ModelNotReady(_DATABASE_UNAVAILABLE)
 
     def _refresh(self, needed: bool = True) -> None:
-        """See what others changed; memory does while the database is away, unless it was never read and is `needed`."""
+        """Read changes by other processes; in an outage memory is used if it was ever loaded or is not `needed`."""
         if not self._outage:
             try:
                 store = self._opened()
@@ -213,7 +213,7 @@ class Fleet:
             raise ModelNotReady(_DATABASE_UNAVAILABLE)
 
     def _flush(self) -> None:
-        """Wait until what is recorded by now is written, no longer than seconds."""
+        """Wait until the results recorded so far are written, at most 2 s."""
         until = time.monotonic() + _FLUSH_TIMEOUT_S
         with self._lock:
             goal = self._written + len(self._batch) + len(self._queue)
@@ -223,7 +223,7 @@ class Fleet:
                 self._cycle_done.wait(TICK_S)
 
     def _opened(self) -> Store:
-        from penstock_hydraulics.fleet.store import Store  # SQLAlchemy takes a quarter of a second to import
+        from penstock_hydraulics.fleet.store import Store  # importing SQLAlchemy takes 0.25 s
 
         with _OPENING:
             if self._store is None:
@@ -245,12 +245,12 @@ class Fleet:
         self._detect_slow_cycle()
         try:
             store = self._opened()
-            self._write(store, all_of_it=last)
+            self._write(store, everything=last)
             if not last:
                 self._follow_others(store)
                 self._load_histories(store)
                 self._retain(store)
-        except Exception as error:  # whatever it is, the next turn may fare better
+        except Exception as error:  # any failure is retried in the next cycle
             self._fail(error)
         else:
             self._report_outage("")
@@ -259,7 +259,7 @@ class Fleet:
             self._cycle_done.notify_all()
 
     def _detect_slow_cycle(self) -> None:
-        """Results that waited for a turn which hung are late, though nothing failed."""
+        """Results that waited for a slow cycle are late, although nothing failed."""
         before, self._cycle_started = self._cycle_started, time.monotonic()
         if self._cycle_started - before > LATE_S:
             with self._lock:
@@ -270,25 +270,25 @@ class Fleet:
             self._late_left = len(self._batch) + len(self._queue)
         known = isinstance(error, ConfigError)
         if not known and not self._outage:
-            log.error("the plant's thread failed", exc_info=error)
+            log.error("the fleet thread failed", exc_info=error)
         self._report_outage(str(error) if known else f"{type(error).__name__}: {error}")
 
     def _report_outage(self, outage: str) -> None:
-        """Once when it begins or ends: an outage of hours is no reason for thousands of lines."""
+        """Log only the start and the end of an outage."""
         if outage and not self._outage:
-            log.warning("machines and history wait, predictions go on: %s", outage)
+            log.warning("fleet database unavailable, predictions continue without it: %s", outage)
         elif self._outage and not outage:
-            log.info("machines and history are read and written again")
+            log.info("fleet database available again")
         self._outage = outage
 
-    def _write(self, store: Store, *, all_of_it: bool) -> None:
-        """Whole batches, and the rest of them once a turn: a commit costs as much as a hundred results."""
+    def _write(self, store: Store, *, everything: bool) -> None:
+        """Write full batches, and a partial one once per cycle: a commit costs as much as a hundred results."""
         more = True
         while more:
             late = self._fill_batch()
             if not self._batch:
                 return
-            more = all_of_it or late or len(self._batch) == _BATCH_SIZE
+            more = everything or late or len(self._batch) == _BATCH_SIZE
             store.write(self._writer, self._written, self._batch, late)
             with self._lock:
                 self._written += len(self._batch)
@@ -296,7 +296,7 @@ class Fleet:
                 self._batch = []
 
     def _fill_batch(self) -> bool:
-        """Fill the batch, unless one is left from a write that failed; True when it is late."""
+        """Fill the batch, unless one is left from a failed write; True if its results are late."""
         with self._lock:
             late = self._late_left > 0
             if not self._batch:
@@ -308,10 +308,10 @@ class Fleet:
         changes = store.changes()
         self._sync_equipment(store, changes.revision)
         if self._last_id < 0:
-            self._last_id = changes.last_id  # what is older is read with its trail
+            self._last_id = changes.last_id  # older results are read with each history
         self._last_id = min(self._last_id, changes.last_id)  # the latest may have been deleted
         while changes.last_id > self._last_id:
-            points, self._last_id = store.points(self._last_id, self._writer, _FOLLOWED_ROWS)
+            points, self._last_id = store.points_after(self._last_id, self._writer, _FOLLOWED_ROWS)
             self._histories.follow(points)
             if not points:
                 self._last_id = max(self._last_id, changes.last_id)
@@ -320,20 +320,20 @@ class Fleet:
         if revision == self._revision:
             return
         with self._equipment_lock:
-            since = self._revision if revision > self._revision else -1  # another database is in its place
+            since = self._revision if revision > self._revision else -1  # the database was replaced
             ids, changed = store.equipment(since)
             for equipment in changed:
                 if self._equipment.get(equipment.id) != equipment:
                     self._equipment[equipment.id] = equipment
-            for gone in self._equipment.keys() - ids:
-                del self._equipment[gone]
-                self._histories.forget(gone)
+            for removed_id in self._equipment.keys() - ids:
+                del self._equipment[removed_id]
+                self._histories.forget(removed_id)
             self._revision = revision
 
     def _load_histories(self, store: Store) -> None:
         for key in self._histories.unread()[:_LOADS_PER_CYCLE]:
-            past: Sequence[tuple[float, float, int]] = store.past(key)
-            columns = np.array(past, np.float64).reshape(-1, 3)
+            rows: Sequence[tuple[float, float, int]] = store.load_points(key)
+            columns = np.array(rows, np.float64).reshape(-1, 3)
             self._histories.merge_stored(key, columns[:, 0], columns[:, 1], columns[:, 2])
 
     def _retain(self, store: Store) -> None:
@@ -343,7 +343,7 @@ class Fleet:
         removed = store.retain(time.time() - keep.keep_days * 86_400, keep.keep_per_machine, keep.keep_results)
         self._retain_at = time.monotonic() + _RETAIN_EVERY_S
         if removed:
-            log.info("%d old results were deleted", removed)
+            log.info("deleted %d old results", removed)
 
 
 _SHARED: dict[tuple[int, str], Fleet] = {}
@@ -353,7 +353,7 @@ _OPENING = threading.Lock()
 
 @atexit.register
 def _stop_all() -> None:
-    """Nobody has to remember to close before a program ends."""
+    """Stop all threads at exit, for programs that do not close."""
     for (pid, _), fleet in list(_SHARED.items()):
         if pid == os.getpid():
             fleet._stop()

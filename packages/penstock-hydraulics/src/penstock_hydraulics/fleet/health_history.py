@@ -1,4 +1,4 @@
-"""The recent health of machines, in memory: as many points for a week as for a minute, denser towards the present."""
+"""Recent health of machines in memory: at most 63 points each, logarithmically denser towards the present."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from penstock_hydraulics.diagnosis.trend import MAX_RESULTS
 
 Float = NDArray[np.float64]
 Key: TypeAlias = tuple[str, str]
-"""A machine and the model that judged it, `name:version`: to change the model is no wear."""
+"""A machine and a model, `name:version`: a change of model must not look like wear."""
 
 POINTS: Final = MAX_RESULTS - 1
-"""With the present result there are as many as a trend looks at."""
+"""Together with the present result, as many as a trend uses."""
 MAX_HISTORIES: Final = 10_000
 _THINNED_TO: Final = 40
-"""Points that a full trail is thinned to."""
+"""Number of points that a full history is thinned to."""
 _EVEN_S: Final = 60.0
-"""Over the last minute points are spread evenly, before that the sparser the older they are."""
+"""Points are spread evenly over the last minute, and logarithmically before that."""
 
 _LATEST_KEPT: Final = 3
-"""The latest points stay as they are: one of a clock that was ahead would make all the others old."""
+"""The latest points are never merged: one from a clock that is ahead would make all others look old."""
 
 
 class HealthHistory(NamedTuple):
-    """`times_s` [n] seconds since 1970, rising, and `health` [n] in 0..1, n at most 63."""
+    """`times_s` [n] seconds since 1970, ascending, and `health` [n] in 0..1, n at most 63."""
 
     times_s: Float
     health: Float
@@ -39,7 +39,7 @@ EMPTY: Final = HealthHistory(np.empty(0), np.empty(0))
 
 
 class _Points:
-    """One machine's trail. Neighbours are merged into their mean when it is full."""
+    """The mutable history of one machine. When it is full, neighbouring points are merged into their mean."""
 
     __slots__ = ("count", "health", "times_s", "weights")
 
@@ -52,7 +52,7 @@ class _Points:
         if n == POINTS:
             self._put(*_thinned(self.times_s, self.health, self.weights, _THINNED_TO))
             n = self.count
-        if n and at_s < self.times_s[n - 1]:  # it comes late
+        if n and at_s < self.times_s[n - 1]:  # out of order
             place = int(self.times_s[:n].searchsorted(at_s, "right"))
             for array in (self.times_s, self.health, self.weights):
                 array[place + 1 : n + 1] = array[place:n].copy()
@@ -61,21 +61,21 @@ class _Points:
         self.count += 1
 
     def merge(self, times_s: Float, health: Float, weights: Float) -> None:
-        """Put stored points, any number of them, among those there are, which may have been stored meanwhile."""
+        """Merge stored points, any number of them, with the present ones, some of which may be stored already."""
         n = self.count
-        mine = self.times_s[:n]
-        if n:  # of merged points one cannot tell which they were
+        own_times = self.times_s[:n]
+        if n:  # merged points can no longer be compared
             single = (self.weights[:n] == 1).all()
-            new = ~np.isin(times_s, mine) if single else times_s < mine[0]
+            new = ~np.isin(times_s, own_times) if single else times_s < own_times[0]
             times_s, health, weights = times_s[new], health[new], weights[new]
         pairs = ((times_s, self.times_s), (health, self.health), (weights, self.weights))
-        order = np.concatenate((times_s, mine)).argsort(kind="stable")
+        order = np.concatenate((times_s, own_times)).argsort(kind="stable")
         joined = [np.concatenate((stored, own[:n]))[order] for stored, own in pairs]
         if len(joined[0]) > POINTS:
             joined = [*_thinned(joined[0], joined[1], joined[2], _THINNED_TO)]
         self._put(*joined)
 
-    def trail(self) -> HealthHistory:
+    def snapshot(self) -> HealthHistory:
         return HealthHistory(self.times_s[: self.count].copy(), self.health[: self.count].copy())
 
     def _put(self, times_s: Float, health: Float, weights: Float) -> None:
@@ -84,22 +84,22 @@ class _Points:
 
 
 def _thinned(times_s: Float, health: Float, weights: Float, most: int) -> tuple[Float, Float, Float]:
-    """At most so many points and the latest: means over stretches of equal length on a logarithmic scale of age."""
+    """At most `most` points plus the latest: means over intervals of equal length on a logarithmic scale of age."""
     last = len(times_s) - _LATEST_KEPT
     depth = np.log(times_s[last - 1] - times_s[:last] + _EVEN_S)
     span = depth[0] - depth[-1]
-    if span <= 0:  # all of one moment
-        stretch = np.zeros(last, np.intp)
+    if span <= 0:  # all at the same time
+        interval = np.zeros(last, np.intp)
     else:
-        stretch = np.minimum((depth[0] - depth) / span * most, most - 1).astype(np.intp)
-    starts = np.concatenate(([0], np.diff(stretch).nonzero()[0] + 1, np.arange(last, len(times_s))))
+        interval = np.minimum((depth[0] - depth) / span * most, most - 1).astype(np.intp)
+    starts = np.concatenate(([0], np.diff(interval).nonzero()[0] + 1, np.arange(last, len(times_s))))
     total = np.add.reduceat(weights, starts)
     merged_times, merged_health = (np.add.reduceat(array * weights, starts) / total for array in (times_s, health))
     return merged_times, merged_health, total
 
 
 class HealthHistories:
-    """The trails that were asked for last. Thread-safe, and nothing here waits."""
+    """LRU cache of health histories. Thread-safe; no method blocks on the database."""
 
     def __init__(self, most: int = MAX_HISTORIES) -> None:
         self._points: OrderedDict[Key, _Points] = OrderedDict()
@@ -114,15 +114,15 @@ class HealthHistories:
         return len(self._points)
 
     def recent(self, key: Key) -> HealthHistory:
-        """A copy of the trail; that of a machine which is asked about first is empty until its history was read."""
+        """A copy of the history; empty for a new key until its stored results are read."""
         with self._lock:
             points = self._points.get(key)
             if points is None:
                 points = self._begin(key)
-            return points.trail() if points.count else EMPTY
+            return points.snapshot() if points.count else EMPTY
 
     def add(self, key: Key, at_s: float, health: float) -> None:
-        """One more point."""
+        """Add a point."""
         with self._lock:
             points = self._points.get(key)
             if points is None:
@@ -132,7 +132,7 @@ class HealthHistories:
             points.add(at_s, health)
 
     def follow(self, rows: Iterable[tuple[Key, float, float]]) -> None:
-        """Points that other processes made, of the trails that are known here."""
+        """Add points of other processes to the histories that are cached here."""
         for key, at_s, health in rows:
             with self._lock:
                 points = self._points.get(key)
@@ -140,12 +140,12 @@ class HealthHistories:
                     points.add(at_s, health)
 
     def unread(self) -> list[Key]:
-        """Those whose history is still to be read."""
+        """Keys whose stored results are not read yet."""
         with self._lock:
             return list(self._unread)
 
     def merge_stored(self, key: Key, times_s: Float, health: Float, weights: Float) -> None:
-        """What the history says beside the points there are; `weights` [n] are the results behind each."""
+        """Merge stored points with the present ones; `weights` [n] are the numbers of results behind each."""
         with self._lock:
             self._unread.pop(key, None)
             points = self._points.get(key)
@@ -153,7 +153,7 @@ class HealthHistories:
                 points.merge(times_s, health, weights)
 
     def forget(self, equipment_id: str) -> None:
-        """Drop a machine's trails; they are read again when they are asked for."""
+        """Drop the histories of a machine; they are read again on the next access."""
         with self._lock:
             for key in [key for key in self._points if key[0] == equipment_id]:
                 del self._points[key]
@@ -163,6 +163,6 @@ class HealthHistories:
         points = self._points[key] = _Points()
         self._unread[key] = None
         while len(self._points) > self._most:
-            left, _ = self._points.popitem(last=False)
-            self._unread.pop(left, None)
+            evicted, _ = self._points.popitem(last=False)
+            self._unread.pop(evicted, None)
         return points

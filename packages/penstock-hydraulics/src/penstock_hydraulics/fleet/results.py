@@ -1,4 +1,4 @@
-"""What is kept of one diagnosis."""
+"""One diagnosis as it is stored."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 
 class Result(NamedTuple):
-    """One diagnosis of one machine; `at_s` is seconds since 1970 (UTC), `health` None where nothing could be said.
+    """One diagnosis of one machine; `at_s` is seconds since 1970 (UTC), `health` is None without evidence.
 
-    `components` is the health of each component by its id. `trend` is the model, `name:version`, in whose trend of the
-    machine `health` is a point: another model's health has another scale, and what rules alone say is no point (None).
+    `components` maps component ids to health. `trend` is the model, `name:version`, whose trend `health` belongs to,
+    since models differ in scale; it is None for answers from rules alone, which are not part of a trend.
     """
 
     equipment_id: str
@@ -28,7 +28,7 @@ class Result(NamedTuple):
 
 
 class Stored(NamedTuple):
-    """A result as it is in the history; `late` when the database was away while it was made."""
+    """A stored result; `late` if the database was unavailable when it was made."""
 
     id: int
     result: Result

@@ -1,4 +1,4 @@
-"""How much of the history is kept: the settings of this package, and the only place that reads them."""
+"""Retention of the history: the settings of this package, read here only."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from penstock.errors import ConfigError
 from penstock.plugin_api import package_settings
 
 _PACKAGE: Final = "penstock_hydraulics"
-_ELSEWHERE: Final = frozenset({"data", "cmapss"})
-"""Where recordings are, for the training commands and the tests, which read it themselves."""
+_OTHER_SETTINGS: Final = frozenset({"data", "cmapss"})
+"""Paths of recordings, read by the training commands and the tests."""
 
 
 @dataclass(frozen=True, slots=True)
 class Retention:
-    """Results are kept for so many days, so many of one machine, and so many in all."""
+    """Limits of stored results: days, number per machine, total number."""
 
     keep_days: float = 400.0
     keep_per_machine: int = 100_000
@@ -25,16 +25,16 @@ class Retention:
 
     @classmethod
     def load(cls, given: Mapping[str, str] | None = None) -> Retention:
-        """What the environment says (PENSTOCK_HYDRAULICS_KEEP_DAYS and the others); raises ConfigError naming it."""
+        """From the environment (PENSTOCK_HYDRAULICS_KEEP_DAYS etc.); raises ConfigError that names the variable."""
         given = package_settings(_PACKAGE) if given is None else given
         known = {field.name: type(field.default) for field in fields(cls)}
         values = {}
         for name, text in given.items():
             if name in known:
                 values[name] = _value(name, text, known[name])
-            elif name not in _ELSEWHERE:
-                names = ", ".join(sorted(_full(name) for name in (*known, *_ELSEWHERE)))
-                raise ConfigError(f"{_full(name)} is not a setting; there are {names}")
+            elif name not in _OTHER_SETTINGS:
+                names = ", ".join(sorted(_full(name) for name in (*known, *_OTHER_SETTINGS)))
+                raise ConfigError(f"{_full(name)} is not a setting; known settings: {names}")
         return cls(**values)  # type: ignore[arg-type]  # each is of its field's type
 
 
@@ -48,5 +48,5 @@ def _value(name: str, text: str, kind: type) -> float | int:
     except ValueError:
         value = math.nan
     if not 0 < value < math.inf:
-        raise ConfigError(f"{_full(name)} is {text!r}; it should be a {'whole ' * (kind is int)}number above 0")
+        raise ConfigError(f"{_full(name)} is {text!r}; it must be a {'whole ' * (kind is int)}number above 0")
     return value

@@ -1,4 +1,4 @@
-"""The plant in a database: SQLite beside the registry's, or the registry's PostgreSQL."""
+"""The fleet's database: SQLite next to the registry's, or the registry's PostgreSQL."""
 
 from __future__ import annotations
 
@@ -27,26 +27,26 @@ log = logging.getLogger(__name__)
 
 NAME = "hydraulics"
 _AT_ONCE = 5_000
-"""Rows that are deleted in one transaction, for others wait meanwhile."""
+"""Rows deleted in one transaction, which blocks other writers."""
 _HOUR_S = 3600.0
 _HOURS = 5_000
-"""Means of so many hours, 30 weeks, are read back into a trail."""
+"""Hourly means (30 weeks) that are read into a health history."""
 
 Cursor = tuple[float, int]
-"""Time and id of a result: what comes before it is older."""
+"""Time and id of a result; a page continues with the results before it."""
 
 
 class Changes(NamedTuple):
-    """What has changed since one looked: the counter of machines, and the highest id of a result."""
+    """Change indicators: the revision counter of machines, and the highest id of a result."""
 
     revision: int
     last_id: int
 
 
 class Store:
-    """Threads may share it. Nothing is created before the first write; a missing database reads as an empty one.
+    """Thread-safe. Nothing is created before the first write; a missing database reads as empty.
 
-    Every method raises ConfigError, in one sentence, when the database cannot be used.
+    Every method raises ConfigError when the database cannot be used.
     """
 
     def __init__(self, registry: Registry) -> None:
@@ -57,10 +57,10 @@ class Store:
         """Close every connection. Safe to call twice."""
         self._database.close()
 
-    # Following others
+    # Changes by other processes
 
     def changes(self) -> Changes:
-        """Cheap enough to ask twice a second."""
+        """Cheap enough for polling twice a second."""
         with self._reading() as connection:
             if connection is None:
                 return Changes(0, 0)
@@ -68,19 +68,21 @@ class Store:
             revision, last_id = connection.execute(both).one()
         return Changes(revision or 0, last_id or 0)
 
-    def points(self, after_id: int, not_by: str, most: int) -> tuple[list[tuple[Key, float, float]], int]:
-        """(machine and model, time, health) of results that others wrote after an id, and the id to go on from."""
+    def points_after(self, after_id: int, except_writer: str, most: int) -> tuple[list[tuple[Key, float, float]], int]:
+        """((machine, model), time, health) of other writers' results after an id, and the id to continue from."""
         t = RESULTS.c
         columns = select(t.id, t.writer, t.trend, t.equipment_id, t.at, t.health)
         query = columns.where(t.id > after_id).order_by(t.id).limit(most)
         with self._reading() as connection:
             rows = connection.execute(query).all() if connection else []
-        others = [row for row in rows if row.writer != not_by and row.trend is not None and row.health is not None]
+        others = [
+            row for row in rows if row.writer != except_writer and row.trend is not None and row.health is not None
+        ]
         found = [((row.equipment_id, row.trend), row.at, row.health) for row in others]
         return found, rows[-1].id if rows else after_id
 
-    def past(self, key: Key) -> list[tuple[float, float, int]]:
-        """(time, health, results behind it) of one machine, rising: means by the hour, single results lately."""
+    def load_points(self, key: Key) -> list[tuple[float, float, int]]:
+        """(time, health, number of results) of one machine, ascending: hourly means, then the latest single results."""
         t = RESULTS.c
         of_machine = (t.equipment_id == key[0]) & (t.trend == key[1]) & t.health.is_not(None)
         with self._reading() as connection:
@@ -100,7 +102,7 @@ class Store:
     # Machines
 
     def equipment(self, since: int = -1) -> tuple[set[str], list[Equipment]]:
-        """The ids of all machines, and those that were written after a revision."""
+        """The ids of all machines, and the machines changed after a revision."""
         changed = select(EQUIPMENT.c.id, EQUIPMENT.c.document).where(EQUIPMENT.c.revision > since)
         with self._reading() as connection:
             if connection is None:
@@ -110,11 +112,11 @@ class Store:
         return ids, [equipment for equipment in found if equipment is not None]
 
     def put_equipment(self, equipment: Equipment, most: int) -> bool:
-        """Write a machine in place of the one of its id; True when there was none. ValueError beyond `most`."""
+        """Insert or replace a machine; True if it is new. Raises ValueError beyond `most` machines."""
         with self._writing() as connection:
             removed = connection.execute(delete(EQUIPMENT).where(EQUIPMENT.c.id == equipment.id)).rowcount
             if not removed and (connection.execute(select(func.count()).select_from(EQUIPMENT)).scalar() or 0) >= most:
-                raise ValueError(f"{most} machines are registered already, and no more are taken")
+                raise ValueError(f"{most} machines are registered, which is the maximum; remove one first")
             row = {
                 "id": equipment.id,
                 "document": orjson.dumps(equipment.document()).decode(),
@@ -125,7 +127,7 @@ class Store:
         return not removed
 
     def remove_equipment(self, equipment_id: str, history: bool) -> bool:
-        """Drop a machine, with its results where asked; False when there was nothing to drop."""
+        """Delete a machine, and its results with `history`; False if there was nothing to delete."""
         with self._writing() as connection:
             removed = connection.execute(delete(EQUIPMENT).where(EQUIPMENT.c.id == equipment_id)).rowcount
             if history:
@@ -137,9 +139,9 @@ class Store:
     # The history
 
     def write(self, writer: str, first: int, results: Sequence[Result], late: bool) -> None:
-        """Append results that a process made; `first` is the number of the first, counted from 0.
+        """Append results of a process; `first` is the running number of the first, from 0.
 
-        Those which an interrupted call has written already are left out.
+        Results that an interrupted call already committed are skipped.
         """
         with self._writing() as connection:
             of_writer = WRITERS.c.writer == writer
@@ -157,7 +159,7 @@ class Store:
     def history(
         self, equipment_id: str, start_s: float | None, end_s: float | None, before: Cursor | None, limit: int
     ) -> list[Stored]:
-        """The latest results of a machine from a time, up to and without another, and before a cursor; rising."""
+        """The latest results of a machine with start <= time < end and before a cursor; ascending."""
         query = select(RESULTS).where(RESULTS.c.equipment_id == equipment_id)
         if start_s is not None:
             query = query.where(RESULTS.c.at >= start_s)
@@ -172,7 +174,7 @@ class Store:
         return [_stored(row) for row in reversed(rows)]
 
     def retain(self, oldest_s: float, per_machine: int, most: int) -> int:
-        """Delete results that are older, or too many for one machine or in all; how many that were."""
+        """Delete results that are too old, or too many per machine or in total; returns their number."""
         if not self._has_tables():
             return 0
         removed = self._delete(select(RESULTS.c.id).where(RESULTS.c.at < oldest_s))
@@ -215,11 +217,11 @@ class Store:
             row = connection.execute(query).first() if connection else None
         return None if row is None else tuple(row)
 
-    # Connections, as the registry's own store has them
+    # Connections
 
     @contextmanager
     def _reading(self) -> Iterator[Connection | None]:
-        """A connection in a transaction, None when there is nothing to read yet."""
+        """A connection in a transaction; None if there are no tables yet."""
         if not self._has_tables():
             yield None
             return
@@ -241,7 +243,7 @@ class Store:
 
     @contextmanager
     def _writing(self) -> Iterator[Connection]:
-        """A connection in a transaction that excludes other writers, on tables that are up to date."""
+        """A connection in a transaction that excludes other writers; migrates the tables first."""
         with self._database.sentences(), self._database.writer.begin() as connection:
             found = _schema(connection)
             if found is None:
@@ -254,23 +256,23 @@ class Store:
 
 
 def _schema(connection: Connection) -> str | None:
-    """The revision of the tables, None without any. Raises ConfigError for one that only a newer release knows."""
+    """The revision of the tables, None without tables. Raises ConfigError for a revision of a newer release."""
     if not inspect(connection).has_table(VERSION_TABLE):
         return None
     found = connection.execute(select(SCHEMA.c.version_num)).scalar() or ""
     if found and found not in REVISIONS:
         raise ConfigError(
-            f"the tables of hydraulics were written by a newer release (their schema is {found}); upgrade penstock"
+            f"the hydraulics tables were written by a newer release (schema {found}); upgrade penstock-hydraulics"
         )
     return found
 
 
 def _machine(equipment_id: str, document: str) -> Equipment | None:
-    """None for one that another release wrote and this one cannot read."""
+    """None for a document that this release cannot read."""
     try:
         return parse_equipment(equipment_id, orjson.loads(document))
     except (InvalidInput, ValueError, AttributeError) as error:
-        log.warning("the machine %s is left out: %s", equipment_id, error)
+        log.warning("machine %s is ignored: %s", equipment_id, error)
         return None
 
 

@@ -1,4 +1,4 @@
-"""The plant's tables as they are now; `migrations` holds the way there, and a test holds the two together."""
+"""The fleet's current tables. A test compares them with the result of the `migrations`."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ EQUIPMENT = Table(
     Column("revision", BigInteger, nullable=False),
     Column("updated_at", Double, nullable=False),
 )
-"""Machines as JSON; `revision` is what the counter said when one was last written."""
+"""Machines as JSON; `revision` is the value of the counter at the last write."""
 
 RESULTS = Table(
     "hydraulics_results",
@@ -42,11 +42,11 @@ RESULTS = Table(
     Column("writer", String(16), nullable=False),
     Column("answer", Text, nullable=False),
     Index("hydraulics_results_by_time", "equipment_id", "at", "id"),
-    sqlite_autoincrement=True,  # a number that was deleted is not given again: others follow by it
+    sqlite_autoincrement=True,  # ids are never reused: other processes read results by id
 )
-"""Diagnoses; `trend` is the model in whose trend of the machine one is a point, null for none.
+"""Diagnoses; `trend` is the model whose trend a result belongs to, null for none.
 
-Ids rise in the order of commits, for writers exclude each other.
+Ids ascend in the order of commits, since writers exclude each other.
 """
 
 WRITERS = Table(
@@ -56,7 +56,7 @@ WRITERS = Table(
     Column("written", BigInteger, nullable=False),
     Column("seen_at", Double, nullable=False),
 )
-"""How many results each process has written: cut off in the middle of a commit, it can see whether that counted."""
+"""Number of results written by each process, to find out whether an interrupted commit succeeded."""
 
 REVISION = Table(
     "hydraulics_revision",
@@ -64,7 +64,7 @@ REVISION = Table(
     Column("id", Integer, primary_key=True, autoincrement=False),
     Column("value", BigInteger, nullable=False),
 )
-"""One row, counted up by every change of a machine; servers poll it."""
+"""One row, incremented by every change of a machine; servers poll it."""
 
 SCHEMA = Table(
     VERSION_TABLE,
@@ -72,4 +72,4 @@ SCHEMA = Table(
     Column("version_num", String(32), nullable=False),
     PrimaryKeyConstraint("version_num", name=f"{VERSION_TABLE}_pkc"),
 )
-"""Alembic's own table, as Alembic makes it."""
+"""Alembic's version table, as Alembic creates it."""

@@ -1,7 +1,7 @@
-"""How good answers are: accuracy, macro-F1, calibration, detection, and intervals from whole runs.
+"""Accuracy, macro-F1, calibration, detection, and bootstrap intervals over runs.
 
 Shapes: n cycles, K levels, R runs, S bootstrap samples. Probabilities are [n, K] with rows that sum to 1, labels [n]
-are places of levels. Confusion matrices are [..., K, K], row the truth, column the answer.
+are indices of levels. Confusion matrices are [..., K, K] with the truth in rows and the answer in columns.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ Reals = NDArray[np.float64]
 Labels = NDArray[np.int64]
 
 BINS = 15
-"""Bins of equal width of the expected calibration error (Guo et al., ICML 2017)."""
+"""Number of equal-width bins of the expected calibration error (Guo et al., ICML 2017)."""
 SAMPLES = 2000
 TINY = 1e-9
-"""The least probability that is told from none."""
+"""Lower bound of probabilities in logarithms."""
 
 
 class Interval(NamedTuple):
@@ -31,7 +31,7 @@ class Interval(NamedTuple):
 
 
 class Bin(NamedTuple):
-    """Answers of about one confidence: how many, their mean confidence, the share of them that was right."""
+    """Answers of similar confidence: their number, mean confidence and accuracy."""
 
     answers: int
     confidence: float
@@ -46,7 +46,7 @@ def confusion_matrix(labels: Labels, answers: Labels, classes: int) -> Reals:
 
 
 def confusion_by_run(labels: Labels, answers: Labels, classes: int, runs: Labels) -> Reals:
-    """Counts [R, K, K], the runs in ascending order of their number."""
+    """Counts [R, K, K], runs in ascending order."""
     names, of_cycle = np.unique(runs, return_inverse=True)
     confusion = np.zeros((len(names), classes, classes))
     np.add.at(confusion, (of_cycle, labels, answers), 1)
@@ -54,20 +54,20 @@ def confusion_by_run(labels: Labels, answers: Labels, classes: int, runs: Labels
 
 
 def accuracy(confusion: Reals) -> Reals:
-    """The share of right answers [...]."""
+    """Share of correct answers [...]."""
     hits: Reals = confusion.diagonal(axis1=-2, axis2=-1).sum(axis=-1) / np.maximum(confusion.sum(axis=(-2, -1)), 1)
     return hits
 
 
 def f1_by_class(confusion: Reals) -> Reals:
-    """F1 of each level [..., K]; NaN for a level that neither occurs nor is answered."""
+    """F1 of each level [..., K]; NaN for a level that occurs neither in labels nor in answers."""
     hits = confusion.diagonal(axis1=-2, axis2=-1)
     involved = confusion.sum(axis=-1) + confusion.sum(axis=-2)
     return np.where(involved > 0, 2 * hits / np.maximum(involved, 1), np.nan)
 
 
 def macro_f1(confusion: Reals) -> Reals:
-    """The plain mean of the levels' F1 [...], over those that occur or are answered, as scikit-learn defines it."""
+    """Unweighted mean F1 [...] over the levels in labels or answers, as in scikit-learn."""
     scores = f1_by_class(confusion)
     counted = np.isfinite(scores)
     mean: Reals = np.where(counted, scores, 0.0).sum(axis=-1) / np.maximum(counted.sum(axis=-1), 1)
@@ -97,9 +97,9 @@ def expected_calibration_error(probabilities: Reals, labels: Labels, bins: int =
 
 
 def bootstrap_weights(runs: int, samples: int = SAMPLES, seed: int = 0) -> Reals:
-    """How often each run is drawn [S, R]: as many runs as there are, with replacement.
+    """Number of draws of each run [S, R]: R runs per sample, with replacement.
 
-    Runs and not cycles, since the cycles of a run are nearly copies of one another.
+    Runs instead of cycles, since the cycles of a run are nearly copies of each other.
     """
     rng = np.random.default_rng(seed)
     return rng.multinomial(runs, np.full(runs, 1 / runs), size=samples).astype(np.float64)
@@ -111,27 +111,27 @@ def resampled(by_run: Reals, weights: Reals) -> Reals:
 
 
 def interval(value: float, drawn: Reals) -> Interval:
-    """`value` between the 2.5th and the 97.5th percentile of what the samples gave."""
+    """`value` with the 2.5th and the 97.5th percentile of the samples."""
     low, high = np.percentile(drawn, (2.5, 97.5))
     return Interval(float(value), float(low), float(high))
 
 
 def mean_macro_f1(targets: Sequence[Reals], weights: Reals | None = None) -> Reals:
-    """The mean over targets of macro-F1, of confusions by run [R, K, K]: one number, or one a sample [S]."""
+    """Mean macro-F1 over targets, from confusions by run [R, K, K]: one number, or one per sample [S]."""
     scores = [macro_f1(one.sum(axis=0) if weights is None else resampled(one, weights)) for one in targets]
     mean: Reals = np.mean(scores, axis=0)
     return mean
 
 
 def paired_difference(ours: Sequence[Reals], theirs: Sequence[Reals], seed: int = 0) -> Interval:
-    """Mean macro-F1 of `ours` less that of `theirs`; both are measured on the same runs, which are drawn together."""
+    """Mean macro-F1 of `ours` minus `theirs`, paired bootstrap over the same runs."""
     weights = bootstrap_weights(len(ours[0]), seed=seed)
     drawn = mean_macro_f1(ours, weights) - mean_macro_f1(theirs, weights)
     return interval(float(mean_macro_f1(ours) - mean_macro_f1(theirs)), drawn)
 
 
 class Detection(NamedTuple):
-    """A yes or no at a threshold: the share of faultless cycles that were flagged, and of faulty ones."""
+    """Detection at a threshold: share of flagged fault-free cycles (false alarms) and of flagged faulty ones."""
 
     threshold: float
     false_alarms: float
@@ -141,7 +141,7 @@ class Detection(NamedTuple):
 
 
 def detection_at(scores: Reals, faulty: NDArray[np.bool_], threshold: float) -> Detection:
-    """What `scores >= threshold` does; shares are NaN without cycles of their kind."""
+    """Detection by `scores >= threshold`; a share is NaN without cycles of its kind."""
     flagged = scores >= threshold
     negatives, positives = int((~faulty).sum()), int(faulty.sum())
     return Detection(
@@ -154,12 +154,12 @@ def detection_at(scores: Reals, faulty: NDArray[np.bool_], threshold: float) -> 
 
 
 def threshold_at(scores: Reals, faulty: NDArray[np.bool_], false_alarms: float, least: float = 0.5) -> float:
-    """The least threshold that flags at most this share of the faultless cycles, to four places.
+    """The lowest threshold with at most this share of false alarms, to four decimals.
 
-    Never below `least`: where faults stand far from all that was measured, the next machine will not.
+    Never below `least`: well separated faults in these data may be less separated on another machine.
     """
-    calm = np.sort(scores[~faulty])
-    allowed = int(np.floor(false_alarms * len(calm)))
-    highest = calm[len(calm) - 1 - allowed]
+    negatives_sorted = np.sort(scores[~faulty])
+    allowed = int(np.floor(false_alarms * len(negatives_sorted)))
+    highest = negatives_sorted[len(negatives_sorted) - 1 - allowed]
     above = np.floor(highest * 10_000 + 1) / 10_000
     return float(np.clip(above, least, 1.0))

@@ -1,4 +1,4 @@
-"""The words of the diagnosis: component states, their levels, the nine anomalies, and health from severity.
+"""Component states and their levels, the nine anomalies, and health from severity.
 
 Levels and units are those of the data set "Condition monitoring of hydraulic systems" (Helwig, Pignanelli and
 Schütze 2015, doi:10.24432/C5CW21). Every array of levels runs from the best level to the worst.
@@ -65,7 +65,7 @@ ANOMALIES: Final[tuple[str, ...]] = (
 
 @dataclass(frozen=True, slots=True)
 class Supervised:
-    """An anomaly that a labelled state carries: the probability that its level is `first` or worse."""
+    """An anomaly derived from a labelled state: the probability that its level is `first` or worse."""
 
     anomaly: str
     head: Head
@@ -77,7 +77,7 @@ class Supervised:
         return slice(self.head.start + self.first, self.head.stop)
 
 
-# Only leakage is labelled as what it is; the other three are states that show as the anomaly.
+# Only leakage has labels of its own; the other three are states that appear as the anomaly.
 SUPERVISED: Final[tuple[Supervised, ...]] = (
     Supervised("overheating", HEADS[0], 1),  # cooler at 20 % or less
     Supervised("valve_stiction", HEADS[1], 1),  # valve at 90 % or less: a switching lag
@@ -94,7 +94,7 @@ def severity(probabilities: Float, head: Head) -> Float:
 def equipment_health(component_health: Float) -> float:
     """Health of the machine from `[components with a state]`: half the worst, half the mean; 1 for none.
 
-    One component near failure makes the machine critical, one light fault leaves it healthy.
+    One component near failure makes the machine critical; one slight fault leaves it healthy.
     """
     if not len(component_health):
         return 1.0

@@ -1,4 +1,4 @@
-"""The four circuits that are known by name."""
+"""The four circuit templates."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _RIG = Topology(
         ("cooler_main", "tank"),
     ),
 )
-"""The test rig of the UCI recordings: a working circuit that loads a pump in steps, and a loop of filter and cooler."""
+"""The test rig of the UCI recordings: a working circuit that loads a pump in steps, and a filter and cooling loop."""
 
 _STANDARD = Topology(
     "standard_pump_system",
@@ -93,7 +93,7 @@ _DUAL = Topology(
         ("cooler_main", "tank"),
     ),
 )
-"""Two pumps with a circuit each, a cylinder and a motor, that share the return line and the tank."""
+"""Two pumps with separate circuits (a cylinder, a motor) and a common return line and tank."""
 
 _EXCAVATOR = Topology(
     "excavator",

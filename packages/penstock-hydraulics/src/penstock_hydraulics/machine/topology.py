@@ -1,4 +1,4 @@
-"""A hydraulic circuit as a graph: components, what is measured at them, and which of them share oil."""
+"""A hydraulic circuit as a graph: components, their sensors, and the oil lines between them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ QUANTITIES: Mapping[str, str] = {
     "vibration": "mm/s",
     "power": "W",
 }
-"""What can be measured, and its unit."""
+"""Measured quantities and their units."""
 
 KINDS: tuple[str, ...] = (
     "pump",
@@ -38,18 +38,18 @@ KINDS: tuple[str, ...] = (
     "motor",
     "other",
 )
-"""Kinds of components. The order is part of every trained model, which knows a kind by its index + 1 (0 is padding)."""
+"""Kinds of components. The order is part of every trained model: a kind is encoded as its index + 1 (0 is padding)."""
 
 MAX_COMPONENTS = 64
 
 _ID = re.compile(r"[a-z0-9_]{1,64}")
 _MAX_SHOWN = 80
-"""Characters of a caller's value that a message repeats."""
+"""Maximum number of characters of an input value in an error message."""
 
 
 @dataclass(frozen=True, slots=True)
 class Component:
-    """One part of the circuit; `quantities` are the sensors it is expected to have, in the order of `QUANTITIES`."""
+    """One component of the circuit; `quantities` are its expected sensors, in the order of `QUANTITIES`."""
 
     id: str
     kind: str
@@ -57,16 +57,16 @@ class Component:
 
     @property
     def sensors(self) -> tuple[str, ...]:
-        """Its expected sensors' names, `<quantity>_<component id>`."""
+        """Names of the expected sensors, `<quantity>_<component id>`."""
         return tuple(f"{quantity}_{self.id}" for quantity in self.quantities)
 
 
 @dataclass(frozen=True)
 class Topology:
-    """A connected circuit of 1 to 64 components; `edges` are lines that carry oil, without a direction.
+    """A connected circuit of 1 to 64 components; `edges` are undirected oil lines.
 
-    Loops through several components are accepted, for a hydraulic circuit is one: oil returns to its tank.
-    Raises InvalidInput, naming the component, for a graph that does not hold together.
+    Cycles through several components are valid: in a hydraulic circuit the oil returns to the tank.
+    Raises InvalidInput, naming the component, for an invalid graph.
     """
 
     name: str
@@ -80,17 +80,17 @@ class Topology:
 
     @cached_property
     def index(self) -> Mapping[str, int]:
-        """Each component's place, by its id."""
+        """Component id → index."""
         return {component.id: place for place, component in enumerate(self.components)}
 
     @cached_property
     def expected_sensors(self) -> tuple[str, ...]:
-        """The names of all sensors that are expected, component by component."""
+        """Names of all expected sensors, in the order of the components."""
         return tuple(name for component in self.components for name in component.sensors)
 
     @cached_property
     def fingerprint(self) -> str:
-        """32 hexadecimal digits that are equal for equal circuits, in whatever order their edges were written."""
+        """32 hexadecimal digits, equal for equal circuits; the order of the edges does not matter."""
         canonical = repr((self.name, self._parts(), sorted(tuple(sorted(edge)) for edge in self.edges)))
         return blake2b(canonical.encode(), digest_size=16).hexdigest()
 
@@ -106,7 +106,7 @@ class Topology:
         return matrix
 
     def neighbours(self, component_id: str) -> tuple[Component, ...]:
-        """The components that share a line with this one, in the order of the edges."""
+        """The components connected to this one, in the order of the edges."""
         ends = [(b if a == component_id else a) for a, b in self.edges if component_id in (a, b)]
         return tuple(self.components[self.index[end]] for end in ends)
 
@@ -117,14 +117,14 @@ class Topology:
     def sensor(self, name: str) -> tuple[int, str] | None:
         """The component's index and the quantity of a sensor `<quantity>_<component id>`; None unless both are known.
 
-        The match is exact, so that `pump_main` never answers for `pump_main_2`.
+        The match is exact: `pump_main` does not match `pump_main_2`.
         """
         quantity, _, component_id = name.partition("_")
         place = self.index.get(component_id)
         return (place, quantity) if place is not None and quantity in QUANTITIES else None
 
     def document(self) -> dict[str, Any]:
-        """What `parse_topology` reads, for JSON."""
+        """The JSON document that `parse_topology` reads."""
         components = [
             {"component_id": component.id, "type": component.kind, "sensors": list(component.quantities)}
             for component in self.components
@@ -133,17 +133,17 @@ class Topology:
 
 
 def parse_topology(document: Mapping[str, Any]) -> Topology:
-    """The circuit that an API document describes; raises InvalidInput with one sentence that names the component.
+    """Parse the circuit of an API document; raises InvalidInput that names the component.
 
     The form: `{"name": "press", "components": [{"component_id": "pump_main", "type": "pump",
-    "sensors": ["pressure"]}], "edges": [["pump_main", "tank"]]}`. `name` and `sensors` may be left out.
+    "sensors": ["pressure"]}], "edges": [["pump_main", "tank"]]}`. `name` and `sensors` are optional.
     """
     if not isinstance(document, Mapping):
-        raise InvalidInput("The topology is no object with `components` and `edges`.", field="topology")
+        raise InvalidInput("The topology must be an object with `components` and `edges`.", field="topology")
     _check_fields(document, {"name", "components", "edges"}, "The topology", "topology")
     components = tuple(_component(item) for item in _items(document, "components", MAX_COMPONENTS))
     most = MAX_COMPONENTS * (MAX_COMPONENTS - 1) // 2
-    own = {part.id: part.id for part in components}  # lines refer to these very texts: a large graph is kept small
+    own = {part.id: part.id for part in components}  # edges share these strings, which saves memory
     ends = (_edge(item) for item in _items(document, "edges", most))
     edges = tuple((own.get(first, first), own.get(second, second)) for first, second in ends)
     return Topology(_name(document.get("name", "custom")), components, edges)
@@ -151,9 +151,7 @@ def parse_topology(document: Mapping[str, Any]) -> Topology:
 
 def _name(value: object) -> str:
     if not isinstance(value, str) or not 1 <= len(value) <= 64 or not value.isprintable():
-        raise InvalidInput(
-            "The topology's `name` is not a text of 1 to 64 printable characters.", field="topology.name"
-        )
+        raise InvalidInput("The topology's `name` must be 1 to 64 printable characters.", field="topology.name")
     return value
 
 
@@ -161,16 +159,16 @@ def _items(document: Mapping[str, Any], key: str, most: int) -> Sequence[Any]:
     items = document.get(key, () if key == "edges" else None)
     field = f"topology.{key}"
     if not isinstance(items, list | tuple):
-        raise InvalidInput(f"The topology's `{key}` is no list.", field=field)
+        raise InvalidInput(f"The topology's `{key}` must be a list.", field=field)
     if len(items) > most:
-        raise InvalidInput(f"The topology has {len(items)} {key}; at most {most} are served.", field=field)
+        raise InvalidInput(f"The topology has {len(items)} {key}; the maximum is {most}.", field=field)
     return items
 
 
 def _component(item: object) -> Component:
     if not isinstance(item, Mapping):
         raise InvalidInput(
-            "A component is an object with `component_id` and `type`, not " + _shown(item) + ".",
+            "A component must be an object with `component_id` and `type`, not " + _shown(item) + ".",
             field="topology.components",
         )
     component_id = _text(item, "component_id")
@@ -179,7 +177,7 @@ def _component(item: object) -> Component:
     sensors = item.get("sensors", ())
     if not isinstance(sensors, list | tuple) or any(sensor not in tuple(QUANTITIES) for sensor in sensors):
         raise InvalidInput(
-            f"Component {_shown(component_id)} lists `sensors` that are not among {', '.join(QUANTITIES)}.",
+            f"Component {_shown(component_id)} has `sensors` other than {', '.join(QUANTITIES)}.",
             field=_shown(component_id),
         )
     return Component(component_id, kind, tuple(quantity for quantity in QUANTITIES if quantity in sensors))
@@ -190,7 +188,7 @@ def _text(item: Mapping[str, Any], key: str) -> str:
     if not isinstance(value, str):
         named = item.get("component_id")
         raise InvalidInput(
-            f"Component {_shown(named) if isinstance(named, str) else '?'} has no text `{key}`.",
+            f"Component {_shown(named) if isinstance(named, str) else '?'} has no string `{key}`.",
             field=f"topology.components.{key}",
         )
     return value
@@ -199,7 +197,7 @@ def _text(item: Mapping[str, Any], key: str) -> str:
 def _edge(item: object) -> tuple[str, str]:
     if isinstance(item, list | tuple) and len(item) == 2 and all(isinstance(end, str) for end in item):
         return item[0], item[1]
-    raise InvalidInput(f"An edge is a pair of component ids, not {_shown(item)}.", field="topology.edges")
+    raise InvalidInput(f"An edge must be a pair of component ids, not {_shown(item)}.", field="topology.edges")
 
 
 def _check_fields(item: Mapping[str, Any], known: set[str], whose: str, field: str) -> None:
@@ -214,7 +212,7 @@ def _check_fields(item: Mapping[str, Any], known: set[str], whose: str, field: s
 def _check_components(components: Sequence[Component]) -> None:
     if not 1 <= len(components) <= MAX_COMPONENTS:
         raise InvalidInput(
-            f"The topology has {len(components)} components; 1 to {MAX_COMPONENTS} are served.",
+            f"The topology has {len(components)} components; the allowed number is 1 to {MAX_COMPONENTS}.",
             field="topology.components",
         )
     for component in components:
@@ -222,14 +220,14 @@ def _check_components(components: Sequence[Component]) -> None:
     twice = [id_ for id_, count in Counter(component.id for component in components).items() if count > 1]
     if twice:
         raise InvalidInput(
-            f"Component {_shown(twice[0])} is in the topology twice; give each its own id.", field=twice[0]
+            f"Component {_shown(twice[0])} appears twice in the topology; ids must be unique.", field=twice[0]
         )
 
 
 def _check_component(component: Component) -> None:
     if _ID.fullmatch(component.id) is None:
         raise InvalidInput(
-            f"Component {_shown(component.id)} has an id that is not 1 to 64 of the characters a-z, 0-9 and _.",
+            f"Component {_shown(component.id)} has an invalid id; an id is 1 to 64 of the characters a-z, 0-9 and _.",
             field="topology.components.component_id",
         )
     if component.kind not in KINDS:
@@ -250,12 +248,10 @@ def _check_edges(edges: Iterable[tuple[str, str]], ids: set[str]) -> None:
                 field="topology.edges",
             )
         if first == second:
-            raise InvalidInput(
-                f"Component {_shown(first)} is connected to itself; remove this cycle of one.", field=first
-            )
+            raise InvalidInput(f"Component {_shown(first)} is connected to itself; remove this edge.", field=first)
         if frozenset((first, second)) in seen:
             raise InvalidInput(
-                f"The edge between {_shown(first)} and {_shown(second)} is there twice; edges have no direction.",
+                f"The edge between {_shown(first)} and {_shown(second)} appears twice; edges are undirected.",
                 field=first,
             )
         seen.add(frozenset((first, second)))
@@ -274,7 +270,7 @@ def _check_connected(topology: Topology) -> None:
     if len(reached) < len(lines):
         unreachable = next(component.id for component in topology.components if component.id not in reached)
         raise InvalidInput(
-            f"The topology is disconnected: no line leads from {_shown(topology.components[0].id)} to "
+            f"The topology is disconnected: no path leads from {_shown(topology.components[0].id)} to "
             f"{_shown(unreachable)}; add the missing edge or send two topologies.",
             field=unreachable,
         )

@@ -1,4 +1,4 @@
-"""How much of what a diagnosis rests on was there."""
+"""Coverage: the share of a diagnosis's evidence that a request contains."""
 
 from __future__ import annotations
 
@@ -29,57 +29,61 @@ EVIDENCE: Final[Mapping[str, frozenset[tuple[str, str]]]] = {
         {("pump", "pressure"), ("pump", "power"), ("pump", "flow"), ("accumulator", "pressure")}
     ),
 }
-"""What carries a state: the sensors of the recordings which, each alone, tell its level (macro-F1 of 0.8 and more on
-runs the model had not seen), by the kind of component they sit at and the quantity; and the component's own."""
+"""Evidence of each state as (kind of component, quantity): the sensors of the recordings that predict its level alone
+(macro-F1 of at least 0.8 on held-out runs), and the component's own sensors."""
 
 _Sensor: TypeAlias = tuple[str, int, str]
-"""Name, its component's index and quantity."""
+"""Name, component index and quantity."""
 
 ASSUMED: Final = 0.5
-"""A machine of which nobody said what it is: half of the coverage is the word of its sensors' names."""
+"""Factor for an unregistered machine without a topology: its circuit is only assumed from the sensor names."""
 RULES_ONLY: Final = 0.25
-"""An answer from limits and ratios alone covers little of what the model would look at."""
+"""Factor for an answer from rules alone, which use a small part of the model's evidence."""
 
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """Of one set of sensors on one topology."""
+    """Coverage of one set of sensors on one topology."""
 
     sensors: float
-    """The share of the expected sensors that are there."""
+    """Share of the expected sensors that are present."""
     components: tuple[float, ...]
-    """For each component, the share of the sensors that carry its state, or are its own, that are there."""
+    """Per component: share of its evidence sensors that are present."""
     missing: tuple[str, ...]
-    """The expected sensors that are not."""
+    """Expected sensors that are absent."""
 
     def of_window(self, seconds: float, window_s: float, *, assumed: bool, model: bool) -> float:
-        """0 to 1, for a window of so many seconds; `assumed` topologies and answers without the model count less."""
+        """0 to 1 for a window of this length; lower for `assumed` topologies and for answers without the model."""
         share = self.sensors * min(1.0, seconds / window_s)
         return share * (ASSUMED if assumed else 1.0) * (1.0 if model else RULES_ONLY)
 
 
 def coverage_of(topology: Topology, sensors: Collection[str]) -> Coverage:
-    """`sensors` are known to the topology, whether it expects them or not."""
-    there = frozenset(sensors)
+    """Every one of `sensors` belongs to the topology, expected or not."""
+    present = frozenset(sensors)
     expected = topology.expected_sensors
-    missing = tuple(name for name in expected if name not in there)
-    known = [(name, *place) for name in dict.fromkeys((*expected, *sorted(there))) if (place := topology.sensor(name))]
-    components = tuple(_component(topology, component, there, known) for component in topology.components)
+    missing = tuple(name for name in expected if name not in present)
+    known = [
+        (name, *place) for name in dict.fromkeys((*expected, *sorted(present))) if (place := topology.sensor(name))
+    ]
+    components = tuple(_component(topology, component, present, known) for component in topology.components)
     if expected:
         share = 1.0 - len(missing) / len(expected)
-    else:  # a topology that lists no sensors: its components count
-        seen = {place[0] for name in there if (place := topology.sensor(name))}
+    else:  # a topology without expected sensors: count components
+        seen = {place[0] for name in present if (place := topology.sensor(name))}
         share = len(seen) / len(topology.components)
     return Coverage(share, components, missing)
 
 
-def _component(topology: Topology, component: Component, there: Collection[str], known: Iterable[_Sensor]) -> float:
-    carriers = _carriers(topology, component, known)
-    return round(sum(name in there for name in carriers) / len(carriers), 4) if carriers else 0.0
+def _component(topology: Topology, component: Component, present: Collection[str], known: Iterable[_Sensor]) -> float:
+    evidence_sensors = _evidence_sensors(topology, component, known)
+    return (
+        round(sum(name in present for name in evidence_sensors) / len(evidence_sensors), 4) if evidence_sensors else 0.0
+    )
 
 
-def _carriers(topology: Topology, component: Component, known: Iterable[_Sensor]) -> list[str]:
-    """The sensors, of those expected or sent, that tell of a component."""
+def _evidence_sensors(topology: Topology, component: Component, known: Iterable[_Sensor]) -> list[str]:
+    """The expected or sent sensors that are evidence of a component's state."""
     head = HEAD_OF_KIND.get(component.kind)
     if head is None:
         return [name for name, at, _ in known if topology.components[at] is component]

@@ -1,8 +1,7 @@
-"""From a window of readings to the model's inputs: numpy only, and on the path of every request.
+"""The model's inputs from a window of readings; numpy only, since it runs for every request.
 
-A model sees a machine as a graph. Every node is a component with seven channels of 60 values, one a second.
-`Scales` knows what is usual for each channel, `Layout` is what a topology and a set of sensors need only once,
-`encode` is what is left to do for each window.
+A machine is a graph. Every node is a component with seven channels of 60 values at 1 Hz. `Scales` holds the mean and
+deviation of each channel, `Layout` is computed once per topology and set of sensors, `encode` runs once per window.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ NODES: Final = (8, 16, 32, 64)  # the sizes a graph is padded to
 SEGMENTS: Final = 12
 STATISTICS: Final = 2 * SEGMENTS + 5  # mean and deviation of each segment; five of the whole window
 HIGHEST, LOWEST = -2, -1  # the columns of the highest and the lowest value
-LIMIT: Final = 8.0  # standardised values are clamped to ±LIMIT: one broken sensor must not drown the others
+LIMIT: Final = 8.0  # standardised values are clamped to ±LIMIT, so that one broken sensor does not dominate
 INPUTS: Final = ("signals", "statistics", "present", "adjacency", "kinds")
 
 _MEANS: Final = np.hstack(
@@ -36,10 +35,10 @@ _MEANS: Final = np.hstack(
         np.full((STEPS, 1), 1 / STEPS),
     ]
 )
-"""[STEPS, SEGMENTS + 1] readings times this are the means of the segments and of the whole window."""
+"""[STEPS, SEGMENTS + 1] readings @ _MEANS are the means of the segments and of the whole window."""
 _CHANNEL: Final = {name: index for index, name in enumerate(CHANNELS)}
-# Mean and deviation of a channel nobody has recorded: pressures of mobile and industrial hydraulics up to 350 bar
-# and oil at 50 °C (ISO 4413), vibration zones A and B of ISO 10816-3. Wide on purpose.
+# Default mean and deviation of channels without recordings: pressures of mobile and industrial hydraulics up to 350 bar
+# and oil at 50 °C (ISO 4413), vibration zones A and B of ISO 10816-3. The deviations are wide on purpose.
 _USUAL: Final[Mapping[str, tuple[float, float]]] = {
     "pressure": (100.0, 80.0),
     "flow": (30.0, 30.0),
@@ -53,7 +52,7 @@ _USUAL: Final[Mapping[str, tuple[float, float]]] = {
 
 @dataclass(frozen=True, slots=True)
 class FeatureConfig:
-    """What a window is. The shipped models are made for 60 values at 1 Hz; `min_window_s` is the shortest they see."""
+    """Window parameters. The shipped models require 60 values at 1 Hz; `min_window_s` is their shortest window."""
 
     window_s: float = 60.0
     rate_hz: float = 1.0
@@ -62,7 +61,7 @@ class FeatureConfig:
     def __post_init__(self) -> None:
         if self.window_s != STEPS or self.rate_hz != 1.0:
             raise InvalidInput(
-                f"a window is not {self.window_s:g} s at {self.rate_hz:g} Hz; leave both at {STEPS} s and 1 Hz",
+                f"unsupported window of {self.window_s:g} s at {self.rate_hz:g} Hz; it must be {STEPS} s at 1 Hz",
                 field="window_s",
             )
         if not 0 < self.min_window_s <= self.window_s:
@@ -78,7 +77,7 @@ class FeatureConfig:
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """What is usual for one row: mean and deviation of its values `[STEPS]` and of its statistics `[STATISTICS]`."""
+    """Standardisation of one row: mean and deviation of its values `[STEPS]` and of its statistics `[STATISTICS]`."""
 
     mean: Float
     deviation: Float
@@ -87,9 +86,9 @@ class Scale:
 
     @classmethod
     def of(cls, windows: Float) -> Self:
-        """Measured over `windows` [windows, STEPS], per step: transients must not be drowned by the cycle's swing.
+        """Computed from `windows` [windows, STEPS] for each step, so that the work cycle does not mask transients.
 
-        Deviations are at least 2 % of the channel's own, so that a channel which never moved stays quiet.
+        Deviations are at least 2 % of the channel's own, so that a constant channel is not amplified.
         """
         floor = 0.02 * max(float(windows.std()), 1e-3)
         found = statistics_of(windows)
@@ -103,13 +102,13 @@ class Scale:
 
     @classmethod
     def flat(cls, windows: Float) -> Self:
-        """Measured over `windows` [windows, STEPS], the same for every step: for cycles nobody knows the phase of."""
+        """Computed from `windows` [windows, STEPS], equal for all steps: for cycles of unknown phase."""
         mean, deviation = float(windows.mean()), max(float(windows.std()), 1e-3)
         return cls.usual(mean, deviation)
 
     @classmethod
     def usual(cls, mean: float, deviation: float) -> Self:
-        """From one mean and one deviation of the values, statistics included."""
+        """From one mean and one deviation for all values and statistics."""
         levels = np.array([mean] * SEGMENTS + [0.0] * SEGMENTS + [0.0, 0.0, 0.0, mean, mean])
         return cls(
             _rounded(np.full(STEPS, mean)),
@@ -120,7 +119,7 @@ class Scale:
 
     @classmethod
     def from_mapping(cls, document: Mapping[str, str | Sequence[float]]) -> Self:
-        """The inverse of `to_mapping`, or lists of numbers; one number stands for the same number at every step."""
+        """Inverse of `to_mapping`; also takes lists of numbers. A single number applies to every step."""
         return cls(
             _spread(document["mean"], STEPS),
             _spread(document["deviation"], STEPS),
@@ -129,7 +128,7 @@ class Scale:
         )
 
     def to_mapping(self) -> dict[str, str]:
-        """Numbers with blanks between, a third of the size of JSON's lists; equal values are written once."""
+        """Space-separated numbers, a third of the size of JSON lists; a constant is written once."""
         return {
             name: _plain(getattr(self, name))
             for name in ("mean", "deviation", "statistics_mean", "statistics_deviation")
@@ -138,10 +137,10 @@ class Scale:
 
 @dataclass(frozen=True)
 class Scales:
-    """Scales of whole machines, by topology and then `<component>.<channel>`, and of kinds, `<kind>.<channel>`.
+    """Scales by machine (topology name, then `<component>.<channel>`) and by kind (`<kind>.<channel>`).
 
-    A machine's table holds for a topology of its name that has its components. Everything else is scaled by the
-    component's kind, or at last by a fixed table of usual values.
+    A machine's table applies to a topology of the same name with the same components. Everything else is scaled by the
+    component's kind, with a fixed table of defaults as the fallback.
     """
 
     machines: Mapping[str, Mapping[str, Scale]]
@@ -149,7 +148,7 @@ class Scales:
 
     @classmethod
     def from_mapping(cls, document: Mapping[str, Any]) -> Self:
-        """From a manifest; raises `InvalidInput` for one that holds no scales."""
+        """From a manifest; raises `InvalidInput` for invalid scales."""
         try:
             machines = {name: _scales(table) for name, table in document["machines"].items()}
             return cls(machines, _scales(document["kinds"]))
@@ -167,11 +166,11 @@ class Scales:
         }
 
     def of_kinds(self) -> Scales:
-        """What is left for a machine that was never measured."""
+        """Only the scales by kind: for machines without recordings."""
         return Scales({}, self.kinds)
 
     def covers(self, topology: Topology) -> bool:
-        """Whether this very machine was recorded: its name is known and so is every component of its table."""
+        """Whether the machine table of this topology's name exists and all its components are in the topology."""
         table = self.machines.get(topology.name)
         return table is not None and all(key.partition(".")[0] in topology.index for key in table)
 
@@ -185,7 +184,7 @@ class Scales:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Layout:
-    """Where the rows of a window go, made once for a topology and the sensors that are there.
+    """Positions and scales of the rows of a window, computed once per topology and set of sensors.
 
     P is the number of components padded to the next of `NODES`; R the number of rows. Arrays are read-only.
     """
@@ -196,13 +195,13 @@ class Layout:
     inverse: Float  # [R, STEPS] 1 / deviation
     statistics_mean: Float  # [R, STATISTICS]
     statistics_inverse: Float
-    present: Float  # [1, P, channels] 1 where a row is
+    present: Float  # [1, P, channels] 1 where a row exists
     adjacency: Float  # [1, P, P] symmetric, with self loops; 0 for padding
     kinds: NDArray[np.int64]  # [1, P] index in KINDS + 1; 0 for padding
 
     @classmethod
     def make(cls, topology: Topology, rows: Iterable[Row], scales: Scales) -> Self:
-        """For windows whose rows are `rows`, in this order; each must name another channel of a component."""
+        """For windows with `rows` in this order; every row is a different channel of a component."""
         rows = tuple(rows)
         count, size = len(topology.components), padded(len(topology.components))
         slots = np.array([node * len(CHANNELS) + _CHANNEL[channel] for node, channel in rows], np.intp)
@@ -229,15 +228,16 @@ class Layout:
 
     @property
     def size(self) -> int:
-        """P, the number of nodes with padding."""
+        """P, the number of nodes including padding."""
         return int(self.kinds.shape[1])
 
 
 def padded(components: int) -> int:
-    """The number of nodes a graph of so many components is padded to."""
+    """The number of nodes that a graph of this many components is padded to."""
     if not 1 <= components <= MAX_COMPONENTS:
         raise InvalidInput(
-            f"topology: a machine has 1 to {MAX_COMPONENTS} components, not {components}; split it", field="topology"
+            f"topology: a machine must have 1 to {MAX_COMPONENTS} components, not {components}; split it",
+            field="topology",
         )
     return next(size for size in NODES if size >= components)
 
@@ -245,10 +245,10 @@ def padded(components: int) -> int:
 def statistics_of(readings: Float) -> Float:
     """[rows, STATISTICS] of readings [rows, STEPS].
 
-    The mean and the deviation of each of 12 segments of 5 s, then of the whole window: the greatest rise and fall from
-    one second to the next, the deviation, the highest and the lowest value.
+    Mean and deviation of each of 12 segments of 5 s; then, over the whole window, the largest rise and fall between
+    consecutive seconds, the deviation, the highest and the lowest value.
     """
-    # Few calls on larger arrays: for one window each call costs more than its numbers. Squares need float64.
+    # Few calls on large arrays: for one window the call overhead exceeds the arithmetic. Squares need float64.
     rows = len(readings)
     powers = np.empty((2, rows, STEPS))
     powers[0] = readings
@@ -273,8 +273,8 @@ def statistics_of(readings: Float) -> Float:
 def encode(readings: Float, layout: Layout, statistics: Float | None = None) -> dict[str, NDArray[Any]]:
     """The model's inputs for one window `readings` [rows, STEPS], finite, in the units of `topology.QUANTITIES`.
 
-    Each has a leading axis of 1. Those that depend on the layout alone are shared and read-only. `statistics` are
-    those of the readings, for who has them already.
+    Each has a leading axis of 1. Arrays that depend only on the layout are shared and read-only. `statistics` are
+    precomputed statistics of the readings.
     """
     found = statistics_of(readings) if statistics is None else statistics
     return _inputs(readings[None], found[None], layout)
@@ -283,7 +283,7 @@ def encode(readings: Float, layout: Layout, statistics: Float | None = None) -> 
 def encode_all(readings: Float, layout: Layout) -> dict[str, NDArray[Any]]:
     """The inputs of many windows of one layout, `readings` [windows, rows, STEPS].
 
-    `present`, `adjacency` and `kinds` are alike for all: their leading axis stays 1.
+    `present`, `adjacency` and `kinds` are the same for all windows: their leading axis is 1.
     """
     count, rows = readings.shape[:2]
     found = statistics_of(readings.reshape(count * rows, STEPS)).reshape(count, rows, STATISTICS)
@@ -320,7 +320,7 @@ def _usual(channel: str) -> Scale:
 
 
 def _rounded(values: NDArray[Any]) -> Float:
-    """Five significant digits: what is in the manifest is exactly what was trained with."""
+    """Five significant digits, so that training uses exactly the values that the manifest stores."""
     return np.array([float(f"{value:.5g}") for value in values], np.float32)
 
 

@@ -1,7 +1,7 @@
-"""Readings as they come, to one aligned window: every row at 1 Hz over the 60 s of a work cycle.
+"""Align the readings of a request to one window: every row at 1 Hz over the 60 s of a work cycle.
 
-What depends only on the names, the lengths and the rates of a request is worked out once (`plan_window`) and kept by
-the caller; `fill_window` is what every request costs.
+`plan_window` computes what depends only on the names, lengths and rates of a request; the caller caches it.
+`fill_window` runs for every request.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ Rates: TypeAlias = float | Mapping[str, float]
 
 DEFAULT_RATE_HZ: Final = 1.0
 EXTREMES_HZ: Final = 10
-"""A flow sampled as fast as this also tells its highest and lowest tenth of every second, as those of the recordings
-do: of two or of a thousand samples a second the extremes are others."""
+"""From this rate on, a flow also yields the highest and lowest tenth of every second, as in the recordings (10 Hz).
+Extremes of single samples would depend on the sampling rate."""
 MAX_LISTED: Final = 20
-"""So many names are repeated in a sentence."""
+"""Maximum number of names in a message."""
 MIN_CONSTANT_SAMPLES: Final = 5
-"""A sensor that says the same so many times and nothing else may be stuck."""
+"""Minimum number of equal samples from which on a constant sensor is reported as possibly stuck."""
 
 PLAUSIBLE: Final[Mapping[str, tuple[float, float]]] = {
     "pressure": (0.0, 2000.0),
@@ -38,56 +38,56 @@ PLAUSIBLE: Final[Mapping[str, tuple[float, float]]] = {
     "vibration": (0.0, 1000.0),
     "power": (-10_000_000.0, 10_000_000.0),
 }
-"""Beyond these a value is of another unit (pascal, kelvin, m/s²) or of a broken sensor."""
+"""Values outside these bounds are in another unit (pascal, kelvin, m/s²) or from a broken sensor."""
 DRIFT: Final = 0.2
-"""Bar and mm/s below zero that a transducer's zero point may lie; they count as 0."""
+"""Zero drift of a transducer in bar or mm/s: negative values down to this are read as 0."""
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Sensors of one length and rate, and what becomes of them."""
+    """Sensors of equal length and rate, and how they are resampled."""
 
     names: tuple[str, ...]
     rows: slice
     length: int
     seconds: int
     per_second: int
-    """Samples a second where that is a whole number and fills every second; else 0."""
+    """Samples per second if that is a whole number and fills every second, else 0."""
     edges: NDArray[np.intp]
-    """[seconds + 1] the samples that begin each second, and one past the last that is used."""
+    """[seconds + 1] index of the first sample of each second, and one past the last sample used."""
     held: bool
-    """Sampled slower than once a second: each value is held until the next."""
+    """Sampled below 1 Hz: each value is held until the next."""
     extremes: tuple[tuple[int, int, int], ...]
-    """Sensor in the group, and the rows of its highest and lowest values."""
+    """Index of the sensor in the group, and the rows of its highest and lowest values."""
     tenths: NDArray[np.intp]
-    """[10 * seconds + 1] as `edges`, of every tenth of a second."""
+    """[10 * seconds + 1] like `edges`, for every tenth of a second."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class WindowPlan:
-    """How the readings of equal requests are laid out."""
+    """The window layout of requests with equal names, lengths and rates."""
 
     sensors: tuple[str, ...]
-    """The names that are used, one for each of the first rows."""
+    """The sensors in use, one for each of the first rows."""
     rows: tuple[Row, ...]
     groups: tuple[Group, ...]
     least: NDArray[np.float64]
-    """[sensors] the lowest plausible value; below it, but for a drift, a request is refused."""
+    """[sensors] lowest plausible value; lower values beyond `DRIFT` are refused."""
     most: NDArray[np.float64]
     seconds: float
-    """How long the window is."""
+    """Length of the window."""
     steps: int
-    """Whole rows of the 60 that hold readings."""
+    """Number of the 60 steps that hold readings."""
     unknown: tuple[str, ...]
     warnings: tuple[str, ...]
     idle: tuple[str, ...]
-    """The names that have a rate and sent nothing."""
+    """Names with a sampling rate but without readings."""
     slow: tuple[str, ...]
-    """The sensors of what changes within a cycle that are sampled less than once a second."""
+    """Sensors sampled below 1 Hz whose quantity changes within a cycle (all but temperatures)."""
 
 
 class Filled(NamedTuple):
-    """A window [rows, steps], what is odd about its readings, and the lowest and highest sample of each sensor."""
+    """A window [rows, steps], warnings about its readings, and the lowest and highest sample of each sensor."""
 
     window: Float
     warnings: list[str]
@@ -98,7 +98,7 @@ class Filled(NamedTuple):
 def plan_window(
     data: Mapping[str, Sequence[float]], rates: Rates, topology: Topology, config: FeatureConfig
 ) -> WindowPlan:
-    """Raises InvalidInput naming the sensor whose length its sampling rate does not explain."""
+    """Raises InvalidInput, naming the sensor, when a length does not match its sampling rate."""
     found = {name: place for name in data if (place := topology.sensor(name)) is not None}
     unknown = tuple(name for name in data if name not in found)
     if not found:
@@ -131,9 +131,9 @@ def plan_window(
 
 
 def fill_window(data: Mapping[str, Sequence[float]], plan: WindowPlan, steps: int) -> Filled:
-    """The window of `steps`; seconds after `plan.steps` are not filled.
+    """The window of `steps` values; those after `plan.steps` are not filled.
 
-    Raises InvalidInput naming the sensor and the sample that cannot be.
+    Raises InvalidInput, naming the sensor and the sample, for an implausible value.
     """
     window = np.empty((len(plan.rows), steps), np.float32)
     low, high = extremes = np.empty((2, len(plan.sensors)))
@@ -142,7 +142,7 @@ def fill_window(data: Mapping[str, Sequence[float]], plan: WindowPlan, steps: in
         np.minimum.reduce(values, axis=1, out=extremes[0, group.rows])
         np.maximum.reduce(values, axis=1, out=extremes[1, group.rows])
     warnings: list[str] = []
-    if not np.logical_and.reduce((low >= plan.least) & (high <= plan.most)):  # not of NaN either
+    if not np.logical_and.reduce((low >= plan.least) & (high <= plan.most)):  # also false for NaN
         warnings += _reject_or_correct(read, plan, low)
         np.maximum(extremes, plan.least, out=extremes)
     for values, group in zip(read, plan.groups, strict=True):
@@ -153,7 +153,7 @@ def fill_window(data: Mapping[str, Sequence[float]], plan: WindowPlan, steps: in
 
 
 def _read(samples: Sequence[Sequence[float]]) -> NDArray[np.float64]:
-    """[sensors, samples] of equal length; lists by the quickest way there is, which takes nothing else."""
+    """[sensors, samples] of equal length; arrays and lists of floats take a fast path."""
     if all(type(each) is array for each in samples):
         return np.frombuffer(bytearray().join(samples)).reshape(len(samples), -1)  # type: ignore[arg-type]
     flat = array("d")
@@ -166,10 +166,11 @@ def _read(samples: Sequence[Sequence[float]]) -> NDArray[np.float64]:
 
 
 def complete(window: Float, steps: int, usual: Float | None) -> None:
-    """Fill the seconds of a short window that were not sent: with the course that is `usual` there [rows, steps].
+    """Fill the missing seconds at the end of a short window with the `usual` course [rows, steps] of a healthy cycle.
 
-    It goes on from where the readings were above or below it in the seconds before, twice as many as are missing, for a
-    jump would be taken for a fault, of a temperature above all. A machine of unknown cycle goes on level.
+    The course is shifted by the mean offset of the readings before, over twice as many seconds as are missing, since a
+    jump would look like a fault, of temperatures in particular. Without a usual course the window is continued with
+    the mean.
     """
     missing = window.shape[1] - steps
     if missing <= 0:
@@ -190,22 +191,22 @@ def _rate_of(name: str, rates: Rates) -> float:
 
 
 def _common_span(spans: Mapping[str, tuple[int, float]], config: FeatureConfig) -> float:
-    """The seconds that all sensors span. Raises InvalidInput for one that spans another time, or more than a window."""
+    """The common time span of all sensors. Raises InvalidInput for a different span, or one longer than a window."""
     longest = max(spans, key=lambda name: spans[name][0] / spans[name][1])
     count, rate = spans[longest]
     seconds, slowest = count / rate, 1 / rate
     if seconds > config.window_s + slowest + 1e-9:
         raise _invalid(
             longest,
-            f"{count} samples at {rate:g} Hz are {seconds:g} s, and a window is one work cycle of at most"
-            f" {config.window_s:g} s; give its sampling_rate_hz or send the cycles one by one",
+            f"{count} samples at {rate:g} Hz are {seconds:g} s, but a window is one work cycle of at most"
+            f" {config.window_s:g} s; set its sampling_rate_hz or send each cycle on its own",
         )
     for name, (count, rate) in spans.items():
         if seconds - count / rate > max(slowest, 1 / rate) + 1e-9:
             raise _invalid(
                 name,
                 f"{count} samples at {rate:g} Hz are {count / rate:g} s, but {longest} spans {seconds:g} s;"
-                " all sensors of a request span the same time, so give each its sampling_rate_hz",
+                " all sensors of a request must span the same time; set the sampling_rate_hz of each",
             )
     return min(seconds, config.window_s)
 
@@ -239,25 +240,25 @@ def _group(
 
 
 def _edges(parts: int, each: float, length: int) -> NDArray[np.intp]:
-    """[parts + 1] where each part of so many samples begins, and one past the last sample that is used."""
+    """[parts + 1] index of the first sample of each part, and one past the last sample used."""
     edges: NDArray[np.intp] = np.minimum(np.ceil(np.arange(parts + 1) * each - 1e-9).astype(np.intp), length)
-    edges[:-1] = np.minimum(edges[:-1], length - 1)  # the last part may have begun between two samples
+    edges[:-1] = np.minimum(edges[:-1], length - 1)  # the last part may begin between two samples
     return edges
 
 
 def _static_warnings(unknown: tuple[str, ...], idle: tuple[str, ...], topology: Topology) -> list[str]:
     warnings = []
     if unknown:
-        warnings.append(f"unknown to the topology {topology.name}, and not used: {_join_names(unknown)}")
+        warnings.append(f"ignored, not in the topology {topology.name}: {_join_names(unknown)}")
     if idle:
-        warnings.append(f"sampling_rate_hz names sensors that sent nothing: {_join_names(idle)}")
+        warnings.append(f"sampling_rate_hz names sensors without readings: {_join_names(idle)}")
     return warnings
 
 
 def _no_known_sensor(unknown: tuple[str, ...], topology: Topology) -> InvalidInput:
     known = _join_names(topology.expected_sensors or tuple(f"<quantity>_{part.id}" for part in topology.components))
     return InvalidInput(
-        f"sensor_data: the topology {topology.name} has no sensor {_join_names(unknown)}; it has {known}",
+        f"sensor_data: the topology {topology.name} has no sensor {_join_names(unknown)}; known sensors: {known}",
         field="sensor_data",
     )
 
@@ -276,7 +277,7 @@ def _invalid(name: str, why: str, sample: int | None = None) -> InvalidInput:
 
 
 def _resample(values: NDArray[np.float64], group: Group, window: Float, steps: int) -> None:
-    """Means of each second, and for fast flows its extremes; a last second that is missing is held."""
+    """Mean of each second, and the extremes of fast flows; a missing last second repeats the one before."""
     seconds = group.seconds
     target = window[group.rows]
     if group.per_second == 1:
@@ -300,7 +301,7 @@ def _resample(values: NDArray[np.float64], group: Group, window: Float, steps: i
 
 
 def _reject_or_correct(read: list[NDArray[np.float64]], plan: WindowPlan, low: NDArray[np.float64]) -> list[str]:
-    """Raises InvalidInput for values that cannot be; small negative ones are set to zero and told."""
+    """Raises InvalidInput for implausible values; small negative ones are set to zero with a warning."""
     warnings = []
     for values, group in zip(read, plan.groups, strict=True):
         for k, name in enumerate(group.names, group.rows.start):
@@ -312,7 +313,7 @@ def _reject_or_correct(read: list[NDArray[np.float64]], plan: WindowPlan, low: N
             if low[k] < least:
                 np.maximum(own, least, out=own)
                 unit = QUANTITIES[quantity]
-                warnings.append(f"{name} goes down to {low[k]:.3g} {unit}, which was read as 0; check its zero point")
+                warnings.append(f"{name} has values down to {low[k]:.3g} {unit}, read as 0; check its zero point")
     return warnings
 
 
@@ -320,16 +321,16 @@ def _implausible(quantity: str, value: float) -> str:
     least, most = PLAUSIBLE[quantity]
     unit = QUANTITIES[quantity]
     if math.isnan(value):
-        return "NaN is no reading; send finite numbers"
+        return "NaN is not a reading; send finite numbers"
     if value < least == 0.0:
         return f"{value:g} {unit} is a negative {quantity}; check the sensor's sign and zero, and its unit"
-    return f"{value:g} {unit} is no {quantity} of a hydraulic machine ({least:g} to {most:g} {unit}); check its unit"
+    return f"{value:g} {unit} is not a plausible {quantity} ({least:g} to {most:g} {unit}); check its unit"
 
 
 def _constant_sensor_warnings(plan: WindowPlan, constant: NDArray[np.bool_], low: NDArray[np.float64]) -> list[str]:
     lengths = {name: group.length for group in plan.groups for name in group.names}
     return [
-        f"{name} says {low[k]:g} in every sample; it may be stuck or not connected"
+        f"{name} is constant at {low[k]:g}; it may be stuck or disconnected"
         for k, name in enumerate(plan.sensors)
         if constant[k] and lengths[name] >= MIN_CONSTANT_SAMPLES
     ]

@@ -1,4 +1,4 @@
-"""Hydraulic circuits with faults, by lumped-parameter physics: demo traffic, golden samples, tests, extra training.
+"""Lumped-parameter simulation of hydraulic circuits with faults, for demos, golden samples, tests and training data.
 
 `simulate(TEMPLATES["zema_rig"], {"pump_main": {"leakage": 0.5}}, windows=10, seed=0)` yields work cycles.
 """

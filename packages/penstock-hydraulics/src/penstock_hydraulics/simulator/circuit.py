@@ -1,4 +1,4 @@
-"""Who supplies whom: a topology read as pumps with their accumulators, relief valves and consumers."""
+"""Supply structure of a topology: pumps with their accumulators, relief valves and consumers."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from penstock_hydraulics.machine.topology import Component, Topology
 
 ACTUATORS = ("cylinder", "motor", "load_valve")
 _RETURN = ("reservoir", "filter", "heat_exchanger", "circulation_pump")
-"""What the return line is made of."""
+"""Components of the return line."""
 
 
 @dataclass(frozen=True, slots=True)
 class Consumer:
-    """A valve and what it moves; either may be missing. `place` counts the machine's consumers."""
+    """A valve and its actuators; either may be missing. `place` is the index among the machine's consumers."""
 
     place: int
     valve: str | None
@@ -21,13 +21,13 @@ class Consumer:
 
     @property
     def holds(self) -> bool:
-        """Whether a load stays hanging in it when its valve shuts: a load valve lets go, a cylinder does not."""
+        """Whether it holds its load when the valve closes: a cylinder does, a load valve does not."""
         return not any(actuator.kind == "load_valve" for actuator in self.actuators)
 
 
 @dataclass(frozen=True, slots=True)
 class Supply:
-    """One pump and all that hangs on its pressure line."""
+    """One pump and the components on its pressure line."""
 
     pump: str
     accumulators: tuple[str, ...]
@@ -36,7 +36,7 @@ class Supply:
 
 
 def supplies_of(topology: Topology) -> tuple[Supply, ...]:
-    """One per pump; what is not fed by any pump (nothing is, without one) belongs to none."""
+    """One supply per pump; components without a path to a pump belong to none."""
     consumers = _consumers(topology)
     feeding = {consumer.place: _nearest_pump(topology, _inlet(consumer)) for consumer in consumers}
     return tuple(
@@ -59,7 +59,7 @@ def _fed(topology: Topology, kind: str, pump: str) -> tuple[str, ...]:
 
 
 def _consumers(topology: Topology) -> list[Consumer]:
-    """Every valve with the actuators at its ports, then the actuators that have no valve."""
+    """Every valve with the actuators at its ports, then the actuators without a valve."""
     found: list[Consumer] = []
     moved: set[str] = set()
     for valve in topology.of_kind("directional_valve"):
@@ -73,7 +73,7 @@ def _consumers(topology: Topology) -> list[Consumer]:
 
 
 def _nearest_pump(topology: Topology, start: str) -> str | None:
-    """Along the pressure line; past a filter or cooler only where there is no other way, as with a pressure filter."""
+    """Along the pressure line; through a filter or cooler only if there is no other path (pressure filter)."""
     return _nearest(topology, start, _RETURN) or _nearest(topology, start, ("reservoir",))
 
 

@@ -1,4 +1,4 @@
-"""One work cycle of a whole machine, at the temperature at which it has settled."""
+"""One work cycle of a machine at its equilibrium temperature."""
 
 from __future__ import annotations
 
@@ -12,33 +12,33 @@ from penstock_hydraulics.simulator.supply import STEPS, Array, Line, pressures
 from penstock_hydraulics.simulator.thermal import Loop, balance, drive_power, loop_of
 
 _COARSE = 8
-"""Steps at once when the cycle is run only to find its temperature."""
+"""Stride of the coarse run that only determines the temperature."""
 
 
 @dataclass(frozen=True)
 class Flow:
-    """One pump's line over the cycle: everything [STEPS], bar, l/min and W."""
+    """One pump's line over the cycle; all arrays [STEPS] in bar, l/min or W."""
 
     supply: Supply
     line: Line
     pressure: Array
     delivered: Array
-    """What the pump gives."""
+    """Delivery of the pump."""
     relieved: Array
-    """What goes over the relief valve."""
+    """Flow through the relief valve."""
     consumed: tuple[Array, ...]
-    """What each consumer takes."""
+    """Flow into each consumer."""
     power: Array
 
     @property
     def used(self) -> Array:
-        """[STEPS] what all consumers take together."""
+        """[STEPS] total flow into the consumers."""
         return np.sum(self.consumed, axis=0) if self.consumed else np.zeros(STEPS)
 
 
 @dataclass(frozen=True)
 class Cycle:
-    """A whole machine over one cycle; `tank_c` is the mean temperature of its tank."""
+    """A machine over one cycle; `tank_c` is the mean temperature of its tank."""
 
     machine: Machine
     flows: tuple[Flow, ...]
@@ -47,20 +47,20 @@ class Cycle:
 
     @property
     def power(self) -> Array:
-        """[STEPS] W of all drives."""
+        """[STEPS] total power of all drives in W."""
         return _sum([flow.power for flow in self.flows])
 
     @property
     def returned(self) -> Array:
-        """[STEPS] l/min back to the tank."""
+        """[STEPS] return flow to the tank in l/min."""
         return _sum([flow.used + flow.relieved for flow in self.flows])
 
     def of_pump(self, pump: str) -> Flow:
-        """The line of this pump."""
+        """The line of a pump."""
         return next(flow for flow in self.flows if flow.supply.pump == pump)
 
     def of_consumer(self, component_id: str) -> tuple[Flow, int, Consumer] | None:
-        """The line, the place in it and the consumer that a valve or an actuator belongs to; None if none feeds it."""
+        """Line, index and consumer of a valve or an actuator; None if no pump supplies it."""
         for flow in self.flows:
             for place, consumer in enumerate(flow.supply.consumers):
                 if component_id == consumer.valve or component_id in {part.id for part in consumer.actuators}:
@@ -73,13 +73,13 @@ def _sum(parts: list[Array]) -> Array:
 
 
 def settled(machine: Machine, oil_c: float = 45.0) -> Cycle:
-    """The cycle when the oil has come to rest between heat and cooling; `oil_c` is where the search starts."""
+    """The cycle at thermal equilibrium; `oil_c` is the initial estimate."""
     tank = _balanced(_at(machine, oil_c, _COARSE))
     return _at(machine, tank)
 
 
 def _balanced(cycle: Cycle) -> float:
-    """The tank's temperature at which the heat of a cycle run at another one would leave."""
+    """The tank temperature at which the heat of this cycle is in balance with the cooling."""
     power, returned = float(cycle.power.mean()), float(cycle.returned.mean())
     tank = cycle.tank_c
     for _ in range(4):

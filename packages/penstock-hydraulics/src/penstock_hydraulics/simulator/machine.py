@@ -1,4 +1,4 @@
-"""A machine: a topology at its ratings, with its faults, at a temperature of the oil."""
+"""A machine: a topology with ratings and faults."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from penstock_hydraulics.simulator.ratings import Phase, Ratings, cycle_of
 from penstock_hydraulics.simulator.supply import Array, Branch, Gas, Line, Pump, Relief, spool
 
 _CAVITATION_LOSS = 0.25
-"""Share of its flow that a pump loses when its inlet is all but closed and the oil comes as foam."""
+"""Share of its flow that a pump loses at an almost closed inlet with foaming oil."""
 _SEAL = {"pump": 0.10, "cylinder": 0.20, "motor": 0.20}
-"""Share of the rated flow that a failed seal lets by at the rated pressure and 38 °C (laminar gap, Merritt ch. 3)."""
+"""Leakage of a failed seal as a share of the rated flow, at rated pressure and 38 °C (laminar gap, Merritt ch. 3)."""
 _RESTRICTED = 5.0
-"""How many times a valve's rated drop a restriction of severity 1 adds."""
+"""Pressure drop added by a restriction of severity 1, as a multiple of the valve's rated drop."""
 _SPRING = 0.35
-"""Share of its setting that a relief valve with a spent spring loses."""
+"""Share of its setting that a relief valve loses with a fully relaxed spring."""
 COOLER_UA, COOLER_DRAUGHT, COOLER_EXPONENT = 0.17, 0.474, 0.68
-"""A cooler's NTU at its rated flow: still air, and what the fan adds by its duty to the 0.68. Fitted to the cooling
+"""NTU of a cooler at its rated flow: still air, plus the fan's part as duty to the power 0.68. Fitted to the cooling
 efficiencies 47, 28 and 19 % of the recordings at duties 100, 20 and 3 %; forced convection over tubes has Re^0.6."""
 
 
@@ -38,15 +38,15 @@ class Machine:
 
     @classmethod
     def of(cls, topology: Topology, ratings: Ratings, severities: Mapping[str, Mapping[str, float]]) -> Machine:
-        """The machine that a topology describes."""
+        """The machine of a topology."""
         return cls(topology, ratings, severities, supplies_of(topology))
 
     def severity(self, component_id: str | None, fault: str) -> float:
-        """How bad a fault is, 0 where there is none."""
+        """Severity of a fault, 0 if absent."""
         return self.severities.get(component_id or "", {}).get(fault, 0.0)
 
     def line(self, supply: Supply, oil_c: float) -> Line:
-        """The pressure line of one pump with oil of this temperature."""
+        """The pressure line of one pump at an oil temperature."""
         consumers = tuple(self.branch(consumer, oil_c) for consumer in supply.consumers)
         return Line(
             self._pump(supply.pump, oil_c),
@@ -83,7 +83,7 @@ class Machine:
         return cycle_of(self.ratings, consumer.place, count)
 
     def branch(self, consumer: Consumer, oil_c: float) -> Branch:
-        """What a consumer asks of its line."""
+        """The hydraulic resistance and load of a consumer."""
         rated = self.ratings
         delay = opening_delay(self.severity(consumer.valve, "valve_stiction"))
         opened, load = spool(self.phases(consumer), delay)
@@ -92,24 +92,24 @@ class Machine:
         return Branch(opened, load + rated.preload, valve + self.restriction(consumer), linear)
 
     def valve_square(self, consumer: Consumer) -> float:
-        """Bars per (l/min)² of the fully opened valve; dirt that narrows it adds to its drop."""
+        """Bar per (l/min)² of the fully open valve; a restriction adds to its drop."""
         clean = self.ratings.valve_drop / self.ratings.flow**2
         return clean * (1 + _RESTRICTED * self.severity(consumer.valve, "flow_restriction"))
 
     def restriction(self, consumer: Consumer) -> float:
-        """Bars per (l/min)² of what narrows the way behind the valve."""
+        """Bar per (l/min)² of a restriction behind the valve."""
         worst = max((self.severity(part.id, "flow_restriction") for part in consumer.actuators), default=0.0)
         return _RESTRICTED * worst * self.ratings.valve_drop / self.ratings.flow**2
 
     def seal_leak(self, component_id: str, kind: str, pressure: Array, oil_c: float) -> Array:
-        """[...] l/min that pass an actuator without moving it."""
+        """[...] leakage past an actuator in l/min."""
         share = _SEAL.get(kind, 0.0) * self.severity(component_id, "seal_degradation")
         return share * self.ratings.flow * pressure / self.ratings.pressure / thickness(oil_c)
 
     def effectiveness(self, cooler: str, flow: float, rated_flow: float) -> float:
-        """Of a cooler, 0..1: (oil in - oil out) / (oil in - room), by ε = 1 - exp(-NTU) (Kays and London 1984).
+        """Effectiveness of a cooler, 0..1: (oil in - oil out) / (oil in - air), ε = 1 - exp(-NTU) (Kays, London 1984).
 
-        The air is plentiful, so its side never saturates. `flow` and `rated_flow` are l/min.
+        The air flow is assumed large, so the air side does not saturate. `flow` and `rated_flow` are l/min.
         """
         duty = fan_duty(self.severity(cooler, "overheating"))
         transfer = COOLER_UA + COOLER_DRAUGHT * duty**COOLER_EXPONENT

@@ -1,4 +1,4 @@
-"""What a machine is built for: sizes and settings, for each template and for circuits nobody has measured."""
+"""Ratings of machines: sizes and settings of the templates, and defaults for other circuits."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from penstock_hydraulics.machine.topology import Topology
 
 Phase = tuple[float, float, float]
-"""From when on [s], how far the valve is opened [0..1], and the load [bar, or a share of the working pressure]."""
+"""Start [s], valve opening [0..1], and load [bar, or a share of the working pressure]."""
 
 PERIOD_S = 60.0
 """One window is one work cycle."""
@@ -21,31 +21,31 @@ class Ratings:
     """Sizes of one machine; pressures in bar, flows in l/min, laminar losses at 38 °C and rated flow."""
 
     flow: float
-    """Each pump's theoretical flow: displacement times speed."""
+    """Theoretical flow of each pump: displacement times speed."""
     pressure: float
-    """The pressure at which losses are rated, near the middle of the work cycle."""
+    """Rated pressure of the losses, near the middle of the work cycle."""
     relief: float
-    """The pressure at which the relief valve cracks."""
+    """Cracking pressure of the relief valve."""
     cycles: tuple[tuple[Phase, ...], ...] = ()
-    """The work cycle of each valve in turn, in bar; without one a generic cycle is used."""
+    """Work cycle of each valve in order, in bar; default: a generic cycle."""
     slip: float = 0.04
-    """Share of the flow that a drive loses in speed from idle to the rated pressure (asynchronous motor)."""
+    """Speed loss of the drive from idle to the rated pressure, as a share of the flow (asynchronous motor)."""
     leak: float = 0.02
-    """Share of the flow that slips through a sound pump's gaps at the rated pressure (laminar, Wilson 1950)."""
+    """Gap leakage of a healthy pump at the rated pressure, as a share of the flow (laminar, Wilson 1950)."""
     bypass: float = 0.15
-    """Share of the flow that a wholly worn pump loses at the rated pressure."""
+    """Leakage of a fully worn pump at the rated pressure, as a share of the flow."""
     relief_rise: float = 9.4
-    """How far above cracking the relief valve takes the rated flow; a quarter of it is laminar."""
+    """Pressure above cracking at which the relief valve passes the rated flow; a quarter of it is laminar."""
     valve_drop: float = 8.0
-    """Drop over a fully opened valve."""
+    """Pressure drop of the fully open valve."""
     preload: float = 0.0
-    """Drop of a valve block that does not depend on flow."""
+    """Flow-independent pressure drop of the valve block."""
     load_drop: float = 6.0
-    """Laminar drop in lines and load."""
+    """Laminar pressure drop in lines and load."""
     precharge: float = 0.62
-    """Gas pressure of a sound accumulator, as a share of the rated pressure."""
+    """Pre-charge pressure of a healthy accumulator, as a share of the rated pressure."""
     spent: float = 0.69
-    """What is left of it at full severity: 90 of 130 bar in the recordings."""
+    """Remaining share of the pre-charge at severity 1: 90 of 130 bar in the recordings."""
     gas: float = 0.074
     """Gas volume at pre-charge, in litres per l/min of pump flow."""
     line: float = 0.12
@@ -55,23 +55,23 @@ class Ratings:
     loop_flow: float = 1.22
     """Flow of a circulation pump, relative to the main pump's."""
     back_pressure: float = 1.5
-    """Pressure behind filter and cooler."""
+    """Pressure downstream of filter and cooler."""
     loop_drop: float = 1.0
-    """Laminar drop over the cooler."""
+    """Laminar pressure drop of the cooler."""
     filter_drop: float = 0.4
-    """Laminar drop over a clean filter element (Darcy)."""
+    """Laminar pressure drop of a clean filter element (Darcy)."""
     tank_loss: float = 2.4
-    """Heat that tank and pipes give to the room, in W/K per l/min."""
+    """Heat loss of tank and pipes to the surroundings, in W/K per l/min."""
     tank_volume: float = 5.0
     """Oil in the tank, in litres per l/min."""
     ambient: float = 23.4
     """°C; the recordings' cooling efficiency gives 23.4 ± 1.5."""
     vibration: float = 1.8
-    """Velocity of a sound pump at rated pressure, mm/s r.m.s. (zone A or B of ISO 20816-1)."""
+    """Vibration velocity of a healthy pump at rated pressure, mm/s r.m.s. (zone A or B of ISO 20816-1)."""
     heat: float = 0.75
-    """Share of the drive's power that ends as heat in the oil; the rest is work, or heat of the motor."""
+    """Share of the drive's power that heats the oil; the rest is work, or heat of the motor."""
     loop_gauges: bool = False
-    """Whether the accumulator's gauge sits in the cooling loop, as PS4 of the recordings does."""
+    """Whether the accumulator's pressure sensor is in the cooling loop, like PS4 of the recordings."""
 
 
 _RIG_CYCLE: tuple[Phase, ...] = (
@@ -82,7 +82,7 @@ _RIG_CYCLE: tuple[Phase, ...] = (
     (39.05, 1.0, 125.2),
     (49.05, 1.0, 120.2),
 )
-"""Read off PS1 and PS2: ten seconds with the valve shut, then five load steps of ten seconds."""
+"""From PS1 and PS2: ten seconds with the valve closed, then five load steps of ten seconds."""
 
 _RIG = Ratings(
     flow=8.28,
@@ -116,12 +116,12 @@ _ANY = Ratings(flow=40.0, pressure=160.0, relief=200.0)
 
 
 def ratings_of(topology: Topology) -> Ratings:
-    """The template's sizes; a circuit that is no template is rated like the standard pump system."""
+    """The ratings of a template; any other circuit has those of the standard pump system."""
     return _SIZES.get(topology.name, _ANY)
 
 
 def individual_ratings(ratings: Ratings, rng: np.random.Generator) -> Ratings:
-    """One machine of the series: its sizes spread by a few tenths of a percent, its room by a degree."""
+    """One individual machine: ratings vary by a few tenths of a percent, the ambient temperature by a degree."""
     spread = 1 + 0.003 * rng.standard_normal(5).clip(-2, 2)
     return replace(
         ratings,

@@ -1,4 +1,4 @@
-"""What the sensors of each kind of component read during a cycle, before noise: [STEPS] each."""
+"""Exact sensor readings of each kind of component over a cycle, before noise: [STEPS] each."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from penstock_hydraulics.simulator.supply import STEPS, TIMES, Array
 from penstock_hydraulics.simulator.thermal import PER_LPM, ripple
 
 _INLET = 0.63
-"""Share of tank oil in what the pump draws, the rest being cooled oil: TS1 between TS3 and TS4 of the recordings."""
+"""Share of tank oil at the pump inlet, the rest is cooled oil: TS1 between TS3 and TS4 of the recordings."""
 _THROTTLED = 0.55
-"""Share of the throttling heat that the valve's sensor shows: TS2 over TS1."""
+"""Share of the throttling heat at the valve's sensor, from TS2 and TS1."""
 _LEAD_STEPS = 1
-"""Steps by which pressure is behind an opening spool before its overlap lets a flow pass: PS2 before FS1 and PS1."""
+"""Steps by which the pressure behind an opening spool rises before the flow (overlap): PS2 before FS1 and PS1."""
 _FILLED = 0.5
-"""How far a valve is open when the port behind it has its full pressure."""
+"""Valve opening at which the port behind it has full pressure."""
 _HELD_S = 240.0
-"""Seconds in which a load held by a sound cylinder sinks to 1/e."""
+"""Time constant of the pressure of a load held by a healthy cylinder."""
 _GAUGE_OFFSET, _GAUGE_FLOOR = 0.23, 9.5
-"""PS4 of the recordings follows PS5 with this offset and reads 0 where the loop has less than this, in bar."""
+"""PS4 of the recordings is PS5 plus this offset, and 0 below this floor, in bar."""
 _BEARING_FAULT = 5.0
-"""How many times its sound vibration a failing bearing or an imbalance adds (ISO 20816-1: from zone A into D)."""
+"""Vibration added by a failing bearing or an imbalance, relative to healthy (ISO 20816-1: zone A to D)."""
 _NARROWED = 3.0
-"""How many times a cooler's laminar drop a restriction of severity 1 adds."""
+"""Pressure drop added by a restriction of severity 1, as a multiple of the cooler's laminar drop."""
 
 Reading = Callable[[Cycle, Component], Array]
 
@@ -67,7 +67,7 @@ def _line_pressure(cycle: Cycle, component: Component) -> Array:
 
 
 def _load_pressure(cycle: Cycle, component: Component) -> Array:
-    """At a valve's port or an actuator: the load with its drops while oil flows; held, or let go, when shut."""
+    """Pressure at a valve's port or an actuator: load plus drops with flow; held or released when closed."""
     found = cycle.of_consumer(component.id)
     if found is None:
         return _flat(0.0)
@@ -77,25 +77,25 @@ def _load_pressure(cycle: Cycle, component: Component) -> Array:
     behind = 0.0 if component.id != consumer.valve else cycle.machine.restriction(consumer)
     moving = load + branch.linear * taken + behind * taken**2
     worst = max((cycle.machine.severity(part.id, "seal_degradation") for part in consumer.actuators), default=0.0)
-    held = load * _sinking(taken > 0, _HELD_S * (1 - 0.97 * worst)) if consumer.holds else _flat(0.0)
+    held = load * _decay(taken > 0, _HELD_S * (1 - 0.97 * worst)) if consumer.holds else _flat(0.0)
     reached = np.minimum(moving, flow.pressure)
-    return np.asarray(held + (reached - held) * _filled(branch.opened))
+    return np.asarray(held + (reached - held) * _port_share(branch.opened))
 
 
-def _filled(opened: Array) -> Array:
-    """How much of its pressure the port behind a valve has, 0..1: it comes just before the flow, and goes with it."""
+def _port_share(opened: Array) -> Array:
+    """Relative pressure at the port behind a valve, 0..1: it rises just before the flow and falls with it."""
     ahead = np.roll(opened, -_LEAD_STEPS)
     return np.asarray(np.minimum(np.maximum(opened, ahead) / _FILLED, 1.0))
 
 
-def _sinking(moving: NDArray[np.bool_], time_s: float) -> Array:
-    """1 while moving, then an exponential fall since the motion ended; the cycle repeats itself."""
+def _decay(moving: NDArray[np.bool_], time_s: float) -> Array:
+    """1 while moving, then an exponential decay; the cycle is periodic."""
     if not moving.any():
         return _flat(0.0)
     twice = np.concatenate([moving, moving])
     last = np.maximum.accumulate(np.where(twice, np.arange(2 * STEPS), -1))[STEPS:]
-    gone = (np.arange(STEPS, 2 * STEPS) - last) * (TIMES[1] - TIMES[0])
-    return np.asarray(np.exp(-gone / time_s))
+    elapsed = (np.arange(STEPS, 2 * STEPS) - last) * (TIMES[1] - TIMES[0])
+    return np.asarray(np.exp(-elapsed / time_s))
 
 
 def _behind_load(cycle: Cycle, component: Component) -> Array:
@@ -123,7 +123,7 @@ def _cooler_pressure(cycle: Cycle) -> float:
 
 
 def _filter_pressure(cycle: Cycle) -> float:
-    """Before the filter. A clogging element keeps 1 - 0.9·severity of its pores (Darcy's law)."""
+    """Pressure upstream of the filter. A clogged element keeps 1 - 0.9·severity of its pores (Darcy's law)."""
     drop = 0.0
     for element in cycle.machine.topology.of_kind("filter"):
         pores = 1 - 0.9 * cycle.machine.severity(element.id, "contamination")
@@ -143,11 +143,11 @@ def _loop_pressure(cycle: Cycle, component: Component) -> Array:
 
 
 def _flow(cycle: Cycle, component: Component) -> Array:
-    """A pump's meter sits behind relief valve and accumulator, as FS1 of the recordings does."""
+    """The flow meter of a pump is downstream of relief valve and accumulator, like FS1 of the recordings."""
     if component.kind == "pump":
         return cycle.of_pump(component.id).used
     if component.kind in ("directional_valve", "cylinder", "motor", "load_valve"):
-        return _batch(cycle, component)
+        return _consumed_flow(cycle, component)
     if component.kind == "relief_valve":
         return next((flow.relieved for flow in cycle.flows if component.id in flow.supply.reliefs), _flat(0.0))
     if component.kind in ("circulation_pump", "filter", "heat_exchanger"):
@@ -155,8 +155,8 @@ def _flow(cycle: Cycle, component: Component) -> Array:
     return cycle.returned if component.kind == "reservoir" else _flat(0.0)
 
 
-def _batch(cycle: Cycle, component: Component) -> Array:
-    """What a valve passes, or what of it moves an actuator: a leaking seal lets the rest by."""
+def _consumed_flow(cycle: Cycle, component: Component) -> Array:
+    """Flow through a valve, or the part that moves an actuator; a leaking seal bypasses the rest."""
     found = cycle.of_consumer(component.id)
     if found is None:
         return _flat(0.0)
@@ -185,15 +185,15 @@ def _temperature(cycle: Cycle, component: Component) -> Array:
 
 
 def _cooled(cycle: Cycle, tank: Array) -> Array:
-    result, room = tank, cycle.machine.ratings.ambient
+    result, ambient = tank, cycle.machine.ratings.ambient
     for cooler in cycle.machine.topology.of_kind("heat_exchanger"):
         share = cycle.machine.effectiveness(cooler.id, cycle.loop.flow, cycle.loop.rated)
-        result = result - share * (result - room)
+        result = result - share * (result - ambient)
     return result
 
 
 def _throttling(cycle: Cycle, component: Component) -> float:
-    """K by which oil warms as it loses its pressure: Δp / (ρ·c)."""
+    """Temperature rise by throttling in K: Δp / (ρ·c)."""
     found = cycle.of_consumer(component.id)
     pressure = found[0].pressure if found is not None else _line_pressure(cycle, component)
     return _THROTTLED * float(pressure.mean()) * 100.0 / HEAT_CAPACITY
@@ -203,21 +203,21 @@ def _throttling(cycle: Cycle, component: Component) -> float:
 
 
 def _vibration(cycle: Cycle, component: Component) -> Array:
-    """Grows with the pressure's pulses and with thin oil; imbalance and foam add as squares, being independent."""
-    sound = cycle.machine.ratings.vibration * _loudness(cycle, component)
-    shaken = _BEARING_FAULT * cycle.machine.severity(component.id, "vibration_anomaly")
-    foaming = 0.6 * _BEARING_FAULT * cycle.machine.severity(component.id, "cavitation")
-    return np.asarray(sound * np.sqrt(1 + shaken**2 + foaming**2))
+    """Increases with pressure and temperature; imbalance and foam are independent and add as squares."""
+    healthy = cycle.machine.ratings.vibration * _relative_vibration(cycle, component)
+    imbalance = _BEARING_FAULT * cycle.machine.severity(component.id, "vibration_anomaly")
+    foam = 0.6 * _BEARING_FAULT * cycle.machine.severity(component.id, "cavitation")
+    return np.asarray(healthy * np.sqrt(1 + imbalance**2 + foam**2))
 
 
-def _loudness(cycle: Cycle, component: Component) -> Array:
-    """Relative to a sound pump at rated pressure; VS1 of the recordings: 0.53 to 0.59 mm/s over 147 to 191 bar."""
+def _relative_vibration(cycle: Cycle, component: Component) -> Array:
+    """Relative to a healthy pump at rated pressure; VS1 of the recordings: 0.53 to 0.59 mm/s over 147 to 191 bar."""
     rated = cycle.machine.ratings
     warm = 1 + 0.0105 * (cycle.tank_c - 38.0)
     if component.kind == "pump":
         return (1 + 0.4 * (cycle.of_pump(component.id).pressure / rated.pressure - 1)) * warm
     if component.kind == "motor":
-        return (0.4 + 0.6 * _batch(cycle, component) / rated.flow) * warm
+        return (0.4 + 0.6 * _consumed_flow(cycle, component) / rated.flow) * warm
     return _flat(0.5 * warm)
 
 
@@ -225,7 +225,7 @@ def _loudness(cycle: Cycle, component: Component) -> Array:
 
 
 def _power(cycle: Cycle, component: Component) -> Array:
-    """Electrical for pumps; for the others what the oil hands over."""
+    """Electrical power for pumps, hydraulic or thermal power for others."""
     if component.kind == "pump":
         return cycle.of_pump(component.id).power
     if component.kind == "circulation_pump":

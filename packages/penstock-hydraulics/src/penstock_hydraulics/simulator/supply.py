@@ -1,4 +1,4 @@
-"""The pressure of one pump's line through a work cycle: flows of lumped elements, and the oil they leave in the line.
+"""Pressure of one pump's line over a work cycle, from lumped elements and continuity of the oil.
 
 Units are bar, l/min, litres and seconds. Sources: Merritt, Hydraulic Control Systems (1967): orifice equation and
 continuity (ch. 3), compressibility (ch. 2); Wilson (1950) and Schlösser (1961) for pump losses, as in Manring,
@@ -23,26 +23,26 @@ Array = NDArray[np.float64]
 STEP_S = 0.05
 STEPS = round(PERIOD_S / STEP_S)
 TIMES = np.arange(1, STEPS + 1) * STEP_S
-"""[STEPS] the seconds at which a step ends."""
+"""[STEPS] end of each step in seconds."""
 
 POLYTROPIC = 1.4
-"""Exponent of the nitrogen: the steps take about a second, too fast for it to take up heat (Merritt 1967)."""
+"""Exponent of the nitrogen: load steps take about a second, too fast for heat exchange (Merritt 1967)."""
 OPENING_S, CLOSING_S = 0.06, 0.01
-"""First-order lags of a sound directional valve: the solenoid opens it, a spring shuts it."""
+"""First-order lags of a healthy directional valve: the solenoid opens it, a spring closes it."""
 LOAD_S = 0.03
-"""First-order lag of the load behind it."""
-_SHUT = 0.02
+"""First-order lag of its load."""
+_CLOSED = 0.02
 
 
 @dataclass(frozen=True, slots=True)
 class Pump:
-    """Delivery against pressure p: flow - linear·p - bypass·√p."""
+    """Delivery at pressure p: flow - linear·p - bypass·√p."""
 
     flow: float
     linear: float
-    """l/min per bar: speed lost by the drive, and laminar leakage (Wilson), which thin oil raises."""
+    """l/min per bar: speed loss of the drive, and laminar leakage (Wilson), which increases with temperature."""
     bypass: float
-    """l/min per √bar: a worn gap that behaves like an orifice (Schlösser)."""
+    """l/min per √bar: wear gap as an orifice (Schlösser)."""
 
     def delivery(self, pressure: Array) -> Array:
         """[...] l/min."""
@@ -51,7 +51,7 @@ class Pump:
 
 @dataclass(frozen=True, slots=True)
 class Relief:
-    """A direct-acting relief valve: shut up to `crack` bar, then l/min in proportion."""
+    """A direct-acting relief valve: closed up to `crack` bar, then proportional flow."""
 
     crack: float
     rise: float
@@ -70,34 +70,34 @@ class Gas:
     precharge: float
 
     def oil(self, pressure: Array) -> Array:
-        """[...] litres of oil taken in: nothing below the pre-charge, V0·(1 - (p0/p)^(1/n)) above it."""
+        """[...] litres of stored oil: none below the pre-charge, V0·(1 - (p0/p)^(1/n)) above it."""
         share = (self.precharge / np.maximum(pressure, self.precharge)) ** (1 / POLYTROPIC)
         return self.volume * (1 - share)
 
 
 @dataclass(frozen=True, slots=True)
 class Branch:
-    """A consumer over a cycle: back pressure + linear·q + square·q² = pressure of the line, where the valve is open."""
+    """A consumer over a cycle: back pressure + linear·q + square·q² = line pressure, while the valve is open."""
 
     opened: Array
-    """[STEPS], 0 shut to 1."""
+    """[STEPS] opening, 0 closed to 1 open."""
     load: Array
-    """[STEPS] bar that no flow causes: the load, and the valve block's preload."""
+    """[STEPS] flow-independent bar: the load, and the valve block's preload."""
     square: Array
     """[STEPS] bar per (l/min)² of valve and restriction (orifice equation)."""
     linear: float
     """bar per l/min of lines and load (laminar)."""
 
     def flow(self, pressure: Array) -> Array:
-        """[STEPS] l/min; a check valve keeps the load from running back."""
+        """[STEPS] l/min; a check valve prevents reverse flow."""
         over = np.maximum(pressure - self.load, 0.0)
         flow = 2 * over / (self.linear + np.sqrt(self.linear**2 + 4 * self.square * over))
-        return np.where(self.opened > _SHUT, flow, 0.0)
+        return np.where(self.opened > _CLOSED, flow, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """What one pump's pressure depends on."""
+    """The elements of one pump's pressure line."""
 
     pump: Pump
     relief: Relief
@@ -107,15 +107,15 @@ class Line:
     branches: tuple[Branch, ...]
 
     def oil(self, pressure: Array) -> Array:
-        """[...] litres stored above what the line holds without pressure."""
+        """[...] litres stored in addition to the line at zero pressure."""
         compressed = self.volume * pressure / BULK_MODULUS
         return compressed if self.gas is None else compressed + self.gas.oil(pressure)
 
 
 def spool(phases: Sequence[Phase], delay_s: float) -> tuple[Array, Array]:
-    """How far a valve is open, and the load behind it: two [STEPS], lagged; `delay_s` is how late it opens.
+    """Opening of a valve and its load, two lagged arrays [STEPS]; `delay_s` delays the opening.
 
-    The cycle repeats itself, so it begins with what its last phase leaves.
+    The cycle is periodic: it starts with the end of its last phase.
     """
     opened, load = np.empty(STEPS), np.empty(STEPS)
     x, y = phases[-1][1], phases[-1][2]
@@ -133,11 +133,11 @@ def spool(phases: Sequence[Phase], delay_s: float) -> tuple[Array, Array]:
 
 
 def pressures(line: Line, stride: int = 1) -> Array:
-    """[STEPS / stride] bar at each step's end; a stride above 1 is for a first look.
+    """[STEPS / stride] bar at the end of each step; a stride above 1 gives a coarse result.
 
-    Continuity: the oil stored in the line grows by what flows in less what flows out. By the implicit Euler method,
-    stable however stiff the relief valve is, solved by Newton's method within a bracket; a settled line takes one
-    iteration a step. The last five seconds are run twice, so that the cycle starts from where it ends.
+    Continuity: stored oil changes by inflow minus outflow. Implicit Euler steps are stable for a stiff relief valve
+    and solved by bracketed Newton iterations, one per step in a steady line. The last five seconds are computed first
+    as well, so that the cycle is periodic.
     """
     rows = _rows(line.branches, stride)
     before = len(rows) // 12
@@ -145,7 +145,7 @@ def pressures(line: Line, stride: int = 1) -> Array:
 
 
 Row = tuple[tuple[float, float, float], ...]
-"""Each branch at one step: its load (infinite where it is shut), four times its square, and its linear drop."""
+"""Each branch at one step: load (infinite if closed), four times the square and the linear coefficient."""
 
 
 def _rows(branches: Sequence[Branch], stride: int) -> list[Row]:
@@ -153,7 +153,7 @@ def _rows(branches: Sequence[Branch], stride: int) -> list[Row]:
         return [()] * (STEPS // stride)
     columns = []
     for branch in branches:
-        load = np.where(branch.opened > _SHUT, branch.load, np.inf)[stride - 1 :: stride]
+        load = np.where(branch.opened > _CLOSED, branch.load, np.inf)[stride - 1 :: stride]
         square = 4 * branch.square[stride - 1 :: stride]
         columns.append(zip(load.tolist(), square.tolist(), repeat(branch.linear), strict=False))
     return list(zip(*columns, strict=True))
@@ -161,13 +161,13 @@ def _rows(branches: Sequence[Branch], stride: int) -> list[Row]:
 
 _TRIALS = 40
 _VACUUM = 0.01
-"""The lowest pressure of a line, in bar: its pump cannot suck it empty."""
+"""The minimum pressure of a line, in bar."""
 _CLOSE = 0.005
-"""A change of pressure in bar below which Newton's iteration has arrived."""
+"""Convergence limit of the Newton iteration, in bar."""
 
 
 def _integrate(line: Line, rows: Sequence[Row], minutes: float) -> list[float]:
-    """The pressure after each row; one loop without calls, for it takes nearly all of a simulation's time."""
+    """The pressure after each row; a single loop without calls, since it takes most of the simulation time."""
     flow, slip, bypass = line.pump.flow, line.pump.linear, line.pump.bypass
     crack, over_relief = line.relief.crack, 1 / line.relief.rise
     stiff, power = line.volume / BULK_MODULUS, 1 / POLYTROPIC
@@ -193,12 +193,12 @@ def _integrate(line: Line, rows: Sequence[Row], minutes: float) -> list[float]:
                 share = (precharge / pressure) ** power
                 oil += volume * (1 - share)
                 capacity += volume * share * power / pressure
-            lacking = before + minutes * net - oil
-            if lacking > 0:
+            deficit = before + minutes * net - oil
+            if deficit > 0:
                 low = pressure
             else:
                 high = pressure
-            change = lacking / (capacity + minutes * slope)
+            change = deficit / (capacity + minutes * slope)
             oil += capacity * change
             pressure += change
             if -_CLOSE < change < _CLOSE:

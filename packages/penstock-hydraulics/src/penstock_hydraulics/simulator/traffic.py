@@ -1,4 +1,4 @@
-"""Simulated windows as requests: to a file, or to a server as demo traffic."""
+"""Simulated windows as requests, written to a file or sent to a server."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from penstock_hydraulics.simulator.faults import FAULTS, Faults
 from penstock_hydraulics.simulator.windows import Labels, SimulatedWindow, simulate
 
 _DIGITS = 3
-"""Decimals of a reading in a request: more than any of the sensors resolves."""
+"""Decimals of a reading in a request; beyond the resolution of the sensors."""
 
 Json = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Which windows to simulate and what to call them; `component` None takes the first that can have the fault."""
+    """Which windows to simulate; without a `component`, the first one that can have the fault is used."""
 
     topology: Topology
     fault: str | None = None
@@ -35,20 +35,20 @@ class Plan:
     degrade: bool = False
     """Whether the severity grows from 0 to `severity` over the windows."""
     interval_s: float = 60.0
-    """Time between two windows; the last one's timestamp is now."""
+    """Time between two windows; the timestamp of the last is now."""
     equipment_id: str = "simulated"
     seed: int = 0
 
 
 def topology_named(text: str) -> Topology:
-    """A template by its name, or the circuit in a JSON file; raises InvalidInput with the reason."""
+    """A template by name, or the circuit in a JSON file; raises InvalidInput."""
     if text in TEMPLATES:
         return TEMPLATES[text]
     try:
         document = json.loads(Path(text).read_bytes())
     except OSError:
         raise InvalidInput(
-            f"{text!r} is neither a template ({', '.join(TEMPLATES)}) nor a JSON file that can be read.",
+            f"{text!r} is neither a template ({', '.join(TEMPLATES)}) nor a readable JSON file.",
             field="topology",
         ) from None
     except (ValueError, RecursionError):
@@ -57,25 +57,26 @@ def topology_named(text: str) -> Topology:
 
 
 def faults_of(plan: Plan) -> Faults:
-    """The faults that a plan asks for; raises InvalidInput for a circuit without a component that can have it."""
+    """The faults of a plan; raises InvalidInput if no component of the circuit can have the fault."""
     if plan.fault is None:
         if plan.component is not None or plan.degrade:
-            raise InvalidInput(f"Name the fault that {plan.component or 'the machine'} shall have.", field="fault")
+            raise InvalidInput(f"Missing fault for {plan.component or 'the machine'}; set --fault.", field="fault")
         return {}
     if plan.fault not in FAULTS:
-        raise InvalidInput(f"There is no fault {plan.fault!r}; the faults are {', '.join(FAULTS)}.", field="fault")
+        raise InvalidInput(f"Unknown fault {plan.fault!r}; known faults: {', '.join(FAULTS)}.", field="fault")
     able = [part.id for kind in FAULTS[plan.fault] for part in plan.topology.of_kind(kind)]
     component = plan.component or next(iter(able), None)
     if component is None:
         raise InvalidInput(
-            f"The topology {plan.topology.name} has no {' or '.join(FAULTS[plan.fault])} to have {plan.fault}.",
+            f"The topology {plan.topology.name} has no component that can have {plan.fault};"
+            f" it is simulated for: {', '.join(FAULTS[plan.fault])}.",
             field="fault",
         )
     return {component: {plan.fault: (0.0, plan.severity) if plan.degrade else plan.severity}}
 
 
 def request_of(window: SimulatedWindow, topology: Topology, equipment_id: str, at: datetime | None = None) -> Json:
-    """The body of POST /predict for a window; a template is named, any other topology is sent in full."""
+    """The body of POST /predict for a window; a template is sent by name, any other topology as a document."""
     known = TEMPLATES.get(topology.name) == topology
     request: Json = {
         "equipment_id": equipment_id,
@@ -87,9 +88,9 @@ def request_of(window: SimulatedWindow, topology: Topology, equipment_id: str, a
 
 
 def traffic(plan: Plan) -> Iterator[tuple[Json, Labels]]:
-    """Requests with what is true of them."""
+    """Requests with their labels."""
     if not plan.topology.expected_sensors:
-        raise InvalidInput(f"The topology {plan.topology.name} expects no sensors to simulate.", field="topology")
+        raise InvalidInput(f"The topology {plan.topology.name} has no expected sensors to simulate.", field="topology")
     check_equipment_id(plan.equipment_id)
     begin = _begin(plan)
     windows = simulate(plan.topology, faults_of(plan), plan.windows, plan.seed)
@@ -99,15 +100,15 @@ def traffic(plan: Plan) -> Iterator[tuple[Json, Labels]]:
 
 
 def _begin(plan: Plan) -> datetime:
-    """The time of the first window; raises InvalidInput where no server would take it."""
-    lasts = plan.interval_s * (plan.windows - 1)
+    """The time of the first window; raises InvalidInput if it is before 1970."""
+    duration_s = plan.interval_s * (plan.windows - 1)
     now = datetime.now(UTC)
-    if lasts > now.timestamp():
+    if duration_s > now.timestamp():
         raise InvalidInput(
-            f"{plan.windows} windows {plan.interval_s:g} s apart begin too long before now; choose a shorter interval.",
+            f"{plan.windows} windows {plan.interval_s:g} s apart start before 1970; use a shorter interval.",
             field="interval",
         )
-    return now - timedelta(seconds=lasts)
+    return now - timedelta(seconds=duration_s)
 
 
 def label_document(labels: Labels) -> Json:
@@ -122,19 +123,19 @@ def label_document(labels: Labels) -> Json:
 
 
 def write_lines(pairs: Iterable[tuple[Json, Labels]], write: Callable[[str], object]) -> int:
-    """One JSON line `{"request": …, "labels": …}` a window; how many there were."""
+    """One JSON line `{"request": …, "labels": …}` per window; returns the number of windows."""
     return sum(1 for _ in written(pairs, write))
 
 
 def written(pairs: Iterable[tuple[Json, Labels]], write: Callable[[str], object]) -> Iterator[tuple[Json, Labels]]:
-    """The same windows, each on after its line is written."""
+    """Pass the windows through, each after its line is written."""
     for request, labels in pairs:
         write(json.dumps({"request": request, "labels": label_document(labels)}) + "\n")
         yield request, labels
 
 
 def send(pairs: Iterable[tuple[Json, Labels]], url: str, echo: Callable[[str], object]) -> int:
-    """Every window to POST /predict of the server at `url`, one after the other; raises its refusals."""
+    """Send the windows to POST /predict of the server at `url` in order; raises the server's errors."""
     count = 0
     with Client(url) as client:
         for request, labels in pairs:
@@ -148,5 +149,7 @@ def _line(number: int, answer: Mapping[str, Any], labels: Labels) -> str:
         score, status = answer["health"]["score"], answer["health"]["status"]
         found = ", ".join(answer["anomaly"]["detected_anomalies"]) or "none"
     except (KeyError, TypeError):
-        raise PenstockError("the server's default model answers no diagnosis; start it with hydraulics") from None
+        raise PenstockError(
+            "the server's default model is not a hydraulics model; run `penstock serve hydraulics`"
+        ) from None
     return f"{number:4d}  simulated {labels.health:.2f}  answered {score:.2f} {status:8s}  anomalies: {found}"

@@ -1,4 +1,4 @@
-"""Windows of readings with their labels: what `simulate` yields."""
+"""Simulated windows with labels."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from penstock_hydraulics.simulator.sensors import reading
 from penstock_hydraulics.simulator.supply import STEPS, Array
 
 RATES: Mapping[str, float] = {quantity: 10.0 if quantity == "flow" else 1.0 for quantity in QUANTITIES}
-"""Hz, as the recordings have them."""
+"""Sampling rates in Hz, as in the recordings."""
 
 _NOISE: Mapping[str, tuple[float, float]] = {
     "pressure": (0.02, 1.5e-4),
@@ -30,16 +30,16 @@ _NOISE: Mapping[str, tuple[float, float]] = {
 """Standard deviation of a sample: a fixed part in the quantity's unit, and a share of the value (settled cycles of the
 recordings, 10 Hz for flow and 1 s means for the rest)."""
 _DRIFT_K = 0.15
-"""°C by which the room changes from window to window."""
+"""Standard deviation of the ambient temperature between windows, in °C."""
 _PRESENT = 0.25
-"""Severity from which on a fault counts as an anomaly where no labelled state says more."""
+"""Severity from which on a fault without a labelled state counts as an anomaly."""
 _FOAM = 0.03
-"""Ripple of a cavitating pump's pressure and flow at severity 1, as a share, in samples of one second."""
+"""Relative ripple of pressure and flow of a cavitating pump at severity 1, in samples of one second."""
 
 
 @dataclass(frozen=True)
 class Labels:
-    """What is true of a simulated window; arrays over components follow the topology's order."""
+    """Labels of a simulated window; arrays over components are in the order of the topology."""
 
     severities: Mapping[str, Mapping[str, float]]
     """Component id → fault → 0..1."""
@@ -63,11 +63,11 @@ class SimulatedWindow:
 
 
 def simulate(topology: Topology, faults: Faults, windows: int, seed: int = 0) -> Iterator[SimulatedWindow]:
-    """Settled work cycles of one machine, 60 s each, with every sensor that the topology expects.
+    """Settled work cycles of one machine, 60 s each, with all expected sensors of the topology.
 
-    The seed chooses the machine of the series (its sizes spread by tenths of a percent) and the noise. A fault's
-    severity is a number, or a pair that grows evenly over the windows. Raises InvalidInput, before the first window,
-    for faults that the circuit cannot have.
+    The seed sets the individual machine (its ratings vary by tenths of a percent) and the noise. A severity is a
+    number, or a pair that changes linearly over the windows. Raises InvalidInput, before the first window, for
+    faults that are impossible in the circuit.
     """
     if windows < 1:
         raise InvalidInput(f"The number of windows is {windows}; it must be at least 1.", field="windows")
@@ -98,7 +98,7 @@ def _window(cycle: Cycle, rng: np.random.Generator) -> SimulatedWindow:
 
 
 def _samples(cycle: Cycle, component: Component, quantity: str, rng: np.random.Generator) -> Array:
-    """Block means of the exact course, with the sensor's noise; nothing reads below zero."""
+    """Block means of the exact readings plus noise, not below zero."""
     exact = reading(cycle, component, quantity)
     count = round(PERIOD_S * RATES[quantity])
     means = exact.reshape(count, STEPS // count).mean(1)
@@ -109,14 +109,14 @@ def _samples(cycle: Cycle, component: Component, quantity: str, rng: np.random.G
 
 
 def _foam(cycle: Cycle, component: Component, quantity: str) -> float:
-    """A pump that draws foam delivers unevenly."""
+    """Additional relative noise of a cavitating pump."""
     if component.kind != "pump" or quantity not in ("pressure", "flow"):
         return 0.0
     return _FOAM * cycle.machine.severity(component.id, "cavitation")
 
 
 def labels_of(topology: Topology, now: Mapping[str, Mapping[str, float]]) -> Labels:
-    """The labels of a machine with these severities."""
+    """The labels for these severities."""
     worst = np.array([max(now.get(part.id, {}).values(), default=0.0) for part in topology.components])
     stated = np.array([part.kind in HEAD_OF_KIND for part in topology.components])
     judged = (1 - worst)[stated | (worst > 0)]
@@ -127,7 +127,7 @@ def labels_of(topology: Topology, now: Mapping[str, Mapping[str, float]]) -> Lab
 
 
 _STATES: Mapping[str, Supervised] = {state.head.kind: state for state in SUPERVISED}
-"""Kind → the fault that its labelled state measures, and the level from which on that is an anomaly."""
+"""Kind → the fault of its labelled state, and the level from which on it counts as an anomaly."""
 
 
 def _level(component: Component, now: Mapping[str, Mapping[str, float]]) -> int:

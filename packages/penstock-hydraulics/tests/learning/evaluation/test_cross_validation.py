@@ -98,7 +98,7 @@ def test_a_damaged_file_is_named(tmp_path):
     measure(Oracle(), grouped, RECORDINGS, tmp_path, echo=str)
     path = tmp_path / "answers" / "oracle.run_grouped.fold_0.npz"
     path.write_bytes(b"PK\x03\x04 not really")
-    with pytest.raises(InvalidInput, match=r"fold_0.npz: these answers cannot be read"):
+    with pytest.raises(InvalidInput, match=r"fold_0.npz: the file of answers is damaged"):
         collect("oracle", grouped, RECORDINGS, tmp_path)
 
 

@@ -100,11 +100,11 @@ def test_the_graph_has_the_inputs_of_every_model(exported):
 
 
 def test_what_is_no_forest_is_refused(tmp_path):
-    with pytest.raises(InvalidInput, match="LogisticRegression is no forest"):
+    with pytest.raises(InvalidInput, match="LogisticRegression cannot be exported"):
         write_forest(replace(logistic_regression(), copies=0).fit(RECORDINGS), TEMPERATURES, tmp_path / "x.onnx")
 
 
 def test_a_training_without_one_of_the_levels_is_refused(tmp_path):
     some = RECORDINGS.take(np.flatnonzero(RECORDINGS.labels[:, 1] < 3))
-    with pytest.raises(InvalidInput, match="valve_condition: the training knew the levels"):
+    with pytest.raises(InvalidInput, match="valve_condition: the training data has only the levels"):
         write_forest(extra_trees(2).fit(some), TEMPERATURES, tmp_path / "x.onnx")

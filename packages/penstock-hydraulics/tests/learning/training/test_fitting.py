@@ -91,7 +91,7 @@ def test_a_checkpoint_of_another_training_or_a_damaged_one_is_refused(recordings
     middle = len(whole) // 2
     for damaged in (whole[:1000], whole[:middle] + bytes(500) + whole[middle + 500 :], b""):
         path.write_bytes(damaged)
-        with pytest.raises(InvalidInput, match=r"c\.pt: this checkpoint cannot be read"):
+        with pytest.raises(InvalidInput, match=r"c\.pt: the checkpoint is damaged"):
             fit(recordings, everything, replace(TINY, epochs=1), checkpoints=path)
 
 

@@ -1,9 +1,9 @@
-"""The steps of the plant's tables, as Alembic scripts; `penstock_hydraulics.fleet.store` runs them when needed."""
+"""Alembic migrations of the fleet's tables; `penstock_hydraulics.fleet.store` runs them when needed."""
 
 from __future__ import annotations
 
 REVISIONS = ("0001",)
-"""Every revision there is, oldest first. The last is the one this release reads and writes."""
+"""All revisions, oldest first. This release reads and writes the last."""
 
 HEAD = REVISIONS[-1]
 

@@ -1,4 +1,4 @@
-"""Windows as tensors: the model's inputs with what is known about each of them, and the ways they are varied."""
+"""Windows as tensors: model inputs, labels and weights, and their augmentation."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from penstock_hydraulics.machine.topology import KINDS, Topology
 from penstock_hydraulics.signals.features import INPUTS, Float, Layout, Row, Scale, Scales, encode_all
 
 UNKNOWN: Final = -1
-"""A level that nobody labelled; unlabelled real numbers are NaN."""
+"""An unlabelled level; unlabelled real numbers are NaN."""
 
-_QUANTITY: Final = torch.tensor([0, 1, 2, 3, 4, 1, 1])  # the quantity behind each of CHANNELS
+_QUANTITY: Final = torch.tensor([0, 1, 2, 3, 4, 1, 1])  # quantity of each of CHANNELS
 _PUMP: Final = KINDS.index("pump") + 1
-_FEW: Final = torch.tensor([1.0, 0.0, 1.0, 1.0, 0.0])  # pressure, temperature and vibration of the pump: a poor machine
-_SOME: Final = torch.tensor([1.0, 1.0, 1.0, 1.0, 1.0])  # with its flow and power
+_FEW: Final = torch.tensor([1.0, 0.0, 1.0, 1.0, 0.0])  # pressure, temperature and vibration of the pump
+_SOME: Final = torch.tensor([1.0, 1.0, 1.0, 1.0, 1.0])  # plus flow and power
 
 
 @dataclass(frozen=True)
 class Windows:
-    """n windows of one topology with P nodes: inputs as `features.encode` makes them, then what is known.
+    """n windows of one topology with P nodes: inputs of `features.encode`, then labels.
 
-    `adjacency` [1, P, P] and `kinds` [1, P] are the same for all. `levels` [n, P] is the ordinal level (0 best) of
-    the state of the node's kind, `health` [n, P] that of components, `degradation` [n], `anomalies` [n, ANOMALIES];
-    `weights` [n] is how much a window counts.
+    `adjacency` [1, P, P] and `kinds` [1, P] are shared. Labels: `levels` [n, P] is the ordinal level (0 best) of the
+    state of the node's kind, `health` [n, P], `degradation` [n], `anomalies` [n, ANOMALIES]. `weights` [n] are the
+    sample weights.
     """
 
     signals: Tensor
@@ -63,7 +63,7 @@ class Windows:
         return tuple(getattr(spread, name) for name in INPUTS)
 
     def without(self, kept: Tensor) -> Windows:
-        """With only the channels where `kept` [n, P, C] is 1."""
+        """Keep only the channels where `kept` [n, P, C] is 1."""
         present = self.present * kept
         mask = present[..., None]
         return replace(self, signals=self.signals * mask, statistics=self.statistics * mask, present=present)
@@ -71,13 +71,13 @@ class Windows:
 
 @dataclass(frozen=True, slots=True)
 class Variation:
-    """How training windows are varied: the share that loses sensors, and the noise in standard deviations."""
+    """Augmentation of training windows: share of windows with sensor dropout, and noise in standard deviations."""
 
     sensor_dropout: float = 0.3
     noise: float = 0.02
 
     def of(self, windows: Windows, generator: torch.Generator) -> Windows:
-        """A new variation of every window."""
+        """One augmented version of every window."""
         signals, statistics = windows.signals, windows.statistics
         if self.noise:
             signals = signals + self.noise * torch.randn(signals.shape, generator=generator)
@@ -86,17 +86,17 @@ class Variation:
         return noisy.without(self._kept(windows, generator))
 
     def _kept(self, windows: Windows, generator: torch.Generator) -> Tensor:
-        """[n, P, C] 1 for what stays: most windows whole, some with random gaps, some with the pump's sensors alone."""
+        """[n, P, C] 1 for kept channels: most windows whole, some with gaps, some with the pump's sensors only."""
         count, nodes = windows.present.shape[:2]
         quantities = int(_QUANTITY.max()) + 1
-        fate = torch.rand(count, generator=generator)
+        draw = torch.rand(count, generator=generator)
         gaps = 0.6 * torch.rand(count, 1, 1, generator=generator)
         kept = (torch.rand(count, nodes, quantities, generator=generator) >= gaps).float()
         pump = (windows.kinds == _PUMP).float()[..., None]
         share = self.sensor_dropout
-        kept = torch.where((fate < share)[:, None, None], kept, 1.0)
-        kept = torch.where((fate < 0.5 * share)[:, None, None], pump * _FEW, kept)
-        kept = torch.where((fate < 0.25 * share)[:, None, None], pump * _SOME, kept)
+        kept = torch.where((draw < share)[:, None, None], kept, 1.0)
+        kept = torch.where((draw < 0.5 * share)[:, None, None], pump * _FEW, kept)
+        kept = torch.where((draw < 0.25 * share)[:, None, None], pump * _SOME, kept)
         channels = kept[..., _QUANTITY]
         slow = (torch.rand(count, generator=generator) < share / 2)[:, None]  # flows at 1 Hz have no extremes
         channels[..., 5:] = torch.where(slow[..., None], 0.0, channels[..., 5:])
@@ -105,9 +105,9 @@ class Variation:
 
 @dataclass(frozen=True)
 class Machine:
-    """Windows of one machine before they are scaled: `readings` [n, rows, STEPS] and what is known, as in `Windows`.
+    """Unscaled windows of one machine: `readings` [n, rows, STEPS] and labels as in `Windows`, without padding.
 
-    The nodes are not padded yet. `tabled` machines get a scale for every step of their work cycle.
+    `tabled` machines get a scale for every step of their work cycle.
     """
 
     topology: Topology
@@ -137,7 +137,7 @@ class Machine:
 
 
 def scales_of(machines: Sequence[Machine]) -> Scales:
-    """By component and step for tabled machines, and flat ones for each kind over all of them."""
+    """Scales by component and step for tabled machines, and constant scales by kind over all machines."""
     tables: dict[str, dict[str, Scale]] = {}
     pooled: dict[str, list[Float]] = {}
     for machine in machines:
@@ -150,9 +150,9 @@ def scales_of(machines: Sequence[Machine]) -> Scales:
 
 
 def recorded_machine(recordings: Recordings, unsettled: float = 1.0) -> Machine:
-    """The rig. Components without a labelled state were never faulted and count as healthy.
+    """The rig. Components without a labelled state had no faults and count as healthy.
 
-    `unsettled` is the weight of cycles in which its temperatures were still moving.
+    `unsettled` is the weight of cycles in which its temperatures were still changing.
     """
     count, nodes = len(recordings), len(RIG.components)
     levels = np.full((count, nodes), UNKNOWN, np.int64)
@@ -161,14 +161,14 @@ def recorded_machine(recordings: Recordings, unsettled: float = 1.0) -> Machine:
         node = next(node for node, component in enumerate(RIG.components) if component.kind == head.kind)
         levels[:, node] = recordings.labels[:, place]
         health[:, node] = 1.0 - head.severities[recordings.labels[:, place]]
-    stated = health[:, (levels >= 0).all(axis=0)]
+    health_with_state = health[:, (levels >= 0).all(axis=0)]
     return Machine(
         topology=RIG,
         rows=ROWS,
         readings=recordings.readings,
         levels=levels,
         health=health,
-        degradation=np.array([1.0 - equipment_health(row) for row in stated], np.float32),
+        degradation=np.array([1.0 - equipment_health(row) for row in health_with_state], np.float32),
         anomalies=_labelled_anomalies(recordings),
         weights=np.where(recordings.settled, 1.0, unsettled).astype(np.float32),
     )

@@ -1,9 +1,9 @@
-"""The recordings of the ZeMA test rig as windows of one second steps, from the raw text files or from one npz.
+"""The recordings of the ZeMA test rig as windows at 1 Hz, from the raw text files or an npz file.
 
 The data set is "Condition monitoring of hydraulic systems", UCI Machine Learning Repository 447, CC BY 4.0,
 doi:10.24432/C5CW21 (Helwig, Pignanelli and Schütze, I2MTC 2015, doi:10.1109/I2MTC.2015.7151267). Download the archive
-from https://archive.ics.uci.edu/dataset/447 and unpack it; its directory of text files is what `load` reads.
-Adaptation: every channel is averaged over each second; a flow also gives its highest and lowest value.
+from https://archive.ics.uci.edu/dataset/447 and unpack it; `load` reads its directory of text files.
+Adaptation: every channel is averaged over each second; flows also yield their highest and lowest value.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ Table = Callable[[str], NDArray[np.float64]]
 
 RIG: Final = TEMPLATES["zema_rig"]
 SOURCE: Final = "UCI Machine Learning Repository, dataset 447, doi:10.24432/C5CW21, CC BY 4.0"
-# The rig's sensors and the components they sit at; positions of TS1 and TS2 are not documented. The virtual sensors
-# CE, CP and SE are left out: they are computed from these.
+# The rig's sensors and their components; the positions of TS1 and TS2 are not documented. The virtual sensors CE, CP
+# and SE are omitted, since they are computed from these.
 SENSORS: Final[Mapping[str, str]] = {
     "PS1": "pressure_pump_main",
     "FS1": "flow_pump_main",
@@ -55,21 +55,21 @@ def _rows() -> tuple[Row, ...]:
     for name in SENSORS.values():
         place = RIG.sensor(name)
         if place is None:
-            raise InvalidInput(f"{name}: the template {RIG.name} has no such sensor")
+            raise InvalidInput(f"{name}: unknown sensor of the template {RIG.name}")
         rows += [place] + [(place[0], end) for end in ("flow_max", "flow_min") if place[1] == "flow"]
     return tuple(rows)
 
 
 ROWS: Final = _rows()
-"""The rows of `Recordings.readings`: the sensors in the order of `SENSORS`, a flow's extremes after it."""
+"""The rows of `Recordings.readings`: the sensors in the order of `SENSORS`, each flow followed by its extremes."""
 
 
 @dataclass(frozen=True)
 class Recordings:
     """Cycles of 60 s: `readings` [cycles, ROWS, STEPS], `labels` [cycles, HEADS] (0 = best level) and `runs` [cycles].
 
-    A run is a stretch of cycles in one state, recorded one after another: what a split must not cut apart.
-    `settled` [cycles] is false while the rig's temperatures were still moving.
+    A run is a series of consecutive cycles in one state; a split must not cut a run apart. `settled` [cycles] is false
+    while the rig's temperatures were still changing.
     """
 
     readings: Float
@@ -86,13 +86,13 @@ class Recordings:
 
     @property
     def in_settled_runs(self) -> NDArray[np.bool_]:
-        """[cycles] Whether the cycle is of a run of exactly ten that is settled from its first cycle to its last."""
+        """[cycles] Whether the cycle belongs to a run of exactly ten cycles, all settled."""
         counts = np.bincount(self.runs)
         moving = np.bincount(self.runs, weights=~self.settled)
         return np.asarray((counts[self.runs] == 10) & (moving[self.runs] == 0))
 
     def window(self, cycle: int) -> dict[str, list[float]]:
-        """One cycle as a request's `sensor_data`, 60 values a sensor."""
+        """One cycle as the `sensor_data` of a request, 60 values per sensor."""
         means = [place for place, row in enumerate(ROWS) if not row[1].startswith("flow_")]
         return {
             name: [round(float(value), 5) for value in self.readings[cycle, place]]
@@ -101,29 +101,33 @@ class Recordings:
 
 
 def rows_of(sensors: tuple[str, ...]) -> NDArray[np.bool_]:
-    """[ROWS] Which rows these sensors give, a flow's extremes included; raises `InvalidInput` for an unknown name."""
+    """[ROWS] The rows of these sensors, including extremes of flows; raises `InvalidInput` for an unknown name."""
     places = {name: RIG.sensor(name) for name in sensors}
     unknown = sorted(name for name, place in places.items() if name not in SENSORS.values() or place is None)
     if unknown:
-        raise InvalidInput(f"{unknown[0]}: the recordings have no such sensor; they have {', '.join(SENSORS.values())}")
+        raise InvalidInput(f"{unknown[0]}: unknown sensor; the recordings have {', '.join(SENSORS.values())}")
     known = set(places.values())
     return np.array([(row[0], row[1].removesuffix("_max").removesuffix("_min")) in known for row in ROWS])
 
 
 def load(path: Path) -> Recordings:
-    """Read an npz of the recordings or the directory of UCI's text files.
+    """Read an npz file of the recordings or the directory of UCI's text files.
 
-    Raises `InvalidInput` naming the file and what is missing in it.
+    Raises `InvalidInput` that names the file and the missing part.
     """
     if path.is_dir():
         return _recordings(_text_files(path), path)
     if not path.is_file():
-        raise InvalidInput(f"{path}: no such file or directory; give the npz or the directory of the UCI text files")
+        raise InvalidInput(
+            f"{path}: no such file or directory; pass an npz file or the directory of the UCI text files"
+        )
     try:
         with np.load(path, allow_pickle=False) as archive:
             return _recordings(_archive(archive, path), path)
     except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise InvalidInput(f"{path}: this is no npz of the recordings ({error}); see the docs of `train`") from error
+        raise InvalidInput(
+            f"{path}: not an npz file of the recordings ({error}); see `penstock-hydraulics train --help`"
+        ) from error
 
 
 def _recordings(table: Table, path: Path) -> Recordings:
@@ -140,16 +144,16 @@ def _recordings(table: Table, path: Path) -> Recordings:
         channels += _seconds(values, extremes=column.startswith("FS"))
     readings = np.stack(channels, axis=1)
     if not np.isfinite(readings).all() or not np.isfinite(profile).all():
-        raise InvalidInput(f"{path}: the recordings hold values that are no finite numbers; download them again")
+        raise InvalidInput(f"{path}: the recordings contain NaN or infinite values; download them again")
     labels = _labels(profile, path)
     return Recordings(readings, labels, _runs(labels), profile[:, 4] == 0)
 
 
 def _seconds(values: NDArray[np.float64], *, extremes: bool) -> list[Float]:
-    """[cycles, STEPS] means of each second, and its highest and lowest value where wanted."""
+    """[cycles, STEPS] mean of each second, and with `extremes` its highest and lowest value."""
     blocks = values.reshape(len(values), STEPS, -1)
     found = [blocks.mean(axis=2)] + ([blocks.max(axis=2), blocks.min(axis=2)] if extremes else [])
-    with np.errstate(over="ignore"):  # becomes infinite, which is refused
+    with np.errstate(over="ignore"):  # infinite values are refused later
         return [block.astype(np.float32) for block in found]
 
 
@@ -157,9 +161,9 @@ def _labels(profile: NDArray[np.float64], path: Path) -> Integers:
     columns = []
     for column, head in enumerate(HEADS):
         levels = list(head.levels)
-        strange = sorted(set(profile[:, column].tolist()) - set(levels))
-        if strange:
-            raise InvalidInput(f"{path}: {head.name} has no level {strange[0]:g}; the levels are {_levels(head)}")
+        unknown = sorted(set(profile[:, column].tolist()) - set(levels))
+        if unknown:
+            raise InvalidInput(f"{path}: unknown level {unknown[0]:g} of {head.name}; known levels: {_levels(head)}")
         columns.append([levels.index(value) for value in profile[:, column]])
     return np.array(columns, np.int64).T
 
@@ -169,13 +173,13 @@ def _levels(head: Head) -> str:
 
 
 def _runs(labels: Integers) -> Integers:
-    """A run ends where any of the four states changes."""
+    """A new run starts where any of the four states changes."""
     changes = (labels[1:] != labels[:-1]).any(axis=1)
     return np.concatenate([[0], np.cumsum(changes)]).astype(np.int64)
 
 
 def _archive(archive: Mapping[str, NDArray[np.float64]], path: Path) -> Table:
-    """Arrays named like UCI's files, or with `_1hz` for means of a second; the profile's columns as `y_…`."""
+    """Arrays are named like UCI's files, with the suffix `_1hz` for means of a second; profile columns are `y_…`."""
 
     def table(name: str) -> NDArray[np.float64]:
         if name == "profile":
@@ -188,7 +192,7 @@ def _archive(archive: Mapping[str, NDArray[np.float64]], path: Path) -> Table:
 def _member(archive: Mapping[str, NDArray[np.float64]], names: tuple[str, ...], path: Path) -> NDArray[np.float64]:
     found = next((name for name in names if name in archive), None)
     if found is None:
-        raise InvalidInput(f"{path}: there is no array {names[0]} in it; it holds other data")
+        raise InvalidInput(f"{path}: the array {names[0]} is missing; this is not an npz file of the recordings")
     return np.asarray(archive[found], np.float64)
 
 
@@ -196,9 +200,9 @@ def _text_files(directory: Path) -> Table:
     def table(name: str) -> NDArray[np.float64]:
         file = next((at for at in (directory / f"{name}.txt", directory / f"{name}.txt.gz") if at.is_file()), None)
         if file is None:
-            raise InvalidInput(f"{directory}: there is no {name}.txt in it; unpack the whole UCI archive there")
+            raise InvalidInput(f"{directory}: {name}.txt is missing; unpack the whole UCI archive there")
         try:
-            with warnings.catch_warnings(action="ignore"):  # of a file without numbers, which is refused
+            with warnings.catch_warnings(action="ignore"):  # an empty file is refused later
                 return np.loadtxt(file, ndmin=2)
         except (ValueError, EOFError, zlib.error) as error:
             raise InvalidInput(f"{file}: not a table of numbers ({error}); unpack the UCI archive again") from error

@@ -1,4 +1,4 @@
-"""Simulated machines to train on beside the recordings: other circuits, and faults nobody recorded."""
+"""Simulated machines as additional training data: other circuits, and faults without recordings."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from penstock_hydraulics.signals.features import STEPS, Float, Row
 from penstock_hydraulics.simulator import FAULTS, SimulatedWindow, simulate
 
 CIRCUITS: Final = ("standard_pump_system", "dual_pump_system", "excavator")
-"""Templates without recordings. The rig is not among them: it has real ones."""
+"""Templates without recordings."""
 
-_HEALTHY_SHARE: Final = 0.2  # share of windows without any fault
-_MAX_FAULTS: Final = 4  # faults at once
+_HEALTHY_SHARE: Final = 0.2  # share of windows without a fault
+_MAX_FAULTS: Final = 4  # maximum number of simultaneous faults
 
 
 def simulated_machines(windows: int, seed: int, circuits: Sequence[str] = CIRCUITS) -> list[Machine]:
-    """`windows` windows of each circuit, every one of another machine with other faults."""
+    """`windows` windows of each circuit, each with its own machine parameters and faults."""
     return [
         _machine(TEMPLATES[name], windows, np.random.default_rng([seed, place])) for place, name in enumerate(circuits)
     ]
 
 
 def rows_of_window(topology: Topology, window: SimulatedWindow) -> tuple[tuple[Row, ...], Float]:
-    """The rows of one window and their values [rows, STEPS]: means of each second, and a flow's extremes."""
+    """Rows of one window and their values [rows, STEPS]: mean of each second, and extremes of flows."""
     rows: list[Row] = []
     values: list[Float] = []
     for name, samples in window.readings.items():
@@ -67,14 +67,14 @@ def _window(topology: Topology, random: np.random.Generator) -> SimulatedWindow:
 
 
 def _faults(topology: Topology, random: np.random.Generator) -> dict[str, dict[str, float]]:
-    """None, or some faults of any severity, each kind of fault as likely as the others."""
+    """No fault, or some faults of random severity; all kinds of fault are equally likely."""
     faults: dict[str, dict[str, float]] = {}
     if random.random() < _HEALTHY_SHARE:
         return faults
     for _ in range(random.integers(1, _MAX_FAULTS + 1)):
         fault = str(random.choice(list(FAULTS)))
-        able = topology.of_kind(*FAULTS[fault])
-        if able:
-            component = able[random.integers(len(able))]
+        candidates = topology.of_kind(*FAULTS[fault])
+        if candidates:
+            component = candidates[random.integers(len(candidates))]
             faults.setdefault(component.id, {})[fault] = float(random.random())
     return faults

@@ -1,8 +1,8 @@
-"""Who is trained on and who is measured: three ways to split recordings whose neighbours look alike.
+"""Three ways to split recordings into training and test cycles.
 
-Cycles of one run were recorded one after another in one state, so a random split lets a model recognise the run
-(Goodarzi, Schütze and Schneider, tm 89(4), 2022). The headline splits by run; leaving a level of the cooler out asks
-how much of an answer was the oil's temperature.
+Consecutive cycles of one run are nearly copies, so after a random split a model can recognise the run (Goodarzi,
+Schütze and Schneider, tm 89(4), 2022). The main protocol splits by run. Leaving a cooler level out measures how much an answer
+depends on the oil temperature.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Indices = NDArray[np.int64]
 
 
 class Fold(NamedTuple):
-    """The cycles to train on and the ones to measure on; `name` says which part is left out."""
+    """Training and test cycles; `name` is the part that is left out."""
 
     name: str
     train: Indices
@@ -27,16 +27,16 @@ class Fold(NamedTuple):
 
 
 def random_folds(cycles: int, folds: int, seed: int = 0) -> list[Fold]:
-    """Cycles dealt out at random: what most of the literature reports. Neighbours land on both sides."""
+    """Random split of cycles, as in most of the literature; leaks neighbours between training and test."""
     _check_count(cycles, folds, "cycles")
-    dealt = np.random.default_rng(seed).permutation(cycles) % folds
-    return list(_folds(dealt, folds))
+    fold_of_cycle = np.random.default_rng(seed).permutation(cycles) % folds
+    return list(_folds(fold_of_cycle, folds))
 
 
 def run_grouped_folds(runs: Indices, folds: int, seed: int = 0) -> list[Fold]:
-    """Whole runs dealt out, the longest first, each to the fold with the fewest cycles; ties in an order of `seed`.
+    """Split by run: the longest first, each to the fold with the fewest cycles; `seed` breaks ties.
 
-    `runs` [n] holds the number of each cycle's run.
+    `runs` [n] is the run number of each cycle.
     """
     names, of_cycle, sizes = np.unique(runs, return_inverse=True, return_counts=True)
     _check_count(len(names), folds, "runs")
@@ -50,7 +50,7 @@ def run_grouped_folds(runs: Indices, folds: int, seed: int = 0) -> list[Fold]:
 
 
 def leave_one_level_out(levels: Indices, names: tuple[str, ...]) -> list[Fold]:
-    """One fold for each level of a state, measured on that level alone; `levels` [n] are places in `names`."""
+    """One fold for each level of a state, tested on that level only; `levels` [n] are indices of `names`."""
     present = np.unique(levels)
     _check_count(len(present), 2, "levels")
     return [Fold(f"without_{names[level]}", *_split(levels == level)) for level in present]
@@ -67,7 +67,7 @@ def _split(held_out: NDArray[np.bool_]) -> tuple[Indices, Indices]:
 def _check_count(count: int, needed: int, what: str) -> None:
     if needed < 2 or count < needed:
         raise InvalidInput(
-            f"{count} {what} cannot be split into {needed} folds; give at least two folds, no more folds"
-            f" than {what}",
+            f"{count} {what} cannot be split into {needed} folds; use at least two folds, and at most one per"
+            f" {what.removesuffix('s')}",
             field="folds",
         )

@@ -1,7 +1,7 @@
 """Temperature scaling: one divisor of the logits for each state (Guo et al., ICML 2017).
 
-Fitted on pooled out-of-fold answers, since one small part kept back made two of four states worse than they were. It is
-judged by answers that it was not fitted on, and kept only where likelihood and calibration both improve there.
+Fitted on pooled out-of-fold answers, since fitting on one small held-out part made two of four states worse. It is
+evaluated on answers that it was not fitted on, and accepted only if likelihood and calibration both improve there.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ COLDEST = 0.1
 HOTTEST = 10.0
 STEPS = 60
 PRIOR = 0.25
-"""Standard deviation of ln T about 0. Answers without an error would be sharpened without end; they have to earn it."""
+"""Standard deviation of ln T around 0. Without a prior, error-free answers would be sharpened without limit."""
 _GOLDEN = (5**0.5 - 1) / 2
 
 
 class Calibration(NamedTuple):
-    """The temperature to serve with, 1 unless it was accepted; the figures of others' temperatures on each fold."""
+    """The served temperature (1 unless accepted), and cross-fitted figures before and after scaling."""
 
     temperature: float
     fitted: float
@@ -40,7 +40,7 @@ class Calibration(NamedTuple):
 
 
 def tempered(probabilities: Reals, temperature: float) -> Reals:
-    """Probabilities of the logits divided by `temperature`, [n, K]."""
+    """Probabilities [n, K] after dividing the logits by `temperature`."""
     logits = np.log(np.maximum(probabilities, TINY)) / temperature
     powers: Reals = np.exp(logits - logits.max(axis=-1, keepdims=True))
     powers /= powers.sum(axis=-1, keepdims=True)
@@ -60,9 +60,9 @@ def fit_temperature(probabilities: Reals, labels: Labels) -> float:
 
 
 def calibrate(probabilities: Reals, labels: Labels, folds: NDArray[np.int64]) -> Calibration:
-    """Fit on all out-of-fold answers; accept by what temperatures of the other folds do on each fold.
+    """Fit on all out-of-fold answers; accept if cross-fitted temperatures improve the figures.
 
-    `folds` [n] says which fold measured each answer.
+    `folds` [n] is the fold of each answer.
     """
     after = cross_fitted(probabilities, labels, folds)
     fitted = fit_temperature(probabilities, labels)
@@ -73,7 +73,7 @@ def calibrate(probabilities: Reals, labels: Labels, folds: NDArray[np.int64]) ->
 
 
 def cross_fitted(probabilities: Reals, labels: Labels, folds: NDArray[np.int64]) -> Reals:
-    """Each fold's answers at the temperature of all the others, [n, K]."""
+    """The answers [n, K] of each fold, scaled by the temperature fitted on the other folds."""
     after = probabilities.copy()
     for fold in np.unique(folds):
         here = folds == fold

@@ -1,4 +1,4 @@
-"""`penstock-hydraulics evaluate`: every model by every protocol, as JSON for programs and Markdown for people."""
+"""Evaluate every model by every protocol; write figures as JSON and tables as Markdown."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ TABLES: Final = "evaluation.md"
 
 
 class Entry(NamedTuple):
-    """A model and the protocols it is measured by."""
+    """A model and the protocols it is evaluated by."""
 
     learner: Learner
     protocols: tuple[str, ...]
 
 
 def entries(network: Network) -> list[Entry]:
-    """The models in the order of the tables; the costly ones are measured where they say most."""
+    """The models in the order of the tables; slow ones are evaluated only by the relevant protocols."""
     everything = (GROUPED, COOLER, RANDOM)
     return [
         Entry(network, everything),
@@ -55,7 +55,7 @@ def compare(
     *,
     echo: Echo = print,
 ) -> dict[str, Any]:
-    """Measure what `out` does not hold yet of `models`, and write figures and tables of all that are `shown`."""
+    """Evaluate `models` where `out` has no answers yet; write figures and tables of the `shown` models."""
     for protocol in plan:
         for entry in models:
             if protocol.name in entry.protocols:
@@ -64,7 +64,7 @@ def compare(
 
 
 def summary_of(recordings: Recordings, plan: Sequence[Protocol], names: Sequence[str], out: Path) -> dict[str, Any]:
-    """The figures of what has been measured so far, written to `out` and returned."""
+    """Write the figures of all answers in `out`, and return them."""
     measured = {
         protocol.name: {
             name: answers for name in names if (answers := collect(name, protocol, recordings, out)) is not None
@@ -81,12 +81,12 @@ def summary_of(recordings: Recordings, plan: Sequence[Protocol], names: Sequence
 
 
 def read_figures(directory: Path) -> dict[str, Any]:
-    """What `compare` wrote; raises InvalidInput naming the file."""
+    """Read the figures of `compare`; raises InvalidInput that names the file."""
     path = directory / FIGURES
     try:
         found = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise InvalidInput(f"{path} cannot be read ({error}); run `penstock-hydraulics evaluate` first") from None
     if not isinstance(found, dict) or "selection" not in found:
-        raise InvalidInput(f"{path} names no model to serve; evaluate with run-grouped folds")
+        raise InvalidInput(f"{path} has no selected model; run `penstock-hydraulics evaluate` with run-grouped folds")
     return found

@@ -1,6 +1,6 @@
-"""Measures every model in the same way: out-of-fold answers, kept on disk so that a measurement can go on.
+"""Out-of-fold answers of every model, stored on disk so that an evaluation can resume.
 
-A fold's answers depend on the recordings, the model and the fold alone; a file that was made from others is made anew.
+A file of answers is identified by recordings, model settings and fold; a file with another identity is recomputed.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ RANDOM: Final = "random"
 GROUPED: Final = "run_grouped"
 COOLER: Final = "leave_one_cooler_out"
 TITLES: Final[Mapping[str, str]] = {
-    RANDOM: "random (neighbours on both sides: for comparison with the literature only)",
-    GROUPED: "run-grouped (whole runs held out: the headline)",
-    COOLER: "leave one cooler level out (an oil temperature never seen in training)",
+    RANDOM: "random (leaks neighbouring cycles; only for comparison with the literature)",
+    GROUPED: "run-grouped (whole runs held out; the main result)",
+    COOLER: "leave one cooler level out (an oil temperature unseen in training)",
 }
 ALL: Final = "all"
 FEW: Final = "few"
 SOME: Final = "some"
 DRAWS: Final = 3
-"""Random sets of sensors for each number of them."""
+"""Number of random sensor sets per size."""
 KEPT: Final = (12, 10, 8, 6, 4, 2)
 ANSWERS: Final = "answers"
 
@@ -45,7 +45,7 @@ SensorSets = Mapping[str, tuple[str, ...]]
 
 @dataclass(frozen=True)
 class Protocol:
-    """A way of splitting, and the sets of sensors that the held-out cycles are seen through."""
+    """A split, and the sensor sets with which the held-out cycles are answered."""
 
     name: str
     folds: tuple[Fold, ...]
@@ -54,9 +54,9 @@ class Protocol:
 
 @dataclass(frozen=True)
 class OutOfFold:
-    """A model's answers to cycles it was not trained on: probabilities [n, LEVELS] by set of sensors.
+    """A model's answers to held-out cycles: probabilities [n, LEVELS] by sensor set.
 
-    `fold` [n] is the place of the fold that measured a cycle, -1 for none.
+    `fold` [n] is the index of the fold that holds a cycle out, -1 for none.
     """
 
     learner: str
@@ -73,7 +73,7 @@ class OutOfFold:
 def protocols(
     recordings: Recordings, *, random: int = 3, grouped: int = 5, leave_cooler: bool = True, seed: int = 0
 ) -> list[Protocol]:
-    """The protocols, those of 0 folds left out; only the run-grouped one looks at missing sensors."""
+    """The protocols with more than 0 folds; only the run-grouped one covers missing sensors."""
     whole = {ALL: tuple(SENSORS.values())}
     found = []
     if grouped:
@@ -88,7 +88,7 @@ def protocols(
 
 
 def sensor_sets(seed: int = 0) -> dict[str, tuple[str, ...]]:
-    """The poor machine of three sensors, the one of five, and random sets `<number>_<draw>`."""
+    """`few` (three sensors), `some` (five), and random sets `<size>_<draw>`."""
     rng = np.random.default_rng(seed)
     names = list(SENSORS.values())
     found = {FEW: FEW_SENSORS, SOME: SOME_SENSORS}
@@ -102,7 +102,7 @@ def sensor_sets(seed: int = 0) -> dict[str, tuple[str, ...]]:
 def measure(
     learner: Learner, protocol: Protocol, recordings: Recordings, directory: Path, *, seed: int = 0, echo: Echo = print
 ) -> None:
-    """Train on each fold, answer its held-out cycles and keep the answers; those that are there are left alone."""
+    """Train on each fold, answer its held-out cycles and store the answers; existing answers are reused."""
     for fold in protocol.folds:
         path = _place(directory, learner.name, protocol, fold)
         identity = _identity(protocol, fold, recordings)
@@ -113,7 +113,7 @@ def measure(
 
 
 def collect(name: str, protocol: Protocol, recordings: Recordings, directory: Path) -> OutOfFold | None:
-    """What `measure` kept of the model `name`; None unless every fold of the protocol is there."""
+    """The stored answers of the model `name`; None unless all folds of the protocol exist."""
     fold_of = np.full(len(recordings), -1, dtype=np.int64)
     found = {sensors: np.full((len(recordings), LEVELS), np.nan) for sensors in protocol.sensors}
     seconds = 0.0
@@ -146,7 +146,7 @@ def _place(directory: Path, learner: str, protocol: Protocol, fold: Fold) -> Pat
 
 
 def _identity(protocol: Protocol, fold: Fold, recordings: Recordings) -> str:
-    """Of everything the answers depend on but the model."""
+    """Digest of everything but the model that the answers depend on."""
     digest = blake2b(repr((protocol.name, fold.name, sorted(protocol.sensors.items()))).encode(), digest_size=16)
     for array in (recordings.readings, recordings.labels, fold.train, fold.test):
         digest.update(np.ascontiguousarray(array).data)
@@ -161,13 +161,13 @@ def _write(path: Path, answers: Mapping[str, NDArray[Any]]) -> None:
 
 
 def _read(path: Path, identity: str, settings: str | None = None) -> dict[str, NDArray[Any]] | None:
-    """The answers in `path`, None where there are none or others; raises InvalidInput for a damaged file."""
+    """The answers in `path`; None if missing or of another identity. Raises InvalidInput for a damaged file."""
     if not path.is_file():
         return None
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             answers = {name: archive[name] for name in archive.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise InvalidInput(f"{path}: these answers cannot be read ({error}); remove the file to measure anew") from None
+        raise InvalidInput(f"{path}: the file of answers is damaged ({error}); remove it to evaluate again") from None
     same = str(answers.get("identity")) == identity and settings in (None, str(answers.get("settings")))
     return answers if same else None

@@ -1,4 +1,4 @@
-"""The figures of a comparison as Markdown tables; every number comes from `summary.summarise`."""
+"""The figures of a comparison as Markdown tables; all numbers come from `summary.summarise`."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from penstock_hydraulics.machine.states import HEADS
 Figures = Mapping[str, Any]
 
 RULE: Final = (
-    "The rule, stated before the figures: of the models within 2 MB and with a calibration error of at most 0.03 for"
-    " every state, the one with the best mean macro-F1 over the four states is served by default (run-grouped, settled"
-    " runs, all sensors), except that the network, which serves any topology, is preferred unless a paired bootstrap"
-    " over runs finds it worse at 95 %. The other is the second version."
+    "The selection rule, fixed before the evaluation: of the models within 2 MB and with a calibration error of at most"
+    " 0.03 for every state, the one with the best mean macro-F1 over the four states is served by default (run-grouped,"
+    " settled runs, all sensors). The network, which supports any topology, is preferred unless a paired bootstrap over"
+    " runs finds it worse at 95 %. The other one becomes the second version."
 )
 _GROUPS: Final = {"settled": "runs of ten settled cycles", "all": "all held-out cycles"}
 _SENSORS: Final = {
@@ -25,7 +25,7 @@ _SENSORS: Final = {
 
 
 def report(figures: Figures, models: Sequence[str]) -> str:
-    """The whole comparison, `models` in the order of the tables."""
+    """The complete comparison; `models` sets the order of the tables."""
     parts = [
         _selection(figures),
         _protocols(figures, models),
@@ -52,8 +52,8 @@ def _protocols(figures: Figures, models: Sequence[str]) -> str:
         "### Accuracy and macro-F1\n\n"
         f"{counts['cycles']} cycles in {counts['runs']} runs, {counts['settled_cycles']} of them in"
         f" {counts['settled_runs']} settled runs of ten. Accuracy / macro-F1 in percent; in brackets the 95 % interval"
-        " of macro-F1 from 2,000 bootstrap samples of whole runs. An interval without width means that no run was"
-        f" answered wrongly: with {counts['settled_runs']} runs the rule of three still allows an error in"
+        " of macro-F1 from 2,000 bootstrap samples of whole runs. An interval of zero width means that no run was"
+        f" answered wrongly; with {counts['settled_runs']} runs the rule of three still allows an error in"
         f" {3 / max(counts['settled_runs'], 1):.1%} of them."
     )
     tables = [
@@ -93,15 +93,15 @@ def _calibration(figures: Figures, models: Sequence[str]) -> str:
         for head in HEADS:
             one = figures["calibration"].get(model, {}).get(head.name)
             if one is not None:
-                kept = f"{one['temperature']:.3f}" if one["accepted"] else f"1 ({one['fitted']:.3f} refused)"
+                kept = f"{one['temperature']:.3f}" if one["accepted"] else f"1 ({one['fitted']:.3f} rejected)"
                 ece = [f"{one['ece_before']:.4f}", f"{one['ece_after']:.4f}"]
                 rows.append([model, head.name, *ece, f"{one['nll_before']:.4f}", f"{one['nll_after']:.4f}", kept])
     if not rows:
         return ""
     text = (
         "### Calibration\n\n"
-        "Run-grouped, settled runs. One temperature a state, fitted on pooled out-of-fold logits; `after` shows each"
-        " fold at the temperature of the others. It is kept where both the expected calibration error (15 bins) and"
+        "Run-grouped, settled runs. One temperature per state, fitted on pooled out-of-fold logits; `after` is each"
+        " fold at the temperature of the others. It is accepted if both the expected calibration error (15 bins) and"
         " the negative log-likelihood improve."
     )
     return f"{text}\n\n" + _table(
@@ -117,7 +117,7 @@ def _sensors(figures: Figures, models: Sequence[str]) -> str:
             rows.append([model, label, *(_percent(scores[head.name]) for head in HEADS)])
     if not rows:
         return ""
-    text = "### Missing sensors\n\nMacro-F1 in percent, run-grouped, settled runs, by the sensors that are there."
+    text = "### Missing sensors\n\nMacro-F1 in percent, run-grouped, settled runs, by available sensors."
     return f"{text}\n\n" + _table(["model", "sensors", *(head.name for head in HEADS)], rows)
 
 
@@ -132,9 +132,9 @@ def _detection(figures: Figures, models: Sequence[str]) -> str:
         return ""
     text = (
         "### False alarms\n\n"
-        "The four anomalies that a labelled state carries; run-grouped, settled runs. False alarms / detected in"
-        " percent: at the threshold for at most 1 % false alarms (never below 0.5), at thresholds that the other"
-        " folds gave, and at one half."
+        "The four anomalies derived from labelled states; run-grouped, settled runs. False alarms / detected in"
+        " percent: at the threshold for at most 1 % false alarms (never below 0.5), at thresholds from the other"
+        " folds, and at 0.5."
     )
     header = ["model", "anomaly", "threshold", "at the threshold", "held out", "at 0.5", "cycles without the fault"]
     return f"{text}\n\n{_table(header, rows)}"
@@ -149,8 +149,8 @@ def _reliability(figures: Figures, model: str) -> str:
     ]
     if not rows:
         return ""
-    text = f"### Reliability of `{model}`\n\nTen bins of confidence, after calibration, empty ones left out."
-    return f"{text}\n\n" + _table(["state", "mean confidence", "share right", "cycles", ""], rows)
+    text = f"### Reliability of `{model}`\n\nTen confidence bins after calibration, without empty ones."
+    return f"{text}\n\n" + _table(["state", "mean confidence", "accuracy", "cycles", ""], rows)
 
 
 def _bar(share: float) -> str:

@@ -1,4 +1,4 @@
-"""From out-of-fold answers to the figures of the card, as plain values that JSON can say."""
+"""The figures of the model card from out-of-fold answers, as JSON values."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ HALF: Final = 0.5
 
 @dataclass(frozen=True)
 class Selection:
-    """Which model is served, by the stated rule, and what the rule compared."""
+    """The served model by the selection rule, and the values compared."""
 
     served: str
     best: str
@@ -36,7 +36,7 @@ class Selection:
 
 
 def measured_on(answers: OutOfFold, recordings: Recordings) -> dict[str, Mask]:
-    """The two groups of cycles that figures are given for: `all`, and `settled` runs of ten."""
+    """The two groups of evaluated cycles: `all`, and `settled` runs of ten."""
     held_out = answers.fold >= 0
     return {"all": held_out, "settled": held_out & recordings.in_settled_runs}
 
@@ -71,7 +71,7 @@ def _state_figures(answers: NDArray[np.float64], recordings: Recordings, mask: M
 
 
 def calibrations(answers: OutOfFold, recordings: Recordings) -> list[Calibration]:
-    """One for each of `HEADS`, on the settled runs."""
+    """One calibration for each of `HEADS`, on the settled runs."""
     mask = measured_on(answers, recordings)["settled"]
     return [
         calibrate(answers.of(place)[mask], recordings.labels[mask, place], answers.fold[mask])
@@ -80,16 +80,16 @@ def calibrations(answers: OutOfFold, recordings: Recordings) -> list[Calibration
 
 
 def calibrated(answers: OutOfFold, place: int, calibration: Calibration) -> NDArray[np.float64]:
-    """[n, levels] as served: at the temperature where one was accepted."""
+    """[n, levels] as served, with the accepted temperature."""
     return tempered(answers.of(place), calibration.temperature)
 
 
 def reliability_tables(
     answers: OutOfFold, recordings: Recordings, found: Sequence[Calibration], bins: int = 10
 ) -> dict[str, list[list[float]]]:
-    """Per state the rows count, mean confidence and accuracy of the bins that are not empty, on settled runs.
+    """Per state: count, mean confidence and accuracy of the non-empty bins, on settled runs.
 
-    Each fold is seen at the temperature of the others.
+    Each fold is scaled by the temperature of the others.
     """
     mask = measured_on(answers, recordings)["settled"]
     tables = {}
@@ -104,9 +104,9 @@ def reliability_tables(
 
 
 def detections(answers: OutOfFold, recordings: Recordings, found: Sequence[Calibration]) -> dict[str, Any]:
-    """Per labelled anomaly: the threshold for 1 % false alarms, and what it and one half do, on settled runs.
+    """Per labelled anomaly: the threshold for 1 % false alarms, and detection at it and at 0.5, on settled runs.
 
-    The threshold comes from all folds; `held_out` is what thresholds of the other folds do on each fold.
+    The threshold comes from all folds; `held_out` applies the threshold of the other folds to each fold.
     """
     mask = measured_on(answers, recordings)["settled"]
     result = {}
@@ -133,7 +133,7 @@ def _held_out(scores: NDArray[np.float64], faulty: Mask, folds: NDArray[np.int64
 
 
 def sensor_curve(answers: OutOfFold, recordings: Recordings) -> dict[str, dict[str, float]]:
-    """Macro-F1 per state on settled runs: all sensors, `few`, `some`, and the mean of random sets by their number."""
+    """Macro-F1 per state on settled runs: all sensors, `few`, `some`, and the mean over random sets of each size."""
     mask = measured_on(answers, recordings)["settled"]
     groups = {ALL: [ALL], SOME: [SOME], FEW: [FEW]}
     groups |= {str(count): [key for key in answers.probabilities if key.startswith(f"{count}_")] for count in KEPT}
@@ -156,44 +156,44 @@ def select(
     answers: Mapping[str, OutOfFold],
     recordings: Recordings,
     found: Mapping[str, Sequence[Calibration]],
-    anywhere: str,
+    universal: str,
     too_large: Mapping[str, str] | None = None,
 ) -> Selection:
-    """The stated rule on the run-grouped answers of `answers`, by model.
+    """Apply the selection rule to the run-grouped `answers` of each model.
 
-    Of the models within the limits of size and calibration the one with the best mean macro-F1 over the four states is
-    served, on settled runs with all sensors. `anywhere` names the model that serves any topology: it is preferred
-    unless a paired bootstrap over runs finds it worse at 95 %.
+    Of the models within the limits of size and calibration, the one with the best mean macro-F1 over the four states on
+    settled runs with all sensors is served. `universal` is the model that supports any topology: it is preferred unless
+    a paired bootstrap over runs finds it worse at 95 %.
     """
     refused = dict(too_large or {})
     for name, states in found.items():
         worst = max(_ece_served(one) for one in states)
         if worst > ECE_LIMIT:
             refused.setdefault(name, f"its calibration error is {worst:.3f} after scaling, above {ECE_LIMIT:g}")
-    eligible = [name for name in answers if name not in refused] or [anywhere]
-    targets = {name: _targets(answers[name], recordings) for name in {*eligible, anywhere} & set(answers)}
+    eligible = [name for name in answers if name not in refused] or [universal]
+    targets = {name: _targets(answers[name], recordings) for name in {*eligible, universal} & set(answers)}
     means = {name: float(metrics.mean_macro_f1(one)) for name, one in targets.items()}
     best = max(eligible, key=lambda name: means[name])
-    if best == anywhere or anywhere not in eligible:
+    if best == universal or universal not in eligible:
         return Selection(best, best, tuple(eligible), refused, None, _best_sentence(best, means, refused))
-    difference = metrics.paired_difference(targets[anywhere], targets[best])
-    served = anywhere if difference.high >= 0 else best
+    difference = metrics.paired_difference(targets[universal], targets[best])
+    served = universal if difference.high >= 0 else best
     return Selection(
-        served, best, tuple(eligible), refused, difference, _comparison_sentence(anywhere, best, means, difference)
+        served, best, tuple(eligible), refused, difference, _comparison_sentence(universal, best, means, difference)
     )
 
 
 def _best_sentence(best: str, means: Mapping[str, float], refused: Mapping[str, str]) -> str:
-    kept_out = "".join(f" {name} is out of the running: {why}." for name, why in refused.items())
-    return f"`{best}` has the best mean macro-F1 of the four states, {means[best]:.4f}, and is served.{kept_out}"
+    ineligible = "".join(f" {name} is not eligible: {why}." for name, why in refused.items())
+    return f"`{best}` has the best mean macro-F1 of the four states, {means[best]:.4f}, and is served.{ineligible}"
 
 
-def _comparison_sentence(anywhere: str, best: str, means: Mapping[str, float], difference: Interval) -> str:
+def _comparison_sentence(universal: str, best: str, means: Mapping[str, float], difference: Interval) -> str:
     worse = difference.high < 0
-    verdict = "significantly worse, so the other is served" if worse else "not significantly worse, and is served"
+    verdict = "significantly worse, so the other one is served" if worse else "not significantly worse, and is served"
     return (
-        f"`{best}` has the best mean macro-F1 of the four states, {means[best]:.4f}; `{anywhere}`, the one for any"
-        f" topology, has {means[anywhere]:.4f}, a difference of {difference.value:+.4f} (95 % interval"
+        f"`{best}` has the best mean macro-F1 of the four states, {means[best]:.4f}; `{universal}`, which supports any"
+        f" topology, has {means[universal]:.4f}, a difference of {difference.value:+.4f} (95 % interval"
         f" {difference.low:+.4f} to {difference.high:+.4f}, paired bootstrap over runs): {verdict}."
     )
 
@@ -236,10 +236,10 @@ def _shares(found: metrics.Detection) -> dict[str, float | int]:
 def summarise(
     measured: Mapping[str, Mapping[str, OutOfFold]],
     recordings: Recordings,
-    anywhere: str,
+    universal: str,
     too_large: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """Everything the report shows: `measured[protocol][model]`."""
+    """All figures of the report, from `measured[protocol][model]`."""
     grouped = measured.get(GROUPED, {})
     found = {name: calibrations(one, recordings) for name, one in grouped.items()}
     result: dict[str, Any] = {
@@ -261,8 +261,8 @@ def summarise(
         "detection": {name: detections(one, recordings, found[name]) for name, one in grouped.items()},
         "sensors": {name: sensor_curve(one, recordings) for name, one in grouped.items()},
     }
-    if anywhere in grouped:
-        chosen = select(grouped, recordings, found, anywhere, too_large)
+    if universal in grouped:
+        chosen = select(grouped, recordings, found, universal, too_large)
         result["selection"] = {**vars(chosen), "eligible": list(chosen.eligible), "refused": dict(chosen.refused)}
     return result
 

@@ -1,6 +1,6 @@
-"""What a network has to beat: classifiers of scikit-learn on segment statistics, under the network's interface.
+"""Baselines: scikit-learn classifiers on segment statistics, with the interface of the network.
 
-They know the rig's sensors by place, so they serve that topology alone. Each state has a classifier of its own.
+Features are positional, so a baseline serves the topology of the rig only. Each state has its own classifier.
 """
 
 from __future__ import annotations
@@ -18,51 +18,51 @@ from penstock_hydraulics.signals.features import STATISTICS, Float, Layout, Scal
 
 Indices = NDArray[np.int64]
 Rows = NDArray[np.bool_]
-"""[ROWS] or [n, ROWS]: which rows of the recordings may be seen."""
+"""[ROWS] or [n, ROWS]: visible rows of the recordings."""
 
 EVERY_ROW: Final[Rows] = np.ones(len(ROWS), dtype=np.bool_)
 EVERY_SENSOR: Final = tuple(SENSORS.values())
 FEW_SENSORS: Final = ("pressure_pump_main", "temperature_pump_main", "vibration_pump_main")
 SOME_SENSORS: Final = (*FEW_SENSORS, "flow_pump_main", "power_pump_main")
 EPSILON: Final = 0.005
-"""The share of every answer that is spread over all levels: a forest's 0 is no certainty."""
+"""Share of each answer that is spread over all levels, since a forest's probability of 0 is no certainty."""
 
 
 class Fitted(Protocol):
     """A trained model."""
 
     def levels(self, recordings: Recordings, sensors: tuple[str, ...] = EVERY_SENSOR) -> NDArray[np.float64]:
-        """Uncalibrated probabilities [n, LEVELS] of all cycles, seen through `sensors` alone."""
+        """Uncalibrated probabilities [n, LEVELS] of all cycles, from `sensors` only."""
         ...
 
 
 class Learner(Protocol):
-    """A way to train: what the comparison compares."""
+    """A training procedure; the comparison compares these."""
 
     @property
     def name(self) -> str:
-        """As tables and files call it."""
+        """Name in tables and files."""
         ...
 
     @property
     def settings(self) -> str:
-        """Everything it depends on but the data and the seed."""
+        """All hyperparameters; identifies the procedure apart from data and seed."""
         ...
 
     def fit(self, recordings: Recordings, seed: int = 0) -> Fitted:
-        """Trained on all cycles of `recordings`."""
+        """Train on all cycles of `recordings`."""
         ...
 
 
 @dataclass(frozen=True)
 class FittedClassifiers:
-    """One classifier for each of `HEADS`, and the layout that made their features."""
+    """One classifier for each of `HEADS`, and the scales of their features."""
 
     scales: Scales
     classifiers: tuple[Any, ...]
 
     def levels(self, recordings: Recordings, sensors: tuple[str, ...] = EVERY_SENSOR) -> NDArray[np.float64]:
-        """Probabilities [n, LEVELS], `EPSILON` of them spread evenly."""
+        """Probabilities [n, LEVELS], with a share of `EPSILON` spread evenly."""
         features = features_of(recordings, self.scales, rows_of(sensors))
         found = np.full((len(features), LEVELS), 0.0)
         for head, classifier in zip(HEADS, self.classifiers, strict=True):
@@ -73,10 +73,10 @@ class FittedClassifiers:
 
 @dataclass(frozen=True)
 class Baseline:
-    """Classifiers trained on every cycle whole and again with sensors missing, `copies` times.
+    """Classifiers trained on all complete cycles, and on `copies` copies with random missing sensors.
 
-    `make(seed)` gives an untrained classifier of scikit-learn's interface. The copies cost little where all sensors are
-    there and carry most of what is left where few are.
+    `make(seed)` returns an untrained scikit-learn classifier. The copies cost little accuracy with all sensors and give
+    most of the accuracy with few.
     """
 
     name: str
@@ -89,7 +89,7 @@ class Baseline:
         return f"{self.make(0)!r}, {self.copies} copies, {EPSILON} spread"
 
     def fit(self, recordings: Recordings, seed: int = 0) -> FittedClassifiers:
-        """Trained on all cycles, single-threaded."""
+        """Train on all cycles, single-threaded."""
         scales = rig_scales(recordings)
         rng = np.random.default_rng(seed)
         masks = [EVERY_ROW, *(some_rows(len(recordings), rng) for _ in range(self.copies))]
@@ -117,7 +117,7 @@ def gradient_boosting(iterations: int = 60) -> Baseline:
 
 
 def extra_trees(trees: int = 16) -> Baseline:
-    """Extremely randomised trees (Geurts, Ernst and Wehenkel 2006), few and pruned: 0.8 MB as a graph."""
+    """Extremely randomised trees (Geurts, Ernst and Wehenkel 2006), few and pruned: 0.8 MB as an ONNX graph."""
     from sklearn.ensemble import ExtraTreesClassifier
 
     def make(seed: int) -> Any:
@@ -127,7 +127,7 @@ def extra_trees(trees: int = 16) -> Baseline:
 
 
 def logistic_regression(strength: float = 1.0) -> Baseline:
-    """Multinomial logistic regression with an L2 penalty; features are standardised already."""
+    """Multinomial logistic regression with an L2 penalty; the features are standardised."""
     from sklearn.linear_model import LogisticRegression
 
     def make(seed: int) -> Any:
@@ -137,14 +137,14 @@ def logistic_regression(strength: float = 1.0) -> Baseline:
 
 
 def rig_scales(recordings: Recordings) -> Scales:
-    """What is usual for each row of the rig; none for kinds, since a baseline serves no other machine."""
+    """Scales of each row of the rig; none by kind, since a baseline serves no other machine."""
     names = [f"{RIG.components[node].id}.{channel}" for node, channel in ROWS]
     table = {name: Scale.of(recordings.readings[:, place]) for place, name in enumerate(names)}
     return Scales({RIG.name: table}, {})
 
 
 def features_of(recordings: Recordings, scales: Scales, rows: Rows = EVERY_ROW) -> Float:
-    """[n, ROWS * STATISTICS + ROWS] standardised statistics, 0 where a row is not seen; then which rows are seen."""
+    """[n, ROWS * STATISTICS + ROWS] standardised statistics, 0 for hidden rows; then the mask of visible rows."""
     layout = Layout.make(RIG, ROWS, scales)
     count = len(recordings)
     statistics = np.asarray(encode_all(recordings.readings, layout)["statistics"])
@@ -154,7 +154,7 @@ def features_of(recordings: Recordings, scales: Scales, rows: Rows = EVERY_ROW) 
 
 
 def some_rows(count: int, rng: np.random.Generator) -> Rows:
-    """[count, ROWS] random gaps of up to four sensors in five; one cycle in seven keeps the three of a poor machine."""
+    """[count, ROWS] random masks with up to 80 % missing sensors; one cycle in seven keeps only `FEW_SENSORS`."""
     sensors = list(SENSORS.values())
     members = np.stack([rows_of((sensor,)) for sensor in sensors])
     kept = rng.random((count, len(sensors))) >= rng.uniform(0, 0.8, (count, 1))

@@ -1,4 +1,4 @@
-"""The trained network as one ONNX graph with a free batch and a free number of nodes, calibration included."""
+"""Export of the calibrated network to ONNX, with dynamic batch size and number of nodes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from penstock_hydraulics.learning.models.gnn import OUTPUTS, Diagnosis
 from penstock_hydraulics.signals.features import CHANNELS, INPUTS, STATISTICS, STEPS
 
 ATOL: Final = 1e-4
-"""How far ONNX Runtime's answer may be from PyTorch's."""
+"""Maximum absolute difference between ONNX Runtime and PyTorch."""
 
 _AXES: Final = {
     "signals": ("batch", "nodes"),
@@ -29,16 +29,16 @@ _AXES: Final = {
 
 
 def export_onnx(diagnosis: Diagnosis, path: Path) -> float:
-    """Write `diagnosis` as a single ONNX file; returns the greatest difference from PyTorch, at most `ATOL`.
+    """Write `diagnosis` as a single ONNX file; returns the largest difference from PyTorch.
 
-    Compared at several batches and numbers of nodes. Raises RuntimeError where the exported graph answers otherwise.
+    Compared at several batch sizes and numbers of nodes. Raises RuntimeError beyond `ATOL`.
     """
     diagnosis.eval()
     sizes = {"batch": torch.export.Dim("batch"), "nodes": torch.export.Dim("nodes")}
     with quiet_exporter(shares_axes=True):
         program = torch.onnx.export(
             diagnosis,
-            example_inputs(2, 8),  # a batch of one would be taken for a constant
+            example_inputs(2, 8),  # the exporter would specialise on a batch size of 1
             dynamo=True,
             input_names=list(INPUTS),
             output_names=list(OUTPUTS),
@@ -52,7 +52,7 @@ def export_onnx(diagnosis: Diagnosis, path: Path) -> float:
 
 
 def onnx_answers(path: Path, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
-    """What ONNX Runtime answers, by output."""
+    """Outputs of ONNX Runtime by name."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
@@ -61,7 +61,7 @@ def onnx_answers(path: Path, inputs: Mapping[str, NDArray[Any]]) -> dict[str, ND
 
 
 def example_inputs(batch: int, nodes: int, seed: int = 0) -> tuple[Tensor, ...]:
-    """Random inputs in the order of `INPUTS`: a ring of components, the last of each second machine padding."""
+    """Random inputs in the order of `INPUTS`: a ring of components; every second machine ends with padding."""
     random = torch.Generator().manual_seed(seed)
     kinds = torch.arange(nodes).remainder(12).add(1).repeat(batch, 1)
     kinds[1::2, -1] = 0
@@ -84,5 +84,5 @@ def _difference(diagnosis: Diagnosis, path: Path) -> float:
         found = onnx_answers(path, named)
         worst = max(worst, *(float(np.abs(found[n] - w).max()) for n, w in zip(OUTPUTS, wanted, strict=True)))
     if not worst <= ATOL:
-        raise RuntimeError(f"the ONNX model is {worst:.2g} from the eager one, more than {ATOL:.0e}")
+        raise RuntimeError(f"the ONNX model differs from PyTorch by {worst:.2g}, more than {ATOL:.0e}")
     return worst

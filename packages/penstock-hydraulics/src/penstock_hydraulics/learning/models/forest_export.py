@@ -1,6 +1,6 @@
-"""Trees of scikit-learn as the graph that is served: the same inputs and outputs as the network's.
+"""Export of scikit-learn trees to ONNX, with the same inputs and outputs as the network.
 
-The graph knows the rig alone: its N is the rig's. Inputs that trees do not look at are there and unused.
+The graph is for the rig only, so its number of nodes is fixed. Inputs that the trees do not need are unused.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ OUTPUTS: Final = {
 
 @dataclass(frozen=True)
 class Tree:
-    """Nodes as columns: to `left` where `feature` <= `threshold`. A leaf has `left` -1 and its row of `values`."""
+    """Nodes as columns; `left` is taken if `feature` <= `threshold`. A leaf has `left` -1 and a row of `values`."""
 
     feature: NDArray[np.int64]
     threshold: NDArray[np.float32]
@@ -46,7 +46,7 @@ class Tree:
 
 
 def write_forest(fitted: FittedClassifiers, temperatures: Sequence[float], path: Path) -> None:
-    """Write the calibrated graph to `path`; raises InvalidInput for classifiers that are no trees."""
+    """Write the calibrated graph to `path`; raises InvalidInput for classifiers other than trees."""
     layout = Layout.make(RIG, ROWS, fitted.scales)
     builder = _Builder()
     features = builder.features(layout)
@@ -72,17 +72,17 @@ class _Builder:
         self.constants: list[onnx.TensorProto] = []
 
     def add(self, kind: str, inputs: Sequence[str], output: str, domain: str = "", **attributes: Any) -> str:
-        """One node; its output's name."""
+        """Add a node; returns the name of its output."""
         self.nodes.append(helper.make_node(kind, list(inputs), [output], name=output, domain=domain, **attributes))
         return output
 
     def constant(self, name: str, value: Any, dtype: type = np.float32) -> str:
-        """A named constant."""
+        """Add a named constant; returns its name."""
         self.constants.append(numpy_helper.from_array(np.asarray(value, dtype=dtype), name))
         return name
 
     def features(self, layout: Layout) -> str:
-        """[B, ROWS * STATISTICS + ROWS] as `baselines.features_of` makes them."""
+        """[B, ROWS * STATISTICS + ROWS] like `baselines.features_of`."""
         slots = self.constant("slots", layout.slots, np.int64)
         rows = self.constant("rows_shape", [0, NODES * len(CHANNELS), STATISTICS], np.int64)
         flat = self.constant("flat_shape", [0, len(ROWS) * STATISTICS], np.int64)
@@ -145,7 +145,7 @@ class _Builder:
 
 
 def _health_weights() -> tuple[NDArray[np.float32], list[int]]:
-    """[LEVELS, NODES] each level's severity at the component that has the state; the places of those components."""
+    """[LEVELS, NODES] severity of each level at the component with the state; indices of those components."""
     weights = np.zeros((LEVELS, NODES), dtype=np.float32)
     nodes = [next(n for n, part in enumerate(RIG.components) if part.kind == head.kind) for head in HEADS]
     for head, node in zip(HEADS, nodes, strict=True):
@@ -154,7 +154,7 @@ def _health_weights() -> tuple[NDArray[np.float32], list[int]]:
 
 
 def _anomaly_weights() -> NDArray[np.float32]:
-    """[LEVELS, ANOMALIES] 1 where a level adds to an anomaly; the unlabelled ones stay 0."""
+    """[LEVELS, ANOMALIES] 1 where a level counts as an anomaly; 0 for unlabelled anomalies."""
     weights = np.zeros((LEVELS, len(ANOMALIES)), dtype=np.float32)
     for one in SUPERVISED:
         weights[one.columns, ANOMALIES.index(one.anomaly)] = 1.0
@@ -162,21 +162,21 @@ def _anomaly_weights() -> NDArray[np.float32]:
 
 
 def _trees_of(classifier: Any, head: Head) -> tuple[list[Tree], list[float], bool]:
-    """The trees, what their sum starts from, and whether the sum is of logits rather than of probabilities."""
+    """The trees, their base values, and whether they sum to logits (True) or probabilities (False)."""
     if list(classifier.classes_) != list(range(len(head.levels))):
         raise InvalidInput(
-            f"{head.name}: the training knew the levels {list(classifier.classes_)} alone; give them all"
+            f"{head.name}: the training data has only the levels {list(classifier.classes_)}; all levels are needed"
         )
     if hasattr(classifier, "_predictors"):
         base = [float(value) for value in np.ravel(classifier._baseline_prediction)]
         return list(_boosted(classifier, len(head.levels))), base, True
     if hasattr(classifier, "estimators_"):
         return [_grown(one.tree_, len(classifier.estimators_)) for one in classifier.estimators_], [], False
-    raise InvalidInput(f"{type(classifier).__name__} is no forest; only trees can be exported")
+    raise InvalidInput(f"{type(classifier).__name__} cannot be exported; only tree ensembles can")
 
 
 def _boosted(classifier: Any, levels: int) -> Iterator[Tree]:
-    """One tree a level and iteration; scikit-learn has no public way to them."""
+    """One tree per level and iteration, read from private attributes, since scikit-learn has no public ones."""
     for iteration in classifier._predictors:
         for level, predictor in enumerate(iteration):
             nodes = predictor.nodes
@@ -194,7 +194,7 @@ def _boosted(classifier: Any, levels: int) -> Iterator[Tree]:
 
 
 def _grown(tree: Any, count: int) -> Tree:
-    """One of `count` trees that are averaged."""
+    """One of `count` averaged trees."""
     shares = tree.value[:, 0, :]
     values = (shares / shares.sum(axis=1, keepdims=True) / count).astype(np.float32)
     left = tree.children_left.astype(np.int64)
@@ -202,13 +202,13 @@ def _grown(tree: Any, count: int) -> Tree:
 
 
 def _rounded_down(thresholds: NDArray[np.float64]) -> NDArray[np.float32]:
-    """The greatest float32 not above, so that a float32 goes the same way as before."""
+    """The largest float32 not above, so that float32 inputs take the same branch."""
     near = thresholds.astype(np.float32)
     return np.where(near > thresholds, np.nextafter(near, np.float32(-np.inf)), near).astype(np.float32)
 
 
 def _ensemble(trees: Sequence[Tree]) -> dict[str, list[Any]]:
-    """The attributes of ONNX's TreeEnsembleRegressor; a leaf's zeros are left out."""
+    """The attributes of ONNX's TreeEnsembleRegressor; zeros of leaves are omitted."""
     columns: dict[str, list[Any]] = {name: [] for name in _ATTRIBUTES}
     for number, tree in enumerate(trees):
         leaf = tree.left < 0

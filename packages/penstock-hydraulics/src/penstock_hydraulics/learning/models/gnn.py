@@ -1,7 +1,7 @@
 """`UniversalTemporalGNN`: one network for any topology of up to 64 components and any subset of their sensors.
 
-Plain PyTorch on dense tensors: with at most 64 nodes a masked N×N attention is cheaper than a ragged one, batches with
-padding, and exports to ONNX with a free batch and a free N. B is the batch, N the nodes with padding, C the channels.
+Plain PyTorch on dense tensors: with at most 64 nodes, masked N×N attention is cheaper than sparse attention and exports
+to ONNX with dynamic B and N. B is the batch size, N the number of nodes including padding, C the channels.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from penstock_hydraulics.machine.states import ANOMALIES, HEADS, LEVELS, SUPERVI
 from penstock_hydraulics.machine.topology import KINDS
 from penstock_hydraulics.signals.features import CHANNELS, STATISTICS, STEPS
 
-FAR: Final = 1e4  # added to what must not be attended to: e^-10000 is 0 in every precision
+FAR: Final = 1e4  # subtracted from masked scores: e^-10000 is 0 in every precision
 OUTPUTS: Final = ("levels", "component_health", "health", "degradation", "anomalies")
-_PATCH: Final = 5  # seconds a step of the temporal encoder sees, a divisor of STEPS
+_PATCH: Final = 5  # seconds per step of the temporal encoder, a divisor of STEPS
 
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
-    """The sizes of a network. Without `edges` every component sees only itself and the pooled machine."""
+    """Sizes of a network. Without `edges` a component attends only to itself and the pooled machine."""
 
     width: int = 48
     attention_heads: int = 4
@@ -34,10 +34,10 @@ class Architecture:
 
 
 class Logits(NamedTuple):
-    """What the network says before calibration."""
+    """Outputs of the network before calibration."""
 
-    levels: Tensor  # [B, N, LEVELS] of every state at every node; only the state of the node's kind is trained
-    health: Tensor  # [B, N] of a component being healthy
+    levels: Tensor  # [B, N, LEVELS] all states at every node; only the state of the node's kind is trained
+    health: Tensor  # [B, N] health of components
     degradation: Tensor  # [B]
     anomalies: Tensor  # [B, ANOMALIES]
 
@@ -45,7 +45,7 @@ class Logits(NamedTuple):
 class GATv2(nn.Module):
     """Graph attention with dynamic scores (Brody, Alon and Yahav, ICLR 2022, eq. 7), dense and masked.
 
-    The parameters are those of torch-geometric's `GATv2Conv` of the same sizes, by the same names.
+    Parameters have the names and shapes of torch-geometric's `GATv2Conv`.
     """
 
     def __init__(self, width: int, heads: int) -> None:
@@ -71,9 +71,9 @@ class GATv2(nn.Module):
 
 
 class TemporalEncoder(nn.Module):
-    """What one component's channels do over the window: convolutions over the signals beside a network of statistics.
+    """Encodes one component's window: convolutions over the signals, and an MLP over the statistics.
 
-    Both know the component's kind and which channels there are, since one set of weights serves all components.
+    Both get the component's kind and the mask of its channels, since all components share the weights.
     """
 
     def __init__(self, width: int) -> None:
@@ -103,7 +103,7 @@ class TemporalEncoder(nn.Module):
 
 
 class UniversalTemporalGNN(nn.Module):
-    """Temporal encoders, graph attention, and heads for every component and for the machine."""
+    """Temporal encoder, graph attention, and heads for components and machine."""
 
     def __init__(self, architecture: Architecture | None = None) -> None:
         super().__init__()
@@ -122,7 +122,7 @@ class UniversalTemporalGNN(nn.Module):
         self.machine = nn.Sequential(nn.Linear(2 * width, width), nn.GELU(), nn.Linear(width, 1 + len(ANOMALIES)))
 
     def forward(self, signals: Tensor, statistics: Tensor, present: Tensor, adjacency: Tensor, kinds: Tensor) -> Logits:
-        """Inputs as `features.encode` makes them; nodes of kind 0 are padding and change nothing."""
+        """Takes the inputs of `features.encode`; nodes of kind 0 are padding and have no effect."""
         batch, count = signals.shape[0], signals.shape[1]
         own = self.encoder(signals.flatten(0, 1), statistics.flatten(0, 1), present.flatten(0, 1), kinds.flatten())
         own = own.view(batch, count, self.architecture.width)
@@ -137,7 +137,7 @@ class UniversalTemporalGNN(nn.Module):
         return Logits(component[..., :LEVELS], component[..., LEVELS], machine[:, 0], machine[:, 1:])
 
     def _message_passing(self, nodes: Tensor, adjacency: Tensor) -> Tensor:
-        """The nodes after every layer of attention to their neighbours."""
+        """The nodes after all attention layers."""
         if not self.architecture.edges:
             adjacency = adjacency * torch.eye(adjacency.shape[-1], device=adjacency.device)
         mask = (adjacency - 1.0) * FAR
@@ -147,9 +147,9 @@ class UniversalTemporalGNN(nn.Module):
 
 
 class Diagnosis(nn.Module):
-    """Networks and temperatures as the one graph that is served: their mean probabilities, calibrated.
+    """The served graph: mean probabilities of the networks, calibrated.
 
-    `temperatures` are the divisors of the states' logits, one for each of `HEADS`.
+    `temperatures` divide the logits of the states, one for each of `HEADS`.
     """
 
     sharpness: Tensor
@@ -173,7 +173,7 @@ class Diagnosis(nn.Module):
     def forward(
         self, signals: Tensor, statistics: Tensor, present: Tensor, adjacency: Tensor, kinds: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """The five `OUTPUTS`: probabilities by level and component, and what follows from them."""
+        """The five `OUTPUTS`: probabilities by level and component, and the values derived from them."""
         answers = [network(signals, statistics, present, adjacency, kinds) for network in self.networks]
         levels = self._levels(torch.stack([answer.levels for answer in answers]))
         own = torch.stack([answer.health.sigmoid() for answer in answers]).mean(dim=0)
@@ -187,14 +187,14 @@ class Diagnosis(nn.Module):
         return levels, component, health, degradation, self._anomalies(levels, stated, machine)
 
     def _levels(self, logits: Tensor) -> Tensor:
-        """[B, N, LEVELS] from logits [networks, B, N, LEVELS]: softmax of each state, averaged, then tempered."""
+        """[B, N, LEVELS] from logits [networks, B, N, LEVELS]: softmax of each state, averaged, then scaled."""
         blocks = [logits[..., head.columns].softmax(dim=-1) for head in HEADS]
         mean = torch.cat(blocks, dim=-1).mean(dim=0)
         tempered = (mean.clamp(min=1e-9).log() * self.sharpness).exp()
         return tempered / (tempered @ self.level_of_head @ self.level_of_head.T)
 
     def _anomalies(self, levels: Tensor, stated: Tensor, machine: Tensor) -> Tensor:
-        """[B, ANOMALIES] The worst component's probability where a state carries the anomaly, else the machine's own.
+        """[B, ANOMALIES] The highest component's probability if a state defines the anomaly, else the machine's head.
 
         `levels` [B, N, LEVELS], `stated` [B, N, HEADS], `machine` [B, ANOMALIES].
         """
@@ -204,7 +204,7 @@ class Diagnosis(nn.Module):
 
 
 def _machine_health(component: Tensor, has_state: Tensor, real: Tensor) -> Tensor:
-    """[B] Half the worst, half the mean of the components that have a state; of all where none has."""
+    """[B] Half the worst, half the mean of the components with a state; of all components if none has one."""
     any_state = has_state.sum(dim=1, keepdim=True) > 0
     counted = torch.where(any_state, has_state, real)
     mean = (component * counted).sum(dim=1) / counted.sum(dim=1).clamp(min=1.0)
@@ -212,7 +212,7 @@ def _machine_health(component: Tensor, has_state: Tensor, real: Tensor) -> Tenso
 
 
 def _level_of_head() -> Tensor:
-    """[LEVELS, HEADS] 1 where a level is of the state."""
+    """[LEVELS, HEADS] 1 where a level belongs to the state."""
     table = torch.zeros(LEVELS, len(HEADS))
     for place, head in enumerate(HEADS):
         table[head.columns, place] = 1.0
@@ -228,7 +228,7 @@ def _faulty() -> Tensor:
 
 
 def _anomaly_of_head() -> Tensor:
-    """[HEADS, ANOMALIES] 1 where a state carries the anomaly."""
+    """[HEADS, ANOMALIES] 1 where a state defines the anomaly."""
     table = torch.zeros(len(HEADS), len(ANOMALIES))
     for found in SUPERVISED:
         table[HEADS.index(found.head), ANOMALIES.index(found.anomaly)] = 1.0
@@ -236,7 +236,7 @@ def _anomaly_of_head() -> Tensor:
 
 
 def _severities() -> Tensor:
-    """[LEVELS, HEADS] Each level's severity in the column of its state."""
+    """[LEVELS, HEADS] Severity of each level in the column of its state."""
     table = torch.zeros(LEVELS, len(HEADS))
     for place, head in enumerate(HEADS):
         table[head.columns, place] = torch.from_numpy(head.severities)

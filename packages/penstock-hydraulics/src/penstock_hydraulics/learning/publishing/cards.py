@@ -1,4 +1,4 @@
-"""The model cards, written from the figures that were measured and nothing else."""
+"""Model cards, generated from the measured figures only."""
 
 from __future__ import annotations
 
@@ -36,35 +36,35 @@ Changes to the data: pressures and motor power, recorded at 100 Hz, are means of
 are means, maxima and minima of one second. The derived channels CE, CP and SE and the flag `stable` are not inputs.
 """
 _SIMULATED: Final = """
-Windows simulated for other topologies by `penstock_hydraulics.simulator` were mixed into the training. They count in no
-figure of this card.
+The training data also contained simulated windows of other topologies (`penstock_hydraulics.simulator`). They are not
+part of any figure in this card.
 """
 _LIMITS: Final = """
-- All figures are of one rig in one laboratory. How well another machine is read is not known.
-- The window is one work cycle of 60 s that starts with the valve shut, as the rig's did. At another phase the valve's
-  state cannot be read.
-- An oil temperature that training did not have costs much of the accuracy: see the table that leaves a cooler level
-  out. Leakage and accumulator pressure are guesses there.
-- Leakage is labelled as such. Overheating, valve stiction and pressure drop are read from the states of cooler, valve
-  and accumulator, and are proxies. Cavitation, vibration, flow restriction, contamination and seal degradation have no
-  labels in the data.
-- Nothing in the data degrades within a run, so the model knows nothing of the time to a failure.
-- The false-alarm thresholds rest on cycles in which other components were faulty; of wholly healthy settled cycles
-  there are ten in the data.
-- Sizes and settings of the models were chosen on the same run-grouped folds that the figures come from, on one seed:
-  read the figures as slightly hopeful. One of the settings decided what is served: with simulated windows weighted
-  like recordings, the network's mean macro-F1 was 0.979 and significantly below the trees'.
-- The temperatures and thresholds of the shipped model were chosen on the runs that the figures are measured on; where
-  a table shows what they do, each fold is judged by those of the others.
+- All figures come from one rig in one laboratory. Accuracy on other machines is unknown.
+- The window is one work cycle of 60 s that starts with the valve closed, as on the rig. At another phase the state of
+  the valve cannot be determined.
+- Accuracy drops at oil temperatures that are not in the training data: see the table that leaves one cooler level out.
+  Leakage and accumulator pressure are unreliable there.
+- Leakage has labels of its own. Overheating, valve stiction and pressure drop are derived from the states of cooler,
+  valve and accumulator, and are proxies. Cavitation, vibration, flow restriction, contamination and seal degradation
+  have no labels in the data.
+- Nothing in the data degrades within a run, so the model cannot predict the time to failure.
+- The false-alarm thresholds are based on cycles with other faulty components; the data has only ten settled cycles
+  without any fault.
+- Sizes and settings of the models were chosen on the same run-grouped folds as the figures, with one seed, so the
+  figures are slightly optimistic. One setting decided which model is served: with simulated windows weighted like
+  recordings, the network's mean macro-F1 was 0.979 and significantly below the trees'.
+- The temperatures and thresholds of the shipped model were chosen on the evaluated runs; where a table shows their
+  effect, each fold uses those of the other folds.
 """
 _USE: Final = (
-    "Condition monitoring of hydraulic machines that resemble the rig, and a starting point for machines of one's own."
-    " An aid to maintenance, not a safety function: no interlock, shutdown or release may rest on it."
+    "Condition monitoring of hydraulic machines that resemble the rig, and a starting point for other machines."
+    " An aid to maintenance, not a safety function: no interlock, shutdown or release may depend on it."
 )
 
 
 def metrics_of(figures: Figures, model: str) -> dict[str, float]:
-    """What the manifest records: macro-F1, accuracy and calibration error of each state, run-grouped, settled runs."""
+    """Metrics of the manifest: macro-F1, accuracy and calibration error of each state, run-grouped, settled runs."""
     found = figures["protocols"][GROUPED][model]["settled"]
     metrics: dict[str, float] = {}
     for head in HEADS:
@@ -76,7 +76,7 @@ def metrics_of(figures: Figures, model: str) -> dict[str, float]:
 
 
 def card(version: str, summary: str, model: str, figures: Figures, models: Sequence[str], *, simulated: bool) -> str:
-    """The card of one version: what it is, and the comparison of all models."""
+    """The card of one version, with the comparison of all models."""
     counts = figures["recordings"]
     data = _DATA.format(cycles=f"{counts['cycles']:,}", runs=counts["runs"])
     text = render_card(

@@ -1,4 +1,4 @@
-"""`penstock-hydraulics publish`: the final models of all recordings as artifacts, ready to ship."""
+"""Train the final models on all recordings and write them as artifacts."""
 
 from __future__ import annotations
 
@@ -51,17 +51,17 @@ _GOLDEN: Final[tuple[Mapping[str, Mapping[str, float]], ...]] = (
     {"valve_main": {"valve_stiction": 0.7}},
     {"accumulator_main": {"pressure_drop": 0.9}},
 )
-"""The faults of the golden samples; the last is shown again with three sensors alone."""
+"""Faults of the golden samples; the last one is repeated with three sensors only."""
 _NETWORK: Final = (
-    "Reads the condition of hydraulic machines from one work cycle of 60 s: the state of pump, valve,"
+    "Determines the condition of hydraulic machines from one work cycle of 60 s: the state of pump, valve,"
     " accumulator and cooler, the health of every component and of the machine, and faults. A graph network"
-    " (`UniversalTemporalGNN`: a temporal encoder for each component, graph attention over the circuit) that takes any"
-    " topology of up to 64 components and any subset of their sensors."
+    " (`UniversalTemporalGNN`: a temporal encoder for each component, graph attention over the circuit) that supports"
+    " any topology of up to 64 components and any subset of their sensors."
 )
 _TREES: Final = (
-    "Reads the condition of the ZeMA rig, and of no other circuit, from one work cycle of 60 s: the state of pump,"
-    " valve, accumulator and cooler. {kind} on statistics of segments of the cycle, under the inputs and outputs of the"
-    " network that it is compared with."
+    "Determines the condition of the ZeMA rig, and of no other circuit, from one work cycle of 60 s: the state of pump,"
+    " valve, accumulator and cooler. {kind} on statistics of segments of the cycle, with the inputs and outputs of the"
+    " network it is compared with."
 )
 _FORESTS: Final[Mapping[str, tuple[str, Callable[[], Baseline]]]] = {
     "extra_trees": ("Extremely randomised trees, few and pruned,", extra_trees),
@@ -71,7 +71,7 @@ _FORESTS: Final[Mapping[str, tuple[str, Callable[[], Baseline]]]] = {
 
 @dataclass(frozen=True)
 class _TrainedModel:
-    """A trained model as a file, with what its manifest has to say."""
+    """A trained model as a file, with the contents of its manifest."""
 
     model: str
     settings: str
@@ -88,16 +88,16 @@ class _TrainedModel:
 def publish(
     recordings: Recordings, figures: Mapping[str, Any], network: Network, out: Path, *, echo: Echo = print
 ) -> list[Artifact]:
-    """Train the two models on all of `recordings`, write `out/hydraulics/<version>` for each, and name the champion.
+    """Train the two models on all of `recordings`, write `out/hydraulics/<version>` for each, and set the champion.
 
-    `figures` are those of `evaluate`: its selection is served, its temperatures and thresholds go into the models.
-    `out/network.ckpt` keeps the network's training, so that a second call need not train again. Raises InvalidInput
-    when the selection is no model that can be published, or where an artifact is there already or becomes too large.
+    `figures` come from `evaluate`: its selection is served, its temperatures and thresholds go into the models.
+    `out/network.ckpt` keeps the network's training, so that a second call does not train again. Raises InvalidInput if
+    the selected model cannot be published, or an artifact exists already or becomes too large.
     """
     versions = versions_of(figures)
     for version in versions.values():
         if (out / NAME / version).exists():
-            raise InvalidInput(f"{out / NAME / version} already exists; choose another directory or remove it")
+            raise InvalidInput(f"{out / NAME / version} already exists; use another directory or remove it")
     written = []
     with tempfile.TemporaryDirectory() as scratch:
         for model, version in versions.items():
@@ -120,14 +120,14 @@ def versions_of(figures: Mapping[str, Any]) -> dict[str, str]:
     served = figures["selection"]["served"]
     if served not in (NETWORK, *_FORESTS):
         known = ", ".join((NETWORK, *_FORESTS))
-        raise InvalidInput(f"the evaluation selects {served}, which cannot be published; there are {known}")
+        raise InvalidInput(f"the evaluation selects {served}, which cannot be published; publishable models: {known}")
     if served == NETWORK:
         return {NETWORK: VERSION, best_forest(figures): f"{VERSION}-trees"}
     return {served: VERSION, NETWORK: f"{VERSION}-network"}
 
 
 def best_forest(figures: Mapping[str, Any]) -> str:
-    """The one of the forests with the best mean macro-F1, by the rule's own figures."""
+    """The forest with the best mean macro-F1 by the figures of the selection rule."""
     found = {name: figures["protocols"][GROUPED].get(name, {}).get("settled") for name in _FORESTS}
     means = {
         name: float(np.mean([settled[head.name]["macro_f1"][0] for head in HEADS]))
@@ -135,17 +135,19 @@ def best_forest(figures: Mapping[str, Any]) -> str:
         if settled
     }
     if not means:
-        raise InvalidInput(f"the evaluation has none of {', '.join(_FORESTS)}; measure one, it is the second version")
+        raise InvalidInput(
+            f"the evaluation has none of {', '.join(_FORESTS)}; evaluate one, since it becomes the second version"
+        )
     return max(means, key=means.__getitem__)
 
 
 def temperatures_of(figures: Mapping[str, Any], model: str) -> list[float]:
-    """In the order of `HEADS`, 1 where none was accepted."""
+    """Temperatures in the order of `HEADS`, 1 where none was accepted."""
     return [float(figures["calibration"][model][head.name]["temperature"]) for head in HEADS]
 
 
 def thresholds_of(figures: Mapping[str, Any], model: str) -> dict[str, float]:
-    """The probability of each labelled anomaly at 1 % false alarms."""
+    """Threshold of each labelled anomaly at 1 % false alarms."""
     return {anomaly: float(found["threshold"]) for anomaly, found in figures["detection"][model].items()}
 
 
@@ -208,7 +210,7 @@ def _write(trained: _TrainedModel, version: str, figures: Mapping[str, Any], out
 
 
 def signature_of(nodes: int) -> Signature:
-    """Of a model for graphs of `nodes` components, -1 for any."""
+    """The signature of a model for graphs of `nodes` components, -1 for any number."""
     channels = len(CHANNELS)
     inputs = {
         "signals": (channels, STEPS),
@@ -232,7 +234,7 @@ def signature_of(nodes: int) -> Signature:
 
 
 def golden_inputs(scales: Scales) -> dict[str, NDArray[Any]]:
-    """Simulated windows of the rig: sound, with each labelled fault, and one with three sensors alone."""
+    """Simulated windows of the rig: healthy, with each labelled fault, and one with three sensors only."""
     samples = []
     for seed, faults in enumerate(_GOLDEN):
         window = next(iter(simulate(RIG, faults, windows=1, seed=seed)))
@@ -244,7 +246,7 @@ def golden_inputs(scales: Scales) -> dict[str, NDArray[Any]]:
 
 
 def _difference(fitted: FittedClassifiers, recordings: Recordings, temperatures: Sequence[float], path: Path) -> float:
-    """How far the graph is from scikit-learn on some recordings; raises RuntimeError beyond `ATOL`."""
+    """Maximum difference between the graph and scikit-learn on a sample; raises RuntimeError beyond `ATOL`."""
     some = recordings.take(np.arange(0, len(recordings), max(len(recordings) // 64, 1)))
     encoded = encode_all(some.readings, Layout.make(RIG, ROWS, fitted.scales))
     inputs = {name: np.repeat(value, len(some), 0) if len(value) == 1 else value for name, value in encoded.items()}
@@ -255,7 +257,7 @@ def _difference(fitted: FittedClassifiers, recordings: Recordings, temperatures:
     ]
     difference = float(np.abs(found - np.concatenate(wanted, axis=1)).max())
     if not difference <= ATOL:
-        raise RuntimeError(f"the ONNX trees are {difference:.2g} from scikit-learn's, more than {ATOL:.0e}")
+        raise RuntimeError(f"the ONNX trees differ from scikit-learn by {difference:.2g}, more than {ATOL:.0e}")
     return difference
 
 
@@ -263,7 +265,7 @@ def _check_size(written: Sequence[Artifact]) -> None:
     total = sum(path.stat().st_size for artifact in written for path in artifact.path.rglob("*") if path.is_file())
     if total > SIZE_LIMIT:
         raise InvalidInput(
-            f"the artifacts take {total / 1e6:.2f} MB, more than {SIZE_LIMIT / 1e6:g} MB; train smaller ones"
+            f"the artifacts take {total / 1e6:.2f} MB, more than {SIZE_LIMIT / 1e6:g} MB; train smaller models"
         )
 
 

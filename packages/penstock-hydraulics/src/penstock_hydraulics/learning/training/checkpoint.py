@@ -1,4 +1,4 @@
-"""Checkpoints: a training that was cut off goes on where it stopped, and ends as if it had not been."""
+"""Checkpoints: a resumed training gives the same weights as an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _DAMAGED: Final = (
 
 
 def write(path: Path, state: dict[str, Any]) -> None:
-    """Write all of `state` or nothing: a training killed meanwhile leaves the checkpoint before."""
+    """Write `state` atomically: a kill during the write leaves the previous checkpoint."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
@@ -36,22 +36,22 @@ def write(path: Path, state: dict[str, Any]) -> None:
 
 
 def read(path: Path, identity: str) -> dict[str, Any] | None:
-    """The state in `path`, or None where there is none. Tensors and plain values only: no code is run.
+    """The state in `path`, or None if there is no file. Tensors and plain values only: no code is executed.
 
-    Raises `InvalidInput` for a file that is damaged or of a training with other data or another config.
+    Raises `InvalidInput` for a damaged file, or a checkpoint of other data or another config.
     """
     if not path.is_file():
         return None
     try:
-        with zipfile.ZipFile(path) as archive:  # torch does not look at the checksums that it wrote
+        with zipfile.ZipFile(path) as archive:  # torch does not verify the checksums
             if archive.testzip() is not None:
                 raise RuntimeError("a checksum is wrong")
         state = torch.load(path, map_location="cpu", weights_only=True)
         found = state["identity"]
     except _DAMAGED as error:
-        raise InvalidInput(f"{path}: this checkpoint cannot be read; remove it to start anew") from error
+        raise InvalidInput(f"{path}: the checkpoint is damaged; remove it to start over") from error
     if found != identity:
         raise InvalidInput(
-            f"{path}: this checkpoint is of a training with other data or options; give those, or another directory"
+            f"{path}: the checkpoint belongs to a training with other data or options; use those, or another directory"
         )
     return dict(state)

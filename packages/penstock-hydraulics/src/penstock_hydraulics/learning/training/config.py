@@ -1,4 +1,4 @@
-"""What a training depends on besides its data, and what it tells of its progress."""
+"""Configuration and progress of a training."""
 
 from __future__ import annotations
 
@@ -13,12 +13,11 @@ from penstock_hydraulics.learning.models.gnn import Architecture
 class TrainingConfig:
     """The same config and the same data give the same weights.
 
-    `validation` is the share of the runs that a first training leaves out, to find the epoch to stop at; then all runs
-    are trained on for as many (Goodfellow, Bengio and Courville, Deep Learning, 2016, algorithm 7.2). With 0 all
-    epochs are run at once. `averaging` is the decay of the running mean of the weights, which is what is kept.
-    `unsettled` is the weight of cycles in which the rig was still warming up, `others` that of machines beside it.
-    `members` networks are trained from
-    different seeds, and answer together.
+    `validation` is the share of runs held out in a first training to find the number of epochs; a second one then uses
+    all runs for that many epochs (Goodfellow, Bengio and Courville, Deep Learning, 2016, algorithm 7.2). With 0 there
+    is one training over all epochs. `averaging` is the decay of the exponential moving average of the weights, which
+    is the result. `unsettled` is the weight of cycles during warm-up of the rig, `others` that of simulated machines.
+    `members` networks with different seeds form an ensemble.
     """
 
     architecture: Architecture = field(default_factory=Architecture)
@@ -46,9 +45,9 @@ class TrainingConfig:
 
 @dataclass(frozen=True, slots=True)
 class Epoch:
-    """Progress: the loss of the training and, where runs were left out for it, of the validation.
+    """Progress: the training loss and, with held-out runs, the validation loss.
 
-    `member` is the network in training; 0 is the first training, which only finds the epoch to stop at.
+    `member` is the network in training; 0 is the first training, which only finds the number of epochs.
     """
 
     member: int

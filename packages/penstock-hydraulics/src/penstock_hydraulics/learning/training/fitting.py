@@ -1,4 +1,4 @@
-"""Training of `UniversalTemporalGNN`: `fit` on recordings, `predict` for measuring."""
+"""Training of `UniversalTemporalGNN`: `fit` on recordings, `predict` for evaluation."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from penstock_hydraulics.machine.states import HEADS
 from penstock_hydraulics.signals.features import CHANNELS, Float, Scales
 
 Progress = Callable[[Epoch], None]
-_AT_ONCE: Final = 256  # windows answered at once: bounds the memory
+_AT_ONCE: Final = 256  # batch size of prediction, which bounds the memory
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """Trained networks whose answers are averaged, and the scales they were trained with."""
+    """A trained ensemble and its scales."""
 
     networks: tuple[UniversalTemporalGNN, ...]
     scales: Scales
@@ -43,7 +43,7 @@ class Fitted:
 
 @dataclass(frozen=True)
 class Levels:
-    """Probabilities [n, LEVELS] of the four states of the rig, each answered by the component that has it."""
+    """Probabilities [n, LEVELS] of the four states of the rig, each taken from the component that has it."""
 
     probabilities: Float
 
@@ -66,10 +66,10 @@ def fit(
     progress: Progress | None = None,
     checkpoints: Path | None = None,
 ) -> Fitted:
-    """Train on the cycles at `indices` and on `machines` beside them; scales are measured on the same.
+    """Train on the cycles at `indices` and on `machines`; the scales are computed from the same data.
 
-    `checkpoints` is a file written after every epoch; a training that finds its own there goes on from it.
-    Uses one thread and leaves torch's generator as it was.
+    `checkpoints` is a file written after every epoch; a training resumes from its own checkpoint. Uses one thread and
+    restores torch's random state.
     """
     config = config or TrainingConfig()
     chosen = recordings.take(np.asarray(indices, np.int64))
@@ -79,33 +79,31 @@ def fit(
     session = _TrainingSession(checkpoints, _identity(everything, config), progress)
     with one_thread(), torch.random.fork_rng(devices=[]):
         epochs = _epochs(session, windows, chosen.runs, config)
-        members = [
-            session.through(Training(windows, config, member, epochs)) for member in range(1, config.members + 1)
-        ]
+        members = [session.run(Training(windows, config, member, epochs)) for member in range(1, config.members + 1)]
         networks = tuple(member.result() for member in members)
     return Fitted(networks, scales, config, tuple(session.history))
 
 
 def _windows(machines: Sequence[Machine], scales: Scales) -> list[Windows]:
-    """The recordings, then the others: half with scales of their own, half as machines that nobody measured."""
+    """The recordings, then the other machines: half with scales of their own, half with scales by kind."""
     recorded, *others = (machine.windows(scales) for machine in machines)
-    anonymous = [machine.windows(scales.of_kinds()) for machine in machines[1:]]
+    by_kind = [machine.windows(scales.of_kinds()) for machine in machines[1:]]
     halves = [
-        part.take(torch.arange(half, len(part), 2)) for half, sets in ((0, others), (1, anonymous)) for part in sets
+        part.take(torch.arange(half, len(part), 2)) for half, sets in ((0, others), (1, by_kind)) for part in sets
     ]
     return [recorded, *(part for part in halves if len(part))]
 
 
 def _epochs(session: _TrainingSession, windows: Sequence[Windows], runs: Integers, config: TrainingConfig) -> int:
-    """How many epochs to train for: found on runs left out of a first training, where any are."""
+    """The number of epochs, found on held-out runs of a first training if `validation` is set."""
     if not config.validation:
         return config.epochs
     validation = held_out(runs, config.validation, config.seed)
     learn, watch = (torch.from_numpy(np.flatnonzero(part)) for part in (~validation, validation))
     if not len(learn):
-        raise InvalidInput("validation: there are too few runs to leave one out; set validation to 0")
+        raise InvalidInput("validation: too few runs to hold one out; set validation to 0")
     sets = [windows[0].take(learn), *windows[1:]]
-    return session.through(Training(sets, config, 0, config.epochs, windows[0].take(watch))).best_epoch
+    return session.run(Training(sets, config, 0, config.epochs, windows[0].take(watch))).best_epoch
 
 
 def predict(
@@ -116,9 +114,9 @@ def predict(
     rows: NDArray[np.bool_] | None = None,
     temperatures: Sequence[float] | None = None,
 ) -> Levels:
-    """Answers to the cycles at `indices` without the sensors in `drop`.
+    """Predict the cycles at `indices` without the sensors in `drop`.
 
-    `rows` [ROWS] or [indices, ROWS] says more finely which rows of the recordings may be seen.
+    `rows` [ROWS] or [indices, ROWS] masks the visible rows of the recordings.
     """
     machine = recorded_machine(recordings.take(np.asarray(indices, np.int64)))
     windows = machine.windows(fitted.scales)
@@ -135,7 +133,7 @@ def predict(
 
 
 def _seen(count: int, drop: Sequence[str], rows: NDArray[np.bool_] | None) -> NDArray[np.bool_]:
-    """[count, ROWS] Which rows may be seen."""
+    """[count, ROWS] The visible rows."""
     seen = ~rows_of(tuple(drop))
     return np.broadcast_to(seen if rows is None else seen & rows, (count, len(ROWS)))
 
@@ -149,7 +147,7 @@ def _kept(nodes: int, seen: NDArray[np.bool_]) -> torch.Tensor:
 
 
 def _identity(machines: Sequence[Machine], config: TrainingConfig) -> str:
-    """What a checkpoint must agree in: the config and the data."""
+    """Digest of config and data; a checkpoint must match it."""
     digest = blake2b(repr(sorted(asdict(config).items())).encode(), digest_size=16)
     for machine in machines:
         digest.update(machine.topology.fingerprint.encode())
@@ -159,7 +157,7 @@ def _identity(machines: Sequence[Machine], config: TrainingConfig) -> str:
 
 
 class _TrainingSession:
-    """The trainings of one `fit`, one after another, with their checkpoint."""
+    """The consecutive trainings of one `fit`, with their checkpoint."""
 
     def __init__(self, path: Path | None, identity: str, progress: Progress | None) -> None:
         found = checkpoint.read(path, identity) if path is not None else None
@@ -168,8 +166,8 @@ class _TrainingSession:
         self._started = 0
         self.history = [Epoch(*epoch) for epoch in found["history"]] if found else []
 
-    def through(self, training: Training) -> Training:
-        """Run the next training to its end, from where the checkpoint left it."""
+    def run(self, training: Training) -> Training:
+        """Run the next training to its end, resuming from the checkpoint."""
         place, self._started = self._started, self._started + 1
         if place < len(self._states):
             training.restore(self._states[place])

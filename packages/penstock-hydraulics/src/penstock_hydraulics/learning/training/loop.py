@@ -1,4 +1,4 @@
-"""The training of one network: batches of several machines, one cycle of rates, averaged weights, early stop."""
+"""Training of one network: batches of several machines, one-cycle learning rate, averaged weights, early stopping."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from penstock_hydraulics.signals.features import NODES
 
 
 class Training:
-    """One network's training, which can be stopped after any epoch and go on from its `state`.
+    """The training of one network, which can stop after any epoch and resume from its `state`.
 
-    With `validation` windows, which are not trained on, it stops where they are answered best; else after `epochs`.
+    With held-out `validation` windows it keeps the weights of the lowest validation loss and stops early.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class Training:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self._network = UniversalTemporalGNN(config.architecture)
-            self._noise = torch.get_rng_state()  # of dropout, which knows no generator of its own
+            self._noise = torch.get_rng_state()  # state for dropout, which takes no generator
         self._averaged = deepcopy(self._network).eval()
         self._kept = deepcopy(self._averaged.state_dict())
         self._optimizer = torch.optim.AdamW(self._network.parameters(), weight_decay=config.weight_decay)
@@ -51,7 +51,7 @@ class Training:
 
     @property
     def finished(self) -> bool:
-        """Whether all epochs are run, or the validation stopped getting better."""
+        """Whether all epochs are done, or the validation loss stopped improving."""
         return self._epoch >= self._epochs or self._epoch - self._best_epoch >= self.config.patience
 
     @property
@@ -60,7 +60,7 @@ class Training:
         return self._best_epoch
 
     def epochs(self) -> Iterator[Epoch]:
-        """Run what is left, epoch by epoch."""
+        """Run the remaining epochs."""
         while not self.finished:
             with torch.random.fork_rng(devices=[]):
                 torch.set_rng_state(self._noise)
@@ -76,7 +76,7 @@ class Training:
         return network.eval()
 
     def state(self) -> dict[str, Any]:
-        """Tensors and plain values, all that `restore` needs."""
+        """Tensors and plain values for `restore`."""
         return {
             "network": self._network.state_dict(),
             "averaged": self._averaged.state_dict(),
@@ -89,7 +89,7 @@ class Training:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from where `state` was taken."""
+        """Continue from `state`."""
         self._network.load_state_dict(state["network"])
         self._averaged.load_state_dict(state["averaged"])
         self._kept = state["kept"]
@@ -100,7 +100,7 @@ class Training:
         self._epoch, self._best, self._best_epoch = state["counts"]
 
     def _train_epoch(self) -> float:
-        """One pass over everything; the mean loss."""
+        """One pass over the data; the mean loss."""
         self._network.train()
         losses = []
         for recorded, other in self._steps(self._random):
@@ -121,7 +121,7 @@ class Training:
         return loss_of(self._network(*windows.inputs()), windows, self.config.smoothing)
 
     def _steps(self, random: torch.Generator) -> list[tuple[Tensor, tuple[int, Tensor] | None]]:
-        """Every recording once, each batch beside one of another machine: steps between machines would pull apart."""
+        """Batches of all recordings, each paired with one of another machine: alternating steps would diverge."""
         recorded = _shuffled(self._sets[0], self.config.batch, random)
         others = [
             (place, rows)
@@ -139,7 +139,7 @@ class Training:
                 mean.lerp_(value, 1.0 - self.config.averaging)
 
     def _validate(self) -> float | None:
-        """The validation's loss; keeps the averaged weights when it is the best so far, or where nothing is watched."""
+        """The validation loss; keeps the averaged weights if it is the lowest so far, or without validation windows."""
         loss = None
         if self._watched is not None:
             with torch.inference_mode():
@@ -155,13 +155,13 @@ def _shuffled(windows: Windows, batch: int, random: torch.Generator) -> tuple[Te
 
 
 def _fewer(batch: int, windows: Windows) -> int:
-    """Half a batch, and less of larger graphs, so that each costs about the same."""
+    """Half a batch, and less for larger graphs, so that each takes about the same time."""
     return max(1, batch * NODES[0] // (2 * windows.kinds.shape[1]))
 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Small tensors are slower on more threads, and far slower beside other load."""
+    """Use one thread: small tensors are slower on several, and far slower on a busy machine."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -171,7 +171,7 @@ def one_thread() -> Iterator[None]:
 
 
 def held_out(runs: Integers, share: float, seed: int) -> NDArray[np.bool_]:
-    """[n] Which cycles to watch: whole runs, at least one, so that they are states the training has not seen."""
+    """[n] Mask of validation cycles: whole runs, at least one, so that their states are unseen in training."""
     names = np.unique(runs)
     validation = np.random.default_rng(seed).permutation(names)[: max(1, round(share * len(names)))]
     return np.isin(runs, validation)

@@ -1,4 +1,4 @@
-"""What a training minimises: every state at its own components, health, and the machine's own heads."""
+"""The training loss: states at their components, health of components, and the heads of the machine."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from penstock_hydraulics.learning.models.gnn import Logits
 from penstock_hydraulics.machine.states import HEADS
 from penstock_hydraulics.machine.topology import KINDS
 
-_HEALTH: Final = 0.1  # the states carry the health of most components; the rest is small beside them
+_HEALTH: Final = 0.1  # small weights: the states already determine the health of most components
 _MACHINE: Final = 0.1
 
 
 def loss_of(logits: Logits, windows: Windows, smoothing: float) -> Tensor:
-    """One number for a batch; unlabelled values count nothing."""
+    """The loss of a batch; unlabelled values are ignored."""
     total = sum((_state_loss(logits, windows, place, smoothing) for place in range(len(HEADS))), torch.zeros(()))
     weights = windows.weights
     return (
@@ -41,7 +41,7 @@ def _state_loss(logits: Logits, windows: Windows, place: int, smoothing: float) 
 
 
 def _probability_loss(logits: Tensor, wanted: Tensor, weights: Tensor) -> Tensor:
-    """Binary cross-entropy against probabilities, NaN where nothing is known."""
+    """Binary cross-entropy against probabilities; NaN labels are ignored."""
     known = weights * ~wanted.isnan()
     losses = functional.binary_cross_entropy_with_logits(logits, wanted.nan_to_num(), reduction="none")
     return (losses * known).sum() / known.sum().clamp(min=1e-6)

@@ -1,4 +1,4 @@
-"""The network as the comparison sees it, with and without its edges."""
+"""The network as a `Learner` of the comparison, with and without edges."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ WITHOUT_EDGES: Final = "network_without_edges"
 
 @dataclass(frozen=True)
 class FittedNetwork:
-    """A trained network; `fitted` is what is exported."""
+    """A trained network; `fitted` is exported."""
 
     fitted: Fitted
 
     def levels(self, recordings: Recordings, sensors: tuple[str, ...] = EVERY_SENSOR) -> NDArray[np.float64]:
-        """Uncalibrated probabilities [n, LEVELS] of all cycles, seen through `sensors` alone."""
+        """Uncalibrated probabilities [n, LEVELS] of all cycles, from `sensors` only."""
         drop = tuple(name for name in EVERY_SENSOR if name not in sensors)
         answers = predict(self.fitted, recordings, np.arange(len(recordings)), drop=drop)
         return answers.probabilities.astype(np.float64)
@@ -35,9 +35,9 @@ class FittedNetwork:
 
 @dataclass(frozen=True)
 class Network:
-    """`UniversalTemporalGNN`, trained on recordings and on the simulated `machines` beside them.
+    """`UniversalTemporalGNN`, trained on recordings and on the simulated `machines`.
 
-    `machines()` is asked once a training and must give the same each time.
+    `machines()` is called once per training and must be deterministic.
     """
 
     name: str
@@ -46,23 +46,23 @@ class Network:
 
     @property
     def settings(self) -> str:
-        """The config and how much is simulated."""
+        """The config and the amount of simulated data."""
         simulated = [(machine.topology.name, len(machine.readings)) for machine in self.machines()]
         return f"{self.config!r}, simulated {simulated}"
 
     def fit(self, recordings: Recordings, seed: int = 0, checkpoints: Path | None = None) -> FittedNetwork:
-        """Trained on all cycles; goes on from `checkpoints` where that holds a training cut off."""
+        """Train on all cycles; resumes from `checkpoints` if that file exists."""
         config = replace(self.config, seed=self.config.seed + seed)
         indices = np.arange(len(recordings))
         return FittedNetwork(fit(recordings, indices, config, machines=self.machines(), checkpoints=checkpoints))
 
 
 def network(config: TrainingConfig, machines: Callable[[], Sequence[Machine]] = tuple) -> Network:
-    """With its edges: the one that serves any topology."""
+    """With edges: supports any topology."""
     return Network(NETWORK, config, machines)
 
 
 def network_without_edges(config: TrainingConfig, machines: Callable[[], Sequence[Machine]] = tuple) -> Network:
-    """The same network where components see themselves and the pooled machine alone."""
+    """Without edges: a component attends only to itself and the pooled machine."""
     architecture = replace(config.architecture, edges=False)
     return Network(WITHOUT_EDGES, replace(config, architecture=architecture), machines)

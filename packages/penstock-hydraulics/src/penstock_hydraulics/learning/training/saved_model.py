@@ -1,4 +1,4 @@
-"""What a training leaves: the weights, what they were trained with, and the model as ONNX."""
+"""Files of a finished training: weights, configuration, and the model as ONNX."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ MODEL: Final = "model.onnx"
 
 
 def refuse_to_overwrite(out: Path) -> None:
-    """Raises `InvalidInput` where a finished training lies already."""
+    """Raises `InvalidInput` if the directory holds a finished training."""
     if (out / TRAINING).exists():
-        raise InvalidInput(f"{out} already holds a trained model; choose another directory or remove it")
+        raise InvalidInput(f"{out} already holds a trained model; use another directory or remove it")
 
 
 def save(fitted: Fitted, out: Path) -> tuple[Path, ...]:
-    """Write model, weights and `training.json` (last) into `out`; the checkpoint is not needed any more."""
+    """Write model, weights and `training.json` (last) into `out`; then delete the checkpoint."""
     paths = (out / MODEL, out / WEIGHTS, out / TRAINING)
     export_onnx(fitted.diagnosis(), paths[0])
     tensors = {
@@ -52,7 +52,7 @@ def save(fitted: Fitted, out: Path) -> tuple[Path, ...]:
 
 
 def read(out: Path) -> Fitted:
-    """What `save` wrote; raises `InvalidInput` naming the directory where it cannot be read."""
+    """Read the output of `save`; raises `InvalidInput` that names the directory."""
     try:
         document = json.loads((out / TRAINING).read_text(encoding="utf-8"))
         config = _config(document["config"])
@@ -60,7 +60,7 @@ def read(out: Path) -> Fitted:
         networks = tuple(_network(config.architecture, tensors, place) for place in range(config.members))
         history = tuple(Epoch(**epoch) for epoch in document["history"])
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-        raise InvalidInput(f"{out} holds no trained model that can be read ({error}); train it again") from error
+        raise InvalidInput(f"{out} holds no readable trained model ({error}); train it again") from error
     return Fitted(networks, Scales.from_mapping(document["scales"]), config, history)
 
 

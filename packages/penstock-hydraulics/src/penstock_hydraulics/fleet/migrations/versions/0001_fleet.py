@@ -1,4 +1,4 @@
-"""Machines, results, who wrote them, and the counter that tells servers that a machine changed."""
+"""Machines, results, writers, and the revision counter of machines."""
 
 from __future__ import annotations
 
