@@ -1,4 +1,4 @@
-"""What tests of the diagnosis share: one tiny training by the command, since every ONNX export takes seconds."""
+"""Shared fixtures: one small training by the command, since every ONNX export takes seconds."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ hypothesis_profile.load()
 
 
 class Training(NamedTuple):
-    """Where `train` wrote, from which file, and what it printed."""
+    """Output directory, data file and printed text of `train`."""
 
     out: Path
     data: Path
@@ -42,7 +42,7 @@ def training(tmp_path_factory: pytest.TempPathFactory) -> Training:
 
 
 def _write(path: Path) -> None:
-    """Simulated recordings as a file of the real ones' form."""
+    """Simulated recordings in the format of the real ones."""
     recordings = simulated_recordings(8, cycles=2)
     means = [place for place, row in enumerate(ROWS) if not row[1].startswith("flow_")]
     columns = {name: recordings.readings[:, place] for name, place in zip(SENSORS, means, strict=True)}

@@ -1,4 +1,4 @@
-"""Diagnoses through a running server: the small model of the tests, and the shipped one with recordings."""
+"""Diagnoses from a running server: the small test model, and the shipped one with recordings."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_the_example_of_the_documentation_has_the_whole_schema(http):
     assert answer["warnings"]
 
 
-def test_a_server_says_how_long_a_diagnosis_took_and_who_made_it(http):
+def test_a_response_has_times_and_model_version(http):
     response = http.post("/predict", json=request_of())
     assert response.headers["x-penstock-model"].startswith("hydraulics:1.0/")
     assert "run;dur=" in response.headers["server-timing"]
@@ -158,11 +158,11 @@ def test_bad_input_gets_one_sentence_that_names_it(http, body, named):
     assert len(problem["detail"]) < 600
 
 
-def test_odd_input_is_answered_with_a_warning_that_names_it(http):
+def test_unusual_input_gets_a_warning_that_names_it(http):
     data = _changed(vibration_pump_main=[0.6] * 60, pressure_valve_main=[-0.01] + [100.0 + k for k in range(59)])
     told = " ".join(good(http.post("/predict", json=data))["warnings"])
-    assert "vibration_pump_main says 0.6" in told
-    assert "pressure_valve_main goes down to -0.01" in told
+    assert "vibration_pump_main is constant at 0.6" in told
+    assert "pressure_valve_main has values down to -0.01" in told
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
@@ -189,7 +189,7 @@ def test_a_registered_machine_is_known_by_its_id(http):
     assert answer["coverage"] == 1.0
 
 
-def test_many_callers_at_once_get_the_answers_to_their_own_questions(http):
+def test_concurrent_requests_get_their_own_answers(http):
     items = [request_of(list(TEMPLATES)[k % 4], f"caller-{k}") for k in range(48)]
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda item: good(http.post("/predict", json=item)), items))
@@ -197,7 +197,7 @@ def test_many_callers_at_once_get_the_answers_to_their_own_questions(http):
     assert [answer["topology"] for answer in answers] == [item["topology"] for item in items]
 
 
-def test_recordings_at_a_hundred_hertz_are_read_too(http):
+def test_readings_at_100_hz_are_accepted(http):
     slow = request_of()
     fast = {name: [value for value in values for _ in range(100)] for name, values in slow["sensor_data"].items()}
     body = {**slow, "sensor_data": fast, "sampling_rate_hz": 100.0}
@@ -206,12 +206,12 @@ def test_recordings_at_a_hundred_hertz_are_read_too(http):
     assert answer["anomaly"]["basis"] == other["anomaly"]["basis"]
 
 
-def test_health_and_statistics_are_there(http):
+def test_health_and_statistics_are_served(http):
     assert http.get("/health").json()["model_loaded"] is True
     assert "hydraulics" in json.dumps(http.get("/stats").json())
 
 
-def test_a_machine_that_wears_out_over_two_hundred_windows_ends_in_failure(http):
+def test_a_machine_wearing_out_over_two_hundred_windows_ends_in_failure(http):
     faults = {"filter_main": {"contamination": (0.0, 1.0)}}
     last = None
     for k, window in enumerate(simulate(RIG, faults, 200, seed=3)):
@@ -237,7 +237,7 @@ shipped_only = pytest.mark.skipif(not SHIPPED.is_dir(), reason="no trained model
 
 
 @shipped_only
-def test_the_shipped_model_follows_a_machine_from_sound_to_failed(shipped):
+def test_the_shipped_model_follows_a_machine_from_healthy_to_failed(shipped):
     faults = {
         "cooler_main": {"overheating": (0.0, 1.0)},
         "pump_main": {"leakage": (0.0, 1.0)},
@@ -272,7 +272,7 @@ def test_the_shipped_model_answers_for_every_template(shipped, name):
 
 @shipped_only
 @pytest.mark.parametrize("seconds", [59, 45, 30])
-def test_the_shipped_model_reads_the_same_levels_off_a_window_that_is_not_whole(shipped, seconds):
+def test_the_shipped_model_gives_the_same_levels_for_a_short_window(shipped, seconds):
     faults = {"cooler_main": {"overheating": 1.0}}
     window = list(simulate(RIG, faults, 2, seed=4))[-1]
     body = {"equipment_id": "short", "sampling_rate_hz": dict(window.rates_hz), "topology": "zema_rig"}
@@ -331,7 +331,7 @@ def test_recordings_of_three_sensors_are_answered_with_less_coverage(shipped):
 
 @recorded_only
 @pytest.mark.parametrize("hertz", [1, 2, 5])
-def test_recordings_at_other_rates_tell_the_same_levels_as_at_ten(shipped, hertz):
+def test_recordings_at_other_rates_give_the_same_levels_as_at_10_hz(shipped, hertz):
     from recorded import cycles, readings_of
 
     same = []
@@ -351,7 +351,7 @@ def test_recordings_at_other_rates_tell_the_same_levels_as_at_ten(shipped, hertz
 
 @recorded_only
 @pytest.mark.parametrize("seconds", [59, 50, 30])
-def test_recordings_that_were_cut_off_tell_nearly_the_same_levels(shipped, seconds):
+def test_truncated_recordings_give_nearly_the_same_levels(shipped, seconds):
     from recorded import cycles, readings_of
 
     right = []

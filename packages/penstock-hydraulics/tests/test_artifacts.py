@@ -48,11 +48,11 @@ def test_two_versions_ship_and_one_of_them_is_the_champion():
     assert len(VERSIONS) == 2
 
 
-def test_all_of_it_stays_under_two_megabytes():
+def test_the_artifacts_stay_under_two_megabytes():
     assert sum(path.stat().st_size for path in SHIPPED.rglob("*") if path.is_file()) < 2_000_000
 
 
-def test_the_artifacts_are_whole(artifact):
+def test_the_artifacts_are_complete(artifact):
     artifact.verify()
     assert artifact.ref == f"hydraulics:{artifact.path.name}"
     assert [variant.name for variant in artifact.variants] == ["onnx-fp32"]
@@ -71,7 +71,7 @@ def test_the_golden_samples_are_answered_as_recorded(artifact):
         np.testing.assert_allclose(found[name], wanted, atol=golden.atol, rtol=golden.rtol)
 
 
-def test_the_recorded_figures_are_what_was_asked_for():
+def test_the_recorded_figures_meet_the_requirements():
     metrics = Artifact.open(SHIPPED / "v1.0").manifest.metrics
     wanted = dict(zip((head.name for head in HEADS), (0.99, 0.98, 0.98, 0.90), strict=True))
     for name, least in wanted.items():
@@ -87,7 +87,7 @@ def test_the_card_attributes_the_data_and_names_no_machine(artifact):
     assert not re.search(r"/(home|root|work|tmp|Users)/", everything)
 
 
-def test_a_window_is_answered_whatever_is_batched_with_it(artifact):
+def test_the_answer_to_a_window_does_not_depend_on_its_batch(artifact):
     scales = Scales.from_mapping(artifact.manifest.task.config["scales"])
     layout = Layout.make(RIG, ROWS, scales)
     readings = np.random.default_rng(0).normal(50, 20, (5, len(ROWS), FeatureConfig().steps)).astype(np.float32)
@@ -99,7 +99,7 @@ def test_a_window_is_answered_whatever_is_batched_with_it(artifact):
             np.testing.assert_allclose(array[0], batch[name][place], atol=1e-5)
 
 
-def test_a_sound_rig_is_healthier_than_one_with_a_worn_pump(predictor):
+def test_a_healthy_rig_scores_higher_than_one_with_a_worn_pump(predictor):
     def health(faults):
         window = next(iter(simulate(RIG, faults, windows=1, seed=1)))
         request = {"equipment_id": "rig", "topology": "zema_rig", "sensor_data": readings(window)}
@@ -123,7 +123,7 @@ def test_the_champion_answers_without_torch_or_scikit_learn(tmp_path):
 
 
 @needs_recordings
-def test_recorded_cycles_are_read_as_they_are_labelled(predictor):
+def test_recorded_cycles_get_their_labelled_levels(predictor):
     recordings = load(Path(DATA))
     chosen = np.flatnonzero(recordings.in_settled_runs)[::40]
     hits = np.zeros(len(HEADS))

@@ -1,4 +1,4 @@
-"""A body read fast, one read by Pydantic and one item of a batch: the same request, or refused for the same field."""
+"""The fast decoder, Pydantic and batch items agree: the same request, or an error of the same field."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ BODIES = st.fixed_dictionaries(
 
 
 def verdict(ask):
-    """The model's inputs and what is known besides, or the faulty fields."""
+    """The model's inputs and the prepared request, or the faulty fields."""
     try:
         request = ask()
         inputs = TASK.preprocess(request)
@@ -70,7 +70,7 @@ def raised(found):
 @example(fields={"equipment_id": "a", "sensor_data": {"pressure_pump_main": [-1.0] * 60}})
 @example(fields={"equipment_id": "a", "sensor_data": {"pressure_pump_main": [-0.1] * 60}})
 @example(fields={"equipment_id": "a", "sensor_data": {"pressure_pump_main": [1.0]}, "timestamp": "2026-11-21"})
-def test_all_ways_to_read_a_request_agree(fields):
+def test_all_decoders_agree_on_a_request(fields):
     body = json.dumps(fields).encode()
     slow = verdict(lambda: decoding.decode_slowly(PredictionRequest, body))
     original = arrays.read
@@ -84,7 +84,7 @@ def test_all_ways_to_read_a_request_agree(fields):
 
 
 @pytest.mark.skipif(arrays.simdjson is None, reason="orjson does not tell of a name that is given twice")
-def test_an_ordinary_request_is_read_fast_and_is_an_ordinary_request(monkeypatch):
+def test_the_fast_decoder_returns_an_ordinary_request(monkeypatch):
     monkeypatch.setattr(decoding, "decode_slowly", lambda *_: pytest.fail("took the slow way"))
     samples = np.linspace(100, 101, 60).round(3).tolist()
     fields = {
@@ -100,7 +100,7 @@ def test_an_ordinary_request_is_read_fast_and_is_an_ordinary_request(monkeypatch
     assert PredictionRequest.model_validate_json(request.model_dump_json()) == PredictionRequest(**fields)
 
 
-def test_nothing_but_finite_readings_reaches_the_model():
+def test_only_finite_readings_reach_the_model():
     request = PredictionRequest.model_construct(
         equipment_id="a", sensor_data={"pressure_pump_main": [1.0, float("nan")]}, sampling_rate_hz=1.0, topology=None
     )
@@ -109,7 +109,7 @@ def test_nothing_but_finite_readings_reaches_the_model():
 
 
 @pytest.mark.parametrize("time", TIMES_TRIED)
-def test_all_ways_agree_on_a_time(time):
+def test_all_decoders_agree_on_a_time(time):
     body = json.dumps({"equipment_id": "a", "sensor_data": {"pressure_pump_main": [1.0]}, "timestamp": time}).encode()
     assert verdict(lambda: decoding.decode(TASK, body)) == verdict(
         lambda: decoding.decode_slowly(PredictionRequest, body)

@@ -36,7 +36,7 @@ def engine(registry):
         yield engine
 
 
-def test_a_request_and_a_topology_make_a_response(engine):
+def test_a_request_and_a_topology_give_a_response(engine):
     request = PredictionRequest(equipment_id="exc_001", sensor_data=readings(RIG))
     answer = engine.predict(request=request, topology=RIG)
     assert isinstance(answer, PredictionResponse)
@@ -63,14 +63,14 @@ def test_a_batch_gives_answers_and_errors_in_order_and_equals_single_answers(eng
         assert answer.health.score == pytest.approx(single.health.score, abs=1e-5)
 
 
-def test_the_shortest_window_can_be_told(registry):
+def test_the_minimum_window_can_be_configured(registry):
     config = InferenceConfig(registry=registry, threads=1, features=FeatureConfig(min_window_s=10.0))
     request = {"equipment_id": "a", "sensor_data": readings(RIG, seconds=12), "topology": "zema_rig"}
     with InferenceEngine(config) as engine:
         assert any(part.state for part in engine.predict(request).components)
 
 
-def test_history_makes_a_trend(registry):
+def test_history_enables_the_trend(registry):
     start = datetime(2024, 1, 1, tzinfo=UTC)
     request = {"equipment_id": "b", "sensor_data": readings(RIG), "topology": "zema_rig"}
     with InferenceEngine(InferenceConfig(registry=registry, threads=1, history=True)) as engine:
@@ -80,12 +80,12 @@ def test_history_makes_a_trend(registry):
     assert answers[-1].degradation.time_to_failure_hours is None
 
 
-def test_a_model_of_another_kind_is_refused(tmp_path):
+def test_a_model_of_another_task_is_refused(tmp_path):
     with pytest.raises(ModelLoadError, match="vec has the task vector-classification"):
         InferenceEngine(InferenceConfig(model="vec", registry=build_registry(tmp_path), threads=1))
 
 
-def test_a_request_keeps_nothing_of_its_prediction(engine):
+def test_a_request_is_unchanged_by_its_prediction(engine):
     fields = {"equipment_id": "a", "sensor_data": readings(RIG), "topology": "zema_rig"}
     request = PredictionRequest(**fields)
     first = engine.predict(request)
@@ -94,7 +94,7 @@ def test_a_request_keeps_nothing_of_its_prediction(engine):
     assert engine.predict(request).components == first.components
 
 
-def test_threads_may_share_an_engine_and_even_a_request(engine):
+def test_threads_can_share_an_engine_and_a_request(engine):
     requests = [
         PredictionRequest(equipment_id=f"m{k}", sensor_data=readings(TEMPLATES[name], seed=k), topology=name)
         for k, name in enumerate([*TEMPLATES] * 2)
@@ -108,6 +108,6 @@ def test_threads_may_share_an_engine_and_even_a_request(engine):
         assert answer.health.score == pytest.approx(single.health.score, abs=1e-5)
 
 
-def test_what_the_simulator_wrote_can_be_diagnosed_as_it_is(engine):
+def test_simulated_requests_can_be_diagnosed_directly(engine):
     request, _labels = next(traffic(Plan(RIG, windows=1)))
     assert engine.predict(json.loads(json.dumps(request))).coverage == 1.0

@@ -52,7 +52,7 @@ def ask(session, task):
     return asked
 
 
-def test_a_whole_window_of_the_rig_gets_every_part_of_the_answer(ask):
+def test_a_complete_window_of_the_rig_gets_a_complete_answer(ask):
     answer = ask(sensor_data=readings(RIG), topology="zema_rig").model_dump()
     assert list(answer)[:4] == ["equipment_id", "health", "degradation", "anomaly"]
     assert {"inference_time_ms", "coverage", "warnings", "model_version", "components"} <= answer.keys()
@@ -100,7 +100,7 @@ def test_hot_oil_is_found_without_the_model(ask):
     assert next(part.health for part in answer.components if part.component_id == "tank") == pytest.approx(0.4)
 
 
-def test_each_fault_says_what_its_number_rests_on(ask):
+def test_each_fault_has_a_basis(ask):
     answer = ask(sensor_data=readings(RIG), topology="zema_rig")
     basis, predictions = answer.anomaly.basis, answer.anomaly.predictions
     assert basis["leakage"] == "supervised"
@@ -112,7 +112,7 @@ def test_each_fault_says_what_its_number_rests_on(ask):
     assert any("cavitation, seal_degradation" in warning for warning in answer.warnings)
 
 
-def test_states_of_a_simulated_topology_are_a_proxy_and_told_so(ask):
+def test_states_of_a_simulated_topology_are_a_proxy_with_a_warning(ask):
     topology = TEMPLATES["standard_pump_system"]
     answer = ask(sensor_data=readings(topology), topology="standard_pump_system")
     assert answer.anomaly.basis["leakage"] == "proxy"
@@ -136,7 +136,7 @@ def test_thresholds_of_the_manifest_decide_what_is_detected(ask, session):
     assert ask(by=low, **request).anomaly.thresholds["leakage"] == 1e-6
 
 
-def test_a_topology_the_model_does_not_know_is_answered_by_rules(ask):
+def test_an_unsupported_topology_is_answered_by_rules(ask):
     rig_only = HydraulicDiagnostics(task_config(topologies=["zema_rig"]), SIGNATURE)
     data = readings(TEMPLATES["excavator"])
     answer = ask(by=rig_only, sensor_data=data, topology="excavator")
@@ -146,7 +146,7 @@ def test_a_topology_the_model_does_not_know_is_answered_by_rules(ask):
     assert ask(by=rig_only, sensor_data=readings(RIG), topology="zema_rig").coverage == 1.0
 
 
-def test_a_graph_that_only_calls_itself_the_rig_is_not_the_rig(ask):
+def test_a_graph_with_only_the_name_of_the_rig_is_not_the_rig(ask):
     rig_only = HydraulicDiagnostics(task_config(topologies=["zema_rig"]), SIGNATURE)
     document = {"name": "zema_rig", "components": [{"component_id": "pump_main", "type": "pump"}]}
     data = {"pressure_pump_main": readings(RIG)["pressure_pump_main"]}
@@ -161,24 +161,24 @@ def test_a_graph_in_the_request_is_used_and_parsed_once(ask, task):
     assert first.topology == "mine"
     assert first.components == second.components
     assert len(task._parsed) == 1
-    assert len(task._cases) == 1
+    assert len(task._plans) == 1
 
 
 @pytest.mark.parametrize(
     ("topology", "sentence"),
     [
-        ("zema", r"topology: there is no template 'zema'; there are zema_rig, standard_pump_system"),
+        ("zema", r"topology: unknown template 'zema'; known templates: zema_rig, standard_pump_system"),
         ({"components": [{"component_id": "a", "type": "turbine"}]}, "Component 'a' has the unknown type 'turbine'"),
         (
             {"components": [{"component_id": c, "type": "pump"} for c in "ab"], "edges": []},
-            "disconnected: no line leads from 'a' to 'b'",
+            "disconnected: no path leads from 'a' to 'b'",
         ),
         ({"components": [{"component_id": "a", "type": "pump"}], "edges": [["a", "a"]]}, "'a' is connected to itself"),
         ({"components": [{"component_id": f"c{k}", "type": "pump"} for k in range(65)]}, "65 components"),
-        ({"components": [{"component_id": "a", "type": "pump"}], "edges": [["a", {1}]]}, "An edge is a pair"),
+        ({"components": [{"component_id": "a", "type": "pump"}], "edges": [["a", {1}]]}, "An edge must be a pair"),
     ],
 )
-def test_a_topology_that_does_not_hold_together_is_refused(ask, topology, sentence):
+def test_an_invalid_topology_is_refused(ask, topology, sentence):
     with pytest.raises(InvalidInput, match=sentence):
         ask(sensor_data={"pressure_a": [1.0]}, topology=topology)
 
@@ -217,14 +217,14 @@ def test_padding_changes_no_answer(ask, task):
         assert one.health == pytest.approx(other.health, abs=1e-6)
 
 
-def test_forty_five_seconds_are_filled_up_and_told(ask):
+def test_a_window_of_45_seconds_is_completed_with_a_warning(ask):
     answer = ask(sensor_data=readings(RIG, seconds=45), topology="zema_rig")
     assert answer.coverage == 0.75
     assert any("45 s of a work cycle of 60 s" in warning for warning in answer.warnings)
     assert any(part.state for part in answer.components)
 
 
-def test_the_rest_of_a_short_window_goes_on_as_usual_on_a_recorded_machine(task):
+def test_a_short_window_of_a_recorded_machine_is_completed_with_the_usual_course(task):
     windows = np.random.default_rng(0).normal(160, 10, (20, 60)).astype(np.float32)
     scale = Scale.of(windows)
     scales = Scales({"zema_rig": {"pump_main.pressure": scale}}, {})
@@ -234,14 +234,14 @@ def test_the_rest_of_a_short_window_goes_on_as_usual_on_a_recorded_machine(task)
     np.testing.assert_allclose(signals[0, 0, 0], 5 / scale.deviation, rtol=1e-3)
 
 
-def test_what_is_odd_about_readings_is_told(ask):
+def test_unusual_readings_give_warnings(ask):
     data = readings(RIG)
     data["pressure_accumulator_main"] = [0.0] * 60
     answer = ask(sensor_data=data, topology="zema_rig")
     assert any(warning.startswith("pressure_accumulator_main is constant at 0") for warning in answer.warnings)
 
 
-def test_an_answer_that_is_not_finite_is_refused(task):
+def test_a_non_finite_output_is_refused(task):
     request = PredictionRequest(equipment_id="a", sensor_data=readings(RIG), topology="zema_rig")
     task.preprocess(request)
     outputs = {spec.name: np.full([1, 8, 14][: len(spec.shape)], np.nan, np.float32) for spec in SIGNATURE.outputs}
@@ -249,7 +249,7 @@ def test_an_answer_that_is_not_finite_is_refused(task):
         task.postprocess(outputs, request)
 
 
-def test_one_request_may_be_asked_of_two_models_at_once(ask, session, task):
+def test_one_request_can_be_used_with_two_models_at_once(ask, session, task):
     other = HydraulicDiagnostics(task_config(thresholds={"leakage": 1e-6}), SIGNATURE)
     request = PredictionRequest(equipment_id="a", sensor_data=readings(RIG), topology="zema_rig")
     alone = ask(request)
@@ -264,13 +264,13 @@ def test_one_request_may_be_asked_of_two_models_at_once(ask, session, task):
     [
         ({}, SIGNATURE, "scales"),
         ({"scales": {"machines": 3}}, SIGNATURE, "scales"),
-        (task_config(default_topology="moon"), SIGNATURE, "no template 'moon'"),
+        (task_config(default_topology="moon"), SIGNATURE, "unknown template 'moon'"),
         (task_config(), Signature(SIGNATURE.inputs[1:], SIGNATURE.outputs), "no input 'signals'"),
         (task_config(), Signature(SIGNATURE.inputs, SIGNATURE.outputs[1:]), "no output 'levels'"),
         (task_config(min_window_s=90), SIGNATURE, "min_window_s"),
     ],
 )
-def test_a_manifest_that_does_not_fit_is_refused_when_it_is_loaded(config, signature, sentence):
+def test_an_invalid_manifest_is_refused_at_load(config, signature, sentence):
     with pytest.raises(ModelLoadError, match=sentence):
         HydraulicDiagnostics(config, signature)
 
@@ -295,7 +295,7 @@ _FIELDS = st.fixed_dictionaries(
 
 @settings(max_examples=150, deadline=None)
 @given(fields=_FIELDS)
-def test_whatever_is_sent_is_prepared_or_refused_in_one_sentence(fields):
+def test_any_request_is_prepared_or_refused_in_one_sentence(fields):
     try:
         arrays = FUZZED.preprocess(FUZZED.coerce(fields))
     except InvalidInput as error:
@@ -307,7 +307,7 @@ def test_whatever_is_sent_is_prepared_or_refused_in_one_sentence(fields):
 FUZZED = HydraulicDiagnostics(task_config(), SIGNATURE)
 
 
-# With a plant
+# With a fleet
 
 
 @pytest.fixture
@@ -334,7 +334,7 @@ def test_a_registered_machine_needs_no_topology_and_has_its_own_limits(ask, atta
     assert ask(equipment_id="press-2", sensor_data=data).topology == "zema_rig"
 
 
-def test_sensors_that_are_too_slow_for_the_model_are_told_and_left_to_the_rules(ask):
+def test_sensors_too_slow_for_the_model_are_used_by_rules_only_with_a_warning(ask):
     data = {"pressure_pump_main": [150.0 + k for k in range(12)], "temperature_tank": [81.0 + k / 9 for k in range(12)]}
     answer = ask(sensor_data=data, topology="zema_rig", sampling_rate_hz=0.2)
     assert "sampled below 1 Hz, used by rules only: pressure_pump_main" in answer.warnings
@@ -348,7 +348,7 @@ def test_sensors_that_are_too_slow_for_the_model_are_told_and_left_to_the_rules(
     assert only.degradation.basis == "none"
 
 
-def test_a_limit_holds_for_every_sample_and_not_only_for_the_mean_of_a_second(ask, attached):
+def test_a_limit_applies_to_every_sample(ask, attached):
     attached.fleet.put_equipment(Equipment("press-2", RIG, limits={"pressure_pump_main": (None, 250.0)}))
     data = {"pressure_pump_main": [150.0 + k % 7 for k in range(6000)]}
     data["pressure_pump_main"][2500] = 260.0
@@ -356,7 +356,7 @@ def test_a_limit_holds_for_every_sample_and_not_only_for_the_mean_of_a_second(as
     assert "pressure_pump_main reached 260 bar, its limit is 250" in answer.warnings
 
 
-def test_health_that_falls_has_a_trend_and_a_time_to_failure(ask, attached):
+def test_falling_health_has_a_trend_and_a_time_to_failure(ask, attached):
     start = datetime.now(UTC) - timedelta(hours=60)
     data = readings(RIG)
     times = [start + timedelta(hours=2 * k) for k in range(20)]
@@ -373,7 +373,7 @@ def test_health_that_falls_has_a_trend_and_a_time_to_failure(ask, attached):
         assert soonest <= degradation.time_to_failure_hours <= latest
 
 
-def test_to_change_the_model_is_no_wear(ask, attached):
+def test_a_change_of_model_is_not_degradation(ask, attached):
     start = datetime.now(UTC) - timedelta(hours=60)
     for hour in range(20):
         attached.fleet.record(_result("rig-6", (start + timedelta(hours=hour)).timestamp(), 1.0, "rig:0"))
@@ -388,7 +388,7 @@ def _result(equipment_id, at_s, health, trend="rig:1"):
     return Result(equipment_id, at_s, health, "healthy", trend=trend)
 
 
-def test_a_trend_is_worked_out_anew_only_when_the_machines_time_moves(ask, attached):
+def test_a_trend_is_recomputed_only_when_the_machines_time_advances(ask, attached):
     start = datetime(2024, 1, 1, tzinfo=UTC)
     for hour in range(10):
         attached.fleet.record(_result("rig-9", (start + timedelta(hours=hour)).timestamp(), 0.9))
@@ -413,7 +413,7 @@ def test_every_answer_is_written_to_the_history_with_its_version(ask, attached):
     assert whole.at_s == pytest.approx(time.time(), abs=30)
 
 
-def test_a_simulated_machine_that_wears_out_gets_worse_answers(task):
+def test_a_wearing_simulated_machine_gets_decreasing_health(task):
     faults = {"filter_main": {"contamination": (0.0, 1.0)}}
     scores = []
     for window in simulate(RIG, faults, 6, seed=1):

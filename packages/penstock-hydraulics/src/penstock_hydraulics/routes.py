@@ -116,7 +116,7 @@ async def list_topologies(call: Call) -> Reply:
 
 def _fleet(call: Call) -> Fleet:
     for task in tasks_of(call, HydraulicDiagnostics.kind):
-        fleet = getattr(task, "plant", None)
+        fleet = getattr(task, "fleet", None)
         if isinstance(fleet, Fleet):
             return fleet
     raise ModelNotReady("no hydraulic-diagnostics model is loaded; try again later")

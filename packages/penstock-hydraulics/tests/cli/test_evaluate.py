@@ -11,7 +11,7 @@ from penstock_hydraulics.cli import main as cli
 
 @pytest.fixture(scope="module")
 def npz(tmp_path_factory):
-    return write_npz(tmp_path_factory.mktemp("data") / "recordings.npz", synthetic_recordings(runs=24))
+    return write_npz(tmp_path_factory.mktemp("data") / "recordings.npz", synthetic_recordings(runs=12))
 
 
 OPTIONS = ["--epochs", "1", "--simulated", "0", "--grouped", "2", "--random", "0", "--no-leave-cooler"]
@@ -21,7 +21,7 @@ def run(*arguments):
     return CliRunner().invoke(cli.app, [str(one) for one in arguments], catch_exceptions=False)
 
 
-def test_evaluate_writes_figures_and_tables_and_says_what_to_serve(npz, tmp_path):
+def test_evaluate_writes_figures_and_tables_and_prints_the_selection(npz, tmp_path):
     out = tmp_path / "evaluation"
     result = run("evaluate", "--data", npz, "--out", out, "--models", "extra_trees,network", *OPTIONS)
     assert result.exit_code == 0, result.output
@@ -34,12 +34,12 @@ def test_evaluate_writes_figures_and_tables_and_says_what_to_serve(npz, tmp_path
     assert "fold_0" not in again.output
 
 
-def test_a_model_that_is_not_there_is_refused(npz, tmp_path):
+def test_an_unknown_model_is_refused(npz, tmp_path):
     with pytest.raises(InvalidInput, match="unknown model trees; known models: network, network_without_edges"):
         run("evaluate", "--data", npz, "--out", tmp_path, "--models", "trees", *OPTIONS)
 
 
-def test_publish_wants_an_evaluation(npz, tmp_path):
+def test_publish_requires_an_evaluation(npz, tmp_path):
     with pytest.raises(
         InvalidInput, match=r"evaluation.json cannot be read .* run `penstock-hydraulics evaluate` first"
     ):

@@ -19,7 +19,7 @@ def judged(sensors, probabilities=PROBABILITIES, readings=(), thresholds=None, *
     return judge(probabilities, Figures([*readings], [*readings], [*readings])), judge
 
 
-def test_the_model_is_asked_for_four_faults_and_rules_for_what_is_measured():
+def test_the_model_judges_four_faults_and_rules_the_measured_ones():
     findings, judge = judged(("pressure_pump_main", "temperature_tank"), readings=(160.0, 40.0))
     predictions = findings.answer.predictions
     assert predictions["leakage"] == pytest.approx(0.3)
@@ -27,7 +27,7 @@ def test_the_model_is_asked_for_four_faults_and_rules_for_what_is_measured():
     assert set(judge.unavailable) == set(ANOMALIES) - {"leakage", "valve_stiction", "overheating", "pressure_drop"}
 
 
-def test_the_higher_of_model_and_rule_counts_and_names_its_basis():
+def test_the_higher_score_of_model_and_rule_sets_the_basis():
     cold, _ = judged(("temperature_tank",), readings=(40.0,))
     hot, _ = judged(("temperature_tank",), readings=(90.0,))
     assert cold.answer.predictions["overheating"] == pytest.approx(0.1)
@@ -38,7 +38,7 @@ def test_the_higher_of_model_and_rule_counts_and_names_its_basis():
     assert hot.fired == {"overheating": (1.0, "tank")}
 
 
-def test_without_the_model_or_its_labels_nothing_is_called_supervised():
+def test_nothing_is_supervised_without_the_model_or_its_labels():
     assert judged(("pressure_pump_main",), readings=(1.0,))[0].answer.basis["leakage"] == "supervised"
     simulated, _ = judged(("pressure_pump_main",), readings=(1.0,), labelled=False)
     assert simulated.answer.basis["leakage"] == "proxy"
@@ -46,7 +46,7 @@ def test_without_the_model_or_its_labels_nothing_is_called_supervised():
     assert set(without_model.answer.basis.values()) == {"unavailable"}
 
 
-def test_a_threshold_is_the_manifests_for_the_model_and_a_half_for_rules():
+def test_thresholds_come_from_the_manifest_for_the_model_and_are_one_half_for_rules():
     findings, _ = judged(("temperature_tank",), readings=(71.0,), thresholds={"overheating": 0.9})
     assert findings.answer.detected_anomalies == ["overheating"]
     findings, _ = judged(("pressure_pump_main",), readings=(1.0,), thresholds={"leakage": 0.25})
@@ -57,7 +57,7 @@ def test_a_threshold_is_the_manifests_for_the_model_and_a_half_for_rules():
     ("probability", "temperature", "basis"),
     [(0.7, 71.0, "rule"), (0.7, 95.0, "rule"), (0.95, 71.0, "proxy"), (0.7, 65.0, None)],
 )
-def test_a_fault_that_either_detects_is_detected_by_its_own_threshold(probability, temperature, basis):
+def test_a_fault_is_detected_if_either_source_reaches_its_threshold(probability, temperature, basis):
     probabilities = [0.0, probability, *[0.0] * 7]
     findings, _ = judged(("temperature_tank",), probabilities, (temperature,), {"overheating": 0.9})
     answer = findings.answer
@@ -68,13 +68,13 @@ def test_a_fault_that_either_detects_is_detected_by_its_own_threshold(probabilit
         assert answer.predictions["overheating"] >= answer.thresholds["overheating"]
 
 
-def test_a_rule_that_does_not_fire_never_hides_what_the_model_detects():
+def test_a_rule_below_its_threshold_does_not_hide_a_detection_of_the_model():
     findings, _ = judged(("temperature_tank",), [0.0, 0.3, *[0.0] * 7], (69.0,), {"overheating": 0.2})
     assert findings.answer.detected_anomalies == ["overheating"]
     assert findings.answer.basis["overheating"] == "proxy"
 
 
-def test_an_answer_has_thresholds_of_its_own():
+def test_each_answer_has_its_own_thresholds():
     findings, judge = judged(("temperature_tank",), readings=(40.0,))
     findings.answer.thresholds["leakage"] = 0.0
     assert judge.thresholds["leakage"] == 0.5

@@ -1,4 +1,4 @@
-"""The mathematics of the time to failure on real runs to failure: NASA's turbofan engines C-MAPSS FD001 (simulated).
+"""The time-to-failure estimate on runs to failure: NASA's turbofan engines C-MAPSS FD001 (simulated).
 
 Saxena, Goebel, Simon and Eklund 2008, doi:10.1109/PHM.2008.4711414, with their asymmetric score. They are no hydraulic
 machines; of a health index that ends in failure the estimator sees the same as of a machine's own health.
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.skipif(
     PLACE is None, reason="PENSTOCK_HYDRAULICS_CMAPSS names no directory with the files of C-MAPSS FD001"
 )
 LONGEST = 125.0
-"""Cycles: what is longer is not looked for, as in the literature (Heimes 2008, doi:10.1109/PHM.2008.4711422)."""
+"""Maximum time to failure in cycles, as in the literature (Heimes 2008, doi:10.1109/PHM.2008.4711422)."""
 SENSORS = slice(5, 26)
 
 
@@ -85,7 +85,7 @@ def _scores(told: Float, left: Float) -> tuple[float, float]:
     )
 
 
-def test_the_trend_tells_the_time_to_failure_better_than_a_straight_line_does(
+def test_the_trend_predicts_the_time_to_failure_better_than_a_straight_line(
     engines: Engines, capsys: pytest.CaptureFixture[str]
 ) -> None:
     index = Index(engines.train)
@@ -105,7 +105,7 @@ def test_the_trend_tells_the_time_to_failure_better_than_a_straight_line_does(
     assert scores["trend"][0] < 35
 
 
-def test_the_nearer_the_failure_the_better_the_trend_tells_it(engines: Engines) -> None:
+def test_the_prediction_improves_near_the_failure(engines: Engines) -> None:
     index = Index(engines.train)
     errors = {10: [], 30: [], 50: []}  # type: dict[int, list[float]]
     for engine in np.unique(engines.train[:, 0]):

@@ -13,7 +13,7 @@ ALL = coverage_of(RIG, RIG.expected_sensors)
 
 
 def levels_with(**chosen):
-    """[8, 14] certain levels, the best ones unless `chosen` says otherwise."""
+    """[8, 14] certain levels; the default is the best level."""
     levels = np.zeros((8, LEVELS), np.float32)
     for head in HEADS:
         levels[:, head.start + chosen.get(head.name, 0)] = 1.0
@@ -29,7 +29,7 @@ def part(parts, component_id):
 
 
 @pytest.mark.parametrize("head", HEADS)
-def test_every_level_of_every_state_is_told_in_its_own_unit(head):
+def test_every_level_of_every_state_has_its_unit(head):
     component = next(each.id for each in RIG.components if each.kind == head.kind)
     for place, level in enumerate(head.levels):
         answer = part(judged(levels_with(**{head.name: place})), component)
@@ -46,13 +46,13 @@ def test_health_is_one_minus_the_expected_level():
     assert part(judged(levels), "pump_main").health == pytest.approx(1 - (0.5 * 0.5 + 0.3))
 
 
-def test_a_kind_without_states_has_the_models_own_health():
+def test_a_kind_without_states_has_the_health_output_of_the_model():
     answer = part(judged(levels_with()), "filter_main")
     assert answer.state is None
     assert answer.health == pytest.approx(0.9)
 
 
-def test_a_component_without_evidence_says_nothing():
+def test_a_component_without_evidence_has_no_health():
     parts = judged(levels_with(), coverage_of(RIG, ("vibration_pump_main",)))
     assert all(each.health is None and each.state is None and each.coverage == 0 for each in parts)
     assert machine_health(parts, 0.4) == 0.4
@@ -70,7 +70,7 @@ def test_a_component_without_evidence_says_nothing():
         ({"cooler_condition": 2, "valve_condition": 3, "pump_leakage": 2, "accumulator_pressure": 3}, 0.0, "critical"),
     ],
 )
-def test_the_machine_is_half_its_worst_and_half_its_mean_component(faults, score, status):
+def test_machine_health_is_half_the_worst_and_half_the_mean_component(faults, score, status):
     parts = judged(levels_with(**faults))
     found = machine_health(parts, 0.0)
     stated = np.array([each.health for each in parts if each.state], np.float32)
@@ -79,7 +79,7 @@ def test_the_machine_is_half_its_worst_and_half_its_mean_component(faults, score
     assert status_of(found) == status
 
 
-def test_a_rule_that_fires_makes_a_warning_of_a_sound_machine_and_never_mends_a_sick_one():
+def test_a_firing_rule_caps_health_and_never_raises_it():
     assert status_of(cap_health(1.0, 0.51)) == "warning"
     assert status_of(cap_health(1.0, 1.0)) == "critical"
     assert cap_health(0.1, 0.5) == 0.1

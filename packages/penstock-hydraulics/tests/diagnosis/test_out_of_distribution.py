@@ -7,7 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from penstock_hydraulics.diagnosis.out_of_distribution import MOST, out_of_distribution_advisory, usual_far_share
+from penstock_hydraulics.diagnosis.out_of_distribution import (
+    MAX_FAR_SHARE,
+    out_of_distribution_advisory,
+    usual_far_share,
+)
 from penstock_hydraulics.machine.templates import TEMPLATES
 from penstock_hydraulics.signals.features import Layout, Scale, Scales, encode
 
@@ -18,7 +22,7 @@ SHIPPED = Path(__file__).parents[1] / "src/penstock_hydraulics/artifacts/hydraul
 
 @pytest.fixture(scope="module")
 def cycles() -> np.ndarray:
-    """[40, rows, 60] cycles with a course of their own for each sensor, and a little noise."""
+    """[40, rows, 60] cycles with an individual course for each sensor, and noise."""
     random = np.random.default_rng(3)
     course = 100 + 50 * (random.random((len(ROWS), 60)) > 0.5).astype(np.float32)
     return (course + random.normal(0, 0.5, (40, len(ROWS), 60))).astype(np.float32)
@@ -36,17 +40,17 @@ def told(window: np.ndarray, layout: Layout) -> str | None:
     return out_of_distribution_advisory(encode(window, layout)["statistics"], layout, RIG)
 
 
-def test_a_cycle_like_the_others_is_not_remarked_on(cycles: np.ndarray, layout: Layout) -> None:
+def test_a_usual_cycle_gives_no_warning(cycles: np.ndarray, layout: Layout) -> None:
     assert [told(window, layout) for window in cycles[30:]] == [None] * 10
 
 
-def test_a_cycle_that_begins_late_is_told_and_what_to_check(cycles: np.ndarray, layout: Layout) -> None:
+def test_a_cycle_that_starts_late_gives_a_warning_with_checks(cycles: np.ndarray, layout: Layout) -> None:
     warning = told(np.roll(cycles[35], -2, axis=1), layout)
     assert warning is not None
-    assert "check their units and places, and that the window begins with the work cycle" in warning
+    assert "check units and sensor positions, and that the window starts with the work cycle" in warning
 
 
-def test_the_sensors_that_are_furthest_off_are_named_first(cycles: np.ndarray, layout: Layout) -> None:
+def test_the_most_unusual_sensors_are_named_first(cycles: np.ndarray, layout: Layout) -> None:
     window = cycles[35].copy()
     node, channel = ROWS[4]
     window[4] *= 14.5  # psi for bar
@@ -56,10 +60,10 @@ def test_the_sensors_that_are_furthest_off_are_named_first(cycles: np.ndarray, l
     assert f"most of all {channel}_{RIG.components[node].id}," in warning
 
 
-def test_few_rows_may_scatter_more() -> None:
+def test_the_limit_is_higher_with_few_rows() -> None:
     shares = [usual_far_share(rows) for rows in (1, 2, 3, 5, 8, 12, 18, 40)]
     assert shares == sorted(shares, reverse=True)
-    assert shares[-2:] == [MOST, MOST]
+    assert shares[-2:] == [MAX_FAR_SHARE, MAX_FAR_SHARE]
     assert shares[0] < 0.5
 
 
@@ -71,7 +75,7 @@ recorded = pytest.mark.skipif(
 
 
 @recorded
-def test_no_recorded_cycle_is_remarked_on_and_nearly_all_are_when_they_begin_a_second_late() -> None:
+def test_no_recorded_cycle_gives_a_warning_and_nearly_all_do_when_shifted_by_a_second() -> None:
     from penstock_hydraulics.learning.data.recordings import ROWS as RECORDED
     from penstock_hydraulics.learning.data.recordings import load
 

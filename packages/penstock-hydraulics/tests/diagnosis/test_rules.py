@@ -32,19 +32,19 @@ def steady(**values):
     return {name: [value + 0.001 * (k % 3) for k in range(60)] for name, value in values.items()}
 
 
-def test_a_ramp_is_straight_between_its_three_points():
+def test_a_ramp_is_piecewise_linear():
     ramp = Ramp(1.0, 3.0, 4.0)
     assert [ramp(x) for x in (0, 1, 2, 3, 3.5, 4, 9)] == [0, 0, 0.25, 0.5, 0.75, 1, 1]
 
 
-def test_the_figures_of_a_whole_window_are_the_same_from_its_statistics():
+def test_figures_from_statistics_equal_figures_from_the_window():
     window = np.random.default_rng(2).normal(100, 20, (6, 60)).astype(np.float32)
     own, told = Figures.of(window), Figures.of_statistics(statistics_of(window))
     assert told.mean == pytest.approx(own.mean, rel=1e-5)
     assert (told.low, told.high) == (own.low, own.high)
 
 
-def test_no_rule_fires_on_a_sound_machine():
+def test_no_rule_fires_on_a_healthy_machine():
     for topology in (RIG, STANDARD):
         window = next(iter(simulate(topology, {}, 1, seed=1)))
         sound = Expectations({name: float(values.mean()) for name, values in window.readings.items()})
@@ -79,12 +79,12 @@ def test_a_relief_valve_that_opens_early_is_a_pressure_drop_at_the_pump():
 
 
 @pytest.mark.parametrize("severity", [0.5, 1.0])
-def test_a_leak_is_no_restriction_though_both_lower_the_flow(severity):
+def test_a_leak_is_not_reported_as_a_restriction(severity):
     scores, _ = simulated(RIG, {"pump_main": {"leakage": severity}})
     assert scores["flow_restriction"] == 0.0
 
 
-def test_hot_oil_fires_at_the_limit_of_the_machine_or_else_at_seventy_degrees():
+def test_overheating_fires_at_the_machines_limit_or_70_degrees():
     data = steady(temperature_tank=71.0)
     assert scores_of(RIG, data, 1.0, Expectations())[0]["overheating"] > 0.5
     strict = Expectations(limits={"temperature_tank": (None, 60.0)})
@@ -92,7 +92,7 @@ def test_hot_oil_fires_at_the_limit_of_the_machine_or_else_at_seventy_degrees():
     assert scores_of(RIG, steady(temperature_tank=45.0), 1.0, Expectations())[0]["overheating"] == 0.0
 
 
-def test_vibration_is_judged_by_the_standard_and_by_the_machines_own_sound_level():
+def test_vibration_is_judged_by_the_standard_and_the_machines_healthy_level():
     data = steady(vibration_pump_main=2.5)
     assert scores_of(RIG, data, 1.0, Expectations())[0]["vibration_anomaly"] < 0.1
     assert scores_of(RIG, data, 1.0, RATED)[0]["vibration_anomaly"] > 0.9
@@ -105,7 +105,7 @@ def test_cavitation_needs_a_suction_pressure_and_its_limit():
     assert scores_of(RIG, data, 1.0, limited)[0]["cavitation"] > 0.5
 
 
-def test_ratios_to_nominal_means_are_only_formed_over_a_whole_cycle():
+def test_ratios_to_nominal_means_need_a_whole_cycle():
     data = steady(pressure_pump_main=100.0, flow_pump_main=3.0, temperature_tank=40.0)
     whole, _ = scores_of(RIG, data, 1.0, RATED)
     part, _ = scores_of(RIG, data, 1.0, RATED, whole=False)
@@ -113,7 +113,7 @@ def test_ratios_to_nominal_means_are_only_formed_over_a_whole_cycle():
     assert part.keys() == {"overheating"}
 
 
-def test_a_broken_limit_is_told_with_the_reading():
+def test_an_exceeded_limit_is_reported_with_the_reading():
     limits = {"pressure_pump_main": (None, 200.0), "flow_circ_pump": (5.0, None)}
     data = steady(pressure_pump_main=210.0, flow_circ_pump=4.0)
     plan = plan_window(data, 1.0, RIG, FeatureConfig())

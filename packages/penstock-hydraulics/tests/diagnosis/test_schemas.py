@@ -35,7 +35,7 @@ def fault_of(**fields):
         (np.array(["a"]), "valid number"),
     ],
 )
-def test_wrong_samples_are_refused_by_their_sensor(samples, message):
+def test_invalid_samples_are_refused_with_their_sensor(samples, message):
     where, told = fault_of(sensor_data={"temperature_tank": samples})
     assert where.startswith("sensor_data.temperature_tank")
     assert message in told
@@ -50,23 +50,27 @@ def test_wrong_samples_are_refused_by_their_sensor(samples, message):
         ({"equipment_id": "x" * 129}, "equipment_id", "1 to 128 letters"),
         ({"sampling_rate_hz": 0}, "sampling_rate_hz", "from 0.1 to 1000 Hz"),
         ({"sampling_rate_hz": float("nan")}, "sampling_rate_hz", "from 0.1 to 1000 Hz"),
-        ({"sampling_rate_hz": {"flow_circ_pump": "fast"}}, "sampling_rate_hz", "flow_circ_pump: a sampling rate is"),
+        (
+            {"sampling_rate_hz": {"flow_circ_pump": "fast"}},
+            "sampling_rate_hz",
+            "flow_circ_pump: a sampling rate must be",
+        ),
         ({"sampling_rate_hz": [1.0]}, "sampling_rate_hz", "from 0.1 to 1000 Hz"),
         ({"topology": 3}, "topology", "name of a template"),
-        ({"timestamp": datetime.now(UTC) + timedelta(days=2)}, "timestamp", "a day ahead"),
+        ({"timestamp": datetime.now(UTC) + timedelta(days=2)}, "timestamp", "a day in the future"),
         ({"timestamp": datetime(1969, 12, 31, tzinfo=UTC)}, "timestamp", "before 1970"),
         ({"timestamp": datetime.min.replace(tzinfo=timezone(timedelta(hours=14)))}, "timestamp", "before 1970"),
         ({"timestamp": "yesterday"}, "timestamp", "valid datetime"),
         ({"sensors": 1}, "sensors", "Extra inputs"),
     ],
 )
-def test_every_other_field_says_what_is_wrong_with_it(fields, where, message):
+def test_every_other_field_has_a_clear_error(fields, where, message):
     found, told = fault_of(**fields)
     assert found.startswith(where)
     assert message in told
 
 
-def test_arrays_tuples_and_lists_are_the_same_readings():
+def test_arrays_tuples_and_lists_give_the_same_readings():
     given = [np.array([1.0, 2.0], np.float32), (1.0, 2.0), [1, 2]]
     read = [PredictionRequest(equipment_id="a", sensor_data={"x": each}).sensor_data["x"] for each in given]
     assert read == [[1.0, 2.0]] * 3
@@ -82,24 +86,24 @@ def test_json_and_python_read_the_same_request():
     assert PredictionRequest.model_validate_json(json.dumps(fields)) == PredictionRequest(**fields)
 
 
-def test_answers_made_unchecked_are_written_like_checked_ones():
+def test_answers_built_without_validation_serialise_like_validated_ones():
     built, checked = Health.build(score=0.9, status="healthy"), Health(score=0.9, status="healthy")
     assert built.model_dump_json() == checked.model_dump_json()
     assert built == checked.model_copy()
 
 
-def test_the_nine_faults_stand_in_the_schema():
+def test_the_schema_lists_the_nine_faults():
     schema = json.dumps(PredictionRequest.model_json_schema())
     assert "sampling_rate_hz" in schema
     assert len(ANOMALIES) == 9
 
 
-def test_a_time_in_python_may_be_the_text_that_json_has():
+def test_a_time_in_python_can_be_iso_text():
     read = PredictionRequest(equipment_id="a", sensor_data=DATA, timestamp="2024-05-01T12:00:00Z")
     assert read.timestamp == datetime(2024, 5, 1, 12, tzinfo=UTC)
 
 
-def test_a_rate_may_be_a_number_of_numpy():
+def test_a_rate_can_be_a_numpy_number():
     read = PredictionRequest(
         equipment_id="a", sensor_data=DATA, sampling_rate_hz={"x": np.float32(10), "y": np.int64(2)}
     )

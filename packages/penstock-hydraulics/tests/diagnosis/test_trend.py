@@ -38,7 +38,7 @@ def test_the_failure_health_of_the_machine_counts() -> None:
 
 
 @pytest.mark.parametrize("count", [8, 20, 63])
-def test_the_interval_holds_the_true_time_to_failure_of_a_noisy_decline(count: int) -> None:
+def test_the_interval_covers_the_true_time_to_failure_of_a_noisy_decline(count: int) -> None:
     held = 0
     for seed in range(100):
         times, health = _line(count, 0.05, noise=0.01, seed=seed)
@@ -51,14 +51,14 @@ def test_the_interval_holds_the_true_time_to_failure_of_a_noisy_decline(count: i
     assert held >= 90
 
 
-def test_one_result_in_four_may_be_wrong() -> None:
+def test_the_trend_tolerates_one_outlier_in_four() -> None:
     times, health = _line(40, 0.01, noise=0.003)
     health[::4] = np.random.default_rng(1).uniform(0, 1, 10)
     found = degradation(times, health, times[-1])
     assert found.rate == pytest.approx(1.0, abs=0.25)
 
 
-def test_health_that_stays_gives_a_rate_near_zero_and_no_time_to_failure() -> None:
+def test_constant_health_gives_a_rate_near_zero_and_no_time_to_failure() -> None:
     alarms = 0
     for seed in range(100):
         times, health = _line(40, 0.0, noise=0.02, seed=seed)
@@ -68,7 +68,7 @@ def test_health_that_stays_gives_a_rate_near_zero_and_no_time_to_failure() -> No
     assert alarms <= 8
 
 
-def test_results_that_resemble_the_one_before_make_few_false_alarms() -> None:
+def test_autocorrelated_results_give_few_false_alarms() -> None:
     alarms = 0
     for seed in range(100):
         random, health = np.random.default_rng(seed), np.full(63, 0.8)
@@ -86,7 +86,7 @@ def test_improving_health_is_a_rate_of_zero() -> None:
     assert found.time_to_failure_hours is None
 
 
-def test_a_decline_that_accelerates_is_seen_to_come_nearer() -> None:
+def test_an_accelerating_decline_shortens_the_time_to_failure() -> None:
     hours = np.linspace(0, 100, 400)
     health = 1.0 - 0.7 * (hours / 100) ** 3  # fails after 100 h
     told = []
@@ -99,7 +99,7 @@ def test_a_decline_that_accelerates_is_seen_to_come_nearer() -> None:
     assert told[-1] < 3.0
 
 
-def test_few_results_say_only_what_is_lost_already() -> None:
+def test_few_results_give_only_the_health_lost_so_far() -> None:
     times, health = _line(7, 0.01)
     found = degradation(times, health, times[-1])
     assert found.basis == "nominal"
@@ -108,16 +108,16 @@ def test_few_results_say_only_what_is_lost_already() -> None:
     assert found.time_to_failure_hours is None
 
 
-def test_results_of_one_moment_are_no_trend() -> None:
+def test_results_of_one_moment_give_no_trend() -> None:
     assert degradation(np.full(20, 5.0), np.linspace(1, 0, 20), 5.0).basis == "nominal"
 
 
-def test_no_result_says_nothing() -> None:
+def test_no_results_give_no_rate() -> None:
     assert degradation(np.empty(0), np.empty(0), 0.0) == NOTHING
     assert degradation(np.array([1.0]), np.array([np.nan]), 2.0) == NOTHING
 
 
-def test_what_is_later_than_now_does_not_count() -> None:
+def test_results_later_than_now_are_ignored() -> None:
     times, health = _line(40, 0.01)
     assert degradation(times, health, times[20]) == degradation(times[:21], health[:21], times[20])
 
@@ -128,7 +128,7 @@ def test_the_order_of_arrival_does_not_matter() -> None:
     assert degradation(times[order], health[order], times[-1]) == degradation(times, health, times[-1])
 
 
-def test_a_repair_begins_a_new_trend() -> None:
+def test_a_repair_starts_a_new_trend() -> None:
     times, health = _line(40, 0.1)
     health[28:] = 0.95
     found = degradation(times, health, times[-1])
@@ -137,7 +137,7 @@ def test_a_repair_begins_a_new_trend() -> None:
     assert degradation(times[:33], health[:33], times[32]).basis == "nominal"
 
 
-def test_one_good_result_is_no_repair() -> None:
+def test_a_single_good_result_is_not_a_repair() -> None:
     times, health = _line(40, 0.05)
     health[30] = 1.0
     assert degradation(times, health, times[-1]).rate == pytest.approx(1.0)
@@ -148,7 +148,7 @@ def test_a_machine_below_its_failure_health_has_failed() -> None:
     assert degradation(times, health, times[-1]).time_to_failure_hours == 0.0
 
 
-def test_a_far_failure_is_given_as_at_least_the_longest_time() -> None:
+def test_the_time_to_failure_is_capped() -> None:
     times, health = _line(60, 1e-6)
     found = degradation(times, health, times[-1])
     assert found.time_to_failure_hours == LONGEST_H

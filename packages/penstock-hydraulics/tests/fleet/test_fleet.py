@@ -18,7 +18,7 @@ from sqlalchemy import inspect, text
 from penstock import Registry
 from penstock.errors import InvalidInput, ModelNotReady
 from penstock.plugin_api import migrate, open_database
-from penstock_hydraulics import fleet as module
+from penstock_hydraulics.fleet import fleet as module
 from penstock_hydraulics.fleet import migrations
 from penstock_hydraulics.fleet.fleet import Fleet, Result, parse_equipment
 from penstock_hydraulics.fleet.retention import Retention
@@ -69,7 +69,7 @@ def test_nothing_is_created_before_the_first_write(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_machine_is_there_as_it_was_registered(fleet: Fleet) -> None:
+def test_a_registered_machine_is_read_back_unchanged(fleet: Fleet) -> None:
     equipment = parse_equipment("exc_001", {"topology": "excavator", "nominal": {"pressure_pump_main": 250.0}})
     assert fleet.put_equipment(equipment)
     assert fleet.equipment("exc_001") is equipment
@@ -80,7 +80,7 @@ def test_a_machine_is_there_as_it_was_registered(fleet: Fleet) -> None:
     assert not fleet.remove_equipment("exc_001")
 
 
-def test_machines_are_listed_by_the_page(fleet: Fleet) -> None:
+def test_machines_are_listed_in_pages(fleet: Fleet) -> None:
     for name in ("c", "a", "b"):
         fleet.put_equipment(parse_equipment(name, {"topology": "zema_rig"}))
     assert [each.id for each in fleet.page(limit=2)] == ["a", "b"]
@@ -88,15 +88,15 @@ def test_machines_are_listed_by_the_page(fleet: Fleet) -> None:
     assert fleet.count() == 3
 
 
-def test_there_is_an_end_to_machines(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MOST_EQUIPMENT", 1)
+def test_the_number_of_machines_is_limited(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_EQUIPMENT", 1)
     fleet.put_equipment(parse_equipment("a", {"topology": "zema_rig"}))
     fleet.put_equipment(parse_equipment("a", {"topology": "excavator"}))
     with pytest.raises(InvalidInput, match="1 machines are registered"):
         fleet.put_equipment(parse_equipment("b", {"topology": "zema_rig"}))
 
 
-def test_another_process_sees_machines_come_change_and_go(fleet: Fleet, registry: Registry) -> None:
+def test_another_process_sees_machines_added_changed_and_removed(fleet: Fleet, registry: Registry) -> None:
     other = _other(registry)
     try:
         first = parse_equipment("a", {"topology": "zema_rig"})
@@ -115,7 +115,7 @@ def test_another_process_sees_machines_come_change_and_go(fleet: Fleet, registry
         other.close()
 
 
-def test_whoever_asks_for_a_machine_sees_what_another_process_did_before(fleet: Fleet, registry: Registry) -> None:
+def test_find_sees_earlier_changes_by_another_process(fleet: Fleet, registry: Registry) -> None:
     other = _other(registry)
     try:
         for topology in ("zema_rig", "excavator"):
@@ -131,7 +131,7 @@ def test_whoever_asks_for_a_machine_sees_what_another_process_did_before(fleet: 
         other.close()
 
 
-def test_a_result_comes_back_as_it_was(fleet: Fleet) -> None:
+def test_a_result_round_trips_through_the_database(fleet: Fleet) -> None:
     result = Result(
         "exc_001", NOW_S + 0.123456, 0.87, "healthy", 0.12, 733.3, "history", ["leakage"], {"pump_main": 0.5}, 0.9, "v1"
     )
@@ -141,7 +141,7 @@ def test_a_result_comes_back_as_it_was(fleet: Fleet) -> None:
     assert not stored.late
 
 
-def test_the_history_reads_what_was_just_recorded_and_pages_back(fleet: Fleet) -> None:
+def test_the_history_includes_results_just_recorded_and_pages_back(fleet: Fleet) -> None:
     for number in range(300):
         fleet.record(_result(number))
         fleet.record(_result(number, "other"))
@@ -151,7 +151,7 @@ def test_the_history_reads_what_was_just_recorded_and_pages_back(fleet: Fleet) -
     assert [each.result.at_s for each in older] == [NOW_S + 60.0 * number for number in range(100)]
 
 
-def test_the_history_of_a_time_has_its_beginning_and_not_its_end(fleet: Fleet) -> None:
+def test_a_time_range_includes_its_start_and_excludes_its_end(fleet: Fleet) -> None:
     for number in range(10):
         fleet.record(_result(number))
     found = fleet.history("exc_001", NOW_S + 120, NOW_S + 240)
@@ -166,14 +166,14 @@ def test_pages_lose_no_results_of_one_moment(fleet: Fleet) -> None:
     assert [each.result.coverage for each in rest + page] == [0.0, 0.1, 0.2, 0.3, 0.4]
 
 
-def test_the_trail_has_a_result_at_once_and_no_rules_alone(fleet: Fleet) -> None:
+def test_recent_health_has_a_result_at_once_but_no_answers_from_rules_alone(fleet: Fleet) -> None:
     fleet.record(_result(0))
     fleet.record(_result(1, health=None))
     fleet.record(_result(2, trend=None))
     assert fleet.recent("exc_001").health.tolist() == [0.9]
 
 
-def test_a_server_that_starts_again_reads_the_trail_from_the_history(fleet: Fleet, registry: Registry) -> None:
+def test_a_restarted_server_loads_recent_health_from_the_database(fleet: Fleet, registry: Registry) -> None:
     for number in range(30):
         fleet.record(_result(number))
     fleet.record(_result(30, trend=None))
@@ -210,7 +210,7 @@ def test_each_model_has_a_trend_of_its_own_here_in_other_processes_and_after_a_r
         again.close()
 
 
-def test_a_long_history_is_read_back_in_means_of_hours(fleet: Fleet, registry: Registry) -> None:
+def test_a_long_history_is_loaded_as_hourly_means(fleet: Fleet, registry: Registry) -> None:
     for number in range(1_500):
         fleet.record(_result(number, health=0.9 - number / 3_000))
     fleet.history("exc_001")
@@ -225,7 +225,7 @@ def test_a_long_history_is_read_back_in_means_of_hours(fleet: Fleet, registry: R
         other.close()
 
 
-def test_another_process_sees_results_in_its_trail(fleet: Fleet, registry: Registry) -> None:
+def test_another_process_sees_results_in_its_recent_health(fleet: Fleet, registry: Registry) -> None:
     other = _other(registry)
     try:
         other.record(_result(0))
@@ -239,7 +239,7 @@ def test_another_process_sees_results_in_its_trail(fleet: Fleet, registry: Regis
         other.close()
 
 
-def test_a_machine_that_is_removed_keeps_its_history_unless_asked(fleet: Fleet) -> None:
+def test_a_removed_machine_keeps_its_history_unless_requested(fleet: Fleet) -> None:
     fleet.put_equipment(parse_equipment("exc_001", {"topology": "zema_rig"}))
     fleet.record(_result())
     fleet.remove_equipment("exc_001")
@@ -251,7 +251,7 @@ def test_a_machine_that_is_removed_keeps_its_history_unless_asked(fleet: Fleet) 
     assert len(fleet.history("exc_001")) == 1
 
 
-def test_what_waits_is_written_when_the_last_user_closes(registry: Registry) -> None:
+def test_queued_results_are_written_when_the_last_user_closes(registry: Registry) -> None:
     first, second = Fleet.of(registry), Fleet.of(registry)
     assert first is second
     first.record(_result(0))
@@ -264,7 +264,7 @@ def test_what_waits_is_written_when_the_last_user_closes(registry: Registry) -> 
     again.close()
 
 
-def test_many_threads_may_record(fleet: Fleet) -> None:
+def test_many_threads_can_record(fleet: Fleet) -> None:
     def work(name: str) -> None:
         for number in range(500):
             fleet.record(_result(number, name))
@@ -278,7 +278,7 @@ def test_many_threads_may_record(fleet: Fleet) -> None:
     assert [len(fleet.history(f"m{i}", limit=1_000)) for i in range(4)] == [500] * 4
 
 
-def test_old_results_go_and_too_many(fleet: Fleet, registry: Registry) -> None:
+def test_old_and_excess_results_are_deleted(fleet: Fleet, registry: Registry) -> None:
     for number in range(20):
         fleet.record(_result(number))
         fleet.record(_result(number, "other"))
@@ -294,7 +294,7 @@ def test_old_results_go_and_too_many(fleet: Fleet, registry: Registry) -> None:
     store.close()
 
 
-def test_the_thread_keeps_to_the_retention(registry: Registry) -> None:
+def test_the_thread_applies_the_retention(registry: Registry) -> None:
     fleet = Fleet(registry, Retention(keep_days=400 * 365.0, keep_per_machine=3))
     fleet._users = 1
     for number in range(10):
@@ -305,7 +305,7 @@ def test_the_thread_keeps_to_the_retention(registry: Registry) -> None:
     fleet.close()
 
 
-def test_a_write_that_is_repeated_counts_once(registry: Registry) -> None:
+def test_a_repeated_write_counts_once(registry: Registry) -> None:
     store = Store(registry)
     results = [_result(number) for number in range(3)]
     store.write("w", 0, results, late=False)
@@ -315,7 +315,7 @@ def test_a_write_that_is_repeated_counts_once(registry: Registry) -> None:
     store.close()
 
 
-def test_migrations_lead_to_the_tables_as_they_are(registry: Registry) -> None:
+def test_migrations_produce_the_current_tables(registry: Registry) -> None:
     def tables() -> dict[str, object]:
         database = open_database(registry, "hydraulics")
         found = inspect(database.reader)
@@ -363,9 +363,7 @@ def test_tables_of_a_newer_release_are_left_alone(fleet: Fleet, registry: Regist
     database.close()
 
 
-def test_results_wait_for_a_database_that_is_away_and_are_marked_late(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_results_are_queued_during_an_outage_and_marked_late(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with Server() as server:
         fleet = Fleet.of(Registry(tmp_path, server.new_database()))
         fleet.put_equipment(parse_equipment("exc_001", {"topology": "zema_rig"}))
@@ -411,10 +409,10 @@ def test_a_server_that_starts_without_its_database_still_answers(tmp_path: Path)
         fleet.close()
 
 
-def test_an_outage_fills_no_memory(
+def test_memory_is_bounded_during_an_outage(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(module, "MOST_WAITING", 100)
+    monkeypatch.setattr(module, "MAX_QUEUED", 100)
     (tmp_path / "hydraulics.db").mkdir()  # no database can be there
     fleet = Fleet.of(Registry(tmp_path))
     _eventually(lambda: fleet._outage)
@@ -425,15 +423,15 @@ def test_an_outage_fills_no_memory(
     assert times[0] == NOW_S
     assert times[-1] == NOW_S + 999 * 60.0
     fleet.close()
-    assert any("were never written" in each.getMessage() for each in caplog.records)
+    assert any("were not written" in each.getMessage() for each in caplog.records)
 
 
 def test_a_program_that_ends_without_closing_loses_nothing(registry: Registry) -> None:
     program = f"""
 from penstock import Registry
-from penstock_hydraulics.fleet.fleet import Plant, Result
-plant = Plant.of(Registry({str(registry.path)!r}, {registry.database_url!r}))
-plant.record(Result("exc_001", {NOW_S}, 0.5, "warning"))
+from penstock_hydraulics.fleet.fleet import Fleet, Result
+fleet = Fleet.of(Registry({str(registry.path)!r}, {registry.database_url!r}))
+fleet.record(Result("exc_001", {NOW_S}, 0.5, "warning"))
 """
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
     fleet = Fleet.of(registry)
@@ -442,15 +440,13 @@ plant.record(Result("exc_001", {NOW_S}, 0.5, "warning"))
 
 
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
-def test_a_forked_process_has_a_plant_of_its_own(fleet: Fleet, registry: Registry) -> None:
+def test_a_forked_process_has_its_own_fleet(fleet: Fleet, registry: Registry) -> None:
     key = (os.getpid(), registry.database_url)
     assert module._SHARED[key] is fleet
     assert all(pid == os.getpid() for pid, _ in module._SHARED)
 
 
-def test_a_machine_that_this_release_cannot_read_costs_only_itself(
-    fleet: Fleet, registry: Registry, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_an_unreadable_machine_is_ignored(fleet: Fleet, registry: Registry, caplog: pytest.LogCaptureFixture) -> None:
     for name in ("a", "b"):
         fleet.put_equipment(parse_equipment(name, {"topology": "zema_rig"}))
     with closing(open_database(registry, "hydraulics")) as database, database.writer.begin() as connection:
@@ -464,10 +460,10 @@ def test_a_machine_that_this_release_cannot_read_costs_only_itself(
         assert [stored.late for stored in other.history("exc_001")] == [False]
     finally:
         other.close()
-    assert "the machine a is left out: topology: there is no template 'of_tomorrow'" in caplog.text
+    assert "machine a is ignored: topology: unknown template 'of_tomorrow'" in caplog.text
 
 
-def test_results_that_waited_for_a_database_that_hung_are_late(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_results_queued_behind_a_hanging_database_are_late(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "LATE_S", 0.5)
     go_on, inside = threading.Event(), threading.Event()
     write = Store.write

@@ -8,7 +8,7 @@ from penstock_hydraulics.fleet.health_history import POINTS, HealthHistories
 A, B, C = ("a", "rig:1"), ("b", "rig:1"), ("c", "rig:1")
 
 
-def test_a_machine_that_nobody_has_seen_has_an_empty_trail_and_is_to_be_read() -> None:
+def test_a_new_machine_has_an_empty_history_to_be_loaded() -> None:
     histories = HealthHistories()
     assert len(histories.recent(A).times_s) == 0
     assert histories.unread() == [A]
@@ -17,7 +17,7 @@ def test_a_machine_that_nobody_has_seen_has_an_empty_trail_and_is_to_be_read() -
     assert histories.unread() == []
 
 
-def test_thousands_of_results_leave_a_bounded_trail_that_spans_them_all() -> None:
+def test_thousands_of_results_give_a_bounded_history_over_their_full_span() -> None:
     histories = HealthHistories()
     for number in range(5_000):
         histories.add(A, 1e9 + number * 60.0, 1.0 - number / 5_000)
@@ -37,7 +37,7 @@ def test_points_are_denser_towards_the_present() -> None:
     assert gaps[0] > 10 * gaps[-1]
 
 
-def test_a_burst_does_not_push_out_what_was_before_it() -> None:
+def test_a_burst_does_not_evict_older_points() -> None:
     histories = HealthHistories()
     for number in range(50):
         histories.add(A, number * 3600.0, 0.9)
@@ -48,7 +48,7 @@ def test_a_burst_does_not_push_out_what_was_before_it() -> None:
     assert health[0] == pytest.approx(0.9)
 
 
-def test_a_late_point_takes_its_place_in_time() -> None:
+def test_a_late_point_is_inserted_in_order() -> None:
     histories = HealthHistories()
     for at_s in (10.0, 30.0, 20.0):
         histories.add(A, at_s, at_s / 100)
@@ -57,7 +57,7 @@ def test_a_late_point_takes_its_place_in_time() -> None:
     assert health.tolist() == [0.1, 0.2, 0.3]
 
 
-def test_results_of_one_moment_are_kept_as_their_mean() -> None:
+def test_results_of_one_moment_are_merged_to_their_mean() -> None:
     histories = HealthHistories()
     for number in range(POINTS + 1):
         histories.add(A, 5.0, float(number % 2))
@@ -66,7 +66,7 @@ def test_results_of_one_moment_are_kept_as_their_mean() -> None:
     assert health[0] == pytest.approx(0.5, abs=0.01)
 
 
-def test_history_that_is_read_later_comes_before_what_was_seen_since() -> None:
+def test_stored_points_are_merged_before_newer_ones() -> None:
     histories = HealthHistories()
     histories.add(A, 100.0, 0.5)
     histories.merge_stored(A, np.array([50.0, 100.0]), np.array([0.9, 0.5]), np.ones(2))
@@ -75,7 +75,7 @@ def test_history_that_is_read_later_comes_before_what_was_seen_since() -> None:
     assert health.tolist() == [0.9, 0.5]
 
 
-def test_a_long_history_is_thinned_by_the_results_behind_each_point() -> None:
+def test_thinning_weights_points_by_their_number_of_results() -> None:
     histories = HealthHistories()
     histories.recent(A)
     histories.merge_stored(A, np.arange(4_000) * 3600.0, np.full(4_000, 0.7), np.full(4_000, 60.0))
@@ -84,14 +84,14 @@ def test_a_long_history_is_thinned_by_the_results_behind_each_point() -> None:
     np.testing.assert_allclose(health, 0.7)
 
 
-def test_a_copy_is_handed_out() -> None:
+def test_recent_returns_a_copy() -> None:
     histories = HealthHistories()
     histories.add(A, 1.0, 0.5)
     histories.recent(A).health[0] = 0.0
     assert histories.recent(A).health[0] == 0.5
 
 
-def test_only_the_machines_that_were_asked_about_last_are_kept() -> None:
+def test_the_least_recently_used_histories_are_evicted() -> None:
     histories = HealthHistories(most=2)
     for name in (A, B, C):
         histories.add(name, 1.0, 0.5)
@@ -100,7 +100,7 @@ def test_only_the_machines_that_were_asked_about_last_are_kept() -> None:
     assert histories.unread() == [B, C]
 
 
-def test_others_results_reach_known_machines_only() -> None:
+def test_results_of_other_processes_reach_cached_machines_only() -> None:
     histories = HealthHistories()
     histories.add(A, 1.0, 0.5)
     histories.merge_stored(A, np.empty(0), np.empty(0), np.empty(0))
@@ -109,7 +109,7 @@ def test_others_results_reach_known_machines_only() -> None:
     assert B not in histories
 
 
-def test_a_result_of_a_clock_that_is_ahead_does_not_melt_the_others_together() -> None:
+def test_a_result_from_a_clock_ahead_does_not_merge_the_others() -> None:
     histories, plain = HealthHistories(), HealthHistories()
     for number in range(500):
         for each in (histories, plain):
@@ -119,7 +119,7 @@ def test_a_result_of_a_clock_that_is_ahead_does_not_melt_the_others_together() -
     assert len(histories.recent(A).times_s) > len(plain.recent(A).times_s) - 10
 
 
-def test_each_model_has_a_trail_of_its_own_and_a_machine_is_forgotten_with_all_of_them() -> None:
+def test_each_model_has_its_own_history_and_forgetting_a_machine_drops_all() -> None:
     histories = HealthHistories()
     histories.add(A, 1.0, 0.9)
     histories.add(("a", "rig:2"), 2.0, 0.4)

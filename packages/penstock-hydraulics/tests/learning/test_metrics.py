@@ -26,14 +26,14 @@ def test_scores_agree_with_scikit_learn():
     assert metrics.negative_log_likelihood(probabilities, labels) == pytest.approx(log_loss(labels, probabilities))
 
 
-def test_a_level_that_never_occurs_counts_only_when_it_is_answered():
+def test_an_absent_level_counts_only_if_it_is_answered():
     labels, right, wrong = np.array([0, 0, 1]), np.array([0, 0, 1]), np.array([0, 2, 1])
     assert metrics.macro_f1(metrics.confusion_matrix(labels, right, 4)) == 1.0
     expected = f1_score(labels, wrong, average="macro")
     assert metrics.macro_f1(metrics.confusion_matrix(labels, wrong, 4)) == pytest.approx(expected)
 
 
-def test_the_calibration_error_of_honest_answers_is_small_and_of_boasting_ones_large():
+def test_the_calibration_error_is_small_for_calibrated_and_large_for_overconfident_answers():
     rng = np.random.default_rng(1)
     sure = rng.uniform(0.5, 1, 20_000)
     labels = (rng.random(20_000) > sure).astype(np.int64)
@@ -66,10 +66,10 @@ def test_confusions_by_run_add_up_to_the_whole():
     assert (by_run.sum(axis=0) == metrics.confusion_matrix(labels, answers, 4)).all()
 
 
-def test_intervals_from_runs_are_wider_than_from_cycles_where_runs_are_alike():
+def test_intervals_over_runs_are_wider_than_over_cycles():
     runs = np.repeat(np.arange(40), 10)
     labels = np.tile([0, 1], 200)
-    wrong = np.isin(runs, [3, 17, 30])  # three runs are answered wrongly from end to end
+    wrong = np.isin(runs, [3, 17, 30])  # all answers of three runs are wrong
     answers = np.where(wrong, 1 - labels, labels)
 
     def width(groups):
@@ -82,7 +82,7 @@ def test_intervals_from_runs_are_wider_than_from_cycles_where_runs_are_alike():
     assert width(runs) > 2 * width(np.arange(400))
 
 
-def test_a_paired_comparison_sees_a_small_but_steady_difference():
+def test_a_paired_comparison_detects_a_small_consistent_difference():
     runs = np.repeat(np.arange(60), 5)
     labels = np.tile([0, 1, 0, 1, 1], 60)
     hard = np.isin(runs, np.arange(0, 60, 3))
@@ -106,10 +106,10 @@ def test_a_threshold_keeps_false_alarms_within_its_share():
     assert lower.false_alarms > 0.01
 
 
-def test_a_threshold_stays_at_one_half_where_faults_stand_far_apart():
+def test_a_threshold_is_at_least_one_half():
     scores = np.concatenate([np.full(100, 0.001), np.full(100, 0.999)])
     assert metrics.threshold_at(scores, np.arange(200) >= 100, 0.01) == 0.5
 
 
-def test_a_threshold_is_never_above_certainty():
+def test_a_threshold_is_at_most_one():
     assert metrics.threshold_at(np.ones(5), np.zeros(5, dtype=bool), 0.01) == 1.0

@@ -14,7 +14,7 @@ from penstock_hydraulics.machine.states import (
 )
 
 
-def test_the_blocks_of_the_states_follow_one_another_without_a_gap():
+def test_the_columns_of_the_states_are_contiguous():
     columns = [column for head in HEADS for column in range(head.start, head.stop)]
     assert columns == list(range(LEVELS)) == list(range(14))
 
@@ -35,5 +35,5 @@ def test_severity_is_the_expected_level_between_best_and_worst():
     ("components", "health"),
     [([2 / 3, 1, 1, 1], 0.79), ([0.5, 1, 1, 1], 0.69), ([1 / 3, 1, 1, 1], 0.58), ([0, 1, 1, 1], 0.375), ([], 1.0)],
 )
-def test_one_bad_component_weighs_as_much_as_the_mean_of_all(components, health):
+def test_machine_health_is_half_the_worst_and_half_the_mean(components, health):
     assert equipment_health(np.array(components, np.float32)) == pytest.approx(health, abs=0.01)

@@ -1,4 +1,4 @@
-"""The four circuits that are known by name."""
+"""The four circuit templates."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_the_rig_has_the_fourteen_sensors_of_the_recordings() -> None:
     assert set(TEMPLATES["zema_rig"].expected_sensors) == RIG
 
 
-def test_the_rigs_components_keep_the_order_that_models_were_trained_with() -> None:
+def test_the_order_of_the_rigs_components_is_that_of_training() -> None:
     assert list(TEMPLATES["zema_rig"].index) == [
         "pump_main",
         "valve_main",
@@ -43,13 +43,13 @@ def test_the_rigs_components_keep_the_order_that_models_were_trained_with() -> N
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
-def test_a_template_survives_being_written_and_read(name: str) -> None:
+def test_a_template_round_trips_through_its_document(name: str) -> None:
     assert parse_topology(TEMPLATES[name].document()) == TEMPLATES[name]
     assert TEMPLATES[name].name == name
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
-def test_every_template_takes_the_sensors_of_the_usual_request(name: str) -> None:
+def test_every_template_has_the_sensors_of_the_example_request(name: str) -> None:
     for sensor in ("pressure_pump_main", "temperature_pump_main", "vibration_pump_main"):
         assert TEMPLATES[name].sensor(sensor) is not None
 

@@ -26,7 +26,7 @@ def test_every_state_has_its_evidence():
     assert EVIDENCE.keys() == {head.name for head in HEADS}
 
 
-def test_three_sensors_of_the_pump_leave_the_loop_dark():
+def test_three_sensors_of_the_pump_do_not_cover_the_cooling_loop():
     coverage = coverage_of(RIG, ("pressure_pump_main", "temperature_pump_main", "vibration_pump_main"))
     assert coverage.sensors == pytest.approx(3 / 14)
     assert share_of(RIG, coverage, "pump_main") == pytest.approx(1 / 3, abs=1e-4)
@@ -40,7 +40,7 @@ def test_a_state_without_any_of_its_sensors_is_not_covered():
     assert share_of(RIG, coverage, "accumulator_main") == 0.0
 
 
-def test_another_valve_says_nothing_of_a_valve():
+def test_a_valve_is_no_evidence_of_another_valve():
     topology = TEMPLATES["excavator"]
     coverage = coverage_of(topology, ("pressure_valve_arm",))
     assert share_of(topology, coverage, "valve_arm") > 0
@@ -53,7 +53,7 @@ def test_a_topology_that_lists_no_sensors_counts_its_components():
     assert coverage_of(topology, ("pressure_pump_a", "temperature_tank")).sensors == 1.0
 
 
-def test_a_short_window_an_assumed_machine_and_rules_alone_count_less():
+def test_coverage_is_lower_for_short_windows_assumed_machines_and_rules():
     coverage = coverage_of(RIG, RIG.expected_sensors)
     whole = coverage.of_window(60, 60, assumed=False, model=True)
     assert whole == 1.0

@@ -48,7 +48,7 @@ def scales(windows) -> Scales:
     return Scales({"zema_rig": table}, {"pump.pressure": Scale.flat(windows[:, 0])})
 
 
-def test_the_statistics_are_what_they_say():
+def test_the_statistics_match_their_definition():
     readings = np.random.default_rng(1).normal(5, 2, (3, STEPS)).astype(np.float32)
     found = statistics_of(readings)
     assert found.shape == (3, STATISTICS)
@@ -60,7 +60,7 @@ def test_the_statistics_are_what_they_say():
     assert found[:, 24:] == pytest.approx(np.stack(whole, axis=1), abs=1e-4)
 
 
-def test_every_row_lands_at_its_component_and_channel_and_the_rest_is_zero(windows, scales):
+def test_every_row_is_placed_at_its_component_and_channel(windows, scales):
     inputs = encode(windows[0], Layout.make(RIG, ROWS, scales))
     filled = {(node, CHANNELS.index(channel)) for node, channel in ROWS}
     for node in range(8):
@@ -82,13 +82,13 @@ def test_the_inputs_have_the_types_and_shapes_of_the_signature(windows, scales):
     }
 
 
-def test_scaled_windows_of_the_machine_that_was_measured_are_standard_at_every_step(windows, scales):
+def test_windows_of_a_recorded_machine_are_standardised_at_every_step(windows, scales):
     signals = encode_all(windows, Layout.make(RIG, ROWS, scales))["signals"][:, 0, 0]
     assert signals.mean(axis=0) == pytest.approx(np.zeros(STEPS), abs=0.02)
     assert signals.std(axis=0).max() < 1.05
 
 
-def test_many_windows_are_encoded_as_each_alone(windows, scales):
+def test_batch_encoding_equals_single_encoding(windows, scales):
     layout = Layout.make(RIG, ROWS, scales)
     together = encode_all(windows, layout)
     for place, window in enumerate(windows):
@@ -114,7 +114,7 @@ def test_a_machine_of_the_same_name_but_other_components_is_scaled_by_kind(windo
     assert scales.of(other, (1, "temperature")).mean == pytest.approx(45)
 
 
-def test_scales_survive_the_manifest_exactly(windows, scales):
+def test_scales_round_trip_exactly_through_the_manifest(windows, scales):
     document = json.loads(json.dumps(scales.to_mapping()))
     again = Scales.from_mapping(document)
     layouts = [Layout.make(RIG, ROWS, one) for one in (scales, again)]
@@ -141,20 +141,20 @@ def test_scales_survive_the_manifest_exactly(windows, scales):
         },
     ],
 )
-def test_scales_that_cannot_be_read_are_refused_with_one_sentence(document):
+def test_invalid_scales_are_refused_in_one_sentence(document):
     with pytest.raises(InvalidInput, match="scales: the manifest's table"):
         Scales.from_mapping(document)
 
 
 @given(arrays.arrays(np.float32, (2, STEPS), elements=st.floats(-1e6, 1e6, width=32)))
-def test_whatever_finite_readings_come_the_inputs_are_finite_and_clamped(readings):
+def test_any_finite_readings_give_finite_clamped_inputs(readings):
     layout = Layout.make(RIG, ((0, "pressure"), (4, "temperature")), Scales({}, {}))
     for value in encode(readings, layout).values():
         assert np.isfinite(value).all()
         assert np.abs(value).max() <= LIMIT or value.dtype == np.int64
 
 
-def test_a_window_without_any_sensor_can_still_be_asked_about():
+def test_a_window_without_sensors_can_be_encoded():
     layout = Layout.make(RIG, (), Scales({}, {}))
     inputs = encode(np.zeros((0, STEPS), np.float32), layout)
     assert not inputs["present"].any()
@@ -168,12 +168,12 @@ def test_graphs_are_padded_to_the_next_size(components, size):
 
 
 @pytest.mark.parametrize("components", [0, 65])
-def test_a_graph_of_no_or_too_many_components_is_refused(components):
+def test_zero_or_too_many_components_are_refused(components):
     with pytest.raises(InvalidInput, match=f"1 to 64 components, not {components}"):
         padded(components)
 
 
-def test_the_arrays_of_a_layout_cannot_be_written(scales):
+def test_the_arrays_of_a_layout_are_read_only(scales):
     layout = Layout.make(RIG, ROWS, scales)
     with pytest.raises(ValueError, match="read-only"):
         layout.present[0, 0, 0] = 5
@@ -183,13 +183,13 @@ def test_the_arrays_of_a_layout_cannot_be_written(scales):
     ("options", "field"),
     [({"window_s": 30.0}, "window_s"), ({"rate_hz": 0.0}, "window_s"), ({"min_window_s": 61.0}, "min_window_s")],
 )
-def test_a_window_the_models_are_not_made_for_is_refused(options, field):
+def test_an_unsupported_minimum_window_is_refused(options, field):
     with pytest.raises(InvalidInput) as refused:
         FeatureConfig(**options)
     assert refused.value.errors[0].field == field
 
 
 @pytest.mark.parametrize("wrong", [{"window_s": 30, "rate_hz": 2}, {"window_s": float("inf")}, {"rate_hz": 0.0}])
-def test_another_window_than_the_models_is_refused(wrong):
+def test_an_unsupported_window_is_refused(wrong):
     with pytest.raises(InvalidInput, match="it must be 60 s at 1 Hz"):
         FeatureConfig(**wrong)

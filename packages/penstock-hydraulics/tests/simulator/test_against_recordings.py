@@ -1,4 +1,4 @@
-"""The simulated rig beside the recorded one: every combination of the four labelled faults that settled."""
+"""The simulated rig compared with the recorded one, for all settled combinations of the four labelled faults."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ MEDIAN = {
     "pressure_cooler_main": 0.03,
     "temperature_cooler_main": 0.05,
 }
-"""How far, as a share, the mean over a cycle may be off in half of the runs."""
+"""Maximum relative error of the mean over a cycle in half of the runs."""
 
 
 def _recordings() -> Path:
@@ -62,7 +62,7 @@ def _simulated(levels: np.ndarray) -> dict[str, float]:
     }
 
 
-def test_every_sensors_mean_is_that_of_the_recorded_run_with_the_same_faults() -> None:
+def test_the_mean_of_every_sensor_matches_the_recorded_run_with_the_same_faults() -> None:
     recordings = load(_recordings())
     off: defaultdict[str, list[float]] = defaultdict(list)
     for run in np.unique(recordings.runs[recordings.in_settled_runs]):

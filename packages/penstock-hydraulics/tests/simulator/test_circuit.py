@@ -1,4 +1,4 @@
-"""Who supplies whom in a topology."""
+"""The supply structure of a topology."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_each_pump_of_two_has_its_own_valves_and_relief() -> None:
     assert main.consumers[0].holds
 
 
-def test_a_filter_in_the_pressure_line_is_passed_when_there_is_no_other_way() -> None:
+def test_a_filter_in_the_pressure_line_is_part_of_the_supply() -> None:
     topology = Topology(
         "pressed",
         (Component("p", "pump"), Component("f", "filter"), Component("v", "directional_valve")),
@@ -37,7 +37,7 @@ def test_a_filter_in_the_pressure_line_is_passed_when_there_is_no_other_way() ->
     assert supplies_of(topology)[0].consumers[0].valve == "v"
 
 
-def test_an_actuator_without_a_valve_hangs_on_the_pump_itself() -> None:
+def test_an_actuator_without_a_valve_is_supplied_by_the_pump() -> None:
     topology = Topology("bare", (Component("p", "pump"), Component("m", "motor")), (("p", "m"),))
 
     (consumer,) = supplies_of(topology)[0].consumers
@@ -45,7 +45,7 @@ def test_an_actuator_without_a_valve_hangs_on_the_pump_itself() -> None:
     assert (consumer.valve, consumer.actuators[0].id) == (None, "m")
 
 
-def test_a_circuit_without_a_pump_supplies_nobody() -> None:
+def test_a_circuit_without_a_pump_has_no_supplies() -> None:
     topology = Topology("dry", (Component("v", "directional_valve"), Component("t", "reservoir")), (("v", "t"),))
 
     assert supplies_of(topology) == ()

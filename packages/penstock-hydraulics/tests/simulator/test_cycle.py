@@ -1,4 +1,4 @@
-"""A whole machine over a cycle: energy, and the levels of the recorded rig."""
+"""A machine over a cycle: energy balance, and the levels of the recorded rig."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _seconds(cycle: Cycle, sensor: str) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
-def test_the_room_takes_the_heat_that_the_drives_give(name: str) -> None:
+def test_the_heat_balance_is_closed(name: str) -> None:
     cycle = _cycle(name)
     rated = cycle.machine.ratings
 
@@ -36,21 +36,21 @@ def test_the_room_takes_the_heat_that_the_drives_give(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
-def test_no_pump_hands_over_more_energy_in_a_cycle_than_its_drive_takes(name: str) -> None:
+def test_no_pump_delivers_more_energy_than_its_drive_consumes(name: str) -> None:
     for flow in _cycle(name).flows:
         handed_over = flow.pressure * flow.delivered / 0.6
         assert 0.5 * flow.power.mean() < handed_over.mean() < flow.power.mean()
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
-def test_over_a_cycle_as_much_returns_as_the_pumps_give(name: str) -> None:
+def test_return_flow_equals_delivery_over_a_cycle(name: str) -> None:
     cycle = _cycle(name)
     given = sum(float(flow.delivered.mean()) for flow in cycle.flows)
 
     assert cycle.returned.mean() == pytest.approx(given, rel=2e-3)
 
 
-def test_the_sound_rig_reads_what_the_recordings_read() -> None:
+def test_the_healthy_rig_has_the_recorded_readings() -> None:
     cycle = _cycle()
     settled_levels = {
         "pressure_pump_main": {5: 191.4, 15: 146.6, 25: 156.4, 35: 166.2, 45: 156.4, 55: 151.5},
@@ -64,7 +64,7 @@ def test_the_sound_rig_reads_what_the_recordings_read() -> None:
             assert course[second] == pytest.approx(expected, rel=0.01, abs=0.05), (sensor, second)
 
 
-def test_the_sound_rig_has_the_recorded_temperatures_and_loop() -> None:
+def test_the_healthy_rig_has_the_recorded_temperatures_and_loop() -> None:
     cycle = _cycle()
     recorded = {
         "temperature_pump_main": 36.3,
@@ -82,14 +82,14 @@ def test_the_sound_rig_has_the_recorded_temperatures_and_loop() -> None:
 
 
 @pytest.mark.parametrize(("severity", "recorded"), [(0.0, 85.1), (1 / 3, 76.7), (2 / 3, 62.0), (1.0, 47.5)])
-def test_a_sticking_valve_shows_in_the_second_of_its_opening_as_recorded(severity: float, recorded: float) -> None:
+def test_a_sticking_valve_changes_the_second_of_its_opening_as_recorded(severity: float, recorded: float) -> None:
     cycle = _cycle(valve_main={"valve_stiction": severity})
 
     assert _seconds(cycle, "pressure_valve_main")[9] == pytest.approx(recorded, abs=3.0)
 
 
 @pytest.mark.parametrize(("severity", "recorded"), [(0.0, 7.84), (0.5, 7.63), (1.0, 7.52)])
-def test_a_leaking_pump_delivers_what_was_recorded(severity: float, recorded: float) -> None:
+def test_a_leaking_pump_has_the_recorded_flow(severity: float, recorded: float) -> None:
     cycle = _cycle(pump_main={"leakage": severity})
 
     assert _seconds(cycle, "flow_pump_main")[25] == pytest.approx(recorded, abs=0.05)
@@ -103,7 +103,7 @@ def test_a_failing_cooler_warms_its_oil_as_recorded(severity: float, recorded: f
 
 
 @pytest.mark.parametrize(("severity", "recorded"), [(0.0, 174.2), (1.0, 177.5)])
-def test_a_spent_accumulator_lets_the_pressure_rise_faster_as_recorded(severity: float, recorded: float) -> None:
+def test_a_low_precharge_raises_the_pressure_faster_as_recorded(severity: float, recorded: float) -> None:
     cycle = _cycle(accumulator_main={"pressure_drop": severity})
 
     assert _seconds(cycle, "pressure_pump_main")[0] == pytest.approx(recorded, abs=2.5)

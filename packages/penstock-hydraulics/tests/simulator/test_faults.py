@@ -1,4 +1,4 @@
-"""The nine faults, each by the sensor that physics says it moves."""
+"""The nine faults: each changes the expected sensor in the expected direction."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def _figure(name: str, component: str, fault: str, severity: float, sensor: str,
 
 
 @pytest.mark.parametrize(("name", "component", "fault", "sensor", "what", "sign"), SHOWS)
-def test_a_fault_moves_its_sensor_one_way_as_it_grows(
+def test_a_growing_fault_moves_its_sensor_monotonically(
     name: str, component: str, fault: str, sensor: str, what: str, sign: int
 ) -> None:
     figures = [_figure(name, component, fault, severity, sensor, what) for severity in (0.0, 0.2, 0.5, 0.8, 1.0)]
@@ -58,14 +58,14 @@ def test_a_fault_moves_its_sensor_one_way_as_it_grows(
     assert (sign * np.diff(figures) > 0).all(), figures
 
 
-def test_every_fault_at_every_kind_it_is_simulated_at_is_in_the_table_above_or_its_like() -> None:
+def test_the_table_above_covers_every_fault_at_every_kind() -> None:
     shown = {fault for _, _, fault, *_ in SHOWS}
 
     assert shown == set(FAULTS)
     assert tuple(FAULTS) == ANOMALIES
 
 
-def test_contamination_leaves_everything_but_its_filter_alone() -> None:
+def test_contamination_affects_only_its_filter() -> None:
     for sensor in ("pressure_pump_main", "flow_pump_main", "temperature_tank", "pressure_cooler_main"):
         sound = _figure("zema_rig", "filter_main", "contamination", 0.0, sensor, "mean")
         assert _figure("zema_rig", "filter_main", "contamination", 1.0, sensor, "mean") == pytest.approx(sound)
@@ -75,21 +75,21 @@ def test_contamination_leaves_everything_but_its_filter_alone() -> None:
     ("faults", "sentence"),
     [
         ({"pump_9": {"leakage": 0.5}}, "no component 'pump_9'"),
-        ({"pump_main": {"rust": 0.5}}, "no fault 'rust'"),
+        ({"pump_main": {"rust": 0.5}}, "Unknown fault 'rust'"),
         ({"tank": {"leakage": 0.5}}, "'tank' is a reservoir, which cannot have leakage"),
-        ({"pump_main": {"leakage": 1.5}}, "leakage at 'pump_main' is not within 0 to 1"),
-        ({"pump_main": {"leakage": (0.0, -1.0)}}, "is not within 0 to 1"),
-        ({"pump_main": {"leakage": float("nan")}}, "is not within 0 to 1"),
+        ({"pump_main": {"leakage": 1.5}}, "leakage at 'pump_main' must be from 0 to 1"),
+        ({"pump_main": {"leakage": (0.0, -1.0)}}, "must be from 0 to 1"),
+        ({"pump_main": {"leakage": float("nan")}}, "must be from 0 to 1"),
     ],
 )
-def test_a_fault_that_cannot_be_is_refused_by_its_component(faults: dict[str, dict[str, float]], sentence: str) -> None:
+def test_an_impossible_fault_is_refused_with_its_component(faults: dict[str, dict[str, float]], sentence: str) -> None:
     with pytest.raises(InvalidInput) as refusal:
         check_faults(TEMPLATES["zema_rig"], faults)
 
     assert sentence in str(refusal.value)
 
 
-def test_a_pair_of_severities_grows_evenly_over_the_windows() -> None:
+def test_a_pair_of_severities_is_interpolated_over_the_windows() -> None:
     grown = [severities({"p": {"leakage": (0.0, 1.0), "cavitation": 0.3}}, window, 5) for window in range(5)]
 
     assert [now["p"]["leakage"] for now in grown] == [0.0, 0.25, 0.5, 0.75, 1.0]

@@ -1,4 +1,4 @@
-"""One pump's line: continuity, and each element by its law."""
+"""One pump's line: continuity, and the law of each element."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _line(gas: Gas | None = GAS, opened: float | None = None) -> Line:
 
 
 @pytest.mark.parametrize("gas", [GAS, None])
-def test_no_oil_is_made_or_lost(gas: Gas | None) -> None:
+def test_oil_is_conserved(gas: Gas | None) -> None:
     line = _line(gas)
     pressure = pressures(line)
     net = line.pump.delivery(pressure) - line.relief.flow(pressure) - line.branches[0].flow(pressure)
@@ -53,7 +53,7 @@ def test_a_cycle_ends_as_it_begins() -> None:
     assert first == pytest.approx(net[:1] * STEP_S / 60, abs=1e-4)
 
 
-def test_a_shut_valve_sends_all_of_the_pumps_flow_over_the_relief_valve() -> None:
+def test_a_closed_valve_sends_all_flow_through_the_relief_valve() -> None:
     line = _line(opened=0.0)
     pressure = pressures(line)
 
@@ -78,7 +78,7 @@ def test_gas_follows_the_polytropic_law() -> None:
     assert GAS.oil(np.array([50.0])) == 0.0
 
 
-def test_a_branch_takes_the_flow_whose_drops_add_up_to_the_pressure() -> None:
+def test_the_flow_of_a_branch_balances_its_pressure_drops() -> None:
     branch = Branch(np.ones(STEPS), np.full(STEPS, 100.0), np.full(STEPS, 0.005), 0.15)
     flow = branch.flow(np.full(STEPS, 120.0))
 
@@ -92,7 +92,7 @@ def test_an_orifice_passes_twice_the_flow_at_four_times_the_drop() -> None:
     assert branch.flow(np.full(STEPS, 40.0)) == pytest.approx(2 * branch.flow(np.full(STEPS, 10.0)))
 
 
-def test_a_sticking_spool_opens_later_by_its_delay_and_shuts_as_before() -> None:
+def test_a_sticking_spool_opens_late_and_closes_on_time() -> None:
     sound, _ = spool(CYCLE, 0.0)
     sticking, _ = spool(CYCLE, 0.3)
 

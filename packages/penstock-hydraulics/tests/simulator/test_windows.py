@@ -1,4 +1,4 @@
-"""Windows with their labels."""
+"""Simulated windows with labels."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_a_window_has_a_minute_of_every_expected_sensor(name: str) -> None:
     assert window.labels.health == 1.0
 
 
-def test_the_same_seed_gives_the_same_windows_and_another_gives_others() -> None:
+def test_windows_are_determined_by_the_seed() -> None:
     first, again, other = (list(simulate(RIG, {}, 2, seed)) for seed in (1, 1, 2))
 
     for one, two in zip(first, again, strict=True):
@@ -40,20 +40,20 @@ def test_the_same_seed_gives_the_same_windows_and_another_gives_others() -> None
     assert (first[0].readings["power_pump_main"] != first[1].readings["power_pump_main"]).any()
 
 
-def test_windows_come_one_at_a_time_however_many_are_asked_for() -> None:
+def test_windows_are_generated_lazily() -> None:
     endless = simulate(RIG, {}, 1_000_000_000)
 
     assert len(list(itertools.islice(endless, 2))) == 2
 
 
-def test_a_refusal_comes_before_the_first_window() -> None:
+def test_invalid_arguments_are_refused_before_the_first_window() -> None:
     with pytest.raises(InvalidInput, match="must be at least 1"):
         simulate(RIG, {}, 0)
     with pytest.raises(InvalidInput, match="'tank'"):
         simulate(RIG, {"tank": {"leakage": 1.0}}, 1)
 
 
-def test_labels_speak_of_the_data_sets_levels() -> None:
+def test_labels_use_the_levels_of_the_data_set() -> None:
     window = _one(
         {
             "pump_main": {"leakage": 0.5},
@@ -90,7 +90,7 @@ def test_a_degrading_machines_health_falls_until_it_fails() -> None:
     assert health[0] == 1.0
 
 
-def test_the_noise_is_the_recordings() -> None:
+def test_the_noise_matches_the_recordings() -> None:
     window = next(simulate(RIG, {}, 1))
 
     assert window.readings["temperature_tank"].std() < 0.1

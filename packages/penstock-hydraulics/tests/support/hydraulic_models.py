@@ -40,7 +40,7 @@ def _value(name: str, kind: int, shape: tuple[int | str, ...]) -> onnx.ValueInfo
 
 
 def hydraulic_model(path: Path, seed: int = 0) -> Path:
-    """Every state from the node's own mean signal, every fault from the sum over nodes; padding counts for nothing."""
+    """States from the node's mean signal, faults from the sum over nodes; padding has no effect."""
     rng = np.random.default_rng(seed)
     constants = {
         "to_levels": rng.normal(0, 1, (C, LEVELS)).astype(np.float32),
@@ -122,7 +122,7 @@ def hydraulic_registry(root: Path, database_url: str | None = None, **config: An
 def readings(
     topology: Any, seconds: int = 60, seed: int = 0, rate_hz: Mapping[str, int] | None = None
 ) -> dict[str, Any]:
-    """Plausible noise of every expected sensor."""
+    """Plausible noisy readings of all expected sensors."""
     rng = np.random.default_rng(seed)
     usual = {"pressure": 120.0, "flow": 8.0, "temperature": 42.0, "vibration": 0.6, "power": 2500.0}
     data = {}

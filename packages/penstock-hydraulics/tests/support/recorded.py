@@ -1,4 +1,4 @@
-"""The recordings, where PENSTOCK_HYDRAULICS_DATA names them: cycles by their labels, as a client would send them."""
+"""The recordings at PENSTOCK_HYDRAULICS_DATA: cycles by labels, in the form of requests."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LABELS = ("cooler", "valve", "leak", "accumulator", "stable")
 
 @functools.cache
 def _arrays() -> dict[str, np.ndarray]:
-    """Readings [cycles, samples] by the recordings' name of the sensor, and labels [cycles]."""
+    """Readings [cycles, samples] by sensor name of the data set, and labels [cycles]."""
     path = Path(os.environ["PENSTOCK_HYDRAULICS_DATA"])
     if path.is_dir():
         found = {name: np.loadtxt(path / f"{name}.txt") for name in SENSORS.values()}
@@ -29,7 +29,7 @@ def _arrays() -> dict[str, np.ndarray]:
 
 
 def cycles(**labels: int) -> np.ndarray:
-    """The numbers of the settled cycles with these labels."""
+    """Indices of the settled cycles with these labels."""
     arrays = _arrays()
     fits = arrays["stable"] == 0
     for label, value in labels.items():
@@ -38,7 +38,7 @@ def cycles(**labels: int) -> np.ndarray:
 
 
 def readings_of(cycle: int, *only: str) -> tuple[dict[str, list[float]], dict[str, float]]:
-    """Readings and rates of a cycle, of these sensors or of all."""
+    """Readings and rates of a cycle, for some or all sensors."""
     found = {name: _arrays()[SENSORS[name]][cycle].astype(float) for name in only or tuple(SENSORS)}
     rates = {name: len(values) / 60 for name, values in found.items()}
     return {name: values.tolist() for name, values in found.items()}, rates

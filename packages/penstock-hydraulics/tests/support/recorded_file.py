@@ -1,4 +1,4 @@
-"""Recordings as an npz file of the form that `penstock_hydraulics.learning.data.recordings.load` reads."""
+"""Write recordings as an npz file that `penstock_hydraulics.load` reads."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _PROFILE = ("cooler", "valve", "pump_leak", "accumulator")
 
 
 def write_npz(path: Path, recordings: Recordings) -> Path:
-    """Write `recordings`; extremes of flows become means."""
+    """Write `recordings`; flows are written as means."""
     means = [place for place, (_, channel) in enumerate(ROWS) if not channel.startswith("flow_")]
     columns = {name: recordings.readings[:, place] for name, place in zip(SENSORS, means, strict=True)}
     labels = {

@@ -1,4 +1,4 @@
-"""Small recordings of the rig that the simulator made: for tests of what is trained, without the real ones."""
+"""Small simulated recordings of the rig, for training tests without the real ones."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from penstock_hydraulics.learning.data.simulated import rows_of_window
 from penstock_hydraulics.machine.states import HEADS
 from penstock_hydraulics.simulator import simulate
 
-FAULTS = ("overheating", "valve_stiction", "leakage", "pressure_drop")  # what each of HEADS measures
+FAULTS = ("overheating", "valve_stiction", "leakage", "pressure_drop")  # the fault of each of HEADS
 PARTS = ("cooler_main", "valve_main", "pump_main", "accumulator_main")
 
 
 def simulated_recordings(runs: int, cycles: int = 4, seed: int = 0) -> Recordings:
-    """`runs` runs of `cycles` settled cycles, each in a state of its own; the first is sound."""
+    """`runs` runs of `cycles` settled cycles, each in its own state; the first is healthy."""
     random = np.random.default_rng(seed)
     readings, labels = [], []
     for run in range(runs):

@@ -1,4 +1,4 @@
-"""Recordings that no rig made: each state moves one row of the readings, so that small models learn them at once."""
+"""Synthetic recordings: each state shifts one row of the readings, so that small models learn them quickly."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from penstock_hydraulics.signals.features import STEPS
 
 
 def synthetic_recordings(runs: int = 24, cycles: int = 10, noise: float = 0.1, seed: int = 0) -> Recordings:
-    """`runs` of `cycles` each; state h moves row 2h by its level. The first run is not settled.
+    """`runs` of `cycles` each; state h shifts row 2h by its level. The first run is not settled.
 
     The labels are the same for every seed.
     """

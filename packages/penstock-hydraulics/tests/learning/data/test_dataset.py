@@ -43,19 +43,19 @@ def test_each_state_is_labelled_at_the_component_that_has_it(recordings, windows
             assert (windows.health[:, node] == 1).all()
 
 
-def test_anomalies_nobody_labelled_are_unknown_and_a_sound_machine_does_not_degrade(windows):
+def test_unlabelled_anomalies_are_unknown_and_a_healthy_machine_has_no_degradation(windows):
     known = {ANOMALIES[place] for place in np.flatnonzero(~windows.anomalies[0].isnan())}
     assert known == {"overheating", "valve_stiction", "leakage", "pressure_drop"}
     assert windows.degradation[0] == 0
     assert not windows.anomalies[0].nan_to_num().any()
 
 
-def test_cycles_of_a_rig_that_warms_up_weigh_less(recordings):
+def test_cycles_during_warm_up_have_a_lower_weight(recordings):
     moving = replace(recordings, settled=np.arange(len(recordings)) % 2 == 0)
     assert recorded_machine(moving, unsettled=0.2).weights[:2] == pytest.approx([1, 0.2])
 
 
-def test_varied_windows_lose_sensors_whole_and_never_gain_any(windows):
+def test_augmentation_drops_whole_sensors_and_adds_none(windows):
     many = windows.take(torch.zeros(400, dtype=torch.int64))
     varied = Variation(sensor_dropout=0.5, noise=0.0).of(many, torch.Generator().manual_seed(0))
     assert ((varied.present == 1) <= (many.present == 1)).all()
@@ -69,13 +69,13 @@ def test_varied_windows_lose_sensors_whole_and_never_gain_any(windows):
     assert (kept == 3).any()  # the pump's pressure, temperature and vibration alone
 
 
-def test_without_variation_windows_stay_as_they_are(windows):
+def test_windows_are_unchanged_without_augmentation(windows):
     same = Variation(sensor_dropout=0.0, noise=0.0).of(windows, torch.Generator().manual_seed(0))
     assert torch.equal(same.signals, windows.signals)
     assert torch.equal(same.present, windows.present)
 
 
-def test_unlabelled_values_cost_nothing(windows):
+def test_unlabelled_values_do_not_change_the_loss(windows):
     torch.manual_seed(0)
     count, nodes = windows.levels.shape
     logits = Logits(torch.randn(count, nodes, 14), torch.randn(count, nodes), torch.randn(count), torch.randn(count, 9))

@@ -23,7 +23,7 @@ def columns() -> dict[str, np.ndarray]:
 
 @pytest.fixture
 def texts(columns, tmp_path) -> Path:
-    """The directory as the archive unpacks it, one file still compressed."""
+    """The directory of the unpacked archive, with one compressed file."""
     directory = tmp_path / "uci"
     directory.mkdir()
     np.savetxt(directory / "profile.txt", PROFILE, fmt="%d", delimiter="\t")
@@ -35,7 +35,7 @@ def texts(columns, tmp_path) -> Path:
     return directory
 
 
-def test_the_text_files_become_means_of_each_second(texts, columns):
+def test_text_files_are_averaged_over_each_second(texts, columns):
     recordings = load(texts)
     assert recordings.readings.shape == (3, len(ROWS), 60)
     pressure = columns["PS1"].reshape(3, 60, 100).mean(axis=2)
@@ -45,7 +45,7 @@ def test_the_text_files_become_means_of_each_second(texts, columns):
     assert recordings.readings[:, ROWS.index((0, "flow_min"))] == pytest.approx(flow.min(axis=2), abs=1e-4)
 
 
-def test_labels_count_from_the_best_level_and_runs_end_where_a_state_changes(texts):
+def test_labels_count_from_the_best_level_and_a_run_ends_when_a_state_changes(texts):
     recordings = load(texts)
     assert recordings.labels.tolist() == [[0, 0, 0, 0], [0, 0, 0, 0], [1, 3, 2, 3]]
     assert recordings.runs.tolist() == [0, 0, 1]
@@ -84,7 +84,7 @@ def test_a_missing_or_broken_file_is_named(texts, tmp_path):
         load(texts)
 
 
-def test_files_that_do_not_fit_together_are_refused(texts):
+def test_inconsistent_files_are_refused(texts):
     np.savetxt(texts / "VS1.txt", np.zeros((2, 60)))
     with pytest.raises(InvalidInput, match="VS1 must hold 3 cycles"):
         load(texts)
@@ -97,7 +97,7 @@ def test_files_that_do_not_fit_together_are_refused(texts):
         load(texts)
 
 
-def test_a_file_that_is_no_npz_of_recordings_is_refused(tmp_path):
+def test_another_npz_file_is_refused(tmp_path):
     (tmp_path / "other.npz").write_bytes(b"PK no")
     with pytest.raises(InvalidInput, match="not an npz file"):
         load(tmp_path / "other.npz")
@@ -107,7 +107,7 @@ def test_a_file_that_is_no_npz_of_recordings_is_refused(tmp_path):
 
 
 @pytest.mark.skipif("PENSTOCK_HYDRAULICS_DATA" not in os.environ, reason="PENSTOCK_HYDRAULICS_DATA names no recordings")
-def test_the_real_recordings_show_what_is_known_of_the_rig():
+def test_the_real_recordings_have_the_known_properties_of_the_rig():
     recordings = load(Path(os.environ["PENSTOCK_HYDRAULICS_DATA"]))
     sound = recordings.readings[(recordings.labels == 0).all(axis=1) & recordings.settled]
     assert sound[:, ROWS.index((0, "pressure")), 1:9].mean() == pytest.approx(191, abs=4)
@@ -118,7 +118,7 @@ def test_the_real_recordings_show_what_is_known_of_the_rig():
 
 
 def _damaged(path: Path) -> Path:
-    """An npz whose container is whole and one of whose arrays is not."""
+    """A valid npz container with a damaged array."""
     np.savez_compressed(path, y_cooler=np.arange(1000))
     data = bytearray(path.read_bytes())
     start = data.index(b"y_cooler.npy") + 40
@@ -127,7 +127,7 @@ def _damaged(path: Path) -> Path:
     return path
 
 
-def test_a_damaged_or_other_kind_of_file_is_named(texts, tmp_path):
+def test_a_damaged_or_unsupported_file_is_named(texts, tmp_path):
     with pytest.raises(InvalidInput, match=r"broken\.npz: not an npz file of the recordings"):
         load(_damaged(tmp_path / "broken.npz"))
     np.save(tmp_path / "one.npy", np.zeros(3))
@@ -143,7 +143,7 @@ def test_a_damaged_or_other_kind_of_file_is_named(texts, tmp_path):
 @pytest.mark.parametrize(
     ("level", "told"), [(np.nan, "NaN or infinite values"), (3.7, "has no level 3.7"), (1e300, "has no level 1e")]
 )
-def test_a_profile_of_other_numbers_is_refused(texts, level, told):
+def test_an_invalid_profile_is_refused(texts, level, told):
     profile = PROFILE.astype(float)
     profile[0, 0] = level
     np.savetxt(texts / "profile.txt", profile)

@@ -25,7 +25,7 @@ def test_a_run_is_never_on_both_sides():
         assert not set(RUNS[fold.train]) & set(RUNS[fold.test])
 
 
-def test_run_grouped_folds_are_of_about_one_size():
+def test_run_grouped_folds_have_similar_sizes():
     sizes = [len(fold.test) for fold in run_grouped_folds(RUNS, 4)]
     assert max(sizes) - min(sizes) <= 10
 
@@ -35,14 +35,14 @@ def test_a_random_split_puts_runs_on_both_sides():
     assert set(RUNS[fold.train]) & set(RUNS[fold.test])
 
 
-def test_splits_follow_their_seed():
+def test_splits_are_determined_by_the_seed():
     same = [run_grouped_folds(RUNS, 4, seed=3) for _ in range(2)]
     assert all((one.test == two.test).all() for one, two in zip(*same, strict=True))
     other = run_grouped_folds(RUNS, 4, seed=4)
     assert any(set(one.test) != set(two.test) for one, two in zip(same[0], other, strict=True))
 
 
-def test_a_level_left_out_is_measured_alone():
+def test_a_left_out_level_is_tested_alone():
     for fold in leave_one_level_out(RUNS % 3, ("a", "b", "c")):
         assert len(set(RUNS[fold.test] % 3)) == 1
         assert not set(RUNS[fold.test] % 3) & set(RUNS[fold.train] % 3)

@@ -18,7 +18,7 @@ def test_a_temperature_of_one_changes_nothing():
     np.testing.assert_allclose(tempered(probabilities, 1.0), probabilities, atol=1e-12)
 
 
-def test_heat_never_changes_the_best_level():
+def test_temperature_never_changes_the_best_level():
     probabilities, _, _ = honest(200)
     for temperature in (0.3, 3.0):
         changed = tempered(probabilities, temperature)
@@ -27,7 +27,7 @@ def test_heat_never_changes_the_best_level():
 
 
 @pytest.mark.parametrize("boast", [0.5, 2.0])
-def test_boasting_answers_are_cooled_and_timid_ones_sharpened(boast):
+def test_overconfident_answers_are_softened_and_underconfident_ones_sharpened(boast):
     probabilities, labels, folds = honest()
     found = calibrate(tempered(probabilities, boast), labels, folds)
     assert found.accepted
@@ -45,7 +45,7 @@ def test_a_temperature_that_does_not_help_on_other_folds_is_refused():
     assert not refused.accepted
 
 
-def test_a_fold_is_judged_by_temperatures_it_had_no_part_in():
+def test_a_fold_is_evaluated_with_temperatures_of_the_other_folds():
     probabilities, labels, folds = honest(600)
     boasting = tempered(probabilities, 0.5)
     after = cross_fitted(boasting, labels, folds)
@@ -56,5 +56,5 @@ def test_a_fold_is_judged_by_temperatures_it_had_no_part_in():
     assert negative_log_likelihood(after, labels) < negative_log_likelihood(boasting, labels)
 
 
-def test_an_impossible_truth_costs_much_but_not_everything():
+def test_the_loss_of_a_zero_probability_is_finite():
     assert 20 < negative_log_likelihood(np.array([[1.0, 0.0]]), np.array([1])) < 25

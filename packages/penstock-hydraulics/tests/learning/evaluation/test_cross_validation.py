@@ -24,7 +24,7 @@ RECORDINGS = synthetic_recordings()
 
 @dataclass
 class Oracle:
-    """Answers with the truth, and remembers what it was trained on."""
+    """Answers with the labels and records its training data."""
 
     name: str = "oracle"
     settings: str = "the truth"
@@ -45,7 +45,7 @@ def plan(**options):
     return {protocol.name: protocol for protocol in protocols(RECORDINGS, **{"grouped": 3, **options})}
 
 
-def test_the_three_protocols_split_as_they_say():
+def test_the_three_protocols_split_as_documented():
     found = plan()
     assert [len(found[name].folds) for name in (RANDOM, GROUPED, COOLER)] == [3, 3, 3]
     for fold in found[COOLER].folds:
@@ -73,7 +73,7 @@ def test_every_answer_comes_from_a_model_that_never_saw_its_run(tmp_path):
         assert (answers.of(place).argmax(axis=1) == RECORDINGS.labels[:, place]).all()
 
 
-def test_a_measurement_goes_on_where_it_stopped(tmp_path):
+def test_an_evaluation_resumes(tmp_path):
     oracle, grouped = Oracle(), plan()[GROUPED]
     measure(oracle, grouped, RECORDINGS, tmp_path, echo=str)
     next((tmp_path / "answers").glob("*fold_1.npz")).unlink()
@@ -83,7 +83,7 @@ def test_a_measurement_goes_on_where_it_stopped(tmp_path):
     assert collect("oracle", grouped, RECORDINGS, tmp_path) is not None
 
 
-def test_other_settings_or_other_recordings_are_measured_anew(tmp_path):
+def test_other_settings_or_recordings_are_evaluated_again(tmp_path):
     oracle, grouped = Oracle(), plan()[GROUPED]
     measure(oracle, grouped, RECORDINGS, tmp_path, echo=str)
     oracle.settings = "another truth"

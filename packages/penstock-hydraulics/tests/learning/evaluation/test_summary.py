@@ -14,7 +14,7 @@ FOLD = RECORDINGS.runs % 5
 
 
 def answers(name, wrong_runs=(), confidence=0.9, protocol=GROUPED):
-    """The truth with `confidence`, but the next level in `wrong_runs`."""
+    """Correct levels with `confidence`, but the next level in `wrong_runs`."""
     found = np.zeros((len(RECORDINGS), LEVELS))
     wrong = np.isin(RECORDINGS.runs, wrong_runs)
     for place, head in enumerate(HEADS):
@@ -48,7 +48,7 @@ def test_the_cooler_is_not_judged_where_a_cooler_level_is_left_out():
     assert set(found["all"]) == {head.name for head in HEADS[1:]}
 
 
-def test_a_threshold_holds_its_false_alarms_and_ordinary_ones_are_counted():
+def test_a_threshold_keeps_the_rate_of_false_alarms():
     model = answers("network", range(3, 60, 6))
     found = summary.detections(model, RECORDINGS, summary.calibrations(model, RECORDINGS))
     assert set(found) == {"overheating", "valve_stiction", "leakage", "pressure_drop"}
@@ -73,7 +73,7 @@ def test_the_better_one_is_served_when_the_network_is_significantly_worse():
     assert chosen.difference.high < 0
 
 
-def test_a_model_whose_confidence_means_nothing_is_out_of_the_running():
+def test_a_badly_calibrated_model_is_not_eligible():
     network, trees = answers("network", [3], 0.98), answers("trees", [], 0.3)
     states = calibrations(network, trees)
     states["trees"] = [one._replace(accepted=False, ece_before=0.2) for one in states["trees"]]
@@ -83,7 +83,7 @@ def test_a_model_whose_confidence_means_nothing_is_out_of_the_running():
     assert "above 0.03" in chosen.sentence
 
 
-def test_a_model_that_is_too_large_is_out_of_the_running():
+def test_a_model_that_is_too_large_is_not_eligible():
     network, trees = answers("network", range(1, 60, 5), 0.8), answers("trees", [], 0.99)
     states = calibrations(network, trees)
     chosen = summary.select(
@@ -93,7 +93,7 @@ def test_a_model_that_is_too_large_is_out_of_the_running():
     assert "it is 3 MB" in chosen.sentence
 
 
-def test_the_report_shows_every_model_and_says_what_was_not_run():
+def test_the_report_shows_every_model_and_marks_those_not_run():
     network, trees = answers("network", [3], 0.98), answers("trees", [3, 4], 0.9)
     measured = {
         GROUPED: {"network": network, "trees": trees},

@@ -42,7 +42,7 @@ def test_the_same_seed_gives_the_same_answers():
     assert (answers[0] != extra_trees(3).fit(RECORDINGS, seed=6).levels(RECORDINGS)).any()
 
 
-def test_what_is_not_seen_does_not_change_an_answer():
+def test_hidden_rows_do_not_change_an_answer():
     fitted = extra_trees(3).fit(RECORDINGS)
     other = synthetic_recordings(noise=3.0, seed=2)
     mixed = other.readings.copy()
@@ -52,7 +52,7 @@ def test_what_is_not_seen_does_not_change_an_answer():
     assert (fitted.levels(changed) != fitted.levels(RECORDINGS)).any()
 
 
-def test_features_tell_which_rows_are_there():
+def test_features_include_the_mask_of_visible_rows():
     scales = rig_scales(RECORDINGS)
     features = features_of(RECORDINGS, scales, rows_of(FEW_SENSORS))
     assert features.shape == (len(RECORDINGS), len(ROWS) * STATISTICS + len(ROWS))

@@ -45,7 +45,7 @@ def exported(request, tmp_path_factory):
     return fitted, path
 
 
-def test_the_graph_answers_as_scikit_learn_does(exported):
+def test_the_graph_agrees_with_scikit_learn(exported):
     fitted, path = exported
     levels = answers(path, inputs_of(RECORDINGS, Layout.make(RIG, ROWS, fitted.scales)))["levels"]
     wanted = fitted.levels(RECORDINGS)
@@ -56,7 +56,7 @@ def test_the_graph_answers_as_scikit_learn_does(exported):
             np.testing.assert_allclose(found, tempered(wanted[:, head.columns], temperature), atol=1e-5)
 
 
-def test_the_graph_answers_the_same_with_few_sensors(exported):
+def test_the_graph_agrees_with_scikit_learn_with_few_sensors(exported):
     fitted, path = exported
     kept = rows_of(FEW_SENSORS)
     layout = Layout.make(RIG, [row for row, there in zip(ROWS, kept, strict=True) if there], fitted.scales)
@@ -83,7 +83,7 @@ def test_health_and_anomalies_follow_from_the_levels(exported):
         np.testing.assert_allclose(found["anomalies"][:, ANOMALIES.index(one.anomaly)], carried, atol=1e-5)
 
 
-def test_a_batch_is_answered_as_its_windows_are_one_by_one(exported):
+def test_batched_answers_equal_single_answers(exported):
     fitted, path = exported
     layout = Layout.make(RIG, ROWS, fitted.scales)
     batch = answers(path, inputs_of(RECORDINGS, layout))
@@ -99,7 +99,7 @@ def test_the_graph_has_the_inputs_of_every_model(exported):
     assert [one.name for one in model.graph.output] == list(OUTPUTS)
 
 
-def test_what_is_no_forest_is_refused(tmp_path):
+def test_other_classifiers_than_trees_are_refused(tmp_path):
     with pytest.raises(InvalidInput, match="LogisticRegression cannot be exported"):
         write_forest(replace(logistic_regression(), copies=0).fit(RECORDINGS), TEMPERATURES, tmp_path / "x.onnx")
 

@@ -40,7 +40,7 @@ def _answers(diagnosis: Diagnosis, inputs: tuple[torch.Tensor, ...]) -> dict[str
         return {name: value.numpy() for name, value in zip(OUTPUTS, diagnosis(*inputs), strict=True)}
 
 
-def test_the_attention_is_that_of_torch_geometric():
+def test_the_attention_equals_torch_geometric():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # torch_geometric compiles with torch.jit.script
         nn = pytest.importorskip("torch_geometric.nn", reason="torch-geometric is not installed")
@@ -68,7 +68,7 @@ def test_padding_changes_no_answer(diagnosis):
         assert wide[name][:, :8][real] == pytest.approx(alone[name][real], abs=1e-5)
 
 
-def test_a_batch_answers_as_each_machine_alone(diagnosis):
+def test_batched_answers_equal_single_answers(diagnosis):
     inputs = example_inputs(5, 16)
     together = _answers(diagnosis, inputs)
     for place in range(5):
@@ -131,7 +131,7 @@ def test_temperature_softens_or_sharpens_but_keeps_the_best_level():
         assert (plain[..., head.columns].max(-1) >= soft[..., head.columns].max(-1)).all()
 
 
-def test_without_edges_the_adjacency_is_not_looked_at():
+def test_without_edges_the_adjacency_has_no_effect():
     network = UniversalTemporalGNN(Architecture(width=16, attention_heads=2, edges=False)).eval()
     *inputs, adjacency, kinds = example_inputs(1, 8)
     unreachable = torch.eye(8)[None]
@@ -141,7 +141,7 @@ def test_without_edges_the_adjacency_is_not_looked_at():
         )
 
 
-def test_what_a_neighbour_shows_reaches_a_component_without_sensors():
+def test_information_of_a_neighbour_reaches_a_component_without_sensors():
     network = UniversalTemporalGNN(SMALL).eval()
     *inputs, adjacency, kinds = example_inputs(1, 8)
     inputs[2][0, 1] = inputs[0][0, 1] = inputs[1][0, 1] = 0.0

@@ -43,7 +43,7 @@ def published(figures, tmp_path_factory):
     return publish(RECORDINGS, figures, network(CONFIG), out, echo=str), out
 
 
-def test_the_selected_model_is_the_release_and_the_other_one_beside_it(published):
+def test_the_selected_model_is_the_release_and_the_other_one_the_second_version(published):
     artifacts, out = published
     assert [artifact.ref for artifact in artifacts] == ["hydraulics:v1.0", "hydraulics:v1.0-trees"]
     assert (out / "hydraulics" / "champion").read_text() == "v1.0\n"
@@ -98,7 +98,7 @@ def test_golden_samples_are_simulated_and_the_last_has_three_sensors():
     assert all((inputs["signals"][0] != inputs["signals"][place]).any() for place in range(1, 6))
 
 
-def test_nothing_is_written_over(published, figures):
+def test_nothing_is_overwritten(published, figures):
     with pytest.raises(InvalidInput, match="already exists"):
         publish(RECORDINGS, figures, network(CONFIG), published[1])
 

@@ -48,7 +48,7 @@ def test_training_learns_what_the_recordings_show(recordings, everything):
     assert right.min() > 0.85
 
 
-def test_the_same_seed_gives_the_same_weights_and_torch_keeps_its_own(recordings, everything):
+def test_the_same_seed_gives_the_same_weights_and_torchs_random_state_is_unchanged(recordings, everything):
     torch.manual_seed(5)
     before = torch.get_rng_state()
     one = fit(recordings, everything, TINY)
@@ -58,7 +58,7 @@ def test_the_same_seed_gives_the_same_weights_and_torch_keeps_its_own(recordings
     assert not _same(one, fit(recordings, everything, replace(TINY, seed=1)))
 
 
-def test_a_training_cut_off_goes_on_and_ends_as_if_it_had_not_been(recordings, everything, tmp_path):
+def test_a_resumed_training_gives_the_same_weights_as_an_uninterrupted_one(recordings, everything, tmp_path):
     config = replace(TINY, members=2, validation=0.2)
     told = []
 
@@ -95,8 +95,8 @@ def test_a_checkpoint_of_another_training_or_a_damaged_one_is_refused(recordings
             fit(recordings, everything, replace(TINY, epochs=1), checkpoints=path)
 
 
-def test_a_training_that_gets_no_better_stops_early_and_all_runs_are_trained_on_for_as_long(recordings, everything):
-    config = replace(TINY, epochs=30, patience=2, validation=0.25, peak_rate=1.0)  # far too fast to get better
+def test_early_stopping_sets_the_number_of_epochs_for_all_runs(recordings, everything):
+    config = replace(TINY, epochs=30, patience=2, validation=0.25, peak_rate=1.0)  # a learning rate too high to improve
     history = fit(recordings, everything, config).history
     validation = [epoch for epoch in history if epoch.member == 0]
     best = min(range(len(validation)), key=lambda place: validation[place].validation) + 1
@@ -104,14 +104,14 @@ def test_a_training_that_gets_no_better_stops_early_and_all_runs_are_trained_on_
     assert [epoch.epoch for epoch in history if epoch.member == 1] == list(range(1, best + 1))
 
 
-def test_the_runs_that_are_watched_are_whole_ones():
+def test_validation_uses_whole_runs():
     runs = np.repeat(np.arange(10), 7)
     validation = held_out(runs, 0.2, seed=3)
     assert validation.sum() == 14
     assert len(np.unique(runs[validation])) == 2
 
 
-def test_scales_are_measured_on_what_is_trained_on_alone(recordings):
+def test_scales_are_computed_from_training_data_only(recordings):
     half = np.arange(24)
     fitted = fit(recordings, half, replace(TINY, epochs=1))
     place = ROWS.index((0, "pressure"))
@@ -119,7 +119,7 @@ def test_scales_are_measured_on_what_is_trained_on_alone(recordings):
     assert fitted.scales.machines["zema_rig"]["pump_main.pressure"].mean == pytest.approx(mean, rel=1e-4)
 
 
-def test_sensors_that_are_dropped_are_not_looked_at(recordings, everything):
+def test_dropped_sensors_have_no_effect(recordings, everything):
     fitted = fit(recordings, everything, replace(TINY, epochs=1))
     blind = predict(fitted, recordings, everything, drop=tuple(SENSORS.values()))
     assert np.ptp(blind.probabilities, axis=0).max() < 1e-5
@@ -130,21 +130,21 @@ def test_sensors_that_are_dropped_are_not_looked_at(recordings, everything):
     assert some[1] == pytest.approx(predict(fitted, recordings, everything).probabilities[1], abs=1e-5)
 
 
-def test_members_answer_with_their_mean(recordings, everything):
+def test_an_ensemble_answers_with_the_mean(recordings, everything):
     fitted = fit(recordings, everything, replace(TINY, epochs=1, members=2))
     alone = [predict(replace(fitted, networks=(one,)), recordings, everything).probabilities for one in fitted.networks]
     assert predict(fitted, recordings, everything).probabilities == pytest.approx(sum(alone) / 2, abs=1e-5)
 
 
 @pytest.mark.parametrize(("name", "value"), [("epochs", 0), ("members", 0), ("validation", 1.0)])
-def test_a_config_that_cannot_be_trained_is_refused(name, value):
+def test_an_invalid_config_is_refused(name, value):
     with pytest.raises(InvalidInput) as refused:
         TrainingConfig(**{name: value})
     assert refused.value.errors[0].field == name
 
 
 @pytest.mark.skipif("PENSTOCK_HYDRAULICS_DATA" not in os.environ, reason="PENSTOCK_HYDRAULICS_DATA names no recordings")
-def test_a_short_training_on_real_recordings_reads_runs_it_has_not_seen():
+def test_a_short_training_on_real_recordings_generalises_to_unseen_runs():
     recordings = load(Path(os.environ["PENSTOCK_HYDRAULICS_DATA"]))
     unseen = held_out(recordings.runs, 0.2, seed=0) & recordings.in_settled_runs
     trained = ~held_out(recordings.runs, 0.2, seed=0)

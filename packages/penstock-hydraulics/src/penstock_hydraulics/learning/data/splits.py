@@ -1,8 +1,8 @@
 """Three ways to split recordings into training and test cycles.
 
 Consecutive cycles of one run are nearly copies, so after a random split a model can recognise the run (Goodarzi,
-Schütze and Schneider, tm 89(4), 2022). The main protocol splits by run. Leaving a cooler level out measures how much an answer
-depends on the oil temperature.
+Schütze and Schneider, tm 89(4), 2022). The main protocol splits by run. Leaving a cooler level out measures how much an
+answer depends on the oil temperature.
 """
 
 from __future__ import annotations

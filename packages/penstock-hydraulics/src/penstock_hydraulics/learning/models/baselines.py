@@ -11,6 +11,7 @@ from typing import Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from penstock_hydraulics.learning.data.recordings import RIG, ROWS, SENSORS, Recordings, rows_of
 from penstock_hydraulics.machine.states import HEADS, LEVELS
@@ -66,7 +67,8 @@ class FittedClassifiers:
         features = features_of(recordings, self.scales, rows_of(sensors))
         found = np.full((len(features), LEVELS), 0.0)
         for head, classifier in zip(HEADS, self.classifiers, strict=True):
-            found[:, head.start + classifier.classes_] = classifier.predict_proba(features)
+            with threadpool_limits(1):
+                found[:, head.start + classifier.classes_] = classifier.predict_proba(features)
             found[:, head.columns] = (1 - EPSILON) * found[:, head.columns] + EPSILON / len(head.levels)
         return found
 
@@ -89,13 +91,14 @@ class Baseline:
         return f"{self.make(0)!r}, {self.copies} copies, {EPSILON} spread"
 
     def fit(self, recordings: Recordings, seed: int = 0) -> FittedClassifiers:
-        """Train on all cycles, single-threaded."""
+        """Train on all cycles, single-threaded: OpenMP threads are slower on small data and on a busy machine."""
         scales = rig_scales(recordings)
         rng = np.random.default_rng(seed)
         masks = [EVERY_ROW, *(some_rows(len(recordings), rng) for _ in range(self.copies))]
         features = np.concatenate([features_of(recordings, scales, rows) for rows in masks])
         labels = np.tile(recordings.labels, (len(masks), 1))
-        fitted = [self.make(seed).fit(features, labels[:, place]) for place in range(len(HEADS))]
+        with threadpool_limits(1):
+            fitted = [self.make(seed).fit(features, labels[:, place]) for place in range(len(HEADS))]
         return FittedClassifiers(scales, tuple(fitted))
 
 
