@@ -39,11 +39,11 @@ manager.close()
 steps = {"imports_s": imported - started, "registry_s": opened - imported}
 print(json.dumps({**steps, "load_s": loaded - opened, "warmup_s": warm - loaded}))
 """
-"""What a server has done before it loads its first model is not part of the load: to import, and open the registry."""
+"""Imports and opening the registry are not part of the load: a server does both before its first model."""
 
 
 def window(seed: int) -> dict[str, list[float]]:
-    """One work cycle of the test rig, a sample a second: what is measured faster is averaged over the second."""
+    """One work cycle of the test rig at 1 Hz; faster sensors are averaged over each second."""
     from penstock_hydraulics.machine.templates import TEMPLATES
     from penstock_hydraulics.simulator import simulate
 
@@ -52,7 +52,7 @@ def window(seed: int) -> dict[str, list[float]]:
     return {name: values.round(3).tolist() for name, values in seconds.items()}
 
 
-def ask(machine: int) -> dict[str, Any]:
+def request_of(machine: int) -> dict[str, Any]:
     return {"equipment_id": f"rig_{machine:03}", "topology": TEMPLATE, "sensor_data": window(machine)}
 
 
@@ -63,7 +63,7 @@ def body(folder: Path, name: str, content: Any) -> Path:
 
 
 def registry_of(folder: Path) -> Path:
-    """A registry with what ships, so that no run publishes it."""
+    """A registry with the shipped artifacts, so that no run publishes them."""
     from penstock import Registry
 
     with Registry(folder / "hydraulics-registry") as registry:
@@ -76,7 +76,7 @@ def start(registry: Path, workers: int = 1) -> tuple[Any, ...]:
 
 
 def closed(registry: Path, path: str, request: Path, connections: int, seconds: float, workers: int = 1) -> Result:
-    """One closed-loop run on a fresh server, after a warm-up: rate, latency, CPU time a request."""
+    """One closed-loop run on a fresh server, after a warm-up: rate, latency, CPU time per request."""
     with processes.server(*start(registry, workers)) as running:
         wrk(running.url + path, request, connections=connections, seconds=1)
         before, started = running.cpu_s(), time.monotonic()
@@ -95,7 +95,7 @@ def closed(registry: Path, path: str, request: Path, connections: int, seconds: 
 
 
 def cold(registry: Path) -> Result:
-    """A new process: seconds for a server's imports and registry, the model with all it imports, and a warm-up."""
+    """A new process: seconds for imports, registry, loading the model with its imports, and warm-up."""
     command = [sys.executable, "-c", _COLD, str(registry)]
     done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
     found: Result = json.loads(done.stdout.splitlines()[-1])
@@ -103,16 +103,16 @@ def cold(registry: Path) -> Result:
 
 
 def ready(registry: Path) -> Result:
-    """From the command to the first 200 of /health/ready, and the memory then."""
+    """Time from the command to the first 200 of /health/ready, and resident memory."""
     with processes.server(*start(registry)) as running:
         return {"ready_s": running.ready_s, "rss_mb": running.rss_mb()}
 
 
 def hydraulics(folder: Path, rounds: int, seconds: float) -> Result:
-    """Hydraulic diagnostics: one request, a batch of 32, 64 connections, and how long the model takes to come up."""
+    """Hydraulic diagnostics: one request, a batch of 32, 64 connections, and the start-up time."""
     registry = registry_of(folder)
-    one = body(folder, "rig", ask(1))
-    many = body(folder, "rigs", {"requests": [ask(machine) for machine in range(BATCH)]})
+    one = body(folder, "rig", request_of(1))
+    many = body(folder, "rigs", {"requests": [request_of(machine) for machine in range(BATCH)]})
     sides: dict[str, Callable[[], Result]] = {
         "single": lambda: closed(registry, "/predict", one, 1, seconds),
         f"batch of {BATCH}": lambda: closed(registry, "/predict/batch", many, 1, seconds),

@@ -1,13 +1,13 @@
-"""Train a diagnosis of a hydraulic machine, publish it, serve it, and ask how a machine is.
+"""Train a diagnosis of a hydraulic machine, publish it, serve it, and request a diagnosis.
 
     python examples/hydraulics.py
 
-The recordings here are simulated, so that the example needs no download and takes half a minute; it shows the way, not
-an accuracy. With real ones, `penstock_hydraulics.load(path)` takes the place of `record`. Cells are marked as in a
-notebook. Needs `pip install 'penstock[train]'`.
+The recordings here are simulated, so that the example needs no download and takes half a minute; it shows the
+workflow, not an accuracy. With real ones, `penstock_hydraulics.load(path)` replaces `record`. Cells are marked as in a
+notebook. Needs `pip install 'penstock-hydraulics[train]'`.
 """
 
-# %% What there is: cycles of a rig, in runs of one state each
+# %% Recordings: cycles of a rig, in runs of one state each
 import os
 import socket
 import subprocess
@@ -38,7 +38,7 @@ FAULTS = {
 
 
 def record(runs: int, cycles: int) -> Recordings:
-    """`runs` states of the rig, each for some cycles; the first is sound."""
+    """`runs` states of the rig, each for some cycles; the first is healthy."""
     random = np.random.default_rng(0)
     readings, labels = [], []
     for run in range(runs):
@@ -61,7 +61,7 @@ config = TrainingConfig(epochs=12, validation=0)
 fitted = fit(recordings, np.arange(len(recordings)), config)
 print(f"trained: loss {fitted.history[0].loss:.2f}, at the end {fitted.history[-1].loss:.2f}")
 
-# %% Publish: ONNX, proved equal to PyTorch, with golden samples that every server runs before it takes traffic
+# %% Publish: ONNX, verified against PyTorch, with golden samples that every server runs before it accepts traffic
 folder = Path(tempfile.mkdtemp())
 difference = export_onnx(fitted.diagnosis(), folder / "model.onnx")
 golden = golden_inputs(fitted.scales)
@@ -73,7 +73,7 @@ artifact = write_artifact(
     signature=signature_of(nodes=-1),
     variants=[VariantSource("onnx", "fp32", folder / "model.onnx", max_abs_error=difference)],
     golden=Golden(golden, onnx_answers(folder / "model.onnx", golden), atol=1e-4, rtol=1e-3),
-    card="# my-rig\n\nTrained on simulated cycles, as an example. It says nothing about a real machine.\n",
+    card="# my-rig\n\nTrained on simulated cycles, as an example. It is not valid for a real machine.\n",
     training_data={"name": "penstock_hydraulics.simulator", "cycles": len(recordings)},
 )
 with penstock.Registry(folder / "registry") as registry:
@@ -89,12 +89,12 @@ cooler = next(part for part in answer.components if part.component_id == "cooler
 print(f"here: {answer.health.status}, {cooler.state.name} at {cooler.state.level:g} {cooler.state.unit}")
 
 
-# %% Serve it, and ask over HTTP
+# %% Serve it, and request a diagnosis over HTTP
 def ready(client: penstock.Client) -> bool:
     try:
         return client.health()["status"] == "healthy"
     except penstock.PenstockError:
-        return False  # nothing listens yet
+        return False  # the server is not up yet
 
 
 with socket.socket() as probe:
