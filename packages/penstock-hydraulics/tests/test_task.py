@@ -422,6 +422,6 @@ def test_a_wearing_simulated_machine_gets_decreasing_health(task):
             equipment_id="a", sensor_data=data, sampling_rate_hz=dict(window.rates_hz), topology="zema_rig"
         )
         prepared, _ = task._prepare(request)
-        scores.append(prepared.case.anomalies.rule_set.judge(prepared.figures)[0]["contamination"])
+        scores.append(prepared.plan.anomalies.rule_set.judge(prepared.figures)[0]["contamination"])
     assert scores == sorted(scores)
     assert scores[-1] >= 0.5

@@ -388,8 +388,8 @@ def test_results_are_queued_during_an_outage_and_marked_late(tmp_path: Path, cap
         assert [each.result.at_s for each in found] == [NOW_S + 60.0 * number for number in range(7)]
         assert [each.late for each in found] == [False, *[True] * 5, False]
         told = [each.getMessage() for each in caplog.records if each.name == module.__name__]
-        assert sum("history wait" in line for line in told) == 1
-        assert told[-1] == "machines and history are read and written again"
+        assert sum("fleet database unavailable" in line for line in told) == 1
+        assert told[-1] == "fleet database available again"
         fleet.close()
 
 
@@ -464,7 +464,7 @@ def test_an_unreadable_machine_is_ignored(fleet: Fleet, registry: Registry, capl
 
 
 def test_results_queued_behind_a_hanging_database_are_late(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "LATE_S", 0.5)
+    monkeypatch.setattr(module, "LATE_S", 1e9)
     go_on, inside = threading.Event(), threading.Event()
     write = Store.write
 
@@ -477,7 +477,7 @@ def test_results_queued_behind_a_hanging_database_are_late(fleet: Fleet, monkeyp
     fleet.record(_result(0))
     assert inside.wait(20)
     fleet.record(_result(1))
-    time.sleep(1)
+    monkeypatch.setattr(module, "LATE_S", 0.0)  # the cycle that hangs now counts as slow
     go_on.set()
     assert [each.late for each in fleet.history("exc_001")] == [False, True]
 

@@ -123,7 +123,7 @@ def test_one_missing_second_causes_no_jump():
         (
             {"pressure_pump_main": ramp(600)},
             1.0,
-            r"sensor_data\.pressure_pump_main: 600 samples at 1 Hz are 600 s, and .* set its sampling_rate_hz",
+            r"sensor_data\.pressure_pump_main: 600 samples at 1 Hz are 600 s, but .* set its sampling_rate_hz",
         ),
         (
             {"pressure_pump_main": ramp(60), "temperature_tank": ramp(30, 30)},
