@@ -160,9 +160,9 @@ def test_bad_input_gets_one_sentence_that_names_it(http, body, named):
 
 def test_unusual_input_gets_a_warning_that_names_it(http):
     data = _changed(vibration_pump_main=[0.6] * 60, pressure_valve_main=[-0.01] + [100.0 + k for k in range(59)])
-    told = " ".join(good(http.post("/predict", json=data))["warnings"])
-    assert "vibration_pump_main is constant at 0.6" in told
-    assert "pressure_valve_main has values down to -0.01" in told
+    text = " ".join(good(http.post("/predict", json=data))["warnings"])
+    assert "vibration_pump_main is constant at 0.6" in text
+    assert "pressure_valve_main has values down to -0.01" in text
 
 
 @pytest.mark.parametrize("name", TEMPLATES)

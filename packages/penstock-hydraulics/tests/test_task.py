@@ -83,10 +83,10 @@ def test_the_example_of_three_samples_is_answered_by_rules_with_low_coverage(ask
     assert answer.degradation.basis == "none"
     assert list(answer.anomaly.predictions) == list(ANOMALIES)
     assert answer.anomaly.detected_anomalies == []
-    told = " ".join(answer.warnings)
-    assert "not registered" in told
-    assert "the window is 3 s" in told
-    assert "flow_pump_main" in told
+    text = " ".join(answer.warnings)
+    assert "not registered" in text
+    assert "the window is 3 s" in text
+    assert "flow_pump_main" in text
     assert all(part.state is None for part in answer.components)
 
 
@@ -422,6 +422,6 @@ def test_a_wearing_simulated_machine_gets_decreasing_health(task):
             equipment_id="a", sensor_data=data, sampling_rate_hz=dict(window.rates_hz), topology="zema_rig"
         )
         prepared, _ = task._prepare(request)
-        scores.append(prepared.plan.anomalies.rule_set.judge(prepared.figures)[0]["contamination"])
+        scores.append(prepared.plan.anomalies.rule_set.evaluate(prepared.figures)[0]["contamination"])
     assert scores == sorted(scores)
     assert scores[-1] >= 0.5

@@ -77,9 +77,9 @@ def _by_least_squares(hours: Float, health: Float, at_failure: float) -> float:
     return LONGEST if slope >= 0 else float(np.clip((start - at_failure) / -slope, 0, LONGEST))
 
 
-def _scores(told: Float, left: Float) -> tuple[float, float]:
+def _scores(predicted: Float, left: Float) -> tuple[float, float]:
     """RMSE in cycles, and NASA's score: a late alarm costs more than an early one, exponentially."""
-    error = told - left
+    error = predicted - left
     return float(np.sqrt((error**2).mean())), float(
         np.where(error < 0, np.expm1(-error / 13), np.expm1(error / 10)).sum()
     )
@@ -89,14 +89,14 @@ def test_the_trend_predicts_the_time_to_failure_better_than_a_straight_line(
     engines: Engines, capsys: pytest.CaptureFixture[str]
 ) -> None:
     index = Index(engines.train)
-    told: dict[str, list[float]] = {"trend": [], "least squares": [], "regression of the sensors": []}
+    predicted: dict[str, list[float]] = {"trend": [], "least squares": [], "regression of the sensors": []}
     for engine in np.unique(engines.test[:, 0]):
         rows = engines.test[engines.test[:, 0] == engine][-MAX_RESULTS:]
         hours, health = rows[:, 1], index.health(rows)
-        told["trend"].append(_by_trend(hours, health, index.at_failure))
-        told["least squares"].append(_by_least_squares(hours, health, index.at_failure))
-        told["regression of the sensors"].append(float(np.clip(health[-1] * LONGEST, 0, LONGEST)))
-    scores = {name: _scores(np.array(values), engines.left) for name, values in told.items()}
+        predicted["trend"].append(_by_trend(hours, health, index.at_failure))
+        predicted["least squares"].append(_by_least_squares(hours, health, index.at_failure))
+        predicted["regression of the sensors"].append(float(np.clip(health[-1] * LONGEST, 0, LONGEST)))
+    scores = {name: _scores(np.array(values), engines.left) for name, values in predicted.items()}
     with capsys.disabled():
         for name, (rmse, score) in scores.items():
             print(f"\nC-MAPSS FD001, {name}: RMSE {rmse:.1f} cycles, NASA score {score:.0f}", end="")

@@ -20,7 +20,7 @@ def levels_with(**chosen):
     return levels
 
 
-def judged(levels, coverage=ALL):
+def assessed(levels, coverage=ALL):
     return ComponentAssessor(RIG, coverage)(levels, np.full(8, 0.9, np.float32))
 
 
@@ -32,7 +32,7 @@ def part(parts, component_id):
 def test_every_level_of_every_state_has_its_unit(head):
     component = next(each.id for each in RIG.components if each.kind == head.kind)
     for place, level in enumerate(head.levels):
-        answer = part(judged(levels_with(**{head.name: place})), component)
+        answer = part(assessed(levels_with(**{head.name: place})), component)
         assert (answer.state.name, answer.state.level, answer.state.unit) == (head.name, level, head.unit)
         assert answer.health == pytest.approx(1 - place / (len(head.levels) - 1), abs=1e-6)
         assert list(answer.state.probabilities) == [f"{each:g}" for each in head.levels]
@@ -43,17 +43,17 @@ def test_health_is_one_minus_the_expected_level():
     levels = levels_with()
     head = HEAD_OF_KIND["pump"]
     levels[:, head.columns] = (0.2, 0.5, 0.3)
-    assert part(judged(levels), "pump_main").health == pytest.approx(1 - (0.5 * 0.5 + 0.3))
+    assert part(assessed(levels), "pump_main").health == pytest.approx(1 - (0.5 * 0.5 + 0.3))
 
 
 def test_a_kind_without_states_has_the_health_output_of_the_model():
-    answer = part(judged(levels_with()), "filter_main")
+    answer = part(assessed(levels_with()), "filter_main")
     assert answer.state is None
     assert answer.health == pytest.approx(0.9)
 
 
 def test_a_component_without_evidence_has_no_health():
-    parts = judged(levels_with(), coverage_of(RIG, ("vibration_pump_main",)))
+    parts = assessed(levels_with(), coverage_of(RIG, ("vibration_pump_main",)))
     assert all(each.health is None and each.state is None and each.coverage == 0 for each in parts)
     assert machine_health(parts, 0.4) == 0.4
     assert [each.health for each in ComponentAssessor(RIG, ALL).without_model()] == [None] * 8
@@ -71,7 +71,7 @@ def test_a_component_without_evidence_has_no_health():
     ],
 )
 def test_machine_health_is_half_the_worst_and_half_the_mean_component(faults, score, status):
-    parts = judged(levels_with(**faults))
+    parts = assessed(levels_with(**faults))
     found = machine_health(parts, 0.0)
     stated = np.array([each.health for each in parts if each.state], np.float32)
     assert found == pytest.approx(equipment_health(stated), abs=1e-6)

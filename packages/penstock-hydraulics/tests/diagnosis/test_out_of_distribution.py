@@ -36,16 +36,16 @@ def layout(cycles: np.ndarray) -> Layout:
     return Layout.make(RIG, ROWS, Scales({"zema_rig": table}, {}))
 
 
-def told(window: np.ndarray, layout: Layout) -> str | None:
+def warning_of(window: np.ndarray, layout: Layout) -> str | None:
     return out_of_distribution_advisory(encode(window, layout)["statistics"], layout, RIG)
 
 
 def test_a_usual_cycle_gives_no_warning(cycles: np.ndarray, layout: Layout) -> None:
-    assert [told(window, layout) for window in cycles[30:]] == [None] * 10
+    assert [warning_of(window, layout) for window in cycles[30:]] == [None] * 10
 
 
 def test_a_cycle_that_starts_late_gives_a_warning_with_checks(cycles: np.ndarray, layout: Layout) -> None:
-    warning = told(np.roll(cycles[35], -2, axis=1), layout)
+    warning = warning_of(np.roll(cycles[35], -2, axis=1), layout)
     assert warning is not None
     assert "check units and sensor positions, and that the window starts with the work cycle" in warning
 
@@ -55,7 +55,7 @@ def test_the_most_unusual_sensors_are_named_first(cycles: np.ndarray, layout: La
     node, channel = ROWS[4]
     window[4] *= 14.5  # psi for bar
     window[5] *= 1.1
-    warning = told(window, layout)
+    warning = warning_of(window, layout)
     assert warning is not None
     assert f"most of all {channel}_{RIG.components[node].id}," in warning
 
@@ -82,6 +82,6 @@ def test_no_recorded_cycle_gives_a_warning_and_nearly_all_do_when_shifted_by_a_s
     scales = Scales.from_mapping(json.loads(SHIPPED.read_text())["task"]["config"]["scales"])
     layout = Layout.make(RIG, RECORDED, scales)
     readings = load(Path(os.environ["PENSTOCK_HYDRAULICS_DATA"])).readings[::7]
-    assert not any(told(window, layout) for window in readings)
-    late = [told(np.roll(window, -1, axis=1), layout) is not None for window in readings]
+    assert not any(warning_of(window, layout) for window in readings)
+    late = [warning_of(np.roll(window, -1, axis=1), layout) is not None for window in readings]
     assert np.mean(late) > 0.98

@@ -19,7 +19,7 @@ def scores_of(topology, data, rates, expectations, whole=True):
     plan = plan_window(data, rates, topology, FeatureConfig())
     window = fill_window(data, plan, 60).window
     rule_set = make_rule_set(topology, plan.sensors, expectations, whole=whole)
-    return rule_set.judge(Figures.of(window[:, : plan.steps]))
+    return rule_set.evaluate(Figures.of(window[:, : plan.steps]))
 
 
 def simulated(topology, faults, expectations=RATED):
@@ -39,9 +39,9 @@ def test_a_ramp_is_piecewise_linear():
 
 def test_figures_from_statistics_equal_figures_from_the_window():
     window = np.random.default_rng(2).normal(100, 20, (6, 60)).astype(np.float32)
-    own, told = Figures.of(window), Figures.of_statistics(statistics_of(window))
-    assert told.mean == pytest.approx(own.mean, rel=1e-5)
-    assert (told.low, told.high) == (own.low, own.high)
+    own, from_statistics = Figures.of(window), Figures.of_statistics(statistics_of(window))
+    assert from_statistics.mean == pytest.approx(own.mean, rel=1e-5)
+    assert (from_statistics.low, from_statistics.high) == (own.low, own.high)
 
 
 def test_no_rule_fires_on_a_healthy_machine():
@@ -119,8 +119,8 @@ def test_an_exceeded_limit_is_reported_with_the_reading():
     plan = plan_window(data, 1.0, RIG, FeatureConfig())
     filled = fill_window(data, plan, 60)
     rule_set = make_rule_set(RIG, plan.sensors, Expectations(limits=limits))
-    told = [limit.violation(filled.low[limit.row], filled.high[limit.row]) for limit in rule_set.limits]
-    assert sorted(told) == [
+    violations = [limit.violation(filled.low[limit.row], filled.high[limit.row]) for limit in rule_set.limits]
+    assert sorted(violations) == [
         "flow_circ_pump fell to 4 l/min, its limit is 5",
         "pressure_pump_main reached 210 bar, its limit is 200",
     ]

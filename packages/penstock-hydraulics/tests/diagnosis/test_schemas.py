@@ -36,9 +36,9 @@ def fault_of(**fields):
     ],
 )
 def test_invalid_samples_are_refused_with_their_sensor(samples, message):
-    where, told = fault_of(sensor_data={"temperature_tank": samples})
+    where, error = fault_of(sensor_data={"temperature_tank": samples})
     assert where.startswith("sensor_data.temperature_tank")
-    assert message in told
+    assert message in error
 
 
 @pytest.mark.parametrize(
@@ -65,9 +65,9 @@ def test_invalid_samples_are_refused_with_their_sensor(samples, message):
     ],
 )
 def test_every_other_field_has_a_clear_error(fields, where, message):
-    found, told = fault_of(**fields)
+    found, error = fault_of(**fields)
     assert found.startswith(where)
-    assert message in told
+    assert message in error
 
 
 def test_arrays_tuples_and_lists_give_the_same_readings():

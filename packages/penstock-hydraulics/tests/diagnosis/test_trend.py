@@ -89,14 +89,14 @@ def test_improving_health_is_a_rate_of_zero() -> None:
 def test_an_accelerating_decline_shortens_the_time_to_failure() -> None:
     hours = np.linspace(0, 100, 400)
     health = 1.0 - 0.7 * (hours / 100) ** 3  # fails after 100 h
-    told = []
+    estimates = []
     for until in (240, 320, 380, 395):
         window = slice(max(0, until - 60), until)
         found = degradation(hours[window] * HOUR_S, health[window], hours[until - 1] * HOUR_S)
         assert found.time_to_failure_hours is not None
-        told.append(found.time_to_failure_hours)
-    assert told == sorted(told, reverse=True)
-    assert told[-1] < 3.0
+        estimates.append(found.time_to_failure_hours)
+    assert estimates == sorted(estimates, reverse=True)
+    assert estimates[-1] < 3.0
 
 
 def test_few_results_give_only_the_health_lost_so_far() -> None:

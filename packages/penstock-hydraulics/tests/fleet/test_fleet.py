@@ -387,9 +387,9 @@ def test_results_are_queued_during_an_outage_and_marked_late(tmp_path: Path, cap
         found = fleet.history("exc_001")
         assert [each.result.at_s for each in found] == [NOW_S + 60.0 * number for number in range(7)]
         assert [each.late for each in found] == [False, *[True] * 5, False]
-        told = [each.getMessage() for each in caplog.records if each.name == module.__name__]
-        assert sum("fleet database unavailable" in line for line in told) == 1
-        assert told[-1] == "fleet database available again"
+        messages = [each.getMessage() for each in caplog.records if each.name == module.__name__]
+        assert sum("fleet database unavailable" in line for line in messages) == 1
+        assert messages[-1] == "fleet database available again"
         fleet.close()
 
 

@@ -129,15 +129,15 @@ DIAGNOSIS = {
 
 def test_demo_traffic_prints_each_answer_next_to_its_label() -> None:
     server = _served(DIAGNOSIS)
-    told: list[str] = []
+    printed: list[str] = []
     try:
-        sent = send(traffic(Plan(RIG, windows=2)), f"http://127.0.0.1:{server.server_port}", told.append)
+        sent = send(traffic(Plan(RIG, windows=2)), f"http://127.0.0.1:{server.server_port}", printed.append)
     finally:
         server.shutdown()
         server.server_close()
 
     assert sent == 2
-    assert told[1].split() == ["2", "simulated", "1.00", "answered", "0.50", "warning", "anomalies:", "leakage"]
+    assert printed[1].split() == ["2", "simulated", "1.00", "answered", "0.50", "warning", "anomalies:", "leakage"]
 
 
 def test_a_server_with_another_default_model_is_reported() -> None:
@@ -188,7 +188,7 @@ def test_the_command_sends_and_keeps_what_it_sent(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "printed"),
     [
         ({"component": "pump_main"}, "Missing fault"),
         ({"degrade": True}, "Missing fault"),
@@ -200,8 +200,8 @@ def test_the_command_sends_and_keeps_what_it_sent(tmp_path: Path) -> None:
         ({"topology": Topology("bare", (Component("a", "pump"),), ())}, "bare has no expected sensors"),
     ],
 )
-def test_a_plan_that_makes_no_requests_is_refused_in_one_sentence(options: dict[str, Any], told: str) -> None:
-    with pytest.raises(InvalidInput, match=told):
+def test_a_plan_that_makes_no_requests_is_refused_in_one_sentence(options: dict[str, Any], printed: str) -> None:
+    with pytest.raises(InvalidInput, match=printed):
         next(traffic(Plan(**{"topology": RIG, "windows": 2, **options})))
 
 

@@ -49,7 +49,7 @@ class AnomalyDetector:
         basis: dict[str, Basis] = dict.fromkeys(ANOMALIES, "unavailable")
         for column, name, source in self.learned:
             predictions[name], basis[name] = round(outputs[column], 6), source
-        scores, where = self.rule_set.judge(figures)
+        scores, where = self.rule_set.evaluate(figures)
         for name, score in scores.items():
             known = predictions[name]
             if known is None or (score >= THRESHOLD, score) > (known >= self.thresholds[name], known):

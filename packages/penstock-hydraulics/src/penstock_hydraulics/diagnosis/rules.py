@@ -154,7 +154,7 @@ class RuleSet:
         """The faults that have a rule."""
         return frozenset(rule.anomaly for rule in self.rules)
 
-    def judge(self, figures: Figures) -> tuple[dict[str, float], dict[str, str]]:
+    def evaluate(self, figures: Figures) -> tuple[dict[str, float], dict[str, str]]:
         """The highest score of each fault, and the component that it belongs to."""
         scores: dict[str, float] = {}
         where: dict[str, str] = {}
