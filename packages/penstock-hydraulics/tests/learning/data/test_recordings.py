@@ -141,7 +141,7 @@ def test_a_damaged_or_unsupported_file_is_named(texts, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("level", "told"), [(np.nan, "NaN or infinite values"), (3.7, "has no level 3.7"), (1e300, "has no level 1e")]
+    ("level", "told"), [(np.nan, "NaN or infinite values"), (3.7, "unknown level 3.7"), (1e300, "unknown level 1e")]
 )
 def test_an_invalid_profile_is_refused(texts, level, told):
     profile = PROFILE.astype(float)
