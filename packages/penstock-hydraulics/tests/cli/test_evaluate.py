@@ -11,7 +11,7 @@ from penstock_hydraulics.cli import main as cli
 
 @pytest.fixture(scope="module")
 def npz(tmp_path_factory):
-    return write_npz(tmp_path_factory.mktemp("data") / "recordings.npz", synthetic_recordings(runs=12))
+    return write_npz(tmp_path_factory.mktemp("data") / "recordings.npz", synthetic_recordings(runs=24))
 
 
 OPTIONS = ["--epochs", "1", "--simulated", "0", "--grouped", "2", "--random", "0", "--no-leave-cooler"]

@@ -16,7 +16,7 @@ from penstock_hydraulics.machine.states import HEADS, LEVELS
 from penstock_hydraulics.signals.features import INPUTS, Scales
 
 RECORDINGS = synthetic_recordings(runs=24)
-CONFIG = TrainingConfig(epochs=1, validation=0.0, architecture=Architecture(width=8))
+CONFIG = TrainingConfig(epochs=1, validation=0.0, architecture=Architecture(width=8, layers=1))
 
 
 def answers(name, wrong_runs):
