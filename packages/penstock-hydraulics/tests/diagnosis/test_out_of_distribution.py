@@ -17,7 +17,7 @@ from penstock_hydraulics.signals.features import Layout, Scale, Scales, encode
 
 RIG = TEMPLATES["zema_rig"]
 ROWS = tuple(place for name in RIG.expected_sensors if (place := RIG.sensor(name)) is not None)
-SHIPPED = Path(__file__).parents[1] / "src/penstock_hydraulics/artifacts/hydraulics/v1.0/manifest.json"
+SHIPPED = Path(__file__).parents[2] / "src/penstock_hydraulics/artifacts/hydraulics/v1.0/manifest.json"
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from penstock_hydraulics import data
+from penstock_hydraulics.learning.data import recordings as data
 
 SENSORS = {sensor: name for name, sensor in data.SENSORS.items()}
 LABELS = ("cooler", "valve", "leak", "accumulator", "stable")
