@@ -8,6 +8,7 @@ is a field here and the code that uses it. The keywords below the fields serve t
 from __future__ import annotations
 
 import difflib
+import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -350,7 +351,7 @@ def with_option_help(keywords: Any) -> Callable[[_Callable], _Callable]:
     lines = "\n".join(f"    {name}: {EngineOptions.model_fields[name].description}" for name in names)
 
     def add(function: _Callable) -> _Callable:
-        function.__doc__ = f"{function.__doc__}\nOptions:\n{lines}\n"
+        function.__doc__ = f"{inspect.cleandoc(function.__doc__ or '')}\n\nOptions:\n{lines}\n"
         return function
 
     return add
