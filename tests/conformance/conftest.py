@@ -8,7 +8,6 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -155,7 +154,7 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Shelf:
 
 
 def _open(form: Form, file: ModelFile, device: str) -> Backend:
-    return open_backend(form.format, file, replace(form.options, device=device))
+    return open_backend(form.format, file, form.options.override(device=device))
 
 
 def _subjects(shelf: Shelf, case: ZooModel, form: Form, device: str) -> Iterator[Subject]:
