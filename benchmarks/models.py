@@ -128,7 +128,7 @@ def renamed(artifact: Path, folder: Path, name: str) -> Path:
         version=manifest.version,
         task=manifest.task,
         signature=manifest.signature,
-        variants=[VariantSource(v.format, v.precision, model.variant_path(v)) for v in manifest.variants],
+        variants=[VariantSource(v.format, v.precision, model.variant_path(v), name=v.name) for v in manifest.variants],
         golden=golden,
         card="",
     ).path

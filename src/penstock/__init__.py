@@ -9,7 +9,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from penstock.artifacts.artifact import Artifact
+    from penstock.artifacts.artifact import Artifact, TaskEntry, VariantSource, write_artifact
+    from penstock.artifacts.golden import Golden
     from penstock.client import Client
     from penstock.engine.config import InferenceConfig
     from penstock.engine.engine import InferenceEngine
@@ -28,6 +29,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Artifact": "penstock.artifacts.artifact",
     "Client": "penstock.client",
+    "Golden": "penstock.artifacts.golden",
     "InferenceConfig": "penstock.engine.config",
     "InferenceEngine": "penstock.engine.engine",
     "ModelManager": "penstock.engine.loading.manager",
@@ -37,14 +39,18 @@ _HOMES = {
     "Settings": "penstock.settings",
     "Signature": "penstock.tensors",
     "Task": "penstock.tasks.base",
+    "TaskEntry": "penstock.artifacts.artifact",
     "TensorSpec": "penstock.tensors",
+    "VariantSource": "penstock.artifacts.artifact",
     "create_app": "penstock.gateway.process.asgi",
     "optimize_for_inference": "penstock.optimize.search",
+    "write_artifact": "penstock.artifacts.artifact",
 }
 
 __all__ = [
     "Artifact",
     "Client",
+    "Golden",
     "InferenceConfig",
     "InferenceEngine",
     "ModelManager",
@@ -54,10 +60,13 @@ __all__ = [
     "Settings",
     "Signature",
     "Task",
+    "TaskEntry",
     "TensorSpec",
+    "VariantSource",
     "__version__",
     "create_app",
     "optimize_for_inference",
+    "write_artifact",
 ]
 
 

@@ -1,43 +1,17 @@
 from __future__ import annotations
 
 import json
-from copy import deepcopy
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from manifest_documents import MANIFEST, SHA, encoded
 
 from penstock.artifacts.manifest import Manifest
 from penstock.errors import InvalidInput
 from penstock.tensors import DATATYPES
-
-SHA = "ab" * 32
-MANIFEST: dict[str, Any] = {
-    "schema_version": 1,
-    "name": "m",
-    "version": "v1",
-    "task": {"kind": "tensor", "config": {"labels": ["é", "b"]}},
-    "signature": {
-        "inputs": [{"name": "x", "dtype": "FP32", "shape": [-1, 4]}],
-        "outputs": [{"name": "y", "dtype": "FP32", "shape": [-1, 2]}],
-    },
-    "created_at": "2026-01-31T12:00:00Z",
-    "lineage": {},
-    "training_data": {},
-    "metrics": {"accuracy": 0.98},
-    "variants": [
-        {
-            "format": "onnx",
-            "precision": "fp32",
-            "file": "variants/onnx-fp32/model.onnx",
-            "files": [{"path": "variants/onnx-fp32/model.onnx", "sha256": SHA, "size": 3}],
-        }
-    ],
-    "golden": {"file": {"path": "golden.safetensors", "sha256": SHA, "size": 4}, "rows": 2, "atol": 0, "rtol": 1e-3},
-    "card": {"path": "card.md", "sha256": SHA, "size": 5},
-}
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 JSON = st.recursive(
@@ -58,17 +32,6 @@ TENSORS = st.lists(
     max_size=3,
     unique_by=lambda tensor: str(tensor["name"]),
 )
-
-
-def _with(path: str, value: Any) -> bytes:
-    """MANIFEST with one value replaced; `path` is dotted, numbers are indices."""
-    data: Any = deepcopy(MANIFEST)
-    place = data
-    *steps, last = [int(step) if step.isdigit() else step for step in path.split(".")]
-    for step in steps:
-        place = place[step]
-    place[last] = value
-    return json.dumps(data).encode()
 
 
 @given(inputs=TENSORS, outputs=TENSORS, config=OBJECTS, lineage=OBJECTS, metrics=OBJECTS)
@@ -110,7 +73,7 @@ def test_any_bytes_are_a_manifest_or_invalid_input(data: bytes) -> None:
 @pytest.mark.parametrize("where", ["variants.0.files.0.path", "golden.file.path", "card.path"])
 def test_a_path_that_could_leave_the_artifact_is_refused(where: str, path: str) -> None:
     with pytest.raises(InvalidInput, match=where.replace(".", r"\.")):
-        Manifest.from_bytes(_with(where, path))
+        Manifest.from_bytes(encoded({where: path}))
 
 
 @pytest.mark.parametrize(
@@ -149,7 +112,7 @@ def test_a_path_that_could_leave_the_artifact_is_refused(where: str, path: str) 
 )
 def test_a_faulty_field_is_named(where: str, value: Any, fault: str) -> None:
     with pytest.raises(InvalidInput, match=fault) as caught:
-        Manifest.from_bytes(_with(where, value))
+        Manifest.from_bytes(encoded({where: value}))
     assert "\n" not in str(caught.value)
 
 

@@ -23,10 +23,11 @@ from penstock.artifacts.manifest import (
     TaskEntry,
     Variant,
     check_path,
-    describe,
+    default_variant_name,
     utc_now,
 )
 from penstock.artifacts.policies import BatchingPolicy, PaddingPolicy, Range, Ranges, measure_ranges
+from penstock.artifacts.schema import describe
 from penstock.errors import IntegrityError, InvalidInput
 from penstock.tensors import Signature
 
@@ -53,9 +54,10 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Artifact:
-    """An artifact on disk whose manifest has been read. Its other files are checked by `verify`.
+    """An artifact on disk with its manifest read; `verify` checks the other files.
 
-    `digest` is the sha256 of the bytes of `manifest.json`, and so stands for every file listed in it.
+    `digest` is the sha256 of the bytes of `manifest.json`. The manifest has the sha256 of every other file, so the digest
+    identifies the whole artifact.
     """
 
     path: Path
@@ -64,7 +66,7 @@ class Artifact:
 
     @classmethod
     def open(cls, path: Path | str) -> Artifact:
-        """Read and check the manifest below `path`; raises IntegrityError naming the file and the fault."""
+        """Read and check the manifest in the directory `path`; raises IntegrityError naming the file and the fault."""
         root = Path(path)
         data = files.read_plain(root / MANIFEST)
         try:
@@ -90,7 +92,7 @@ class Artifact:
 
     @property
     def signature(self) -> Signature:
-        """Of every variant."""
+        """The inputs and outputs of the model, the same for every variant."""
         return self.manifest.signature
 
     @property
@@ -100,7 +102,7 @@ class Artifact:
 
     @property
     def size_bytes(self) -> int:
-        """Of all files but the manifest, as recorded there."""
+        """The size of all files except the manifest, as recorded there."""
         return sum(entry.size for entry in self.manifest.files())
 
     def variant_path(self, variant: Variant) -> Path:
@@ -108,10 +110,10 @@ class Artifact:
         return self.path / variant.file
 
     def verify(self, variant: Variant | None = None) -> None:
-        """Hash the files again: all of them, or of the variants only `variant`.
+        """Check the files against the manifest: their set, their sizes and their sha256.
 
-        Raises IntegrityError naming the first file that is altered, missing, not listed, or a link. That
-        every file is there in its size is checked in both cases.
+        With `variant`, the files of the other variants are not hashed. Raises IntegrityError naming the first file that
+        is altered, missing, not listed, or a link.
         """
         if files.sha256_of(files.read_plain(self.path / MANIFEST)) != self.digest:
             raise IntegrityError(f"{self.path / MANIFEST} has changed since it was read")
@@ -126,7 +128,7 @@ class Artifact:
         return (entry for entry in self.manifest.files() if entry.path not in skipped)
 
     def golden(self) -> Golden | None:
-        """The golden samples, None without; raises IntegrityError when they are altered or do not fit the signature."""
+        """The golden samples, None without any; raises IntegrityError if they are altered or do not fit the signature."""
         entry = self.manifest.golden
         if entry is None:
             return None
@@ -140,7 +142,7 @@ class Artifact:
         return golden
 
     def card_text(self) -> str:
-        """The model card as Markdown, empty without one; raises IntegrityError when it is altered or no text."""
+        """The model card as Markdown, empty without one; raises IntegrityError if it is altered or not text."""
         entry = self.manifest.card
         if entry is None:
             return ""
@@ -152,7 +154,11 @@ class Artifact:
 
 @dataclass(frozen=True)
 class VariantSource:
-    """A model file to be taken into an artifact, and the files that it refers to by name (`companions`)."""
+    """A model file for a variant of a new artifact.
+
+    `companions` are files that the model file refers to by name. Variants of one artifact differ in `name`, by default
+    `<format>-<precision>`.
+    """
 
     format: str
     precision: str
@@ -163,6 +169,12 @@ class VariantSource:
     max_abs_error: float | None = None
     benchmark: Mapping[str, Any] | None = None
     companions: Sequence[Path] = ()
+    name: str | None = None
+
+    @property
+    def variant_name(self) -> str:
+        """The name given, else the default."""
+        return self.name if self.name is not None else default_variant_name(self.format, self.precision)
 
 
 def write_artifact(
@@ -184,18 +196,19 @@ def write_artifact(
     ranges: Ranges | None = None,
     more_tasks: Sequence[TaskEntry] = (),
 ) -> Artifact:
-    """Write a complete artifact to `directory`, which must not exist yet or be empty.
+    """Write a complete artifact to `directory`, which must be empty or not exist.
 
-    Everything is written aside and renamed, so `directory` is never half an artifact. `created_at` is UTC in
-    ISO form, by default now. `batching` and `padding` are what the model asks of a server, `ranges` the values it
-    expects (`measure_ranges`), `more_tasks` what else it can be asked as. Raises InvalidInput naming what does not fit,
-    and then leaves nothing behind.
+    The files are written to a temporary directory that is renamed at the end, so `directory` is never incomplete.
+    `created_at` is UTC in ISO 8601, by default the current time. `batching` and `padding` are the model's requirements
+    on the server, `ranges` its expected values (`measure_ranges`), `more_tasks` the tasks that it supports in addition
+    to `task`. Raises InvalidInput naming the faulty field or file; nothing is left on disk then.
     """
     directory = Path(directory)
-    with _written_aside(directory) as aside:
-        taken = tuple(_take_variant(aside, source) for source in variants)
-        golden_entry = None if golden is None else _take_golden(aside, golden, signature)
-        card_entry = _take_bytes(aside, CARD, card.encode()) if card else None
+    _check_names(variants)
+    with _temporary(directory) as target:
+        variant_entries = tuple(_add_variant(target, source) for source in variants)
+        golden_entry = None if golden is None else _add_golden(target, golden, signature)
+        card_entry = _add_bytes(target, CARD, card.encode()) if card else None
         try:
             manifest = Manifest(
                 name=name,
@@ -206,7 +219,7 @@ def write_artifact(
                 lineage=dict(lineage or {}),
                 training_data=dict(training_data or {}),
                 metrics=dict(metrics or {}),
-                variants=taken,
+                variants=variant_entries,
                 golden=golden_entry,
                 card=card_entry,
                 batching=batching,
@@ -216,44 +229,55 @@ def write_artifact(
             )
         except ValidationError as error:
             raise InvalidInput(describe(error)) from None
-        files.write_durable(aside / MANIFEST, manifest.to_bytes())
+        files.write_durable(target / MANIFEST, manifest.to_bytes())
     return Artifact.open(directory)
 
 
+def _check_names(variants: Sequence[VariantSource]) -> None:
+    names = [source.variant_name for source in variants]
+    for name in names:
+        if names.count(name) > 1:
+            raise InvalidInput(
+                f"variants: two variants have the name {name!r}; name them, as in VariantSource(…, name={name + '-2'!r})",
+                field="variants",
+            )
+
+
 @contextmanager
-def _written_aside(directory: Path) -> Iterator[Path]:
-    """A new directory beside `directory` that takes its place when the block ends well and vanishes otherwise."""
+def _temporary(directory: Path) -> Iterator[Path]:
+    """A new directory next to `directory`, renamed to it on success and removed otherwise."""
     if directory.is_symlink() or (directory.exists() and not _is_empty(directory)):
         raise InvalidInput(f"{directory} already exists; choose another directory or remove it", field="directory")
-    aside = directory.absolute().parent / f".{directory.absolute().name}.{secrets.token_hex(6)}"
+    target = directory.absolute().parent / f".{directory.absolute().name}.{secrets.token_hex(6)}"
     try:
-        aside.mkdir(parents=True)
-        yield aside
-        files.sync_tree(aside)
-        aside.rename(directory)
-        files.sync_directory(aside.parent)
+        target.mkdir(parents=True)
+        yield target
+        files.sync_tree(target)
+        target.rename(directory)
+        files.sync_directory(target.parent)
     except OSError as error:
         raise InvalidInput(f"{directory} cannot be written: {error.strerror or error}", field="directory") from None
     finally:
-        files.discard(aside)
+        files.discard(target)
 
 
 def _is_empty(directory: Path) -> bool:
     return directory.is_dir() and not any(directory.iterdir())
 
 
-def _take_bytes(aside: Path, path: str, data: bytes) -> FileEntry:
-    files.write_durable(aside / path, data)
+def _add_bytes(target: Path, path: str, data: bytes) -> FileEntry:
+    files.write_durable(target / path, data)
     return FileEntry(path=path, sha256=files.sha256_of(data), size=len(data))
 
 
-def _take_variant(aside: Path, source: VariantSource) -> Variant:
-    directory = f"variants/{source.format}-{source.precision}"
+def _add_variant(target: Path, source: VariantSource) -> Variant:
+    directory = f"variants/{source.variant_name}"
     main = f"{directory}/model{source.source.suffix}"
     try:
-        entries = [_take_file(aside, main, source.source)]
-        entries += [_take_file(aside, f"{directory}/{path.name}", path) for path in source.companions]
+        entries = [_add_file(target, main, source.source)]
+        entries += [_add_file(target, f"{directory}/{path.name}", path) for path in source.companions]
         return Variant(
+            name=source.variant_name,
             format=source.format,
             precision=source.precision,
             file=main,
@@ -265,23 +289,23 @@ def _take_variant(aside: Path, source: VariantSource) -> Variant:
             benchmark=None if source.benchmark is None else dict(source.benchmark),
         )
     except ValidationError as error:
-        raise InvalidInput(f"variant {source.format}-{source.precision}: {describe(error)}") from None
+        raise InvalidInput(f"variant {source.variant_name}: {describe(error)}") from None
 
 
-def _take_file(aside: Path, path: str, source: Path) -> FileEntry:
+def _add_file(target: Path, path: str, source: Path) -> FileEntry:
     try:
         check_path(path)
-        return files.take_file(source, aside, path)
+        return files.add_file(source, target, path)
     except ValueError as error:
-        raise InvalidInput(f"{source} cannot be taken into an artifact: {error}", field="source") from None
+        raise InvalidInput(f"{source} cannot be added to an artifact: {error}", field="source") from None
     except FileExistsError:
         raise InvalidInput(f"{source}: the artifact already has a file {path}", field="source") from None
 
 
-def _take_golden(aside: Path, golden: Golden, signature: Signature) -> GoldenEntry:
+def _add_golden(target: Path, golden: Golden, signature: Signature) -> GoldenEntry:
     checked = golden.checked(signature)
     try:
-        entry = _take_bytes(aside, GOLDEN, checked.to_bytes())
+        entry = _add_bytes(target, GOLDEN, checked.to_bytes())
         return GoldenEntry(file=entry, rows=checked.rows, atol=checked.atol, rtol=checked.rtol)
     except ValidationError as error:
         raise InvalidInput(f"golden: {describe(error)}", field="golden") from None

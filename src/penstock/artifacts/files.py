@@ -1,4 +1,4 @@
-"""Files at rest: reading, hashing and copying without following links, and making them durable."""
+"""Files on disk: reading, hashing and copying without following links, and durable writes."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ def sha256_of(data: bytes) -> str:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[int]:
-    """A descriptor of a regular file; raises IntegrityError for links, pipes, directories and what is missing."""
+    """A descriptor of a regular file; raises IntegrityError for a link, pipe or directory, or if there is no file."""
     try:
         fd = os.open(path, _READ)
     except FileNotFoundError:
         raise IntegrityError(f"{path} is missing") from None
     except OSError as error:
         if path.is_symlink():
-            raise IntegrityError(f"{path} is a symbolic link; an artifact holds plain files only") from None
+            raise IntegrityError(f"{path} is a symbolic link; an artifact contains plain files only") from None
         raise IntegrityError(f"{path} cannot be read: {error.strerror}") from None
     try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
@@ -61,22 +61,22 @@ def read_entry(root: Path, entry: FileEntry) -> bytes:
 
 
 def check_entry(root: Path, entry: FileEntry) -> None:
-    """Re-hash a listed file; raises IntegrityError naming it when one byte differs."""
+    """Hash a listed file; raises IntegrityError naming it if its size or sha256 differs."""
     _stream(root, entry, None)
 
 
 def copy_entry(root: Path, entry: FileEntry, target: Path) -> None:
-    """Copy a listed file to `target/<its path>`, hashing the very bytes that are written, and make it durable."""
+    """Copy a listed file durably to `target/<its path>`; the sha256 is checked on the bytes that are written."""
     destination = target / entry.path
     destination.parent.mkdir(parents=True, exist_ok=True)
     with _created(destination) as fd:
         _stream(root, entry, fd)
 
 
-def take_file(source: Path, target: Path, path: str) -> FileEntry:
-    """Copy any readable file (links followed) to `target/path`, durably, and describe the bytes written.
+def add_file(source: Path, target: Path, path: str) -> FileEntry:
+    """Copy a file (links are followed) durably to `target/path`; the entry describes the bytes written.
 
-    Raises InvalidInput when the source cannot be read.
+    Raises InvalidInput if the source cannot be read.
     """
     destination = target / path
     destination.parent.mkdir(parents=True, exist_ok=True)
@@ -95,7 +95,7 @@ def take_file(source: Path, target: Path, path: str) -> FileEntry:
 
 @contextmanager
 def _created(path: Path) -> Iterator[int]:
-    """A descriptor of a new file, flushed to the disk when the block ends well."""
+    """A descriptor of a new file, flushed to the disk at the end of the block."""
     fd = os.open(path, _WRITE, 0o644)
     try:
         yield fd
@@ -131,11 +131,11 @@ def _refuse_linked_parents(root: Path, relative: str) -> None:
     for part in relative.split("/")[:-1]:
         directory = directory / part
         if directory.is_symlink():
-            raise IntegrityError(f"{directory} is a symbolic link; an artifact holds plain files only")
+            raise IntegrityError(f"{directory} is a symbolic link; an artifact contains plain files only")
 
 
 def _wrong_size(path: Path, size: int, entry: FileEntry) -> str:
-    return f"{path} has {size} bytes, its manifest records {entry.size}; it was altered or not fully written"
+    return f"{path} has {size} bytes, its manifest records {entry.size}; it was altered or is incomplete"
 
 
 def _wrong_digest(path: Path) -> str:
@@ -143,13 +143,13 @@ def _wrong_digest(path: Path) -> str:
 
 
 def _walk(directory: Path, prefix: str, found: dict[str, os.DirEntry[str]]) -> None:
-    """Put every file and every empty directory into `found`, by path relative to the first `directory`.
+    """Add every file and every empty directory to `found`, by path relative to the first `directory`.
 
     Raises IntegrityError naming the first symbolic link or special file.
     """
     for entry in _entries(directory):
         if entry.is_symlink():
-            raise IntegrityError(f"{entry.path} is a symbolic link; an artifact holds plain files only")
+            raise IntegrityError(f"{entry.path} is a symbolic link; an artifact contains plain files only")
         if entry.is_dir(follow_symlinks=False):
             before = len(found)
             _walk(directory / entry.name, f"{prefix}{entry.name}/", found)
@@ -170,9 +170,9 @@ def _entries(directory: Path) -> list[os.DirEntry[str]]:
 
 
 def check_tree(root: Path, listed: Mapping[str, FileEntry], unlisted: str) -> None:
-    """The files below `root` are exactly the `listed` ones, in their sizes, and the one named `unlisted`.
+    """Check that the files below `root` are exactly the `listed` ones, in their sizes, and the one named `unlisted`.
 
-    Raises IntegrityError naming the first file that is missing, extra, linked or of another size.
+    Raises IntegrityError naming the first file that is missing, not listed, a link, or of another size.
     """
     if root.is_symlink():
         raise IntegrityError(f"{root} is a symbolic link; an artifact is a plain directory")
@@ -190,13 +190,13 @@ def check_tree(root: Path, listed: Mapping[str, FileEntry], unlisted: str) -> No
 
 
 def write_durable(path: Path, data: bytes) -> None:
-    """A new file with this content, flushed to the disk."""
+    """Create a file with this content and flush it to the disk."""
     with _created(path) as fd:
         _write_all(fd, data)
 
 
 def sync_directory(path: Path) -> None:
-    """Flush a directory's entries to the disk, so that a rename in it outlives a power cut."""
+    """Flush a directory's entries to the disk, so that a rename in it survives a power failure."""
     if os.name == "nt":
         return
     fd = os.open(path, os.O_RDONLY)
@@ -207,13 +207,13 @@ def sync_directory(path: Path) -> None:
 
 
 def sync_tree(root: Path) -> None:
-    """`sync_directory` for `root` and every directory below it, the deepest first."""
+    """`sync_directory` for `root` and every directory below it, deepest first."""
     for directory, _, _ in os.walk(root, topdown=False):
         sync_directory(Path(directory))
 
 
 def discard(path: Path) -> None:
-    """Remove a directory, or a link, that nobody needs, as far as it lets itself be removed."""
+    """Remove a directory, a link or a file; errors are ignored."""
     if path.is_symlink() or path.is_file():
         with suppress(OSError):
             path.unlink()

@@ -15,9 +15,10 @@ _OUTPUT = "output/"
 
 @dataclass(frozen=True)
 class Golden:
-    """Real inputs with the reference outputs, axis 0 the sample, and how far an answer may be from them.
+    """Real inputs with the reference outputs, axis 0 the sample, and the tolerance of a comparison.
 
-    An answer agrees where `|answer - output| <= atol + rtol * |output|`.
+    An answer agrees if `|answer - output| <= atol + rtol * |output|`. The reference is the unoptimized model, in fp32,
+    so an artifact of int8 variants only needs no fp32 variant but a tolerance that fits int8.
     """
 
     inputs: Arrays
@@ -27,11 +28,11 @@ class Golden:
 
     @property
     def rows(self) -> int:
-        """How many samples there are."""
+        """The number of samples."""
         return len(next(iter(self.inputs.values())))
 
     def checked(self, signature: Signature) -> Golden:
-        """The same samples in the signature's order and datatypes; raises InvalidInput naming what does not fit."""
+        """The same samples in the signature's order and datatypes; raises InvalidInput naming the faulty tensor."""
         inputs = _checked(self.inputs, signature)
         outputs = _checked(self.outputs, Signature(signature.outputs, ()))
         golden = Golden(inputs, outputs, self.atol, self.rtol)
@@ -45,7 +46,7 @@ class Golden:
         return golden
 
     def to_bytes(self) -> bytes:
-        """As `golden.safetensors` holds it: tensors named `input/<name>` and `output/<name>`."""
+        """The content of `golden.safetensors`: tensors named `input/<name>` and `output/<name>`."""
         from safetensors.numpy import save
 
         tensors = {_INPUT + name: array for name, array in self.inputs.items()}
@@ -54,7 +55,7 @@ class Golden:
 
     @classmethod
     def from_bytes(cls, data: bytes, atol: float, rtol: float) -> Golden:
-        """The inverse of `to_bytes`; raises InvalidInput when `data` holds anything else."""
+        """The inverse of `to_bytes`; raises InvalidInput for any other data."""
         from safetensors import SafetensorError
         from safetensors.numpy import load
 
@@ -76,7 +77,7 @@ def _checked(arrays: Arrays, signature: Signature) -> Arrays:
     checked, _ = signature.validate(arrays)
     for name, array in checked.items():
         if array.dtype.kind == "O":
-            raise InvalidInput(f"golden tensor {name!r} holds text, which golden samples cannot", field="golden")
+            raise InvalidInput(f"golden tensor {name!r} contains text, which golden samples do not support", field="golden")
         if array.dtype.kind == "f" and not np.isfinite(array).all():
-            raise InvalidInput(f"golden tensor {name!r} holds NaN or infinity", field="golden")
+            raise InvalidInput(f"golden tensor {name!r} contains NaN or infinity", field="golden")
     return checked

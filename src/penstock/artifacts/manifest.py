@@ -1,18 +1,20 @@
-"""The manifest of an artifact: what `manifest.json` may say, and nothing else."""
+"""The manifest of an artifact: the schema of `manifest.json`."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import PurePosixPath
-from typing import Annotated, Any, Literal, NoReturn
+from typing import Annotated, Any, NoReturn, Self
 
 from pydantic import (
     AfterValidator,
+    BeforeValidator,
     Field,
     PlainSerializer,
     PlainValidator,
+    PrivateAttr,
     StrictInt,
     ValidationError,
     model_validator,
@@ -20,6 +22,17 @@ from pydantic import (
 
 from penstock.artifacts.policies import BatchingPolicy, Entry, PaddingPolicy, Ranges, check_padding, check_ranges
 from penstock.artifacts.refs import check_name, check_version
+from penstock.artifacts.schema import (
+    CURRENT,
+    FIRST,
+    SchemaVersion,
+    UnknownField,
+    describe_unknown,
+    invalid,
+    parse_version,
+    put_back,
+    validate_newer,
+)
 from penstock.errors import InvalidInput
 from penstock.tensors import Signature
 
@@ -29,7 +42,7 @@ CARD = "card.md"
 
 
 def check_path(path: str) -> str:
-    """`path` when it stays inside its artifact on every system; it names files, so nothing is normalised.
+    """`path` if it is relative and stays inside its artifact on every operating system; nothing is normalised.
 
     Raises ValueError.
     """
@@ -65,13 +78,20 @@ def _utc(value: str) -> str:
 
 
 def utc_now() -> str:
-    """The time as manifests write it, to the second."""
+    """The current time in UTC, to the second, such as 2026-01-31T12:00:00Z."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 RelativePath = Annotated[str, AfterValidator(check_path)]
 Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._]{0,39}\z")]
-"""A format or precision; without `-`, so that `<format>-<precision>` is read in one way only."""
+"""A format or a precision."""
+
+VariantName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}\z")]
+
+
+def default_variant_name(format: str, precision: str) -> str:
+    """`<format>-<precision>`, such as onnx-fp32: the name of a variant that gives none."""
+    return f"{format}-{precision}"
 
 
 class _TensorEntry(Entry):
@@ -88,7 +108,7 @@ class _SignatureEntry(Entry):
 
 
 def _signature(value: Any) -> Signature:
-    """A Signature from one or from its JSON form, with distinct names and sensible shapes."""
+    """A Signature from a Signature or its JSON form; the names are distinct and the shapes valid."""
     data = value.to_json() if isinstance(value, Signature) else value
     entry = _SignatureEntry.model_validate(data)
     for tensors in (entry.inputs, entry.outputs):
@@ -121,14 +141,15 @@ class FileEntry(Entry):
 
 
 class Variant(Entry):
-    """One runnable form of the model. `file` is the path of its main file, one of `files`.
+    """One runnable form of the model. `name` is unique in the artifact; `file` is the path of the main file in `files`.
 
-    `max_abs_error` is the largest difference from the reference outputs that was measured at publish. `requires` names
-    what the machine must have, such as a CPU flag (`avx512f`).
+    `max_abs_error` is the largest difference from the reference outputs that was measured before publishing. `requires`
+    lists what the machine must have, such as a CPU flag (`avx512f`).
     """
 
     format: Word
     precision: Word
+    name: VariantName = ""
     file: RelativePath
     files: tuple[FileEntry, ...] = Field(min_length=1)
     architecture: str | None = None
@@ -138,10 +159,15 @@ class Variant(Entry):
     benchmark: dict[str, Any] | None = None
     requires: tuple[str, ...] = ()
 
-    @property
-    def name(self) -> str:
-        """`<format>-<precision>`, such as onnx-fp32."""
-        return f"{self.format}-{self.precision}"
+    @model_validator(mode="before")
+    @classmethod
+    def _default_name(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping) or "name" in data:
+            return data
+        format, precision = data.get("format"), data.get("precision")
+        if not isinstance(format, str) or not isinstance(precision, str):
+            return data  # refused for these fields
+        return {**data, "name": default_variant_name(format, precision)}
 
     @model_validator(mode="after")
     def _main_file_is_listed(self) -> Variant:
@@ -149,9 +175,19 @@ class Variant(Entry):
             raise ValueError(f"the main file {self.file!r} is not among the variant's files")
         return self
 
+    @property
+    def main(self) -> FileEntry:
+        """The entry of the main file."""
+        return next(entry for entry in self.files if entry.path == self.file)
+
+    @property
+    def size_bytes(self) -> int:
+        """The size of all its files."""
+        return sum(entry.size for entry in self.files)
+
 
 class GoldenEntry(Entry):
-    """The golden samples: how many rows, and how far an answer may be from the recorded one."""
+    """The golden samples: the number of rows and the tolerance (see `Golden`)."""
 
     file: FileEntry
     rows: int = Field(ge=1)
@@ -160,16 +196,20 @@ class GoldenEntry(Entry):
 
 
 class TaskEntry(Entry):
-    """What the tensors mean: the kind of Task and its constants (preprocessing, labels, …)."""
+    """The kind of the Task that gives the tensors their meaning, and its configuration (preprocessing, labels, …)."""
 
     kind: str = Field(min_length=1)
     config: dict[str, Any] = Field(default_factory=dict)
 
 
-class Manifest(Entry):
-    """Everything an artifact says about itself."""
+def _schema_version(value: Any) -> str:
+    return str(parse_version(value))
 
-    schema_version: Literal[1] = 1
+
+class Manifest(Entry):
+    """The content of `manifest.json`."""
+
+    schema_version: Annotated[str, BeforeValidator(_schema_version)] = str(CURRENT)
     name: Annotated[str, AfterValidator(_name)]
     version: Annotated[str, AfterValidator(_version)]
     task: TaskEntry
@@ -185,6 +225,8 @@ class Manifest(Entry):
     batching: BatchingPolicy | None = None
     padding: tuple[PaddingPolicy, ...] = ()
     ranges: Ranges | None = None
+    _unknown: tuple[UnknownField, ...] = PrivateAttr(default=())
+    """Fields of a newer schema."""
 
     @model_validator(mode="after")
     def _padding_fits(self) -> Manifest:
@@ -213,12 +255,12 @@ class Manifest(Entry):
         return self
 
     def tasks(self) -> Iterator[TaskEntry]:
-        """What the model can be asked as; the first is what it is asked as where nobody says."""
+        """The tasks that the model supports; the first is the default."""
         yield self.task
         yield from self.more_tasks
 
     def files(self) -> Iterator[FileEntry]:
-        """Every file but the manifest itself."""
+        """Every file except the manifest itself. Fields that are not known add none."""
         for variant in self.variants:
             yield from variant.files
         if self.golden is not None:
@@ -227,39 +269,79 @@ class Manifest(Entry):
             yield self.card
 
     def variant(self, name: str) -> Variant:
-        """By name, such as `onnx-fp32`; raises InvalidInput that lists those there are."""
+        """The variant of this name, such as `onnx-fp32`; raises InvalidInput that lists the names."""
         for variant in self.variants:
             if variant.name == name:
                 return variant
         known = ", ".join(variant.name for variant in self.variants)
         raise InvalidInput(f"{self.name}:{self.version} has no variant {name!r}; variants: {known}", field="variant")
 
+    @property
+    def unknown_fields(self) -> list[str]:
+        """The fields of a newer schema that this Penstock ignores, such as `variants.0.recipe`."""
+        return [field.name for field in self._unknown]
+
+    @property
+    def schema_warning(self) -> str | None:
+        """One sentence that names the ignored fields; None if there are none."""
+        return describe_unknown(self.schema_version, self.unknown_fields) if self._unknown else None
+
+    def to_json(self) -> dict[str, Any]:
+        """The document that `manifest.json` holds, ignored fields included.
+
+        A manifest of version 1.0 keeps the form that the first releases read. Raises ValueError or TypeError for values
+        that JSON does not have.
+        """
+        document = self.model_dump(mode="json", warnings="error")
+        if self.schema_version == str(FIRST):
+            document["schema_version"] = FIRST.major
+            for variant in document["variants"]:
+                if variant["name"] == default_variant_name(variant["format"], variant["precision"]):
+                    del variant["name"]
+        return put_back(document, self._unknown)
+
     def to_bytes(self) -> bytes:
-        """As `manifest.json` holds it; raises InvalidInput when it holds what JSON cannot say (NaN, objects)."""
+        """The bytes of `manifest.json`; raises InvalidInput for a value that JSON does not have (NaN, objects)."""
         try:
-            data = self.model_dump(mode="json", warnings="error")
-            return (json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+            return (json.dumps(self.to_json(), indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
         except (ValueError, TypeError, RecursionError) as error:
             raise InvalidInput(f"{MANIFEST}: it holds a value that JSON cannot: {_first_line(error)}") from None
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> Manifest:
-        """The inverse of `to_bytes`; raises InvalidInput with one sentence that names the faulty field."""
+    def from_bytes(cls, data: bytes) -> Self:
+        """The inverse of `to_bytes`; raises InvalidInput with one sentence that names the faulty field.
+
+        Fields that are not known are refused, except in a manifest of a newer minor schema version: there they are kept
+        and ignored.
+        """
+        document = _json_object(data)
+        document.setdefault("schema_version", FIRST.major)
         try:
-            return cls.model_validate(json.loads(data.decode(), parse_constant=_refuse_constant))
+            version = parse_version(document["schema_version"])
+        except ValueError as error:
+            raise InvalidInput(f"schema_version: {error}", field="schema_version") from None
+        try:
+            return cls._validated(document, version)
         except ValidationError as error:
-            raise InvalidInput(describe(error)) from None
-        except (ValueError, RecursionError) as error:
-            raise InvalidInput(f"it is not JSON: {_first_line(error)}") from None
+            raise invalid(error, version) from None
+
+    @classmethod
+    def _validated(cls, document: dict[str, Any], version: SchemaVersion) -> Self:
+        if version <= CURRENT:
+            return cls.model_validate(document)
+        manifest, unknown = validate_newer(cls.model_validate, document)
+        manifest._unknown = tuple(unknown)
+        return manifest
 
 
-def describe(error: ValidationError) -> str:
-    """The first fault of a validation, with its field."""
-    fault = error.errors(include_url=False, include_input=False)[0]
-    where = ".".join(str(step) for step in fault["loc"]) or "the manifest"
-    what = fault["msg"].removeprefix("Value error, ").removeprefix(f"{where}: ")
-    more = error.error_count() - 1
-    return f"{where}: {what}" + (f" (and {more} more)" if more else "")
+def _json_object(data: bytes) -> dict[str, Any]:
+    try:
+        document = json.loads(data.decode(), parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise InvalidInput(f"it is not JSON: {_first_line(error)}") from None
+    if not isinstance(document, dict):
+        raise InvalidInput("it is not a JSON object")
+    return document
 
 
 def _first_line(error: BaseException) -> str:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from penstock.artifacts.artifact import Artifact
-from penstock.artifacts.manifest import Manifest
+from penstock.artifacts.manifest import Manifest, default_variant_name
 from penstock.artifacts.policies import BatchingPolicy
 from penstock.backends.catalog import format_of
 from penstock.engine.batching.limits import BatchLimits
@@ -22,6 +23,8 @@ from penstock.errors import ModelLoadError
 from penstock.options import EngineOptions, ModelOptions
 from penstock.tasks.base import Task
 from penstock.tasks.catalog import load_task, task_for_bare
+
+log = logging.getLogger(__name__)
 
 
 def load_artifact(artifact: Artifact, options: EngineOptions, selection: VariantSelection | None = None) -> LoadedModel:
@@ -43,10 +46,15 @@ def load_artifact(artifact: Artifact, options: EngineOptions, selection: Variant
         name=artifact.name,
         version=artifact.version,
         variant=variant.name,
+        precision=variant.precision,
         num_parameters=variant.num_parameters,
-        size_bytes=sum(entry.size for entry in variant.files),
-        sha256=next(entry.sha256 for entry in variant.files if entry.path == variant.file),
-        warnings=(*selected.failures, *_unmet_precision(artifact, variant.precision, options)),
+        size_bytes=variant.size_bytes,
+        sha256=variant.main.sha256,
+        warnings=(
+            *selected.failures,
+            *_unmet_precision(artifact, variant.precision, options),
+            *_schema_warning(artifact),
+        ),
         choice=selected.results,
     )
     return LoadedModel(
@@ -76,7 +84,8 @@ def load_file(path: Path, options: EngineOptions, weights: WeightsDescription | 
         task,
         name=path.stem,
         version="1",
-        variant=f"{format}-{options.precision}",
+        variant=default_variant_name(format, options.precision),
+        precision=options.precision,
         num_parameters=None,
         size_bytes=path.stat().st_size,
         sha256=digest,
@@ -118,6 +127,15 @@ def _unmet_precision(artifact: Artifact, precision: str, options: EngineOptions)
     if options.precision != "int8" or precision == "int8":
         return ()
     return (f"int8 was requested, {artifact.ref} has no int8 variant that runs here; it runs in {precision}",)
+
+
+def _schema_warning(artifact: Artifact) -> tuple[str, ...]:
+    """The warning about ignored fields of a newer manifest, which is logged as well."""
+    warning = artifact.manifest.schema_warning
+    if warning is None:
+        return ()
+    log.warning("%s: %s", artifact.ref, warning)
+    return (warning,)
 
 
 def _info(

@@ -36,6 +36,7 @@ class ModelInfo:
     version: str
     variant: str
     format: str
+    precision: str
     task: str
     device: str
     dtype: str

@@ -102,8 +102,9 @@ def _candidates(
         return _requested(artifact, options, selection.variant)
     candidates: list[Variant] = []
     excluded: list[SelectionResult] = []
+    checks = _CHECKS if _has_precision(artifact, options) else _CHECKS[1:]
     for variant in artifact.variants:
-        reason = next(_objections(variant, options, _CHECKS), None)
+        reason = next(_objections(variant, options, checks), None)
         if reason is None:
             candidates.append(variant)
         else:
@@ -122,6 +123,11 @@ def _requested(artifact: Artifact, options: BackendOptions, name: str) -> tuple[
 
 def _rank(format: str) -> int:
     return ORDER.index(format) if format in ORDER else len(ORDER)
+
+
+def _has_precision(artifact: Artifact, options: BackendOptions) -> bool:
+    """False for an artifact of, say, int8 variants only: it runs in a precision that it has."""
+    return any(_other_precision(variant, options) is None for variant in artifact.variants)
 
 
 def _other_precision(variant: Variant, options: BackendOptions) -> str | None:
@@ -179,7 +185,7 @@ def _measure(
     race = VariantRace(artifact, excluded)
     started = time.monotonic()
     for variant in candidates:
-        reason = _skipped(variant, race.leader, effort, time.monotonic() - started)
+        reason = _skipped(variant, race.leader, options.precision, effort, time.monotonic() - started)
         if reason is not None:
             race.reject(variant, reason)
             continue
@@ -195,11 +201,11 @@ def _measure(
     return race.finish(len(candidates))
 
 
-def _skipped(variant: Variant, leader: Variant | None, effort: Effort, spent_s: float) -> str | None:
+def _skipped(variant: Variant, leader: Variant | None, precision: str, effort: Effort, spent_s: float) -> str | None:
     """Why a variant is not opened once another one works."""
     if leader is None:
         return None
-    if leader.precision != variant.precision:
+    if leader.precision == precision != variant.precision:
         return f"{leader.name} has the requested precision"
     if effort == "all":
         return None

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from penstock.artifacts.artifact import Artifact
+from penstock.artifacts.artifact import Artifact, Variant
 from penstock.engine.loading.loaded_model import LoadedModel
 from penstock.engine.loading.manager import is_model_file
 from penstock.errors import InvalidInput, ModelNotFound
@@ -257,13 +257,13 @@ def _version(artifact: Artifact, loaded: bool) -> VersionInfo:
     )
 
 
-def _variant(variant: Any) -> VariantShown:
+def _variant(variant: Variant) -> VariantShown:
     return VariantShown(
         name=variant.name,
         format=variant.format,
         precision=variant.precision,
-        sha256=next(entry.sha256 for entry in variant.files if entry.path == variant.file),
-        size_bytes=sum(entry.size for entry in variant.files),
+        sha256=variant.main.sha256,
+        size_bytes=variant.size_bytes,
         num_parameters=variant.num_parameters,
         max_abs_error=variant.max_abs_error,
         benchmark=variant.benchmark,
@@ -272,11 +272,10 @@ def _variant(variant: Any) -> VariantShown:
 
 def _bare_version(model: LoadedModel) -> VersionInfo:
     info = model.info
-    precision = info.variant.rpartition("-")[2]
     variant = VariantShown(
         name=info.variant,
         format=info.format,
-        precision=precision,
+        precision=info.precision,
         sha256=info.sha256,
         size_bytes=info.size_bytes,
         num_parameters=info.num_parameters,
