@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from penstock.cli.models.summary import check_aliases, set_aliases
 from penstock.cli.options import ConfigOption, JsonOption, PinOption, RegistryOption, open_registry, read_settings
 from penstock.cli.output import print_json, size, working
 
 if TYPE_CHECKING:
     from penstock.artifacts.artifact import Artifact
+    from penstock.cli.models.import_file import ModelDescription
     from penstock.tensors import TensorSpec
 
 _FORM = "x:FP32:-1x784; the first length is the batch, -1 is free; repeatable, in the model's order"
@@ -20,22 +22,22 @@ _FORM = "x:FP32:-1x784; the first length is the batch, -1 is free; repeatable, i
 _File = Annotated[Path, typer.Argument(metavar="FILE", help="An ONNX, OpenVINO, TorchScript, .pt2 or weights file.")]
 _Name = Annotated[str | None, typer.Option(help="The model's name.", show_default="the file's")]
 _Version = Annotated[str | None, typer.Option(help="The version.", show_default="v1.0")]
-_Architecture = Annotated[str | None, typer.Option(metavar="MODULE:CLASS", help="For weights: the class they fill.")]
+_Architecture = Annotated[str | None, typer.Option(metavar="MODULE:CLASS", help="For weights: their class.")]
 _Arguments = Annotated[
-    str | None, typer.Option(metavar="JSON", help="What that class is built with, as a JSON object.")
+    str | None, typer.Option(metavar="JSON", help="The arguments of that class's constructor, a JSON object.")
 ]
 _Inputs = Annotated[
     list[str] | None,
-    typer.Option(metavar="NAME:DTYPE:SHAPE", help=f"An input, where the file does not record it, such as {_FORM}."),
+    typer.Option(metavar="NAME:DTYPE:SHAPE", help=f"An input, if the file does not record it, such as {_FORM}."),
 ]
 _Outputs = Annotated[
     list[str] | None,
-    typer.Option(
-        metavar="NAME:DTYPE:SHAPE", help="An output, likewise.", show_default="what runs on random inputs show"
-    ),
+    typer.Option(metavar="NAME:DTYPE:SHAPE", help="An output, likewise.", show_default="from runs on random inputs"),
 ]
-_Task = Annotated[str | None, typer.Option(help="Its task, such as vector-classification.", show_default="what fits")]
-_Labels = Annotated[Path | None, typer.Option(help="A text file with one class name a line.")]
+_Task = Annotated[
+    str | None, typer.Option(help="Its task, such as vector-classification.", show_default="by its signature")
+]
+_Labels = Annotated[Path | None, typer.Option(help="A text file with one class name per line.")]
 _Card = Annotated[Path | None, typer.Option(help="Its model card, Markdown.", show_default="a minimal one")]
 _Aliases = Annotated[list[str] | None, typer.Option(help="Point this alias at the version; repeatable.")]
 
@@ -57,44 +59,52 @@ def import_model(
     config: ConfigOption = None,
     registry: RegistryOption = None,
 ) -> None:
-    """Publish a bare model file: what it does not say itself is asked of you, or shown by running it.
+    """Publish a bare model file; options give what the file does not record.
 
-    It gets golden samples from its own answers to random inputs, which prove later loads against this
-    one and not the model against its training.
+    It gets golden samples from its own answers to random inputs. They prove that later loads answer
+    alike, not that the model is right.
     """
-    arguments = _json_object(architecture_args)
-    if arguments and architecture is None:
-        raise typer.BadParameter("--architecture-args needs --architecture")
-    inputs, outputs = _tensors("--input", input), _tensors("--output", output)
-    if outputs and not inputs:
-        raise typer.BadParameter("--output needs --input")
-    from penstock.artifacts.refs import check_name
-    from penstock.cli.models.import_file import Described, publish_file
+    description = _description(architecture, architecture_args, input, output)
+    aliases = alias or []
+    check_aliases(aliases)
+    from penstock.cli.models.import_file import publish_file
 
-    for one in alias or ():
-        check_name(one, "alias")
-    described = Described(architecture, arguments, inputs, outputs)
     with open_registry(read_settings(config, registry=registry)) as models:
         with working(f"importing {path.name}"):
             artifact = publish_file(
                 models, path, name=name, version=version, task=task, labels=labels, card=card, trust=trust,
-                described=described,
+                description=description,
             )  # fmt: skip
-        for one in alias or ():
-            models.set_alias(artifact.name, one, artifact.version)
+        set_aliases(models, artifact, aliases)
     if as_json:
-        manifest = artifact.manifest.model_dump(mode="json")
-        print_json({"ref": artifact.ref, "path": artifact.path, "manifest": manifest})
+        print_json({"ref": artifact.ref, "path": artifact.path, "manifest": artifact.manifest.to_json()})
     else:
-        _tell(artifact)
+        _print(artifact)
 
 
-def _tell(artifact: Artifact) -> None:
+def _print(artifact: Artifact) -> None:
     manifest, variant = artifact.manifest, artifact.variants[0].name
-    what = f"{variant}, {manifest.task.kind}, {size(artifact.size_bytes)}"
-    typer.echo(f"imported {artifact.ref} ({what}) to {artifact.path}")
+    facts = f"{variant}, {manifest.task.kind}, {size(artifact.size_bytes)}"
+    typer.echo(f"imported {artifact.ref} ({facts}) to {artifact.path}")
     if manifest.golden is None:
         typer.echo(f"golden samples: {manifest.lineage['golden_samples']}")
+
+
+def _description(
+    architecture: str | None, architecture_args: str | None, inputs: list[str] | None, outputs: list[str] | None
+) -> ModelDescription:
+    """The options that describe the model; raises BadParameter for one that is malformed or needs another."""
+    from penstock.cli.models.import_file import ModelDescription
+
+    arguments = _json_object(architecture_args)
+    if arguments and architecture is None:
+        raise typer.BadParameter("--architecture-args needs --architecture")
+    described = ModelDescription(
+        architecture, arguments, _tensors("--input", inputs or []), _tensors("--output", outputs or [])
+    )
+    if described.outputs and not described.inputs:
+        raise typer.BadParameter("--output needs --input")
+    return described
 
 
 def _json_object(text: str | None) -> dict[str, Any]:
@@ -107,9 +117,7 @@ def _json_object(text: str | None) -> dict[str, Any]:
     return value
 
 
-def _tensors(option: str, texts: list[str] | None) -> tuple[TensorSpec, ...]:
-    if not texts:
-        return ()
+def _tensors(option: str, texts: list[str]) -> tuple[TensorSpec, ...]:
     from penstock.cli.models.import_file import parse_tensor
 
     try:

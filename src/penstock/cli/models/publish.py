@@ -1,0 +1,119 @@
+"""`penstock models publish`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from penstock.cli.models.summary import check_aliases, set_aliases, summarize
+from penstock.cli.options import ConfigOption, JsonOption, PinOption, RegistryOption, open_registry, read_settings
+from penstock.cli.output import print_json, size, working
+
+if TYPE_CHECKING:
+    from penstock.artifacts.artifact import Artifact
+    from penstock.registry.registry import Registry
+
+_Path = Annotated[Path | None, typer.Argument(metavar="[PATH]", help="An artifact directory, or a bare .onnx file.")]
+_Bundled = Annotated[bool, typer.Option("--bundled", help="Publish every model that an installed package ships.")]
+_Name = Annotated[str | None, typer.Option(help="For a file: the model's name.", show_default="the file's")]
+_Version = Annotated[str | None, typer.Option(help="For a file: the version.", show_default="v1.0")]
+_Task = Annotated[
+    str | None,
+    typer.Option(help="For a file: its task, such as vector-classification.", show_default="by its signature"),
+]
+_Labels = Annotated[Path | None, typer.Option(help="For a file: a text file with one class name per line.")]
+_Card = Annotated[
+    Path | None, typer.Option(help="For a file: its model card, Markdown.", show_default="a minimal one")
+]
+_Aliases = Annotated[list[str] | None, typer.Option(help="Point this alias at the version; repeatable.")]
+_Prove = Annotated[
+    bool, typer.Option(help="Load an artifact and run its golden samples first; refuse it if that fails.")
+]
+
+
+def publish(
+    path: _Path = None,
+    bundled: _Bundled = False,
+    name: _Name = None,
+    version: _Version = None,
+    task: _Task = None,
+    labels: _Labels = None,
+    card: _Card = None,
+    alias: _Aliases = None,
+    prove: _Prove = True,
+    trust: PinOption = "data",
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+    registry: RegistryOption = None,
+) -> None:
+    """Publish a model: every file is verified, and the version appears completely or not at all.
+
+    A bare file is imported, as by `penstock models import`: it gets golden samples from its own answers
+    to random inputs. They prove that later loads answer alike, not that the model is right.
+    """
+    if (path is None) != bundled:
+        raise typer.BadParameter("give either PATH or --bundled")
+    aliases = alias or []
+    check_aliases(aliases)
+    options = {"name": name, "version": version, "task": task, "labels": labels, "card": card}
+    with open_registry(read_settings(config, registry=registry)) as models:
+        published = _publish(models, path, options, prove=prove, trust=trust)
+        for artifact in published:
+            set_aliases(models, artifact, aliases)
+        summaries = [summarize(models, artifact) for artifact in published]
+    if as_json:
+        print_json({"models": summaries})
+        return
+    for artifact in published:
+        typer.echo(f"published {artifact.ref} ({size(artifact.size_bytes)}) to {artifact.path}")
+
+
+def _publish(
+    models: Registry, path: Path | None, options: dict[str, Any], *, prove: bool, trust: str
+) -> list[Artifact]:
+    """Publish every bundled model without a path, else the artifact directory or the model file."""
+    if path is None:
+        _refuse_file_options(options, "--bundled")
+        return _publish_bundled(models, trust)
+    with working(f"publishing {path.name}"):
+        if path.is_dir():
+            _refuse_file_options(options, "an artifact directory")
+            return [_publish_artifact(models, path, prove=prove, trust=trust)]
+        from penstock.cli.models.import_file import publish_file
+
+        return [publish_file(models, path, trust=trust, **options)]
+
+
+def _publish_artifact(models: Registry, path: Path, *, prove: bool, trust: str) -> Artifact:
+    if prove:
+        _prove(path, trust)
+    return models.publish(path, trust)
+
+
+def _prove(path: Path, trust: str) -> None:
+    """Load the artifact once, so that one that no server can load is refused now and not at the next start."""
+    from penstock.artifacts.artifact import Artifact
+    from penstock.engine.loading.load import load_artifact
+    from penstock.options import EngineOptions
+
+    load_artifact(Artifact.open(path), EngineOptions(trust=trust)).close()
+
+
+def _refuse_file_options(options: dict[str, Any], source: str) -> None:
+    given = next((option for option, value in options.items() if value is not None), None)
+    if given is not None:
+        raise typer.BadParameter(f"--{given} describes a bare file; {source} has its own manifest")
+
+
+def _publish_bundled(models: Registry, trust: str) -> list[Artifact]:
+    from penstock.artifacts.bundled import bundled
+
+    published = []
+    for name in sorted(bundled()):
+        with working(f"publishing {name}"):
+            artifact = models.publish_bundled(name, trust)
+        if artifact is not None:
+            published.append(artifact)
+    return published
