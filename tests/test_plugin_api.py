@@ -149,7 +149,7 @@ def test_a_file_lies_beside_the_registrys_and_is_named_in_its_own_sentence(regis
     (registry.path / "houses.db").write_text("no database at all, but long enough to be read as one" * 20)
     database = open_database(registry, "houses")
     with (
-        pytest.raises(ConfigError, match=r"the database of houses .*houses\.db .*what houses has recorded is lost"),
+        pytest.raises(ConfigError, match=r"the database of houses .*houses\.db .*the records of houses are lost"),
         database.sentences(),
         database.writer.begin() as connection,
     ):
@@ -168,7 +168,7 @@ def test_the_file_of_a_package_lies_beside_the_file_that_was_named(tmp_path: Pat
 def test_a_full_disk_is_told_with_what_to_do(tmp_path: Path) -> None:
     with (
         closing(open_database(Registry(tmp_path), "houses")) as database,
-        pytest.raises(ConfigError, match=r"disk is full.*make room on its disk"),
+        pytest.raises(ConfigError, match=r"disk is full.*free space on its disk"),
         database.sentences(),
     ):
         raise sqlalchemy.exc.OperationalError("", {}, sqlite3.OperationalError("database or disk is full"))

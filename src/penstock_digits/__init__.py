@@ -1,5 +1,5 @@
-"""The starter models: handwritten digits, trained on scikit-learn's real ones.
+"""The starter models: handwritten digits, trained on scikit-learn's data set of real ones.
 
-`artifacts/` holds them ready to publish, which needs neither torch nor a download. The other modules train
-them anew: `python -m penstock_digits.train`.
+`artifacts/` contains them ready to publish, without torch and without a download. The other modules train them again:
+`python -m penstock_digits.train`.
 """

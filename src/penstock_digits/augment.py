@@ -1,4 +1,4 @@
-"""More digits from the real ones: turned, slanted, bolder, finer, and cut out as an uploaded picture is."""
+"""Augmentation: real digits rotated, slanted, bolder, finer, and cropped as an uploaded image is."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from penstock_digits.render import Picture, magnified, sharpened
 SIDE = 72
 PAD = 18
 EMBOLDEN = 0.24
-"""The share of ink that strokes are thickened to; nine digits in ten of the data set have 0.25 to 0.36."""
+"""The target share of ink when strokes are thickened; 90 % of the digits of the data set have 0.25 to 0.36."""
 
 
 def augmented(counts: Counts, rng: np.random.Generator) -> Features:
-    """One variation of each digit."""
+    """One random variation of each digit."""
     return np.stack([_variation(one, rng).ravel() for one in counts])
 
 
@@ -35,7 +35,7 @@ def _variation(counts: NDArray[np.float32], rng: np.random.Generator) -> Picture
 
 
 def _warped(drawing: Picture, rng: np.random.Generator) -> Picture:
-    """Turned and slanted about 7 degrees either way, stretched about a tenth."""
+    """Rotated and slanted by about 7 degrees in either direction, stretched by about 10 %."""
     angle, slant, stretch = rng.normal(0, 0.12), rng.normal(0, 0.12), np.exp(rng.normal(0, 0.1))
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     matrix = turn @ np.array([[stretch, slant], [0.0, 1.0]])
@@ -49,7 +49,7 @@ def _warped(drawing: Picture, rng: np.random.Generator) -> Picture:
 
 
 def _inked(drawing: Picture, rng: np.random.Generator) -> Picture:
-    """In full ink with a bolder or finer pen, or in the soft greys of the data set."""
+    """Drawn in full ink with a bolder or finer pen, or in the soft greys of the data set."""
     if rng.random() < 0.6:
         drawing = sharpened(drawing, rng.uniform(0.25, 0.85), np.exp(rng.uniform(np.log(4), np.log(30))))
         drawing = drawing - drawing.min()
@@ -58,7 +58,7 @@ def _inked(drawing: Picture, rng: np.random.Generator) -> Picture:
 
 
 def _loosened(square: ink.Square, rng: np.random.Generator) -> ink.Square:
-    """A cut that is a little too tight or too wide."""
+    """A crop that is slightly too tight or too wide."""
     left, top, side = square
     margin = round(side * rng.uniform(-0.04, 0.08))
     return left - margin, top - margin, side + 2 * margin

@@ -47,7 +47,7 @@ def metrics_of(scores: Scores) -> dict[str, float]:
 
 
 def picture_metrics(pictures: Mapping[str, float]) -> dict[str, float]:
-    """The accuracy for each way of rendering."""
+    """The accuracy for each rendering."""
     return {f"accuracy_{name}": round(value, 4) for name, value in pictures.items()}
 
 

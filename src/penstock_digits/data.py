@@ -1,4 +1,4 @@
-"""The data: 1,797 real handwritten digits, how they are split, and the 784 features made of each."""
+"""The data: 1,797 real handwritten digits, their split, and the 784 features of each."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 Counts = NDArray[np.float32]
-"""Digits as the data set has them: [n, 8, 8], each value how many of 16 dots are ink."""
+"""Digits of the data set: [n, 8, 8], each value the number of inked dots of 16."""
 Features = NDArray[np.float32]
-"""[n, 784], 0 paper to 1 ink."""
+"""[n, 784], from 0 (paper) to 1 (ink)."""
 
 FULL = 16
 HELD_OUT = 0.2
 SPLIT_SEED = 0
-"""The split is the same whatever seed a training uses, so that two trainings are measured on the same digits."""
+"""Independent of the seed of a training, so that two trainings are measured on the same digits."""
 
 TRAINING_DATA: dict[str, Any] = {
     "name": "Optical Recognition of Handwritten Digits (test set)",
@@ -35,21 +35,21 @@ TRAINING_DATA: dict[str, Any] = {
 
 
 class Digits(NamedTuple):
-    """Pictures and what they show."""
+    """Images and their labels."""
 
     counts: Counts
     labels: NDArray[np.int64]
 
 
 class Split(NamedTuple):
-    """What is trained on, and what is only measured on."""
+    """The training set and the held-out set."""
 
     train: Digits
     held_out: Digits
 
 
 def load_split() -> Split:
-    """The real digits, a stratified 20 % of them held out."""
+    """The real digits; a stratified 20 % are held out."""
     bunch = load_digits()
     counts, labels = bunch.images.astype(np.float32), bunch.target.astype(np.int64)
     train, held_out = train_test_split(
@@ -64,6 +64,6 @@ def features_of(counts: Counts) -> Features:
 
 
 def enlarged(digit: NDArray[np.float32]) -> NDArray[np.float32]:
-    """8×8 to 28×28, bilinear."""
+    """An 8×8 digit resized to 28×28, bilinear."""
     picture = Image.fromarray(digit).resize((28, 28), Image.Resampling.BILINEAR)
     return np.asarray(picture, dtype=np.float32)

@@ -18,7 +18,7 @@ OUTPUT = "logits"
 
 
 def export_onnx(network: DigitsCNN, path: Path) -> None:
-    """Write `network` as a single ONNX file, the same bytes for the same weights."""
+    """Write `network` as a single ONNX file; the same weights give the same bytes."""
     example = torch.zeros(2, PIXELS * PIXELS)
     with quiet_exporter():
         program = torch.onnx.export(
@@ -39,6 +39,6 @@ def save_weights(network: DigitsCNN, path: Path) -> None:
 
 
 def onnx_logits(path: Path, features: Features) -> Features:
-    """What ONNX Runtime answers."""
+    """The output of ONNX Runtime."""
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     return np.asarray(session.run([OUTPUT], {INPUT: features})[0], dtype=np.float32)

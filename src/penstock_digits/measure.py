@@ -1,4 +1,4 @@
-"""How good the digits are: accuracy, F1 and confusion; and the accuracy on them as uploaded pictures."""
+"""Metrics of the models: accuracy, F1 and confusion, and the accuracy on rendered images."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _PHOTO = Rendering(format="JPEG", margin=0.2, pen=0.5, paper=200, ink=60, shadin
 
 
 class Look(NamedTuple):
-    """A way of rendering, in words and in numbers."""
+    """A rendering and its description."""
 
     text: str
     how: Rendering
@@ -38,7 +38,7 @@ PICTURES: dict[str, Look] = {
     "photo": Look("like a photograph: sharp ink on grey paper, shade, grain, JPEG", _PHOTO),
     "photo_reversed": Look("the same, light on dark", replace(_PHOTO, dark_on_light=False)),
 }
-"""What the held-out digits are rendered as, 280×280 pixels each, to measure the image model."""
+"""The renderings of the held-out digits, 280×280 pixels each, that measure the image model."""
 
 
 class Scores(NamedTuple):
@@ -51,7 +51,7 @@ class Scores(NamedTuple):
 
 
 def score(logits: Features, labels: NDArray[np.int64]) -> Scores:
-    """The scores of the logits' best classes."""
+    """The scores of the top-1 classes."""
     classes = logits.shape[1]
     confusion = np.zeros((classes, classes), dtype=np.int64)
     np.add.at(confusion, (labels, logits.argmax(axis=1)), 1)
@@ -68,7 +68,7 @@ def score(logits: Features, labels: NDArray[np.int64]) -> Scores:
 def picture_accuracy(
     config: Mapping[str, Any], signature: Signature, logits_of: Callable[[Features], Features], digits: Digits
 ) -> dict[str, float]:
-    """The share of `digits` that is read rightly from picture files, for each way in `PICTURES`."""
+    """The accuracy on `digits` rendered as image files, for each rendering in `PICTURES`."""
     task = ImageClassification(config, signature)
     return {name: _accuracy(task, how, logits_of, digits) for name, (_, how) in PICTURES.items()}
 

@@ -1,4 +1,4 @@
-"""The network behind the digits."""
+"""The network of the starter models."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ CLASSES = 10
 
 
 class DigitsCNN(nn.Module):
-    """Three convolutions and a linear layer: 784 features, 0 paper to 1 ink, to the logits of 10 digits.
+    """Three convolutions and a linear layer: 784 features from 0 (paper) to 1 (ink) to the logits of 10 digits.
 
-    Input [batch, 784], a 28×28 picture row by row; output [batch, 10].
+    Input [batch, 784], a 28×28 image row by row; output [batch, 10].
     """
 
     def __init__(self, width: int = 16, dropout: float = 0.3) -> None:

@@ -1,4 +1,4 @@
-"""Writes the two artifacts: `digits` for rows of numbers, `digits-image` for pictures, with the same weights."""
+"""Writes the two artifacts: `digits` for rows of numbers, `digits-image` for images, with the same weights."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ IMAGE_TASK = TaskEntry(
         "contrast": "paper",
         "crop": "content",
         "embolden": EMBOLDEN,
-        # first what the data set's makers did, counting ink in 8×8 fields, then what the features are made by
+        # first the counts of ink in 8×8 fields, as in the data set, then the resize of the features
         "resize": [[8, 8, "box"], [PIXELS, PIXELS, "bilinear"]],
         "preprocess": {"kind": "scale", "factor": 1 / 255},
         "output": "logits",
@@ -88,13 +88,13 @@ def _write(
 
 
 def _variants(network: DigitsCNN, scratch: Path, features: Features, reference: Features) -> list[VariantSource]:
-    """ONNX first, compared with the eager network on every held-out digit; then the weights themselves."""
+    """The ONNX model, compared with the eager network on every held-out digit, and the weights."""
     onnx_file, weights = scratch / "model.onnx", scratch / "model.safetensors"
     export_onnx(network, onnx_file)
     save_weights(network, weights)
     error = float(np.abs(onnx_logits(onnx_file, features) - reference).max())
     if error > ATOL:
-        raise RuntimeError(f"the ONNX model is {error:.2g} from the eager one, more than {ATOL:.0e}")
+        raise RuntimeError(f"the ONNX model differs from the eager one by {error:.2g}, more than {ATOL:.0e}")
     parameters = sum(parameter.numel() for parameter in network.parameters())
     return [
         VariantSource("onnx", "fp32", onnx_file, num_parameters=parameters, max_abs_error=error),

@@ -1,4 +1,4 @@
-"""Digits of the data set as picture files, the way people would upload them."""
+"""Renders digits of the data set as image files, such as users upload."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ Picture = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Rendering:
-    """How a digit looks on its paper.
+    """The appearance of a digit on its paper.
 
-    `margin`: paper on each side as a share of the picture. `pen`: None leaves the soft greys of the data set,
-    a number from 0.3 (bold) to 0.7 (fine) draws it in full ink with sharp edges. `shading`: how much darker
-    one side of the paper is than the other. `noise`: the standard deviation of the grain, of 255.
+    `margin`: paper on each side as a share of the image. `pen`: None keeps the soft greys of the data set, a number
+    from 0.3 (bold) to 0.7 (fine) draws in full ink with sharp edges. `shading`: the difference in brightness between
+    two sides of the paper. `noise`: the standard deviation of the grain, of 255.
     """
 
     dark_on_light: bool = True
@@ -35,7 +35,7 @@ class Rendering:
 
 
 def render(counts: NDArray[np.float32], how: Rendering, rng: np.random.Generator) -> bytes:
-    """One 8×8 digit as a picture file."""
+    """One 8×8 digit as an image file."""
     light, dark = (how.paper, how.ink) if how.dark_on_light else (how.ink, how.paper)
     picture: Picture = light + (dark - light) * _strokes(counts, how)
     if how.shading:
@@ -48,13 +48,13 @@ def render(counts: NDArray[np.float32], how: Rendering, rng: np.random.Generator
 
 
 def sharpened(strokes: Picture, level: float, steepness: float) -> Picture:
-    """Greys turned into full ink with an edge: what is above `level` becomes ink, softly."""
+    """Full ink with a soft edge: values above `level` become ink, values below it paper."""
     result: Picture = (1.0 / (1.0 + np.exp((level - strokes) * steepness))).astype(np.float32)
     return result
 
 
 def magnified(counts: NDArray[np.float32], side: int) -> Picture:
-    """An 8×8 digit as a smooth picture, 0 paper to 1 ink."""
+    """An 8×8 digit as a smooth image, from 0 (paper) to 1 (ink)."""
     picture = Image.fromarray(counts / FULL).resize((side, side), Image.Resampling.BICUBIC)
     return np.asarray(picture, dtype=np.float32).clip(0, 1)
 

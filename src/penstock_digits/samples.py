@@ -1,4 +1,4 @@
-"""Writes the pictures and the request that the examples use: `python -m penstock_digits.samples --out examples`."""
+"""Writes the images and the request of the examples: `python -m penstock_digits.samples --out examples`."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ PICTURES: dict[str, tuple[int, Rendering]] = {
     "five-photo.jpg": (5, Rendering(format="JPEG", margin=0.2, pen=0.5, paper=205, ink=55, shading=0.3, noise=8)),
     "three-light-on-dark.jpg": (3, Rendering(format="JPEG", dark_on_light=False, margin=0.15)),
 }
-"""File name: the digit it shows, and how."""
+"""The digit and the rendering, by file name."""
 REQUEST_DIGIT = 7
 
 
 def write_samples(out: Path) -> None:
-    """Write `out/digit.json` and `out/images/`, all of held-out digits, which no training has seen."""
+    """Write `out/digit.json` and `out/images/`, all from held-out digits, which are not trained on."""
     held_out = load_split().held_out
     (out / "images").mkdir(parents=True, exist_ok=True)
     for name, (digit, how) in PICTURES.items():

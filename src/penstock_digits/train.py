@@ -23,11 +23,11 @@ EPOCHS = 8
 BATCH = 128
 PEAK_RATE = 5e-3
 THREADS = 1
-"""Fixed, since how a sum is shared among threads changes its last bits, and with them the whole training."""
+"""Fixed, because the number of threads changes the last bits of sums and with them the trained weights."""
 
 
-def train(digits: Digits, seed: int, *, say: bool = False) -> DigitsCNN:
-    """A network trained on `digits` and their variations; the same for the same seed on the same processor."""
+def train(digits: Digits, seed: int, *, verbose: bool = False) -> DigitsCNN:
+    """A network trained on `digits` and their variations; reproducible for a seed on the same processor."""
     torch.manual_seed(seed)
     torch.use_deterministic_algorithms(True)
     torch.set_num_threads(THREADS)
@@ -47,19 +47,19 @@ def train(digits: Digits, seed: int, *, say: bool = False) -> DigitsCNN:
             optimizer.step()
             schedule.step()
             total += loss.item() * len(rows)
-        if say:
+        if verbose:
             print(f"epoch {epoch:2d}/{EPOCHS}  loss {total / len(labels):.4f}", flush=True)
     return network.eval()
 
 
 def logits_of(network: DigitsCNN, features: Features) -> Features:
-    """The eager network's answer, the reference for every other form of it."""
+    """The output of the eager network, the reference for every other form."""
     with torch.inference_mode():
         return network(torch.from_numpy(features)).numpy()  # type: ignore[no-any-return]
 
 
 def _training_set(digits: Digits, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """The digits as they are, and `COPIES` variations of each."""
+    """The original digits and `COPIES` variations of each."""
     features = [features_of(digits.counts), *(augmented(digits.counts, rng) for _ in range(COPIES))]
     return torch.from_numpy(np.concatenate(features)), torch.from_numpy(np.tile(digits.labels, COPIES + 1))
 
@@ -70,7 +70,7 @@ def _batches(rows: int) -> Iterator[Tensor]:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Train, measure, write both artifacts below `--out`; prints progress and the final figures."""
+    """Train, measure, and write both artifacts to `--out`; prints progress and the final metrics."""
     parser = argparse.ArgumentParser(prog="python -m penstock_digits.train", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="directory for the artifacts digits and digits-image")
     parser.add_argument("--seed", type=int, default=0)
@@ -80,7 +80,7 @@ def main(arguments: list[str] | None = None) -> None:
     started = time.monotonic()
     split = load_split()
     print(f"{len(split.train.labels)} digits to train on, {len(split.held_out.labels)} held out", flush=True)
-    network = train(split.train, options.seed, say=True)
+    network = train(split.train, options.seed, verbose=True)
     scores = score(logits_of(network, features_of(split.held_out.counts)), split.held_out.labels)
     print(f"trained in {time.monotonic() - started:.0f} s")
     artifacts = write_artifacts(options.out, network, split.held_out, scores, options.seed)

@@ -113,7 +113,7 @@ def test_a_locked_database_is_one_sentence(registry: Registry, write: Write, mon
     try:
         holder.execute("BEGIN IMMEDIATE")
         assert registry.get("m").ref == "m:v1"
-        with pytest.raises(ConfigError, match="another process holds it") as caught:
+        with pytest.raises(ConfigError, match="another process holds the lock") as caught:
             registry.set_alias("m", "champion", "v1")
     finally:
         holder.close()

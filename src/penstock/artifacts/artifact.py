@@ -56,8 +56,8 @@ __all__ = [
 class Artifact:
     """An artifact on disk with its manifest read; `verify` checks the other files.
 
-    `digest` is the sha256 of the bytes of `manifest.json`. The manifest has the sha256 of every other file, so the digest
-    identifies the whole artifact.
+    `digest` is the sha256 of the bytes of `manifest.json`. The manifest has the sha256 of every other file, so the
+    digest identifies the whole artifact.
     """
 
     path: Path
@@ -128,7 +128,7 @@ class Artifact:
         return (entry for entry in self.manifest.files() if entry.path not in skipped)
 
     def golden(self) -> Golden | None:
-        """The golden samples, None without any; raises IntegrityError if they are altered or do not fit the signature."""
+        """The golden samples, None without any; raises IntegrityError if altered or not fitting the signature."""
         entry = self.manifest.golden
         if entry is None:
             return None
@@ -238,7 +238,7 @@ def _check_names(variants: Sequence[VariantSource]) -> None:
     for name in names:
         if names.count(name) > 1:
             raise InvalidInput(
-                f"variants: two variants have the name {name!r}; name them, as in VariantSource(…, name={name + '-2'!r})",
+                f"variants: two variants have the name {name!r}; give one another, VariantSource(…, name={name + '-2'!r})",
                 field="variants",
             )
 

@@ -13,14 +13,14 @@ from penstock.errors import IntegrityError
 GROUP = "penstock.artifacts"
 
 CHAMPION = "champion"
-"""The file beside several versions of a model that names, in one line, the one that answers."""
+"""The file next to the versions of a model that names, in one line, the default version."""
 
 
 def bundled() -> dict[str, Path]:
-    """The directory of each model that ships, by its name. Nothing of the packages is imported.
+    """The directory of each bundled model, by its name. The packages are not imported.
 
-    An entry point's value is `package:directory`; each directory in there that has a manifest, or whose directories
-    have one, is a model. A package that is not there any more ships nothing.
+    An entry point's value is `package:directory`; each subdirectory that has a manifest, or has subdirectories with
+    one, is a model. A package that is no longer installed ships nothing.
     """
     found: dict[str, Path] = {}
     for point in sorted(entry_points(group=GROUP), key=lambda point: point.name):
@@ -32,10 +32,10 @@ def bundled() -> dict[str, Path]:
 
 
 def versions_in(home: Path) -> tuple[Path, ...]:
-    """The artifacts of a model that ships, its champion first and then from high to low version.
+    """The artifacts of a bundled model, its default version first and then from high to low version.
 
-    Either the directory is an artifact, or its directories are, each named as its version. The file `champion`
-    says which one answers; without it, the highest release does. Raises IntegrityError where it names no version.
+    Either the directory is an artifact, or its subdirectories are, each named by its version. The file `champion` names
+    the default version; without it, that is the highest release. Raises IntegrityError if the file names no version.
     """
     if (home / MANIFEST).is_file():
         return (home,)
@@ -44,12 +44,12 @@ def versions_in(home: Path) -> tuple[Path, ...]:
     if (home / CHAMPION).is_file():
         champion = (home / CHAMPION).read_text(encoding="utf-8").strip()
     if champion not in versions:
-        raise IntegrityError(f"{home / CHAMPION} names the version {champion!r}; there is {', '.join(versions)}")
+        raise IntegrityError(f"{home / CHAMPION} names the version {champion!r}; versions: {', '.join(versions)}")
     return (home / champion, *(home / version for version in reversed(versions) if version != champion))
 
 
 def _directories(point: EntryPoint) -> list[Path]:
-    """Where the entry point's directory may be; only the top package is located, which runs none of its code."""
+    """Where the entry point's directory may be. Only the top package is located, which runs no code of it."""
     top, *inner = point.module.split(".")
     try:
         spec = find_spec(top)

@@ -1,4 +1,4 @@
-"""Model cards: Markdown with Hugging Face front matter, and the same as safe HTML."""
+"""Model cards: Markdown with Hugging Face front matter, also as safe HTML."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def render_card(
 ) -> str:
     """The text of `card.md`. The prose arguments are Markdown.
 
-    `metrics` are measured on `dataset_name`; the numbers among them go into the front matter's model-index,
-    from which Hugging Face's tools read them. `task_type` and `pipeline_tag` are Hugging Face's words.
+    `metrics` are measured on `dataset_name`; the numbers among them go into the front matter's model-index, which
+    Hugging Face's tools read. `task_type` and `pipeline_tag` are values that Hugging Face defines.
     """
     values = dict(metrics or {})
     front = _front_matter(name, license, datasets, values, tags, task_type, dataset_name, pipeline_tag)
@@ -69,7 +69,7 @@ def _front_matter(
         "tags": list(tags),
         "model-index": [{"name": name, "results": [result]}] if numbers else [],
     }
-    # Each value is written as JSON, which YAML reads as well: nothing in it can break out of its line
+    # Each value is JSON, which is valid YAML: no value can break out of its line
     lines = [
         f"{key}: {json.dumps(value, ensure_ascii=False, allow_nan=False)}" for key, value in fields.items() if value
     ]
@@ -99,8 +99,8 @@ def _cell(text: str) -> str:
 def card_html(markdown: str) -> str:
     """A card's body as an HTML fragment, without its front matter.
 
-    Raw HTML in the card is shown as text, links of unsafe schemes stay text, and images become links, so
-    that a page around it runs nothing and asks no other host for anything.
+    Raw HTML is escaped, links of unsafe schemes are left as text, and images become links, so the page runs no code
+    and requests nothing from other hosts.
     """
     from markdown_it import MarkdownIt
 

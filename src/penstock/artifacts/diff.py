@@ -1,4 +1,4 @@
-"""What two manifests say differently."""
+"""The differences of two manifests."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ from typing import Any, NamedTuple
 
 from penstock.artifacts.manifest import Manifest
 
-PARTS = ("task", "signature", "metrics", "variants", "files", "golden", "policies", "training_data", "lineage")
+PARTS = ("task", "signature", "metrics", "variants", "files", "golden", "policies", "training_data", "lineage", "other")
+"""`other` are the unknown fields of a newer schema version."""
 
-_IDENTITY = {"schema_version", "name", "version"}
+_IDENTITY = ("schema_version", "name", "version")
 _POLICIES = {"batching", "padding", "ranges", "more_tasks"}
 _NAMED_BY = ("name", "path")
 
 
 class Change(NamedTuple):
-    """One field that differs, None where one side has none. `part` is one of PARTS."""
+    """One field that differs; None for the side that does not have it. `part` is one of PARTS."""
 
     part: str
     field: str
@@ -24,7 +25,7 @@ class Change(NamedTuple):
 
 
 def changes(a: Manifest, b: Manifest) -> list[Change]:
-    """Every field that differs, in the order of PARTS; names and versions do not count."""
+    """Every field that differs, in the order of PARTS; names and versions are not compared."""
     left, right = dict(_fields(a)), dict(_fields(b))
     keys = sorted({*left, *right}, key=lambda key: (PARTS.index(key[0]), key[1]))
     found = (Change(part, field, left.get((part, field)), right.get((part, field))) for part, field in keys)
@@ -32,18 +33,20 @@ def changes(a: Manifest, b: Manifest) -> list[Change]:
 
 
 def _fields(manifest: Manifest) -> Iterator[tuple[tuple[str, str], Any]]:
-    document = manifest.model_dump(mode="json", exclude=_IDENTITY)
+    document = {field: value for field, value in manifest.to_json().items() if field not in _IDENTITY}
     files = {entry.path: f"{entry.sha256[:12]} ({entry.size} bytes)" for entry in manifest.files()}
     for variant, entry in zip(document["variants"], manifest.variants, strict=True):
         del variant["files"]
         variant["name"] = entry.name
     if document["golden"] is not None:
         del document["golden"]["file"]
+    known = type(manifest).model_fields
     tables = {
-        **{part: document[part] for part in PARTS if part in document and part != "files"},
+        **{part: document[part] for part in PARTS if part in known},
         "files": files,
         "policies": {name: document[name] for name in sorted(_POLICIES) if document.get(name)},
         "lineage": {"created_at": document["created_at"], **document["lineage"]},
+        "other": {name: value for name, value in document.items() if name not in known},
     }
     for part, table in tables.items():
         for field, value in _flat("", table):
@@ -51,7 +54,7 @@ def _fields(manifest: Manifest) -> Iterator[tuple[tuple[str, str], Any]]:
 
 
 def _flat(path: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """The leaves of a document by their paths; members of a list by their names where they have one."""
+    """The leaves of a document by their paths; members of a list by their names if they have one."""
     if isinstance(value, Mapping):
         for key, inner in value.items():
             yield from _flat(f"{path}.{key}" if path else str(key), inner)

@@ -1,4 +1,4 @@
-"""What an artifact asks of the server that runs it: how it is batched and padded, and which values are expected."""
+"""Policies of an artifact for the server: batching, padding, and the expected range of values."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from penstock.errors import InvalidInput
 from penstock.tensors import Signature, TensorSpec
 
 Axis = Annotated[StrictInt, Field(ge=1)]
-"""An axis past the batch."""
+"""An axis after the batch axis."""
 
 
 class Entry(BaseModel):
-    """A part of a manifest: frozen, and nothing in it that the schema does not know."""
+    """A part of a manifest: frozen, with the fields of the schema and no others."""
 
-    # NaN must reach json.dumps, which refuses it; by default it would be written as null without a word
+    # NaN must reach json.dumps, which refuses it; Pydantic's default writes it as null without an error
     model_config = ConfigDict(
         frozen=True, extra="forbid", allow_inf_nan=False, ser_json_inf_nan="constants", protected_namespaces=()
     )
 
 
 class BatchingPolicy(Entry):
-    """How much of this model is run together and may wait; what is None is the server's own setting.
+    """Limits of batches and of the queue for this model; None leaves a limit to the server's setting.
 
-    `timeout_ms` is the longest a request may take, be it more or less than the server's own limit.
+    `timeout_ms` limits the time of a request; it may be above or below the server's own limit.
     """
 
     max_batch_rows: int | None = Field(default=None, ge=1, le=65536)
@@ -39,11 +39,11 @@ class BatchingPolicy(Entry):
 
 
 class PaddingPolicy(Entry):
-    """Inputs that share one free length and are padded to a common one, so that they can share a run.
+    """Inputs that share one free length and are padded to a common length, so that requests can share a batch.
 
-    `axes` maps an input to its free axis, `values` to what fills it (0). `buckets` are the lengths to pad to,
-    ascending. `mask` is an input that the platform makes: 1 where real, 0 where padded. `outputs` maps an output to the
-    axis that is cut back to the request's own length.
+    `axes` maps an input to its free axis, `values` to its fill value (default 0). `buckets` are the lengths to pad to,
+    ascending. `mask` is an input that the server provides: 1 for real values, 0 for padding. `outputs` maps an output to
+    the axis that is cut to the length of the request.
     """
 
     axes: dict[str, Axis] = Field(min_length=1)
@@ -63,16 +63,16 @@ class PaddingPolicy(Entry):
 
 
 def check_padding(policies: Sequence[PaddingPolicy], signature: Signature) -> None:
-    """Whether a model of this signature can be padded so. Raises ValueError naming the tensor that cannot."""
+    """Check the policies against a signature. Raises ValueError naming the tensor that cannot be padded."""
     if policies and not signature.batched:
-        raise ValueError("a model with no batch axis runs every request alone and is not padded")
+        raise ValueError("a model without a batch axis runs every request alone and cannot be padded")
     inputs = {spec.name: spec for spec in signature.inputs}
     outputs = {spec.name: spec for spec in signature.outputs}
     masks = {policy.mask for policy in policies}
     places = [(name, axis) for policy in policies for name, axis in policy.axes.items()]
     for name, axis in places:
         if name in masks:
-            raise ValueError(f"{name!r} is a mask, which padding makes, and is not padded itself")
+            raise ValueError(f"{name!r} is a mask, which the server provides; it cannot be padded")
         _check_free(inputs, name, axis, "input")
         if places.count((name, axis)) > 1:
             raise ValueError(f"axis {axis} of {name!r} is padded twice")
@@ -96,7 +96,7 @@ def _check_values(policy: PaddingPolicy, inputs: Mapping[str, TensorSpec]) -> No
     for name, value in policy.values.items():
         spec = inputs[name]
         if spec.dtype == "BYTES":
-            raise ValueError(f"{name!r} holds text, which is padded with empty text and no value")
+            raise ValueError(f"{name!r} contains text, which is always padded with empty text; leave its value out")
         if not _holds(spec.numpy, value):
             raise ValueError(f"{name!r} is of type {spec.dtype} and cannot be padded with {value:g}")
 
@@ -110,7 +110,7 @@ def _holds(dtype: np.dtype[Any], value: float) -> bool:
 
 def _check_mask(inputs: Mapping[str, TensorSpec], name: str, uses: int) -> None:
     if name not in inputs:
-        raise ValueError(f"the model has no input {name!r} to put a mask in; it has {', '.join(inputs)}")
+        raise ValueError(f"the model has no input {name!r} for a mask; it has {', '.join(inputs)}")
     if inputs[name].shape != (-1, -1) or inputs[name].dtype == "BYTES":
         raise ValueError(f"the mask {name!r} should be of the shape [-1, -1], batch and length")
     if uses > 1:
@@ -118,15 +118,15 @@ def _check_mask(inputs: Mapping[str, TensorSpec], name: str, uses: int) -> None:
 
 
 RangePolicy = Literal["off", "count", "warn", "refuse"]
-"""What becomes of a request whose values are outside the expected range."""
+"""How a request with values outside the expected range is handled."""
 
 
 Limit = float | Annotated[tuple[float, ...], Field(min_length=1)]
-"""One number for a whole tensor, or one for each place along its last axis."""
+"""One number for a whole tensor, or one per index of its last axis."""
 
 
 class Range(Entry):
-    """The least and the greatest expected value of a tensor; None is no limit."""
+    """The smallest and the largest expected value of a tensor; None is no limit."""
 
     minimum: Limit | None = None
     maximum: Limit | None = None
@@ -143,15 +143,15 @@ class Range(Entry):
 
     @property
     def places(self) -> int | None:
-        """How many places along the last axis it knows, None where it holds for all."""
+        """The length of the last axis if there is a limit per index, else None."""
         counts = [len(limit) for limit in (self.minimum, self.maximum) if isinstance(limit, tuple)]
         return max(counts, default=None)
 
 
 class Ranges(Entry):
-    """The expected range of inputs and outputs by name; a policy of None is the server's own setting.
+    """The expected ranges of inputs and outputs by name; a policy of None leaves it to the server's setting.
 
-    `on_nan` is for outputs that are NaN or infinite, whether they have a range or not.
+    `on_nan` applies to NaN or infinite outputs, with or without a range.
     """
 
     inputs: dict[str, Range] = Field(default_factory=dict)
@@ -162,7 +162,7 @@ class Ranges(Entry):
 
 
 def check_ranges(ranges: Ranges | None, signature: Signature) -> None:
-    """Whether these are ranges of this signature's tensors. Raises ValueError naming the one that is not."""
+    """Check the ranges against a signature. Raises ValueError naming the faulty one."""
     if ranges is None:
         return
     for side, specs, given in (
@@ -191,11 +191,11 @@ def measure_ranges(
     margin: float = 0.1,
     per_feature: bool = False,
 ) -> Ranges:
-    """The ranges that samples span, each widened at both ends by `margin` of its width.
+    """The ranges of samples, each widened at both ends by `margin` times its width.
 
-    Give golden or, better, calibration data: arrays whose axis 0 is the sample. `per_feature` measures each place along
-    the last axis by itself, for columns of different scales. Tensors that are no numbers have no range. Raises
-    InvalidInput naming a tensor that is empty or not finite.
+    The samples are golden samples or, better, calibration data: arrays whose axis 0 is the sample. `per_feature`
+    measures each index of the last axis separately, for columns of different scales. Tensors without numbers have no
+    range. Raises InvalidInput naming a tensor that is empty or not finite.
     """
     measured = [
         {name: _measure(name, np.asarray(array), margin, per_feature) for name, array in side.items() if _ranged(array)}

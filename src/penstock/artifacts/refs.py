@@ -15,7 +15,7 @@ _CHUNKS = re.compile(r"[0-9]+|[^0-9]+")
 
 _Part: TypeAlias = tuple[int, int, str]
 VersionKey: TypeAlias = tuple[int, tuple[_Part, ...], int, tuple[_Part, ...]]
-"""Compares as the versions do; equal keys are equal in precedence, such as those of `v1.0` and `1.0.0`."""
+"""A sort key; versions of equal precedence, such as `v1.0` and `1.0.0`, have equal keys."""
 
 _ZERO: _Part = (0, 0, "")
 
@@ -40,7 +40,7 @@ def name_of(ref: str) -> str:
 
 
 def check_name(value: str, field: str = "name") -> str:
-    """`value` when it can name a model or an alias; raises InvalidInput naming `field`."""
+    """`value` if it is a valid name of a model or an alias; raises InvalidInput naming `field`."""
     if not isinstance(value, str) or not _NAME.fullmatch(value):
         raise InvalidInput(
             f"{field}: {_shown(value)} is not a name; use 1 to 100 letters, digits, '.', '_' and '-', "
@@ -51,7 +51,7 @@ def check_name(value: str, field: str = "name") -> str:
 
 
 def check_version(value: str, field: str = "version") -> str:
-    """`value` when it can be a version; raises InvalidInput naming `field`."""
+    """`value` if it is a valid version; raises InvalidInput naming `field`."""
     if not isinstance(value, str) or not _VERSION.fullmatch(value):
         raise InvalidInput(
             f"{field}: {_shown(value)} is not a version; use 1 to 100 letters, digits, '.', '_', '+' and '-', "
@@ -67,7 +67,7 @@ def _shown(value: object) -> str:
 
 
 def parse_ref(text: str) -> Ref:
-    """The parts of `name`, `name:version` or `name@alias`; raises InvalidInput and nothing else."""
+    """The parts of `name`, `name:version` or `name@alias`; raises InvalidInput."""
     if not isinstance(text, str) or not text:
         raise InvalidInput(
             f"ref: {_shown(text)} is not a reference; write name, name:version or name@alias", field="ref"
@@ -83,10 +83,10 @@ def parse_ref(text: str) -> Ref:
 
 
 def version_key(version: str) -> VersionKey:
-    """Sorts versions by semver precedence, leniently; any string has a key.
+    """The key to sort versions by semantic-version precedence; any string has one.
 
-    A leading `v` is optional and missing numbers are 0; a pre-release is below its release; build data after
-    `+` does not count. What is no semver sorts below everything that is, in natural order (`run9` < `run10`).
+    A leading `v` is optional and missing numbers are 0; a pre-release is below its release; build metadata after `+` is
+    ignored. Other strings sort below every semantic version, in natural order (`run9` < `run10`).
     """
     match = _SEMVER.fullmatch(version)
     if match is None:
@@ -100,18 +100,18 @@ def version_key(version: str) -> VersionKey:
 
 
 def is_release(version: str) -> bool:
-    """True for a semver without a pre-release part."""
+    """True for a semantic version without a pre-release part."""
     key = version_key(version)
     return key[0] == 1 and key[2] == 1
 
 
 def sorted_versions(versions: list[str]) -> list[str]:
-    """From low to high; versions of equal precedence in the order of their text, so that the order is total."""
+    """From low to high; versions of equal precedence are ordered by their text, so the order is total."""
     return sorted(versions, key=lambda version: (version_key(version), version))
 
 
 def _part(text: str) -> _Part:
-    """Numbers below words, numbers by size (of any length), words by their ASCII text."""
+    """Numbers sort below words, numbers by value (of any length), words by their ASCII text."""
     if text.isascii() and text.isdigit():
         digits = text.lstrip("0")
         return (0, len(digits), digits)

@@ -1,4 +1,4 @@
-"""What a registry could do without: versions that nothing refers to, and what interrupted writers left."""
+"""Garbage collection: versions without a reference, and the leftovers of interrupted writers."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from penstock.errors import InvalidInput, ModelNotFound
 from penstock.registry.registry import Registry
 
 KEEP = 3
-"""So many of the highest versions of a model stay, whether anything refers to them or not."""
+"""The number of highest versions of a model that are kept without a reference."""
 
 
 @dataclass(frozen=True, slots=True)
 class Garbage:
-    """`versions` with their sizes in bytes, `leftovers` likewise; `records` of versions that are not there."""
+    """`versions` and `leftovers` with their sizes in bytes; `records` are of versions without a directory."""
 
     versions: tuple[tuple[Ref, int], ...] = ()
     leftovers: tuple[tuple[Path, int], ...] = ()
@@ -24,18 +24,18 @@ class Garbage:
 
     @property
     def size_bytes(self) -> int:
-        """Of all of it."""
+        """The size of all of it."""
         return sum(size for _, size in (*self.versions, *self.leftovers))
 
 
 def find_garbage(registry: Registry, names: Iterable[str] = (), keep: int = KEEP) -> Garbage:
-    """The garbage of a registry, or only the versions of `names`.
+    """The garbage of a registry; with `names`, only versions of those models.
 
-    A version stays while an alias points at it, when its model's bare name means it, and when it is among the `keep`
-    highest. Raises ModelNotFound for a name that is not there.
+    A version is kept if an alias points at it, if its model's bare name resolves to it, and if it is one of the `keep`
+    highest. Raises ModelNotFound for a name that does not exist.
     """
     if keep < 0:
-        raise InvalidInput("keep: give 0 or more versions", field="keep")
+        raise InvalidInput("keep: give a number of versions, 0 or more", field="keep")
     chosen = list(dict.fromkeys(names))
     versions = tuple(
         (Ref(name, version), _size(registry.path / name / version))
@@ -49,14 +49,14 @@ def find_garbage(registry: Registry, names: Iterable[str] = (), keep: int = KEEP
 
 
 def _unreferenced(registry: Registry, name: str, keep: int) -> list[str]:
-    _, meant = registry.resolve(check_name(name))
+    _, default = registry.resolve(check_name(name))
     versions = registry.versions(name)
-    kept = {meant, *registry.aliases(name).values(), *versions[max(0, len(versions) - keep) :]}
+    kept = {default, *registry.aliases(name).values(), *versions[max(0, len(versions) - keep) :]}
     return [version for version in versions if version not in kept]
 
 
 def remove_garbage(registry: Registry, garbage: Garbage) -> Garbage:
-    """Remove it; what really went. A version that an alias was pointed at meanwhile stays."""
+    """Remove the garbage; returns what was removed. A version that got an alias meanwhile is kept."""
     removed = []
     for ref, size in garbage.versions:
         try:

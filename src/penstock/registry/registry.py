@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import builtins
-import hashlib
-import os
 import re
-import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -20,35 +16,35 @@ from penstock.artifacts.artifact import Artifact
 from penstock.artifacts.manifest import MANIFEST
 from penstock.artifacts.refs import Ref, check_name, check_version, is_release, name_of, parse_ref, sorted_versions
 from penstock.errors import ConfigError, IntegrityError, InvalidInput, ModelNotFound
+from penstock.registry.layout import Layout
+from penstock.registry.publishing import DATABASE, copy_verified, open_source, require_trusted, shipped
 from penstock.registry.staging import Staging
-from penstock.scan.gate import require_allowed, scan_artifact
 from penstock.scan.trust import Trust, at_least, check_trust, strongest
 
 if TYPE_CHECKING:
     from penstock.registry.database.store import Store
 
 DEFAULT_PATH = Path("registry")
-DATABASE = "registry.db"
 _SHOWN = 20
 _LONGEST_REASON = 200
 
-
 CHAMPION = "champion"
-"""The alias of the version that answers, by convention."""
+"""By convention, the alias of the default version."""
 
 
 class Registry:
     """A directory of artifacts, `<path>/<name>/<version>/`, and a database of their digests and aliases.
 
-    Nothing is created before the first write: a registry that is not there reads as an empty one, and one
-    that cannot be written can be read. Threads and processes may share it. Writing raises ConfigError, in one
-    sentence, when the directory or the database cannot be written.
+    Nothing is created before the first write: a registry that does not exist reads as an empty one, and a read-only one
+    can be read. Threads and processes may share it. Writing raises ConfigError, in one sentence, if the directory or
+    the database cannot be written.
     """
 
     def __init__(self, path: Path | str | None = None, database_url: str | None = None) -> None:
         self.path = Path(DEFAULT_PATH if path is None else path).absolute()
         self.database_url = database_url or f"sqlite:///{self.path / DATABASE}"
         self._staging = Staging(self.path)
+        self._layout = Layout(self.path)
 
     def __enter__(self) -> Self:
         return self
@@ -59,7 +55,7 @@ class Registry:
         self.close()
 
     def close(self) -> None:
-        """Close the connections to the database. Safe to call twice; a later call of anything opens them again."""
+        """Close the connections to the database. Safe to call twice; any later call opens them again."""
         if "_store" in self.__dict__:
             self._store.close()
 
@@ -69,15 +65,15 @@ class Registry:
 
         return Store(self.database_url)
 
-    # What there is
+    # Listing
 
     def list(self) -> builtins.list[str]:
         """The names that have at least one version, sorted."""
-        return sorted(name for name in _directories(self.path, root=True) if _is_name(name) and self._versions(name))
+        return self._layout.names()
 
     def versions(self, name: str) -> builtins.list[str]:
-        """A model's versions from low to high, none for a model that is not there."""
-        return sorted_versions(self._versions(check_name(name)))
+        """A model's versions from low to high; empty for a model that does not exist."""
+        return sorted_versions(self._layout.versions(check_name(name)))
 
     def aliases(self, name: str) -> dict[str, str]:
         """Version by alias, sorted by alias."""
@@ -86,11 +82,12 @@ class Registry:
     def artifacts(self, on_error: Callable[[IntegrityError], None] | None = None) -> Iterator[Artifact]:
         """Every artifact, by name and then from low to high version.
 
-        One that cannot be trusted is handed to `on_error` and left out; without it, it raises.
+        The IntegrityError of a damaged one is passed to `on_error` and the artifact is left out; without `on_error` it
+        is raised.
         """
         recorded = self._store.digests()
         for name in self.list():
-            for version in sorted_versions(self._versions(name)):
+            for version in sorted_versions(self._layout.versions(name)):
                 try:
                     yield self._open(name, version, recorded.get((name, version)))
                 except IntegrityError as error:
@@ -101,21 +98,16 @@ class Registry:
                     continue  # removed since it was listed
 
     def revision(self) -> str:
-        """A text that changes whenever aliases or the set of versions change; cheap enough to ask every second."""
-        digest = hashlib.blake2b(digest_size=8)
-        for name in sorted(_directories(self.path, root=True)):
-            with suppress(OSError):
-                status = (self.path / name).stat()
-                digest.update(f"{name}/{status.st_ino}/{status.st_nlink}/{status.st_mtime_ns}\n".encode())
-        return f"{self._store.revision()}-{digest.hexdigest()}"
+        """A text that changes when an alias or the set of versions changes; cheap enough to read every second."""
+        return f"{self._store.revision()}-{self._layout.fingerprint()}"
 
-    # Finding one
+    # Lookup
 
     def resolve(self, ref: str | Ref) -> tuple[str, str]:
-        """The exact name and version that a reference means; a bare name means its highest release.
+        """The exact name and version of a reference.
 
-        Where there is no release, the highest version. Raises InvalidInput for what is no reference and
-        ModelNotFound naming the models, versions or aliases there are.
+        A bare name is its highest release or, without any release, its highest version. Raises InvalidInput for an
+        invalid reference and ModelNotFound naming the models, versions or aliases that exist.
         """
         wanted = ref if isinstance(ref, Ref) else parse_ref(ref)
         if wanted.alias is not None:
@@ -127,10 +119,10 @@ class Registry:
         return wanted.name, next(filter(is_release, reversed(versions)), versions[-1])
 
     def get(self, ref: str | Ref) -> Artifact:
-        """The artifact a reference means, its manifest checked against the digest recorded at publish.
+        """The artifact of a reference, its manifest checked against the digest recorded when it was published.
 
-        The other files are checked by `Artifact.verify`. A directory that was put there by hand is recorded at
-        first sight. Raises InvalidInput, ModelNotFound, or IntegrityError naming the file.
+        The other files are checked by `Artifact.verify`. The digest of a directory that was added by hand is recorded
+        at its first use. Raises InvalidInput, ModelNotFound, or IntegrityError naming the file.
         """
         name, version = self.resolve(ref)
         return self._open(name, version, self._store.digest(name, version))
@@ -140,20 +132,20 @@ class Registry:
         try:
             artifact = Artifact.open(place)
         except IntegrityError:
-            self._require(name, version)  # gone meanwhile: not found, rather than damaged
+            self._require(name, version)  # a version removed meanwhile is not found rather than damaged
             raise
         if (artifact.name, artifact.version) != (name, version):
             raise IntegrityError(f"{place / MANIFEST} says it is {artifact.ref}, its directory {name}:{version}")
-        if (recorded or self._adopted(artifact)) != artifact.digest:
+        if (recorded or self._adopt(artifact)) != artifact.digest:
             raise IntegrityError(
                 f"{place / MANIFEST} is not the one that was published (its digest differs); "
                 f"remove {name}:{version} and publish it again"
             )
         return artifact
 
-    def _adopted(self, artifact: Artifact) -> str:
-        """The digest that counts for a version without a record: its own from now on."""
-        with suppress(ConfigError):  # reading must work where nothing can be written
+    def _adopt(self, artifact: Artifact) -> str:
+        """Record the digest of a version without a record, if possible; the digest that is valid from now on."""
+        with suppress(ConfigError):  # a read-only registry can be read
             return self._store.adopt(artifact.name, artifact.version, artifact.digest)
         return artifact.digest
 
@@ -161,37 +153,20 @@ class Registry:
         aliases = self._store.aliases(name)
         if alias not in aliases:
             self._known_versions(name)
-            known = f"aliases: {_joined(aliases)}" if aliases else "it has no aliases"
-            raise ModelNotFound(f"{name} has no alias {alias!r}; {known}")
+            raise _no_alias(name, alias, aliases)
         version = aliases[alias]
-        if self._place(name, version) is None:
+        if self._layout.find(name, version) is None:
             raise ModelNotFound(f"{name}@{alias} points at version {version!r}, which is gone; set the alias again")
         return version
 
     def _require(self, name: str, version: str) -> Path:
-        place = self._place(check_name(name), check_version(version))
+        place = self._layout.find(check_name(name), check_version(version))
         if place is None:
             raise ModelNotFound(f"{name} has no version {version!r}; versions: {_joined(self._known_versions(name))}")
         return place
 
-    def _place(self, name: str, version: str) -> Path | None:
-        """The directory of a version, None without; raises IntegrityError for links and files in its place."""
-        place = self.path / name / version
-        for directory in (place.parent, place):
-            kind = _kind(directory)
-            if kind == 0:
-                return None
-            if kind == stat.S_IFLNK:
-                raise IntegrityError(f"{directory} is a symbolic link; a registry holds plain directories only")
-            if kind != stat.S_IFDIR:
-                raise IntegrityError(f"{directory} is not a directory")
-        return place
-
-    def _versions(self, name: str) -> builtins.list[str]:
-        return [version for version in _directories(self.path / name) if _is_version(version)]
-
     def _known_versions(self, name: str) -> builtins.list[str]:
-        """The versions of a model, from low to high; raises ModelNotFound naming the models there are."""
+        """The versions of a model, from low to high; raises ModelNotFound naming the models that exist."""
         versions = self.versions(name)
         if not versions:
             names = self.list()
@@ -199,38 +174,37 @@ class Registry:
             raise ModelNotFound(f"there is no model {name!r} in the registry; {known}")
         return versions
 
-    # Changing it
+    # Publishing
 
     def publish(self, source: Path | str, trust: str = "data") -> Artifact:
-        """Copy an artifact directory into the registry, checking every byte on the way.
+        """Copy an artifact directory into the registry and verify every byte.
 
-        At any moment the version is there completely or not at all. Publishing the same artifact again returns
-        the one there is. `trust` above data says that you trust where this artifact comes from: its digest is pinned
-        to that tier, and every server of this registry may open it. Raises IntegrityError naming the faulty file of
-        the source, Untrusted for a form that needs more trust, InvalidInput when the version exists with another
-        content, ConfigError when the registry cannot be written.
+        At any moment the version is complete or does not exist. Publishing the same artifact again returns the
+        published one. `trust` above data states that the source of this artifact is trusted: its digest is pinned to
+        that tier, and every server of this registry may open it. Raises IntegrityError naming the faulty file of the
+        source, Untrusted for a form that needs more trust, InvalidInput if the version exists with other content,
+        ConfigError if the registry cannot be written.
         """
         check_trust(trust)
-        artifact = Artifact.open(_resolved(Path(source)))
-        _refuse_reserved(artifact.name)
+        artifact = open_source(source)
         with self._sentences():
             published = self._published(artifact)
             if published is None:
-                published = self._taken_in(artifact, trust)
+                published = self._publish_new(artifact, trust)
             else:
                 self._pin(artifact, trust)
         return published or self.get(Ref(artifact.name, artifact.version))
 
-    def _taken_in(self, artifact: Artifact, trust: str) -> Artifact | None:
-        """Copy, scan the copy and move it in. The artifact where another process was faster, else None."""
+    def _publish_new(self, artifact: Artifact, trust: str) -> Artifact | None:
+        """Copy, scan the copy and rename it. The published artifact if another process was faster, else None."""
         with self._staging.slot() as slot:
-            self._store.prepare()  # a database that cannot be written is found before the copying
-            _copy(artifact, slot)
-            self._scan(artifact, slot, trust)
+            self._store.prepare()  # fails before the copy if the database cannot be written
+            copy_verified(artifact, slot)
+            require_trusted(artifact, slot, strongest(check_trust(trust), self.trusted(artifact.digest)))
             with self._exclusive():
                 published = self._published(artifact)
                 if published is None:
-                    self._pin(artifact, trust)  # before a server can see it and find it untrusted
+                    self._pin(artifact, trust)  # before a server can see the version and refuse it
                     self._move_in(artifact, slot)
         return published
 
@@ -238,28 +212,22 @@ class Registry:
         if not at_least(self.trusted(artifact.digest), trust):
             self._store.trust(artifact.digest, trust, f"published as {artifact.ref}"[:_LONGEST_REASON])
 
-    def _scan(self, artifact: Artifact, slot: Path, trust: str) -> None:
-        """Refuse what nobody trusts: the copy is scanned, which no one else can change, and the source is named."""
-        trust = strongest(trust, self.trusted(artifact.digest))
-        for report in scan_artifact(replace(artifact, path=slot)):
-            require_allowed(replace(report, path=artifact.path / report.path.relative_to(slot)), trust)
-
     def _published(self, artifact: Artifact) -> Artifact | None:
-        """The same artifact where it is published already; raises InvalidInput where another has its version."""
-        place = self._place(artifact.name, artifact.version)
+        """The same artifact if it is published already; raises InvalidInput if the version has other content."""
+        place = self._layout.find(artifact.name, artifact.version)
         if place is None:
             return None
-        there = Artifact.open(place)
-        if there.digest != artifact.digest:
+        existing = Artifact.open(place)
+        if existing.digest != artifact.digest:
             raise InvalidInput(
-                f"{artifact.ref} already exists with another content; publish under another version or remove it first",
+                f"{artifact.ref} already exists with other content; publish under another version or remove it first",
                 field="version",
             )
-        there.verify()
+        existing.verify()
         return self._open(artifact.name, artifact.version, self._store.digest(artifact.name, artifact.version))
 
     def _move_in(self, artifact: Artifact, slot: Path) -> None:
-        # The record comes first: a version that can be seen has one; a record without a directory counts for nothing
+        # The record comes first, so that every visible version has one; a record without a directory is ignored
         self._store.record(artifact.name, artifact.version, artifact.digest)
         home = self.path / artifact.name
         home.mkdir(exist_ok=True)
@@ -268,35 +236,38 @@ class Registry:
         files.sync_directory(home)
 
     def publish_bundled(self, name: str, trust: str = "data") -> Artifact | None:
-        """Publish every version of a model that an installed package ships; the one that it lets answer.
+        """Publish every version of a model that an installed package ships; returns its default version.
 
-        None when no package ships a model of that name.
+        None if no package ships a model of that name.
         """
-        published = [self.publish(source, trust) for source in _shipped(name)]
+        published = [self.publish(source, trust) for source in shipped(name)]
         return published[0] if published else None
 
     def ensure(self, ref: str) -> None:
-        """Publish the model that `ref` names when it is not here but ships in an installed package.
+        """Publish the model of `ref` if it is not in the registry but an installed package ships it.
 
-        Of what is published so, the version that the package lets answer is the champion.
+        The package's default version gets the alias `champion`.
         """
         name = name_of(ref)
         if self.versions(name):
             return
-        for number, source in enumerate(_shipped(name)):
+        for number, source in enumerate(shipped(name)):
             artifact = self.publish(source)
-            if number == 0 and not self.aliases(name):  # before the others, which another server must not take for it
+            # before the other versions are published, which another server could take for the default
+            if number == 0 and not self.aliases(name):
                 self.set_alias(name, CHAMPION, artifact.version)
 
+    # Trust
+
     def trusted(self, digest: str) -> Trust:
-        """The tier that an artifact's digest was pinned to; data for any other."""
+        """The tier that an artifact's digest is pinned to; data if it is not pinned."""
         tier = self._store.trusted(digest)
         return "data" if tier is None else check_trust(tier, f"the trust of {digest} in the registry's database")
 
     def trust(self, digest: str, tier: str, reason: str = "") -> None:
-        """Pin an artifact's digest to a tier: code or native lets its forms run code here, data takes that back.
+        """Pin an artifact's digest to a tier: code or native allows its forms to run code, data revokes that.
 
-        `reason` says why, for whoever reviews it later. Models that are loaded stay so.
+        `reason` is recorded for a later review. Models that are loaded stay loaded.
         """
         check_trust(tier)
         if re.fullmatch(r"[0-9a-f]{64}", digest) is None:
@@ -304,8 +275,10 @@ class Registry:
         with self._sentences(), self._exclusive():
             self._store.trust(digest, None if tier == "data" else tier, reason[:_LONGEST_REASON])
 
+    # Aliases
+
     def set_alias(self, name: str, alias: str, version: str) -> None:
-        """Point an alias at a version that exists, in place of the one it pointed at."""
+        """Point an alias at an existing version, in place of its present one."""
         check_name(alias, "alias")
         with self._sentences():
             self._require(name, version)
@@ -314,20 +287,20 @@ class Registry:
                 self._store.set_alias(name, alias, version)
 
     def remove_alias(self, name: str, alias: str) -> None:
-        """Drop an alias; raises ModelNotFound naming the aliases there are."""
+        """Remove an alias; raises ModelNotFound naming the aliases that exist."""
         known = self.aliases(name)
         if check_name(alias, "alias") in known:
             with self._sentences(), self._exclusive():
                 if self._store.remove_alias(name, alias):
                     return
-        raise ModelNotFound(
-            f"{name} has no alias {alias!r}; " + (f"aliases: {_joined(known)}" if known else "it has no aliases")
-        )
+        raise _no_alias(name, alias, known)
+
+    # Removing
 
     def remove(self, ref: str | Ref) -> None:
-        """Remove one version, whatever state it is in. The reference must name the version.
+        """Remove one version, damaged or not. The reference must name the version.
 
-        Raises InvalidInput when it does not or an alias points at the version, and ModelNotFound.
+        Raises InvalidInput if it does not or if an alias points at the version, and ModelNotFound.
         """
         wanted = ref if isinstance(ref, Ref) else parse_ref(ref)
         if wanted.version is None:
@@ -342,25 +315,25 @@ class Registry:
             files.discard(trash)
 
     def leftovers(self) -> builtins.list[Path]:
-        """What interrupted writers left behind and nobody alive holds."""
+        """Directories that interrupted writers left behind."""
         return self._staging.leftovers()
 
     def stale_records(self) -> builtins.list[Ref]:
-        """Versions with a recorded digest that are not there: removed by hand, or never finished."""
+        """Versions with a recorded digest but without a directory: removed by hand, or never completed."""
         return [Ref(*key) for key in sorted(self._store.digests()) if not (self.path / key[0] / key[1]).is_dir()]
 
     def sweep(self) -> builtins.list[Path]:
-        """Remove the leftovers and forget the stale records; what was removed."""
+        """Remove the leftovers and the stale records; returns the leftovers removed."""
         if not self.path.is_dir():
             return []
         with self._sentences(), self._exclusive():
             swept = self._staging.sweep()
-            for ref in self.stale_records():  # whoever publishes right now holds the lock from its record to its move
+            for ref in self.stale_records():  # not of a publish in progress: it holds the lock from record to rename
                 self._store.forget(ref.name, str(ref.version))
         return swept
 
     def _find_to_remove(self, name: str, version: str) -> Path:
-        """As `_require`, but a link or a file in the place of a version is no reason not to remove it."""
+        """As `_require`, but a link or a file in the place of a version is found as well."""
         with suppress(IntegrityError):
             return self._require(name, version)
         if (self.path / name).is_symlink():
@@ -379,17 +352,17 @@ class Registry:
         files.sync_directory(place.parent)
         self._store.forget(place.parent.name, place.name)
         with suppress(OSError):
-            place.parent.rmdir()  # refused by the system while there are other versions
+            place.parent.rmdir()  # fails while there are other versions
 
     @contextmanager
     def _exclusive(self) -> Iterator[None]:
-        """Keep every other writer out: by the lock file, and by the database where hosts do not share such locks."""
+        """Exclude every other writer: by the lock file, and by the database for hosts that do not share file locks."""
         with self._staging.exclusive(), self._store.exclusive():
             yield
 
     @contextmanager
     def _sentences(self) -> Iterator[None]:
-        """Turns what the system says about a registry that cannot be written into one sentence."""
+        """Convert an OSError into a ConfigError of one sentence."""
         try:
             yield
         except OSError as error:
@@ -399,83 +372,9 @@ class Registry:
             ) from None
 
 
-def _shipped(name: str) -> tuple[Path, ...]:
-    """The artifacts of a model that an installed package ships, the one that answers first."""
-    from penstock.artifacts.bundled import bundled, versions_in
-
-    home = bundled().get(name)
-    return () if home is None else versions_in(home)
-
-
-def _resolved(source: Path) -> Path:
-    """Where a source really is: a link to an artifact may be published, one inside it may not."""
-    try:
-        return source.resolve()
-    except (RuntimeError, OSError):
-        raise IntegrityError(f"{source} is a symbolic link to itself") from None
-
-
-def _copy(artifact: Artifact, target: Path) -> None:
-    """Every file of an artifact and nothing else, durably; raises IntegrityError naming one that is not as listed."""
-    files.check_tree(artifact.path, {entry.path: entry for entry in artifact.manifest.files()}, MANIFEST)
-    manifest = files.read_plain(artifact.path / MANIFEST)
-    if files.sha256_of(manifest) != artifact.digest:
-        raise IntegrityError(f"{artifact.path / MANIFEST} changed while it was being published")
-    for entry in artifact.manifest.files():
-        files.copy_entry(artifact.path, entry, target)
-    files.write_durable(target / MANIFEST, manifest)
-    files.sync_tree(target)
-
-
-def _directories(path: Path, *, root: bool = False) -> list[str]:
-    """The real directories in `path`, none when it is not there; raises ConfigError when it cannot be read.
-
-    Where there is a file instead, the `root` of a registry cannot be; anything below it is just not a model.
-    """
-    try:
-        with os.scandir(path) as entries:
-            return [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
-    except FileNotFoundError:
-        return []
-    except NotADirectoryError:
-        if root:
-            raise ConfigError(
-                f"the registry cannot be at {path}: that is, or lies below, a file and not a directory"
-            ) from None
-        return []
-    except OSError as error:
-        raise _unreadable(path, error) from None
-
-
-def _kind(path: Path) -> int:
-    """The type of a file as in `stat.S_IFMT`, links not followed; 0 when there is none."""
-    try:
-        return stat.S_IFMT(os.lstat(path).st_mode)
-    except (FileNotFoundError, NotADirectoryError):
-        return 0
-    except OSError as error:
-        raise _unreadable(path, error) from None
-
-
-def _unreadable(path: Path, error: OSError) -> ConfigError:
-    return ConfigError(f"{path} cannot be read ({error.strerror}); give this user read access to the registry")
-
-
-def _is_name(name: str) -> bool:
-    with suppress(InvalidInput):
-        return bool(check_name(name))
-    return False
-
-
-def _is_version(version: str) -> bool:
-    with suppress(InvalidInput):
-        return bool(check_version(version))
-    return False
-
-
-def _refuse_reserved(name: str) -> None:
-    if name.startswith(DATABASE):
-        raise InvalidInput(f"name: {name!r} is the name of the registry's own database; choose another", field="name")
+def _no_alias(name: str, alias: str, aliases: Iterable[str]) -> ModelNotFound:
+    known = _joined(aliases)
+    return ModelNotFound(f"{name} has no alias {alias!r}; " + (f"aliases: {known}" if known else "it has no aliases"))
 
 
 def _joined(names: Iterable[str]) -> str:

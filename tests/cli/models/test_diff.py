@@ -44,7 +44,7 @@ def publish(penstock: Penstock, tmp_path: Path) -> Publish:
     return run
 
 
-def test_what_differs_is_told_field_by_field(penstock: Penstock, publish: Publish) -> None:
+def test_differences_are_listed_field_by_field(penstock: Penstock, publish: Publish) -> None:
     publish("v1", metrics={"accuracy": 0.97, "note": "first"}, lineage={"commit": "abc"})
     publish("v2", seed=1, metrics={"accuracy": 0.985, "f1": 0.9}, lineage={"commit": "abc"})
     done = penstock("models", "diff", "model:v1", "model:v2", "--json").json()
@@ -93,7 +93,7 @@ def test_with_other_samples_the_second_model_is_run_on_those_of_the_first(pensto
     assert "was not run" in done.out
 
 
-def test_where_nobody_can_compare_answers_the_reason_is_told(penstock: Penstock, publish: Publish) -> None:
+def test_answers_that_cannot_be_compared_are_explained(penstock: Penstock, publish: Publish) -> None:
     publish("v1", samples=None)
     publish("v2")
     assert "model:v1 has no golden samples" in penstock("models", "diff", "model:v1", "model:v2").out
@@ -115,10 +115,10 @@ def test_a_second_model_that_does_not_load_does_not_hide_the_differences(penstoc
     assert "not compared" in done.out
 
 
-def test_a_version_is_like_itself(penstock: Penstock, publish: Publish) -> None:
+def test_a_version_is_equal_to_itself(penstock: Penstock, publish: Publish) -> None:
     publish("v1")
     done = penstock("models", "diff", "model", "model:v1")
-    assert (done.code, done.out.splitlines()[0]) == (0, "model:v1 and model:v1 say the same")
+    assert (done.code, done.out.splitlines()[0]) == (0, "model:v1 and model:v1 have the same content")
     assert penstock("models", "diff", "model", "model:v1", "--json").json()["same"] is True
 
 

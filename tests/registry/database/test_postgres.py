@@ -73,7 +73,7 @@ def test_a_server_that_lets_nobody_in_is_one_sentence_that_says_what_to_do(
 
 
 def test_an_option_that_the_driver_does_not_know_is_named(address: str) -> None:
-    assert "take that option out" in _sentence(Store(f"{address}?schema=public").revision)
+    assert "remove that option" in _sentence(Store(f"{address}?schema=public").revision)
 
 
 def test_a_user_without_rights_is_told_which_to_grant(postgres: Server, address: str) -> None:
@@ -161,7 +161,7 @@ def test_a_lock_that_is_never_freed_is_one_sentence(
     with psycopg.connect(address) as holder:
         holder.execute(f"SELECT pg_advisory_xact_lock({module._WRITING})".encode())
         assert store.aliases("m") == {"champion": "v1"}
-        assert "another process holds it" in _sentence(lambda: store.set_alias("m", "champion", "v2"))
+        assert "another process holds the lock" in _sentence(lambda: store.set_alias("m", "champion", "v2"))
     store.set_alias("m", "champion", "v2")
     assert store.aliases("m") == {"champion": "v2"}
 

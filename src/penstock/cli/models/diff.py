@@ -17,19 +17,19 @@ if TYPE_CHECKING:
     from penstock.settings import Settings
 
 _RefA = Annotated[str, typer.Argument(metavar="A", help="name, name:version or name@alias.")]
-_RefB = Annotated[str, typer.Argument(metavar="B", help="What to compare with it.")]
+_RefB = Annotated[str, typer.Argument(metavar="B", help="The version to compare with A.")]
 
 
 def diff(
     a: _RefA,
     b: _RefB,
-    run: Annotated[bool, typer.Option(help="Run B on A's golden samples where its own are others.")] = True,
+    run: Annotated[bool, typer.Option(help="Run B on A's golden samples if its own differ.")] = True,
     trust: TrustOption = None,
     as_json: JsonOption = False,
     config: ConfigOption = None,
     registry: RegistryOption = None,
 ) -> None:
-    """Compare two versions: task, signature, metrics, variants, files, and how far their answers are apart."""
+    """Compare two versions: task, signature, metrics, variants, files, and the difference of their answers."""
     settings = read_settings(config, registry=registry, trust=trust)
     with open_registry(settings) as models:
         from penstock.artifacts.diff import changes
@@ -43,7 +43,7 @@ def diff(
         fields = [change._asdict() for change in found]
         print_json({"a": first.ref, "b": second.ref, "same": same, "changes": fields, "answers": answers})
     elif same or not found:
-        typer.echo(f"{first.ref} and {second.ref} say the same")
+        typer.echo(f"{first.ref} and {second.ref} have the same content")
     else:
         _print(first, second, found)
     if not as_json:
@@ -70,20 +70,20 @@ def _delta(change: Change) -> str:
 
 
 def _compare_answers(models: Registry, first: Artifact, second: Artifact, settings: Settings | None) -> dict[str, Any]:
-    """How far B's answers to A's golden samples are from A's, or why nobody knows."""
-    ours, theirs = first.golden(), second.golden()
-    if ours is None:
-        return _unknown(f"{first.ref} has no golden samples")
-    if theirs is not None and _same(ours.inputs, theirs.inputs):
-        return _apart(ours, theirs.outputs, "recorded")
+    """The difference of B's answers to A's golden samples from A's answers, or the reason that there is none."""
+    expected, other = first.golden(), second.golden()
+    if expected is None:
+        return _not_compared(f"{first.ref} has no golden samples")
+    if other is not None and _same(expected.inputs, other.inputs):
+        return _difference(expected, other.outputs, "recorded")
     if settings is None:
-        return _unknown(f"{second.ref} has other golden samples, and was not run")
+        return _not_compared(f"{second.ref} has other golden samples and was not run")
     if first.signature.inputs != second.signature.inputs:
-        return _unknown(f"{second.ref} takes other inputs")
+        return _not_compared(f"{second.ref} takes other inputs")
     try:
-        return _apart(ours, _run(models, second, ours, settings), "run here")
+        return _difference(expected, _run(models, second, expected, settings), "run here")
     except PenstockError as error:
-        return _unknown(str(error))
+        return _not_compared(str(error))
 
 
 def _run(models: Registry, artifact: Artifact, golden: Golden, settings: Settings) -> Any:
@@ -96,10 +96,10 @@ def _run(models: Registry, artifact: Artifact, golden: Golden, settings: Setting
         manager.close()
 
 
-def _apart(golden: Golden, outputs: Any, how: str) -> dict[str, Any]:
+def _difference(golden: Golden, outputs: Any, how: str) -> dict[str, Any]:
     shared = [name for name in golden.outputs if name in outputs and outputs[name].shape == golden.outputs[name].shape]
     if not shared:
-        return _unknown("the outputs have other names or shapes")
+        return _not_compared("the outputs have other names or shapes")
     return {
         "compared": True,
         "how": how,
@@ -113,20 +113,20 @@ def _distance(expected: Any, got: Any) -> dict[str, Any]:
 
     if expected.dtype.kind not in "fiub":
         return {"equal": bool(np.array_equal(expected, got))}
-    apart = np.abs(expected.astype(np.float64) - got.astype(np.float64))
-    found: dict[str, Any] = {"max_abs": float(apart.max(initial=0.0)), "mean_abs": float(apart.mean())}
+    difference = np.abs(expected.astype(np.float64) - got.astype(np.float64))
+    found: dict[str, Any] = {"max_abs": float(difference.max(initial=0.0)), "mean_abs": float(difference.mean())}
     if expected.ndim == 2 and expected.shape[1] > 1 and expected.dtype.kind == "f":
         found["same_top_1"] = float((expected.argmax(1) == got.argmax(1)).mean())
     return found
 
 
-def _same(ours: Any, theirs: Any) -> bool:
+def _same(a: Any, b: Any) -> bool:
     import numpy as np
 
-    return list(ours) == list(theirs) and all(np.array_equal(ours[name], theirs[name]) for name in ours)
+    return list(a) == list(b) and all(np.array_equal(a[name], b[name]) for name in a)
 
 
-def _unknown(why: str) -> dict[str, Any]:
+def _not_compared(why: str) -> dict[str, Any]:
     return {"compared": False, "why": why}
 
 

@@ -15,20 +15,20 @@ if TYPE_CHECKING:
 
 def gc(
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="NAME", help="Only versions of these models; else of every model.")
+        list[str] | None, typer.Argument(metavar="NAME", help="Only versions of these models; default: of every model.")
     ] = None,
     keep: Annotated[
-        int, typer.Option(min=0, help="So many of the highest versions of each model stay in any case.")
+        int, typer.Option(min=0, help="Keep this many of the highest versions of each model in any case.")
     ] = 3,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would be removed and remove nothing.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
     as_json: JsonOption = False,
     config: ConfigOption = None,
     registry: RegistryOption = None,
 ) -> None:
-    """Remove versions that no alias points at, and what interrupted publishes left behind.
+    """Remove versions that no alias points at, and the leftovers of interrupted publishes.
 
-    The version that a bare name means stays, and so does every version with an alias.
+    The version that a bare name resolves to is kept, and so is every version with an alias.
     """
     with open_registry(read_settings(config, registry=registry)) as models:
         from penstock.registry.gc import find_garbage, remove_garbage
@@ -36,7 +36,7 @@ def gc(
         garbage = find_garbage(models, names or (), keep)
         empty = not (garbage.versions or garbage.leftovers or garbage.records)
         if not as_json:
-            _show(garbage)
+            _print(garbage)
         if not (dry_run or empty):
             if not yes:
                 typer.confirm(f"Remove {_summary(garbage)}?", abort=True, err=as_json)
@@ -48,12 +48,12 @@ def gc(
         typer.echo(f"removed {_summary(garbage)}")
 
 
-def _show(garbage: Garbage) -> None:
+def _print(garbage: Garbage) -> None:
     rows: list[tuple[str, object, str]] = [("version", ref, size(count)) for ref, count in garbage.versions]
     rows += [("leftover", path, size(count)) for path, count in garbage.leftovers]
     rows += [("record", ref, "") for ref in garbage.records]
     if rows:
-        print_table(("what", "which", "size"), rows)
+        print_table(("kind", "item", "size"), rows)
     else:
         typer.echo("There is nothing to remove.")
 

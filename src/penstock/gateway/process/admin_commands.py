@@ -18,7 +18,7 @@ from penstock.engine.engine import InferenceEngine
 from penstock.engine.loading.loaded_model import LoadedModel
 from penstock.errors import ConfigError, PenstockError
 from penstock.gateway.process.worker_group import WorkerGroup
-from penstock.registry.staging import locked
+from penstock.registry.locking import locked
 
 log = logging.getLogger(__name__)
 

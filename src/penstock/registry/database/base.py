@@ -1,4 +1,4 @@
-"""What the store asks of the database below it, and which one an address means."""
+"""The interface of the store to a database, and the database of an address."""
 
 from __future__ import annotations
 
@@ -27,30 +27,30 @@ class Database(ABC):
     """One database and the connections to it. Threads may share it."""
 
     hints: ClassVar[Mapping[str, str]]
-    """What to do about an error, by words in what the driver says; the first that fits counts."""
+    """The fix for an error, by words in the driver's message; the first match counts."""
 
     where: str
-    """Its address as it may be shown to people."""
+    """Its address without passwords, for messages."""
 
     reader: Engine
-    """Its connections see what has been committed and wait for nobody."""
+    """Connections that read committed data and wait for no lock."""
 
     writer: Engine
-    """A transaction begun here keeps every other one that was begun here out, on any host."""
+    """Connections whose transactions exclude each other, on any host."""
 
     what: str = "the registry database"
     loss: str = "the models stay, their aliases are lost"
-    """What it is and what is gone with it, in the sentences about it."""
+    """What the database is and what is lost with it, for error messages."""
 
     def __init__(self, where: str) -> None:
         self.where = where
 
     @abstractmethod
     def exists(self) -> bool:
-        """False when there is certainly nothing to read."""
+        """False if there is certainly nothing to read."""
 
     def exclusive(self) -> AbstractContextManager[None]:
-        """Keep out the writers of the registry on other hosts, where a lock file does not."""
+        """Exclude the writers of the registry on other hosts, where a lock file does not."""
         return nullcontext()
 
     def close(self) -> None:
@@ -60,7 +60,7 @@ class Database(ABC):
 
     @contextmanager
     def sentences(self, *kinds: type[Exception]) -> Iterator[None]:
-        """Turns errors of these kinds, what the driver and the system say unless given, into one sentence."""
+        """Convert errors of these kinds, by default those of the driver and the system, into a ConfigError."""
         caught = kinds or (SQLAlchemyError, OSError)
         try:
             yield
@@ -75,9 +75,10 @@ class Database(ABC):
 
 
 def open_database(address: str, owner: str = "") -> Database:
-    """The database that an address means, not yet connected to. Raises ConfigError for what is no address.
+    """The database of an address, not yet connected. Raises ConfigError for an invalid address.
 
-    Writers of another `owner` than the registry, which is "", have locks of their own where a database is shared.
+    `owner` names the package that the tables belong to, "" for the registry; in a shared database the writers of each
+    owner have a lock of their own.
     """
     url = _parsed(address)
     module, _, kind = _KINDS[url.get_backend_name()].partition(":")
@@ -85,8 +86,8 @@ def open_database(address: str, owner: str = "") -> Database:
     return database
 
 
-def beside(address: str, file: str) -> str:
-    """The address of another database in the place of the registry's: its neighbour as a file, or the same server's."""
+def sibling_address(address: str, file: str) -> str:
+    """The address of a package's own tables: `file` next to a SQLite file, else the same database."""
     url = _parsed(address)
     if url.get_backend_name() != "sqlite" or not url.database:
         return address
@@ -106,7 +107,7 @@ def _parsed(address: str) -> URL:
 
 
 def shown(url: URL) -> str:
-    """An address as it may be shown to people: its passwords masked, those among its options too."""
+    """An address for messages: its passwords are masked, those in its options too."""
     secret = re.compile("password|secret|token", re.IGNORECASE)
     masked = url.update_query_dict({option: "***" for option in url.query if secret.search(option)})
     return masked.render_as_string(hide_password=True)

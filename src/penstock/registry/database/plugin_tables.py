@@ -1,4 +1,4 @@
-"""Tables that packages keep beside the registry's own."""
+"""Tables of installed packages, next to the registry's own."""
 
 from __future__ import annotations
 
@@ -15,27 +15,29 @@ if TYPE_CHECKING:
 
 
 def open_database(registry: Registry, name: str) -> Database:
-    """The database for a package's own tables, not yet connected to: `name`.db beside the registry's, where that is
-    a file of SQLite; where it is PostgreSQL, the same database, in which table names should begin with `name`.
+    """The database for a package's own tables, not yet connected.
 
-    `reader` and `writer` are SQLAlchemy engines. A transaction of `writer` keeps every other writer of this `name`
-    out, in all processes and on all hosts. Around their use, `sentences()` turns what a driver says into a ConfigError
-    of one sentence. Connections do not cross a fork. Raises ConfigError for an address that is none.
+    For SQLite that is the file `name`.db next to the registry's database; for PostgreSQL the same database, where the
+    names of the tables should begin with `name`.
+
+    `reader` and `writer` are SQLAlchemy engines. A transaction of `writer` excludes every other writer of this `name`,
+    in all processes and on all hosts. Use them inside `sentences()`, which converts errors of the driver into a
+    ConfigError of one sentence. Connections do not survive a fork. Raises ConfigError for an invalid address.
     """
-    from penstock.registry.database.base import beside
-    from penstock.registry.database.base import open_database as opened
+    from penstock.registry.database.base import open_database as open_address
+    from penstock.registry.database.base import sibling_address
 
-    database = opened(beside(registry.database_url, f"{name}.db"), owner=name)
-    database.what, database.loss = f"the database of {name}", f"what {name} has recorded is lost"
+    database = open_address(sibling_address(registry.database_url, f"{name}.db"), owner=name)
+    database.what, database.loss = f"the database of {name}", f"the records of {name} are lost"
     return database
 
 
 def migrate(connection: Connection, directory: Path | str, version_table: str) -> None:
-    """Bring a package's own tables up to the newest of its Alembic scripts, `directory`/versions/*.py.
+    """Upgrade a package's own tables to the newest of its Alembic scripts, `directory`/versions/*.py.
 
     It runs in the connection's own transaction: use one of `open_database(…).writer`. No `env.py` is needed.
-    `version_table` holds what was run, so that one database may have tables of several packages. Raises ConfigError
-    when the tables were written by a newer release of the package.
+    `version_table` records the schema version, one table per package, so one database may have tables of several
+    packages. Raises ConfigError if the tables were written by a newer release of the package.
     """
     from alembic.config import Config
     from alembic.runtime.environment import EnvironmentContext
@@ -54,7 +56,7 @@ def migrate(connection: Connection, directory: Path | str, version_table: str) -
                 f"the tables of {version_table} were written by a newer release (their schema is {newer.pop()}); "
                 "upgrade the package or choose another database"
             )
-        return scripts._upgrade_revs("head", revision)  # the way Alembic's own cookbook goes
+        return scripts._upgrade_revs("head", revision)  # as in Alembic's own cookbook
 
     with EnvironmentContext(config, scripts, fn=steps) as environment:
         environment.configure(connection=connection, version_table=version_table, render_as_batch=True)

@@ -1,4 +1,4 @@
-"""PostgreSQL: one database for the servers and the publishers of many hosts."""
+"""PostgreSQL: one database for the servers and the publishers of several hosts."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ CONNECT_TIMEOUT_S = 5
 LOCK_TIMEOUT_S = 10
 POOL_SIZE = 2
 MORE_CONNECTIONS = 4
-"""As many again may be opened for a moment; a further thread waits for one, no longer than for a lock."""
+"""The number that may be opened in addition for a short time; further threads wait as long as for a lock."""
 
 _PUBLISHING, _WRITING = 0x70656E73_746F6301, 0x70656E73_746F6302
-"""Keys of advisory locks, unlikely ones: other programs may use the same database."""
+"""Keys of advisory locks, chosen to be unlikely: other programs may use the same database."""
 
 _AWAY = "start it, or check host and port in the database_url"
 _GRANT = "let its user read, write and create tables there: GRANT USAGE, CREATE ON SCHEMA public TO its user"
@@ -33,29 +33,29 @@ _CROWDED = "raise its max_connections, or run fewer servers"
 
 
 class PostgreSQL(Database):
-    """A database on a server, through psycopg whatever driver the address names.
+    """A database on a server, always through psycopg; a driver in the address is ignored.
 
-    It works behind a pooler that hands out connections per transaction: nothing here outlives one.
+    It works behind a pooler that assigns connections per transaction: no state here outlives a transaction.
     """
 
     hints: ClassVar[Mapping[str, str]] = {
         "password authentication failed": _CREDENTIALS,
         "no password supplied": _CREDENTIALS,
         "role ": _CREDENTIALS,
-        "pg_hba.conf": "let this host and user in, in its pg_hba.conf",
+        "pg_hba.conf": "allow this host and user in its pg_hba.conf",
         "database ": "create it with createdb, or correct the database_url",
         "permission denied": _GRANT,
         "no schema has been selected": _GRANT,
         "relation ": "restore its tables from a backup, or name the right database",
         "read-only transaction": "it is a standby or set read-only; name the primary in the database_url",
-        "lock timeout": "another process holds it; try again when that one is done",
+        "lock timeout": "another process holds the lock; try again later",
         "QueuePool limit": "try again; every connection of this process is in use",
         "too many clients": _CROWDED,
         "connection slots": _CROWDED,
         "resolve host": "check the host in the database_url",
-        "invalid connection option": "take that option out of the database_url",
+        "invalid connection option": "remove that option from the database_url",
         "SSL": "check sslmode in the database_url",
-        "starting up": "it will be back in a moment; try again",
+        "starting up": "try again in a moment",
         "shutting down": _AWAY,
         "administrator command": _AWAY,
         "connection": _AWAY,
@@ -66,38 +66,39 @@ class PostgreSQL(Database):
         self._engine = _engine(url.set(drivername="postgresql+psycopg"), self.where)
         self._connections: weakref.WeakSet[Any] = weakref.WeakSet()
         event.listen(self._engine, "connect", partial(_keep, self._connections))
-        # One statement reads one snapshot; a transaction around it would only be two more round trips
+        # One statement reads one snapshot; a transaction would only add two round trips
         self.reader = self._engine.execution_options(isolation_level="AUTOCOMMIT")
         self.writer = self._locking(_key(_WRITING, owner))
         self._publisher = self._locking(_key(_PUBLISHING, owner))
         _OPEN.add(self)
-        weakref.finalize(self, self._engine.dispose)  # whoever forgets to close it leaves no connection behind
+        weakref.finalize(self, self._engine.dispose)  # closes the connections of an object that was not closed
 
     def exists(self) -> bool:
-        """Only a connection can tell."""
+        """True: only a connection can find out."""
         return True
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
-        """Hold the publishers' lock; beside it, the writer's is taken as before."""
+        """Hold the publishers' lock, which is separate from the writers' lock."""
         with self._publisher.begin():
             yield
 
     def after_fork(self) -> None:
-        """Leave the connections to the parent process, which goes on using them.
+        """Leave the connections to the parent process, which continues to use them.
 
-        Closing one here would say goodbye to the server in the parent's name, so it is said to nobody.
+        Closing a connection sends a termination message, which would end the parent's session; so the descriptor is
+        redirected to the null device first.
         """
-        with Path(os.devnull).open("r+b") as nobody:
+        with Path(os.devnull).open("r+b") as null:
             for connection in [each for each in self._connections if not each.closed]:
-                os.dup2(nobody.fileno(), connection.fileno(), inheritable=False)
+                os.dup2(null.fileno(), connection.fileno(), inheritable=False)
                 connection.close()
         self._engine.dispose(close=False)
 
     def _locking(self, key: int) -> Engine:
         """Connections whose transactions exclude each other by an advisory lock, freed with the transaction.
 
-        Under a stricter isolation, the first statement would fix what the transaction sees before it had the lock.
+        With a stricter isolation level, the first statement would take the snapshot before it has the lock.
         """
         engine = self._engine.execution_options(isolation_level="READ COMMITTED")
 
@@ -110,7 +111,7 @@ class PostgreSQL(Database):
 
 
 def _key(base: int, owner: str) -> int:
-    """The key of an advisory lock, 63 bits: each owner of tables has its own."""
+    """The key of an advisory lock, 63 bits, one per owner of tables."""
     digest = hashlib.blake2b(owner.encode(), digest_size=8).digest()
     return base ^ (int.from_bytes(digest) >> 1) if owner else base
 
@@ -151,7 +152,7 @@ def _engine(url: URL, where: str) -> Engine:
 
 
 def _connection_options(given: Mapping[str, Any]) -> dict[str, Any]:
-    """A server that vanished without a word is noticed in seconds; the address may say otherwise."""
+    """Detect an unreachable server within seconds; options in the address take precedence."""
     options = {
         "connect_timeout": CONNECT_TIMEOUT_S,
         "keepalives_idle": 10,
@@ -160,5 +161,5 @@ def _connection_options(given: Mapping[str, Any]) -> dict[str, Any]:
         "tcp_user_timeout": 10_000,
         "application_name": "penstock",
     }
-    # A prepared statement belongs to a connection, and a pooler may hand out another one
+    # A prepared statement belongs to a connection, and a pooler may assign another one
     return {name: value for name, value in options.items() if name not in given} | {"prepare_threshold": None}

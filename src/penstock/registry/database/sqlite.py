@@ -1,4 +1,4 @@
-"""SQLite: a file that can be read without a need to write, and that processes can share."""
+"""SQLite: a file that several processes share and that can be read without write access."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class SQLite(Database):
         "not a database": _RESTORE,
         "malformed": _RESTORE,
         "readonly": "give this user write access to it and to its directory",
-        "disk is full": "make room on its disk",
-        "unable to open": "make its directory and give this user write access to it",
-        "locked": "another process holds it; try again when that one is done",
+        "disk is full": "free space on its disk",
+        "unable to open": "create its directory and give this user write access to it",
+        "locked": "another process holds the lock; try again later",
     }
 
     def __init__(self, url: URL, owner: str = "") -> None:  # noqa: ARG002  files are locked one by one
@@ -42,12 +42,12 @@ class SQLite(Database):
         self.writer = _engine(partial(open_for_writing, self._file), "BEGIN IMMEDIATE")
 
     def exists(self) -> bool:
-        """False until the file is there."""
+        """False until the file exists."""
         return self._file.exists()
 
 
 def _engine(connect: Callable[[], sqlite3.Connection], begin: str) -> Engine:
-    # No pool: a connection costs little, cannot be left open, and none crosses a fork
+    # No pool: a connection is cheap, is never left open, and none survives a fork
     engine = create_engine("sqlite://", creator=connect, poolclass=NullPool)
 
     @event.listens_for(engine, "begin")
@@ -58,7 +58,7 @@ def _engine(connect: Callable[[], sqlite3.Connection], begin: str) -> Engine:
 
 
 def open_for_reading(path: Path) -> sqlite3.Connection:
-    """A connection that creates no database, and on a read-only medium no file at all."""
+    """A connection that creates no database and, on a read-only medium, no file at all."""
     if os.access(path, os.W_OK) and os.access(path.parent, os.W_OK):
         return _connect(path, "mode=rw")
     connection = _connect(path, "mode=ro")
@@ -67,8 +67,8 @@ def open_for_reading(path: Path) -> sqlite3.Connection:
     except sqlite3.OperationalError:
         connection.close()
         if _has_content(path.with_name(f"{path.name}-wal")):
-            raise  # changes wait in there that could not be seen
-        # A database in WAL mode needs its -shm file, which cannot be made here; nobody can write here either.
+            raise  # it has changes that could not be read
+        # A database in WAL mode needs its -shm file, which cannot be created here; but then there is no writer either.
         return _connect(path, "mode=ro&immutable=1")
     except sqlite3.Error:
         connection.close()
@@ -77,10 +77,10 @@ def open_for_reading(path: Path) -> sqlite3.Connection:
 
 
 def open_for_writing(path: Path) -> sqlite3.Connection:
-    """A connection that creates the file when it is missing, in WAL mode: readers and one writer do not wait."""
+    """A connection that creates a missing file, in WAL mode: readers and the writer do not block each other."""
     connection = _connect(path, "mode=rwc")
     try:
-        # Two processes that switch a new file at once exclude each other; the second finds it done later.
+        # Of two processes that switch a new file at the same time one fails; its next connection finds it switched.
         with suppress(sqlite3.OperationalError):
             connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=FULL")
@@ -95,7 +95,7 @@ def _has_content(path: Path) -> bool:
 
 
 def _connect(path: Path, options: str) -> sqlite3.Connection:
-    # isolation_level=None: the store begins its transactions itself, so that DDL is part of them
+    # isolation_level=None: the store begins its transactions itself, so they include DDL
     return sqlite3.connect(
         f"file:{quote(str(path))}?{options}",
         uri=True,

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 class Store:
     """One database. Nothing is created before the first write; a missing database reads as an empty one.
 
-    Threads may share a Store. Every method raises ConfigError, in one sentence, when the database cannot be
-    used: unwritable, damaged, unreachable, or written by a newer Penstock.
+    Threads may share a Store. Every method raises ConfigError, in one sentence, if the database cannot be used:
+    read-only, damaged, unreachable, or written by a newer Penstock.
     """
 
     def __init__(self, url: str) -> None:
@@ -37,7 +37,7 @@ class Store:
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
-        """Keep out the writers of the registry on other hosts. Short: they wait, and give up after seconds."""
+        """Exclude the writers of the registry on other hosts. Held briefly: they wait and time out after seconds."""
         with self._database.sentences(SQLAlchemyError), self._database.exclusive():
             yield
 
@@ -55,27 +55,27 @@ class Store:
         return {(name, version): digest for name, version, digest in rows}
 
     def aliases(self, name: str) -> dict[str, str]:
-        """Version by alias, in the order of the aliases."""
+        """Version by alias, sorted by alias."""
         query = select(ALIASES.c.alias, ALIASES.c.version).where(ALIASES.c.name == name)
         with self._reading() as connection:
             rows = connection.execute(query).all() if connection else []
-        return dict(sorted((row.alias, row.version) for row in rows))  # databases sort letters each in its own way
+        return dict(sorted((row.alias, row.version) for row in rows))  # the sort order of databases differs
 
     def revision(self) -> int:
-        """Counts the changes made through this database."""
+        """A counter that every change in this database increases."""
         with self._reading() as connection:
             value = connection.execute(select(REVISION.c.value)).scalar() if connection else None
         return value or 0
 
     def record(self, name: str, version: str, digest: str) -> None:
-        """Note a version's digest, in place of one that an interrupted publish or a removal by hand left."""
+        """Record a version's digest; replaces the record of an interrupted publish or of a removal by hand."""
         with self._writing() as connection:
             _forget(connection, name, version)
             connection.execute(_recorded(name, version, digest))
             _count(connection)
 
     def adopt(self, name: str, version: str, digest: str) -> str:
-        """Note a version's digest unless there is one; returns the one that counts."""
+        """Record a version's digest unless there is a record; returns the recorded one."""
         with self._writing() as connection:
             found: str | None = connection.execute(_digest_query(name, version)).scalar()
             if found is None:
@@ -84,7 +84,7 @@ class Store:
         return found or digest
 
     def forget(self, name: str, version: str) -> None:
-        """Drop a version's digest."""
+        """Delete the record of a version's digest."""
         with self._writing() as connection:
             _forget(connection, name, version)
             _count(connection)
@@ -98,7 +98,7 @@ class Store:
             _count(connection)
 
     def remove_alias(self, name: str, alias: str) -> bool:
-        """Drop an alias; False when there is none."""
+        """Remove an alias; False if there is none."""
         with self._writing() as connection:
             removed = _drop_alias(connection, name, alias)
             if removed:
@@ -106,14 +106,14 @@ class Store:
         return removed
 
     def trusted(self, digest: str) -> str | None:
-        """The tier that a digest was pinned to, None for one that was not."""
+        """The tier that a digest is pinned to, None if it is not pinned."""
         with self._reading() as connection:
             query = select(TRUST.c.tier).where(TRUST.c.digest == digest)
             found: str | None = connection.execute(query).scalar() if connection else None
         return found
 
     def trust(self, digest: str, tier: str | None, reason: str) -> None:
-        """Pin a digest to a tier, in place of the one it had; None takes it away."""
+        """Pin a digest to a tier, in place of its present one; None removes the pin."""
         with self._writing() as connection:
             connection.execute(delete(TRUST).where(TRUST.c.digest == digest))
             if tier is not None:
@@ -122,13 +122,13 @@ class Store:
             _count(connection)
 
     def prepare(self) -> None:
-        """Create the tables, or bring them up to date, when they are not."""
+        """Create or upgrade the tables if needed."""
         with self._writing():
             pass
 
     @contextmanager
     def _reading(self) -> Iterator[Connection | None]:
-        """A connection in a transaction, None when there is nothing to read yet."""
+        """A connection in a transaction, None if there is nothing to read yet."""
         with self._database.sentences():
             if not self._has_tables():
                 yield None
@@ -149,7 +149,7 @@ class Store:
 
     @contextmanager
     def _writing(self) -> Iterator[Connection]:
-        """A connection in a transaction that excludes other writers, on tables that are up to date."""
+        """A connection in a transaction that excludes other writers; the tables are upgraded if needed."""
         with self._database.sentences(), self._database.writer.begin() as connection:
             found = self._schema(connection)
             if found is None:
@@ -161,7 +161,7 @@ class Store:
             yield connection
 
     def _schema(self, connection: Connection) -> str | None:
-        """The revision of the tables: None without any, empty when a downgrade removed them all."""
+        """The schema revision of the tables: None without tables, empty if a downgrade removed them all."""
         if not inspect(connection).has_table(VERSION_TABLE):
             return None
         found = connection.execute(select(SCHEMA.c.version_num)).scalar() or ""
@@ -175,14 +175,14 @@ class Store:
 
 
 def upgrade(connection: Connection, target: str = "head") -> None:
-    """Bring older tables up to a revision, inside the connection's own transaction."""
+    """Upgrade older tables to a revision, inside the connection's own transaction."""
     from alembic import command
 
     command.upgrade(_alembic(connection), target)
 
 
 def downgrade(connection: Connection, target: str) -> None:
-    """Take the tables back to a revision (`base`: to none), inside the connection's own transaction."""
+    """Downgrade the tables to a revision (`base`: remove them), inside the connection's own transaction."""
     from alembic import command
 
     command.downgrade(_alembic(connection), target)

@@ -1,4 +1,4 @@
-"""The registry's tables as they are now; `migrations` holds the way there, and a test holds the two together."""
+"""The registry's tables in the current schema. `migrations` leads to the same schema, which a test checks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ARTIFACTS = Table(
     Column("digest", String(64), nullable=False),
     Column("recorded_at", String(20), nullable=False),
 )
-"""What each version's `manifest.json` hashed to when it was published."""
+"""The sha256 of each version's `manifest.json` when it was published."""
 
 ALIASES = Table(
     "penstock_aliases",
@@ -35,7 +35,7 @@ TRUST = Table(
     Column("reason", String(200), nullable=False),
     Column("recorded_at", String(20), nullable=False),
 )
-"""What artifacts may do beyond being data, by the digest of their manifest; none that is not here may do more."""
+"""The trust tier of artifacts above data, by the digest of their manifest."""
 
 REVISION = Table(
     "penstock_revision",
@@ -43,7 +43,7 @@ REVISION = Table(
     Column("id", Integer, primary_key=True, autoincrement=False),
     Column("value", BigInteger, nullable=False),
 )
-"""One row, counted up by every change; servers poll it."""
+"""One row, increased by every change; servers poll it."""
 
 SCHEMA = Table(
     VERSION_TABLE,
@@ -51,4 +51,4 @@ SCHEMA = Table(
     Column("version_num", String(32), nullable=False),
     PrimaryKeyConstraint("version_num", name=f"{VERSION_TABLE}_pkc"),
 )
-"""Alembic's own table, as Alembic makes it; a new database gets it without waiting for Alembic to be imported."""
+"""Alembic's own table, created here for a new database, which saves the import of Alembic."""

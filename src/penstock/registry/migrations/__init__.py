@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 REVISIONS = ("0001", "0002")
-"""Every revision there is, oldest first. The last is the one this release reads and writes."""
+"""Every revision, oldest first. This release reads and writes the last one."""
 
 HEAD = REVISIONS[-1]
 
 VERSION_TABLE = "penstock_schema"
-"""A name of our own, so that one PostgreSQL database can hold other programs' tables beside ours."""
+"""Not Alembic's default name, so that other programs can use Alembic in the same PostgreSQL database."""

@@ -1,4 +1,4 @@
-"""Alembic's entry: runs the scripts on the connection, and in the transaction, that the store hands in."""
+"""Alembic's entry point: runs the scripts on the connection, and in the transaction, of the store."""
 
 from __future__ import annotations
 

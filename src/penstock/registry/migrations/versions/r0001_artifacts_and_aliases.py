@@ -1,4 +1,4 @@
-"""Recorded digests, aliases, and the counter that tells servers that something changed."""
+"""Recorded digests, aliases, and the counter of changes that servers poll."""
 
 from __future__ import annotations
 

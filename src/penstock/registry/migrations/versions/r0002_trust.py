@@ -1,4 +1,4 @@
-"""Which artifacts, by digest, may do more than data can."""
+"""The trust tier of artifacts above data, by digest."""
 
 from __future__ import annotations
 

@@ -1,0 +1,59 @@
+"""The steps of a publish that need no database: checks of the source, the verified copy, and the scan of the copy."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from penstock.artifacts import files
+from penstock.artifacts.artifact import Artifact
+from penstock.artifacts.manifest import MANIFEST
+from penstock.errors import IntegrityError, InvalidInput
+from penstock.scan.gate import require_allowed, scan_artifact
+from penstock.scan.trust import Trust
+
+DATABASE = "registry.db"
+"""The file of the default database; no model may have its name."""
+
+
+def open_source(source: Path | str) -> Artifact:
+    """The artifact to publish. A link to an artifact is followed, a link inside one is refused."""
+    path = Path(source)
+    try:
+        artifact = Artifact.open(path.resolve())
+    except (RuntimeError, OSError):
+        raise IntegrityError(f"{path} is a symbolic link to itself") from None
+    if artifact.name.startswith(DATABASE):
+        raise InvalidInput(
+            f"name: {artifact.name!r} is the name of the registry's own database; choose another", field="name"
+        )
+    return artifact
+
+
+def shipped(name: str) -> tuple[Path, ...]:
+    """The artifacts of a model that an installed package ships, the default version first."""
+    from penstock.artifacts.bundled import bundled, versions_in
+
+    home = bundled().get(name)
+    return () if home is None else versions_in(home)
+
+
+def copy_verified(artifact: Artifact, target: Path) -> None:
+    """Copy the listed files durably; raises IntegrityError naming one that differs from the manifest."""
+    files.check_tree(artifact.path, {entry.path: entry for entry in artifact.manifest.files()}, MANIFEST)
+    manifest = files.read_plain(artifact.path / MANIFEST)
+    if files.sha256_of(manifest) != artifact.digest:
+        raise IntegrityError(f"{artifact.path / MANIFEST} changed while it was being published")
+    for entry in artifact.manifest.files():
+        files.copy_entry(artifact.path, entry, target)
+    files.write_durable(target / MANIFEST, manifest)
+    files.sync_tree(target)
+
+
+def require_trusted(artifact: Artifact, copy: Path, trust: Trust) -> None:
+    """Scan the copy, which no other process can change; errors name the files of the source.
+
+    Raises Untrusted for a file that needs more trust, IntegrityError for one that is refused at any trust.
+    """
+    for report in scan_artifact(replace(artifact, path=copy)):
+        require_allowed(replace(report, path=artifact.path / report.path.relative_to(copy)), trust)
