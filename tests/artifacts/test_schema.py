@@ -55,8 +55,8 @@ def test_a_version_is_major_and_minor_and_the_integer_of_the_first_releases_is_1
 @pytest.mark.parametrize(
     "value",
     [
-        "1", "1.", ".1", "1.x", "1.1.1", "01.0", "1.01", " 1.0", "1.0\n", "1,0", "-1.0", "1.-1", "v1.0", "", "1.0e3", "１.0",
-        "1." + "9" * 50, 10**40, 1.0, 1.5, 1e300, True, False, None, [], [1, 0], {"major": 1}, -1,
+        "1", "1.", ".1", "1.x", "1.1.1", "01.0", "1.01", " 1.0", "1.0\n", "1,0", "-1.0", "1.-1", "v1.0", "", "1.0e3",
+        "１.0", "1." + "9" * 50, 10**40, 1.0, 1.5, 1e300, True, False, None, [], [1, 0], {"major": 1}, -1,
     ],
 )  # fmt: skip
 def test_what_is_no_version_is_refused_in_one_sentence(value: object) -> None:
@@ -127,7 +127,9 @@ def test_a_manifest_without_unknown_fields_has_no_warning(version: object) -> No
 
 def test_a_known_field_is_checked_in_a_newer_version_as_well_and_the_error_names_the_version() -> None:
     faulty = encoded({"schema_version": NEWER, "golden.cosine": 1, "variants.0.format": 7, "lineage": []})
-    with pytest.raises(InvalidInput, match=rf"variants|lineage.*schema version {NEWER} is newer than {CURRENT}, upgrade"):
+    with pytest.raises(
+        InvalidInput, match=rf"variants|lineage.*schema version {NEWER} is newer than {CURRENT}, upgrade"
+    ):
         Manifest.from_bytes(faulty)
 
 

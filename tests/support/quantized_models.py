@@ -60,9 +60,7 @@ def int8_variants(folder: Path) -> list[VariantSource]:
     """Two recipes of one format and precision: the second has a name of its own."""
     return [
         VariantSource("onnx", "int8", int8(folder / "tensor.onnx", per_channel=False)),
-        VariantSource(
-            "onnx", "int8", int8(folder / "channel.onnx", per_channel=True), name="onnx-int8-per-channel"
-        ),
+        VariantSource("onnx", "int8", int8(folder / "channel.onnx", per_channel=True), name="onnx-int8-per-channel"),
     ]
 
 

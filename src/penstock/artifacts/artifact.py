@@ -238,7 +238,7 @@ def _check_names(variants: Sequence[VariantSource]) -> None:
     for name in names:
         if names.count(name) > 1:
             raise InvalidInput(
-                f"variants: two variants have the name {name!r}; give one another, VariantSource(…, name={name + '-2'!r})",
+                f"variants: two variants have the name {name!r}; choose another for one, VariantSource(…, name=…)",
                 field="variants",
             )
 

@@ -77,7 +77,9 @@ def _checked(arrays: Arrays, signature: Signature) -> Arrays:
     checked, _ = signature.validate(arrays)
     for name, array in checked.items():
         if array.dtype.kind == "O":
-            raise InvalidInput(f"golden tensor {name!r} contains text, which golden samples do not support", field="golden")
+            raise InvalidInput(
+                f"golden tensor {name!r} contains text, which golden samples do not support", field="golden"
+            )
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise InvalidInput(f"golden tensor {name!r} contains NaN or infinity", field="golden")
     return checked

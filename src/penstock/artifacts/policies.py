@@ -42,8 +42,8 @@ class PaddingPolicy(Entry):
     """Inputs that share one free length and are padded to a common length, so that requests can share a batch.
 
     `axes` maps an input to its free axis, `values` to its fill value (default 0). `buckets` are the lengths to pad to,
-    ascending. `mask` is an input that the server provides: 1 for real values, 0 for padding. `outputs` maps an output to
-    the axis that is cut to the length of the request.
+    ascending. `mask` is an input that the server provides: 1 for real values, 0 for padding. `outputs` maps an output
+    to the axis that is cut to the length of the request.
     """
 
     axes: dict[str, Axis] = Field(min_length=1)

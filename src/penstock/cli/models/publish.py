@@ -24,9 +24,7 @@ _Task = Annotated[
     typer.Option(help="For a file: its task, such as vector-classification.", show_default="by its signature"),
 ]
 _Labels = Annotated[Path | None, typer.Option(help="For a file: a text file with one class name per line.")]
-_Card = Annotated[
-    Path | None, typer.Option(help="For a file: its model card, Markdown.", show_default="a minimal one")
-]
+_Card = Annotated[Path | None, typer.Option(help="For a file: its model card, Markdown.", show_default="a minimal one")]
 _Aliases = Annotated[list[str] | None, typer.Option(help="Point this alias at the version; repeatable.")]
 _Prove = Annotated[
     bool, typer.Option(help="Load an artifact and run its golden samples first; refuse it if that fails.")

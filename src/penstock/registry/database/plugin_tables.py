@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from penstock.errors import ConfigError
-from penstock.registry.registry import Registry
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -14,7 +13,13 @@ if TYPE_CHECKING:
     from penstock.registry.database.base import Database
 
 
-def open_database(registry: Registry, name: str) -> Database:
+class HasDatabase(Protocol):
+    """A Registry."""
+
+    database_url: str
+
+
+def open_database(registry: HasDatabase, name: str) -> Database:
     """The database for a package's own tables, not yet connected.
 
     For SQLite that is the file `name`.db next to the registry's database; for PostgreSQL the same database, where the

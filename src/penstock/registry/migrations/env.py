@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from alembic import context
 
-from penstock.registry.database.tables import METADATA
 from penstock.registry.migrations import VERSION_TABLE
 
 context.configure(
     connection=context.config.attributes["connection"],
-    target_metadata=METADATA,
+    target_metadata=context.config.attributes["metadata"],
     version_table=VERSION_TABLE,
     render_as_batch=True,
 )
