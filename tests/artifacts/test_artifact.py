@@ -28,7 +28,7 @@ def _edit(artifact: Artifact, edit: Callable[[dict[str, Any]], None]) -> None:
     path.write_text(json.dumps(data))
 
 
-def test_a_written_artifact_is_whole_and_says_what_it_is(write: Write, golden: Golden) -> None:
+def test_a_written_artifact_is_complete(write: Write, golden: Golden) -> None:
     artifact = write("m", "v1", b"weights", metrics={"accuracy": 0.5}, lineage={"seed": 0})
     again = Artifact.open(artifact.path)
     again.verify()
@@ -115,7 +115,7 @@ def test_a_directory_that_cannot_be_made_is_named(write: Write) -> None:
         ({"created_at": "now"}, "created_at"),
     ],
 )
-def test_what_cannot_be_an_artifact_is_named_and_leaves_nothing(
+def test_an_invalid_artifact_is_refused_by_field_and_leaves_no_files(
     write: Write, tmp_path: Path, changes: dict[str, Any], fault: str
 ) -> None:
     with pytest.raises(InvalidInput, match=fault):
@@ -290,7 +290,7 @@ def _with_file(artifact: Artifact, file: str, content: bytes) -> Artifact:
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"\xff", b'{"schema_version": 2}'])
-def test_a_manifest_that_is_none_is_named_in_one_line(write: Write, content: bytes) -> None:
+def test_an_invalid_manifest_is_refused_in_one_line(write: Write, content: bytes) -> None:
     path = write().path
     (path / "manifest.json").write_bytes(content)
     with pytest.raises(IntegrityError, match=r"manifest\.json: ") as caught:
@@ -299,7 +299,7 @@ def test_a_manifest_that_is_none_is_named_in_one_line(write: Write, content: byt
 
 
 @pytest.mark.parametrize("make", [Path.resolve, lambda path: path.mkdir(), lambda path: path.touch()])
-def test_what_is_no_artifact_is_named(tmp_path: Path, make: Callable[[Path], None]) -> None:
+def test_a_path_without_an_artifact_is_named(tmp_path: Path, make: Callable[[Path], None]) -> None:
     make(tmp_path / "x")
     with pytest.raises(IntegrityError, match=r"x/manifest\.json"):
         Artifact.open(tmp_path / "x")

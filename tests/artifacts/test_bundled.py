@@ -55,7 +55,7 @@ def test_artifacts_may_be_deeper_in_the_package(install: Install) -> None:
     assert bundled()["acme"] == artifacts / "acme"
 
 
-def test_a_package_that_is_gone_ships_nothing(install: Install) -> None:
+def test_an_uninstalled_package_ships_nothing(install: Install) -> None:
     shutil.rmtree(install().parent)
     assert "acme" not in bundled()
 
@@ -111,7 +111,7 @@ def test_a_damaged_bundled_artifact_is_named(install: Install, registry: Registr
     assert registry.list() == []
 
 
-def test_what_is_published_on_first_use_is_its_own_champion_until_somebody_says_otherwise(
+def test_a_model_published_at_first_use_gets_the_alias_champion_unless_it_has_aliases(
     install: Install, registry: Registry
 ) -> None:
     install()

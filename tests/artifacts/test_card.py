@@ -63,7 +63,7 @@ def test_the_sections_are_there_in_order() -> None:
     assert "| accuracy | 0.98765 |\n| errors | 4 |\n| note | a\\|b |" in card
 
 
-def test_what_is_not_known_is_left_out() -> None:
+def test_empty_sections_of_a_card_are_omitted() -> None:
     card = _card(metrics=None, datasets=(), tags=(), limits="")
     assert "## Metrics" not in card
     assert "## Limits" not in card

@@ -119,7 +119,7 @@ def test_a_faulty_field_is_named(where: str, value: Any, fault: str) -> None:
 @pytest.mark.parametrize(
     "value", [float("nan"), float("inf"), "half a \ud800 character", np.float32(1), object(), {1, object()}]
 )
-def test_what_json_cannot_say_is_refused_when_writing(value: object) -> None:
+def test_a_value_that_json_does_not_have_is_refused_when_writing(value: object) -> None:
     manifest = Manifest.model_validate(MANIFEST | {"metrics": {"accuracy": value}})
     with pytest.raises(InvalidInput, match="JSON"):
         manifest.to_bytes()

@@ -33,7 +33,7 @@ def test_any_text_is_a_reference_or_invalid_input(text: str) -> None:
 
 
 @pytest.mark.parametrize("value", [None, 3, b"m", ["m"], ""])
-def test_what_is_no_text_is_invalid_input(value: object) -> None:
+def test_a_reference_that_is_not_text_is_invalid_input(value: object) -> None:
     with pytest.raises(InvalidInput, match="not a reference"):
         parse_ref(value)  # type: ignore[arg-type]
 

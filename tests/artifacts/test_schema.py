@@ -59,7 +59,7 @@ def test_a_version_is_major_and_minor_and_the_integer_of_the_first_releases_is_1
         "１.0", "1." + "9" * 50, 10**40, 1.0, 1.5, 1e300, True, False, None, [], [1, 0], {"major": 1}, -1,
     ],
 )  # fmt: skip
-def test_what_is_no_version_is_refused_in_one_sentence(value: object) -> None:
+def test_an_invalid_schema_version_is_refused_in_one_sentence(value: object) -> None:
     with pytest.raises(InvalidInput, match=r"^schema_version: .{1,110} is not a schema version; write") as caught:
         Manifest.from_bytes(encoded({"schema_version": value}))
     assert "\n" not in str(caught.value)
@@ -183,7 +183,7 @@ def test_a_variant_of_a_newer_version_may_list_more_files(write: Write) -> None:
 # Names of variants
 
 
-def test_variants_of_one_format_and_precision_are_told_apart_by_name(write: Write, tmp_path: Path) -> None:
+def test_variants_of_one_format_and_precision_differ_by_name(write: Write, tmp_path: Path) -> None:
     sources = [tmp_path / "a.onnx", tmp_path / "b.onnx"]
     for number, source in enumerate(sources):
         source.write_bytes(bytes([number]))
@@ -203,7 +203,7 @@ def test_variants_of_one_format_and_precision_are_told_apart_by_name(write: Writ
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "a/b", "-a", "a b", "é", "a\n", "x" * 101, 7, None])
-def test_a_name_that_is_none_is_refused(name: Any) -> None:
+def test_an_invalid_variant_name_is_refused(name: Any) -> None:
     with pytest.raises(InvalidInput, match=r"^variants\.0\.name: "):
         Manifest.from_bytes(encoded({"variants.0.name": name}))
 

@@ -48,7 +48,7 @@ def test_both_hold_the_same_weights():
         assert digits.manifest.variant(name).files == image.manifest.variant(name).files
 
 
-def test_the_recorded_accuracy_is_what_was_asked_for(artifact):
+def test_the_recorded_accuracy_meets_the_target(artifact):
     metrics = artifact.manifest.metrics
     assert metrics["accuracy"] >= 0.98
     assert metrics["macro_f1"] >= 0.98
@@ -89,13 +89,13 @@ def test_the_onnx_model_is_one_file_with_a_free_batch(artifact):
     assert given.type.tensor_type.shape.dim[0].dim_param == "batch"
 
 
-def test_no_file_tells_where_it_was_made(artifact):
+def test_no_file_contains_a_path_of_the_build_machine(artifact):
     for path in artifact.path.rglob("*"):
         data = path.read_bytes() if path.is_file() else b""
         assert not any(place in data for place in (b"/home/", b"/root/", b"/work", b"/tmp/", b"site-packages", b".py"))
 
 
-def test_the_card_says_what_a_card_must(artifact):
+def test_the_card_has_every_required_section(artifact):
     card = artifact.card_text()
     assert card.startswith('---\nlicense: "apache-2.0"')
     for words in ("CC BY 4.0", "Alpaydin", "## Intended use", "## Training data", "## Limits", "## Confusion"):

@@ -40,7 +40,7 @@ def test_training_anew_reaches_the_accuracy_and_the_shipped_figures(trained, nam
         assert metrics[figure] == pytest.approx(shipped[figure], abs=0.005)
 
 
-def test_pictures_are_read_about_as_well_as_the_shipped_card_says(trained):
+def test_the_accuracy_on_images_matches_the_shipped_card(trained):
     shipped = Artifact.open(SHIPPED / "digits-image").manifest.metrics
     metrics = Artifact.open(trained[0] / "digits-image").manifest.metrics
     for figure in shipped:
@@ -69,7 +69,7 @@ def test_golden_samples_are_held_out_digits_with_the_eager_answer(trained, name)
     assert right.mean() > 0.9
 
 
-def test_training_tells_how_it_goes_and_ends_with_the_figures(trained):
+def test_training_prints_progress_and_the_final_metrics(trained):
     printed = trained[1]
     assert "1437 digits to train on, 360 held out" in printed
     assert "epoch  1/" in printed

@@ -91,7 +91,7 @@ def test_a_bare_name_means_the_highest_release(
     assert registry.get("m").version == best
 
 
-def test_what_is_not_there_is_answered_with_what_is(registry: Registry, write: Write) -> None:
+def test_a_missing_model_version_or_alias_is_answered_with_the_existing_ones(registry: Registry, write: Write) -> None:
     with pytest.raises(ModelNotFound, match="holds no models yet"):
         registry.get("m")
     registry.publish(write("m", "v1").path)
@@ -110,7 +110,7 @@ def test_what_is_not_there_is_answered_with_what_is(registry: Registry, write: W
             registry.get(ref)
 
 
-def test_a_long_list_of_what_there_is_is_cut(registry: Registry, write: Write) -> None:
+def test_a_long_list_in_a_message_is_truncated(registry: Registry, write: Write) -> None:
     source = write("m", "0").path
     registry.publish(source)
     for number in range(1, 30):
@@ -131,7 +131,7 @@ def test_the_database_cannot_be_taken_for_a_model(registry: Registry, write: Wri
         registry.publish(write("registry.db").path)
 
 
-def test_reading_a_registry_that_is_not_there_creates_nothing(registry: Registry) -> None:
+def test_reading_a_missing_registry_creates_nothing(registry: Registry) -> None:
     assert (registry.list(), registry.versions("m"), registry.aliases("m"), list(registry.artifacts())) == (
         [],
         [],
@@ -142,7 +142,7 @@ def test_reading_a_registry_that_is_not_there_creates_nothing(registry: Registry
     assert not registry.path.exists()
 
 
-def test_changing_what_is_not_there_creates_nothing(registry: Registry) -> None:
+def test_changing_a_missing_model_creates_nothing(registry: Registry) -> None:
     with pytest.raises(ModelNotFound):
         registry.set_alias("m", "champion", "v1")
     with pytest.raises(ModelNotFound):
@@ -208,7 +208,7 @@ def test_only_a_named_version_is_removed(registry: Registry, write: Write, ref: 
     assert registry.list() == ["m"]
 
 
-def test_an_alias_of_a_version_deleted_by_hand_says_so(registry: Registry, write: Write) -> None:
+def test_an_alias_of_a_version_deleted_by_hand_is_reported(registry: Registry, write: Write) -> None:
     registry.publish(write("m", "v1").path)
     registry.publish(write("m", "v2").path)
     registry.set_alias("m", "champion", "v1")

@@ -36,7 +36,7 @@ def test_the_strongest_of_tiers_covers_all() -> None:
 
 
 @pytest.mark.parametrize("value", ["Code", "", None, "root", 1])
-def test_what_is_no_tier_is_refused_everywhere(value: Any, registry: Registry, write: Write) -> None:
+def test_an_unknown_tier_is_refused_everywhere(value: Any, registry: Registry, write: Write) -> None:
     for attempt in (
         lambda: check_trust(value),
         lambda: at_least(value, "data"),
@@ -65,7 +65,7 @@ def test_a_pin_is_kept_changed_and_taken_back(registry: Registry) -> None:
             assert other.trusted(DIGEST) == tier
 
 
-def test_a_pin_changes_what_servers_look_at(registry: Registry) -> None:
+def test_a_pin_changes_the_revision_that_servers_poll(registry: Registry) -> None:
     before = registry.revision()
     registry.trust(DIGEST, "code")
     assert registry.revision() != before
@@ -132,7 +132,7 @@ def test_a_pinned_digest_is_published_without_a_word(registry: Registry, write: 
     assert registry.publish(source.path).digest == source.digest
 
 
-def test_what_nothing_allows_is_refused_with_every_trust(registry: Registry, write: Write, tmp_path: Path) -> None:
+def test_a_forbidden_file_is_refused_at_every_tier(registry: Registry, write: Write, tmp_path: Path) -> None:
     (tmp_path / "secret").write_bytes(bytes(64))
     path = tmp_path / "model" / "m.onnx"
     path.parent.mkdir()
@@ -145,7 +145,7 @@ def test_what_nothing_allows_is_refused_with_every_trust(registry: Registry, wri
     assert registry.trusted(source.digest) == "data"
 
 
-def test_a_program_beside_a_model_is_refused(registry: Registry, write: Write, tmp_path: Path) -> None:
+def test_a_native_library_next_to_a_model_is_refused(registry: Registry, write: Write, tmp_path: Path) -> None:
     library = tmp_path / "ops.so"
     library.write_bytes(b"\x7fELF")
     onnx.save(model(), tmp_path / "m.onnx")
@@ -154,7 +154,7 @@ def test_a_program_beside_a_model_is_refused(registry: Registry, write: Write, t
         registry.publish(source.path, trust="native")
 
 
-def test_a_file_that_is_another_form_than_the_manifest_says_is_refused(
+def test_a_file_of_another_format_than_in_the_manifest_is_refused(
     registry: Registry, write: Write, tmp_path: Path
 ) -> None:
     path = tmp_path / "m.safetensors"

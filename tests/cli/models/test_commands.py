@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import onnx
 import pytest
 from linear_models import FEATURES, SIGNATURE, linear, weights
 from onnx import TensorProto, helper
+from quantized_models import int8_variants, write_quantized
 
 from penstock.artifacts.artifact import Golden, TaskEntry, VariantSource, write_artifact
 from penstock.registry.registry import Registry
@@ -27,7 +30,7 @@ def refused(done: Any, *parts: str) -> None:
     assert [part for part in parts if part not in done.err] == [], done.err
 
 
-def test_an_empty_registry_says_how_to_fill_it_and_is_not_created(penstock: Penstock) -> None:
+def test_an_empty_registry_prints_a_hint_and_is_not_created(penstock: Penstock) -> None:
     done = penstock("models", "list")
     assert done.code == 0
     assert "penstock models publish --bundled" in done.out
@@ -69,7 +72,7 @@ def test_a_published_artifact_directory_can_be_published_elsewhere(penstock: Pen
     ]
 
 
-def test_labels_and_card_of_a_file_are_taken_along(penstock: Penstock, onnx_file: Path) -> None:
+def test_labels_and_card_of_a_file_are_published(penstock: Penstock, onnx_file: Path) -> None:
     Path("labels.txt").write_text("red\ngreen\n\nblue\n")
     Path("about.md").write_text("# Colours\n")
     assert penstock("models", "publish", onnx_file, "--labels", "labels.txt", "--card", "about.md").code == 0
@@ -112,7 +115,7 @@ def test_a_model_that_answers_nan_to_random_numbers_is_published_without_golden_
         (["linear.onnx", "--version", "a b"], ["version"]),
     ],
 )
-def test_what_cannot_be_published_is_refused_and_leaves_nothing_behind(
+def test_a_faulty_file_is_refused_and_leaves_no_model(
     penstock: Penstock, onnx_file: Path, args: list[str], parts: list[str]
 ) -> None:
     onnx_file.with_name("broken.onnx").write_bytes(b"not a model")
@@ -124,7 +127,7 @@ def test_what_cannot_be_published_is_refused_and_leaves_nothing_behind(
 
 
 @pytest.mark.parametrize("args", [["--bundled", "--name", "x"], ["folder", "--version", "v2"], ["folder", "--bundled"]])
-def test_what_an_artifact_says_itself_cannot_be_said_again(penstock: Penstock, args: list[str]) -> None:
+def test_options_for_files_are_refused_for_artifacts(penstock: Penstock, args: list[str]) -> None:
     Path("folder").mkdir()
     assert penstock("models", "publish", *args).code == 2
 
@@ -192,7 +195,7 @@ def test_an_alias_is_moved_and_removed(penstock: Penstock, published: str) -> No
         (["linear", "a b"], ["alias"]),
     ],
 )
-def test_an_alias_of_nothing_is_refused(penstock: Penstock, published: str, args: list[str], parts: list[str]) -> None:
+def test_an_alias_of_an_unknown_version_is_refused(penstock: Penstock, published: str, args: list[str], parts: list[str]) -> None:
     refused(penstock("models", "alias", *args), *parts)
     assert penstock("models", "list", "--json").json()["models"][0]["aliases"] == ["champion"]
 
@@ -222,7 +225,7 @@ def test_removing_asks_first_and_names_a_version(penstock: Penstock, published: 
         ("../linear", ["../linear"]),
     ],
 )
-def test_a_reference_to_nothing_says_what_there_is(
+def test_an_unknown_reference_is_answered_with_the_existing_ones(
     penstock: Penstock, published: str, ref: str, parts: list[str]
 ) -> None:
     refused(penstock("models", "show", ref), *parts)
@@ -234,7 +237,7 @@ def test_an_unwritable_registry_is_one_sentence(penstock: Penstock, onnx_file: P
     assert Path("registry").is_file()
 
 
-def test_the_weights_beside_a_model_are_published_with_it(penstock: Penstock, tmp_path: Path) -> None:
+def test_external_weights_are_published_with_the_model(penstock: Penstock, tmp_path: Path) -> None:
     model = onnx.load(linear(tmp_path / "inside.onnx"))
     onnx.save(model, "outside.onnx", save_as_external_data=True, location="outside.onnx.data", size_threshold=0)
     assert penstock("models", "publish", "outside.onnx").code == 0
@@ -264,7 +267,34 @@ def test_an_artifact_that_fails_its_golden_samples_is_refused_before_it_is_publi
     assert "liar" in penstock("models", "list").out
 
 
-def test_an_alias_that_is_no_name_is_refused_before_anything_is_published(penstock: Penstock, onnx_file: Path) -> None:
+def test_fields_of_a_newer_manifest_are_shown_as_ignored(penstock: Penstock, published: str, tmp_path: Path) -> None:
+    source = tmp_path / "newer"
+    shutil.copytree(f"registry/{published}/v2.0", source)
+    manifest = source / "manifest.json"
+    document = json.loads(manifest.read_text()) | {"schema_version": "1.9", "version": "v3.0", "signatures": [1]}
+    manifest.write_text(json.dumps(document))
+    assert penstock("models", "publish", source).code == 0
+    shown = penstock("models", "show", f"{published}:v3.0", "--json").json()
+    assert shown["unknown_fields"] == ["signatures"]
+    assert shown["manifest"]["signatures"] == [1]
+    assert [sentence for sentence in shown["warnings"] if "schema version 1.9" not in sentence] == []
+    table = penstock("models", "show", f"{published}:v3.0").out
+    assert table.count("warning: ") == 1
+    assert f"warning: {shown['warnings'][0]}" in table
+    assert penstock("models", "show", f"{published}:v2.0", "--json").json()["warnings"] == []
+    other = penstock("models", "diff", f"{published}:v2.0", f"{published}:v3.0", "--no-run", "--json").json()["changes"]
+    assert [(change["part"], change["field"], change["b"]) for change in other] == [("other", "signatures", [1])]
+
+
+def test_an_artifact_of_int8_variants_only_is_proved_and_published(penstock: Penstock, tmp_path: Path) -> None:
+    source = write_quantized(tmp_path / "int8", "1", int8_variants(tmp_path)).path
+    assert penstock("models", "publish", source).code == 0
+    (model,) = penstock("models", "list", "--json").json()["models"]
+    assert model["variants"] == ["onnx-int8", "onnx-int8-per-channel"]
+    assert "onnx-int8-per-channel" in penstock("models", "show", "mlp").out
+
+
+def test_an_invalid_alias_is_refused_before_anything_is_published(penstock: Penstock, onnx_file: Path) -> None:
     refused(penstock("models", "publish", onnx_file, "--alias", "x y"), "alias", "'x y'")
     assert penstock("models", "list", "--json").json()["models"] == []
 

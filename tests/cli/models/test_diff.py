@@ -122,7 +122,7 @@ def test_a_version_is_equal_to_itself(penstock: Penstock, publish: Publish) -> N
     assert penstock("models", "diff", "model", "model:v1", "--json").json()["same"] is True
 
 
-def test_a_reference_to_nothing_is_one_sentence(penstock: Penstock, publish: Publish) -> None:
+def test_an_unknown_reference_is_one_sentence(penstock: Penstock, publish: Publish) -> None:
     publish("v1")
     done = penstock("models", "diff", "model:v1", "model:v9")
     assert (done.code, done.out) == (1, "")

@@ -29,19 +29,19 @@ def versions(penstock: Penstock, name: str = "many") -> list[str]:
     return [model["version"] for model in models if model["name"] == name]
 
 
-def test_versions_without_an_alias_go_and_the_newest_stay(penstock: Penstock, many: None) -> None:
+def test_versions_without_an_alias_are_removed_and_the_newest_are_kept(penstock: Penstock, many: None) -> None:
     done = penstock("models", "gc", "--keep", 2, "--yes", "--json")
     assert [version["ref"] for version in done.json()["versions"]] == [f"many:v{n}.0" for n in (2, 3, 4, 5)]
     assert done.json()["size_bytes"] > 0
     assert versions(penstock) == ["v1.0", "v6.0", "v7.0-rc1"]
 
 
-def test_the_version_that_the_bare_name_means_stays_whatever_is_kept(penstock: Penstock, many: None) -> None:
+def test_the_version_of_the_bare_name_is_kept_in_any_case(penstock: Penstock, many: None) -> None:
     assert penstock("models", "gc", "--keep", 0, "--yes").code == 0
     assert versions(penstock) == ["v1.0", "v6.0"]  # v7.0-rc1 is no release
 
 
-def test_a_dry_run_only_tells(penstock: Penstock, many: None) -> None:
+def test_a_dry_run_removes_nothing(penstock: Penstock, many: None) -> None:
     done = penstock("models", "gc", "--dry-run")
     assert done.code == 0
     assert "many:v2.0" in done.out
@@ -50,7 +50,7 @@ def test_a_dry_run_only_tells(penstock: Penstock, many: None) -> None:
     assert penstock("models", "gc", "--dry-run", "--json").json()["dry_run"] is True
 
 
-def test_it_asks_first(penstock: Penstock, many: None) -> None:
+def test_removal_needs_a_confirmation(penstock: Penstock, many: None) -> None:
     assert penstock("models", "gc", stdin=b"n\n").code == 1
     assert len(versions(penstock)) == 7
     done = penstock("models", "gc", stdin=b"y\n")
@@ -58,7 +58,7 @@ def test_it_asks_first(penstock: Penstock, many: None) -> None:
     assert len(versions(penstock)) == 4
 
 
-def test_only_the_named_models_are_looked_at(penstock: Penstock, many: None, onnx_file: Path) -> None:
+def test_only_versions_of_the_named_models_are_considered(penstock: Penstock, many: None, onnx_file: Path) -> None:
     assert penstock("models", "publish", onnx_file).code == 0
     assert "nothing to remove" in penstock("models", "gc", "linear", "--keep", 0).out
     done = penstock("models", "gc", "lineal", "--yes")
@@ -66,13 +66,13 @@ def test_only_the_named_models_are_looked_at(penstock: Penstock, many: None, onn
     assert "lineal" in done.err
 
 
-def test_nothing_to_remove_is_said_and_nothing_is_created(penstock: Penstock) -> None:
+def test_an_empty_result_is_reported_and_creates_nothing(penstock: Penstock) -> None:
     done = penstock("models", "gc")
     assert (done.code, done.out) == (0, "There is nothing to remove.\n")
     assert not Path("registry").exists()
 
 
-def test_what_an_interrupted_publish_left_goes_and_what_is_being_written_stays(
+def test_leftovers_are_removed_and_writes_in_progress_are_kept(
     penstock: Penstock, onnx_file: Path
 ) -> None:
     assert penstock("models", "publish", onnx_file).code == 0

@@ -55,7 +55,7 @@ def answers_like(penstock: Penstock, name: str, model: torch.nn.Module) -> None:
     assert answer["confidence_scores"] == pytest.approx(expected.values.tolist(), rel=1e-4)
 
 
-def test_an_onnx_file_says_everything_itself(penstock: Penstock, onnx_file: Path) -> None:
+def test_an_onnx_file_needs_no_description(penstock: Penstock, onnx_file: Path) -> None:
     done = penstock("models", "import", onnx_file, "--alias", "champion", "--json").json()
     assert done["ref"] == "linear:v1.0"
     assert done["manifest"]["golden"]["rows"] == 8
@@ -130,7 +130,7 @@ def test_outputs_that_are_described_are_taken_as_they_are(penstock: Penstock, sc
     assert [one["name"] for one in done.json()["manifest"]["signature"]["outputs"]] == ["scores"]
 
 
-def test_what_a_file_cannot_be_imported_without_is_asked_for(penstock: Penstock, mlp: Mlp, script: Path) -> None:
+def test_missing_descriptions_are_named_with_their_option(penstock: Penstock, mlp: Mlp, script: Path) -> None:
     save_file(mlp.state_dict(), "weights.safetensors")
     args = ("models", "import", "weights.safetensors")
     refused(penstock(*args), "weights.safetensors", "--architecture")
@@ -157,11 +157,11 @@ def test_what_a_file_cannot_be_imported_without_is_asked_for(penstock: Penstock,
         ("--architecture-args", '{"a": 1}'),
     ],
 )
-def test_options_that_make_no_sense_are_wrong_usage(penstock: Penstock, onnx_file: Path, args: tuple[str, ...]) -> None:
+def test_malformed_options_are_usage_errors(penstock: Penstock, onnx_file: Path, args: tuple[str, ...]) -> None:
     assert penstock("models", "import", onnx_file, *args).code == 2
 
 
-def test_what_is_no_model_is_refused(penstock: Penstock) -> None:
+def test_a_file_that_is_not_a_model_is_refused(penstock: Penstock) -> None:
     Path("model.py").write_text("print('hello')\n")
     Path("fake.onnx").write_bytes(b"not a model")
     refused(penstock("models", "import", "model.py"), "model.py")

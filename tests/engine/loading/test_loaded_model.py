@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,25 @@ def test_a_variant_of_another_precision_is_not_tried_unless_requested(two_varian
     model = load_artifact(two_variants, EngineOptions())
     assert (model.variant, model.info.warnings) == ("onnx-fp32", ())
     model.close()
+
+
+def test_a_load_warns_once_of_unknown_fields_of_a_newer_manifest(
+    two_variants: Artifact, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = two_variants.path / "manifest.json"
+    document = json.loads(path.read_bytes()) | {"schema_version": "1.7", "signatures": []}
+    document["variants"][1]["recipe"] = {"steps": []}
+    path.write_text(json.dumps(document))
+    artifact = Artifact.open(two_variants.path)
+    model = load_artifact(artifact, EngineOptions())
+    model.close()
+    (warning,) = model.info.warnings
+    assert "schema version 1.7" in warning
+    assert "signatures" in warning
+    assert "variants.1.recipe" in warning
+    assert [record.getMessage() for record in caplog.records if "schema version" in record.message] == [
+        f"two:1: {warning}"
+    ]
 
 
 def test_an_artifact_this_machine_cannot_run_is_refused_with_its_variants(

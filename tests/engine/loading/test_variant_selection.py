@@ -308,6 +308,43 @@ def test_the_requested_precision_takes_precedence_over_speed(tmp_path: Path, her
     assert reasons(chosen)["onnx-fp16"] == "its precision is fp16; int8 was requested"
 
 
+def variants_of(tmp_path: Path, *precisions: str) -> Artifact:
+    model = linear(tmp_path / "model.onnx")
+    return write_artifact(
+        tmp_path / "-".join(precisions),
+        name="m",
+        version="1",
+        task=TaskEntry(kind="vector-classification", config={}),
+        signature=SIGNATURE,
+        variants=[VariantSource("onnx", precision, model, name=f"v{n}") for n, precision in enumerate(precisions)],
+        golden=None,
+        card="",
+    )
+
+
+def test_an_artifact_without_fp32_runs_in_a_precision_that_it_has(tmp_path: Path, here: Any) -> None:
+    machine = here(onnx=0.001)
+    only = variants_of(tmp_path, "int8", "int8")
+    chosen = choose(only, BackendOptions(), BatchLimits(), Choosing(effort="all"))
+    assert (chosen.variant.precision, chosen.measured, machine.opened) == ("int8", 2, ["onnx", "onnx"])
+    assert sorted(verdict.variant for verdict in chosen.verdicts) == ["v0", "v1"]
+    mixed = choose(variants_of(tmp_path, "fp16", "int8"), BackendOptions(), BatchLimits(), Choosing(effort="all"))
+    assert mixed.measured == 2
+    asked = choose(variants_of(tmp_path, "fp16", "int8"), BackendOptions(precision="int8"), BatchLimits(), Choosing())
+    assert (asked.variant.name, asked.measured) == ("v1", 1)
+
+
+def test_int8_is_no_fallback_for_an_fp32_variant_that_does_not_run(
+    tmp_path: Path, here: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here(onnx=0.001)
+    artifact = variants_of(tmp_path, "fp32", "int8")
+    needy = artifact.variants[0].model_copy(update={"requires": ("avx9000",)})
+    manifest = artifact.manifest.model_copy(update={"variants": (needy, artifact.variants[1])})
+    with pytest.raises(UnsupportedFormat, match=r"v0: it needs avx9000.*v1: its precision is int8; fp32 was asked for"):
+        taken(Artifact(artifact.path, manifest, artifact.digest))
+
+
 def test_a_variant_for_another_cpu_is_not_opened_and_the_missing_flag_is_named(
     tmp_path: Path, here: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
-import numpy as np
 import pytest
 from live_servers import Live
-from quantized_models import INT8_ATOL, int8_variants, reference, samples, write_quantized
+from quantized_models import int8_variants, reference, samples, write_quantized
 
 from penstock.engine.predictor import Predictor
 from penstock.errors import GoldenMismatch, InvalidInput
@@ -63,8 +61,6 @@ def test_a_variant_is_asked_for_by_its_name(registry: Registry, variant: str) ->
     predictor = Predictor("mlp:1", registry=registry, variant=variant)
     assert predictor.info.variant == variant
     x = samples(rows=3, seed=9)
-    answers = predictor.model.backend.run({"x": x})["logits"] if hasattr(predictor, "model") else None
-    assert answers is None or np.abs(answers - reference(x)).max() < INT8_ATOL
     assert predictor.predict(x).predictions == reference(x).argmax(axis=1).tolist()
 
 
@@ -85,22 +81,6 @@ def test_int8_is_checked_against_the_fp32_reference(tmp_path: Path) -> None:
         registry.publish(artifact.path)
         with pytest.raises(GoldenMismatch, match=r"mlp:3/onnx-int8: output 'logits' differs"):
             Predictor("mlp:3", registry=registry)
-
-
-def test_the_command_line_proves_and_publishes_int8_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from typer.testing import CliRunner
-
-    from penstock.cli.main import app
-
-    monkeypatch.chdir(tmp_path)
-    for name in ("DATABASE_URL", "PENSTOCK_DATABASE_URL"):
-        monkeypatch.delenv(name, raising=False)
-    source = write_quantized(tmp_path / "source", "4", int8_variants(tmp_path)).path
-    done = CliRunner().invoke(app, ["models", "publish", os.fspath(source)])
-    assert done.exit_code == 0, done.output
-    shown = CliRunner().invoke(app, ["models", "show", "mlp:4"])
-    assert TENSOR in shown.output
-    assert CHANNEL in shown.output
 
 
 def test_the_header_of_a_served_prediction_names_the_variant(http: httpx.Client) -> None:

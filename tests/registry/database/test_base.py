@@ -49,7 +49,7 @@ def test_a_file_is_sqlite(tmp_path) -> None:
     assert isinstance(open_database(f"sqlite:///{tmp_path}/x.db"), SQLite)
 
 
-def test_a_missing_driver_is_named_with_what_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_driver_is_named_with_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "psycopg", None)
     with pytest.raises(ConfigError, match=r"pip install 'penstock\[postgres\]'") as caught:
         open_database("postgresql://user:secret@host/name")

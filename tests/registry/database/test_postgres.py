@@ -59,7 +59,7 @@ def _sentence(use: Callable[[], object]) -> str:
         (("127.0.0.1:", "127.0.0.1:1"), "", "start it, or check host and port"),
     ],
 )
-def test_a_server_that_lets_nobody_in_is_one_sentence_that_says_what_to_do(
+def test_a_refused_connection_is_one_sentence_with_the_fix(
     address: str, change: tuple[str, str], words: str, hint: str
 ) -> None:
     if change[0] == "127.0.0.1:":
@@ -76,7 +76,7 @@ def test_an_option_that_the_driver_does_not_know_is_named(address: str) -> None:
     assert "remove that option" in _sentence(Store(f"{address}?schema=public").revision)
 
 
-def test_a_user_without_rights_is_told_which_to_grant(postgres: Server, address: str) -> None:
+def test_missing_privileges_are_named_with_the_grant(postgres: Server, address: str) -> None:
     """Since PostgreSQL 15, a new user may not create tables in the schema public."""
     role = f"r{address.rpartition('/')[2]}"
     postgres.execute(f"CREATE ROLE {role} LOGIN PASSWORD '{PASSWORD}'")
@@ -105,7 +105,7 @@ def test_a_database_from_the_future_is_named_without_its_password(store: Store, 
 # Several hosts
 
 
-def test_writers_wait_for_each_other_and_lose_nothing(address: str) -> None:
+def test_writers_wait_for_each_other_and_no_change_is_lost(address: str) -> None:
     """Each with connections of its own, on tables that none has made yet; every change is counted once."""
     stores = [Store(address) for _ in range(6)]
 
@@ -122,9 +122,9 @@ def test_writers_wait_for_each_other_and_lose_nothing(address: str) -> None:
         store.close()
 
 
-def test_an_isolation_set_for_the_database_changes_nothing(postgres: Server, address: str) -> None:
+def test_the_isolation_level_of_the_database_has_no_effect(postgres: Server, address: str) -> None:
     postgres.execute(f"ALTER DATABASE {address.rpartition('/')[2]} SET default_transaction_isolation = 'serializable'")
-    test_writers_wait_for_each_other_and_lose_nothing(address)
+    test_writers_wait_for_each_other_and_no_change_is_lost(address)
 
 
 def test_hosts_whose_lock_files_do_not_meet_exclude_each_other_by_the_database(
@@ -166,7 +166,7 @@ def test_a_lock_that_is_never_freed_is_one_sentence(
     assert store.aliases("m") == {"champion": "v2"}
 
 
-def test_what_the_disk_says_while_the_lock_is_held_is_not_blamed_on_the_database(store: Store) -> None:
+def test_an_oserror_while_the_lock_is_held_is_not_reported_as_a_database_error(store: Store) -> None:
     with pytest.raises(OSError, match="No space left"), store.exclusive():
         raise OSError(28, "No space left on device")
 
@@ -192,7 +192,7 @@ def test_a_process_keeps_few_connections_whatever_its_threads(store: Store, post
         time.sleep(0.02)
 
 
-def test_a_registry_that_nobody_closed_leaves_no_connection(tmp_path: Path, postgres: Server, address: str) -> None:
+def test_a_registry_that_is_not_closed_leaves_no_connection(tmp_path: Path, postgres: Server, address: str) -> None:
     registry = Registry(tmp_path / "registry", address)
     registry.revision()
     assert _connections(postgres, address) == 1
