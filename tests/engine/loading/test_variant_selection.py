@@ -328,9 +328,9 @@ def test_an_artifact_without_fp32_runs_in_a_precision_that_it_has(tmp_path: Path
     chosen = choose(only, BackendOptions(), BatchLimits(), Choosing(effort="all"))
     assert (chosen.variant.precision, chosen.measured, machine.opened) == ("int8", 2, ["onnx", "onnx"])
     assert sorted(verdict.variant for verdict in chosen.verdicts) == ["v0", "v1"]
-    mixed = choose(variants_of(tmp_path, "fp16", "int8"), BackendOptions(), BatchLimits(), Choosing(effort="all"))
-    assert mixed.measured == 2
-    asked = choose(variants_of(tmp_path, "fp16", "int8"), BackendOptions(precision="int8"), BatchLimits(), Choosing())
+    mixed = variants_of(tmp_path, "fp16", "int8")
+    assert choose(mixed, BackendOptions(), BatchLimits(), Choosing(effort="all")).measured == 2
+    asked = choose(mixed, BackendOptions(precision="int8"), BatchLimits(), Choosing())
     assert (asked.variant.name, asked.measured) == ("v1", 1)
 
 
