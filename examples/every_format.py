@@ -16,8 +16,16 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from penstock import ModelManager, Registry, Signature, TensorSpec
-from penstock.artifacts.artifact import Golden, TaskEntry, VariantSource, write_artifact
+from penstock import (
+    Golden,
+    ModelManager,
+    Registry,
+    Signature,
+    TaskEntry,
+    TensorSpec,
+    VariantSource,
+    write_artifact,
+)  # fmt: skip
 
 
 def write_forms(model: torch.nn.Module, example: torch.Tensor, folder: Path) -> list[VariantSource]:

@@ -17,8 +17,16 @@ import torch
 from sklearn.datasets import load_wine
 from sklearn.model_selection import train_test_split
 
-from penstock import Predictor, Registry, Signature, TensorSpec
-from penstock.artifacts.artifact import Golden, TaskEntry, VariantSource, write_artifact
+from penstock import (
+    Golden,
+    Predictor,
+    Registry,
+    Signature,
+    TaskEntry,
+    TensorSpec,
+    VariantSource,
+    write_artifact,
+)  # fmt: skip
 
 VERSION = "1.0.0"
 

@@ -43,7 +43,7 @@ def check_name(value: str, field: str = "name") -> str:
     """`value` if it is a valid name of a model or an alias; raises InvalidInput naming `field`."""
     if not isinstance(value, str) or not _NAME.fullmatch(value):
         raise InvalidInput(
-            f"{field}: {_shown(value)} is not a name; use 1 to 100 letters, digits, '.', '_' and '-', "
+            f"{field}: {shown(value)} is not a name; use 1 to 100 letters, digits, '.', '_' and '-', "
             "the first a letter or digit",
             field=field,
         )
@@ -54,14 +54,15 @@ def check_version(value: str, field: str = "version") -> str:
     """`value` if it is a valid version; raises InvalidInput naming `field`."""
     if not isinstance(value, str) or not _VERSION.fullmatch(value):
         raise InvalidInput(
-            f"{field}: {_shown(value)} is not a version; use 1 to 100 letters, digits, '.', '_', '+' and '-', "
+            f"{field}: {shown(value)} is not a version; use 1 to 100 letters, digits, '.', '_', '+' and '-', "
             "the first a letter or digit",
             field=field,
         )
     return value
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
+    """A faulty value as a message repeats it: its `repr`, truncated."""
     text = repr(value)
     return text if len(text) <= 120 else f"{text[:117]}..."
 
@@ -70,7 +71,7 @@ def parse_ref(text: str) -> Ref:
     """The parts of `name`, `name:version` or `name@alias`; raises InvalidInput."""
     if not isinstance(text, str) or not text:
         raise InvalidInput(
-            f"ref: {_shown(text)} is not a reference; write name, name:version or name@alias", field="ref"
+            f"ref: {shown(text)} is not a reference; write name, name:version or name@alias", field="ref"
         )
     split = re.search(r"[:@]", text)
     if split is None:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from penstock.artifacts.refs import shown
 from penstock.errors import InvalidInput, printable
 
 _VERSION = re.compile(r"(0|[1-9][0-9]{0,5})\.(0|[1-9][0-9]{0,5})", re.ASCII)
@@ -50,13 +51,13 @@ def parse_version(value: object) -> SchemaVersion:
     """
     version = _parsed(value)
     if version is None:
-        raise ValueError(f'{_shown(value)} is not a schema version; write "major.minor", such as "{CURRENT}"')
+        raise ValueError(f'{shown(value)} is not a schema version; write "major.minor", such as "{CURRENT}"')
     if version < FIRST:
         raise ValueError(f"there is no schema version {version}; the first is {FIRST}")
     if version.major > CURRENT.major:
         raise ValueError(
-            f"schema version {version} needs a newer Penstock, this one reads {FIRST.major}.x (written by it: "
-            f"{CURRENT}); upgrade Penstock"
+            f"schema version {version} needs a newer Penstock; this one reads {CURRENT.major}.x and writes {CURRENT}; "
+            "upgrade Penstock"
         )
     return version
 
@@ -66,11 +67,6 @@ def _parsed(value: object) -> SchemaVersion | None:
         return SchemaVersion(value, 0) if 0 <= value <= _LARGEST else None
     match = _VERSION.fullmatch(value) if isinstance(value, str) else None
     return SchemaVersion(int(match[1]), int(match[2])) if match else None
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}…"
 
 
 class UnknownField(NamedTuple):
@@ -148,6 +144,6 @@ def _faults(error: ValidationError) -> list[ErrorDetails]:
 
 
 def invalid(error: ValidationError, version: SchemaVersion) -> InvalidInput:
-    """The error for a manifest with a fault; for one of a newer schema it says so."""
+    """The error for a manifest with a fault; it mentions a newer schema version."""
     newer = f"; its schema version {version} is newer than {CURRENT}, upgrade Penstock" if version > CURRENT else ""
     return InvalidInput(describe(error) + newer)

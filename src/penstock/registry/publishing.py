@@ -18,16 +18,19 @@ DATABASE = "registry.db"
 
 def open_source(source: Path | str) -> Artifact:
     """The artifact to publish. A link to an artifact is followed, a link inside one is refused."""
-    path = Path(source)
-    try:
-        artifact = Artifact.open(path.resolve())
-    except (RuntimeError, OSError):
-        raise IntegrityError(f"{path} is a symbolic link to itself") from None
+    artifact = Artifact.open(_resolved(Path(source)))
     if artifact.name.startswith(DATABASE):
         raise InvalidInput(
             f"name: {artifact.name!r} is the name of the registry's own database; choose another", field="name"
         )
     return artifact
+
+
+def _resolved(source: Path) -> Path:
+    try:
+        return source.resolve()
+    except (RuntimeError, OSError):
+        raise IntegrityError(f"{source} is a symbolic link to itself") from None
 
 
 def shipped(name: str) -> tuple[Path, ...]:

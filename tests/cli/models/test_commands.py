@@ -195,7 +195,9 @@ def test_an_alias_is_moved_and_removed(penstock: Penstock, published: str) -> No
         (["linear", "a b"], ["alias"]),
     ],
 )
-def test_an_alias_of_an_unknown_version_is_refused(penstock: Penstock, published: str, args: list[str], parts: list[str]) -> None:
+def test_an_alias_of_an_unknown_version_is_refused(
+    penstock: Penstock, published: str, args: list[str], parts: list[str]
+) -> None:
     refused(penstock("models", "alias", *args), *parts)
     assert penstock("models", "list", "--json").json()["models"][0]["aliases"] == ["champion"]
 

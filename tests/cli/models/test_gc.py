@@ -72,9 +72,7 @@ def test_an_empty_result_is_reported_and_creates_nothing(penstock: Penstock) -> 
     assert not Path("registry").exists()
 
 
-def test_leftovers_are_removed_and_writes_in_progress_are_kept(
-    penstock: Penstock, onnx_file: Path
-) -> None:
+def test_leftovers_are_removed_and_writes_in_progress_are_kept(penstock: Penstock, onnx_file: Path) -> None:
     assert penstock("models", "publish", onnx_file).code == 0
     staging = Path("registry", ".staging")
     for slot in ("dead", "trash", "alive"):

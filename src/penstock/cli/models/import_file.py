@@ -46,7 +46,7 @@ class ModelDescription:
 
 
 class InspectedModel(NamedTuple):
-    """The facts about a bare file. `golden` is None if the model ran on no random input; `golden_origin` says so."""
+    """The facts about a bare file. `golden_origin` tells the source of `golden`, or the reason for None."""
 
     signature: Signature
     task: TaskEntry
