@@ -99,7 +99,7 @@ def test_of_several_versions_the_package_names_the_one_that_answers(versions: Pa
 
 def test_a_champion_that_does_not_ship_is_named(versions: Path, registry: Registry) -> None:
     (versions / "champion").write_text("v3.0")
-    with pytest.raises(IntegrityError, match=r"names the version 'v3\.0'; there is v1\.9, v1\.10, v2\.0-trees"):
+    with pytest.raises(IntegrityError, match=r"names the version 'v3\.0'; versions: v1\.9, v1\.10, v2\.0-trees"):
         registry.ensure("acme")
     assert registry.list() == []
 
