@@ -133,6 +133,21 @@ def test_a_known_field_is_checked_in_a_newer_version_as_well_and_the_error_names
         Manifest.from_bytes(faulty)
 
 
+@pytest.mark.parametrize("field", ["lineage", "signatures", "schema_version", "variants"])
+def test_deep_nesting_is_no_crash(field: str) -> None:
+    for depth in (50, 400, 950, 5000):
+        nested = '{"a":' * depth + "1" + "}" * depth
+        document = json.dumps(changed({"schema_version": NEWER, field: "NESTED"})).replace('"NESTED"', nested)
+        try:
+            manifest = Manifest.from_bytes(document.encode())
+            manifest.to_bytes()
+        except InvalidInput as error:
+            assert str(error).isprintable()
+            assert len(str(error)) < 500
+        else:
+            assert field in ("lineage", "signatures")
+
+
 @given(st.dictionaries(st.text(min_size=1).filter(lambda key: key not in MANIFEST), st.integers(), min_size=1))
 @settings(deadline=None, max_examples=30)
 def test_any_unknown_field_is_written_again_as_it_was_read(extra: dict[str, int]) -> None:

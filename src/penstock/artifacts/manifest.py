@@ -317,19 +317,18 @@ class Manifest(Entry):
         document = _json_object(data)
         document.setdefault("schema_version", FIRST.major)
         try:
-            version = parse_version(document["schema_version"])
-        except ValueError as error:
-            raise InvalidInput(f"schema_version: {error}", field="schema_version") from None
-        try:
-            return cls._validated(document, version)
-        except ValidationError as error:
-            raise invalid(error, version) from None
+            return cls._validated(document, _version_of(document))
+        except RecursionError:
+            raise InvalidInput("its values are nested too deeply") from None
 
     @classmethod
     def _validated(cls, document: dict[str, Any], version: SchemaVersion) -> Self:
-        if version <= CURRENT:
-            return cls.model_validate(document)
-        manifest, unknown = validate_newer(cls.model_validate, document)
+        try:
+            if version <= CURRENT:
+                return cls.model_validate(document)
+            manifest, unknown = validate_newer(cls.model_validate, document)
+        except ValidationError as error:
+            raise invalid(error, version) from None
         manifest._unknown = tuple(unknown)
         return manifest
 
@@ -342,6 +341,13 @@ def _json_object(data: bytes) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise InvalidInput("it is not a JSON object")
     return document
+
+
+def _version_of(document: dict[str, Any]) -> SchemaVersion:
+    try:
+        return parse_version(document["schema_version"])
+    except ValueError as error:
+        raise InvalidInput(f"schema_version: {error}", field="schema_version") from None
 
 
 def _first_line(error: BaseException) -> str:
