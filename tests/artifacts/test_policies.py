@@ -58,7 +58,7 @@ def test_a_policy_that_fits_the_model_is_taken() -> None:
             [policy(axes={"picture": 2}, values={"picture": 1e39})],
             "'picture' is of type FP32 and cannot be padded with",
         ),
-        ([policy(axes={"words": 1}, values={"words": 0})], "'words' holds text"),
+        ([policy(axes={"words": 1}, values={"words": 0})], "'words' contains text"),
     ],
 )
 def test_a_policy_that_does_not_fit_is_refused_by_name(policies: list[PaddingPolicy], sentence: str) -> None:
@@ -68,7 +68,7 @@ def test_a_policy_that_does_not_fit_is_refused_by_name(policies: list[PaddingPol
 
 def test_a_model_without_a_batch_axis_is_not_padded() -> None:
     signature = Signature(SIGNATURE.inputs, SIGNATURE.outputs, batched=False)
-    with pytest.raises(ValueError, match="no batch axis"):
+    with pytest.raises(ValueError, match="without a batch axis"):
         check_padding([policy()], signature)
 
 
