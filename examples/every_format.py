@@ -25,7 +25,7 @@ from penstock import (
     TensorSpec,
     VariantSource,
     write_artifact,
-)  # fmt: skip
+)
 
 
 def write_forms(model: torch.nn.Module, example: torch.Tensor, folder: Path) -> list[VariantSource]:

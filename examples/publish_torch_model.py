@@ -26,7 +26,7 @@ from penstock import (
     TensorSpec,
     VariantSource,
     write_artifact,
-)  # fmt: skip
+)
 
 VERSION = "1.0.0"
 
