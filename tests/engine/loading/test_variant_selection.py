@@ -324,14 +324,13 @@ def variants_of(tmp_path: Path, *precisions: str) -> Artifact:
 
 def test_an_artifact_without_fp32_runs_in_a_precision_that_it_has(tmp_path: Path, here: Any) -> None:
     machine = here(onnx=0.001)
-    only = variants_of(tmp_path, "int8", "int8")
-    chosen = choose(only, BackendOptions(), BatchLimits(), Choosing(effort="all"))
-    assert (chosen.variant.precision, chosen.measured, machine.opened) == ("int8", 2, ["onnx", "onnx"])
-    assert sorted(verdict.variant for verdict in chosen.verdicts) == ["v0", "v1"]
+    only = taken(variants_of(tmp_path, "int8", "int8"), effort="all")
+    assert (only.variant.precision, only.measured, machine.opened) == ("int8", 2, ["onnx", "onnx"])
+    assert sorted(result.variant for result in only.results) == ["v0", "v1"]
     mixed = variants_of(tmp_path, "fp16", "int8")
-    assert choose(mixed, BackendOptions(), BatchLimits(), Choosing(effort="all")).measured == 2
-    asked = choose(mixed, BackendOptions(precision="int8"), BatchLimits(), Choosing())
-    assert (asked.variant.name, asked.measured) == ("v1", 1)
+    assert taken(mixed, effort="all").measured == 2
+    requested = select_variant(mixed, BackendOptions(precision="int8"), BatchLimits(), VariantSelection())
+    assert (requested.variant.name, requested.measured) == ("v1", 1)
 
 
 def test_int8_is_no_fallback_for_an_fp32_variant_that_does_not_run(
@@ -341,7 +340,7 @@ def test_int8_is_no_fallback_for_an_fp32_variant_that_does_not_run(
     artifact = variants_of(tmp_path, "fp32", "int8")
     needy = artifact.variants[0].model_copy(update={"requires": ("avx9000",)})
     manifest = artifact.manifest.model_copy(update={"variants": (needy, artifact.variants[1])})
-    with pytest.raises(UnsupportedFormat, match=r"v0: it needs avx9000.*v1: its precision is int8; fp32 was asked for"):
+    with pytest.raises(UnsupportedFormat, match=r"v0: it needs avx9000.*v1: its precision is int8; fp32 was requested"):
         taken(Artifact(artifact.path, manifest, artifact.digest))
 
 
