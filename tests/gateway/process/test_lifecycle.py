@@ -105,7 +105,7 @@ def test_the_drain_is_bounded(serve: Serve, registry_path: Path) -> None:
     inside.join(5)
     assert inside.reply is not None, inside.error
     assert inside.reply.status_code == 503
-    assert any("gave up" in line["event"] for line in log_lines(err))
+    assert any("were cancelled" in line["event"] for line in log_lines(err))
 
 
 def test_a_second_signal_ends_it_at_once(serve: Serve, registry_path: Path) -> None:
