@@ -13,8 +13,7 @@ PenstockError
 │   ├── Untrusted                 the format can run code, and code execution was not trusted
 │   └── GoldenMismatch            the model disagrees with its golden samples
 ├── InferenceError                a run of the model failed
-│   ├── OutOfMemory
-│   └── WorkerDied
+│   └── OutOfMemory
 └── ConfigError                   a setting is wrong, or the machine does not meet it
 
 Errors have no status codes; `penstock.gateway.problems` maps them to HTTP.
@@ -26,9 +25,27 @@ from __future__ import annotations
 from typing import Literal, NamedTuple
 
 
-def printable(name: str) -> str:
-    """A name that is safe in a message: characters that would break the line are escaped."""
-    return name if name.isprintable() else ascii(name)[1:-1]
+def shortened(text: str, longest: int = 200) -> str:
+    """`text`, cut to `longest` characters and an ellipsis."""
+    return text if len(text) <= longest else f"{text[:longest]}…"
+
+
+def printable(text: str, longest: int | None = None) -> str:
+    """`text` on one line, with control characters escaped; cut to `longest` characters when given."""
+    plain = text if text.isprintable() else ascii(text)[1:-1]
+    return plain if longest is None else shortened(plain, longest)
+
+
+def quoted(text: object, longest: int = 80) -> str:
+    """`text` in quotes, on one line, with control characters escaped, cut to `longest` characters."""
+    written = repr(str(text))
+    return written if len(written) <= longest else f"{written[:longest]}…'"
+
+
+def first_line(error: BaseException, longest: int = 200) -> str:
+    """The first line of an error's message without its full stop; the error's type when it has no message."""
+    lines = str(error).strip().splitlines()
+    return shortened(lines[0].rstrip(".") if lines else type(error).__name__, longest)
 
 
 class FieldError(NamedTuple):
@@ -122,10 +139,6 @@ class InferenceError(PenstockError):
 
 class OutOfMemory(InferenceError):
     """A batch of one request does not fit into the memory of the device."""
-
-
-class WorkerDied(InferenceError):
-    """The process that ran the model has died."""
 
 
 class ConfigError(PenstockError):

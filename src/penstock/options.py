@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypedDict, TypeVar
 
@@ -30,11 +30,10 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from penstock.errors import ConfigError
+from penstock.formats import FORMATS, TIERS
 
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
-TRUST_TIERS = ("data", "code", "native")
-MODEL_TYPES = ("onnx", "openvino", "torchscript", "pytorch")
 
 Effort = Literal["light", "all", "first"]
 """How much a load may spend to find the fastest variant.
@@ -71,11 +70,10 @@ def _lower(value: Any) -> Any:
     return value.strip().lower() if isinstance(value, str) else value
 
 
-def _one_of(names: tuple[str, ...]) -> AfterValidator:
-    *first, last = (repr(name) for name in names)
-
+def _one_of(names: Collection[str]) -> AfterValidator:
     def check(value: str) -> str:
         if value not in names:
+            *first, last = (repr(name) for name in names)
             raise ValueError(f"should be {', '.join(first)} or {last}")
         return value
 
@@ -192,7 +190,7 @@ class BackendOptions(Options):
     precision: Annotated[str, LOWER, _one_of(PRECISIONS)] = option(
         "fp32", "Precision: fp32, fp16 or bf16 (where the device gains from it), or int8 (variants that hold it)."
     )
-    trust: Annotated[str, LOWER, _one_of(TRUST_TIERS)] = option(
+    trust: Annotated[str, LOWER, _one_of(TIERS)] = option(
         "data",
         "Models that may be opened besides those the registry trusts: data, code (programs) or native (machine code).",
     )
@@ -230,7 +228,7 @@ class EngineOptions(BackendOptions):
     """How an engine, a manager or a predictor runs models. Rows are those of all requests together."""
 
     model_path: str | Path | None = option(None, "A model file to serve, without a registry.", alias="MODEL_PATH")
-    model_type: Annotated[str, LOWER, _one_of(MODEL_TYPES)] | None = option(
+    model_type: Annotated[str, LOWER, _one_of(FORMATS)] | None = option(
         None, "Format of `model_path`; the default follows from its suffix and content.", alias="MODEL_TYPE"
     )
     default_model: str | None = option(

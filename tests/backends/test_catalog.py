@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import importlib
 import subprocess
 import sys
 import zipfile
@@ -9,14 +8,15 @@ from pathlib import Path
 import pytest
 
 from penstock.backends.base import Backend, BackendOptions, ModelFile
-from penstock.backends.catalog import BACKENDS, format_of, open_backend, runnable
+from penstock.backends.catalog import format_of, open_backend, runnable
 from penstock.errors import UnsupportedFormat
+from penstock.formats import FORMATS
+from penstock.imports import import_attribute
 
 
-@pytest.mark.parametrize("format", BACKENDS)
+@pytest.mark.parametrize("format", FORMATS)
 def test_every_row_names_a_backend_of_that_format(format: str) -> None:
-    module, _, name = BACKENDS[format].partition(":")
-    backend = getattr(importlib.import_module(module), name)
+    backend = import_attribute(FORMATS[format].backend)
     assert issubclass(backend, Backend)
     assert backend.format == format
     assert runnable(format)
@@ -26,7 +26,7 @@ def test_an_unknown_format_is_refused_with_those_that_are_known() -> None:
     assert not runnable("gguf")
     with pytest.raises(
         UnsupportedFormat,
-        match=r"^m\.gguf: the format 'gguf' is not known; use onnx, openvino, pytorch, torchscript, pt2, aoti$",
+        match=r"^m\.gguf: the format 'gguf' is unknown; use onnx, openvino, torchscript, pt2, aoti, pytorch$",
     ):
         open_backend("gguf", ModelFile(Path("m.gguf")), BackendOptions())
 
@@ -42,7 +42,7 @@ def test_a_format_whose_runtime_is_not_installed_says_what_to_install(monkeypatc
 @pytest.mark.parametrize(
     ("name", "model_type"), [("m.onnx", None), ("M.ONNX", None), ("m.onnx", "onnx"), ("model", "onnx")]
 )
-def test_a_bare_onnx_file_is_known_by_its_suffix_or_by_what_it_is_called(name: str, model_type: str | None) -> None:
+def test_a_bare_onnx_file_is_recognized_by_suffix_or_model_type(name: str, model_type: str | None) -> None:
     assert format_of(Path(name), model_type) == "onnx"
 
 
@@ -53,9 +53,9 @@ def test_a_bare_onnx_file_is_known_by_its_suffix_or_by_what_it_is_called(name: s
         ("m.safetensors", None, "a state dict alone"),
         ("m.onnx", "pytorch", "a state dict alone"),
         ("m.pt", "torchscript", "TorchScript does not record the types"),
-        ("m.h5", None, r"\.h5 is not a form"),
+        ("m.h5", None, r"\.h5 is not a model format"),
         ("m", None, "a file without a suffix"),
-        ("m.onnx", "tensorrt", "tensorrt is not a form"),
+        ("m.onnx", "tensorrt", "tensorrt is not a model format"),
     ],
 )
 def test_a_bare_file_that_cannot_be_served_says_why_and_what_works(
@@ -66,7 +66,7 @@ def test_a_bare_file_that_cannot_be_served_says_why_and_what_works(
         format_of(Path(name), model_type)
 
 
-def test_a_pt_file_of_torchscript_is_told_from_weights_by_its_content(tmp_path: Path) -> None:
+def test_torchscript_and_weights_in_pt_files_are_distinguished_by_content(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "m.pt", "w") as archive:
         for member in ("m/constants.pkl", "m/code/__torch__.py"):
             archive.writestr(member, b"")

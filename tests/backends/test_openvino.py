@@ -76,7 +76,7 @@ def test_a_bare_file_gives_its_own_signature(written: Path) -> None:
     )
 
 
-def test_weights_that_are_not_there_are_told(copy: Path) -> None:
+def test_missing_weights_are_refused(copy: Path) -> None:
     copy.with_suffix(".bin").unlink()
     assert "'m.bin' is missing" in refusal(copy, IntegrityError)
 
@@ -92,7 +92,7 @@ def test_an_operator_of_a_library_is_refused(copy: Path) -> None:
     assert "extension:Mine" in refusal(copy, Untrusted)
 
 
-def test_an_operator_that_openvino_has_not_is_told_in_one_line(copy: Path) -> None:
+def test_an_unsupported_operator_is_refused_in_one_line(copy: Path) -> None:
     copy.write_text(copy.read_text().replace('type="Convolution"', 'type="Convolutoin"'))
     assert "Convolutoin" in refusal(copy, IntegrityError)
 
@@ -139,9 +139,9 @@ def test_numbers_are_computed_in_the_precision_of_the_file_whatever_the_cpu_has(
 
 
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
-def test_a_precision_it_cannot_give_is_told(written: Path, precision: str) -> None:
+def test_an_unsupported_precision_is_a_warning(written: Path, precision: str) -> None:
     (warning,) = open_model(written, precision=precision).warnings
-    assert warning == f"{precision} was asked for, an OpenVINO model runs in the precision it was exported in"
+    assert warning == f"{precision} was requested, but an OpenVINO model keeps the precision of its export"
 
 
 @pytest.mark.parametrize(("flags", "hint", "warned"), [(set(), "f32", 1), ({"avx512_bf16"}, "bf16", 0)])
@@ -217,7 +217,7 @@ def test_a_number_of_another_type_is_not_taken_for_bytes(written: Path) -> None:
         open_model(written).run({"input": np.zeros((1, 784))})
 
 
-def test_it_reports_to_nobody_and_needs_no_torch(written: Path, tmp_path: Path) -> None:
+def test_it_sends_no_telemetry_and_needs_no_torch(written: Path, tmp_path: Path) -> None:
     """In a process of its own, in a home of its own: OpenVINO's telemetry writes an identity there at every import."""
     code = (
         "import sys, pathlib, numpy\n"
@@ -235,7 +235,7 @@ def test_it_reports_to_nobody_and_needs_no_torch(written: Path, tmp_path: Path) 
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
-def test_a_process_forked_from_one_that_used_it_is_told_and_does_not_hang(written: Path) -> None:
+def test_a_forked_process_is_refused_and_does_not_hang(written: Path) -> None:
     code = (
         "import os, pathlib\n"
         "from penstock.backends.base import BackendOptions, ModelFile\n"
@@ -252,11 +252,11 @@ def test_a_process_forked_from_one_that_used_it_is_told_and_does_not_hang(writte
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
     assert done.stdout == (
-        f"{written}: OpenVINO hangs in a process that was forked from one that used it; start it by spawn\n"
+        f"{written}: OpenVINO hangs in a fork of a process that has used it; start processes with spawn\n"
     )
 
 
-def test_telemetry_that_somebody_else_uses_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_telemetry_that_is_imported_already_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     mine = object()
     monkeypatch.setitem(sys.modules, "openvino_telemetry", mine)  # type: ignore[arg-type]
     with backend_module._no_telemetry():

@@ -15,9 +15,9 @@ from crafted import evil_pickle, model, outside, packed, with_member
 
 from penstock.backends import catalog
 from penstock.backends.base import Backend, BackendOptions, ModelFile
-from penstock.backends.catalog import BACKENDS, open_backend, trust_of
+from penstock.backends.catalog import open_backend, trust_of
 from penstock.errors import ConfigError, IntegrityError, ModelLoadError, Untrusted
-from penstock.scan.trust import TIERS
+from penstock.formats import FORMATS, TIERS
 from penstock.tensors import Signature, TensorSpec
 
 SIGNATURE = Signature((TensorSpec("x", "FP32", (-1, 4)),), (TensorSpec("y", "FP32", (-1, 4)),))
@@ -34,10 +34,10 @@ def guarded(monkeypatch: pytest.MonkeyPatch) -> None:
     def reached(_: str) -> Any:
         raise Reached
 
-    monkeypatch.setattr(catalog.importlib, "import_module", reached)
+    monkeypatch.setattr(catalog, "import_attribute", reached)
 
 
-@pytest.mark.parametrize("format", BACKENDS)
+@pytest.mark.parametrize("format", FORMATS)
 def test_every_format_has_its_tier_and_is_refused_below_it(format: str, tmp_path: Path, guarded: None) -> None:
     path = tmp_path / "m.bin"
     path.write_bytes(b"whatever")
@@ -57,11 +57,11 @@ def test_the_tiers_of_formats() -> None:
     }
 
 
-def test_a_format_without_a_tier_counts_as_the_most_dangerous() -> None:
+def test_an_unknown_format_needs_the_highest_tier() -> None:
     assert trust_of("made-up") == "native"
 
 
-def test_what_is_no_tier_is_refused(tmp_path: Path) -> None:
+def test_an_unknown_tier_is_refused(tmp_path: Path) -> None:
     onnx.save(model(), tmp_path / "m.onnx")
     with pytest.raises(ConfigError, match="trust: 'all' should be"):
         open_backend("onnx", ModelFile(tmp_path / "m.onnx"), BackendOptions(trust="all"))

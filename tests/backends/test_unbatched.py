@@ -123,12 +123,12 @@ def test_rows_with_answers_of_several_shapes_are_sent_one_by_one(opened: Open) -
         backend.run({"x": np.array([[0, 1, 0, 1], [1, 0, 0, 0]], np.float32)})
 
 
-def test_a_row_that_holds_nothing_is_refused_by_name(opened: Open) -> None:
+def test_an_empty_row_is_refused_by_name(opened: Open) -> None:
     def make(path: Path) -> Path:
         nodes = [helper.make_node("Mul", ["x", "factor"], ["y"])]
         return save(path, nodes, {"x": ["length"], "factor": []}, {"y": ["length"]})
 
-    with pytest.raises(InvalidInput, match=r"x: a row of the shape \[0\] holds nothing"):
+    with pytest.raises(InvalidInput, match=r"x: a row of the shape \[0\] has no elements"):
         opened(make).run({"x": np.zeros((2, 0), np.float32), "factor": np.ones(2, np.float32)})
 
 

@@ -77,7 +77,7 @@ def test_a_directory_is_scanned_with_the_artifacts_in_it(tmp_path: Path) -> None
     }
 
 
-def test_a_damaged_artifact_hides_nothing_of_those_beside_it(tmp_path: Path) -> None:
+def test_a_damaged_artifact_does_not_hide_the_others(tmp_path: Path) -> None:
     shutil.copytree(ARTIFACTS / "digits", tmp_path / "a")
     (tmp_path / "a" / "manifest.json").write_text("{")
     shutil.copytree(ARTIFACTS / "digits", tmp_path / "b")
@@ -95,7 +95,7 @@ def test_a_damaged_artifact_hides_nothing_of_those_beside_it(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("name", ["missing.onnx", "empty"])
-def test_where_there_is_nothing_to_scan_it_says_so(
+def test_a_directory_without_files_is_refused(
     tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "empty").mkdir()

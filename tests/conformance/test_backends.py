@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from zoo import TorchModel
 
-from penstock.backends.catalog import BACKENDS
 from penstock.errors import InferenceError, IntegrityError, ModelLoadError
+from penstock.formats import FORMATS
 from penstock.tensors import Arrays
 
 OUTLIERS: dict[str, tuple[Any, ...]] = {
@@ -43,7 +43,7 @@ def assert_right(subject: Any, answer: Arrays, inputs: Arrays) -> None:
 
 
 def test_every_backend_has_a_row_in_this_suite(formats: set[str]) -> None:
-    assert formats == set(BACKENDS)
+    assert formats == set(FORMATS)
 
 
 # --- the same answers -----------------------------------------------------------------------------------
@@ -110,7 +110,7 @@ def test_eight_threads_at_once_get_each_their_own_answer(subject: Any) -> None:
 
 @settings(max_examples=10, deadline=None)
 @given(seed=st.integers(0, 1000), rows=st.integers(2, 9), data=st.data())
-def test_a_row_is_answered_the_same_alone_and_beside_an_outlier(
+def test_a_row_is_answered_the_same_alone_and_next_to_an_outlier(
     subject: Any, seed: int, rows: int, data: st.DataObject
 ) -> None:
     outlier, own = data.draw(st.permutations(range(rows)), label="outlier and own row")[:2]
@@ -158,7 +158,7 @@ def _about(given: int | None, right: int, tolerance: float, least: int = 64) -> 
     ],
     ids=["length", "rank", "precision", "whole-numbers", "text", "name", "nothing"],
 )
-def test_inputs_that_no_signature_let_in_are_an_inference_error_of_one_line(one: Any, inputs: Arrays) -> None:
+def test_inputs_that_do_not_fit_the_signature_are_an_inference_error_of_one_line(one: Any, inputs: Arrays) -> None:
     with pytest.raises(InferenceError) as caught:
         one.backend.run(inputs)
     assert "\n" not in str(caught.value)
@@ -167,7 +167,7 @@ def test_inputs_that_no_signature_let_in_are_an_inference_error_of_one_line(one:
     assert_right(one, one.backend.run(inputs), inputs)  # and it goes on working
 
 
-def test_a_closed_backend_refuses_to_run_and_closes_again_without_a_word(one: Any) -> None:
+def test_a_closed_backend_refuses_to_run_and_can_be_closed_again(one: Any) -> None:
     backend = one.open()
     backend.close()
     backend.close()
@@ -228,7 +228,7 @@ def test_a_file_that_cannot_be_read_is_refused(one: Any, tmp_path: Path) -> None
     [b"", b"\0", b"hello, this is no model\n" * 20, b"\x89PNG\r\n\x1a\n" + b"\0" * 100, b'{"a": 1}', b"PK\x03\x04"],
     ids=["empty", "zero", "text", "png", "json", "zip"],
 )
-def test_a_file_that_is_no_model_is_refused(one: Any, tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_not_a_model_is_refused(one: Any, tmp_path: Path, content: bytes) -> None:
     path = tmp_path / f"model{one.form.suffix}"
     path.write_bytes(content)
     assert_refused(one, path, IntegrityError)
@@ -252,9 +252,7 @@ def test_a_file_with_a_damaged_head_is_refused(one: Any, tmp_path: Path) -> None
 
 @settings(max_examples=25, deadline=None)
 @given(content=st.binary(max_size=300))
-def test_no_bytes_get_past_with_anything_but_a_load_error(
-    one: Any, tmp_path_factory: pytest.TempPathFactory, content: bytes
-) -> None:
+def test_any_bytes_are_a_load_error(one: Any, tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
     path = tmp_path_factory.getbasetemp() / f"random{one.form.suffix}"
     path.write_bytes(content)
     assert_refused(one, path)

@@ -24,7 +24,6 @@ STATUSES = {
     errors.GoldenMismatch: 500,
     errors.InferenceError: 500,
     errors.OutOfMemory: 500,
-    errors.WorkerDied: 500,
     errors.ConfigError: 500,
     errors.PenstockError: 500,
     ZeroDivisionError: 500,

@@ -63,20 +63,20 @@ def test_what_is_faster_is_kept_and_named() -> None:
     assert close(answer["y"], model.layer(torch.ones(2, 3)))
 
 
-def test_what_would_forget_a_branch_is_skipped_with_the_reason() -> None:
+def test_a_trace_that_would_lose_a_branch_is_skipped_with_the_reason() -> None:
     optimized = penstock.optimize_for_inference(Branches(), torch.ones(2, 3), compile=False)
     assert optimized.steps == ("evaluation mode", "no gradients")
-    assert any(reason.startswith("frozen trace: its answers depend on a choice") for reason in optimized.skipped)
+    assert any(reason.startswith("frozen trace: its outputs depend on a branch") for reason in optimized.skipped)
     assert close(optimized(-torch.ones(2, 3)), torch.ones(2, 3))
 
 
-def test_what_answers_otherwise_is_not_used_however_fast(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_attempt_with_other_outputs_is_not_used_however_fast(monkeypatch: pytest.MonkeyPatch) -> None:
     def zeros(module: nn.Module, _: Any) -> Any:
         return lambda x: {"y": torch.zeros_like(x)}
 
     monkeypatch.setattr(optimizing, "_ATTEMPTS", {"zeros": optimizing.Attempt(zeros)})
     optimized = penstock.optimize_for_inference(Slow(), torch.ones(2, 3))
-    assert optimized.skipped == ("zeros: it gives other answers",)
+    assert optimized.skipped == ("zeros: it gives other outputs",)
     assert optimized(torch.ones(2, 3))["y"].any()
 
 
@@ -115,7 +115,7 @@ def test_it_runs_in_evaluation_and_inference_mode_and_stays_there() -> None:
     assert close(answer, torch.ones(4, 4))
     assert answer.is_inference()
     assert optimized.eval() is optimized
-    with pytest.raises(RuntimeError, match="train the model it was made of"):
+    with pytest.raises(RuntimeError, match="train the original model"):
         optimized.train()
 
 

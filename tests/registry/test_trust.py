@@ -150,7 +150,7 @@ def test_a_native_library_next_to_a_model_is_refused(registry: Registry, write: 
     library.write_bytes(b"\x7fELF")
     onnx.save(model(), tmp_path / "m.onnx")
     source = write(variants=[VariantSource("onnx", "fp32", tmp_path / "m.onnx", companions=[library])], golden=None)
-    with pytest.raises(IntegrityError, match=r"ops\.so: a program beside a model"):
+    with pytest.raises(IntegrityError, match=r"ops\.so: it is a program, which is not part of a model"):
         registry.publish(source.path, trust="native")
 
 
@@ -159,5 +159,5 @@ def test_a_file_of_another_format_than_in_the_manifest_is_refused(
 ) -> None:
     path = tmp_path / "m.safetensors"
     onnx.save(model(), path)
-    with pytest.raises(IntegrityError, match=r"does not promise|no safetensors"):
+    with pytest.raises(IntegrityError, match=r"does not promise|not a safetensors"):
         registry.publish(with_variant(write, "pytorch", path).path)

@@ -32,7 +32,7 @@ def test_a_plain_model_is_data(tmp_path: Path) -> None:
     assert (report.kind, report.tier, report.findings) == ("onnx", "data", ())
 
 
-def test_external_data_beside_the_model_is_data(tmp_path: Path) -> None:
+def test_external_data_next_to_the_model_is_data(tmp_path: Path) -> None:
     (tmp_path / "model" / "sub").mkdir(parents=True)
     for name in ("m.data", "sub/m.data"):
         (tmp_path / "model" / name).write_bytes(numbers())
@@ -42,17 +42,17 @@ def test_external_data_beside_the_model_is_data(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("location", "says"),
     [
-        ("../outside", "not a plain relative path"),
-        ("/etc/hostname", "not a plain relative path"),
-        ("sub/../../outside", "not a plain relative path"),
-        ("./m.data", "not a plain relative path"),
-        ("..\\outside", "not a plain relative path"),
-        ("C:m.data", "not a plain relative path"),
-        ("", "not a plain relative path"),
-        ("m.data\0x", "not a plain relative path"),
+        ("../outside", "not a relative path inside"),
+        ("/etc/hostname", "not a relative path inside"),
+        ("sub/../../outside", "not a relative path inside"),
+        ("./m.data", "not a relative path inside"),
+        ("..\\outside", "not a relative path inside"),
+        ("C:m.data", "not a relative path inside"),
+        ("", "not a relative path inside"),
+        ("m.data\0x", "not a relative path inside"),
         ("*/_ORT_MEM_ADDR_/*", "an address in memory"),
         ("missing.data", "is missing"),
-        ("sub", "not a plain file"),
+        ("sub", "not a regular file"),
         ("link.data", "symbolic link"),
         ("linked/m.data", "symbolic link"),
         ("hard.data", "a hard link"),
@@ -75,7 +75,13 @@ def test_external_data_elsewhere_is_refused(tmp_path: Path, location: str, says:
 
 @pytest.mark.parametrize(
     ("offset", "length", "says"),
-    [(1, 64, "shorter"), (0, 65, "shorter"), (-1, 64, "no number"), ("٣", 1, "no number"), ("9" * 30, 1, "no number")],
+    [
+        (1, 64, "shorter"),
+        (0, 65, "shorter"),
+        (-1, 64, "not a number"),
+        ("٣", 1, "not a number"),
+        ("9" * 30, 1, "not a number"),
+    ],
 )
 def test_external_data_beyond_its_file_is_refused(
     tmp_path: Path, offset: int | str, length: int | str, says: str

@@ -109,7 +109,7 @@ GLOBAL = b"cposix\nsystem\n"
         ("no text as a module", b"\x80\x04K\x01K\x02\x93."),
     ],
 )
-def test_a_pickle_that_cannot_be_told_is_refused(what: str, data: bytes) -> None:
+def test_a_pickle_whose_names_cannot_be_known_is_refused(what: str, data: bytes) -> None:
     with pytest.raises(Refused, match="its pickle"):
         names_of(data)
 
@@ -163,7 +163,7 @@ def test_plain_values_look_nothing_up_that_weights_do_not(value: Any, protocol: 
 
 
 @given(st.binary(max_size=200))
-def test_any_bytes_are_told_or_refused(data: bytes) -> None:
+def test_any_bytes_are_scanned_or_refused(data: bytes) -> None:
     scan_bytes(memoryview(data), Path("m.pkl")).to_json()
 
 

@@ -59,7 +59,7 @@ def test_what_a_file_is_and_needs(tmp_path: Path, name: str, content: bytes, kin
         ("m.pt", "pytorch", b"no pickle at all"),
     ],
 )
-def test_a_file_that_is_not_what_it_is_called_is_refused(
+def test_a_file_whose_content_does_not_match_its_name_is_refused(
     tmp_path: Path, name: str, format: str | None, content: bytes
 ) -> None:
     (tmp_path / name).write_bytes(content)
@@ -74,7 +74,7 @@ def test_a_pickle_called_safetensors_is_not_unpickled(tmp_path: Path) -> None:
     assert not marker.exists()
 
 
-def test_of_a_torchserve_archive_everything_is_scanned(tmp_path: Path) -> None:
+def test_every_member_of_a_torchserve_archive_is_scanned(tmp_path: Path) -> None:
     plain = {"MAR-INF/MANIFEST.json": b"{}", "model.onnx": ONNX, "labels.json": b"{}"}
     (tmp_path / "m.mar").write_bytes(packed(plain))
     assert scan_file(tmp_path / "m.mar").findings == ()
@@ -99,13 +99,13 @@ def make_pipe(path: Path) -> None:
 
 
 @pytest.mark.parametrize("make", [make_nothing, make_directory, make_pipe])
-def test_what_is_no_file_is_an_error_that_names_it(tmp_path: Path, make: Callable[[Path], None]) -> None:
+def test_a_path_that_is_not_a_file_is_an_error_that_names_it(tmp_path: Path, make: Callable[[Path], None]) -> None:
     make(tmp_path / "m.onnx")
     with pytest.raises(IntegrityError, match=r"m\.onnx: "):
         scan_file(tmp_path / "m.onnx")
 
 
-def test_a_report_says_for_programs_what_it_says_for_people(tmp_path: Path) -> None:
+def test_a_report_as_json_holds_the_same_findings(tmp_path: Path) -> None:
     (tmp_path / "m.py").write_bytes(b"1")
     assert scan_file(tmp_path / "m.py").to_json() == {
         "path": str(tmp_path / "m.py"),

@@ -1,26 +1,26 @@
-"""What every backend is: one batch in, one batch out; synchronous, no queue, no network."""
+"""The interface of every backend: one batch in, one batch out; synchronous, no queue, no network."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from penstock.errors import IntegrityError, ModelLoadError
+from penstock.errors import IntegrityError, ModelLoadError, UnsupportedFormat
 from penstock.options import BackendOptions as BackendOptions
-from penstock.tensors import Arrays, Signature
+from penstock.tensors import Arrays, Signature, TensorSpec
 
 
 @dataclass(frozen=True, slots=True)
 class ModelFile:
-    """What a backend needs to open a model: its main file and, for eager PyTorch, the class to fill.
+    """What a backend needs to open a model: its main file and, for weights without a graph, the class to fill.
 
     `architecture` is `module:Class` or the class itself, `architecture_args` its keyword arguments. `signature` is None
-    for a bare file, whose backend then reads it from the file where the format holds one.
+    for a bare file; the backend then reads it from the file when the format records one.
     """
 
     path: Path
@@ -34,21 +34,44 @@ class Backend(ABC):
 
     format: str
     device: str
-    """Where it really runs: `cpu`, `cuda:0`, …"""
+    """The device in use: `cpu`, `cuda:0`, …"""
     signature: Signature
     num_parameters: int | None
-    """Trained numbers in the model, None when the format does not tell."""
+    """The number of trained parameters, None when the format does not record it."""
     num_bytes: int | None = None
-    """Memory the weights take, None when it is not known."""
+    """Memory of the weights, None when unknown."""
     own_threads: bool = False
-    """True when `BackendOptions.threads` concerns this model alone and not the whole process."""
+    """True when `BackendOptions.threads` applies to this model alone and not to the whole process."""
     warnings: tuple[str, ...] = ()
-    """What did not go as asked at load, one sentence each (a GPU that fell back to CPU)."""
+    """One sentence for each option that could not be met at load, such as a GPU that is missing."""
 
     @classmethod
     @abstractmethod
     def open(cls, file: ModelFile, options: BackendOptions) -> Backend:
-        """Load the model. Raises ModelLoadError or a child of it, naming the file."""
+        """Load the model. Raises ModelLoadError or a subclass, naming the file."""
+
+    @classmethod
+    def signature_from_example(cls, file: ModelFile, example: Any, trust: str) -> Signature:  # noqa: ARG003
+        """The signature that the model shows when it runs on `example`, whose first axis is the batch.
+
+        Only formats whose weights need an architecture implement it. Raises ModelLoadError when the model does not run.
+        """
+        raise ModelLoadError(f"{file.path}: an example input needs the architecture too, the class or its module:Class")
+
+    @classmethod
+    def outputs_from_runs(
+        cls,
+        file: ModelFile,
+        batches: Sequence[Arrays],  # noqa: ARG003
+        trust: str,  # noqa: ARG003
+    ) -> tuple[TensorSpec, ...]:
+        """The outputs that the model gives for `batches`; lengths that differ among them are free (-1).
+
+        Raises UnsupportedFormat when the format does not support it, ModelLoadError when the model does not run.
+        """
+        raise UnsupportedFormat(
+            f"{file.path}: a file of the format {cls.format} does not record its outputs; describe them"
+        )
 
     @abstractmethod
     def run(self, inputs: Arrays) -> Arrays:
@@ -57,12 +80,12 @@ class Backend(ABC):
         Raises InferenceError (OutOfMemory when the batch does not fit).
         """
 
-    def close(self) -> None:  # noqa: B027  most backends have nothing to give back but references
-        """Give the memory back. Safe to call twice; `run` after it raises InferenceError."""
+    def close(self) -> None:  # noqa: B027  most backends hold nothing but references
+        """Free the memory. Safe to call twice; `run` after it raises InferenceError."""
 
 
 def require_file(path: Path) -> None:
-    """Raise a ModelLoadError that says what is wrong with `path` unless it is a file that can be read."""
+    """Raise ModelLoadError unless `path` is a readable file."""
     try:
         with path.open("rb"):
             return
@@ -75,20 +98,13 @@ def require_file(path: Path) -> None:
 
 
 def no_rows(inputs: Arrays) -> bool:
-    """True for a batch of zero rows, which runtimes differ on and no backend hands to its own."""
+    """True for a batch of zero rows; runtimes differ on these, so no backend passes one on."""
     return any(array.ndim and not len(array) for array in inputs.values())
 
 
 def empty_outputs(signature: Signature) -> Arrays:
-    """The answer to a batch of zero rows; free axes past the batch have length 0."""
+    """The outputs for a batch of zero rows; free axes after the batch axis have length 0."""
     return {
         spec.name: np.empty((0, *(max(length, 0) for length in spec.shape[1:])), dtype=spec.numpy)
         for spec in signature.outputs
     }
-
-
-def first_line(error: BaseException, longest: int = 200) -> str:
-    """The first line of an error's message, or its type where it has none."""
-    lines = str(error).strip().splitlines()
-    line = lines[0].rstrip(".") if lines else type(error).__name__
-    return line if len(line) <= longest else f"{line[:longest]}…"

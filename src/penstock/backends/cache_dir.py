@@ -1,4 +1,4 @@
-"""Where runtimes keep what they made of a model. What is found there is run unseen, so nobody else may write to it."""
+"""The directories of cached, optimized models. Runtimes load them unchecked, so only this user may write to them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def private_directory(directory: Path) -> Path | None:
-    """The directory, made if need be; None where that cannot be done, or others may write to it."""
+    """The directory, created if needed; None when that fails, or when other users may write to it."""
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         status = directory.stat()

@@ -1,140 +1,104 @@
-"""Which formats there are and which class runs each; a new format is one more row."""
+"""Opens a model with the backend of its format, as its row in `penstock.formats` says."""
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
+from typing import Any
 
 from penstock.backends.base import Backend, BackendOptions, ModelFile, require_file
-from penstock.backends.torch.archives import format_of_archive
 from penstock.backends.unbatched import RowByRow
 from penstock.errors import UnsupportedFormat, Untrusted
+from penstock.formats import FORMATS, Format, Trust, formats_of_suffix
+from penstock.imports import import_attribute
 from penstock.scan.gate import require_allowed, untrusted
-from penstock.scan.scanner import scan_file
-from penstock.scan.trust import Trust, at_least
-
-BACKENDS: dict[str, str] = {
-    "onnx": "penstock.backends.onnx.backend:OnnxBackend",
-    "openvino": "penstock.backends.openvino:OpenVinoBackend",
-    "pytorch": "penstock.backends.torch.eager:EagerBackend",
-    "torchscript": "penstock.backends.torch.torchscript:TorchScriptBackend",
-    "pt2": "penstock.backends.torch.exported:ExportedBackend",
-    "aoti": "penstock.backends.torch.aoti:AotiBackend",
-}
-"""By the format a manifest names: `module:Class`."""
-
-_NEEDS = {
-    "onnx": "onnxruntime",
-    "openvino": "openvino",
-    "pytorch": "torch",
-    "torchscript": "torch",
-    "pt2": "torch",
-    "aoti": "torch",
-}
-"""The package each backend imports."""
-
-_TRUST: dict[str, Trust] = {
-    "onnx": "data",
-    "openvino": "data",
-    "pytorch": "data",
-    "torchscript": "code",
-    "pt2": "code",
-    "aoti": "native",
-}
-"""What each format could do when it is opened; eager PyTorch is checked by its architecture as well."""
-
-_REMEDIES = {"openvino": "pip install 'penstock[openvino]'", "torch": "pip install 'penstock[torch]'"}
-_BARE = {
-    "onnx": "onnx",
-    ".onnx": "onnx",
-    "openvino": "openvino",
-    ".xml": "openvino",
-    "pt2": "pt2",
-    ".pt2": "pt2",
-    "aoti": "aoti",
-}
-"""Model types and suffixes that can be served from a file alone, since it holds graph and signature."""
-
-_WEIGHTS_ALONE = (
-    "a state dict alone does not say which class it fills; give `architecture` and `example_input` in Python, "
-    "publish it with `penstock models import --architecture`, or export the model to ONNX"
-)
-_SIGNATURE_ALONE = (
-    "TorchScript does not record the types and shapes of its inputs; give `signature` in Python, "
-    "publish it with `penstock models import --input`, or export the model to ONNX or .pt2"
-)
-_NOT_BARE = {
-    "pytorch": _WEIGHTS_ALONE,
-    "torchscript": _SIGNATURE_ALONE,
-    ".ts": _SIGNATURE_ALONE,
-    ".safetensors": _WEIGHTS_ALONE,
-    ".ckpt": _WEIGHTS_ALONE,
-    ".pt": _WEIGHTS_ALONE,
-    ".pth": _WEIGHTS_ALONE,
-    ".bin": _WEIGHTS_ALONE,
-}
+from penstock.scan.scanner import kind_of_file, scan_file
+from penstock.scan.trust import at_least
+from penstock.tensors import Arrays, Signature, TensorSpec
 
 
 def runnable(format: str) -> bool:
-    """True when this machine has what the format's backend imports; imports nothing itself."""
-    return format in BACKENDS and importlib.util.find_spec(_NEEDS[format]) is not None
+    """True when the package that runs the format is installed; imports nothing."""
+    row = FORMATS.get(format)
+    return row is not None and importlib.util.find_spec(row.runtime.package) is not None
 
 
 def trust_of(format: str) -> Trust:
-    """The tier of trust that opening the format takes."""
-    return _TRUST.get(format, "native")
+    """The tier of trust that opening the format takes; the highest for an unknown one."""
+    row = FORMATS.get(format)
+    return "native" if row is None else row.trust
 
 
-def at_hand(format: str) -> bool:
-    """True when opening the format imports nothing that takes seconds: its runtime is light, or loaded already."""
-    return runtime_of(format) != "torch" or "torch" in sys.modules
-
-
-def runtime_of(format: str) -> str:
-    """The package that runs the format; its own name for one that is not known here."""
-    return _NEEDS.get(format, format)
+def opens_quickly(format: str) -> bool:
+    """True when opening the format imports nothing that takes seconds, or that package is imported already."""
+    row = FORMATS.get(format)
+    return row is None or not row.runtime.slow_import or row.runtime.package in sys.modules
 
 
 def open_backend(format: str, file: ModelFile, options: BackendOptions) -> Backend:
     """Load `file` with the backend of its format.
 
     Raises UnsupportedFormat for a format that is unknown or whose runtime is not installed, Untrusted for one that
-    `options.trust` does not cover, IntegrityError for a file made to deceive, and what that backend's `open` raises.
+    `options.trust` does not cover, IntegrityError for a crafted or damaged file, and what that backend's `open` raises.
     """
-    if format not in BACKENDS:
-        raise UnsupportedFormat(f"{file.path}: the format {format!r} is not known; use {', '.join(BACKENDS)}")
-    if not at_least(options.trust, trust_of(format)):
-        raise Untrusted(untrusted(file.path, f"models of the format {format} can run code", trust_of(format)))
-    if not runnable(format):
-        remedy = _REMEDIES.get(_NEEDS[format], f"pip install {_NEEDS[format]}")
-        raise UnsupportedFormat(f"{file.path}: running {format} models needs {_NEEDS[format]}; {remedy}")
+    backend = _backend_for(format, file.path, options.trust)
     require_file(file.path)
-    require_allowed(scan_file(file.path, format), options.trust)  # before any runtime sees a byte of it
-    module, _, name = BACKENDS[format].partition(":")
-    backend = cast("type[Backend]", getattr(importlib.import_module(module), name))
+    require_allowed(scan_file(file.path, format), options.trust)  # before any runtime reads a byte of it
     if file.signature is not None and not file.signature.batched:
         file = replace(file, signature=file.signature.without_rows())
     opened = backend.open(file, options)
     return opened if opened.signature.batched else RowByRow(opened)
 
 
-def format_of(path: Path, model_type: str | None = None, *, signed: bool = False) -> str:
-    """The format of a bare model file, from `model_type` where given and else from the file's suffix and content.
+def signature_from_example(format: str, file: ModelFile, example: Any, trust: str) -> Signature:
+    """The signature of a model whose file records none, read from one run on `example`; see `Backend`."""
+    return _backend_for(format, file.path, trust).signature_from_example(file, example, trust)
 
-    `signed` says that its signature is known from elsewhere. Raises UnsupportedFormat, saying what to do instead, for
-    one that cannot be served without an artifact.
+
+def outputs_from_runs(format: str, file: ModelFile, batches: Sequence[Arrays], trust: str) -> tuple[TensorSpec, ...]:
+    """The outputs of a model whose file records none, read from runs on `batches`; see `Backend`."""
+    backend = _backend_for(format, file.path, trust)
+    require_allowed(scan_file(file.path, format), trust)
+    return backend.outputs_from_runs(file, batches, trust)
+
+
+def _backend_for(format: str, path: Path, trust: str) -> type[Backend]:
+    """The class that runs a format; its module is imported only when the format is trusted and its runtime is here."""
+    row = FORMATS.get(format)
+    if row is None:
+        raise UnsupportedFormat(f"{path}: the format {format!r} is unknown; use {', '.join(FORMATS)}")
+    if not at_least(trust, row.trust):
+        raise Untrusted(untrusted(path, f"models of the format {format} can run code", row.trust))
+    if not runnable(format):
+        raise UnsupportedFormat(f"{path}: running {format} models needs {row.runtime.package}; {row.runtime.remedy}")
+    backend: type[Backend] = import_attribute(row.backend)
+    return backend
+
+
+def format_of(
+    path: Path, model_type: str | None = None, *, signed: bool = False, has_architecture: bool = False
+) -> str:
+    """The format of a bare model file, from `model_type` when given and else from the file's suffix and content.
+
+    `signed`: its signature is known from elsewhere. `has_architecture`: a caller names the class that its weights fill.
+    Raises UnsupportedFormat, with what to do instead, for a file that cannot be served without an artifact.
     """
-    asked = model_type if model_type is not None else path.suffix.lower()
-    if asked in _BARE:
-        return "aoti" if asked == ".pt2" and format_of_archive(path) == "aoti" else _BARE[asked]
-    if asked in (".pt", ".pth") and format_of_archive(path) == "torchscript":
-        asked = "torchscript"
-    if signed and asked in ("torchscript", ".ts"):
-        return "torchscript"
-    why = _NOT_BARE.get(asked, f"{asked or 'a file without a suffix'} is not a form of model that can be served alone")
-    works = ", ".join(name for name in _BARE if name.startswith("."))
-    raise UnsupportedFormat(f"{path}: {why}; what works as a bare file: {works}")
+    if has_architecture:
+        return next(row.name for row in FORMATS.values() if row.needs_architecture)
+    row = _row_of(path) if model_type is None else FORMATS.get(model_type)
+    if row is not None and row.runs_alone(signed=signed):
+        return row.name
+    asked = model_type or path.suffix.lower() or "a file without a suffix"
+    why = row.not_bare if row is not None else f"{asked} is not a model format that can be served alone"
+    works = (row.suffixes[0] for row in FORMATS.values() if row.runs_alone())
+    raise UnsupportedFormat(f"{path}: {why}; what works as a bare file: {', '.join(dict.fromkeys(works))}")
+
+
+def _row_of(path: Path) -> Format | None:
+    """By the suffix; where several formats use it, by the content, and else the one that it belongs to."""
+    rows = formats_of_suffix(path.suffix.lower())
+    kind = kind_of_file(path) if len(rows) > 1 else None
+    return next((row for row in rows if kind in row.kinds), rows[0] if rows else None)

@@ -1,4 +1,4 @@
-"""What this machine has to run on: cores that may be used, and the device an option names."""
+"""The hardware of this machine: usable cores, CPU features, and the device that an option names."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Device(NamedTuple):
 
 
 class Placement(NamedTuple):
-    """Where a model goes, and one sentence for each wish that could not be met."""
+    """The device of a model, and one sentence for each option that could not be met."""
 
     device: Device
     warnings: tuple[str, ...] = ()
@@ -43,29 +43,29 @@ def parse_device(text: str) -> Device:
     return Device(match[1]) if match[1] else Device("cuda", int(match[2]))
 
 
-def torch_placement(wanted: str) -> Placement:
-    """The device eager PyTorch runs on. One that is not here is replaced by the CPU, with a warning."""
-    device = parse_device(wanted)
+def torch_placement(requested: str) -> Placement:
+    """The device that PyTorch runs on; a missing one is replaced by the CPU, with a warning."""
+    device = parse_device(requested)
     gpus, has_mps = _torch_accelerators()
     if device.kind == "auto":
         return Placement(Device("cuda") if gpus else Device("mps") if has_mps else CPU)
     present = {"cpu": True, "cuda": device.number < gpus, "mps": has_mps}
     if present[device.kind]:
         return Placement(device)
-    return Placement(CPU, (f"{device} was asked for, PyTorch finds no such device here; the model runs on the CPU",))
+    return Placement(CPU, (f"{device} was requested, but PyTorch finds no such device; the model runs on the CPU",))
 
 
 def _torch_accelerators() -> tuple[int, bool]:
-    """How many CUDA devices PyTorch sees, and whether it has Metal."""
+    """The number of CUDA devices that PyTorch finds, and whether it supports Metal."""
     import torch
 
     return (torch.cuda.device_count() if torch.cuda.is_available() else 0), torch.backends.mps.is_available()
 
 
 def usable_cores(proc: Path = Path("/proc/self/cgroup"), cgroups: Path = Path("/sys/fs/cgroup")) -> int:
-    """Cores this process may keep busy: its CPU affinity, and its cgroup's quota rounded down; at least 1.
+    """Cores that this process may use: its CPU affinity, limited by its cgroup's quota rounded down; at least 1.
 
-    Runtimes count the cores of the host, which in a container with a quota makes them fight over few.
+    Runtimes count the cores of the host; in a container with a quota their threads then compete for fewer cores.
     """
     quotas = (quota for quota in _quotas(proc, cgroups) if quota is not None)
     return max(1, int(min((_affinity(), *quotas))))
@@ -99,7 +99,7 @@ def _quota_v1(group: Path) -> float | None:
 
 
 def _cores(quota: str, period: str) -> float | None:
-    """None when there is no limit (`max`, -1), no such file, or nothing readable in it."""
+    """None without a limit (`max`, -1), and for a file that is missing or unreadable."""
     try:
         limit, window = int(quota), int(period)
     except ValueError:
@@ -110,13 +110,13 @@ def _cores(quota: str, period: str) -> float | None:
 def _text(path: Path) -> str:
     try:
         return path.read_text()
-    except (OSError, ValueError):  # not there, or not text
+    except (OSError, ValueError):  # missing, or not text
         return ""
 
 
 @functools.cache
 def cpu_flags(info: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
-    """What the CPU says it can do (`avx2`, `avx512f`, …), empty where the system does not tell."""
+    """The features of the CPU (`avx2`, `avx512f`, …); empty where the system does not list them."""
     for line in _text(info).splitlines():
         key, _, value = line.partition(":")
         if key.strip().lower() in ("flags", "features"):
@@ -124,8 +124,8 @@ def cpu_flags(info: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
     return frozenset()
 
 
-def lacking(requires: Iterable[str]) -> list[str]:
-    """What of `requires` (CPU flags, `cuda`) this machine does not have; opens no runtime."""
+def missing_features(requires: Iterable[str]) -> list[str]:
+    """The ones of `requires` (CPU flags, `cuda`) that this machine lacks; loads no runtime."""
     return sorted(need for need in requires if need not in cpu_flags() and not _PRESENT.get(need, _absent)())
 
 
@@ -141,14 +141,14 @@ _PRESENT = {"cuda": _has_cuda}
 
 
 def onnx_providers() -> list[str]:
-    """The execution providers of the ONNX Runtime that is installed."""
+    """The execution providers of the installed ONNX Runtime."""
     import onnxruntime as ort
 
     return list(ort.get_available_providers())
 
 
 def torch_devices() -> list[str]:
-    """Every device PyTorch finds here, the CPU first; empty where PyTorch is not installed."""
+    """Every device that PyTorch finds, the CPU first; empty when PyTorch is not installed."""
     if importlib.util.find_spec("torch") is None:
         return []
     gpus, has_mps = _torch_accelerators()

@@ -24,7 +24,7 @@ from penstock.backends.base import (
 )
 from penstock.backends.cache_dir import private_directory
 from penstock.backends.devices import cpu_flags, parse_device, usable_cores
-from penstock.errors import InferenceError, IntegrityError, ModelLoadError, OutOfMemory, UnsupportedFormat
+from penstock.errors import InferenceError, IntegrityError, ModelLoadError, OutOfMemory, UnsupportedFormat, shortened
 from penstock.tensors import Array, Arrays, Signature, TensorSpec
 
 if TYPE_CHECKING:
@@ -33,14 +33,14 @@ if TYPE_CHECKING:
 _TYPES = {"boolean": "BOOL"}
 _TYPES |= {f"f{bits}": f"FP{bits}" for bits in (16, 32, 64)}
 _TYPES |= {f"{kind}{bits}": f"{name}{bits}" for kind, name in (("i", "INT"), ("u", "UINT")) for bits in (8, 16, 32, 64)}
-"""OpenVINO's names of the datatypes we speak; text it has no operators for."""
+"""OpenVINO's names of the supported datatypes; it has no operators on text."""
 
 _CACHE_FROM_BYTES = 10 << 20
-_MOST_SPARE = 64
+_MAX_IDLE_REQUESTS = 64
 
 
 class OpenVinoBackend(Backend):
-    """One compiled model; every run takes a request of its own from a pool of them."""
+    """One compiled model; every run takes an inference request from a pool."""
 
     format = "openvino"
     device = "cpu"
@@ -57,18 +57,18 @@ class OpenVinoBackend(Backend):
         self.warnings = warnings
         self.num_parameters, self.num_bytes = _weigh(model)
         self._compiled: openvino.CompiledModel | None = compiled
-        self._spare: deque[openvino.InferRequest] = deque(maxlen=_MOST_SPARE)
+        self._idle: deque[openvino.InferRequest] = deque(maxlen=_MAX_IDLE_REQUESTS)
         self._dtypes = {spec.name: spec.numpy for spec in signature.inputs}
-        places = {name: place for place, output in enumerate(compiled.outputs) for name in output.get_names()}
-        self._outputs = [(spec.name, places[spec.name], spec.numpy) for spec in signature.outputs]
+        indices = {name: index for index, output in enumerate(compiled.outputs) for name in output.get_names()}
+        self._outputs = [(spec.name, indices[spec.name], spec.numpy) for spec in signature.outputs]
 
     @classmethod
     def open(cls, file: ModelFile, options: BackendOptions) -> OpenVinoBackend:
-        """Compile the model for this CPU. Raises ModelLoadError or a child of it, naming the file."""
+        """Compile the model for this CPU. Raises ModelLoadError or a subclass, naming the file."""
         require_file(file.path)
         if _process() != os.getpid():
             raise ModelLoadError(
-                f"{file.path}: OpenVINO hangs in a process that was forked from one that used it; start it by spawn"
+                f"{file.path}: OpenVINO hangs in a fork of a process that has used it; start processes with spawn"
             )
         model = _read(file.path)
         warnings, precision = _precision(options)
@@ -87,26 +87,26 @@ class OpenVinoBackend(Backend):
             return empty_outputs(self.signature)
         self._require_types(inputs)
         try:
-            request = self._spare.pop()
+            request = self._idle.pop()
         except IndexError:
             request = compiled.create_infer_request()
         try:
-            # Inputs are only read; outputs are copied, since the request's own memory is used again.
+            # Inputs are only read; outputs are copied, since the request reuses its memory.
             answer = request.infer(inputs, share_inputs=True, share_outputs=False)
-            outputs = {name: _typed(answer[place], dtype) for name, place, dtype in self._outputs}
-        except Exception as error:  # the request may be half way: it is not used again
+            outputs = {name: _typed(answer[index], dtype) for name, index, dtype in self._outputs}
+        except Exception as error:  # the request may be in any state: it is not reused
             raise _run_error(error) from None
         if self._compiled is not None:
-            self._spare.append(request)
+            self._idle.append(request)
         return outputs
 
     def close(self) -> None:
-        """Drop the model; its memory goes back when the last run has ended."""
+        """Drop the model; its memory is freed when the last run has ended."""
         self._compiled = None
-        self._spare.clear()
+        self._idle.clear()
 
     def _require_types(self, inputs: Arrays) -> None:
-        """OpenVINO casts what it is given, and takes bytes for numbers: it is held to the types of the signature."""
+        """Check the types here: OpenVINO casts its inputs, and reads bytes as numbers."""
         for name, dtype in self._dtypes.items():
             if name not in inputs:
                 raise InferenceError(f"the model could not run the batch: the input {name} is missing")
@@ -116,13 +116,13 @@ class OpenVinoBackend(Backend):
 
 @functools.cache
 def _process() -> int:
-    """The process that OpenVINO's threads are in: the first that asks."""
+    """The process that holds OpenVINO's threads: the one of the first call."""
     return os.getpid()
 
 
 @functools.cache
 def runtime() -> openvino.Core:
-    """The runtime of this process."""
+    """The OpenVINO runtime of this process."""
     _process()
     with _no_telemetry():
         import openvino
@@ -133,12 +133,12 @@ def runtime() -> openvino.Core:
 
 @contextmanager
 def _no_telemetry() -> Iterator[None]:
-    """While `openvino` is imported: it reports every import to its maker, unless its telemetry is not installed."""
+    """Prevent `openvino` from reporting its import, which it does when its telemetry package is installed."""
     name = "openvino_telemetry"
     if name in sys.modules:
         yield
         return
-    sys.modules[name] = None  # type: ignore[assignment]  # what Python takes for "there is no such module"
+    sys.modules[name] = None  # type: ignore[assignment]  # makes Python treat the module as missing
     try:
         yield
     finally:
@@ -153,22 +153,24 @@ def _read(path: Path) -> openvino.Model:
     except OSError as error:
         raise IntegrityError(f"{path}: its files cannot be read ({error.strerror})") from None
     if not graph.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
-        raise IntegrityError(f"{path}: the file is damaged or no OpenVINO model; export or copy it again")
+        raise IntegrityError(f"{path}: the file is damaged or not an OpenVINO model; export or copy it again")
     try:
         return runtime().read_model(graph, constants)
     except Exception as error:
-        missing = "" if weights.exists() else f" and {weights.name} is not beside it"
-        raise IntegrityError(f"{path}: the file is damaged or no OpenVINO model{missing}: {_detail(error)}") from None
+        missing = "" if weights.exists() else f" and {weights.name} is not next to it"
+        raise IntegrityError(
+            f"{path}: the file is damaged or not an OpenVINO model{missing}: {_detail(error)}"
+        ) from None
 
 
 def _properties(options: BackendOptions, precision: str, path: Path) -> dict[str, Any]:
     threads = options.threads or usable_cores()
     properties: dict[str, Any] = {
         "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_PRECISION_HINT": precision,  # left alone, OpenVINO takes bf16 where the CPU has it
+        "INFERENCE_PRECISION_HINT": precision,  # the default is bf16 where the CPU supports it
         "INFERENCE_NUM_THREADS": max(threads, usable_cores() // threads * threads),
         "NUM_STREAMS": max(1, usable_cores() // threads),
-        "ENABLE_CPU_PINNING": False,  # in a container it pins to cores that are not ours
+        "ENABLE_CPU_PINNING": False,  # in a container it pins to cores of other processes
     }
     weights = path.with_suffix(".bin")
     if options.cache_dir is not None and weights.exists() and weights.stat().st_size >= _CACHE_FROM_BYTES:
@@ -178,25 +180,25 @@ def _properties(options: BackendOptions, precision: str, path: Path) -> dict[str
 
 
 def _precision(options: BackendOptions) -> tuple[tuple[str, ...], str]:
-    """A warning when what was asked for cannot be met, and the precision to compute in."""
+    """A warning when the requested precision cannot be met, and the precision to compute in."""
     if options.precision == "fp32":
         return (), "f32"
     if options.precision == "bf16":
         if cpu_flags() & {"amx_bf16", "avx512_bf16"}:
             return (), "bf16"
-        return ("bf16 was asked for, this CPU has no instructions for it; the model runs in fp32",), "f32"
-    return (f"{options.precision} was asked for, an OpenVINO model runs in the precision it was exported in",), "f32"
+        return ("bf16 was requested, but this CPU has no instructions for it; the model runs in fp32",), "f32"
+    return (f"{options.precision} was requested, but an OpenVINO model keeps the precision of its export",), "f32"
 
 
 def _device_warnings(options: BackendOptions) -> tuple[str, ...]:
     device = parse_device(options.device)
     if device.kind in ("auto", "cpu"):
         return ()
-    return (f"{device} was asked for, OpenVINO models run on the CPU",)
+    return (f"{device} was requested, but OpenVINO models run on the CPU",)
 
 
 def _weigh(model: openvino.Model) -> tuple[int, int]:
-    """Trained numbers, whole ones left out since they hold shapes and indices, and the bytes of all constants."""
+    """The number of parameters, without integers (shapes and indices), and the bytes of all constants."""
     parameters = size = 0
     for node in model.get_ops():
         if node.get_type_name() == "Constant":
@@ -208,7 +210,7 @@ def _weigh(model: openvino.Model) -> tuple[int, int]:
 
 
 def _signature(file: ModelFile, model: openvino.Model) -> Signature:
-    """The manifest's signature, held against the model; for a bare file the model's own."""
+    """The manifest's signature, checked against the model; for a bare file the model's own."""
     inputs = tuple(_spec(file.path, "input", port) for port in model.inputs)
     outputs = tuple(_spec(file.path, "output", port) for port in model.outputs)
     if file.signature is None:
@@ -263,11 +265,11 @@ def _run_error(error: Exception) -> InferenceError:
     return InferenceError(f"the model could not run the batch: {_detail(error)}")
 
 
-_PLACES = re.compile(r"^(Exception from|Check .* failed at|.*\.(cpp|hpp|h):\d+:?$)|^\[.*\]$")
+_SOURCE_LINES = re.compile(r"^(Exception from|Check .* failed at|.*\.(cpp|hpp|h):\d+:?$)|^\[.*\]$")
 
 
-def _detail(error: Exception, longest: int = 200) -> str:
-    """The line of OpenVINO's message that says what is wrong; the others say where in its source."""
+def _detail(error: Exception) -> str:
+    """The line of OpenVINO's message that gives the reason; the others name places in its source."""
     lines = [line.strip().rstrip(".:") for line in str(error).splitlines() if line.strip()]
-    telling = [line for line in lines if not _PLACES.search(line)] or lines or [type(error).__name__]
-    return telling[-1] if len(telling[-1]) <= longest else f"{telling[-1][:longest]}…"
+    telling = [line for line in lines if not _SOURCE_LINES.search(line)] or lines or [type(error).__name__]
+    return shortened(telling[-1])

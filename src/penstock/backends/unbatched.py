@@ -1,4 +1,4 @@
-"""Models with no batch axis, behind the same door as all others: each row of a batch is a run of its own."""
+"""Runs models without a batch axis: each row of a batch is a separate run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from penstock.tensors import Array, Arrays
 
 
 class RowByRow(Backend):
-    """Around a backend whose file takes single rows; its own signature has the batch axis that requests bring."""
+    """Wraps a backend that takes single rows; its signature has the batch axis that requests use."""
 
     def __init__(self, inner: Backend) -> None:
         self.inner = inner
@@ -22,29 +22,29 @@ class RowByRow(Backend):
 
     @classmethod
     def open(cls, file: ModelFile, options: BackendOptions) -> Backend:  # noqa: ARG003
-        """Not how one is made: it stands around a backend that was opened."""
+        """Not supported: it wraps a backend that is already open."""
         raise UnsupportedFormat(f"{file.path}: open the model with the backend of its format")
 
     def run(self, inputs: Arrays) -> Arrays:
-        """Outputs by name, axis 0 the rows. Raises InvalidInput for rows of no length, InferenceError otherwise."""
+        """Outputs by name, axis 0 the rows. Raises InvalidInput for empty rows, InferenceError when a run fails."""
         for name, array in inputs.items():
             if len(array) and not array.size:
-                raise InvalidInput(f"{name}: a row of the shape {list(array.shape[1:])} holds nothing", field=name)
+                raise InvalidInput(f"{name}: a row of the shape {list(array.shape[1:])} has no elements", field=name)
         rows = len(next(iter(inputs.values())))
         if not rows:
             return empty_outputs(self.signature)
         answers = [self.inner.run({name: array[row, ...] for name, array in inputs.items()}) for row in range(rows)]
-        return {name: _side_by_side(name, [answer[name] for answer in answers]) for name in answers[0]}
+        return {name: _stacked(name, [answer[name] for answer in answers]) for name in answers[0]}
 
     def close(self) -> None:
-        """Close the backend inside."""
+        """Close the wrapped backend."""
         self.inner.close()
 
 
-def _side_by_side(name: str, rows: Sequence[Array]) -> Array:
+def _stacked(name: str, rows: Sequence[Array]) -> Array:
     if any(row.shape != rows[0].shape for row in rows):
         raise InferenceError(
             f"the model's output {name!r} has another shape for each row ({list(rows[0].shape)}, …); "
-            "send the rows in requests of their own"
+            "send each row in a separate request"
         )
     return np.stack(rows)

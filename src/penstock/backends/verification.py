@@ -1,4 +1,4 @@
-"""Proof that a model does what it should, and how long it takes: golden samples and timed runs of every batch size."""
+"""Verifies a loaded model against its golden samples, and warms it up with timed runs of every batch size."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from penstock.errors import GoldenMismatch, InferenceError
 from penstock.tensors import Array, Arrays, Signature, TensorSpec
 
 FREE_LENGTHS = (8, 224, 1)
-"""What a free axis past the batch is tried with, until the model runs."""
+"""Lengths to try for free axes after the batch axis, until the model runs."""
 
 WARM_UP_BUDGET_S = 1.0
 """A load spends about this long on warm-up; a slow model is timed at one row and at a full batch only."""
 
 
-def prove(backend: Backend, golden: Golden, batch_rows: int, what: str) -> None:
-    """Run the golden samples and compare; raises GoldenMismatch with the output, the difference and the tolerance."""
+def verify(backend: Backend, golden: Golden, batch_rows: int, what: str) -> None:
+    """Run the golden samples and compare; raises GoldenMismatch naming the output, the difference and the tolerance."""
     rows = len(next(iter(golden.inputs.values())))
     for start in range(0, rows, batch_rows):
         part = slice(start, start + batch_rows)
         outputs = backend.run({name: array[part] for name, array in golden.inputs.items()})
         for name, expected in golden.outputs.items():
             if name not in outputs:
-                raise GoldenMismatch(f"{what}: the model gives no output {name!r}, which its golden samples hold")
+                raise GoldenMismatch(f"{what}: the model has no output {name!r}, which its golden samples have")
             _compare(outputs[name], expected[part], golden, f"{what}: output {name!r}")
 
 
@@ -48,16 +48,16 @@ def _compare(got: Array, expected: Array, golden: Golden, what: str) -> None:
 
 
 class Examples:
-    """Inputs to time a model with: its golden samples, or else zeros of a length that it runs with."""
+    """Inputs to time a model with: its golden samples, or zeros of a length that it runs with."""
 
     def __init__(self, backend: Backend, signature: Signature, golden: Golden | None) -> None:
-        """Raises the model's InferenceError when it runs with no length that is known here."""
+        """Raises the model's InferenceError when it runs with none of the lengths to try."""
         self._signature = signature
         self._golden = golden
         self._length = FREE_LENGTHS[0] if golden is not None else self._free_length(backend)
 
     def of(self, rows: int) -> Arrays:
-        """One batch of so many rows."""
+        """A batch of this many rows."""
         if self._golden is not None:
             return {name: np.ascontiguousarray(_tile(array, rows)) for name, array in self._golden.inputs.items()}
         return self._zeros(rows, self._length)
@@ -66,7 +66,7 @@ class Examples:
         return {spec.name: _zeros(spec, rows, length) for spec in self._signature.inputs}
 
     def _free_length(self, backend: Backend) -> int:
-        """A length for free axes past the batch that the model runs with."""
+        """A length for free axes after the batch axis with which the model runs."""
         rows = next((spec.shape[0] for spec in self._signature.inputs if spec.shape and spec.shape[0] > 0), 1)
         failure: InferenceError | None = None
         for length in FREE_LENGTHS if _has_free_axis(self._signature) else FREE_LENGTHS[:1]:
@@ -76,7 +76,7 @@ class Examples:
                 failure = error
             else:
                 return length
-        raise failure or InferenceError("there is no length to try the model with")
+        raise failure or InferenceError("no length to try the model with")
 
 
 def warm_up(
@@ -84,7 +84,8 @@ def warm_up(
 ) -> dict[int, float]:
     """Run every batch size the model will see (1, 2, 4, … and the limit); the median seconds by number of rows.
 
-    `written`: somebody meant the lengths of the outputs; exporters note any into a bare file.
+    `written`: the signature is from a manifest, so the lengths of outputs are checked; those in a bare file are often
+    wrong.
     """
     examples = Examples(backend, signature, golden)
     timings: dict[int, float] = {}

@@ -1,4 +1,4 @@
-"""`penstock doctor`: what this machine offers, and what is wrong with the set-up."""
+"""`penstock doctor`: what this machine offers, and what is wrong with the installation."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ import penstock
 from penstock.cli.options import ConfigOption, DeviceOption, JsonOption, RegistryOption, open_registry, read_settings
 from penstock.cli.output import print_json, print_table, size
 from penstock.errors import ConfigError, PenstockError
+from penstock.formats import runtime_packages
 
 if TYPE_CHECKING:
     from penstock.settings import Settings
 
-PACKAGES = ("numpy", "onnxruntime", "torch", "granian", "fastapi", "pydantic", "sqlalchemy", "pillow", "pysimdjson")
+PACKAGES = ("numpy", *runtime_packages(), "granian", "fastapi", "pydantic", "sqlalchemy", "pillow", "pysimdjson")
 COMPILERS = ("g++", "clang++", "c++")
 
 
 class Finding(NamedTuple):
-    """One thing looked at. `wrong` says what to mend; None when there is nothing to mend."""
+    """One checked item. `wrong` says what to fix; None when it is fine."""
 
     what: str
     value: str
@@ -37,7 +38,7 @@ def doctor(
     device: DeviceOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Say what this machine offers and what is wrong with the set-up; exit code 1 when something is."""
+    """Report what this machine offers and what is wrong with the installation; exit code 1 when something is."""
     findings = list(examine({"registry": registry, "device": device}, config))
     wrong = [finding for finding in findings if finding.wrong]
     if as_json:
@@ -51,7 +52,7 @@ def doctor(
 
 
 def examine(overrides: dict[str, object], config: Path | None = None) -> Iterator[Finding]:
-    """Every finding: the machine first, then what depends on the settings, where they can be read."""
+    """All findings: the machine first, then those that depend on the settings, if they can be read."""
     yield from _machine()
     try:
         settings = read_settings(config, **overrides)
@@ -74,9 +75,9 @@ def _machine() -> Iterator[Finding]:
     yield Finding("usable cores", str(devices.usable_cores()))
     yield _memory()
     yield Finding("onnx providers", ", ".join(devices.onnx_providers()))
-    yield Finding("torch devices", ", ".join(devices.torch_devices()) or "torch is not installed; ONNX needs none")
+    yield Finding("torch devices", ", ".join(devices.torch_devices()) or "torch is not installed; ONNX works without")
     compiler = next(filter(None, map(shutil.which, COMPILERS)), None)
-    yield Finding("compiler", compiler or "none; only compiling models needs one")
+    yield Finding("compiler", compiler or "none; only needed to compile models")
 
 
 def _version(package: str) -> str:
@@ -100,32 +101,32 @@ def _memory(meminfo: Path = Path("/proc/meminfo")) -> Finding:
 
 
 def _device(settings: Settings) -> Finding:
-    """Whether the device that was asked for is there."""
+    """Whether the configured device is present."""
     from penstock.backends import devices
 
     kind = settings.device.partition(":")[0]
     here = {"auto", "cpu", *(name.partition(":")[0] for name in devices.torch_devices())}
     if "CUDAExecutionProvider" in devices.onnx_providers():
         here.add("cuda")
-    missing = f"this machine offers no {kind}; models would run on the CPU, choose auto or cpu"
+    missing = f"this machine has no {kind}; models would run on the CPU; set auto or cpu"
     return Finding("device", settings.device, None if kind in here else missing)
 
 
 def _registry(settings: Settings) -> Finding:
     path = settings.registry.absolute()
-    shown = str(path) if path.exists() else f"{path} (not there yet)"
+    shown = str(path) if path.exists() else f"{path} (does not exist yet)"
     there = next(parent for parent in (path, *path.parents) if parent.exists())
     return Finding("registry", shown, _unwritable(there, "nothing can be published"))
 
 
-def _unwritable(directory: Path, so: str) -> str | None:
+def _unwritable(directory: Path, consequence: str) -> str | None:
     if not directory.is_dir():
-        return f"{directory} is not a directory; {so}"
-    return None if os.access(directory, os.W_OK | os.X_OK) else f"{directory} cannot be written; {so}"
+        return f"{directory} is not a directory; {consequence}"
+    return None if os.access(directory, os.W_OK | os.X_OK) else f"{directory} cannot be written; {consequence}"
 
 
 def _database(settings: Settings) -> Finding:
-    """Whether the database answers; one in a file is only opened when it is there, so its directory is looked at."""
+    """Whether the database answers. A file is opened only when it exists, so its directory is checked first."""
     from penstock.settings import display
 
     url = settings.database_url
@@ -152,7 +153,7 @@ def _model_path(settings: Settings) -> Finding:
 
 
 def _port(settings: Settings) -> Finding:
-    """Whether the server could listen; a Penstock that listens there already is no fault."""
+    """Whether the server could listen; a running Penstock on the port is fine."""
     from penstock.gateway.process.server import free_address
 
     address = f"{settings.host}:{settings.port}"
@@ -160,7 +161,7 @@ def _port(settings: Settings) -> Finding:
         free_address(settings.host, settings.port)
     except ConfigError as error:
         if _is_penstock(settings):
-            return Finding("port", f"{address}, where a Penstock answers")
+            return Finding("port", f"{address}, in use by a running Penstock")
         return Finding("port", address, str(error))
     return Finding("port", f"{address}, free")
 

@@ -12,8 +12,9 @@ from typing import Any, TypeVar
 
 from penstock.artifacts.refs import name_of
 from penstock.engine.loading.loaded_model import LoadedModel
-from penstock.engine.loading.manager import ModelManager, is_model_file
+from penstock.engine.loading.manager import ModelManager
 from penstock.errors import ConfigError, ModelNotFound, PenstockError
+from penstock.formats import is_model_file
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")

@@ -17,9 +17,10 @@ from penstock.engine.cache import PredictionCache
 from penstock.engine.config import check_at_least
 from penstock.engine.loading.load_overrides import LoadKeywords
 from penstock.engine.loading.loaded_model import ModelInfo
-from penstock.engine.loading.manager import ModelManager, is_model_file
+from penstock.engine.loading.manager import ModelManager
 from penstock.engine.progress import Progress, reported
 from penstock.errors import ConfigError, InferenceError, InvalidInput, ModelNotReady, OutOfMemory, PenstockError
+from penstock.formats import is_model_file
 from penstock.options import (
     BackendOptions,
     Effort,

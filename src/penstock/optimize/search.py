@@ -1,4 +1,4 @@
-"""`optimize_for_inference`: the fastest form of a model that answers the same, for those who run models themselves."""
+"""`optimize_for_inference`: the fastest form of a PyTorch model with the same outputs."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from penstock.backends.torch.base import quietly, reason
+from penstock.backends.torch.base import reason
 from penstock.backends.torch.eager import has_2d_convolution, lay_out
+from penstock.backends.torch.quiet import quietly
 from penstock.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
 
 _RTOL, _ATOL = 1e-3, 1e-5
 _TURNS = 9
-_LEAST_S = 0.003
-"""Runs are repeated for so many seconds at least, so that neither the clock nor the scheduler decides."""
+_MIN_TIMED_S = 0.003
+"""Runs are repeated for at least this time, so that clock resolution and scheduling do not decide."""
 
 
 class Call(NamedTuple):
@@ -30,7 +31,7 @@ class Call(NamedTuple):
     keywords: dict[str, Any]
 
     def on(self, model: Callable[..., Any]) -> Any:
-        """What the model answers."""
+        """The output of the model."""
         return model(*self.arguments, **self.keywords)
 
     def map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Call:
@@ -42,24 +43,24 @@ class Call(NamedTuple):
 
 
 class Attempt(NamedTuple):
-    """A way to make a module faster. `worth` is the share of the old time the new one may take at most.
+    """A technique to make a module faster. `max_share` is the share of the old time that the new one may take.
 
-    `lasting`: what it makes is a module that later attempts start from.
+    `lasting`: later attempts start from its result.
     """
 
     make: Callable[[torch.nn.Module, Call], Any]
-    worth: float = 0.95
+    max_share: float = 0.95
     lasting: bool = False
 
 
 def optimize_for_inference(model: torch.nn.Module, example_input: Any, *, compile: bool = True) -> torch.nn.Module:
-    """The fastest form of `model` that gives its answers; `model` itself is left as it is.
+    """The fastest form of `model` with the same outputs; `model` itself is not changed.
 
-    `example_input` is a tensor, a tuple of arguments or a dict of keyword arguments. Tried are: norms folded into the
-    layers before them, channels last, a frozen trace and, with `compile`, what torch.compile makes of it (which takes
-    up to a minute). Each is kept only when it answers the same, also for other values and batch sizes, and is
-    measurably faster than what there was. The result's `steps` say what was done, its `skipped` what was not, and why.
-    It runs in evaluation and inference mode. Raises InvalidInput when the model does not run on `example_input`.
+    `example_input` is a tensor, a tuple of arguments or a dict of keyword arguments. It tries to fold norms into the
+    layers before them, channels last, a frozen trace and, with `compile`, torch.compile (which takes up to a minute).
+    Each is kept only when its outputs agree, also for other values and batch sizes, and it is measurably faster than
+    the best so far. `steps` of the result lists what was done, `skipped` what was not, and why. The result runs in
+    evaluation and inference mode. Raises InvalidInput when the model does not run on `example_input`.
     """
     import torch
 
@@ -75,7 +76,7 @@ def optimize_for_inference(model: torch.nn.Module, example_input: Any, *, compil
 
 
 class _Search:
-    """The best form so far, and how it came about."""
+    """The best form so far, and the steps that led to it."""
 
     def __init__(self, plain: torch.nn.Module, call: Call) -> None:
         self.module = plain
@@ -86,11 +87,11 @@ class _Search:
         self._checks = _checks(plain, call)
 
     def attempt(self, name: str, attempt: Attempt) -> None:
-        """Keep what an attempt makes of the module when it answers the same and is faster."""
+        """Keep the result of an attempt when its outputs agree and it is faster."""
         try:
             made = attempt.make(self.module, self._call)
-            objection = self._objection(made, attempt.worth)
-        except Exception as error:  # whatever it is, the form there is stays
+            objection = self._objection(made, attempt.max_share)
+        except Exception as error:  # the best form so far remains
             objection = reason(error)
         if objection is not None:
             self.skipped.append(f"{name}: {objection}")
@@ -100,15 +101,15 @@ class _Search:
         if attempt.lasting:
             self.module = made
 
-    def _objection(self, made: Callable[..., Any] | None, worth: float) -> str | None:
+    def _objection(self, made: Callable[..., Any] | None, max_share: float) -> str | None:
         import torch
 
         if made is None:
-            return "there is nothing of the kind in the model"
+            return "it does not apply to this model"
         if not all(_same(answer, call.map(torch.Tensor.clone).on(made)) for call, answer in self._checks):
-            return "it gives other answers"
+            return "it gives other outputs"
         share = _share(made, self.best, self._call)
-        return None if share <= worth else f"it is not faster (it takes {share:.2f} of the time)"
+        return None if share <= max_share else f"it is not faster (it takes {share:.2f} of the time)"
 
 
 def _call(example: Any) -> Call:
@@ -118,9 +119,9 @@ def _call(example: Any) -> Call:
 
 
 def _checks(plain: torch.nn.Module, call: Call) -> list[tuple[Call, Any]]:
-    """Calls with the right answers: the example, other values of its kind, and other batch sizes where it takes them.
+    """Calls with their expected outputs: the example, other values, and other batch sizes where the model takes them.
 
-    Other values reach other branches: a trace knows only the one that its example went through.
+    Other values reach other branches: a trace records only the one that its example took.
     """
     import torch
 
@@ -134,7 +135,7 @@ def _checks(plain: torch.nn.Module, call: Call) -> list[tuple[Call, Any]]:
         try:
             other = call.map(variation)
             checks.append((other, other.map(torch.Tensor.clone).on(plain)))
-        except Exception:  # noqa: S112  the model takes no such input, so there is nothing to compare
+        except Exception:  # noqa: S112  the model does not take such an input, so there is nothing to compare
             continue
     return checks
 
@@ -189,8 +190,8 @@ def _same_leaf(expected: Any, got: Any) -> bool:
 
 
 def _share(new: Callable[..., Any], old: Callable[..., Any], call: Call) -> float:
-    """The time `new` takes as a share of that of `old`: the median over turns, whose load is the same for both."""
-    repeats = max(1, int(_LEAST_S / max(_seconds(old, call, 1), 1e-6)))
+    """The time of `new` as a share of that of `old`: the median over alternate runs, under the same load."""
+    repeats = max(1, int(_MIN_TIMED_S / max(_seconds(old, call, 1), 1e-6)))
     return statistics.median(_seconds(new, call, repeats) / _seconds(old, call, repeats) for _ in range(_TURNS))
 
 
@@ -203,7 +204,7 @@ def _seconds(model: Callable[..., Any], call: Call, repeats: int) -> float:
 
 
 def _wait_for(call: Call) -> None:
-    """Until a GPU has done what it was given."""
+    """Wait until the GPU has finished."""
     import torch
     from torch.utils import _pytree
 
@@ -247,7 +248,7 @@ def _trace(module: torch.nn.Module, call: Call) -> Any:
             check_trace=False,
         )
     if any(issubclass(warning.category, torch.jit._trace.TracerWarning) for warning in caught):
-        raise ValueError("its answers depend on a choice in Python code, of which a trace keeps one way")
+        raise ValueError("its outputs depend on a branch in Python code, and a trace keeps only one side")
     return torch.jit.freeze(traced)
 
 
@@ -262,7 +263,7 @@ def _on_cuda(parameters: Iterable[torch.nn.Parameter]) -> bool:
 
 
 _ATTEMPTS = {
-    "norms folded": Attempt(_fold_norms, worth=1.05, lasting=True),
+    "norms folded": Attempt(_fold_norms, max_share=1.05, lasting=True),
     "channels last": Attempt(_channels_last, lasting=True),
     "frozen trace": Attempt(_trace),
     "compiled": Attempt(_compile),
@@ -274,7 +275,7 @@ def _channels_last_class() -> Any:  # a class of torch.nn.Module, made when torc
     import torch
 
     class ChannelsLast(torch.nn.Module):
-        """Gives four-dimensional inputs to a model in the layout of its weights."""
+        """Passes four-dimensional inputs to a model in the layout of its weights."""
 
         def __init__(self, inner: torch.nn.Module) -> None:
             super().__init__()
@@ -297,7 +298,7 @@ def _optimized_class() -> Any:
     import torch
 
     class OptimizedModule(torch.nn.Module):
-        """The best form of a model; `steps` led to it, `skipped` did not."""
+        """The best form of a model; `steps` led to it, `skipped` were not kept."""
 
         def __init__(self, search: _Search) -> None:
             super().__init__()
@@ -307,14 +308,14 @@ def _optimized_class() -> Any:
             self.training = False
 
         def forward(self, *arguments: Any, **keywords: Any) -> Any:
-            """What the model answers, in inference mode."""
+            """The output of the model, in inference mode."""
             with torch.inference_mode():
                 return self.inner(*arguments, **keywords)
 
         def train(self, mode: bool = True) -> OptimizedModule:
-            """It stays in evaluation mode."""
+            """Always in evaluation mode."""
             if mode:
-                raise RuntimeError("a model optimized for inference cannot be trained; train the model it was made of")
+                raise RuntimeError("a model optimized for inference cannot be trained; train the original model")
             return self
 
     return OptimizedModule

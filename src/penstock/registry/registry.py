@@ -16,10 +16,11 @@ from penstock.artifacts.artifact import Artifact
 from penstock.artifacts.manifest import MANIFEST
 from penstock.artifacts.refs import Ref, check_name, check_version, is_release, name_of, parse_ref, sorted_versions
 from penstock.errors import ConfigError, IntegrityError, InvalidInput, ModelNotFound
+from penstock.formats import Trust
 from penstock.registry.layout import Layout
 from penstock.registry.publishing import DATABASE, copy_verified, open_source, require_trusted, shipped
 from penstock.registry.staging import Staging
-from penstock.scan.trust import Trust, at_least, check_trust, strongest
+from penstock.scan.trust import at_least, check_trust, strongest
 
 if TYPE_CHECKING:
     from penstock.registry.database.store import Store

@@ -1,4 +1,4 @@
-"""Files that a model names and that lie beside it: external data of ONNX, the weights of OpenVINO."""
+"""Files next to a model that it refers to: external data of ONNX, the weights of OpenVINO."""
 
 from __future__ import annotations
 
@@ -7,33 +7,34 @@ import stat
 from pathlib import Path
 
 from penstock.artifacts.manifest import check_path
-from penstock.scan.findings import Refused, shown
+from penstock.errors import quoted
+from penstock.scan.findings import Refused
 
 _IN_MEMORY = "_ORT_MEM_ADDR_"
-"""The mark by which runtimes take an offset for an address in their own memory."""
+"""The marker that makes runtimes read an offset as an address in their own memory."""
 
 
-def size_beside(model: Path, location: str) -> int:
-    """The size of the file that `model` names; raises Refused unless it is a plain file inside the model's directory.
+def external_size(model: Path, location: str) -> int:
+    """The size of the file that `model` names; raises Refused unless it is a regular file in the model's directory.
 
-    A hard link is refused as a symbolic one is: it makes any file of the same disk appear in the directory.
+    Hard links are refused as symbolic links are: one makes any file of the same disk appear in the directory.
     """
     if _IN_MEMORY in location:
-        raise Refused(f"its external data {shown(location)} is an address in memory")
+        raise Refused(f"its external data {quoted(location)} is an address in memory")
     try:
         check_path(location)
     except ValueError:
-        raise Refused(f"its external data {shown(location)} is not a plain relative path") from None
+        raise Refused(f"its external data {quoted(location)} is not a relative path inside its directory") from None
     path = model.parent
     for part in location.split("/"):
         path = path / part
         status = _status(path, location)
         if stat.S_ISLNK(status.st_mode):
-            raise Refused(f"its external data {shown(location)} is, or lies behind, a symbolic link")
+            raise Refused(f"its external data {quoted(location)} is, or is reached through, a symbolic link")
     if not stat.S_ISREG(status.st_mode):
-        raise Refused(f"its external data {shown(location)} is not a plain file")
+        raise Refused(f"its external data {quoted(location)} is not a regular file")
     if status.st_nlink > 1:
-        raise Refused(f"its external data {shown(location)} has a second name elsewhere (a hard link); copy it")
+        raise Refused(f"its external data {quoted(location)} has a hard link elsewhere; copy it")
     return status.st_size
 
 
@@ -41,4 +42,4 @@ def _status(path: Path, location: str) -> os.stat_result:
     try:
         return path.lstat()
     except (OSError, ValueError):
-        raise Refused(f"its external data {shown(location)} is missing; put it beside the model") from None
+        raise Refused(f"its external data {quoted(location)} is missing; put it next to the model") from None

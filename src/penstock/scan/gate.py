@@ -1,4 +1,4 @@
-"""Whether what a scan found is allowed: the sentence that says why not, and all files of an artifact."""
+"""Decides whether the findings of a scan are allowed, and scans all files of an artifact."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _LIBRARIES = (".so", ".dll", ".dylib", ".py", ".pyc", ".pyd", ".sh", ".pkl", ".p
 
 
 def require_allowed(report: Report, trust: str) -> None:
-    """Raise IntegrityError for what nothing allows, Untrusted for what `trust` does not, naming the file."""
+    """Raise IntegrityError for what no tier allows, Untrusted for what `trust` does not allow, naming the file."""
     beyond = report.against(trust)
     for finding in beyond:
         if finding.needs is None:
@@ -24,12 +24,12 @@ def require_allowed(report: Report, trust: str) -> None:
 
 
 def untrusted(path: Path, what: str, tier: str) -> str:
-    """The sentence for a file that needs a tier of trust that it was not given."""
-    return f"{path}: {what}; if you trust where it comes from, say --trust {tier}, or publish it with --trust {tier}"
+    """The sentence for a file that needs more trust than it has."""
+    return f"{path}: {what}; if you trust its source, pass --trust {tier}, or publish it with --trust {tier}"
 
 
 def scan_artifact(artifact: Artifact) -> Iterator[Report]:
-    """A report on every file of an artifact that something opens: variants, their companions, golden samples."""
+    """A report on every file of an artifact that is opened: variants, their companions, golden samples."""
     for variant in artifact.variants:
         yield scan_file(artifact.variant_path(variant), variant.format)
         yield from _companions(artifact, variant)
@@ -38,8 +38,8 @@ def scan_artifact(artifact: Artifact) -> Iterator[Report]:
 
 
 def _companions(artifact: Artifact, variant: Variant) -> Iterator[Report]:
-    """Files beside a model are numbers to its runtime; those that a system would run have no business there."""
+    """Companions of a model are data for its runtime; files that an operating system would run are refused."""
     for entry in variant.files:
         if entry.path != variant.file and entry.path.lower().endswith(_LIBRARIES):
-            finding = Finding(None, "a program beside a model, which nothing here runs")
+            finding = Finding(None, "it is a program, which is not part of a model")
             yield Report(artifact.path / entry.path, "program", (finding,))

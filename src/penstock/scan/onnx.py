@@ -1,4 +1,4 @@
-"""ONNX models: which operators one needs, and which files it would have the runtime read."""
+"""Scans ONNX models: the operators that one needs and the external files that it refers to."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from penstock.scan.external_data import size_beside
-from penstock.scan.findings import Finding, Refused, shown
+from penstock.errors import quoted
+from penstock.scan.external_data import external_size
+from penstock.scan.findings import Finding, Refused
 from penstock.scan.protobuf import BYTES, VARINT, fields, text
 
 _MODEL, _GRAPH, _NODE, _ATTRIBUTE, _TENSOR, _SPARSE, _FUNCTION, _TRAINING = range(8)
@@ -21,10 +22,10 @@ _WITHIN: dict[int, dict[int, int]] = {
     _FUNCTION: {7: _NODE, 11: _ATTRIBUTE},
     _TRAINING: {1: _GRAPH, 2: _GRAPH},
 }
-"""The messages inside a message, by their field."""
+"""The messages inside a message, by field number."""
 
-_DEEPEST = 100
-"""As deep as protobuf itself goes."""
+_MAX_DEPTH = 100
+"""The limit of protobuf itself."""
 
 _IR_VERSION = 1
 _OP_TYPE, _DOMAIN = 4, 7  # of a node
@@ -49,11 +50,11 @@ _DOMAINS = frozenset(
 _NATIVE_OPERATORS = frozenset(
     ["PyOp", "EPContext", "ATen", "PythonOp", "PythonOpGrad", "TRT_EngineOp", "TritonOp", "ExternalCustomOp"]
 )
-"""They run what is outside the graph: Python, compiled engines (from files, too), a runtime's own extensions."""
+"""Operators that run code outside of the graph: Python, compiled engines (also from files), extensions of a runtime."""
 
 
 class _Seen(NamedTuple):
-    """What the walk collects: operators and own functions as (domain, name), and every tensor's place."""
+    """What the walk collects: operators and functions as (domain, name), and the location of external tensors."""
 
     operators: set[tuple[str, str]]
     functions: set[tuple[str, str]]
@@ -62,7 +63,7 @@ class _Seen(NamedTuple):
 
 
 def scan(data: memoryview, path: Path | None) -> Iterator[Finding]:
-    """What an ONNX model could do. External data is looked for beside `path`; without a path there is none."""
+    """What an ONNX model could do. External data is looked up next to `path`; without a path it is refused."""
     seen = _walk(data)
     yield from (Finding(None, problem) for problem in seen.problems)
     yield from _operators(seen)
@@ -70,7 +71,7 @@ def scan(data: memoryview, path: Path | None) -> Iterator[Finding]:
 
 
 def external_files(data: memoryview) -> set[str]:
-    """The files beside a model that hold numbers of its, as it names them; raises Refused for what is no model."""
+    """The names of the external files that a model refers to; raises Refused for a file that is not a model."""
     return {entries.get("location", "") for entries in _walk(data).external}
 
 
@@ -80,73 +81,73 @@ def _walk(data: memoryview) -> _Seen:
     _require_model(data)
     while kinds:
         kind, start, end, depth = kinds.pop()
-        if depth > _DEEPEST:
-            raise Refused("its graphs lie too deep in each other")
+        if depth > _MAX_DEPTH:
+            raise Refused("its graphs are nested too deeply")
         reader = _READERS.get(kind)
         if reader is not None:
             reader(data, start, end, seen)
         within = _WITHIN.get(kind)
         if within is not None:
-            for field, wire, place, stop in fields(data, start, end):
+            for field, wire, first, last in fields(data, start, end):
                 if wire == BYTES and field in within:
-                    kinds.append((within[field], place, stop, depth + 1))
+                    kinds.append((within[field], first, last, depth + 1))
     return seen
 
 
 def _require_model(data: memoryview) -> None:
     found = {(field, wire) for field, wire, _, _ in fields(data, 0, len(data))}
     if (7, BYTES) not in found or (_IR_VERSION, VARINT) not in found:
-        raise Refused("the file is damaged or no ONNX model; export or copy it again")
+        raise Refused("the file is damaged or not an ONNX model; export or copy it again")
 
 
 def _read_node(data: memoryview, start: int, end: int, seen: _Seen) -> None:
     names = {_OP_TYPE: "", _DOMAIN: ""}
-    for field, wire, place, stop in fields(data, start, end):
+    for field, wire, first, last in fields(data, start, end):
         if wire == BYTES and field in names:
             if names[field]:
-                raise Refused("one of its operators is named twice")
-            names[field] = text(data, place, stop)
+                raise Refused("one of its operators has two names")
+            names[field] = text(data, first, last)
     seen.operators.add((names[_DOMAIN], names[_OP_TYPE]))
 
 
 def _read_function(data: memoryview, start: int, end: int, seen: _Seen) -> None:
     names = {_NAME: "", _FUNCTION_DOMAIN: ""}
-    for field, wire, place, stop in fields(data, start, end):
+    for field, wire, first, last in fields(data, start, end):
         if wire == BYTES and field in names:
-            names[field] = text(data, place, stop)
+            names[field] = text(data, first, last)
     seen.functions.add((names[_FUNCTION_DOMAIN], names[_NAME]))
 
 
 def _read_tensor(data: memoryview, start: int, end: int, seen: _Seen) -> None:
-    """Where the tensor's numbers are. Two places are an attack: what is checked is not what is run."""
+    """Where the data of a tensor is. Two locations are an attack: the data checked may not be the data used."""
     raw = typed = outside = False
     entries: list[tuple[str, str]] = []
-    for field, wire, place, stop in fields(data, start, end):
+    for field, wire, first, last in fields(data, start, end):
         if field == _RAW_DATA and wire == BYTES:
-            raw = raw or stop > place
+            raw = raw or last > first
         elif field in _TYPED_DATA:
-            typed = typed or wire != BYTES or stop > place
+            typed = typed or wire != BYTES or last > first
         elif field == _EXTERNAL_DATA and wire == BYTES:
-            entries.append(_entry(data, place, stop))
+            entries.append(_entry(data, first, last))
         elif field == _DATA_LOCATION and wire == VARINT:
-            outside = place == 1
+            outside = first == 1
     if (raw and typed) or (entries and (raw or typed)):
-        seen.problems.append("a tensor in it has its numbers in two places, and programs differ on which count")
+        seen.problems.append("one of its tensors has its data in two places, and programs differ on which they use")
     if outside and not entries:
-        seen.problems.append("a tensor in it is in another file, which it does not name")
+        seen.problems.append("one of its tensors is in another file, which it does not name")
     if entries:
         if len({key for key, _ in entries}) != len(entries):
-            seen.problems.append("a tensor in it names its place twice")
+            seen.problems.append("one of its tensors gives its location twice")
         seen.external.append(dict(entries))
 
 
 def _entry(data: memoryview, start: int, end: int) -> tuple[str, str]:
     found = {_KEY: "", _VALUE: ""}
-    for field, wire, place, stop in fields(data, start, end):
+    for field, wire, first, last in fields(data, start, end):
         if wire == BYTES and field in found:
             if found[field]:
-                raise Refused("a tensor in it names its place twice")
-            found[field] = text(data, place, stop)
+                raise Refused("one of its tensors gives its location twice")
+            found[field] = text(data, first, last)
     return found[_KEY], found[_VALUE]
 
 
@@ -160,9 +161,9 @@ _READERS: dict[int, Callable[[memoryview, int, int, _Seen], None]] = {
 def _operators(seen: _Seen) -> Iterator[Finding]:
     for domain, name in sorted(seen.operators):
         if name in _NATIVE_OPERATORS:
-            yield Finding("native", f"the operator {shown(name)} runs what is not in the graph")
+            yield Finding("native", f"the operator {quoted(name)} runs code outside of the graph")
         elif domain not in _DOMAINS and (domain, name) not in seen.functions:
-            yield Finding("native", f"the operator {shown(f'{domain}:{name}')} comes from a library of its own")
+            yield Finding("native", f"the operator {quoted(f'{domain}:{name}')} needs a custom operator library")
 
 
 def _external(seen: _Seen, path: Path | None) -> Iterator[Finding]:
@@ -171,9 +172,9 @@ def _external(seen: _Seen, path: Path | None) -> Iterator[Finding]:
         location = entries.get("location", "")
         try:
             if path is None:
-                raise Refused(f"its external data {shown(location)} cannot lie in an archive")
+                raise Refused(f"its external data {quoted(location)} cannot be in an archive")
             if location not in sizes:
-                sizes[location] = size_beside(path, location)
+                sizes[location] = external_size(path, location)
             _require_inside(location, entries, sizes[location])
         except Refused as refused:
             yield Finding(None, str(refused))
@@ -183,6 +184,6 @@ def _external(seen: _Seen, path: Path | None) -> Iterator[Finding]:
 def _require_inside(location: str, entries: dict[str, str], size: int) -> None:
     offset, length = (entries.get(key, "0") for key in ("offset", "length"))
     if not all(number.isascii() and number.isdigit() and len(number) < 20 for number in (offset, length)):
-        raise Refused(f"its external data {shown(location)} has a place that is no number")
+        raise Refused(f"its external data {quoted(location)} has an offset or length that is not a number")
     if int(offset) + int(length) > size:
-        raise Refused(f"its external data {shown(location)} is shorter than the model needs")
+        raise Refused(f"its external data {quoted(location)} is shorter than the model needs")

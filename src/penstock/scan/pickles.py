@@ -1,8 +1,8 @@
-"""Pickles, taken apart without running them: which names one would look up, call and build.
+"""Scans pickles without running them: which names one would look up, call and build.
 
-A pickle is a program. The opcodes are stepped through with a stack of what is known, so that names which are put
-together (STACK_GLOBAL, memo) are seen as well; what cannot be known, and what the unpickler would only fail on after it
-has run the part before, is refused.
+A pickle is a program. Its opcodes are interpreted with a stack of known values, so that names which are computed
+(STACK_GLOBAL, memo) are found as well. A pickle is refused when a name cannot be known, and when the unpickler would
+fail only after it has run the part before.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from penstock.scan.findings import Finding, Refused, shown
+from penstock.errors import quoted, shortened
+from penstock.scan.findings import Finding, Refused
 
-_MOST_OPCODES = 20_000_000
+_MAX_OPCODES = 20_000_000
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PICKLES = 5
 """What `torch.save` wrote before 1.6: magic number, protocol, system, object, keys of storages; then raw numbers."""
@@ -60,11 +61,11 @@ WEIGHTS: frozenset[str] = frozenset(
         *(f"torch._utils.{name}" for name in _REBUILD.split()),
     )
 )
-"""The names PyTorch looks up when it loads weights only; a test holds them to PyTorch's own list."""
+"""The names that PyTorch allows with `weights_only=True`; a test compares them with PyTorch's own list."""
 
 
 class Name(NamedTuple):
-    """Something a pickle looks up: a module and a name in it."""
+    """A name that a pickle looks up, with its module."""
 
     module: str
     name: str
@@ -74,14 +75,14 @@ class Name(NamedTuple):
 
 
 def scan(data: memoryview | bytes, _: Path | None = None) -> Iterator[Finding]:
-    """What a file of one or more pickles could do besides rebuilding weights."""
+    """What a file of one or more pickles could do other than rebuild weights."""
     for name in sorted(names_of(data)):
         if str(name) not in WEIGHTS:
-            yield Finding("code", f"its pickle looks up {shown(name)}, which weights do not need, and may call it")
+            yield Finding("code", f"its pickle looks up {quoted(name)}, which weights do not need, and may call it")
 
 
 def names_of(data: memoryview | bytes) -> set[Name]:
-    """Every name that the pickles in a file would look up; raises Refused for what cannot be told."""
+    """Every name that the pickles in a file would look up; raises Refused when one cannot be known."""
     file = io.BytesIO(data)
     names: set[Name] = set()
     count, legacy = 0, False
@@ -96,14 +97,14 @@ def names_of(data: memoryview | bytes) -> set[Name]:
 
 
 class _Unknown:
-    """A value that only running the pickle would tell."""
+    """A value that is known only when the pickle runs."""
 
 
 _UNKNOWN, _MARK = _Unknown(), object()
 
 
 class _Steps:
-    """One pickle, from where the file stands to its end."""
+    """One pickle, from the position of the file to its end."""
 
     def __init__(self, file: io.BytesIO) -> None:
         self.names: set[Name] = set()
@@ -115,12 +116,12 @@ class _Steps:
         except Refused:
             raise
         except (ValueError, IndexError, KeyError, TypeError, OverflowError, EOFError) as error:
-            raise Refused(f"its pickle is damaged or made to look so ({' '.join(str(error).split())[:80]})") from None
+            raise Refused(f"its pickle is damaged ({shortened(' '.join(str(error).split()), 80)})") from None
 
     def _run(self, file: io.BytesIO) -> None:
         for count, (opcode, argument, _) in enumerate(pickletools.genops(file)):
-            if count > _MOST_OPCODES:
-                raise Refused("its pickle has too many steps")
+            if count > _MAX_OPCODES:
+                raise Refused(f"its pickle has more than {_MAX_OPCODES} opcodes")
             special = _SPECIAL.get(opcode.name)
             if special is not None:
                 special(self, argument)
@@ -129,10 +130,10 @@ class _Steps:
             else:
                 self._step(opcode)
         if self._stack:
-            raise Refused("its pickle leaves values behind")
+            raise Refused("its pickle leaves values on the stack")
 
     def _step(self, opcode: Any) -> None:
-        """Any other opcode, by what its description says that it takes and leaves."""
+        """Any other opcode: pop and push as many values as its description says."""
         takes = list(opcode.stack_before)
         if pickletools.markobject in takes:
             self._pop_mark()
@@ -144,7 +145,7 @@ class _Steps:
     def _pop(self) -> Any:
         value = self._stack.pop()
         if value is _MARK:
-            raise Refused("its pickle takes a mark for a value")
+            raise Refused("its pickle uses a mark as a value")
         return value
 
     def _pop_mark(self) -> list[Any]:
@@ -157,11 +158,11 @@ class _Steps:
         self._stack.append(_MARK)
 
     def _discard(self, _: Any) -> None:
-        self._stack.pop()  # a mark may go this way
+        self._stack.pop()  # may be a mark
 
     def _top(self) -> Any:
         if self._stack[-1] is _MARK:
-            raise Refused("its pickle takes a mark for a value")
+            raise Refused("its pickle uses a mark as a value")
         return self._stack[-1]
 
     def _duplicate(self, _: Any) -> None:
@@ -192,11 +193,11 @@ class _Steps:
 
     def _look_up(self, module: Any, name: Any) -> None:
         if not (isinstance(module, str) and isinstance(name, str) and module and name):
-            raise Refused("its pickle looks up a name that it puts together as it runs")
+            raise Refused("its pickle looks up a name that is computed at run time")
         self.names.add(Name(module, name))
 
     def _refuse(self, _: Any) -> None:
-        raise Refused("its pickle uses a registered extension or a buffer outside of it, which cannot be told")
+        raise Refused("its pickle uses a registered extension or an external buffer, whose content cannot be known")
 
     def _end(self, _: Any) -> None:
         self.result = self._pop()

@@ -1,4 +1,4 @@
-"""A walk over protobuf's wire format: fields and their places, without a schema and without copying."""
+"""Reads protobuf's wire format: fields and their offsets, without a schema and without copying."""
 
 from __future__ import annotations
 
@@ -16,50 +16,58 @@ Field = tuple[int, int, int, int]
 
 
 def fields(data: memoryview, start: int, end: int) -> Iterator[Field]:
-    """The fields of the message at `start` to `end`; raises Refused where it is none."""
-    place = start
-    while place < end:
-        tag = data[place]  # nearly always one byte
-        place += 1
+    """The fields of the message at `start` to `end`; raises Refused when there is none."""
+    offset = start
+    while offset < end:
+        tag = data[offset]  # nearly always one byte
+        offset += 1
         if tag >= 0x80:
-            tag, place = _varint(data, place - 1, end)
-            if tag >= _TAGS:  # others read a tag as 32 bits, and see another field in it
-                raise Refused("it is damaged or made to look so: a field has a number that there is not")
+            tag, offset = _varint(data, offset - 1, end)
+            if tag >= _TAGS:  # other readers take 32 bits of a tag, and see another field
+                raise Refused("it is damaged: a field number is out of range")
         kind = tag & 7
         if kind == BYTES:
-            length, place = _varint(data, place, end)
-            if place + length > end:
-                raise Refused("it is cut off or no protobuf")
-            yield tag >> 3, kind, place, place + length
-            place += length
+            length, offset = _varint(data, offset, end)
+            if offset + length > end:
+                raise Refused("it is cut off or not protobuf")
+            yield tag >> 3, kind, offset, offset + length
+            offset += length
         elif kind == VARINT:
-            value, place = _varint(data, place, end)
+            value, offset = _varint(data, offset, end)
             yield tag >> 3, kind, value, 0
         else:
             size = _FIXED.get(kind)
-            if size is None or place + size > end:
-                raise Refused("it is damaged or no protobuf")
-            yield tag >> 3, kind, place, place + size
-            place += size
+            if size is None or offset + size > end:
+                raise Refused("it is damaged or not protobuf")
+            yield tag >> 3, kind, offset, offset + size
+            offset += size
 
 
-def _varint(data: memoryview, place: int, end: int) -> tuple[int, int]:
-    """A number and the place after it."""
+def _varint(data: memoryview, offset: int, end: int) -> tuple[int, int]:
+    """A number and the offset after it."""
     value = 0
     for shift in range(0, 7 * _LONGEST_VARINT, 7):
-        if place >= end:
+        if offset >= end:
             break
-        byte = data[place]
-        place += 1
+        byte = data[offset]
+        offset += 1
         value |= (byte & 0x7F) << shift
         if byte < 0x80:
-            return value, place
-    raise Refused("it is cut off or no protobuf")
+            return value, offset
+    raise Refused("it is cut off or not protobuf")
+
+
+def varints(data: memoryview, start: int, end: int) -> Iterator[int]:
+    """The numbers of a packed repeated field; raises Refused for bytes that are none."""
+    offset = start
+    while offset < end:
+        value, offset = _varint(data, offset, end)
+        yield value
 
 
 def text(data: memoryview, start: int, end: int) -> str:
-    """A string field; raises Refused for what is not UTF-8."""
+    """A string field; raises Refused for text that is not UTF-8."""
     try:
         return bytes(data[start:end]).decode()
     except UnicodeDecodeError:
-        raise Refused("it holds a text that is not UTF-8") from None
+        raise Refused("it holds text that is not UTF-8") from None

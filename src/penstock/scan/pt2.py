@@ -1,7 +1,7 @@
-"""Programs of `torch.export` (`.pt2`), and AOTInductor packages, which are such archives with native code in them.
+"""Scans programs of `torch.export` (`.pt2`) and AOTInductor packages, which are such archives with native code.
 
-PyTorch's loader unpickles objects and sample inputs, evaluates texts as Python (guards, expressions about lengths) and
-looks operators up by any dotted name below `torch`: each of these has to be harmless before it sees the file.
+PyTorch's loader unpickles objects and sample inputs, evaluates text as Python (guards, expressions on lengths) and
+looks operators up by any dotted name below `torch`. Each of these must be harmless before the loader reads the file.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from penstock.errors import quoted
 from penstock.scan.archive import Archive, opened
-from penstock.scan.checkpoint import refuse_nested, root_of
+from penstock.scan.checkpoint import refuse_nested
 from penstock.scan.checkpoint import scan as scan_weights
-from penstock.scan.findings import Finding, Refused, shown
+from penstock.scan.findings import Finding, Refused
 
 NATIVE = "data/aotinductor/"
 _BINARY = re.compile(
@@ -35,7 +36,7 @@ _TARGET = re.compile(
     r"|rshift|getitem|is_|is_not)"
     r"|math\.(ceil|floor|sqrt|trunc|pow|log|log2|exp|fabs|sin|cos|tan|tanh|asin|acos|atan|sinh|cosh)|[a-z]\w*"
 )
-"""What a node of a graph may call. A word without a dot is a graph or an argument, and looked up nowhere."""
+"""What a node of a graph may call. A word without a dot is a graph or an argument and is not looked up."""
 _REACHES_OUT = re.compile(r"\b(from_file|save|load|load_tensor|print|rpc_\w+)\b")
 _MADE_SYMBOL = re.compile(r"Symbol\('_?[a-z]{1,4}\d{1,9}'(, (positive|nonnegative|integer|real)=(True|False)){0,4}\)")
 _SMALL_POWER = re.compile(r"Pow\(s0, Integer\(\d\)\)")
@@ -47,15 +48,15 @@ _SYMBOL = re.compile(
     r"|Mul|Add|Integer|Rational|Float|BitwiseFn_bitwise_and|BitwiseFn_bitwise_or|floor|ceiling|sqrt|log|exp|e\d*|and|or|not"
 )
 _EXPRESSION = re.compile(r"[\w\s+\-*/%(),<>=!&|~]|\d\.\d?|\.\d")
-_LONGEST_EXPRESSION = 4000
+_MAX_EXPRESSION = 4000
 _GUARD = re.compile(r"L(\['\w+'\]|\[\d+\])+(\.size\(\)\[\d+\]|\.ndim|\.stride\(\)\[\d+\]|\.storage_offset\(\))?")
-_LONGEST_POWER = re.compile(r"\*\*\s*\(?\s*\d{3,}|\*\*[^*]*\*\*")
+_LARGE_POWER = re.compile(r"\*\*\s*\(?\s*\d{3,}|\*\*[^*]*\*\*")
 
 
 def scan(archive: Archive) -> Iterator[Finding]:
     """What a program or package could do."""
-    root_of(archive)
-    yield Finding("code", "a .pt2 program is loaded by code that unpickles and evaluates parts of it")
+    archive.below_root()
+    yield Finding("code", "loading a .pt2 program unpickles and evaluates parts of it")
     for name in archive.members:
         yield from _member(archive, name, name.partition("/")[2])
     parts = (n for n in archive.members if not re.search(r"/data/(weights|constants)/|/data/sample_inputs/", n))
@@ -65,11 +66,11 @@ def scan(archive: Archive) -> Iterator[Finding]:
 def _member(archive: Archive, name: str, inner: str) -> Iterator[Finding]:
     if inner.startswith(NATIVE):
         if _BINARY.fullmatch(inner):
-            yield Finding("native", f"it holds native code, {shown(inner)}")
+            yield Finding("native", f"it holds native code, {quoted(inner)}")
     elif _BINARY.fullmatch(inner):
-        yield Finding(None, f"it holds {shown(inner)}, which is no part of a program")
+        yield Finding(None, f"it holds {quoted(inner)}, which is not part of a program")
     elif _OBJECT.fullmatch(inner.rpartition("/")[2]):
-        yield Finding(None, f"it holds the object {shown(inner)}, which would be unpickled")
+        yield Finding(None, f"it holds the object {quoted(inner)}, which would be unpickled")
     elif _CONFIG.fullmatch(inner):
         yield from _config(inner, _json(archive, name))
     elif _GRAPH.fullmatch(inner):
@@ -77,28 +78,28 @@ def _member(archive: Archive, name: str, inner: str) -> Iterator[Finding]:
     elif _SAMPLES.fullmatch(inner):
         yield from _samples(inner, archive.read(name))
     elif inner.lower().endswith((".pkl", ".pickle", ".pt", ".pth")):
-        yield Finding(None, f"it holds the pickle {shown(inner)}")
+        yield Finding(None, f"it holds the pickle {quoted(inner)}")
 
 
 def _json(archive: Archive, name: str) -> Any:
     try:
         return json.loads(archive.read(name).decode())
     except (ValueError, RecursionError):
-        raise Refused(f"{shown(name)} is not JSON") from None
+        raise Refused(f"{quoted(name)} is not JSON") from None
 
 
 def _config(member: str, content: Any) -> Iterator[Finding]:
-    """Weights and constants are tensors as plain bytes."""
+    """Weights and constants must be tensors as raw bytes."""
     entries = content.get("config") if isinstance(content, dict) else None
     if not isinstance(entries, dict) or not all(isinstance(entry, dict) for entry in entries.values()):
-        raise Refused(f"{shown(member)} is no list of tensors")
+        raise Refused(f"{quoted(member)} is not a list of tensors")
     for name, entry in entries.items():
         if entry.get("use_pickle") is not False or not _TENSOR.fullmatch(str(entry.get("path_name"))):
-            yield Finding(None, f"{member}: {shown(name)} is not a plain tensor and would be unpickled")
+            yield Finding(None, f"{member}: {quoted(name)} is not a plain tensor and would be unpickled")
 
 
 def _samples(member: str, data: bytes) -> Iterator[Finding]:
-    """The loader tries a refused pickle again without protection, so that it must hold weights only."""
+    """Sample inputs must hold weights only: the loader retries a refused pickle without protection."""
     if not data:
         return
     with opened(memoryview(data)) as archive:
@@ -111,32 +112,32 @@ def _program(member: str, content: Any) -> Iterator[Finding]:
 
 
 def complaints(content: Any) -> list[str]:
-    """What speaks against loading a program, from its description as JSON."""
+    """The reasons not to load a program, from its description as JSON."""
     return sorted({complaint for key, text in _texts(content) for complaint in _complaints(key, text)})
 
 
 def _complaints(key: str, text: str) -> Iterator[str]:
     if key == "target" and (not _TARGET.fullmatch(text) or _REACHES_OUT.search(text)):
-        yield f"it calls {shown(text)}, which is no operator for numbers"
-    if key == "expr_str" and not _is_about_lengths(text):
-        yield f"it would evaluate {shown(text)}, which is more than an expression about lengths"
-    if key == "guards_code" and not _is_about_lengths(_GUARD.sub("s0", text)):
-        yield f"it would run {shown(text)}, which is more than a check of lengths"
+        yield f"it calls {quoted(text)}, which is not an operator on tensors"
+    if key == "expr_str" and not _only_lengths(text):
+        yield f"it would evaluate {quoted(text)}, which is not an expression on lengths"
+    if key == "guards_code" and not _only_lengths(_GUARD.sub("s0", text)):
+        yield f"it would run {quoted(text)}, which is not a check of lengths"
 
 
-def _is_about_lengths(text: str) -> bool:
-    """Only numbers, lengths and arithmetic: no attribute, no text, no index, and no power that takes forever."""
+def _only_lengths(text: str) -> bool:
+    """True for numbers, lengths and arithmetic only: no attribute, string or index, and no power that never ends."""
     text = _SMALL_POWER.sub("s0", _MADE_SYMBOL.sub("s0", text))
     return (
-        len(text) <= _LONGEST_EXPRESSION
+        len(text) <= _MAX_EXPRESSION
         and not _EXPRESSION.sub("", text)
-        and not _LONGEST_POWER.search(text)
+        and not _LARGE_POWER.search(text)
         and all(_SYMBOL.fullmatch(word) for word in _WORD.findall(text))
     )
 
 
 def _texts(content: Any) -> Iterator[tuple[str, str]]:
-    """Every text with the key it is found under; keys of ranges are expressions as well."""
+    """Every string with its key; the keys of ranges are expressions as well."""
     waiting: list[tuple[str, Any]] = [("", content)]
     while waiting:
         key, node = waiting.pop()

@@ -1,4 +1,4 @@
-"""Safetensors files: numbers behind a table of their places, which must be without gaps and overlaps."""
+"""Scans safetensors files: tensor data after a table of offsets, which may have no gaps and no overlaps."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from penstock.scan.findings import Finding, Refused, shown
+from penstock.errors import quoted
+from penstock.scan.findings import Finding, Refused
 
-_LARGEST_TABLE = 100 * 10**6
+_MAX_TABLE_BYTES = 100 * 10**6
 _LENGTH = 8
 _BITS = {
     **dict.fromkeys(("BOOL", "U8", "I8", "F8_E5M2", "F8_E4M3", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ"), 8),
@@ -24,43 +25,43 @@ _BITS = {
 
 
 def scan(data: memoryview, _: Path | None = None) -> Iterator[Finding]:
-    """Nothing can run from such a file: it is right, or refused."""
+    """No finding: nothing in such a file can run. Raises Refused for an invalid one."""
     table = _table(data)
     metadata = table.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        raise Refused("its metadata is more than texts")
+        raise Refused("its metadata holds more than strings")
     size = len(data) - _LENGTH - int.from_bytes(data[:_LENGTH], "little")
     end = 0
-    for start, stop, name in sorted(_place(name, entry) for name, entry in table.items()):
+    for start, stop, name in sorted(_span(name, entry) for name, entry in table.items()):
         if start != end:
-            raise Refused(f"there is a gap before the tensor {shown(name)}, or it overlaps another")
+            raise Refused(f"there is a gap before the tensor {quoted(name)}, or it overlaps another")
         end = stop
     if end != size:
-        raise Refused("its tensors are not as long as the file")
+        raise Refused("the length of its tensors differs from that of the file")
     return iter(())
 
 
 def _table(data: memoryview) -> dict[str, Any]:
     length = int.from_bytes(data[:_LENGTH], "little")
-    if len(data) < _LENGTH or length > min(_LARGEST_TABLE, len(data) - _LENGTH):
-        raise Refused("the file is damaged or no safetensors file")
+    if len(data) < _LENGTH or length > min(_MAX_TABLE_BYTES, len(data) - _LENGTH):
+        raise Refused("the file is damaged or not a safetensors file")
     try:
         table = json.loads(bytes(data[_LENGTH : _LENGTH + length]).decode(), object_pairs_hook=_distinct)
     except (ValueError, RecursionError):
-        raise Refused("the file is damaged or no safetensors file") from None
+        raise Refused("the file is damaged or not a safetensors file") from None
     if not isinstance(table, dict):
-        raise Refused("the file is damaged or no safetensors file")
+        raise Refused("the file is damaged or not a safetensors file")
     return table
 
 
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(dict(pairs)) != len(pairs):
-        raise Refused("its table names something twice")
+        raise Refused("its table has a name twice")
     return dict(pairs)
 
 
-def _place(name: str, entry: Any) -> tuple[int, int, str]:
-    """Start and end among the numbers; they fit type and shape."""
+def _span(name: str, entry: Any) -> tuple[int, int, str]:
+    """Start and end of a tensor in the data; they must fit its type and shape."""
     try:
         start, stop = entry["data_offsets"]
         shape, bits = entry["shape"], _BITS[entry["dtype"]]
@@ -69,5 +70,5 @@ def _place(name: str, entry: Any) -> tuple[int, int, str]:
     except (KeyError, TypeError, ValueError):
         fits = False
     if not fits:
-        raise Refused(f"the entry of the tensor {shown(name)} is wrong")
+        raise Refused(f"the entry of the tensor {quoted(name)} is invalid")
     return start, stop, name

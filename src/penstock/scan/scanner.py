@@ -1,68 +1,27 @@
-"""Which form of model a file is, by its content, and the scanner for each; a new form is one more row."""
+"""Recognizes the kind of a file by its content and runs the scanner of that kind.
+
+The kinds that model formats are stored in come from `penstock.formats`; the kinds below are no models.
+"""
 
 from __future__ import annotations
 
-import importlib
-import mmap
-import os
-import stat
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from penstock.errors import IntegrityError
-from penstock.scan.findings import Finding, Refused, Report, shown
-
-if TYPE_CHECKING:
-    from penstock.scan.archive import Archive
+from penstock.errors import IntegrityError, quoted
+from penstock.formats import FORMATS, FileKind, file_kinds
+from penstock.imports import import_attribute
+from penstock.scan.archive import MAGIC, Archive, opened
+from penstock.scan.findings import Finding, Refused, Report
+from penstock.scan.memory_map import mapped
 
 Scanner = Callable[[memoryview, Path | None], Iterator[Finding]]
-ArchiveScanner = Callable[["Archive"], Iterator[Finding]]
+ArchiveScanner = Callable[[Archive], Iterator[Finding]]
 
-_FORMATS: dict[str, tuple[str, ...]] = {
-    "onnx": ("onnx",),
-    "openvino": ("openvino",),
-    "pytorch": ("safetensors", "checkpoint", "pickle"),
-    "torchscript": ("torchscript",),
-    "pt2": ("pt2",),
-    "aoti": ("aoti",),
-}
-"""What a file of a manifest's format may be by its content."""
-
-_SUFFIXES: dict[str, tuple[str, ...]] = {
-    ".onnx": ("onnx",),
-    ".xml": ("openvino",),
-    ".safetensors": ("safetensors",),
-    ".pt2": ("pt2", "aoti"),
-    ".ts": ("torchscript",),
-    ".pt": ("checkpoint", "torchscript", "pickle"),
-    ".pth": ("checkpoint", "torchscript", "pickle"),
-    ".ckpt": ("checkpoint", "pickle"),
-    ".npz": ("arrays",),
-}
-"""What a file's name promises; a file that is something else is made to deceive."""
-
-_STARTS: tuple[tuple[bytes, str], ...] = (
-    (b"\x7fELF", "library"),
-    (b"MZ", "library"),
-    (b"\xcf\xfa\xed\xfe", "library"),
-    (b"\xca\xfe\xba\xbe", "library"),
-    (b"<", "openvino"),
-    (b"\xef\xbb\xbf<", "openvino"),
-    (b"\x93NUMPY", "array"),
-    (b"\x80", "pickle"),
-)
-_ARCHIVE_START = b"PK\x03\x04"
-_NATIVE_CODE = "data/aotinductor/"
-_TAR, _TAR_PLACE = b"ustar", 257
-_PYTHON = frozenset({".py", ".pyc", ".pyd", ".sh"})
-_NATIVE = frozenset({".so", ".dll", ".dylib", ".engine", ".plan"})
-_NO_CODE = frozenset({".md", ".txt", ".json", ".toml", ".yaml", ".yml", ".csv", ".npy"})
-_PROTOBUF_START = 0x08
-_MAR_MANIFEST = "MAR-INF/MANIFEST.JSON"
-_LARGEST_MEMBER = 2**31
+_HEADER_BYTES = 16
+_TAR, _TAR_OFFSET = b"ustar", 257
+_MAX_MEMBER_BYTES = 2**31
 
 
 def _library(_: memoryview, __: Path | None) -> Iterator[Finding]:
@@ -86,14 +45,14 @@ def _arrays(archive: Archive) -> Iterator[Finding]:
 
 
 def _mar(archive: Archive) -> Iterator[Finding]:
-    """A TorchServe archive: whatever it holds, a model among it, is scanned for itself."""
+    """A TorchServe archive: every member is scanned as a file of its own, the model among them."""
     for name in archive.members:
         if name.endswith("/"):
             continue
-        data = archive.read(name, _LARGEST_MEMBER)
-        report = scan_bytes(memoryview(data), Path(name), beside=False) if data else None
-        if report is not None and report.kind in ("mar", "archive"):
-            raise Refused(f"it holds another archive, {shown(name)}")
+        data = archive.read(name, _MAX_MEMBER_BYTES)
+        report = scan_bytes(memoryview(data), Path(name), in_archive=True) if data else None
+        if report is not None and report.kind in (_MAR.name, _UNKNOWN_ARCHIVE):
+            raise Refused(f"it holds another archive, {quoted(name)}")
         yield from (finding.inside(name) for finding in (report.findings if report else ()))
 
 
@@ -101,36 +60,37 @@ def _harmless(_: memoryview, __: Path | None) -> Iterator[Finding]:
     return iter(())
 
 
-_HERE = __name__
-_BESIDE = __name__.rpartition(".")[0]
-_SCANNERS: dict[str, str] = {
-    "onnx": f"{_BESIDE}.onnx:scan",
-    "openvino": f"{_BESIDE}.openvino:scan",
-    "safetensors": f"{_BESIDE}.safetensors:scan",
-    "pickle": f"{_BESIDE}.pickles:scan",
-    "library": f"{_HERE}:_library",
-    "program": f"{_HERE}:_program",
-    "array": f"{_HERE}:_array",
-    "data": f"{_HERE}:_harmless",
-}
-_ARCHIVES: dict[str, str] = {
-    "checkpoint": f"{_BESIDE}.checkpoint:scan",
-    "torchscript": f"{_BESIDE}.torchscript:scan",
-    "pt2": f"{_BESIDE}.pt2:scan",
-    "aoti": f"{_BESIDE}.pt2:scan",
-    "arrays": f"{_HERE}:_arrays",
-    "mar": f"{_HERE}:_mar",
-}
-"""By what a file is: `module:function`, imported when there is one to scan."""
+def _is_mar(members: Collection[str]) -> bool:
+    return "mar-inf/manifest.json" in members
 
 
-def _found(target: str) -> Any:
-    module, _, name = target.partition(":")
-    return getattr(importlib.import_module(module), name)
+def _is_npz(members: Collection[str]) -> bool:
+    return bool(members) and all(name.endswith(".npy") for name in members)
+
+
+_UNKNOWN_ARCHIVE = "archive"
+_LIBRARY = FileKind(
+    "library", f"{__name__}:_library", magic=(b"\x7fELF", b"MZ", b"\xcf\xfa\xed\xfe", b"\xca\xfe\xba\xbe")
+)
+_ARRAY = FileKind("array", f"{__name__}:_array", magic=(b"\x93NUMPY",))
+_ARRAYS = FileKind("arrays", f"{__name__}:_arrays", (".npz",), members=_is_npz)
+_MAR = FileKind("mar", f"{__name__}:_mar", members=_is_mar)
+_PROGRAM = FileKind("program", f"{__name__}:_program")
+_DATA = FileKind("data", f"{__name__}:_harmless")
+
+_NAMED: tuple[tuple[frozenset[str], FileKind], ...] = (
+    (frozenset({".py", ".pyc", ".pyd", ".sh"}), _PROGRAM),
+    (frozenset({".so", ".dll", ".dylib", ".engine", ".plan"}), _LIBRARY),
+    (frozenset({".md", ".txt", ".json", ".toml", ".yaml", ".yml", ".csv", ".npy"}), _DATA),
+)
+"""Kinds that are recognized by the suffix, where the content has no mark."""
+
+_PICKLES = frozenset({".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".bin", ".joblib"})
+"""Suffixes of pickles of protocols 0 and 1, which begin with no mark."""
 
 
 def scan_file(path: Path, format: str | None = None) -> Report:
-    """What a model file could do, told without running it; `format` is what a manifest calls it.
+    """What a model file could do, found without running it; `format` is its format in a manifest.
 
     Raises IntegrityError when there is no such file to read.
     """
@@ -138,108 +98,107 @@ def scan_file(path: Path, format: str | None = None) -> Report:
         return scan_bytes(data, path, format)
 
 
-def scan_bytes(data: memoryview, path: Path, format: str | None = None, *, beside: bool = True) -> Report:
-    """As `scan_file` for content that was read; without `beside`, it may not refer to files beside it."""
+def scan_bytes(data: memoryview, path: Path, format: str | None = None, *, in_archive: bool = False) -> Report:
+    """As `scan_file`, for content in memory; content of an archive may not refer to other files."""
     if not len(data):
         return Report(path, "empty", (Finding(None, "the file is empty"),))
-    kind = "archive" if bytes(data[:4]) == _ARCHIVE_START else "unknown"
+    name = _UNKNOWN_ARCHIVE if _is_archive(data) else "unknown"
     try:
-        if kind == "archive":
-            from penstock.scan.archive import opened
-
+        if _is_archive(data):
             with opened(data) as archive:
                 kind = _kind_of_archive(archive)
-                return _report(path, kind, format, _scan_archive(kind, archive))
+                name = kind.name if kind is not None else name
+                return _report(path, name, format, _scan_archive(kind, archive))
         kind = _kind_of(data, path, format)
-        scanner: Scanner = _found(_SCANNERS[kind])
-        return _report(path, kind, format, scanner(data, path if beside else None))
+        scanner: Scanner = import_attribute(kind.scanner)
+        return _report(path, kind.name, format, scanner(data, None if in_archive else path))
     except Refused as refused:
-        return Report(path, kind, (Finding(None, str(refused)),))
+        return Report(path, name, (Finding(None, str(refused)),))
+
+
+def kind_of_file(path: Path) -> str | None:
+    """The kind of a file by its content; None for one that is missing, damaged or of no known kind."""
+    try:
+        with mapped(path) as data:
+            if not len(data):
+                return None
+            if not _is_archive(data):
+                return _kind_of(data, path, None).name
+            with opened(data) as archive:
+                kind = _kind_of_archive(archive)
+                return kind.name if kind is not None else None
+    except (IntegrityError, Refused):
+        return None
 
 
 def _report(path: Path, kind: str, format: str | None, found: Iterator[Finding]) -> Report:
-    expected = _FORMATS.get(format or "") or _SUFFIXES.get(path.suffix.lower()) or (kind,)
+    promised = [file.name for file in _promised(path, format)]
     wrong = f"it is {_article(kind)}, which {format or path.suffix} does not promise"
-    mismatch = [] if kind in expected else [Finding(None, wrong)]
+    mismatch = [Finding(None, wrong)] if promised and kind not in promised else []
     try:
         return Report(path, kind, tuple(dict.fromkeys(chain(mismatch, found))))
     except Refused as refused:
         return Report(path, kind, (*mismatch, Finding(None, str(refused))))
 
 
+def _promised(path: Path, format: str | None) -> list[FileKind]:
+    """The kinds that a format may be stored in, else those that a suffix promises: the one it belongs to first."""
+    row = FORMATS.get(format or "")
+    if row is not None:
+        return list(row.files)
+    suffix = path.suffix.lower()
+    known = (*file_kinds(), _ARRAYS)
+    return [*(f for f in known if suffix in f.suffixes), *(f for f in known if suffix in f.shared)]
+
+
 def _article(kind: str) -> str:
     return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind} file"
 
 
-def _scan_archive(kind: str, archive: Archive) -> Iterator[Finding]:
-    if kind not in _ARCHIVES:
-        raise Refused("it is an archive of a kind that is not known; what is in it cannot be told")
-    scanner: ArchiveScanner = _found(_ARCHIVES[kind])
+def _is_archive(data: memoryview) -> bool:
+    return bytes(data[: len(MAGIC)]) == MAGIC
+
+
+def _scan_archive(kind: FileKind | None, archive: Archive) -> Iterator[Finding]:
+    if kind is None:
+        raise Refused("it is an archive of an unknown kind; its content cannot be checked")
+    scanner: ArchiveScanner = import_attribute(kind.scanner)
     return scanner(archive)
 
 
-def _kind_of_archive(archive: Archive) -> str:
-    """By what it holds; a program counts before weights, since whoever loads it may run it."""
-    if any(name.upper() == _MAR_MANIFEST for name in archive.members):
-        return "mar"
-    inner = {name.partition("/")[2].lower() for name in archive.members}
-    if "constants.pkl" in inner or any(name.startswith("code/") for name in inner):
-        return "torchscript"
-    if "archive_format" in inner or any(name.startswith("models/") for name in inner):
-        return "aoti" if any(name.startswith(_NATIVE_CODE) for name in inner) else "pt2"
-    if "data.pkl" in inner:
-        return "checkpoint"
-    if archive.members and all(name.endswith(".npy") for name in archive.members):
-        return "arrays"
-    return "archive"
+def _kind_of_archive(archive: Archive) -> FileKind | None:
+    """By its members. Programs are tested before weights, since a loader may run the program."""
+    members = {name.lower() for name in archive.members}
+    kinds = (_MAR, *file_kinds(), _ARRAYS)
+    return next((kind for kind in kinds if kind.members is not None and kind.members(members)), None)
 
 
-def _kind_of(data: memoryview, path: Path, format: str | None) -> str:
-    """By the content. Protobuf has no mark of its own: a file that may be ONNX is, and is read as such."""
-    start = bytes(data[:8])
-    if bytes(data[_TAR_PLACE : _TAR_PLACE + len(_TAR)]) == _TAR:
-        raise Refused("it is a tar archive; what is in it cannot be told")
-    # before the other marks: it begins with a length, which may look like any of them
-    if len(data) > 8 and data[8] == ord("{") and int.from_bytes(start, "little") <= len(data) - 8:
-        return "safetensors"
-    for mark, kind in _STARTS:
-        if start.startswith(mark):
+def _kind_of(data: memoryview, path: Path, format: str | None) -> FileKind:
+    """By the content, and by the name where the content has no mark."""
+    start = bytes(data[:_HEADER_BYTES])
+    if bytes(data[_TAR_OFFSET : _TAR_OFFSET + len(_TAR)]) == _TAR:
+        raise Refused("it is a tar archive; its content cannot be checked")
+    kinds = (_LIBRARY, _ARRAY, *file_kinds())
+    for kind in kinds:
+        if kind.header is not None and kind.header(start, len(data)):
             return kind
-    by_name = _FORMATS.get(format or "", _SUFFIXES.get(path.suffix.lower(), ("",)))[0]
-    if by_name in _SCANNERS:
-        return by_name
+    for kind in kinds:
+        if kind.magic and start.startswith(kind.magic):
+            return kind
+    promised = next(iter(_promised(path, format)), None)
+    if promised is not None and not promised.is_archive:
+        return promised
     return _kind_by_suffix(path.suffix.lower(), start)
 
 
-def _kind_by_suffix(suffix: str, start: bytes) -> str:
-    for suffixes, kind in ((_PYTHON, "program"), (_NATIVE, "library"), (_NO_CODE, "data")):
+def _kind_by_suffix(suffix: str, start: bytes) -> FileKind:
+    for suffixes, kind in _NAMED:
         if suffix in suffixes:
             return kind
-    if start[0] == _PROTOBUF_START:
-        return "onnx"
-    if suffix in (".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".bin", ".joblib"):
-        return "pickle"
-    raise Refused("it is of a kind that is not known; what is in it cannot be told")
-
-
-@contextmanager
-def mapped(path: Path) -> Iterator[memoryview]:
-    """The content of a regular file, read as it is looked at."""
-    try:
-        fd = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    except OSError as error:
-        raise IntegrityError(f"{path}: the file cannot be read ({error.strerror})") from None
-    try:
-        status = os.fstat(fd)
-        if not stat.S_ISREG(status.st_mode):
-            raise IntegrityError(f"{path}: this is not a plain file")
-        content = mmap.mmap(fd, 0, access=mmap.ACCESS_READ) if status.st_size else b""
-    finally:
-        os.close(fd)
-    view = memoryview(content)
-    try:
-        yield view
-    finally:
-        view.release()
-        if isinstance(content, mmap.mmap):
-            content.close()
+    kinds = {kind.name: kind for kind in file_kinds()}
+    weak = next((kind for kind in kinds.values() if kind.weak_magic and start.startswith(kind.weak_magic)), None)
+    if weak is not None:
+        return weak
+    if suffix in _PICKLES:
+        return kinds["pickle"]
+    raise Refused("it is of an unknown kind; its content cannot be checked")

@@ -1,7 +1,7 @@
-"""TorchScript archives: the program's own source, which is Python in form, and the pickles that hold its attributes.
+"""Scans TorchScript archives: the source of the program, in Python syntax, and the pickles that hold its attributes.
 
-The program is read as text and never compiled. Even where code is trusted it has no business with files, other
-processes, or operators and classes that do not belong to PyTorch's own arithmetic.
+The program is parsed and never compiled. Even trusted code may not use files, other processes, or operators and classes
+other than PyTorch's own arithmetic.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ import re
 import warnings
 from collections.abc import Iterator
 
+from penstock.errors import quoted
 from penstock.scan import pickles
 from penstock.scan.archive import Archive
-from penstock.scan.checkpoint import refuse_nested, root_of
-from penstock.scan.findings import Finding, Refused, shown
+from penstock.scan.checkpoint import refuse_nested
+from penstock.scan.findings import Finding, Refused
 
-_LONGEST_SOURCE = 64 * 2**20
+_MAX_SOURCE_BYTES = 64 * 2**20
 _NAMESPACES = frozenset(
     ["aten", "prim", "prims", "quantized", "_quantized", "sparse", "quantization", "mkldnn_prepacked", "mkldnn"]
 )
@@ -47,7 +48,7 @@ _REACHES_OUT = frozenset(
         "__mro__",
     ]
 )
-"""Names of what reads, writes, runs or sends; TorchScript finds an operator by attribute of anything."""
+"""Names that read, write, run or send; TorchScript resolves an operator as an attribute of any object."""
 _CALLS = re.compile(r"\b(from_file|save|load_tensor|rpc_sync|rpc_async|rpc_remote)\s*\(")
 _ODD_SPACE = re.compile(r"[\r\f\v\0\x1c-\x1f\x85\u2028\u2029]")
 _ROOTS = frozenset({"torch", "ops"})
@@ -59,13 +60,13 @@ _DATA = re.compile(r"data/\d+|constants/\d+|traced_inputs/\d+")
 
 def scan(archive: Archive) -> Iterator[Finding]:
     """What a TorchScript program could do."""
-    root_of(archive)
-    yield Finding("code", "TorchScript is a program, which runs when the model does")
+    archive.below_root()
+    yield Finding("code", "TorchScript is a program, which runs with the model")
     for name in archive.members:
         if name.lower().endswith("pkl"):
             yield from _pickle(name, archive.read(name))
         elif name.lower().endswith(".py"):
-            yield from _source(name, archive.read(name, _LONGEST_SOURCE))
+            yield from _source(name, archive.read(name, _MAX_SOURCE_BYTES))
     extra = (n for n in archive.members if not _DATA.fullmatch(n.partition("/")[2]) and not n.endswith("/"))
     yield from refuse_nested(archive, extra)
 
@@ -76,29 +77,29 @@ def _pickle(member: str, data: bytes) -> Iterator[Finding]:
         if full in pickles.WEIGHTS:
             continue
         if full.startswith(_CLASSES) and not full.startswith(_OWN_CLASSES):
-            yield Finding(None, f"{member}: it needs the class {shown(full)}, which a library of its own brings")
+            yield Finding(None, f"{member}: it needs the class {quoted(full)}, which needs a custom class library")
         elif not _ATTRIBUTES.fullmatch(full):
-            yield Finding(None, f"{member}: its pickle looks up {shown(full)}, which TorchScript does not know")
+            yield Finding(None, f"{member}: its pickle looks up {quoted(full)}, which is not part of TorchScript")
 
 
 def _source(member: str, data: bytes) -> Iterator[Finding]:
     try:
         text = data.decode()
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # its escapes and comparisons are not ours to mend
+            warnings.simplefilter("ignore")  # about its escapes and comparisons
             tree = ast.parse(text)
-        complaints = sorted({*_complaints(tree), *_spoken(text)})
+        complaints = sorted({*_complaints(tree), *_text_complaints(text)})
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         raise Refused(f"{member}: its program cannot be read") from None
     yield from (Finding(None, f"{member}: {complaint}") for complaint in complaints)
 
 
-def _spoken(text: str) -> Iterator[str]:
-    """What PyTorch's own reader could see in the text and Python's does not, should the two ever differ."""
+def _text_complaints(text: str) -> Iterator[str]:
+    """What PyTorch's parser could read in the text and Python's parser does not, should the two differ."""
     if _ODD_SPACE.search(text):
-        yield "its program has characters in it that end a line for some readers only"
+        yield "its program has characters that end a line for some parsers only"
     for call in _CALLS.finditer(text):
-        yield f"it uses {shown(call[1])}, which reaches outside of the model"
+        yield f"it uses {quoted(call[1])}, which reaches outside of the model"
 
 
 def _complaints(tree: ast.Module) -> Iterator[str]:
@@ -111,43 +112,43 @@ def _complaints(tree: ast.Module) -> Iterator[str]:
         elif isinstance(node, ast.Call):
             yield from _call(node)
         elif isinstance(node, ast.Import | ast.ImportFrom | ast.Global | ast.Nonlocal):
-            yield "it imports something"
+            yield "it imports a module"
 
 
 def _attribute(node: ast.Attribute, *, whole: bool) -> Iterator[str]:
     if node.attr in _REACHES_OUT:
-        yield f"it uses {shown(node.attr)}, which reaches outside of the model"
+        yield f"it uses {quoted(node.attr)}, which reaches outside of the model"
     if not whole:
         return
     chain = _chain(node)
     if chain[0] == "ops" and (len(chain) < 3 or chain[1] not in _NAMESPACES):
-        yield f"it calls {shown('.'.join(chain))}, which is no operator of PyTorch's own"
+        yield f"it calls {quoted('.'.join(chain))}, which is not a PyTorch operator"
     full = ".".join(chain) + "."
     if full.startswith((_CLASSES, "torch.classes.")) and not full.startswith(_OWN_CLASSES):
-        yield f"it needs the class {shown(full[:-1])}, which a library of its own brings"
+        yield f"it needs the class {quoted(full[:-1])}, which needs a custom class library"
 
 
 def _name(name: str) -> Iterator[str]:
-    """A name that stands alone: not as the root of a longer one, and so perhaps to be given another name."""
+    """A name on its own, not the root of a dotted one: it could be assigned to another name."""
     if name in _ROOTS:
-        yield f"it hides what it calls behind another name of {name!r}"
+        yield f"it hides its calls behind another name of {name!r}"
     if name in _REACHES_OUT:
-        yield f"it uses {shown(name)}, which reaches outside of the model"
+        yield f"it uses {quoted(name)}, which reaches outside of the model"
 
 
 def _call(node: ast.Call) -> Iterator[str]:
-    """`getattr` looks an operator up by text."""
+    """`getattr` resolves an operator from a string."""
     if not (isinstance(node.func, ast.Name) and node.func.id in ("getattr", "hasattr", "setattr")):
         return
     name = node.args[1] if len(node.args) > 1 else None
     if not (isinstance(name, ast.Constant) and isinstance(name.value, str)):
-        yield "it looks up an attribute whose name it puts together as it runs"
+        yield "it looks up an attribute whose name is computed at run time"
     elif name.value in _REACHES_OUT:
-        yield f"it uses {shown(name.value)}, which reaches outside of the model"
+        yield f"it uses {quoted(name.value)}, which reaches outside of the model"
 
 
 def _chain(node: ast.expr) -> list[str]:
-    """`a.b.c` as its parts; a call or an index in front counts as an empty one."""
+    """`a.b.c` as its parts; a leading call or index counts as an empty part."""
     parts: list[str] = []
     while isinstance(node, ast.Attribute):
         parts.append(node.attr)

@@ -1,20 +1,16 @@
-"""How far the content of a model is trusted: tiers of what it could do when it is opened, each including those before.
+"""Compares tiers of trust.
 
 data: numbers and known operators. code: programs that can read files or run Python (TorchScript, `.pt2`, pickles).
-native: machine code. What is trusted is kept by digest in the store or said by whoever starts a process; an artifact
-never says it of itself.
+native: machine code. What is trusted is recorded by digest in the store, or given at the start of a process; an
+artifact never grants trust to itself.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+from typing import Any
 
 from penstock.errors import ConfigError
-
-Trust = Literal["data", "code", "native"]
-
-TIERS: tuple[Trust, ...] = get_args(Trust)
-"""From the least to the most that a model may do."""
+from penstock.formats import TIERS, Trust
 
 
 def check_trust(value: Any, field: str = "trust") -> Trust:
@@ -26,10 +22,10 @@ def check_trust(value: Any, field: str = "trust") -> Trust:
 
 
 def at_least(have: str, need: str) -> bool:
-    """True when what is trusted covers what is needed; raises ConfigError for what is no tier."""
+    """True when the trust granted covers the trust needed; raises ConfigError for an unknown tier."""
     return TIERS.index(check_trust(have)) >= TIERS.index(check_trust(need))
 
 
 def strongest(first: str, *others: str) -> Trust:
-    """The tier that covers all of these; raises ConfigError for what is no tier."""
+    """The tier that covers all of these; raises ConfigError for an unknown tier."""
     return max(map(check_trust, (first, *others)), key=TIERS.index)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any
 
 from penstock.errors import ModelLoadError, PenstockError
+from penstock.imports import import_attribute
 from penstock.tasks.base import Task
 from penstock.tensors import Signature
 
@@ -68,9 +68,8 @@ def _plugins() -> dict[str, str]:
 
 
 def _import(kind: str, target: str) -> Any:
-    module, _, name = target.partition(":")
     try:
-        return getattr(import_module(module), name)
+        return import_attribute(target)
     except Exception as error:  # a plug-in may raise anything while it is imported
         raise ModelLoadError(f"the task {kind!r} could not be loaded from {target}: {_what(error)}") from error
 

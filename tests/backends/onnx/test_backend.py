@@ -215,7 +215,7 @@ def test_an_ir_version_of_the_future_is_refused(tmp_path: Path) -> None:
     assert_refused(linear(tmp_path / "m.onnx", ir_version=99), UnsupportedFormat, r"IR version 99.*update onnxruntime")
 
 
-def test_any_other_fault_is_told_in_one_line(tmp_path: Path) -> None:
+def test_any_other_fault_is_one_line(tmp_path: Path) -> None:
     nodes = [helper.make_node("Conv", ["x", "x"], ["y"])]
     path = save(tmp_path / "m.onnx", nodes, [value("x", ["n", 3])], [value("y", ["n", 3])])
     assert_refused(path, ModelLoadError, "could not load the model: .*at least 3 dimensions$")
@@ -231,7 +231,7 @@ def external(path: Path, location: str) -> Path:
     return save(path, [node], [value("x", ["n", 4])], [value("y", ["n", 3])], [weight])
 
 
-def test_external_data_beside_the_model_is_used(tmp_path: Path) -> None:
+def test_external_data_next_to_the_model_is_used(tmp_path: Path) -> None:
     (tmp_path / "w.bin").write_bytes(np.ones((4, 3), np.float32).tobytes())
     backend = open_onnx(external(tmp_path / "m.onnx", "w.bin"))
     np.testing.assert_array_equal(backend.run({"x": np.ones((2, 4), np.float32)})["y"], np.full((2, 3), 4))
@@ -357,7 +357,7 @@ def test_threads_are_the_usable_cores_and_do_not_spin(tmp_path: Path) -> None:
     assert set_.log_severity_level == 3
 
 
-def test_threads_are_as_many_as_asked_for(tmp_path: Path) -> None:
+def test_the_requested_number_of_threads_is_used(tmp_path: Path) -> None:
     assert settings_of(open_onnx(linear(tmp_path / "m.onnx"), threads=3)).intra_op_num_threads == 3
 
 
@@ -384,7 +384,7 @@ def test_the_graph_is_optimized_unless_options_say_no(tmp_path: Path, wanted: bo
 
 def test_half_precision_is_not_made_up(tmp_path: Path) -> None:
     backend = open_onnx(linear(tmp_path / "m.onnx"), device="cpu", precision="fp16")
-    assert backend.warnings == ("fp16 was asked for, an ONNX model runs in the precision it was exported in",)
+    assert backend.warnings == ("fp16 was requested, but an ONNX model keeps the precision of its export",)
 
 
 def test_an_unknown_device_is_a_config_error(tmp_path: Path) -> None:
@@ -405,7 +405,7 @@ def test_a_device_that_is_not_here_is_replaced_by_the_cpu_with_a_warning(tmp_pat
     backend = open_onnx(linear(tmp_path / "m.onnx"), device=device)
     assert backend.device == "cpu"
     assert len(backend.warnings) == 1
-    assert backend.warnings[0].startswith(f"{device} was asked for")
+    assert backend.warnings[0].startswith(f"{device} was requested")
 
 
 @no_cuda
@@ -426,7 +426,7 @@ def test_a_cuda_provider_that_does_not_start_is_reported(
     assert backend.run({"x": np.ones((2, 4), np.float32)})["y"].shape == (2, 3)
 
 
-def test_the_second_gpu_is_asked_for_by_its_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_second_gpu_is_requested_by_its_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
 
     class Session(ort.InferenceSession):

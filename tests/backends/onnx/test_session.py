@@ -113,7 +113,7 @@ def test_another_model_at_the_same_place_is_not_answered_by_the_old_one(tmp_path
 
 
 @pytest.mark.usefixtures("everything_is_kept")
-def test_other_numbers_in_the_file_beside_a_model_are_not_answered_by_the_old_ones(tmp_path: Path) -> None:
+def test_changed_external_data_invalidates_the_cached_form(tmp_path: Path) -> None:
     path, weights = tmp_path / "m.onnx", tmp_path / "m.data"
     folded = [helper.make_node("Neg", ["w"], ["v"]), helper.make_node("MatMul", ["x", "v"], ["y"])]
     path.write_bytes(crafted.model(folded, tensors=[crafted.outside("m.data")]).SerializeToString())
@@ -167,12 +167,12 @@ def test_a_model_that_does_not_load_leaves_nothing_behind(tmp_path: Path) -> Non
 
 
 @pytest.mark.usefixtures("everything_is_kept")
-def test_what_was_used_longest_ago_makes_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_least_recently_used_form_is_evicted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first, second, third = (linear(tmp_path / f"{name}.onnx", seed) for seed, name in enumerate("abc"))
     open_onnx(first, cache_dir=tmp_path)
     open_onnx(second, cache_dir=tmp_path)
     open_onnx(first, cache_dir=tmp_path)  # used last
-    monkeypatch.setattr(onnx_cache, "_MOST_BYTES", 2 * kept(tmp_path)[0].stat().st_size)
+    monkeypatch.setattr(onnx_cache, "_MAX_BYTES", 2 * kept(tmp_path)[0].stat().st_size)
     open_onnx(third, cache_dir=tmp_path)
     assert [level(open_onnx(path, cache_dir=tmp_path)) == FROM_CACHE for path in (first, third)] == [True, True]
     assert level(open_onnx(second, cache_dir=tmp_path)) == FRESH
@@ -236,7 +236,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return seen
 
 
-def test_tensorrt_is_asked_for_first_where_its_engines_can_be_kept(tmp_path: Path, asked: list[Any]) -> None:
+def test_tensorrt_is_requested_first_when_its_engines_can_be_cached(tmp_path: Path, asked: list[Any]) -> None:
     asked.pop().update({TENSORRT, CUDA})
     backend = open_onnx(linear(tmp_path / "m.onnx"), device="cuda:1", cache_dir=tmp_path, precision="fp16")
     ((tensorrt, cuda, cpu),) = asked
@@ -247,14 +247,14 @@ def test_tensorrt_is_asked_for_first_where_its_engines_can_be_kept(tmp_path: Pat
     assert (backend.device, backend.warnings) == ("cuda:1", ())
 
 
-def test_without_a_place_for_engines_tensorrt_is_left_out(tmp_path: Path, asked: list[Any]) -> None:
+def test_without_a_cache_for_engines_tensorrt_is_not_used(tmp_path: Path, asked: list[Any]) -> None:
     asked.pop().add(CUDA)
     backend = open_onnx(linear(tmp_path / "m.onnx"))
     assert [name[0] for (name, *_) in asked] == [CUDA]
     assert (backend.device, backend.warnings) == ("cuda:0", ())
 
 
-def test_a_tensorrt_that_does_not_start_is_told_and_cuda_runs(tmp_path: Path, asked: list[Any]) -> None:
+def test_tensorrt_that_does_not_start_is_a_warning_and_cuda_runs(tmp_path: Path, asked: list[Any]) -> None:
     asked.pop().add(CUDA)
     backend = open_onnx(linear(tmp_path / "m.onnx"), cache_dir=tmp_path)
     assert backend.device == "cuda:0"
@@ -265,14 +265,14 @@ def test_a_tensorrt_that_does_not_start_is_told_and_cuda_runs(tmp_path: Path, as
     )
 
 
-def test_when_neither_starts_both_are_told_and_the_cpu_runs(tmp_path: Path, asked: list[Any]) -> None:
+def test_when_neither_starts_both_are_warnings_and_the_cpu_runs(tmp_path: Path, asked: list[Any]) -> None:
     asked.pop()
     backend = open_onnx(linear(tmp_path / "m.onnx"), cache_dir=tmp_path)
     assert backend.device == "cpu"
     assert [warning.partition(" could")[0] for warning in backend.warnings] == ["TensorRT on cuda:0", "cuda:0"]
 
 
-def test_metal_is_used_when_asked_for(tmp_path: Path, asked: list[Any]) -> None:
+def test_metal_is_used_when_requested(tmp_path: Path, asked: list[Any]) -> None:
     asked.pop().add(COREML)
     backend = open_onnx(linear(tmp_path / "m.onnx"), device="mps")
     assert asked == [[COREML, CPU]]

@@ -50,7 +50,7 @@ def test_shapes_indices_and_masks_do_not_count(tmp_path: Path, dtype: str) -> No
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "int8", "uint8", "int32", "int64", "bool", "int16"])
-def test_the_bytes_of_all_constants_are_told(tmp_path: Path, dtype: str) -> None:
+def test_the_bytes_of_all_constants_are_counted(tmp_path: Path, dtype: str) -> None:
     array = np.ones((3, 5), dtype)
     onnx.save(graph(numpy_helper.from_array(array, "w"), *weights([[2, 2]])), tmp_path / "m.onnx")
     weighed = weigh(tmp_path / "m.onnx")
@@ -61,7 +61,7 @@ def test_the_bytes_of_all_constants_are_told(tmp_path: Path, dtype: str) -> None
 @pytest.mark.parametrize(
     ("kind", "size"), [(TensorProto.INT4, 4), (TensorProto.BFLOAT16, 16), (TensorProto.FLOAT8E4M3FN, 8)]
 )
-def test_numbers_that_numpy_does_not_have_are_weighed_too(tmp_path: Path, kind: int, size: int) -> None:
+def test_types_that_numpy_lacks_are_counted_too(tmp_path: Path, kind: int, size: int) -> None:
     tensor = TensorProto(name="w", data_type=kind, dims=[8, 2], raw_data=bytes(16 * size // 8))
     onnx.save(graph(tensor), tmp_path / "m.onnx")
     assert weigh(tmp_path / "m.onnx") == Weights(16, 16 * size // 8)
@@ -105,7 +105,7 @@ def test_a_gibibyte_of_weights_is_skipped_and_not_read(tmp_path: Path) -> None:
     assert time.perf_counter() - start < 0.2
 
 
-def test_a_graph_of_many_nodes_is_walked_in_no_time(tmp_path: Path) -> None:
+def test_a_graph_of_many_nodes_is_walked_quickly(tmp_path: Path) -> None:
     model = graph(*weights([[4, 4]] * 2000))
     onnx.save(model, tmp_path / "m.onnx")
     start = time.perf_counter()
@@ -144,7 +144,7 @@ def test_bytes_of_any_kind_give_a_number_or_nothing(tmp_path_factory: pytest.Tem
         b"\x3a\x0e\x2a\x0c\x08" + b"\xff" * 9 + b"\x01\x01",  # a length of -1
     ],
 )
-def test_what_is_not_protobuf_has_no_count(tmp_path: Path, content: bytes) -> None:
+def test_bytes_that_are_not_protobuf_have_no_count(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "m.onnx").write_bytes(content)
     assert count_parameters(tmp_path / "m.onnx") is None
 

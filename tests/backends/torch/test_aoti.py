@@ -19,8 +19,8 @@ from penstock.backends.base import BackendOptions, ModelFile
 from penstock.backends.devices import cpu_flags
 from penstock.backends.torch import aoti
 from penstock.backends.torch.aoti import SIGNATURE_KEY, AotiBackend, describe
-from penstock.backends.torch.archives import format_of_archive
 from penstock.errors import IntegrityError, ModelLoadError, UnsupportedFormat
+from penstock.scan.scanner import kind_of_file
 from penstock.tensors import Signature, TensorSpec
 
 pytestmark = pytest.mark.skipif(
@@ -82,7 +82,7 @@ def test_it_is_loaded_without_compiling_anything(package: Path) -> None:
     assert time.perf_counter() - start < 5  # milliseconds; the public loader takes half a minute on a cold cache
 
 
-def test_inputs_are_given_in_the_order_that_was_recorded_whatever_the_manifest_says(package: Path) -> None:
+def test_inputs_are_passed_in_the_recorded_order(package: Path) -> None:
     signature = replace(zoo.TWO_INPUTS.signature, inputs=zoo.TWO_INPUTS.signature.inputs[::-1])
     assert_right(open_package(package, signature))
 
@@ -106,7 +106,7 @@ def test_a_manifest_that_does_not_fit_the_package_is_refused(package: Path) -> N
         open_package(package, wider)
 
 
-def test_it_says_which_cpu_flags_its_code_needs(package: Path, crafted: Any) -> None:
+def test_the_cpu_flags_of_its_code_are_read(package: Path, crafted: Any) -> None:
     assert set(describe(package).requires) <= cpu_flags()
     assert describe(crafted({"AOTI_CPU_ISA": "AVX512 AMX_TILE"})).requires == (
         *("amx_bf16", "amx_int8", "amx_tile"),
@@ -117,7 +117,7 @@ def test_it_says_which_cpu_flags_its_code_needs(package: Path, crafted: Any) -> 
 def test_code_for_another_cpu_is_refused_before_it_is_loaded(crafted: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(aoti, "lacking", lambda requires: sorted({"avx512_vnni"} & set(requires)))
     path = crafted({"AOTI_CPU_ISA": "AVX512 AVX512_VNNI"})
-    with pytest.raises(UnsupportedFormat, match=r"compiled for a CPU with avx512_vnni, which this one has not$"):
+    with pytest.raises(UnsupportedFormat, match=r"compiled for a CPU with avx512_vnni, which this one lacks$"):
         open_package(path)
 
 
@@ -131,7 +131,7 @@ def test_code_for_another_cpu_is_refused_before_it_is_loaded(crafted: Any, monke
         (b"[" * 100_000, "the description of the compiled model in it is not JSON"),
     ],
 )
-def test_metadata_that_does_not_fit_is_told_in_one_line(crafted: Any, metadata: Any, says: str) -> None:
+def test_invalid_metadata_is_refused_in_one_line(crafted: Any, metadata: Any, says: str) -> None:
     path = crafted(metadata)
     with pytest.raises(ModelLoadError) as caught:
         open_package(path)
@@ -146,7 +146,7 @@ def test_code_for_a_gpu_is_refused_where_there_is_none(crafted: Any) -> None:
 
 
 def test_weights_that_are_not_inside_the_code_are_refused(crafted: Any) -> None:
-    with pytest.raises(UnsupportedFormat, match="its weights are beside its code"):
+    with pytest.raises(UnsupportedFormat, match="its weights are in separate files"):
         open_package(crafted(**{"weights_config.json": b"{}"}))
 
 
@@ -154,18 +154,18 @@ def test_a_device_and_precision_it_was_not_compiled_for_are_answered_with_warnin
     backend = open_package(package, options=BackendOptions(device="cuda", precision="bf16", trust="native"))
     assert backend.device == "cpu"
     precision, device = backend.warnings
-    assert precision == "bf16 was asked for, a package runs in the precision it was compiled in"
-    assert device == "cuda was asked for, the package was compiled for the CPU and runs there"
+    assert precision == "bf16 was requested, but a package keeps the precision of its compilation"
+    assert device == "cuda was requested, but the package was compiled for the CPU and runs there"
 
 
-def test_a_program_is_no_package(tmp_path: Path) -> None:
+def test_a_program_is_not_a_package(tmp_path: Path) -> None:
     path = torch_forms.write_pt2(zoo.MLP, tmp_path / "m.pt2")
     with pytest.raises(UnsupportedFormat, match="it holds no compiled model named model"):
         open_package(path)
     (tmp_path / "text.pt2").write_text("text")
-    with pytest.raises(IntegrityError, match="the file is damaged or no AOTInductor package"):
+    with pytest.raises(IntegrityError, match="the file is damaged or not an AOTInductor package"):
         open_package(tmp_path / "text.pt2")
 
 
-def test_a_package_is_told_from_a_program(package: Path) -> None:
-    assert format_of_archive(package) == "aoti"
+def test_packages_and_programs_are_distinguished(package: Path) -> None:
+    assert kind_of_file(package) == "aoti"

@@ -59,7 +59,7 @@ def entry_points(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[EntryPoint]]:
     architecture._registered.cache_clear()
 
 
-def test_a_package_nobody_registered_is_refused_before_it_is_imported(package: Path) -> None:
+def test_an_unregistered_package_is_refused_before_it_is_imported(package: Path) -> None:
     with pytest.raises(Untrusted) as caught:
         architecture.build(MODEL, "someones_models:Net", {})
     assert not package.exists()

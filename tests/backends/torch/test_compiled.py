@@ -85,14 +85,16 @@ def test_no_length_of_a_free_axis_compiles_again_after_the_load(file: ModelFile)
         backend.run(inputs(1, 1))
 
 
-def test_what_cannot_be_compiled_runs_as_it_is_and_says_why(file: ModelFile, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_that_cannot_be_compiled_runs_uncompiled_with_a_warning(
+    file: ModelFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def broken(*_: Any) -> Any:
         raise ValueError("no such instruction")
 
     use(monkeypatch, broken)
     backend = open_compiled(file)
     (warning,) = backend.warnings
-    assert warning.startswith("torch.compile was asked for, it could not compile the model (")
+    assert warning.startswith("torch.compile was requested, but it could not compile the model (")
     assert warning.endswith(RUNS_AS_PYTHON)
     assert "\n" not in warning
     assert_right(backend, inputs(3, 4))
@@ -105,7 +107,7 @@ def test_what_answers_otherwise_when_compiled_runs_as_it_is(file: ModelFile, mon
     use(monkeypatch, wrong)
     backend = open_compiled(file)
     (warning,) = backend.warnings
-    assert warning.startswith("torch.compile was asked for, what it made of the model gives other answers; ")
+    assert warning.startswith("torch.compile was requested, but the compiled model gives other outputs; ")
     assert_right(backend, inputs(3, 4))
 
 

@@ -285,12 +285,12 @@ def torch_threads() -> Iterator[int]:
     torch.set_num_threads(before)
 
 
-def test_threads_are_set_as_asked_for(open_model: Any, torch_threads: int) -> None:
+def test_threads_are_set_as_requested(open_model: Any, torch_threads: int) -> None:
     open_model(Linear, signature(), BackendOptions(device="cpu", trust="code", threads=torch_threads + 2))
     assert torch.get_num_threads() == torch_threads + 2
 
 
-def test_without_a_wish_threads_are_at_most_the_usable_cores(open_model: Any, torch_threads: int) -> None:
+def test_by_default_threads_are_at_most_the_usable_cores(open_model: Any, torch_threads: int) -> None:
     torch.set_num_threads(64)
     open_model(Linear, signature())
     assert torch.get_num_threads() <= (os.cpu_count() or 1)
@@ -307,7 +307,7 @@ def test_cuda_that_is_not_here_is_replaced_by_the_cpu_with_a_warning(open_model:
     assert "cuda:0" in backend.warnings[0]
 
 
-def test_a_model_that_runs_as_python_code_says_that_other_forms_are_faster(open_model: Any) -> None:
+def test_a_model_that_runs_as_python_code_warns_that_other_formats_are_faster(open_model: Any) -> None:
     (warning,) = open_model(Linear, signature()).warnings
     assert warning == "the model runs as Python code; exported to ONNX, or compiled, it is usually faster"
 
@@ -428,7 +428,7 @@ def test_a_pickled_model_is_refused_with_what_to_save_instead(tmp_path: Path) ->
 
 @pytest.mark.parametrize("content", [[1, 2], {"layer.weight": 3}, torch.zeros(3), {"state_dict": 5}, None])
 def test_a_file_that_holds_no_state_dict_is_refused(tmp_path: Path, content: Any) -> None:
-    with pytest.raises(UnsupportedFormat, match="it holds no state dict"):
+    with pytest.raises(UnsupportedFormat, match="it has no state dict"):
         open_weights(write(tmp_path / "m.pt", content))
 
 
@@ -440,5 +440,5 @@ def test_weights_of_an_unknown_suffix_are_refused_with_those_that_are_known(tmp_
 
 def test_a_safetensors_file_under_a_pickle_suffix_is_damaged_and_not_guessed(weights: Path) -> None:
     renamed = weights.rename(weights.with_suffix(".pt"))
-    with pytest.raises(IntegrityError, match=r"m\.pt: the file is damaged or no PyTorch state dict"):
+    with pytest.raises(IntegrityError, match=r"m\.pt: the file is damaged or not a PyTorch state dict"):
         open_weights(renamed)

@@ -16,9 +16,9 @@ import zoo
 from torch import nn
 
 from penstock.backends.base import BackendOptions, ModelFile
-from penstock.backends.torch.archives import format_of_archive
 from penstock.backends.torch.exported import ExportedBackend
 from penstock.errors import InferenceError, IntegrityError, ModelLoadError, UnsupportedFormat
+from penstock.scan.scanner import kind_of_file
 from penstock.tensors import Signature, TensorSpec
 
 FREE = torch.export.Dim.DYNAMIC
@@ -72,7 +72,7 @@ def short(spec: TensorSpec) -> tuple[str, str, tuple[int, ...]]:
 # --- the signature --------------------------------------------------------------------------------------
 
 
-def test_a_bare_program_says_its_own_signature(program: Path) -> None:
+def test_a_bare_program_records_its_signature(program: Path) -> None:
     signature = open_program(program).signature
     assert [short(spec) for spec in signature.inputs] == [("x", "FP32", (-1, 12))]
     assert [short(spec) for spec in signature.outputs] == [("output", "FP32", (-1, 5))]
@@ -131,7 +131,7 @@ def test_a_batch_above_what_the_program_was_exported_for_is_an_inference_error(t
 
 def test_a_precision_it_was_not_exported_in_is_answered_with_a_warning(program: Path) -> None:
     (warning,) = open_program(program, precision="bf16").warnings
-    assert warning == "bf16 was asked for, an exported program runs in the precision it was exported in"
+    assert warning == "bf16 was requested, but an exported program keeps the precision of its export"
 
 
 # --- archives that would run code ------------------------------------------------------------------------
@@ -206,13 +206,13 @@ def test_an_object_under_the_name_of_a_tensor_is_refused(crafted: Any, mark: Pat
         members[f"data/weights/{entry['path_name']}"] = pickle.dumps(Runs(mark))
         rewrite(members, "weights", {"config": {**weights["config"], name: entry}})
 
-    with pytest.raises(UnsupportedFormat, match="is no plain tensor but an object, which is not unpickled"):
+    with pytest.raises(UnsupportedFormat, match="is an object, not a plain tensor; it is not unpickled"):
         open_program(crafted(change))
 
 
 @pytest.mark.parametrize("name", ["data/weights/model.pt", "data/constants/model.pt", "models/other.json", "evil.py"])
-def test_a_member_that_is_no_part_of_a_plain_program_is_refused(crafted: Any, mark: Path, name: str) -> None:
-    with pytest.raises(UnsupportedFormat, match=f"it holds {name!r}, which is no part of a plain program"):
+def test_a_member_that_is_not_part_of_a_plain_program_is_refused(crafted: Any, mark: Path, name: str) -> None:
+    with pytest.raises(UnsupportedFormat, match=f"it holds {name!r}, which is not part of a plain program"):
         open_program(crafted(lambda members: members.update({name: pickle.dumps(Runs(mark))})))
 
 
@@ -225,14 +225,14 @@ def test_native_code_is_not_opened_as_a_program(crafted: Any) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "says"),
     [
-        ("torch.ops.aten.linear.default", "torch.serialization.os.mkdir", "which is no operator for numbers"),
-        ("torch.ops.aten.linear.default", "torch.ops.aten.from_file.default", "which is no operator for numbers"),
-        ("torch.ops.aten.linear.default", "_operator.attrgetter", "which is no operator for numbers"),
-        ("Symbol('s", "__import__('os').mkdir('MARK') or Symbol('s", "which is more than an expression about lengths"),
-        ("Symbol('s", "S('1') + Symbol('s", "which is more than an expression about lengths"),
+        ("torch.ops.aten.linear.default", "torch.serialization.os.mkdir", "which is not an operator on tensors"),
+        ("torch.ops.aten.linear.default", "torch.ops.aten.from_file.default", "which is not an operator on tensors"),
+        ("torch.ops.aten.linear.default", "_operator.attrgetter", "which is not an operator on tensors"),
+        ("Symbol('s", "__import__('os').mkdir('MARK') or Symbol('s", "which is not an expression on lengths"),
+        ("Symbol('s", "S('1') + Symbol('s", "which is not an expression on lengths"),
     ],
 )
-def test_what_would_be_looked_up_or_evaluated_is_refused(
+def test_targets_and_expressions_outside_the_allowed_set_are_refused(
     crafted: Any, mark: Path, old: str, new: str, says: str
 ) -> None:
     def change(members: dict[str, bytes]) -> None:
@@ -254,17 +254,17 @@ def test_descriptions_that_are_none_are_refused_in_one_line(crafted: Any, name: 
     assert "\n" not in str(caught.value)
 
 
-def test_an_archive_of_another_kind_is_no_program(tmp_path: Path) -> None:
+def test_an_archive_of_another_kind_is_not_a_program(tmp_path: Path) -> None:
     path = tmp_path / "weights.pt2"
     torch.save({"x": torch.ones(2)}, path)
-    with pytest.raises(IntegrityError, match=r"the file is damaged or no \.pt2 program"):
+    with pytest.raises(IntegrityError, match=r"the file is damaged or not a \.pt2 program"):
         open_program(path)
 
 
-def test_archives_are_told_apart_by_what_is_in_them(program: Path, tmp_path: Path) -> None:
+def test_archives_are_distinguished_by_their_members(program: Path, tmp_path: Path) -> None:
     weights = tmp_path / "w.pt"
     torch.save({"x": torch.ones(2)}, weights)
     trace = torch_forms.write_trace(zoo.MLP, tmp_path / "m.pt")
     (tmp_path / "text.pt").write_text("no archive")
-    found = [format_of_archive(path) for path in (program, trace, weights, tmp_path / "text.pt", tmp_path / "absent")]
-    assert found == ["pt2", "torchscript", None, None, None]
+    found = [kind_of_file(path) for path in (program, trace, weights, tmp_path / "text.pt", tmp_path / "absent")]
+    assert found == ["pt2", "torchscript", "checkpoint", "pickle", None]

@@ -35,7 +35,7 @@ def test_a_cpu_gains_only_from_a_type_it_multiplies_in(
     half = half_type(asked, CPU)
     assert half.dtype is given
     assert bool(half.warnings) is (given is None)
-    assert all(f"{asked} was asked for, cpu here has no hardware" in warning for warning in half.warnings)
+    assert all(f"{asked} was requested, but cpu has no hardware" in warning for warning in half.warnings)
 
 
 def test_full_precision_asks_for_nothing() -> None:
@@ -45,7 +45,7 @@ def test_full_precision_asks_for_nothing() -> None:
 def test_int8_is_no_type_a_torch_model_is_turned_into() -> None:
     half = half_type("int8", CPU)
     assert half.dtype is None
-    assert half.warnings == ("int8 was asked for, a PyTorch model runs in the precision it was trained in",)
+    assert half.warnings == ("int8 was requested, but a PyTorch model keeps the precision of its training",)
 
 
 @pytest.mark.parametrize(("capability", "given"), [((7, 5), None), ((8, 0), torch.bfloat16), ((9, 0), torch.bfloat16)])

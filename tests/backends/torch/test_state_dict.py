@@ -99,7 +99,7 @@ def test_names_of_the_models_own_stay_even_where_they_look_like_wrappers(tmp_pat
 
 
 @pytest.mark.parametrize("key", ["state_dict", "model_state_dict", "model_state", "model", "net"])
-def test_the_weights_are_found_beside_the_state_of_the_optimizer(tmp_path: Path, key: str) -> None:
+def test_the_weights_are_found_next_to_the_state_of_the_optimizer(tmp_path: Path, key: str) -> None:
     model = made(Net)
     optimizer = torch.optim.Adam(model.parameters())
     torch.save({"epoch": 3, key: model.state_dict(), "optimizer": optimizer.state_dict()}, tmp_path / "m.pt")
@@ -138,7 +138,7 @@ def test_a_lightning_checkpoint_fills_the_lightning_module_with_its_own_argument
     assert backend._model.learning_rate == 0.5
 
 
-def test_what_the_caller_says_wins_over_what_the_checkpoint_says(tmp_path: Path) -> None:
+def test_arguments_of_the_caller_override_those_of_the_checkpoint(tmp_path: Path) -> None:
     path = lightning(tmp_path / "m.ckpt", made(Training, 7).state_dict(), hidden=9, scale=3.0)
     assert open_weights(path, hidden=7)._model.scale == 3.0
     with pytest.raises(ModelLoadError, match=r"do not fit Net: size mismatch for first\.weight"):

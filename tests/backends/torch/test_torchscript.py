@@ -132,7 +132,7 @@ def test_a_program_that_was_saved_frozen_runs(tmp_path: Path) -> None:
     np.testing.assert_allclose(answer["logits"], zoo.MLP.expected(inputs)["logits"], rtol=1e-4, atol=1e-6)
 
 
-def test_an_exception_in_the_program_is_told_in_its_own_words(open_script: Any) -> None:
+def test_an_exception_in_the_program_keeps_its_message(open_script: Any) -> None:
     with pytest.raises(InferenceError) as caught:
         open_script(Fails(), SAME).run({"x": rows(1000)})
     assert str(caught.value).endswith("the numbers are too large")
@@ -153,13 +153,13 @@ def test_a_bare_program_is_refused_since_it_does_not_know_its_signature(open_scr
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
 def test_a_precision_that_gains_nothing_is_answered_with_a_warning(open_script: Any, precision: str) -> None:
     backend = open_script(Tells(), SAME, precision=precision)
-    assert backend.warnings[0].startswith(f"{precision} was asked for, ")
+    assert backend.warnings[0].startswith(f"{precision} was requested, but ")
     np.testing.assert_array_equal(backend.run({"x": rows(1)})["y"], rows(1))
 
 
-def test_weights_are_no_program(tmp_path: Path) -> None:
+def test_weights_are_not_a_program(tmp_path: Path) -> None:
     torch.save(zoo.MLP.make().state_dict(), tmp_path / "m.pt")
-    with pytest.raises(IntegrityError, match="the file is damaged or no TorchScript archive"):
+    with pytest.raises(IntegrityError, match="the file is damaged or not a TorchScript archive"):
         TorchScriptBackend.open(ModelFile(tmp_path / "m.pt", SAME), BackendOptions(device="cpu", trust="code"))
 
 

@@ -15,7 +15,7 @@ from penstock.artifacts.artifact import Artifact, Golden, TaskEntry, VariantSour
 from penstock.backends.base import BackendOptions
 from penstock.backends.catalog import open_backend
 from penstock.backends.onnx.backend import OnnxBackend
-from penstock.backends.verification import prove, warm_up
+from penstock.backends.verification import verify, warm_up
 from penstock.engine.batching.limits import BatchLimits
 from penstock.engine.loading import bring_up as bring_up_module
 from penstock.engine.loading import variant_selection
@@ -171,7 +171,7 @@ def answers(outputs: Arrays) -> Any:
 def test_every_kind_of_golden_mismatch_is_reported(outputs: Arrays, sentence: str) -> None:
     golden = Golden({"x": np.zeros((2, FEATURES), np.float32)}, {"logits": np.zeros((2, 3), np.float32)}, 1e-3, 1e-3)
     with pytest.raises(GoldenMismatch, match=sentence):
-        prove(answers(outputs), golden, 32, "m")
+        verify(answers(outputs), golden, 32, "m")
 
 
 def test_golden_samples_are_run_in_batches_of_the_size_that_is_served() -> None:
@@ -183,7 +183,7 @@ def test_golden_samples_are_run_in_batches_of_the_size_that_is_served() -> None:
             return {"y": inputs["x"]}
 
     x = np.arange(10, dtype=np.float32)[:, None]
-    prove(Counting(), Golden({"x": x}, {"y": x}, 0.0, 0.0), 4, "m")  # type: ignore[arg-type]
+    verify(Counting(), Golden({"x": x}, {"y": x}, 0.0, 0.0), 4, "m")  # type: ignore[arg-type]
     assert sizes == [4, 4, 2]
 
 
@@ -240,7 +240,7 @@ def test_the_real_backend_passes_its_own_golden_samples(publish: Publish) -> Non
     backend = open_backend("onnx", ModelFile(artifact.variant_path(artifact.variants[0]), SIGNATURE), BackendOptions())
     golden = artifact.golden()
     assert golden is not None
-    prove(backend, golden, 4, "m")
+    verify(backend, golden, 4, "m")
     backend.close()
 
 

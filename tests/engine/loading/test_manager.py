@@ -15,7 +15,7 @@ from linear_models import CLASSES, FEATURES, Publish, linear, weights
 from penstock.engine.loading import load_backoff
 from penstock.engine.loading import manager as manager_module
 from penstock.engine.loading.loaded_model import LoadedModel
-from penstock.engine.loading.manager import ModelManager, is_model_file
+from penstock.engine.loading.manager import ModelManager
 from penstock.errors import (
     ConfigError,
     GoldenMismatch,
@@ -26,6 +26,7 @@ from penstock.errors import (
     ModelNotReady,
     UnsupportedFormat,
 )
+from penstock.formats import is_model_file
 from penstock.registry.registry import Registry
 
 
@@ -391,7 +392,7 @@ def test_a_missing_device_is_logged(registry: Registry, publish: Publish, caplog
     assert model.info.device == "cpu"
     said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert said == [f"m:1.0.0: {warning}" for warning in model.info.warnings]
-    assert "cuda:7 was asked for" in said[0]
+    assert "cuda:7 was requested" in said[0]
 
 
 def test_a_warm_up_without_rows_is_refused(registry: Registry, publish: Publish) -> None:

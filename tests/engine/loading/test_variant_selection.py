@@ -116,7 +116,7 @@ def here(monkeypatch: pytest.MonkeyPatch) -> Any:
         machine = Machine(clock, **forms)
         monkeypatch.setattr(variant_selection, "bring_up", machine.bring_up)
         monkeypatch.setattr(variant_selection, "runnable", lambda format: format in forms)
-        monkeypatch.setattr(variant_selection, "at_hand", lambda format: format != "pytorch")
+        monkeypatch.setattr(variant_selection, "opens_quickly", lambda format: format != "pytorch")
         return machine
 
     return put

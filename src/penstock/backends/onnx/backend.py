@@ -1,4 +1,4 @@
-"""Runs ONNX models with ONNX Runtime; `onnx_session.py` says on which device and with which threads."""
+"""Runs ONNX models with ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -72,14 +72,14 @@ class OnnxBackend(Backend):
         return dict(zip(self._output_names, outputs, strict=True))
 
     def close(self) -> None:
-        """Drop the session; its memory goes back when the last run has ended."""
+        """Drop the session; its memory is freed when the last run has ended."""
         self._session = None
 
     def _options_for(self, size: int) -> onnxruntime.RunOptions:
-        """Plain options, or for a batch far larger than usual (`size` in bytes) some that give memory back.
+        """Plain options, or options that shrink the arena after a batch far larger than usual (`size` in bytes).
 
-        Without them one large batch is paid for in memory until the session closes. Threads may race on
-        the running mean; it needs no exactness.
+        Without them the memory of one large batch stays allocated until the session closes. Threads may race on the
+        running mean, which need not be exact.
         """
         usual = self._usual_bytes
         self._usual_bytes = usual + (size - usual) / _USUAL_OVER_RUNS
@@ -87,11 +87,11 @@ class OnnxBackend(Backend):
 
 
 def _run_options(shrink: str | None = None) -> onnxruntime.RunOptions:
-    """Options made once: without any, ONNX Runtime makes them anew in every run."""
+    """Options created once: without any, ONNX Runtime creates them in every run."""
     import onnxruntime as ort
 
     options = ort.RunOptions()
-    options.log_severity_level = _LOG_FATAL  # what it would print is in the exception
+    options.log_severity_level = _LOG_FATAL  # the exception has what it would print
     if shrink is not None:
         options.add_run_config_entry("memory.enable_memory_arena_shrinkage", shrink)
     return options
@@ -102,12 +102,12 @@ def _arena(device: Device) -> str:
 
 
 def _signature(file: ModelFile, session: onnxruntime.InferenceSession) -> Signature:
-    """The manifest's signature, held against the session; for a bare file the session's own."""
+    """The manifest's signature, checked against the session; for a bare file the session's own."""
     if file.signature is None:
         return _own_signature(file.path, session)
     _require_same(file.path, "inputs", file.signature.inputs, session.get_inputs())
     named = {spec.name for spec in file.signature.outputs}
-    used = [value for value in session.get_outputs() if value.name in named]  # a file may give more than is served
+    used = [value for value in session.get_outputs() if value.name in named]  # a file may have more outputs
     _require_same(file.path, "outputs", file.signature.outputs, used or session.get_outputs())
     return file.signature.with_dims({value.name: named_dims(value.shape) for value in session.get_inputs()})
 
@@ -122,9 +122,9 @@ def _own_signature(path: Path, session: onnxruntime.InferenceSession) -> Signatu
 
 
 def _has_batch_axis(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> bool:
-    """False where axis 0 cannot be the batch: there is none, or its fixed lengths differ.
+    """False when axis 0 cannot be the batch: it is missing, or its fixed lengths differ.
 
-    One that only an output fixes tells nothing: exporters note there what they happened to trace with.
+    A length that is fixed in outputs only proves nothing: exporters record the length that they traced with.
     """
     given = {spec.shape[0] if spec.shape else None for spec in inputs}
     fixed = {length for length in given if length != -1}
@@ -140,7 +140,7 @@ def _spec(value: onnxruntime.NodeArg) -> TensorSpec:
 def _require_same(path: Path, side: str, recorded: tuple[TensorSpec, ...], found: list[onnxruntime.NodeArg]) -> None:
     """Names and types must agree, and for inputs every length the graph has fixed; a manifest may fix more.
 
-    The lengths of outputs are only noted in a graph, often wrongly, and runs do not depend on them.
+    The lengths of outputs in a graph are often wrong, and runs do not depend on them.
     """
     given = {value.name: value for value in found}
     fits = _same_type if side == "outputs" else _same_type_and_lengths
@@ -158,10 +158,10 @@ def _same_type(spec: TensorSpec, value: onnxruntime.NodeArg) -> bool:
 def _same_type_and_lengths(spec: TensorSpec, value: onnxruntime.NodeArg) -> bool:
     shape = _shape(value)
     pairs = zip(shape, spec.shape, strict=False)
-    ranks_agree = not shape or len(shape) == len(spec.shape)  # empty: the graph does not say
+    ranks_agree = not shape or len(shape) == len(spec.shape)  # empty: the graph does not record it
     return _same_type(spec, value) and ranks_agree and all(fixed in (-1, length) for fixed, length in pairs)
 
 
 def _shape(value: onnxruntime.NodeArg) -> list[int]:
-    """Symbolic and unnamed dimensions are free (-1); fixed ones, a fixed batch among them, stay as they are."""
+    """Symbolic and unnamed dimensions are free (-1); fixed ones, including a fixed batch, are unchanged."""
     return [length if isinstance(length, int) else -1 for length in value.shape]

@@ -1,4 +1,4 @@
-"""Turns what ONNX Runtime says, over many lines and with its source locations, into one sentence of ours."""
+"""Turns the messages of ONNX Runtime, which have many lines and source locations, into one sentence."""
 
 from __future__ import annotations
 
@@ -6,13 +6,11 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from penstock.errors import InferenceError, IntegrityError, ModelLoadError, OutOfMemory, UnsupportedFormat
-
-_LONGEST_DETAIL = 200
+from penstock.errors import InferenceError, IntegrityError, ModelLoadError, OutOfMemory, UnsupportedFormat, shortened
 
 
 class _Refusal(NamedTuple):
-    """What ONNX Runtime says, and what that means; groups of the pattern fill the sentence."""
+    """A message of ONNX Runtime and its meaning; the groups of the pattern fill the sentence."""
 
     pattern: re.Pattern[str]
     error: type[ModelLoadError]
@@ -25,12 +23,12 @@ _REFUSALS = tuple(
         (
             r"External data path does not exist: \"(?:.*/)?(.*)\"",
             IntegrityError,
-            "its external data file {0} is missing; put it beside the model",
+            "its external data file {0} is missing; put it next to the model",
         ),
         (
             r"External data path validation failed for initializer: (\S+)\. Error",
             IntegrityError,
-            "the external data of {0} does not lie in the model's directory",
+            "the external data of {0} is not in the model's directory",
         ),
         (
             r"External initializer: (\S+) offset: .* are out of bounds",
@@ -45,12 +43,12 @@ _REFUSALS = tuple(
         (
             r"INVALID_PROTOBUF|No graph was found|ModelProto does not have a graph",
             IntegrityError,
-            "the file is damaged or no ONNX model; export or copy it again",
+            "the file is damaged or not an ONNX model; export or copy it again",
         ),
         (
             r"No Op registered for (\S+) with domain_version of (\d+)",
             UnsupportedFormat,
-            "this ONNX Runtime knows no operator {0} in opset {1}; export the model with another opset",
+            "this ONNX Runtime has no operator {0} in opset {1}; export the model with another opset",
         ),
         (
             r"Fatal error: (\S*?):(\w+)\(-?\d+\) is not a registered function/op",
@@ -60,7 +58,7 @@ _REFUSALS = tuple(
         (
             r"Opset (\d+) is under development",
             UnsupportedFormat,
-            "it uses opset {0}, which this ONNX Runtime does not know; export with a lower opset or update onnxruntime",
+            "this ONNX Runtime does not support opset {0}; export the model with a lower one or update onnxruntime",
         ),
         (
             r"Unsupported model IR version: (\d+), max supported IR version: (\d+)",
@@ -77,7 +75,7 @@ _REFUSALS = tuple(
 
 
 def load_error(path: Path, message: str) -> ModelLoadError:
-    """The error for a model that ONNX Runtime would not load: what is wrong with the file, and what to do."""
+    """The error for a model that ONNX Runtime does not load: what is wrong with the file, and what to do."""
     for refusal in _REFUSALS:
         match = refusal.pattern.search(message)
         if match is not None:
@@ -88,7 +86,7 @@ def load_error(path: Path, message: str) -> ModelLoadError:
 
 
 def run_error(error: Exception) -> InferenceError:
-    """The error for a run that ONNX Runtime gave up."""
+    """The error for a run that failed."""
     if isinstance(error, MemoryError) or _is_memory(str(error)):
         return OutOfMemory("the batch does not fit into memory")
     return InferenceError(f"the model could not run the batch: {_detail(str(error))}")
@@ -109,4 +107,4 @@ _NOISE = re.compile(
 def _detail(message: str) -> str:
     """One line of ONNX Runtime's message, without its codes and its source locations."""
     line = " ".join(_NOISE.sub("", message).split()).rstrip(".")
-    return line if len(line) <= _LONGEST_DETAIL else f"{line[:_LONGEST_DETAIL]}…"
+    return shortened(line)

@@ -1,4 +1,4 @@
-"""The one place that makes ONNX Runtime sessions: on which device, with which threads, from which cache."""
+"""Creates ONNX Runtime sessions: the device, the threads and the cache of optimized graphs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _PROVIDERS = {"cuda": _CUDA, "mps": _COREML}
 _CUDA_OPTIONS = {
     "arena_extend_strategy": "kSameAsRequested",
     "cudnn_conv_algo_search": "HEURISTIC",  # an exhaustive search would run again for each new batch size
-    "use_tf32": "0",  # fp32 means fp32: answers must agree with the golden samples
+    "use_tf32": "0",  # fp32 means fp32: outputs must agree with the golden samples
 }
 _LOG_ERRORS = 3
 
@@ -33,7 +33,7 @@ _pool_made = False
 
 
 class Opened(NamedTuple):
-    """A session, where it runs, and whether it shares its threads with all others of the process."""
+    """A session, its device, and whether it shares its threads with all others of the process."""
 
     session: onnxruntime.InferenceSession
     placement: Placement
@@ -41,14 +41,14 @@ class Opened(NamedTuple):
 
 
 class _Choice(NamedTuple):
-    """A device and the providers to ask for, the one that matters first."""
+    """A device and the providers to request, the essential one first."""
 
     device: Device
     providers: list[Any]
 
     @property
     def first(self) -> str:
-        """The provider without which it is another choice."""
+        """The name of the essential provider."""
         name = self.providers[0]
         return str(name if isinstance(name, str) else name[0])
 
@@ -57,9 +57,9 @@ class _Choice(NamedTuple):
 
 
 def open_session(path: Path, options: BackendOptions) -> Opened:
-    """A session on the device that was asked for, or on the next best with a warning that says why.
+    """A session on the requested device, or on the next best with a warning that says why.
 
-    Raises ModelLoadError or a child of it, naming the file, when not even the CPU runs the model.
+    Raises ModelLoadError or a subclass, naming the file, when the CPU does not run the model either.
     """
     import onnxruntime as ort
 
@@ -75,7 +75,7 @@ def open_session(path: Path, options: BackendOptions) -> Opened:
         else:
             if choice.first in session.get_providers():
                 return Opened(session, Placement(choice.device, tuple(warnings)), shared)
-            # ONNX Runtime only prints this, and goes on with what is left
+            # ONNX Runtime only prints this, and continues with the other providers
             why = f"ONNX Runtime could not start its {choice.first.removesuffix('ExecutionProvider')} provider"
         next_best = choice.device if choice.first == _TENSORRT else "the CPU"
         warnings.append(f"{choice} could not be used, the model runs on {next_best}: {why}")
@@ -85,7 +85,7 @@ def open_session(path: Path, options: BackendOptions) -> Opened:
 def _choices(device: Device, options: BackendOptions, available: list[str]) -> Iterator[_Choice]:
     if device.kind == "cuda":
         cuda = (_CUDA, {"device_id": str(device.number), **_CUDA_OPTIONS})
-        if _TENSORRT in available and options.cache_dir is not None:  # an engine takes minutes to build: kept, or not
+        if _TENSORRT in available and options.cache_dir is not None:  # building an engine takes minutes
             yield _Choice(device, [(_TENSORRT, _tensorrt_options(device, options, options.cache_dir)), cuda, _CPU])
         yield _Choice(device, [cuda, _CPU])
     if device.kind == "mps":
@@ -106,38 +106,40 @@ def _tensorrt_options(device: Device, options: BackendOptions, cache_dir: Path) 
 
 
 def _wanted(options: BackendOptions, available: list[str]) -> tuple[Device, list[str]]:
-    """The device to try first, and a sentence for each option that cannot be met."""
+    """The device to try first, and a warning for each option that cannot be met."""
     device = parse_device(options.device)
     warnings: list[str] = []
     if device.kind == "auto":
         device = Device("cuda") if _CUDA in available else CPU
     elif _PROVIDERS.get(device.kind, _CPU) not in available:
-        warnings.append(f"{device} was asked for, this ONNX Runtime has no provider for it; the model runs on the CPU")
+        warnings.append(
+            f"{device} was requested, but this ONNX Runtime has no provider for it; the model runs on the CPU"
+        )
         device = CPU
     by_tensorrt = options.precision == "fp16" and device.kind == "cuda" and _TENSORRT in available
     if options.precision != "fp32" and not (by_tensorrt and options.cache_dir is not None):
-        warnings.append(f"{options.precision} was asked for, an ONNX model runs in the precision it was exported in")
+        warnings.append(f"{options.precision} was requested, but an ONNX model keeps the precision of its export")
     return device, warnings
 
 
 def _shares_threads(options: BackendOptions) -> bool:
-    """Whether sessions use the process-wide pool, which the first that asks for it makes.
+    """Whether sessions use the process-wide thread pool, which the first session that needs it creates.
 
-    From then on every session of the process has to: ONNX Runtime refuses any with threads of its own.
+    From then on every session of the process must use it: ONNX Runtime refuses sessions with their own threads.
     """
     global _pool_made
     import onnxruntime as ort
 
     with _pool_lock:
         if options.shared_threads and not _pool_made:
-            with suppress(Exception):  # somebody else in this process has made it
+            with suppress(Exception):  # other code in this process has created it
                 ort.set_global_thread_pool_sizes(options.threads or usable_cores(), 1)
             _pool_made = True
         return _pool_made
 
 
 def _session(path: Path, options: BackendOptions, choice: _Choice, shared: bool) -> onnxruntime.InferenceSession:
-    """From the cache of optimized models where there is one; else optimized now, and kept for the next start."""
+    """From the cache of optimized graphs when possible; else optimized now and cached for the next start."""
     import onnxruntime as ort
 
     facts = (ort.__version__, options.enable_onnx_optimization)
@@ -152,8 +154,8 @@ def _session(path: Path, options: BackendOptions, choice: _Choice, shared: bool)
         except ModelLoadError:
             form.forget()
     try:
-        return form.keep(lambda aside: _start(path, path, _settings(options, shared, keep=aside), choice))
-    except (ModelLoadError, OSError):  # a full disk, say: the model itself may be fine
+        return form.keep(lambda target: _start(path, path, _settings(options, shared, keep=target), choice))
+    except (ModelLoadError, OSError):  # such as a full disk: the model itself may be fine
         return _start(path, path, _settings(options, shared), choice)
 
 
@@ -182,16 +184,16 @@ def _settings(
 def _start(
     model: Path, file: Path, settings: onnxruntime.SessionOptions, choice: _Choice
 ) -> onnxruntime.InferenceSession:
-    """A session from `file`, which is the model or its optimized form; errors name the model."""
+    """A session from `file`, the model or its optimized form; errors name the model."""
     import onnxruntime as ort
 
     def start() -> onnxruntime.InferenceSession:
-        # By path, so that external data is looked for beside the model and nowhere else.
+        # By path, so that external data is read from the directory of the model only.
         return ort.InferenceSession(os.fspath(file), settings, providers=choice.providers, enable_fallback=0)
 
     try:
-        # In a thread that then ends: ONNX Runtime also sets the processor's denormals-are-zero mode in the
-        # thread that opens the first session, where it would change the arithmetic of everybody else's code.
+        # In a temporary thread: ONNX Runtime also sets the processor's denormals-are-zero mode in the thread
+        # that opens the first session, which would change the arithmetic of all other code in that thread.
         with ThreadPoolExecutor(1, thread_name_prefix="penstock-open") as opener:
             return opener.submit(start).result()
     except Exception as error:

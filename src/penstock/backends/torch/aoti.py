@@ -1,34 +1,34 @@
-"""Runs AOTInductor packages: programs that were compiled to native code for one kind of CPU or GPU.
+"""Runs AOTInductor packages: programs compiled to native code for one kind of CPU or GPU.
 
-The package's own loader is used, and not `torch._inductor.aoti_load_package`, which on a cold cache spends half a
-minute compiling a probe to print one warning. What that is about is checked here, from what the package records.
+Uses the package's own loader and not `torch._inductor.aoti_load_package`, which on a cold cache spends half a minute
+compiling a probe to print one warning. The condition behind that warning is checked here, from the package's metadata.
 """
 
 from __future__ import annotations
 
 import json
 import platform
-import warnings as python_warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from penstock.backends.base import BackendOptions, ModelFile, require_file
-from penstock.backends.devices import lacking, torch_placement
+from penstock.backends.devices import missing_features, torch_placement
 from penstock.backends.signature_match import require_fit, same_type, same_type_and_lengths
-from penstock.backends.torch.archives import members, open_archive
 from penstock.backends.torch.base import TorchBackend, load_error, require_numbers, set_threads
+from penstock.backends.torch.pt2_archive import open_archive
+from penstock.backends.torch.quiet import quietly
 from penstock.errors import InferenceError, IntegrityError, InvalidInput, ModelLoadError, UnsupportedFormat
 from penstock.tensors import Arrays, Signature
 
 if TYPE_CHECKING:
     import torch
 
-NATIVE = "data/aotinductor/model/"
+_MODEL = "data/aotinductor/model/"
 SIGNATURE_KEY = "penstock.signature"
-"""Where a package that Penstock compiled records its signature, as in a manifest."""
+"""The metadata key under which a package that Penstock compiled records its signature, as in a manifest."""
 WEIGHTS_KEY = "penstock.weights"
-"""And there how many trained numbers it has and how many bytes they take, as `[count, bytes]`."""
+"""The key of the number of parameters and of their bytes, as `[count, bytes]`."""
 _ISA_FLAGS = {
     "AVX2": ("avx2", "fma"),
     "AVX512": ("avx512f", "avx512dq", "avx512vl", "avx512bw"),
@@ -39,11 +39,11 @@ _ISA_FLAGS = {
     "ASIMD": ("asimd",),
     "SVE": ("sve",),
 }
-"""CPU flags, as Linux names them, that code for an instruction set of PyTorch uses."""
+"""The CPU flags of Linux that each instruction set of PyTorch needs."""
 
 
 class AotiBackend(TorchBackend):
-    """One loaded package. Its code trusts the shapes it gets, so that they are checked here in every run."""
+    """One loaded package. Its code does not check shapes, so every run checks them here."""
 
     format = "aoti"
     _loader: Any = None
@@ -52,9 +52,9 @@ class AotiBackend(TorchBackend):
 
     @classmethod
     def open(cls, file: ModelFile, options: BackendOptions) -> AotiBackend:
-        """Load a package for the CPU or GPU it was compiled for. Raises ModelLoadError or a child, naming the file.
+        """Load a package for the CPU or GPU it was compiled for. Raises ModelLoadError or a subclass.
 
-        A bare file's signature is read from packages that Penstock compiled.
+        The signature of a bare file is read from packages that Penstock compiled.
         """
         require_file(file.path)
         package = describe(file.path)
@@ -82,7 +82,7 @@ class AotiBackend(TorchBackend):
         return super().run(inputs)
 
     def close(self) -> None:
-        """Drop the package and the files it was unpacked into."""
+        """Drop the package and its unpacked files."""
         super().close()
         self._loader = None
 
@@ -92,11 +92,10 @@ class AotiBackend(TorchBackend):
 
         number = int(self.device.partition(":")[2] or -1)
         try:
-            with python_warnings.catch_warnings():
-                python_warnings.simplefilter("ignore")  # PyTorch copies trees with a class it has deprecated itself
+            with quietly():  # PyTorch uses a class of trees that it has deprecated
                 loader = torch._C._aoti.AOTIModelPackageLoader(str(path), "model", False, 1, number)
                 taken, self._tree = (_pytree.treespec_loads(spec) for spec in loader.get_call_spec())
-        except Exception as error:  # of the dynamic linker as well
+        except Exception as error:  # may come from the dynamic linker
             raise load_error(path, self.device, error) from None
         self._order = _order(path, package, self.signature, taken)
         self._loader = loader
@@ -111,7 +110,7 @@ class AotiBackend(TorchBackend):
 
 
 class Package(NamedTuple):
-    """What a package says about itself, read without loading it."""
+    """The metadata of a package, read without loading it."""
 
     device: str
     requires: tuple[str, ...]
@@ -122,14 +121,14 @@ class Package(NamedTuple):
 
 
 def describe(path: Path) -> Package:
-    """What the package at `path` was compiled for. Raises IntegrityError or UnsupportedFormat; runs nothing."""
-    with open_archive(path, "archive_format", "AOTInductor package") as archive:
-        found = members(archive)
+    """The metadata of the package at `path`. Raises IntegrityError or UnsupportedFormat; runs nothing."""
+    with open_archive(path, "archive_format", "an AOTInductor package") as archive:
+        found = archive.below_root()
         described = next((found[name] for name in found if name.endswith(".wrapper_metadata.json")), None)
         if described is None:
-            raise UnsupportedFormat(f"{path}: it holds no compiled model named model; compile one with AOTInductor")
-        if any(name.startswith(NATIVE) and name.endswith("weights_config.json") for name in found):
-            raise UnsupportedFormat(f"{path}: its weights are beside its code; compile it with the weights inside")
+            raise UnsupportedFormat(f"{path}: it has no compiled model named model; compile one with AOTInductor")
+        if any(name.startswith(_MODEL) and name.endswith("weights_config.json") for name in found):
+            raise UnsupportedFormat(f"{path}: its weights are in separate files; compile it with the weights inside")
         metadata = _json(path, archive.read(described))
     return Package(
         str(metadata.get("AOTI_DEVICE_KEY", "cpu")),
@@ -155,7 +154,7 @@ def _json(path: Path, data: bytes) -> dict[str, Any]:
 
 
 def _flags(instruction_sets: str) -> tuple[str, ...]:
-    """CPU flags for what PyTorch writes, such as `AVX512 AVX512_VNNI`."""
+    """CPU flags for the instruction sets that PyTorch records, such as `AVX512 AVX512_VNNI`."""
     return tuple(sorted({flag for name in instruction_sets.upper().split() for flag in _ISA_FLAGS.get(name, ())}))
 
 
@@ -192,7 +191,7 @@ def _signature(file: ModelFile, package: Package) -> Signature:
 
 
 def _order(path: Path, package: Package, signature: Signature, taken: Any) -> list[str]:
-    """Names of inputs in the order the package takes them: as it records, else by place and then by keyword."""
+    """Names of inputs in the order of the package: as recorded, else positional ones before keywords."""
     if package.signature is not None:
         return [spec.name for spec in package.signature.inputs]
     names = [spec.name for spec in signature.inputs]
@@ -205,16 +204,16 @@ def _order(path: Path, package: Package, signature: Signature, taken: Any) -> li
 def _warnings(package: Package, options: BackendOptions) -> tuple[str, ...]:
     warnings: tuple[str, ...] = ()
     if options.precision != "fp32":
-        warnings += (f"{options.precision} was asked for, a package runs in the precision it was compiled in",)
+        warnings += (f"{options.precision} was requested, but a package keeps the precision of its compilation",)
     if options.device not in ("auto", "cpu") and package.device == "cpu":
-        warnings += (f"{options.device} was asked for, the package was compiled for the CPU and runs there",)
+        warnings += (f"{options.device} was requested, but the package was compiled for the CPU and runs there",)
     return warnings
 
 
 def _require_machine(path: Path, package: Package) -> None:
-    """Raise UnsupportedFormat where the code would end the process: on a CPU without its instructions."""
+    """Raise UnsupportedFormat on a CPU without the instructions of the code, which would end the process."""
     if package.device == "cpu" and package.machine not in ("", platform.machine()):
         raise UnsupportedFormat(f"{path}: it was compiled for {package.machine}, this machine is {platform.machine()}")
-    missing = lacking(package.requires) if package.device == "cpu" else []
+    missing = missing_features(package.requires) if package.device == "cpu" else []
     if missing:
-        raise UnsupportedFormat(f"{path}: it was compiled for a CPU with {', '.join(missing)}, which this one has not")
+        raise UnsupportedFormat(f"{path}: it was compiled for a CPU with {', '.join(missing)}, which this one lacks")

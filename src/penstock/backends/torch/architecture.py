@@ -1,37 +1,36 @@
-"""Builds the class an eager model's weights fill, from the `module:Class` its manifest names.
+"""Builds the class that the weights of an eager model fill, from the `module:Class` in its manifest.
 
-Importing a module runs it, and a manifest is data: so before anything is imported the package must be known to be meant
-for this (an entry point of the group `penstock.architectures`, or `allow`), unless the model may run code anyway. What
-the name leads to is checked to be a subclass of `torch.nn.Module` before it is called.
+Importing a module runs it, and a manifest is data. Before anything is imported, the package must be registered for this
+(an entry point of the group `penstock.architectures`, or `allow`), unless the model is trusted to run code. The name
+must resolve to a subclass of `torch.nn.Module` before it is called.
 """
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import re
 import sys
 from collections.abc import Mapping
-from functools import cache, reduce
+from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from penstock.backends.base import first_line
-from penstock.errors import ModelLoadError, UnsupportedFormat, Untrusted
+from penstock.errors import ModelLoadError, UnsupportedFormat, Untrusted, first_line
+from penstock.imports import import_attribute
 
 if TYPE_CHECKING:
     import torch
 
 GROUP = "penstock.architectures"
-"""The entry point group in which an installed package says that its classes are model architectures."""
+"""The entry point group in which an installed package registers its classes as model architectures."""
 
 _NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
 _allowed: set[str] = set()
 
 
 def allow(package: str) -> None:
-    """Let manifests name classes of a top-level package, in this process, as an entry point would."""
+    """Register the classes of a top-level package in this process, as an entry point would."""
     _allowed.add(package)
 
 
@@ -43,13 +42,13 @@ def build(
     recorded: Mapping[str, Any] | None = None,
     trust: str = "data",
 ) -> torch.nn.Module:
-    """A new instance of `architecture`, its weights not yet filled. `path` is only named in errors.
+    """A new instance of `architecture`, its weights not yet filled. `path` is used in errors only.
 
-    A class itself, which a Python caller gives, is taken as it is. Of the `recorded` arguments, which a checkpoint
-    holds, those are used that the class takes and `arguments` does not name.
+    `architecture` may be a class, given by a Python caller. Of the `recorded` arguments of a checkpoint, those are
+    used that the class takes and `arguments` does not name.
 
-    Raises Untrusted when a name's package was not allowed and `trust` is data, UnsupportedFormat when it is not a
-    `module:Class` of an installed package that is a `torch.nn.Module`, ModelLoadError when the class does not take
+    Raises Untrusted when the package of a name is not registered and `trust` is data, UnsupportedFormat when it is not
+    a `module:Class` of an installed package that is a `torch.nn.Module`, ModelLoadError when the class does not take
     `arguments`.
     """
     name = architecture if isinstance(architecture, str) else architecture.__qualname__
@@ -73,14 +72,14 @@ def _taken(model_class: type, arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _find(path: Path, architecture: str | type, trust: str) -> Any:
-    """What a name leads to; its module is imported only when nothing speaks against it."""
+    """The object that a name resolves to; its module is imported only when that is allowed."""
     if not isinstance(architecture, str):
         return architecture
     if _NAME.fullmatch(architecture) is None:
         raise UnsupportedFormat(f"{path}: the architecture {architecture!r} is not of the form module:Class")
     module_name, _, qualified_name = architecture.partition(":")
     package = module_name.partition(".")[0]
-    if package in sys.stdlib_module_names:  # some of them act when they are imported
+    if package in sys.stdlib_module_names:  # some of them act at import
         raise UnsupportedFormat(f"{path}: the architecture {architecture} is not a class of torch.nn.Module")
     if trust == "data" and not _is_known(package):
         raise Untrusted(
@@ -89,7 +88,7 @@ def _find(path: Path, architecture: str | type, trust: str) -> Any:
         )
     found = _import(path, architecture, module_name, qualified_name)
     home = str(getattr(found, "__module__", "")).partition(".")[0]
-    if trust == "data" and isinstance(found, type) and not _is_known(home):  # reached through what a module imported
+    if trust == "data" and isinstance(found, type) and not _is_known(home):  # reached through an import of the module
         raise Untrusted(
             f"{path}: {architecture} is a class of the package {home}, which is not registered for models "
             f"(entry point group {GROUP}); register it, or allow this with trust code"
@@ -108,7 +107,7 @@ def _registered() -> frozenset[str]:
 
 def _import(path: Path, architecture: str, module_name: str, qualified_name: str) -> Any:
     try:
-        return reduce(getattr, qualified_name.split("."), importlib.import_module(module_name))
+        return import_attribute(architecture)
     except ModuleNotFoundError as error:
         raise UnsupportedFormat(
             f"{path}: the architecture {architecture} needs the module {error.name}, which is not installed here"

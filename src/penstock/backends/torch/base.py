@@ -1,40 +1,30 @@
-"""What all PyTorch formats share: numpy in, numpy out, the device, inference mode, and what an error means."""
+"""Shared by all PyTorch formats: conversion from and to numpy, the device, inference mode, errors."""
 
 from __future__ import annotations
 
 import copy
-import warnings as python_warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
-from penstock.backends.base import Backend, empty_outputs, first_line, no_rows
+from penstock.backends.base import Backend, empty_outputs, no_rows
 from penstock.backends.devices import Device, usable_cores
 from penstock.backends.torch.precision import close_enough, gains, half_type
-from penstock.errors import InferenceError, ModelLoadError, OutOfMemory, UnsupportedFormat
+from penstock.errors import InferenceError, ModelLoadError, OutOfMemory, UnsupportedFormat, first_line
 from penstock.tensors import BF16, DATATYPES, Array, Arrays, Signature, TensorSpec
 
 if TYPE_CHECKING:
     import torch
 
-TRIED_LENGTH = 8
-"""Of free axes, where something must be tried."""
+PROBE_LENGTH = 8
+"""The length of free axes in a probe."""
 _OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "not enough memory")
 
 
-@contextmanager
-def quietly() -> Iterator[None]:
-    """Without what PyTorch warns its own developers of, and of the age of what somebody else chose."""
-    with python_warnings.catch_warnings():
-        python_warnings.simplefilter("ignore")
-        yield
-
-
 class TorchBackend(Backend):
-    """A module that takes and returns tensors, shared by all threads that call `run`."""
+    """A module that takes and returns tensors; threads may call `run` at the same time."""
 
     def __init__(
         self,
@@ -75,13 +65,13 @@ class TorchBackend(Backend):
             raise self._run_error(error) from None
 
     def close(self) -> None:
-        """Drop the model; on CUDA also give its cached memory back to the device."""
+        """Drop the model; on CUDA also free its cached memory."""
         self._closed = True
         self._model = None
         free_cuda_cache(self.device)
 
     def _call(self, tensors: dict[str, torch.Tensor]) -> Any:
-        """What the model returns for tensors by input name, which are in the order of the signature."""
+        """The result of the model for tensors by input name, in the order of the signature."""
         model = self._model
         if model is None:
             raise InferenceError("the model is closed")
@@ -99,7 +89,7 @@ class TorchBackend(Backend):
             }
 
     def _to_device(self, array: Array, spec: TensorSpec) -> torch.Tensor:
-        """A tensor of its own memory: models may write into their inputs, which are the caller's arrays."""
+        """A tensor with memory of its own: a model may write into its inputs, which are the caller's arrays."""
         import torch
 
         if self._on_cpu or not array.flags.writeable:
@@ -117,9 +107,9 @@ class TorchBackend(Backend):
         return tensor
 
     def _require_signature(self, path: Path) -> None:
-        """Raise ModelLoadError when a batch made from the signature does not run, or gives other outputs than it says.
+        """Raise ModelLoadError when a batch made from the signature does not run, or its outputs do not fit.
 
-        With free axes past the batch nobody knows which lengths the model takes, and nothing is tried.
+        Skipped when an axis after the batch is free: the lengths that the model accepts are unknown.
         """
         batch = probe(self.signature, rows=2)
         if batch is None:
@@ -134,7 +124,7 @@ class TorchBackend(Backend):
             raise ModelLoadError(f"{path}: it does not run as its signature says: {reason(error)}") from None
 
     def _lower(self, precision: str, device: Device) -> None:
-        """Go to half precision where it was asked for, the hardware has it, and this model gains from it."""
+        """Switch to half precision when it was requested, the hardware supports it, and this model is faster in it."""
         half, warnings = half_type(precision, device)
         self.warnings += warnings
         exact = self._model
@@ -147,10 +137,10 @@ class TorchBackend(Backend):
             self.num_bytes = module_bytes(lowered)
         else:
             self._use(exact, None)
-            self.warnings += (f"{precision} was asked for, {objection}; the model runs in fp32",)
+            self.warnings += (f"{precision} was requested, but {objection}; the model runs in fp32",)
 
     def _objection(self, exact: torch.nn.Module, lowered: torch.nn.Module, half: torch.dtype) -> str | None:
-        """What speaks against `lowered`, a copy of `exact` of type `half`; on a GPU, speed never does."""
+        """Why not to use `lowered`, a copy of `exact` in type `half`; None to use it. Speed counts on the CPU only."""
 
         def before(batch: Arrays) -> Arrays:
             self._use(exact, None)
@@ -160,13 +150,13 @@ class TorchBackend(Backend):
             self._use(lowered, half)
             return self._run(batch)
 
-        batches = [probe(self.signature, rows, TRIED_LENGTH) for rows in (1, 16)]
+        batches = [probe(self.signature, rows, PROBE_LENGTH) for rows in (1, 16)]
         try:
             if not all(close_enough(before(batch), after(batch)) for batch in batches):
-                return "its answers would be too far off"
+                return "its outputs differ too much"
             if self._on_cpu and not gains(before, after, batches):
                 return "it is not faster in it on this CPU"
-        except Exception as error:  # whatever it is, the model was trained in fp32
+        except Exception as error:  # the fp32 model remains
             return f"the model does not run in it ({reason(error)})"
         return None
 
@@ -183,21 +173,21 @@ class TorchBackend(Backend):
 
 
 def require_numbers(path: Path, signature: Signature) -> None:
-    """Raise UnsupportedFormat for a signature with text, which PyTorch has no tensors of."""
+    """Raise UnsupportedFormat for a signature with text, for which PyTorch has no tensors."""
     for spec in (*signature.inputs, *signature.outputs):
         if DATATYPES[spec.dtype].torch is None:
-            raise UnsupportedFormat(f"{path}: {spec.name} is of type {spec.dtype}, which PyTorch has no tensors of")
+            raise UnsupportedFormat(f"{path}: {spec.name} is of type {spec.dtype}, for which PyTorch has no tensors")
 
 
 def load_error(path: Path, device: object, error: BaseException) -> ModelLoadError:
-    """A failure while the model of `path` was brought to `device`, as one sentence."""
+    """A failure to load the model of `path` on `device`, as one sentence."""
     if is_memory(error):
         return ModelLoadError(f"{path}: the model does not fit into the memory of {device}")
-    return ModelLoadError(f"{path}: the model could not be brought up on {device}: {reason(error)}")
+    return ModelLoadError(f"{path}: the model could not be loaded on {device}: {reason(error)}")
 
 
 def reason(error: BaseException) -> str:
-    """The line of an error that says what is wrong: of one from TorchScript the last, after its stack."""
+    """The line of an error that gives the reason: the last one for TorchScript, which prints its stack first."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if lines and lines[0].startswith("The following operation failed in the TorchScript interpreter"):
         return first_line(RuntimeError(lines[-1].removeprefix("RuntimeError: ")))
@@ -205,12 +195,12 @@ def reason(error: BaseException) -> str:
 
 
 def is_memory(error: BaseException) -> bool:
-    """True when an error says that memory ran out."""
+    """True for an out-of-memory error."""
     return isinstance(error, MemoryError) or any(sign in str(error) for sign in _OUT_OF_MEMORY)
 
 
 def free_cuda_cache(device: str) -> None:
-    """Give memory that PyTorch keeps for later back to a CUDA device."""
+    """Free the memory that PyTorch caches on a CUDA device."""
     if device.startswith("cuda"):
         import torch
 
@@ -218,7 +208,7 @@ def free_cuda_cache(device: str) -> None:
 
 
 def set_threads(threads: int | None) -> None:
-    """Set the threads of PyTorch, which are the whole process's, to `threads` or at most the usable cores."""
+    """Set the threads of PyTorch for the whole process: `threads`, or at most the usable cores."""
     import torch
 
     wanted = threads or min(torch.get_num_threads(), usable_cores())
@@ -227,14 +217,14 @@ def set_threads(threads: int | None) -> None:
 
 
 def module_bytes(module: torch.nn.Module) -> int:
-    """Memory of parameters and buffers; of several that share it once."""
+    """Memory of parameters and buffers; shared memory counts once."""
     tensors = [*module.parameters(), *module.buffers()]
     storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
     return sum(storages.values())
 
 
 def spec_of(name: str, dtype: torch.dtype, shape: Iterable[Any]) -> TensorSpec:
-    """What a signature says of a tensor; lengths that are no plain number are free."""
+    """The spec of a tensor; a length that is not a plain number is free."""
     lengths = tuple(length if type(length) is int else -1 for length in shape)
     return TensorSpec(name, _wire_name(dtype), lengths)
 
@@ -248,7 +238,7 @@ def _wire_name(dtype: torch.dtype) -> str:
 
 
 def by_output_name(result: Any, specs: Sequence[TensorSpec]) -> list[Any]:
-    """What the model returned, in the order of the signature: mappings by name, sequences by place."""
+    """The outputs in the order of the signature: a mapping is matched by name, a sequence by position."""
     if isinstance(result, Mapping):
         missing = next((spec.name for spec in specs if spec.name not in result), None)
         if missing is not None:
@@ -260,8 +250,21 @@ def by_output_name(result: Any, specs: Sequence[TensorSpec]) -> list[Any]:
     return outputs
 
 
+def output_names(count: int) -> list[str]:
+    """The names of outputs that have none: `output` for one, `output_0`, `output_1`, … for several."""
+    return ["output"] if count == 1 else [f"output_{number}" for number in range(count)]
+
+
+def named_outputs(result: Any) -> dict[str, Any]:
+    """The outputs of a model without a signature: by the keys of a mapping, else by `output_names`."""
+    if isinstance(result, Mapping):
+        return {str(name): value for name, value in result.items()}
+    values = list(result) if isinstance(result, tuple | list) else [result]
+    return dict(zip(output_names(len(values)), values, strict=True))
+
+
 def _to_numpy(output: Any, spec: TensorSpec, dtype: torch.dtype) -> Array:
-    """The output in the signature's datatype; only a floating type is turned into another."""
+    """The output in the datatype of the signature; only floating types are converted."""
     import torch
 
     if not isinstance(output, torch.Tensor):
@@ -284,7 +287,7 @@ def probe(signature: Signature, rows: int) -> Arrays | None: ...
 
 
 def probe(signature: Signature, rows: int, length: int | None = None) -> Arrays | None:
-    """A random batch the signature allows; None when an axis past the batch is free and no `length` is given for it."""
+    """A random batch that the signature allows; None when an axis after the batch is free and `length` is not given."""
     if length is None and any(spec.row_elements < 0 for spec in signature.inputs):
         return None
     random = np.random.default_rng(0)
@@ -297,5 +300,5 @@ def _random(spec: TensorSpec, rows: int, length: int, random: np.random.Generato
 
 
 def agree(one: Arrays, other: Arrays, tolerance: float) -> bool:
-    """True when all outputs are the same within `tolerance`, relative and absolute."""
+    """True when all outputs are equal within `tolerance`, relative and absolute."""
     return all(np.allclose(one[name], other[name], rtol=tolerance, atol=tolerance, equal_nan=True) for name in one)

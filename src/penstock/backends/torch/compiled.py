@@ -20,10 +20,10 @@ _WITH_GRAPHS = ("reduce-overhead", "max-autotune")
 
 
 class Compiled:
-    """What `torch.compile` made of a model; the first runs compile, in `marking()` for every length that is free.
+    """A model compiled by `torch.compile`; the first runs compile, in `marking()` for every free length.
 
-    With CUDA graphs all runs happen in one thread of its own, since a graph belongs to the thread that recorded it, and
-    answers are copied, since the next run writes into the same memory.
+    With CUDA graphs all runs happen in one dedicated thread, since a graph belongs to the thread that recorded it, and
+    outputs are copied, since the next run writes into the same memory.
     """
 
     def __init__(self, model: torch.nn.Module, signature: Signature, device: Device, mode: str | None) -> None:
@@ -34,19 +34,19 @@ class Compiled:
         self._free = {name: axes for name, axes in free if axes}
         self._marking = False
         graphs = device.kind == "cuda" and mode in _WITH_GRAPHS
-        self._lane = ThreadPoolExecutor(1, thread_name_prefix="cuda-graphs") if graphs else None
+        self._graph_thread = ThreadPoolExecutor(1, thread_name_prefix="cuda-graphs") if graphs else None
 
     def run(self, tensors: Mapping[str, torch.Tensor], *, by_name: bool) -> Any:
-        """What the model returns for its inputs."""
+        """The result of the model for its inputs."""
         if self._marking:
             _mark(tensors, self._free)
-        if self._lane is not None:
-            return self._lane.submit(_graphed, self._compiled, tensors, by_name).result()
+        if self._graph_thread is not None:
+            return self._graph_thread.submit(_graphed, self._compiled, tensors, by_name).result()
         return _call(self._compiled, tensors, by_name)
 
     @contextmanager
     def marking(self) -> Iterator[None]:
-        """Inside, the axes that the signature leaves free are announced, so that one compilation serves all lengths."""
+        """Inside, the free axes of the signature are marked dynamic, so that one compilation serves all lengths."""
         self._marking = True
         try:
             yield
@@ -54,20 +54,20 @@ class Compiled:
             self._marking = False
 
     def close(self) -> None:
-        """End the thread, where there is one."""
-        if self._lane is not None:
-            self._lane.shutdown(wait=False)
+        """End the thread of CUDA graphs."""
+        if self._graph_thread is not None:
+            self._graph_thread.shutdown(wait=False)
 
 
 def keep_in(directory: Path | None) -> None:
-    """Let PyTorch keep compiled kernels in `directory` between starts, unless the environment names another."""
+    """Make PyTorch keep compiled kernels in `directory` between starts, unless the environment names another."""
     kept = private_directory(directory / "torchinductor") if directory is not None else None
     if kept is not None:
         suggest("TORCHINDUCTOR_CACHE_DIR", str(kept))
 
 
 def _options(mode: str, device: Device) -> dict[str, Any]:
-    """The mode's options; on the CPU weights are folded in as constants, which is worth up to a half."""
+    """The options of a mode; on the CPU weights are folded in as constants, which saves up to half of the time."""
     import torch._inductor
 
     options = dict(torch._inductor.list_mode_options(mode))

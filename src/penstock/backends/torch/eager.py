@@ -1,27 +1,29 @@
-"""Runs PyTorch models as Python code: the architecture an artifact names, filled with its weights."""
+"""Runs PyTorch models as Python code: the class that an artifact names, filled with its weights."""
 
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from penstock.backends.base import BackendOptions, ModelFile, require_file
 from penstock.backends.devices import Device, torch_placement
 from penstock.backends.torch import architecture, state_dict
 from penstock.backends.torch.base import (
-    TRIED_LENGTH,
+    PROBE_LENGTH,
     TorchBackend,
     agree,
     load_error,
     probe,
-    quietly,
     reason,
     require_numbers,
     set_threads,
 )
 from penstock.backends.torch.compiled import Compiled, keep_in
+from penstock.backends.torch.infer_signature import output_specs, signature_of
+from penstock.backends.torch.quiet import quietly
 from penstock.errors import ModelLoadError
-from penstock.tensors import Signature
+from penstock.tensors import Arrays, Signature, TensorSpec
 
 if TYPE_CHECKING:
     import torch
@@ -31,7 +33,7 @@ _TOLERANCE = 1e-4
 
 
 class EagerBackend(TorchBackend):
-    """One `torch.nn.Module` in evaluation mode, or what `torch.compile` made of it."""
+    """One `torch.nn.Module` in evaluation mode, compiled by `torch.compile` when requested."""
 
     format = "pytorch"
 
@@ -52,15 +54,14 @@ class EagerBackend(TorchBackend):
 
     @classmethod
     def open(cls, file: ModelFile, options: BackendOptions) -> EagerBackend:
-        """Build the architecture and fill it. Raises ModelLoadError or a child of it, naming the file.
+        """Build the architecture and fill it. Raises ModelLoadError or a subclass, naming the file.
 
-        Sets the threads of PyTorch, which are the whole process's, to `options.threads` or at most the
-        usable cores.
+        Sets the threads of PyTorch for the whole process: `options.threads`, or at most the usable cores.
         """
         require_file(file.path)
         if file.signature is None or file.architecture is None:
             raise ModelLoadError(
-                f"{file.path}: weights alone say neither the class they fill nor its inputs; "
+                f"{file.path}: weights alone do not record the class that they fill, nor its inputs; "
                 "give `architecture` and `signature` or `example_input` in Python, publish them with "
                 "`penstock models import`, or export the model to ONNX"
             )
@@ -76,22 +77,41 @@ class EagerBackend(TorchBackend):
         backend._compile(options, device)
         return backend
 
+    @classmethod
+    def signature_from_example(cls, file: ModelFile, example: Any, trust: str) -> Signature:
+        """The signature that the model shows when it runs on `example`; its weights are not needed for that."""
+        require_file(file.path)
+        if file.architecture is None:
+            return super().signature_from_example(file, example, trust)
+        recorded = state_dict.read(file.path).arguments
+        model = architecture.build(
+            file.path, file.architecture, file.architecture_args, recorded=recorded, trust=trust
+        ).eval()
+        return signature_of(file.path, model, example)
+
+    @classmethod
+    def outputs_from_runs(cls, file: ModelFile, batches: Sequence[Arrays], trust: str) -> tuple[TensorSpec, ...]:
+        """The outputs that the model gives for `batches`; raises ModelLoadError when it does not run."""
+        if file.architecture is None:
+            raise ModelLoadError(f"{file.path}: weights alone do not say which class they fill; name its architecture")
+        return output_specs(file.path, _filled(file, file.architecture, trust).eval(), batches)
+
     def _call(self, tensors: dict[str, torch.Tensor]) -> Any:
         compiled = self._compiled
         return super()._call(tensors) if compiled is None else compiled.run(tensors, by_name=self._by_name)
 
     def close(self) -> None:
-        """Drop the model and what was compiled of it."""
+        """Drop the model and its compiled form."""
         compiled, self._compiled = self._compiled, None
         super().close()
         if compiled is not None:
             compiled.close()
 
     def _try_channels_last(self, model: torch.nn.Module) -> bool:
-        """Lay the weights out with channels last, which convolutions run faster in, and say whether it holds.
+        """Use the channels-last layout, in which convolutions are faster; False when the model does not support it.
 
-        A model that takes its memory layout for granted (`view` after a convolution) fails in it: so one
-        random batch must give the same answer in both, and else the usual layout stays.
+        A model that relies on its memory layout (`view` after a convolution) fails in it: one random batch must give
+        the same output in both layouts, otherwise the usual layout is restored.
         """
         import torch
 
@@ -103,14 +123,14 @@ class EagerBackend(TorchBackend):
             lay_out(model, torch.channels_last)
             self._channels_last = True
             agreed = agree(expected, self._run(batch), _TOLERANCE)
-        except Exception:  # whatever it is, the usual layout is what the model was written for
+        except Exception:  # the model was written for the usual layout
             agreed = False
         if not agreed:
             lay_out(model, torch.contiguous_format)
         return agreed
 
     def _compile(self, options: BackendOptions, device: Device) -> None:
-        """Run what `torch.compile` makes of the model where it answers the same; else the model, and say why."""
+        """Use the compiled model when its outputs agree; otherwise the model itself, with a warning that says why."""
         model = self._model
         if not options.use_compile or model is None:
             self.warnings += (RUNS_AS_PYTHON,)
@@ -122,45 +142,47 @@ class EagerBackend(TorchBackend):
         if objection is not None:
             self._compiled = None
             compiled.close()
-            self.warnings += (f"torch.compile was asked for, {objection}; {RUNS_AS_PYTHON}",)
+            self.warnings += (f"torch.compile was requested, but {objection}; {RUNS_AS_PYTHON}",)
 
     def _try_compiled(self, compiled: Compiled) -> str | None:
-        """Compile by running batches of several sizes; what speaks against the result, or None."""
-        batches = [probe(self.signature, rows, TRIED_LENGTH + rows) for rows in (3, 2, 1)]
+        """Compile by running batches of several sizes; the reason not to use the result, or None."""
+        batches = [probe(self.signature, rows, PROBE_LENGTH + rows) for rows in (3, 2, 1)]
         try:
             expected = [self._run(batch) for batch in batches]
             self._compiled = compiled
             with compiled.marking(), quietly():
                 answers = [self._run(batch) for batch in batches]
-        except Exception as error:  # whatever it is, the model itself runs
+        except Exception as error:  # the model itself runs
             return f"it could not compile the model ({reason(error)})"
         tolerance = _TOLERANCE if self._half is None else 1e-1
         if not all(agree(one, other, tolerance) for one, other in zip(expected, answers, strict=True)):
-            return "what it made of the model gives other answers"
+            return "the compiled model gives other outputs"
         return None
 
 
-def _filled(file: ModelFile, of: str | type, trust: str) -> torch.nn.Module:
+def _filled(file: ModelFile, model_class: str | type, trust: str) -> torch.nn.Module:
     checkpoint = state_dict.read(file.path)
-    model = architecture.build(file.path, of, file.architecture_args, recorded=checkpoint.arguments, trust=trust)
+    model = architecture.build(
+        file.path, model_class, file.architecture_args, recorded=checkpoint.arguments, trust=trust
+    )
     state_dict.fill(model, checkpoint)
     return model
 
 
 def takes_names(model: torch.nn.Module, signature: Signature) -> bool:
-    """True when every input is a parameter of `forward` by name; else they are given in signature order."""
+    """True when every input is a parameter of `forward` by name; else inputs are passed in signature order."""
     parameters = inspect.signature(model.forward).parameters
     named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     return all(spec.name in parameters and parameters[spec.name].kind in named for spec in signature.inputs)
 
 
-def lay_out(model: Any, layout: torch.memory_format) -> None:  # Any: no stub of `to` knows memory_format
-    """Put the weights into a memory layout."""
+def lay_out(model: Any, layout: torch.memory_format) -> None:  # Any: the stubs of `to` lack memory_format
+    """Convert the weights to a memory layout."""
     model.to(memory_format=layout)
 
 
 def has_2d_convolution(model: torch.nn.Module) -> bool:
-    """True when a layer gains from its channels coming last."""
+    """True when a layer is faster in the channels-last layout."""
     import torch
 
     return any(isinstance(module, torch.nn.Conv2d | torch.nn.ConvTranspose2d) for module in model.modules())

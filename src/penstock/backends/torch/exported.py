@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,17 +10,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from penstock.backends.base import BackendOptions, ModelFile, require_file
 from penstock.backends.devices import Device, torch_placement
 from penstock.backends.signature_match import require_fit, same_type, same_type_and_lengths
-from penstock.backends.torch.archives import open_archive
 from penstock.backends.torch.base import (
     TorchBackend,
     is_memory,
     load_error,
-    quietly,
+    output_names,
     reason,
     set_threads,
     spec_of,
 )
-from penstock.backends.torch.pt2_archive import copy_program
+from penstock.backends.torch.pt2_archive import copy_program, open_archive
+from penstock.backends.torch.quiet import quietly
 from penstock.errors import InferenceError, ModelLoadError, PenstockError, UnsupportedFormat
 from penstock.tensors import Signature, TensorSpec
 
@@ -29,13 +28,13 @@ if TYPE_CHECKING:
     import torch
     from torch.export import ExportedProgram
 
-_KEEPS_PRECISION = "{} was asked for, an exported program runs in the precision it was exported in"
+_KEEPS_PRECISION = "{} was requested, but an exported program keeps the precision of its export"
 
 
 class Calling(NamedTuple):
-    """How a program is called: the inputs of the signature in its order, and the tree of arguments they are leaves of.
+    """How a program is called: the inputs in its order, and the tree of arguments whose leaves they are.
 
-    `tree` is None where they are all the arguments, by place.
+    `tree` is None when they are all the arguments, by position.
     """
 
     names: tuple[str, ...]
@@ -50,10 +49,10 @@ class ExportedBackend(TorchBackend):
 
     @classmethod
     def open(cls, file: ModelFile, options: BackendOptions) -> ExportedBackend:
-        """Load a program from a copy that holds nothing PyTorch would unpickle or evaluate.
+        """Load a program from a copy that has nothing for PyTorch to unpickle or evaluate.
 
-        A bare file's signature is read from the program: inputs named as the parameters of `forward`, outputs as the
-        keys of the dict it returned, else `output`. Raises ModelLoadError or a child of it, naming the file.
+        The signature of a bare file is read from the program: inputs are named as the parameters of `forward`, outputs
+        as the keys of the dict that it returned, else `output`. Raises ModelLoadError or a subclass, naming the file.
         """
         require_file(file.path)
         device, warnings = torch_placement(options.device)
@@ -92,21 +91,17 @@ def _load(path: Path) -> ExportedProgram:
 
     with (
         tempfile.TemporaryDirectory(prefix="penstock-") as private,
-        open_archive(path, "archive_format", ".pt2 program") as archive,
+        open_archive(path, "archive_format", "a .pt2 program") as archive,
     ):
         copy = Path(private) / "model.pt2"
         copy_program(path, archive, copy)
-        logger = logging.getLogger("torch.export")
-        level = logger.level
-        logger.setLevel(logging.CRITICAL)  # it logs the traceback of what is said in one sentence here
         try:
-            return torch.export.load(copy)
-        except Exception as error:  # whatever an odd program leads to
+            with quietly(logger="torch.export"):  # it logs the traceback of the error below
+                return torch.export.load(copy)
+        except Exception as error:  # an invalid program may raise anything
             if is_memory(error):
                 raise load_error(path, "cpu", error) from None
             raise ModelLoadError(f"{path}: PyTorch cannot load the program: {reason(error)}") from None
-        finally:
-            logger.setLevel(level)
 
 
 def _moved(program: ExportedProgram, device: Device) -> ExportedProgram:
@@ -118,7 +113,7 @@ def _moved(program: ExportedProgram, device: Device) -> ExportedProgram:
 
 
 def _described(path: Path, program: ExportedProgram) -> Signature:
-    """The signature a program has by itself."""
+    """The signature that the program records."""
     values = {node.name: node.meta.get("val") for node in program.graph.nodes if node.op == "placeholder"}
     results = next(node for node in program.graph.nodes if node.op == "output").args[0]
     outputs = [node.meta.get("val") for node in results[-len(program.graph_signature.user_outputs) :]]
@@ -139,12 +134,12 @@ def _specs(names: Sequence[str], values: Sequence[Any]) -> tuple[TensorSpec, ...
         (name for name, value in zip(names, values, strict=True) if not isinstance(value, torch.Tensor)), None
     )
     if strange is not None:
-        raise UnsupportedFormat(f"{strange} is no tensor; export a model that takes and returns tensors")
+        raise UnsupportedFormat(f"{strange} is not a tensor; export a model that takes and returns tensors")
     return tuple(spec_of(name, value.dtype, value.shape) for name, value in zip(names, values, strict=True))
 
 
 def _input_names(program: ExportedProgram) -> list[str]:
-    """The parameters of `forward`, those given by place before those given by keyword."""
+    """The parameters of `forward`, positional ones before keywords."""
     names = list(program.graph_signature.user_inputs)
     keywords = _keywords(program)
     return [*names[: len(names) - len(keywords)], *keywords]
@@ -155,18 +150,18 @@ def _keywords(program: ExportedProgram) -> list[str]:
 
 
 def _output_names(program: ExportedProgram, count: int) -> list[str]:
-    """The keys of a dict, the fields of a named tuple; `output` for one tensor, `output_0` and so on for several."""
+    """The keys of a dict or the fields of a named tuple, else `output_names`."""
     spec = program.call_spec.out_spec
     if spec.type is dict:
         return [str(key) for key in spec.context]
     fields = getattr(spec.type, "_fields", None)
     if fields is not None and len(fields) == count:
         return list(fields)
-    return ["output"] if count == 1 else [f"output_{number}" for number in range(count)]
+    return output_names(count)
 
 
 def _calling(path: Path, program: ExportedProgram, found: Signature, wanted: Signature) -> Calling:
-    """Matches inputs by name where all names agree and else by place; raises ModelLoadError where they do not fit."""
+    """Match inputs by name when all names agree, else by position; raises ModelLoadError when they do not fit."""
     own = [spec.name for spec in found.inputs]
     given = {spec.name: spec for spec in wanted.inputs}
     inputs = [given[name] for name in own] if given.keys() == set(own) else list(wanted.inputs)

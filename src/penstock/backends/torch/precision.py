@@ -1,4 +1,4 @@
-"""Half precision: which type a device gains from, and whether it does so for a model."""
+"""Half precision: the types that a device supports in hardware, and whether a model is faster in one."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     import torch
 
 _CPU_FLAGS = {"bf16": frozenset({"amx_bf16", "avx512_bf16"}), "fp16": frozenset({"amx_fp16", "avx512_fp16"})}
-"""Any of these multiplies in the type; without one a CPU emulates it, at a fraction of the speed of fp32."""
+"""CPU flags for multiplication in the type; without one a CPU emulates it, at a fraction of the speed of fp32."""
 _TYPES = {"fp16": "float16", "bf16": "bfloat16"}
-_MUST_GAIN = 0.9
+_MAX_TIME_SHARE = 0.9
 _TURNS = 5
 _MAX_RELATIVE_ERROR = 0.1
 
@@ -26,20 +26,20 @@ Run = Callable[[Arrays], Arrays]
 
 
 class Half(NamedTuple):
-    """The type to try, None to stay in fp32, and what to tell when that is not what was asked for."""
+    """The type to try, None for fp32, and a warning when that is not the requested one."""
 
     dtype: torch.dtype | None
     warnings: tuple[str, ...] = ()
 
 
 def half_type(precision: str, device: Device) -> Half:
-    """What `precision` means on `device`; only a type that its hardware multiplies in is worth trying."""
+    """The type of `precision` on `device`, if its hardware multiplies in that type."""
     if precision == "fp32":
         return Half(None)
     if precision not in _TYPES:
-        return Half(None, (f"{precision} was asked for, a PyTorch model runs in the precision it was trained in",))
+        return Half(None, (f"{precision} was requested, but a PyTorch model keeps the precision of its training",))
     if not _has_hardware(precision, device):
-        what = f"{precision} was asked for, {device} here has no hardware that gains from it; the model runs in fp32"
+        what = f"{precision} was requested, but {device} has no hardware support for it; the model runs in fp32"
         return Half(None, (what,))
     import torch
 
@@ -57,7 +57,7 @@ def _has_hardware(precision: str, device: Device) -> bool:
 
 
 def gains(before: Run, after: Run, batches: Sequence[Arrays]) -> bool:
-    """True when `after` is faster than `before` by more than noise; they are run in turns."""
+    """True when `after` is faster than `before` by more than noise; they run alternately."""
     spent: dict[Run, list[float]] = {before: [], after: []}
     for _ in range(_TURNS):
         for run, seconds in spent.items():
@@ -65,11 +65,11 @@ def gains(before: Run, after: Run, batches: Sequence[Arrays]) -> bool:
             for batch in batches:
                 run(batch)
             seconds.append(time.perf_counter() - start)
-    return statistics.median(spent[after]) < _MUST_GAIN * statistics.median(spent[before])
+    return statistics.median(spent[after]) < _MAX_TIME_SHARE * statistics.median(spent[before])
 
 
 def close_enough(exact: Arrays, rounded: Arrays) -> bool:
-    """True when no output is off by more than a tenth of its range: half precision rounds, it does not ruin."""
+    """True when no output differs by more than a tenth of its range: rounding errors are smaller."""
     return all(_relative_error(exact[name], rounded[name]) <= _MAX_RELATIVE_ERROR for name in exact)
 
 

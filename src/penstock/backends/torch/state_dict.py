@@ -1,32 +1,32 @@
-"""Fills a PyTorch model from a file of weights: safetensors, or a checkpoint that holds nothing but data."""
+"""Fills a PyTorch model from a file of weights: safetensors, or a checkpoint that holds data only."""
 
 from __future__ import annotations
 
 import pickle
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from penstock.backends.base import first_line
-from penstock.errors import IntegrityError, ModelLoadError, UnsupportedFormat
+from penstock.errors import IntegrityError, ModelLoadError, UnsupportedFormat, first_line
+from penstock.formats import FORMATS
 
 if TYPE_CHECKING:
     import torch
 
 _NESTED = ("state_dict", "model_state_dict", "model_state", "model", "net")
-"""Where training loops put the weights in a checkpoint that also holds an optimizer's state."""
+"""The keys of the weights in a checkpoint that also holds an optimizer's state."""
 _ARGUMENTS = "hyper_parameters"
-"""Where Lightning puts the arguments that the model was made with."""
+"""Lightning's key of the constructor's arguments."""
 _COMPILED = "_orig_mod."
 _WRAPPERS = ("model.", "module.", "net.")
-"""What training code puts before the names of a model that it wraps; `_orig_mod.` is torch.compile's, at any depth."""
-_NAMES_SHOWN = 5
+"""Prefixes that training code adds to the names of a wrapped model; `_orig_mod.` is torch.compile's, at any depth."""
+_MAX_NAMES = 5
 _REFUSED = re.compile(r"GLOBAL ([\w.]+)|unrecognized function|Unsupported class")
 
 
 class Checkpoint(NamedTuple):
-    """Weights by name as the file has them, and the arguments it says the model was made with."""
+    """Weights by their names in the file, and the recorded arguments of the model's constructor."""
 
     path: Path
     weights: Mapping[str, torch.Tensor]
@@ -34,21 +34,22 @@ class Checkpoint(NamedTuple):
 
 
 def read(path: Path) -> Checkpoint:
-    """The content of a file of weights; nothing in it is ever run.
+    """The content of a file of weights; no code in it runs.
 
     Raises IntegrityError for a damaged file, UnsupportedFormat for one that holds more than data or has an
     unknown suffix.
     """
-    reader = _READERS.get(path.suffix.lower())
-    if reader is None:
-        raise UnsupportedFormat(f"{path}: weights are read from files named {', '.join(_READERS)}")
-    return reader(path)
+    weights = FORMATS["pytorch"]
+    suffix = path.suffix.lower()
+    if suffix not in weights.suffixes:
+        raise UnsupportedFormat(f"{path}: weights are read from files named {', '.join(weights.suffixes)}")
+    return _read_safetensors(path) if suffix in weights.files[0].suffixes else _read_pickle(path)
 
 
 def fill(model: torch.nn.Module, checkpoint: Checkpoint) -> None:
-    """Load weights into `model`; every one must be there, and no other.
+    """Load weights into `model`; all must be present, and no others.
 
-    Names may have what training code puts before them. Raises ModelLoadError naming the keys that are missing,
+    Names may have the prefixes of training code. Raises ModelLoadError naming the keys that are missing,
     unexpected or of another shape.
     """
     path, own = checkpoint.path, model.state_dict()
@@ -67,7 +68,7 @@ def fill(model: torch.nn.Module, checkpoint: Checkpoint) -> None:
 
 
 def _unwrapped(weights: Mapping[str, torch.Tensor], own: Iterable[str]) -> dict[str, torch.Tensor]:
-    """The weights under the names that most of `own` are among: as they are, or without what wraps them."""
+    """The weights under the names that match most of `own`: unchanged, or without the prefixes of wrappers."""
     wanted = set(own)
     best = dict(weights)
     current: dict[str, torch.Tensor] | None = {name.replace(_COMPILED, ""): tensor for name, tensor in weights.items()}
@@ -79,14 +80,14 @@ def _unwrapped(weights: Mapping[str, torch.Tensor], own: Iterable[str]) -> dict[
 
 
 def _peeled(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor] | None:
-    """The weights without the wrapper most of their names begin with, None when none does."""
+    """The weights without the most frequent wrapper prefix; None when no name has one."""
     counts = {prefix: sum(name.startswith(prefix) for name in weights) for prefix in _WRAPPERS}
     prefix = max(counts, key=lambda one: counts[one])
     return {name.removeprefix(prefix): tensor for name, tensor in weights.items()} if counts[prefix] else None
 
 
 def _without_shared(missing: Iterable[str], own: Mapping[str, torch.Tensor]) -> list[str]:
-    """The missing names but those of memory that was filled under another name: some files hold tied weights once."""
+    """The missing names, without those whose memory was filled under another name: files may hold tied weights once."""
     gone = set(missing)
     filled = {_memory(tensor) for name, tensor in own.items() if name not in gone}
     return [name for name in gone if not own[name].numel() or _memory(own[name]) not in filled]
@@ -98,8 +99,8 @@ def _memory(tensor: torch.Tensor) -> tuple[int, tuple[int, ...], tuple[int, ...]
 
 def _named(what: str, keys: Iterable[str]) -> str:
     names = sorted(keys)
-    more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
-    return f"{what} {', '.join(names[:_NAMES_SHOWN])}{more}" if names else ""
+    more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
+    return f"{what} {', '.join(names[:_MAX_NAMES])}{more}" if names else ""
 
 
 def _read_safetensors(path: Path) -> Checkpoint:
@@ -109,7 +110,7 @@ def _read_safetensors(path: Path) -> Checkpoint:
     try:
         return Checkpoint(path, load_file(path))
     except SafetensorError as error:
-        raise IntegrityError(f"{path}: the file is damaged or no safetensors file: {first_line(error)}") from None
+        raise IntegrityError(f"{path}: the file is damaged or not a safetensors file: {first_line(error)}") from None
 
 
 def _read_pickle(path: Path) -> Checkpoint:
@@ -120,7 +121,7 @@ def _read_pickle(path: Path) -> Checkpoint:
 
 
 def _unpickle(path: Path) -> Any:
-    """The file's content if it is weights and plain containers."""
+    """The content of a file that holds weights and plain containers."""
     import torch
 
     try:
@@ -128,7 +129,7 @@ def _unpickle(path: Path) -> Any:
     except Exception as error:
         refused = _REFUSED.search(str(error)) if isinstance(error, pickle.UnpicklingError) else None
         if refused is None:
-            raise IntegrityError(f"{path}: the file is damaged or no PyTorch state dict") from None
+            raise IntegrityError(f"{path}: the file is damaged or not a PyTorch state dict") from None
         what = f" ({refused[1]})" if refused[1] else ""
         raise UnsupportedFormat(
             f"{path}: it holds more than weights{what} and was not loaded; save model.state_dict() as safetensors"
@@ -141,14 +142,5 @@ def _weights(path: Path, content: Any) -> Mapping[str, torch.Tensor]:
     nested = [content[key] for key in _NESTED if isinstance(content, Mapping) and isinstance(content.get(key), Mapping)]
     weights = nested[0] if nested else content
     if not isinstance(weights, Mapping) or not all(isinstance(value, torch.Tensor) for value in weights.values()):
-        raise UnsupportedFormat(f"{path}: it holds no state dict; save model.state_dict() as safetensors")
+        raise UnsupportedFormat(f"{path}: it has no state dict; save model.state_dict() as safetensors")
     return weights
-
-
-_READERS: dict[str, Callable[[Path], Checkpoint]] = {
-    ".safetensors": _read_safetensors,
-    ".pt": _read_pickle,
-    ".pth": _read_pickle,
-    ".ckpt": _read_pickle,
-    ".bin": _read_pickle,
-}

@@ -1,23 +1,26 @@
-"""Runs TorchScript, the form that `torch.jit.trace` and `torch.jit.script` save.
+"""Runs TorchScript, the format that `torch.jit.trace` and `torch.jit.script` save.
 
-PyTorch has deprecated it, and it stays here for the models that exist in it. Its programs can read and write files: the
-catalog opens them only where code is trusted.
+PyTorch has deprecated it; it stays here for existing models. Its programs can read and write files: the catalog opens
+them only when code is trusted.
 """
 
 from __future__ import annotations
 
-import warnings as python_warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from penstock.backends.base import BackendOptions, ModelFile, require_file
 from penstock.backends.devices import torch_placement
-from penstock.backends.torch.archives import open_archive
 from penstock.backends.torch.base import TorchBackend, load_error, reason, require_numbers, set_threads
+from penstock.backends.torch.infer_signature import output_specs
+from penstock.backends.torch.pt2_archive import open_archive
+from penstock.backends.torch.quiet import quietly
 from penstock.errors import ModelLoadError, UnsupportedFormat
-from penstock.tensors import Signature
+from penstock.tensors import Arrays, Signature, TensorSpec
+
+_DEPRECATED = r"`torch\.jit\.\w+` is"
+"""The operator of a server did not choose the format."""
 
 
 class TorchScriptBackend(TorchBackend):
@@ -27,16 +30,16 @@ class TorchScriptBackend(TorchBackend):
 
     @classmethod
     def open(cls, file: ModelFile, options: BackendOptions) -> TorchScriptBackend:
-        """Load an archive. Raises ModelLoadError or a child of it, naming the file.
+        """Load an archive. Raises ModelLoadError or a subclass, naming the file.
 
-        TorchScript records the names of inputs but neither their types nor shapes, so the signature comes from the
-        manifest. Sets the threads of PyTorch, which are the whole process's.
+        TorchScript records the names of inputs but neither types nor shapes, so the signature comes from the manifest.
+        Sets the threads of PyTorch for the whole process.
         """
         require_file(file.path)
         signature = _require_signature(file)
         device, warnings = torch_placement(options.device)
         set_threads(options.threads)
-        with quietly():
+        with quietly(_DEPRECATED):
             try:
                 module = _load(file.path).to(str(device))
                 backend = cls(module, signature, device, warnings=warnings, pin_memory=options.pin_memory)
@@ -48,17 +51,28 @@ class TorchScriptBackend(TorchBackend):
             backend._require_signature(file.path)
         return backend
 
+    @classmethod
+    def outputs_from_runs(
+        cls,
+        file: ModelFile,
+        batches: Sequence[Arrays],
+        trust: str,  # noqa: ARG003
+    ) -> tuple[TensorSpec, ...]:
+        """The outputs that the program gives for `batches`; raises ModelLoadError when it does not run."""
+        with quietly(_DEPRECATED):
+            return output_specs(file.path, _load(file.path), batches)
+
     def _freeze(self) -> None:
-        """Make constants of weights and attributes, which lets PyTorch fold what follows from them."""
+        """Turn weights and attributes into constants, which lets PyTorch fold operations on them."""
         import torch
 
         module: Any = self._model
-        if hasattr(module, "training"):  # a module that was saved frozen has lost it, and cannot be frozen again
+        if hasattr(module, "training"):  # missing in a module that was saved frozen, which cannot be frozen again
             self._model = torch.jit.freeze(module)
 
 
 def _require_signature(file: ModelFile) -> Signature:
-    with open_archive(file.path, "constants.pkl", "TorchScript archive"):
+    with open_archive(file.path, "constants.pkl", "a TorchScript archive"):
         pass
     if file.signature is None:
         raise UnsupportedFormat(
@@ -69,26 +83,18 @@ def _require_signature(file: ModelFile) -> Signature:
     return file.signature
 
 
-@contextmanager
-def quietly() -> Iterator[None]:
-    """Without the warnings that TorchScript is deprecated: whoever serves a model is not who chose its form."""
-    with python_warnings.catch_warnings():
-        python_warnings.filterwarnings("ignore", r"`torch\.jit\.\w+` is", DeprecationWarning)
-        yield
-
-
 def _load(path: Path) -> Any:
     import torch
 
     try:
         module: Any = torch.jit.load(path, map_location="cpu")  # type: ignore[no-untyped-call]
-    except Exception as error:  # RuntimeError mostly, and whatever an odd archive leads to
+    except Exception as error:  # mostly RuntimeError; an invalid archive may raise anything
         raise ModelLoadError(f"{path}: PyTorch cannot load it as TorchScript: {reason(error)}") from None
     return module.eval() if hasattr(module, "training") else module
 
 
 def _takes_names(path: Path, module: Any, signature: Signature) -> bool:
-    """True when every input is a parameter of the program by name; else they are given in signature order.
+    """True when every input is a parameter of the program by name; else inputs are passed in signature order.
 
     Raises ModelLoadError when the program takes another number of inputs.
     """

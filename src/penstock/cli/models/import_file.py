@@ -15,24 +15,17 @@ from typing import Any, NamedTuple
 from penstock.artifacts.artifact import Artifact, Golden, TaskEntry, VariantSource, write_artifact
 from penstock.artifacts.card import render_card
 from penstock.backends.base import BackendOptions, ModelFile, require_file
-from penstock.backends.catalog import format_of, open_backend
+from penstock.backends.catalog import format_of, open_backend, outputs_from_runs
 from penstock.backends.verification import FREE_LENGTHS
 from penstock.cli.models.random_samples import self_reference, trial_batches
 from penstock.errors import InvalidInput, ModelLoadError, UnsupportedFormat, Untrusted
+from penstock.formats import FORMATS, format_of_kind
 from penstock.registry.registry import Registry
 from penstock.scan.scanner import scan_file
 from penstock.tasks.catalog import load_task, task_for_bare
 from penstock.tensors import DATATYPES, Signature, TensorSpec
 
 _DTYPES = {name: row.wire for row in DATATYPES.values() for name in row.names}
-_COMPANIONS = (".data", "_data")
-"""Suffixes that exporters append to a model's file name for the file of its weights."""
-
-_BY_KIND = {kind: kind for kind in ("onnx", "openvino", "torchscript", "pt2", "aoti")}
-_BY_KIND |= {"safetensors": "pytorch", "checkpoint": "pytorch", "pickle": "pytorch"}
-"""The format by the kind of file that a scan finds."""
-_DESCRIBED = ("pytorch", "torchscript", "aoti")
-"""Formats whose files do not record their inputs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,17 +113,18 @@ def _format(path: Path, about: ModelDescription) -> str:
     Raises UnsupportedFormat, and InvalidInput if the description does not belong to the format.
     """
     require_file(path)
-    format = _BY_KIND.get(scan_file(path).kind)
+    format = format_of_kind(scan_file(path).kind)
     if format is None:
         return format_of(path)
-    if format == "pytorch" and about.architecture is None:
+    row = FORMATS[format]
+    if row.needs_architecture and about.architecture is None:
         raise UnsupportedFormat(
             f"{path}: a file of weights does not record the class that they belong to; name it with "
             "`penstock models import --architecture module:Class`, or export the model to ONNX"
         )
-    if format != "pytorch" and about.architecture is not None:
+    if not row.needs_architecture and about.architecture is not None:
         raise InvalidInput(f"architecture: {path} is a model of the format {format}, which needs none; leave it out")
-    if format not in _DESCRIBED and (about.inputs or about.outputs):
+    if row.records_signature == "always" and (about.inputs or about.outputs):
         raise InvalidInput(f"input: {path} records its inputs and outputs itself; leave them out", field="input")
     return format
 
@@ -139,7 +133,7 @@ def _model_file(path: Path, format: str, trust: str, about: ModelDescription) ->
     """The file with its signature, from the description and, for outputs, from trial runs."""
     file = ModelFile(path, None, about.architecture, about.architecture_args)
     if not about.inputs:
-        if format in ("pytorch", "torchscript"):
+        if FORMATS[format].records_signature == "never":
             raise InvalidInput(
                 f"input: {path} does not record the model's inputs; describe them, as in --input x:FP32:-1x784",
                 field="input",
@@ -151,12 +145,10 @@ def _model_file(path: Path, format: str, trust: str, about: ModelDescription) ->
 
 def _outputs(file: ModelFile, format: str, trust: str, inputs: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
     """The outputs that trial runs on random inputs give, at the first free length that the model accepts."""
-    from penstock.backends.torch.outputs import output_specs
-
     failure: ModelLoadError | None = None
     for length in FREE_LENGTHS:
         try:
-            return output_specs(format, file, trial_batches(inputs, length), trust)
+            return outputs_from_runs(format, file, trial_batches(inputs, length), trust)
         except Untrusted:
             raise
         except ModelLoadError as error:
@@ -166,11 +158,12 @@ def _outputs(file: ModelFile, format: str, trust: str, inputs: tuple[TensorSpec,
 
 def _companions(path: Path, format: str, scratch: Path) -> list[Path]:
     """The weight files of a model, under the names that the model in the artifact refers to."""
-    if format == "openvino":
-        weights = scratch / "model.bin"
-        shutil.copyfile(path.with_suffix(".bin"), weights)
+    row = FORMATS[format]
+    if row.weights_suffix:  # named like the model, which the artifact names `model`
+        weights = scratch / f"model{row.weights_suffix}"
+        shutil.copyfile(path.with_suffix(row.weights_suffix), weights)
         return [weights]
-    return [file for file in (path.with_name(path.name + suffix) for suffix in _COMPANIONS) if file.is_file()]
+    return [file for file in (path.with_name(path.name + suffix) for suffix in row.external_data) if file.is_file()]
 
 
 def parse_tensor(text: str) -> TensorSpec:

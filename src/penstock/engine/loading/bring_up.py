@@ -9,7 +9,7 @@ from penstock.artifacts.golden import Golden
 from penstock.backends.base import Backend, ModelFile
 from penstock.backends.catalog import open_backend
 from penstock.backends.devices import usable_cores
-from penstock.backends.verification import prove, warm_up
+from penstock.backends.verification import verify, warm_up
 from penstock.engine.batching.limits import BatchLimits
 from penstock.engine.batching.padding import ArrayBatcher, batcher_for, padded, verify_padding
 from penstock.errors import InferenceError, ModelLoadError
@@ -72,7 +72,7 @@ def _open(
     try:
         limits = _limits_for(backend.signature, limits)
         if golden is not None:
-            prove(backend, golden, limits.batch_rows, what)
+            verify(backend, golden, limits.batch_rows, what)
         verify_padding(backend, golden, limits.batch_rows, what)
         written = file.signature is not None
         timings = warm_up(backend, backend.signature, limits.batch_rows, golden, written=written)

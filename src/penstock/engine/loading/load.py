@@ -67,10 +67,10 @@ def load_file(path: Path, options: EngineOptions, weights: WeightsDescription | 
     weights = weights or WeightsDescription()
     if not path.is_file():
         raise ModelLoadError(f"{path}: there is no such model file")
-    signed = weights.signature is not None
-    format = "pytorch" if weights.architecture is not None else format_of(path, options.model_type, signed=signed)
+    signed, has_class = weights.signature is not None, weights.architecture is not None
+    format = format_of(path, options.model_type, signed=signed, has_architecture=has_class)
     limits = batch_limits(options, path.stem)
-    ready = bring_up(format, weights.model_file(path, options.trust), options, limits, None, str(path))
+    ready = bring_up(format, weights.model_file(path, format, options.trust), options, limits, None, str(path))
     try:
         signature = ready.backend.signature
         task = load_task(task_for_bare(signature), {}, signature)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
 from penstock.backends.base import ModelFile
+from penstock.backends.catalog import signature_from_example
 from penstock.errors import InvalidInput
 from penstock.options import BackendKeywords, BackendOptions, check_names, given
 from penstock.tensors import Signature
@@ -38,14 +39,12 @@ class WeightsDescription:
         values = (self.architecture, self.signature, self.example_input)
         return not self.architecture_args and all(value is None for value in values)
 
-    def model_file(self, path: Path, trust: str) -> ModelFile:
+    def model_file(self, path: Path, format: str, trust: str) -> ModelFile:
         """The file with its description; without a signature, that of a run on `example_input`."""
         file = ModelFile(path, self.signature, self.architecture, self.architecture_args)
         if self.example_input is None or self.signature is not None:
             return file
-        from penstock.backends.torch.infer_signature import with_signature
-
-        return with_signature(file, self.example_input, trust)
+        return replace(file, signature=signature_from_example(format, file, self.example_input, trust))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -23,18 +23,12 @@ from penstock.engine.loading.selection_cache import SelectionResult
 from penstock.engine.loading.variant_selection import VariantSelection, known_results
 from penstock.engine.single_flight import SingleFlight
 from penstock.errors import InvalidInput, ModelNotFound, ModelNotReady
+from penstock.formats import is_model_file
 from penstock.options import EngineKeywords, EngineOptions, check_names, given, with_option_help
 from penstock.registry.registry import Registry
 from penstock.scan.trust import strongest
 
 log = logging.getLogger(__name__)
-
-MODEL_SUFFIXES = (".onnx", ".xml", ".ts", ".pt", ".pth", ".pt2", ".ckpt", ".safetensors", ".bin")
-
-
-def is_model_file(ref: str) -> bool:
-    """True when `ref` means a file and not a name in the registry."""
-    return "/" in ref or ref.lower().endswith(MODEL_SUFFIXES)
 
 
 class ModelManager:

@@ -14,15 +14,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from penstock.artifacts.artifact import Artifact, Variant
-from penstock.backends.catalog import runtime_of
 from penstock.backends.devices import cpu_flags, usable_cores
+from penstock.formats import FORMATS
 from penstock.options import BackendOptions
 
 log = logging.getLogger(__name__)
 
 _SCHEMA = 1
-_RELEVANT = set(BackendOptions.model_fields) - {"cache_dir"}
-"""Options that a measurement depends on."""
 
 
 class SelectionResult(NamedTuple):
@@ -46,6 +44,9 @@ def selection_path(
 
     Everything the selection depends on is hashed into the name: a new CPU, runtime version or option means a new file.
     """
+    candidates = list(candidates)
+    options_read = (FORMATS[each.format].options for each in candidates if each.format in FORMATS)
+    relevant = {"trust", "precision"}.union(*options_read) - {"cache_dir"}
     runtimes = sorted((variant.name, _runtime_version(variant.format)) for variant in candidates)
     machine = [platform.machine(), sorted(cpu_flags()), usable_cores()]
     facts = [
@@ -53,15 +54,15 @@ def selection_path(
         artifact.digest,
         machine,
         batch_rows,
-        options.model_dump(mode="json", include=_RELEVANT),
+        options.model_dump(mode="json", include=relevant),
         runtimes,
     ]
     return directory / f"{hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]}.json"
 
 
 def _runtime_version(format: str) -> str:
-    with suppress(importlib.metadata.PackageNotFoundError):
-        return importlib.metadata.version(runtime_of(format))
+    with suppress(KeyError, importlib.metadata.PackageNotFoundError):
+        return importlib.metadata.version(FORMATS[format].runtime.package)
     return ""
 
 

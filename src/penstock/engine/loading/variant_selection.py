@@ -7,6 +7,7 @@ fastest so far; the results are kept for this machine, and later loads open only
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -14,8 +15,8 @@ from pathlib import Path
 
 from penstock.artifacts.artifact import Artifact, Variant
 from penstock.backends.base import ModelFile
-from penstock.backends.catalog import at_hand, runnable
-from penstock.backends.devices import lacking
+from penstock.backends.catalog import opens_quickly, runnable
+from penstock.backends.devices import missing_features
 from penstock.engine.batching.limits import BatchLimits
 from penstock.engine.loading.bring_up import ReadyBackend, bring_up
 from penstock.engine.loading.selection_cache import (
@@ -28,14 +29,12 @@ from penstock.engine.loading.selection_cache import (
 )
 from penstock.engine.loading.variant_race import SelectedVariant, VariantRace
 from penstock.errors import IntegrityError, ModelLoadError, UnsupportedFormat
+from penstock.formats import FORMATS
 from penstock.options import BackendOptions, Effort
 
 log = logging.getLogger(__name__)
 
 SELECTION_BUDGET_S = 2.0
-
-ORDER = ("onnx", "openvino", "torchscript", "pt2", "aoti", "pytorch")
-"""From simple to complex: the order of the race, and the preference where speeds are equal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,8 +120,9 @@ def _requested(artifact: Artifact, options: BackendOptions, name: str) -> tuple[
     return [variant], others
 
 
-def _rank(format: str) -> int:
-    return ORDER.index(format) if format in ORDER else len(ORDER)
+def _rank(format: str) -> float:
+    """From simple to complex: the order of the race, and the preference where speeds are equal."""
+    return FORMATS[format].preference if format in FORMATS else math.inf
 
 
 def _has_precision(artifact: Artifact, options: BackendOptions) -> bool:
@@ -141,7 +141,7 @@ def _no_runtime(variant: Variant, _options: BackendOptions) -> str | None:
 
 
 def _other_machine(variant: Variant, _options: BackendOptions) -> str | None:
-    missing = lacking(variant.requires)
+    missing = missing_features(variant.requires)
     return f"it needs {', '.join(missing)}, which this machine does not have" if missing else None
 
 
@@ -211,7 +211,7 @@ def _skipped(variant: Variant, leader: Variant | None, precision: str, effort: E
         return None
     if effort == "first":
         return f"{leader.name} is simpler; `choosing` is first, so nothing is measured"
-    if not at_hand(variant.format):
+    if not opens_quickly(variant.format):
         return f"not measured: {variant.format} would import PyTorch; `models show --try` measures it"
     if spent_s > SELECTION_BUDGET_S:
         return f"not measured: the selection took longer than {SELECTION_BUDGET_S:g} s; `models show --try` measures it"

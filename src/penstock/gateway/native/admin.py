@@ -12,8 +12,8 @@ from typing import TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from penstock.artifacts.refs import parse_ref
-from penstock.engine.loading.manager import is_model_file
 from penstock.errors import ConfigError, InvalidInput, ModelLoadError
+from penstock.formats import is_model_file
 from penstock.gateway.http import JSON, Call, Handler, Reply, json_reply
 from penstock.gateway.native.decoding import parse
 from penstock.gateway.native.predict import is_json

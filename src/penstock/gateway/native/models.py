@@ -9,8 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from penstock.artifacts.artifact import Artifact, Variant
 from penstock.engine.loading.loaded_model import LoadedModel
-from penstock.engine.loading.manager import is_model_file
 from penstock.errors import InvalidInput, ModelNotFound
+from penstock.formats import is_model_file
 from penstock.gateway.http import Call, Reply, json_reply
 from penstock.registry.registry import Registry
 

@@ -16,10 +16,10 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, c
 
 from penstock.artifacts.refs import parse_ref
 from penstock.engine.loading.loaded_model import LoadedModel
-from penstock.engine.loading.manager import is_model_file
 from penstock.engine.observation import Prediction
 from penstock.engine.tasks.ranges import Flag
 from penstock.errors import FieldError, InvalidInput, ModelNotFound, PenstockError
+from penstock.formats import is_model_file
 from penstock.gateway.http import JSON, Call, Reply
 from penstock.gateway.native.decoding import Batch, decode, has_arrays
 from penstock.gateway.native.uploads import read_upload

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
@@ -14,6 +13,7 @@ from sqlalchemy import URL, Engine, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
 from penstock.errors import ConfigError
+from penstock.imports import import_attribute
 
 _KINDS = {
     "sqlite": "penstock.registry.database.sqlite:SQLite",
@@ -81,8 +81,7 @@ def open_database(address: str, owner: str = "") -> Database:
     owner have a lock of their own.
     """
     url = _parsed(address)
-    module, _, kind = _KINDS[url.get_backend_name()].partition(":")
-    database: Database = getattr(importlib.import_module(module), kind)(url, owner)
+    database: Database = import_attribute(_KINDS[url.get_backend_name()])(url, owner)
     return database
 
 
