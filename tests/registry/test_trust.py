@@ -11,8 +11,9 @@ from crafted import Payload, model, outside
 
 from penstock.artifacts.artifact import Artifact, VariantSource
 from penstock.errors import ConfigError, IntegrityError, InvalidInput, Untrusted
+from penstock.formats import TIERS
 from penstock.registry.registry import Registry
-from penstock.scan.trust import TIERS, at_least, check_trust, strongest
+from penstock.scan.trust import at_least, check_trust, strongest
 
 DIGEST = "0" * 64
 Write = Any

@@ -9,8 +9,8 @@ from penstock.artifacts import files
 from penstock.artifacts.artifact import Artifact
 from penstock.artifacts.manifest import MANIFEST
 from penstock.errors import IntegrityError, InvalidInput
+from penstock.formats import Trust
 from penstock.scan.gate import require_allowed, scan_artifact
-from penstock.scan.trust import Trust
 
 DATABASE = "registry.db"
 """The file of the default database; no model may have its name."""
