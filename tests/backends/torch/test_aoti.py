@@ -115,7 +115,7 @@ def test_the_cpu_flags_of_its_code_are_read(package: Path, crafted: Any) -> None
 
 
 def test_code_for_another_cpu_is_refused_before_it_is_loaded(crafted: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(aoti, "lacking", lambda requires: sorted({"avx512_vnni"} & set(requires)))
+    monkeypatch.setattr(aoti, "missing_features", lambda requires: sorted({"avx512_vnni"} & set(requires)))
     path = crafted({"AOTI_CPU_ISA": "AVX512 AVX512_VNNI"})
     with pytest.raises(UnsupportedFormat, match=r"compiled for a CPU with avx512_vnni, which this one lacks$"):
         open_package(path)
@@ -160,7 +160,7 @@ def test_a_device_and_precision_it_was_not_compiled_for_are_answered_with_warnin
 
 def test_a_program_is_not_a_package(tmp_path: Path) -> None:
     path = torch_forms.write_pt2(zoo.MLP, tmp_path / "m.pt2")
-    with pytest.raises(UnsupportedFormat, match="it holds no compiled model named model"):
+    with pytest.raises(UnsupportedFormat, match="it has no compiled model named model"):
         open_package(path)
     (tmp_path / "text.pt2").write_text("text")
     with pytest.raises(IntegrityError, match="the file is damaged or not an AOTInductor package"):
