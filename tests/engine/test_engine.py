@@ -439,22 +439,23 @@ async def test_an_observer_that_fails_does_not_fail_the_request(make: MakeEngine
     assert len(seen) == 1
 
 
-async def test_a_large_request_may_be_prepared_aside(make: MakeEngine, publish: Publish) -> None:
+async def test_a_large_request_may_be_prepared_in_a_thread(make: MakeEngine, publish: Publish) -> None:
     publish()
     engine = make()
     await engine.start()
     threads: set[str] = set()
-    model = await engine.model()
-    prepare = type(model.runner).prepare
+    task = type((await engine.model()).task)
+    preprocess = task.preprocess
 
     def noted(self: Any, request: Any) -> Any:
         threads.add(threading.current_thread().name)
-        return prepare(self, request)
+        return preprocess(self, request)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(type(model.runner), "prepare", noted)
+        patch.setattr(task, "preprocess", noted)
         assert await answer(engine, X[0], in_thread=True) == classes(0)[0]
-    assert threads == {"penstock-task"}
+    assert len(threads) == 1
+    assert threading.current_thread().name not in threads
 
 
 async def test_a_registry_that_disappears_leaves_the_loaded_models_answering(
@@ -544,7 +545,7 @@ async def test_draining_refuses_the_new_and_finishes_those_inside(make: MakeEngi
     with pytest.raises(ModelNotReady, match="takes no more requests"):
         await engine.predict(X[1])
     with pytest.raises(ModelNotReady):
-        engine.admit()
+        engine.admission.request().check()
     assert engine.ready()[0] is False
     release(engine)
     assert await engine.drain(2)
@@ -562,7 +563,7 @@ async def test_overload_is_refused_early_and_counted(make: MakeEngine, publish: 
     inside += [asyncio.create_task(engine.predict(X[i])) for i in (1, 2)]
     await until(lambda: batcher.queued_rows == 2)
     with pytest.raises(Overloaded):
-        engine.admit()
+        engine.admission.request().check()
     with pytest.raises(Overloaded):
         await engine.predict(X[4])
     release(engine)

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from leases import lease_of, release
 from linear_models import CLASSES, FEATURES, SIGNATURE, Publish, linear, weights
 from onnx import TensorProto, helper, numpy_helper
 
@@ -128,8 +129,7 @@ def test_a_model_in_use_by_an_engine_is_not_the_least_recently_used(registry: Re
     manager = ModelManager(registry, max_models=2)
     a = manager.load_model("a")
     manager.load_model("b")
-    assert manager.hold(a)
-    manager.release(a)
+    release(lease_of(manager, a))
     manager.load_model("c")
     assert [info.name for info in manager.list_cached_models()] == ["a", "c"]
     manager.close()
@@ -338,7 +338,7 @@ def test_an_engine_raises_one_sentence_in_a_forked_process(registry: Registry, p
 def test_a_fork_in_the_middle_of_a_load_does_not_hang(registry: Registry, publish: Publish) -> None:
     publish()
     manager = ModelManager(registry)
-    with manager._cache._lock, manager._flights._lock:  # as another thread may hold it at the moment of the fork
+    with manager.cache._lock, manager._flights._lock:  # as another thread may hold it at the moment of the fork
         said = in_fork(lambda: manager.load_model("m"))
     assert "belongs to the process that was forked" in said
     manager.close()

@@ -69,7 +69,7 @@ def test_neither_payloads_nor_secrets_reach_the_log(asked: tuple[list[dict[str, 
 
 def test_without_it_no_request_is_logged_and_nothing_listens_for_it(base_settings: Settings) -> None:
     with Live("rsgi", base_settings, ("vec",)) as live:
-        assert live.service.engine.observers == [live.service.metrics.observe]
+        assert live.service.engine.observers == []
 
 
 def test_people_get_a_line_per_request(serve: Serve, registry_path: Path) -> None:

@@ -9,6 +9,7 @@ import httpx
 import pytest
 from live_servers import Live
 
+from penstock.engine.observation import Observation
 from penstock.gateway.cors import Cors
 from penstock.gateway.http import Routes
 from penstock.gateway.native.routes import TABLE
@@ -105,8 +106,12 @@ def test_odd_requests_get_an_answer(raw_connection: Callable[[], Any], request_h
         assert connection.recv(4096).split(b" ")[1] == status
 
 
-def test_a_key_is_taken(live: Live) -> None:
+def test_a_routing_key_is_observed(live: Live) -> None:
+    seen: list[Observation] = []
+    live.service.engine.observers.append(seen.append)
     assert live.http.post("/predict", json=GOOD, headers={"x-penstock-key": "customer-7"}).status_code == 200
+    live.service.engine.observers.remove(seen.append)
+    assert [(each.key, each.protocol, each.outcome) for each in seen] == [("customer-7", "rest", "ok")]
 
 
 def test_every_origin_may_call_where_the_settings_say_so() -> None:

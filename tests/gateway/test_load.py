@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import ExitStack
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import ExitStack, asynccontextmanager
 from typing import Any
 
 import httpx
 import pytest
 from live_servers import Live
 from waiting import until
+
+from penstock.settings import Settings
 
 GOOD = {"input_data": [1, 2, 3, 4]}
 
@@ -142,3 +145,46 @@ async def test_a_body_that_never_comes_is_given_up(
     assert reply.startswith(b"HTTP/1.1 408 ")
     assert b"urn:penstock:request-timeout" in reply
     await settled(live)
+
+
+@pytest.mark.parametrize(("busy", "other"), [("slow", "vec"), ("vec", "slow")])
+async def test_a_batch_is_admitted_against_the_model_it_names(base_settings: Settings, busy: str, other: str) -> None:
+    """Once with the default model's queue full, once with that of the model it names."""
+    settings = base_settings.model_copy(update={"default_model": busy})
+    async with held_server(settings, busy, other) as (client, full):
+        await full()
+        named = {"model": other, "requests": [GOOD]}
+        assert (await client.post("/predict/batch", json=named)).status_code == 200
+        for body in ({"requests": [GOOD]}, {"model": busy, "requests": [GOOD]}):
+            refused = await client.post("/predict/batch", json=body)
+            assert (refused.status_code, refused.json()["type"]) == (429, "urn:penstock:overloaded")
+
+
+@asynccontextmanager
+async def held_server(
+    settings: Settings, busy: str, other: str
+) -> AsyncIterator[tuple[httpx.AsyncClient, Callable[[], Awaitable[None]]]]:
+    """A server whose model `busy` waits inside its run, and what fills its queue."""
+    with Live("rsgi", settings, (other,)) as live:
+        async with httpx.AsyncClient(base_url=live.url, timeout=20) as client:
+            assert (await client.post("/predict", json=GOOD)).status_code == 200
+            (model,) = (model for model in live.service.engine.loaded() if model.name == busy)
+            gate, run, inside = threading.Event(), model.backend.run, list[asyncio.Task[httpx.Response]]()
+
+            def held(inputs: Any) -> Any:
+                gate.wait(20)
+                return run(inputs)
+
+            model.batcher._run, model.batcher._inline, model.batcher._concurrency = held, False, 1
+
+            async def full() -> None:
+                inside.append(asyncio.create_task(client.post("/predict", json=GOOD)))
+                await until(lambda: model.batcher.running_rows == 1)
+                inside.extend(asyncio.create_task(client.post("/predict", json=GOOD)) for _ in range(4))
+                await until(lambda: model.batcher.queued_rows == 4)
+
+            try:
+                yield client, full
+            finally:
+                gate.set()
+                assert {(await reply).status_code for reply in inside} == {200}

@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
+from leases import lease_of, release
 from linear_models import SIGNATURE, linear
 from live_servers import Live, Process
 from plugin_packages import install, install_tides, publish_tides
@@ -179,9 +180,9 @@ def test_python_code_that_only_asks_a_model_attaches_nothing(tides: Registry, li
 def test_a_task_is_closed_once_when_all_is_closed_while_it_is_asked(tides: Registry, life: Any) -> None:
     manager = ModelManager(tides, attach=True)
     model = manager.load_model("ports")
-    assert manager.hold(model)
+    lease = lease_of(manager, model)
     manager.close()
-    manager.release(model)
+    release(lease)
     until = time.monotonic() + 10
     while any(thread.name == "penstock-unload" for thread in threading.enumerate()) and time.monotonic() < until:
         time.sleep(0.01)

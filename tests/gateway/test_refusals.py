@@ -295,7 +295,7 @@ def test_a_fault_of_the_server_tells_an_id_and_the_log_the_rest(
     async def broken(*_: Any, **__: Any) -> None:
         raise ZeroDivisionError("the secret inside")
 
-    monkeypatch.setattr(live.service.engine, "predict", broken)
+    monkeypatch.setattr(live.service.engine.pipeline, "predict", broken)
     reply = live.http.post("/predict", json=GOOD, headers={"x-request-id": "id-of-the-fault"})
     problem = check_problem(reply, 500)
     assert "id-of-the-fault" in problem["detail"]

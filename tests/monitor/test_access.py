@@ -14,8 +14,20 @@ from penstock.monitor.access import AccessLog, facts
 
 def observation(outcome: str = "ok", total_ms: float = 3.0, rows: int = 2, run_ms: float = 0.5) -> Observation:
     inputs = {"x": np.zeros((rows, 4), np.float32), "mask": np.ones((rows, 1), np.bool_)}
-    phases = (0.1234567, 1.0, run_ms, 0.02, total_ms)
-    return Observation("m", "1", "onnx-fp32", outcome, rows, 8, *phases, "id", inputs)  # type: ignore[arg-type]
+    return Observation(
+        model="m",
+        version="1",
+        variant="onnx-fp32",
+        outcome=outcome,  # type: ignore[arg-type]
+        total_ms=total_ms,
+        rows=rows,
+        batch_rows=8,
+        pre_ms=0.1234567,
+        queue_ms=1.0,
+        run_ms=run_ms,
+        post_ms=0.02,
+        inputs=inputs,
+    )
 
 
 def test_a_prediction_is_told_with_shapes_types_times_and_throughput() -> None:
@@ -46,7 +58,7 @@ def test_an_answer_from_the_cache_has_no_throughput() -> None:
 
 
 def test_a_refused_request_has_its_outcome_and_no_times() -> None:
-    nothing = Observation("", "", "", "not_found", 0, 0, 0.0, 0.0, 0.0, 0.0, 0.1, "id")
+    nothing = Observation(model="", version="", variant="", outcome="not_found", total_ms=0.1)
     assert facts([nothing]) == {"outcome": "not_found"}
     assert facts([]) == {}
 

@@ -2,41 +2,55 @@
 
 from __future__ import annotations
 
-import json
-from types import SimpleNamespace
+from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from penstock.engine.cache import PredictionCache
 from penstock.engine.observation import Observation
+from penstock.engine.statistics import SECONDS, Statistics
 from penstock.engine.tasks.ranges import Flag
-from penstock.monitor.metrics import ROWS, SECONDS, Metrics, merge
+from penstock.monitor.metrics import Metrics
 
 
-class Engine:
-    """An engine's gauges, at rest."""
+class Figures:
+    """The statistics of an engine, with its gauges at rest."""
 
-    queue_rows = 3
-    inflight = 2
-    cache: PredictionCache | None = None
+    def __init__(self, cache: PredictionCache | None = None) -> None:
+        self.statistics = Statistics()
+        self._cache = cache
 
-    @staticmethod
-    def loaded() -> list[Any]:
-        facts = {"name": "m", "version": "1", "variant": "onnx-fp32", "format": "onnx", "device": "cpu"}
-        return [SimpleNamespace(info=SimpleNamespace(**facts, dtype="FP32", task="tensor"))]
+    def snapshot(self) -> dict[str, Any]:
+        facts = {"model": "m", "version": "1", "variant": "onnx-fp32", "format": "onnx", "device": "cpu"}
+        info = [{**facts, "dtype": "FP32", "task": "tensor"}]
+        return {**self.statistics.snapshot(inflight=2, cache=self._cache), "queue_rows": 3, "info": info}
 
 
 def observation(outcome: Any = "ok", *, model: str = "m", total_ms: float = 3.0, batch_rows: int = 4) -> Observation:
-    return Observation(model, "1", "onnx-fp32", outcome, 1, batch_rows, 0.05, 1.0, 1.5, 0.02, total_ms, "id")
+    return Observation(
+        model=model,
+        version="1",
+        variant="onnx-fp32",
+        outcome=outcome,
+        total_ms=total_ms,
+        batch_rows=batch_rows,
+        pre_ms=0.05,
+        queue_ms=1.0,
+        run_ms=1.5,
+        post_ms=0.02,
+    )
 
 
 @pytest.fixture
-def metrics() -> Metrics:
-    return Metrics(Engine())  # type: ignore[arg-type]
+def figures() -> Figures:
+    return Figures()
+
+
+@pytest.fixture
+def metrics(figures: Figures) -> Metrics:
+    return Metrics(figures)  # type: ignore[arg-type]
 
 
 def samples(page: bytes) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
@@ -48,9 +62,9 @@ def value(page: bytes, name: str, **labels: str) -> float:
     return samples(page)[name, frozenset(labels.items())]
 
 
-def test_times_become_histograms_in_seconds(metrics: Metrics) -> None:
+def test_times_become_histograms_in_seconds(figures: Figures, metrics: Metrics) -> None:
     for total_ms in (3.0, 3.0, 700.0):
-        metrics.observe(observation(total_ms=total_ms))
+        figures.statistics.add(observation(total_ms=total_ms))
     page = metrics.render()
     of = {"model": "m", "version": "1"}
     name = "penstock_request_duration_seconds"
@@ -64,9 +78,9 @@ def test_times_become_histograms_in_seconds(metrics: Metrics) -> None:
     assert value(page, "penstock_batch_size_sum", **of) == 12
 
 
-def test_a_time_on_a_bound_falls_into_its_bucket(metrics: Metrics) -> None:
+def test_a_time_on_a_bound_falls_into_its_bucket(figures: Figures, metrics: Metrics) -> None:
     for bound in SECONDS:
-        metrics.observe(observation(total_ms=bound * 1000))
+        figures.statistics.add(observation(total_ms=bound * 1000))
     page = metrics.render()
     counts = [
         value(page, "penstock_request_duration_seconds_bucket", le=str(float(b)), model="m", version="1")
@@ -79,8 +93,10 @@ def test_a_time_on_a_bound_falls_into_its_bucket(metrics: Metrics) -> None:
     ("outcome", "rejected"),
     [("overloaded", True), ("deadline", True), ("not_ready", True), ("invalid", False), ("cancelled", False)],
 )
-def test_outcomes_are_counted_and_refusals_once_more(metrics: Metrics, outcome: str, rejected: bool) -> None:
-    metrics.observe(observation(outcome))
+def test_outcomes_are_counted_and_refusals_once_more(
+    figures: Figures, metrics: Metrics, outcome: str, rejected: bool
+) -> None:
+    figures.statistics.add(observation(outcome))
     page = samples(metrics.render())
     of = frozenset({("model", "m"), ("version", "1")})
     assert page["penstock_requests_total", of | {("outcome", outcome)}] == 1
@@ -109,63 +125,36 @@ def test_the_page_tells_about_the_process(metrics: Metrics) -> None:
     assert {"process_resident_memory_bytes", "process_cpu_seconds_total", "python_gc_collections_total"} <= names
 
 
-observations = st.builds(
-    observation,
-    st.sampled_from(["ok", "ok", "ok", "overloaded", "error"]),
-    model=st.sampled_from(["a", "b"]),
-    total_ms=st.floats(0, 1e5),
-    batch_rows=st.integers(1, 2 * ROWS[-1]),
-)
-
-
-@given(st.lists(observations, max_size=40), st.lists(st.integers(0, 2), min_size=40, max_size=40))
-def test_several_processes_count_what_one_would(seen: list[Observation], where: list[int]) -> None:
-    one, several = Metrics(Engine()), [Metrics(Engine()) for _ in range(3)]  # type: ignore[arg-type]
-    for each, index in zip(seen, where, strict=False):
-        one.observe(each)
-        several[index].observe(each)
-    merged = merge(json.loads(json.dumps(metrics.snapshot())) for metrics in several)
-    whole = one.snapshot()
-    assert merged["queue_depth"] == 9
-    assert merged["info"] == whole["info"]
-    assert by_model(merged) == by_model(whole)
-
-
-def by_model(snapshot: dict[str, Any]) -> dict[str, Any]:
-    return {
-        model["model"]: {**model, "sums": [pytest.approx(total) for total in model["sums"]]}
-        for model in snapshot["models"]
-    }
-
-
 def flagged(*flags: Flag, outcome: Any = "ok") -> Observation:
-    return observation(outcome)._replace(flags=flags)
+    return replace(observation(outcome), flags=flags)
 
 
-def test_what_is_out_of_range_is_counted_by_tensor_whether_it_was_answered_or_refused(metrics: Metrics) -> None:
+def test_what_is_out_of_range_is_counted_by_tensor_whether_it_was_answered_or_refused(
+    figures: Figures, metrics: Metrics
+) -> None:
     above, nan = Flag("input", "x", "above"), Flag("output", "y", "not_finite")
     for each in (flagged(above, nan), flagged(above, outcome="out_of_range"), flagged()):
-        metrics.observe(each)
-    merged = merge([metrics.snapshot(), json.loads(json.dumps(metrics.snapshot()))])
-    assert sorted(merged["models"][0]["flags"]) == [["input", "x", "above", 4], ["output", "y", "not_finite", 2]]
+        figures.statistics.add(each)
     labels = 'kind="above",model="m",side="input",tensor="x",version="1"'
     assert f"penstock_out_of_range_total{{{labels}}} 2.0" in metrics.render().decode()
 
 
 def test_the_figures_of_several_caches_are_added_up_and_without_one_there_are_none() -> None:
-    class Caching(Engine):
-        cache = PredictionCache(10)
-
-    Caching.cache.get(b"unknown")
-    caching, plain = Metrics(Caching()), Metrics(Engine())  # type: ignore[arg-type]
-    page = plain.render([caching.snapshot(), caching.snapshot(), plain.snapshot()]).decode()
+    cache = PredictionCache(10)
+    cache.get(b"unknown")
+    caching, plain = Figures(cache), Figures()
+    page = Metrics(plain).render([caching.snapshot(), caching.snapshot(), plain.snapshot()]).decode()  # type: ignore[arg-type]
     assert "penstock_cache_misses_total 2.0" in page
     assert "penstock_cache_hits_total 0.0" in page
-    assert "penstock_cache" not in plain.render().decode()
+    assert "penstock_cache" not in Metrics(plain).render().decode()  # type: ignore[arg-type]
 
 
-def test_merging_changes_no_snapshot(metrics: Metrics) -> None:
-    metrics.observe(observation())
-    before = json.dumps(metrics.snapshot())
-    merge([metrics.snapshot(), metrics.snapshot()])
-    assert json.dumps(metrics.snapshot()) == before
+def test_sizes_of_batches_fall_into_the_bucket_that_holds_them(figures: Figures, metrics: Metrics) -> None:
+    for rows in (0, 1, 2, 3, 512, 513):
+        figures.statistics.add(observation(batch_rows=rows))
+    page = metrics.render()
+    of = {"model": "m", "version": "1"}
+    counts = {
+        le: value(page, "penstock_batch_size_bucket", le=le, **of) for le in ("1.0", "2.0", "4.0", "512.0", "+Inf")
+    }
+    assert counts == {"1.0": 2, "2.0": 3, "4.0": 4, "512.0": 5, "+Inf": 6}

@@ -133,17 +133,31 @@ def test_outputs_are_nested_lists_and_what_json_cannot_say_is_null():
 
 
 @pytest.mark.parametrize(
-    ("array", "listed"),
+    ("dtype", "array", "listed"),
     [
-        (np.array([[True]]), [[True]]),
-        (np.array([2**63], dtype=np.uint64), [2**63]),
-        (np.array([0.5], dtype=np.float16), [0.5]),
-        (np.array([["a", b"\xff"]], dtype=object), [["a", "�"]]),
-        (np.zeros((0, 2), dtype=object), []),
+        ("BOOL", np.array([[True]]), [[True]]),
+        ("UINT64", np.array([2**63], dtype=np.uint64), [2**63]),
+        ("FP16", np.array([0.5], dtype=np.float16), [0.5]),
+        ("BF16", np.array([0x3F80, 0xC020], dtype=np.uint16), [1.0, -2.5]),
+        ("BYTES", np.array([["a", "é".encode()]], dtype=object), [["a", "é"]]),
+        ("BYTES", np.zeros((0, 2), dtype=object), []),
     ],
 )
-def test_outputs_of_every_type_are_valid_json(array, listed):
-    assert json.loads(FLOATS.postprocess({"y": array}, None).model_dump_json())["outputs"] == {"y": listed}
+def test_outputs_of_every_type_are_valid_json(dtype, array, listed):
+    model = TensorTask({}, Signature(FLOATS.signature.inputs, (TensorSpec("y", dtype, (-1,) * array.ndim),)))
+    assert json.loads(model.postprocess({"y": array}, None).model_dump_json())["outputs"] == {"y": listed}
+
+
+def test_bytes_that_json_cannot_carry_are_an_error_that_names_the_output():
+    model = TensorTask({}, Signature(FLOATS.signature.inputs, (TensorSpec("y", "BYTES", (-1, 2)),)))
+    assert fields(model.postprocess, {"y": np.array([["a", b"\xff"]], dtype=object)}, None) == ["outputs.y"]
+
+
+def test_numbers_are_bf16_where_the_model_takes_that():
+    model = task(TensorSpec("x", "BF16", (-1, 2)))
+    assert model.preprocess(TensorRequest(inputs={"x": [[1, -2.5]]}))["x"].tolist() == [[0x3F80, 0xC020]]
+    for value in ([[1e39, 0]], [["1", "2"]], [[True, False]]):
+        assert fields(model.preprocess, TensorRequest(inputs={"x": value})) == ["inputs.x"]
 
 
 @pytest.mark.parametrize(

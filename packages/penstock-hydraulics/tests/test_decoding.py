@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from penstock.errors import InvalidInput
 from penstock.gateway.native import decoding
 from penstock.gateway.native import fast_json as arrays
+from penstock.gateway.native.predict import read_json
 from penstock_hydraulics.diagnosis.schemas import PredictionRequest
 from penstock_hydraulics.machine.templates import TEMPLATES
 from penstock_hydraulics.task import HydraulicDiagnostics
@@ -77,7 +78,7 @@ def test_all_decoders_agree_on_a_request(fields):
     try:
         for way in WAYS:
             arrays.read = way
-            assert verdict(lambda: decoding.decode(TASK, body)) == slow
+            assert verdict(lambda: read_json(TASK, body)) == slow
     finally:
         arrays.read = original
     assert verdict(lambda: raised(decoding.Batch(b'{"requests": [%b]}' % body).items(TASK)[0])) == slow
@@ -94,7 +95,7 @@ def test_the_fast_decoder_returns_an_ordinary_request(monkeypatch):
         "topology": "zema_rig",
         "timestamp": "2026-11-20T08:00:00Z",
     }
-    request = decoding.decode(TASK, json.dumps(fields).encode())
+    request = read_json(TASK, json.dumps(fields).encode())
     assert list(request.sensor_data["pressure_pump_main"]) == samples
     assert request.model_dump(mode="json", exclude_unset=True) == fields
     assert PredictionRequest.model_validate_json(request.model_dump_json()) == PredictionRequest(**fields)
@@ -111,6 +112,4 @@ def test_only_finite_readings_reach_the_model():
 @pytest.mark.parametrize("time", TIMES_TRIED)
 def test_all_decoders_agree_on_a_time(time):
     body = json.dumps({"equipment_id": "a", "sensor_data": {"pressure_pump_main": [1.0]}, "timestamp": time}).encode()
-    assert verdict(lambda: decoding.decode(TASK, body)) == verdict(
-        lambda: decoding.decode_slowly(PredictionRequest, body)
-    )
+    assert verdict(lambda: read_json(TASK, body)) == verdict(lambda: decoding.decode_slowly(PredictionRequest, body))

@@ -34,7 +34,8 @@ class Served:
         self._manager = manager
         self._registry = manager.registry
         self._most_at_start = most_at_start
-        self._routes: dict[str, LoadedModel] = {}
+        self.routes: dict[str, LoadedModel] = {}
+        """The model that answers each reference that was used before."""
         self._whole_registry = True
         self._revision = ""
         self._asked: list[str] = []
@@ -90,7 +91,7 @@ class Served:
 
     async def close(self) -> None:
         """Let go of every model and load nothing more."""
-        self._routes.clear()
+        self.routes.clear()
         if self._manager.open:
             await self._aside(self._manager.close)
         for pool in (self._loaders, self._lookups):
@@ -138,19 +139,19 @@ class Served:
             self._refuse_unloaded(key)
             model = await self._load(key)
             self._drop_unloaded(model)
-        if len(self._routes) > 10_000:  # spellings of references come from clients; the models behind them are few
-            self._routes.clear()
-        self._routes[ref] = model
+        if len(self.routes) > 10_000:  # spellings of references come from clients; the models behind them are few
+            self.routes.clear()
+        self.routes[ref] = model
         return model
 
     def _at_hand(self, target: str) -> LoadedModel | None:
         """What answers under another spelling already, and goes on doing so when the registry is ill."""
-        routes = self._routes.items()
+        routes = self.routes.items()
         return next((model for ref, model in routes if target in (ref, model.key) and not model.retired), None)
 
     def routed(self, ref: str | None) -> LoadedModel | None:
         """The model a reference led to before; None = the default."""
-        return self._routes.get(ref or self.default_ref or "")
+        return self.routes.get(ref or self.default_ref or "")
 
     def _target(self, ref: str) -> str:
         """What a caller's reference means in the registry; raises ModelNotFound for what is not served here.
@@ -166,14 +167,14 @@ class Served:
             return ref
         if served and ref == name:
             return served[0]
-        if any(ref == self._routes[wanted].key for wanted in served if wanted in self._routes):
+        if any(ref == self.routes[wanted].key for wanted in served if wanted in self.routes):
             return ref
         raise ModelNotFound(f"the model {ref} is not served here; served are {', '.join(self.wanted)}")
 
     def _pin(self) -> None:
         """What was named stays loaded; of a whole registry only the default does."""
         named = [self.default_ref or "", *self._asked] if self._whole_registry else self.wanted
-        self._manager.pin({self._routes[ref].key for ref in named if ref in self._routes})
+        self._manager.pin({self.routes[ref].key for ref in named if ref in self.routes})
 
     # What an operator adds and takes away
 
@@ -186,7 +187,7 @@ class Served:
         key = ref if is_model_file(ref) else await self._aside(self._manager.key, ref)
         model = await self._load(key)
         self._want(ref, model.key)
-        self._routes[ref] = model
+        self.routes[ref] = model
         self._pin()
         return model
 
@@ -229,8 +230,8 @@ class Served:
         self._files |= {_name_of(wanted): wanted for wanted in self.wanted if is_model_file(wanted)}
         for left in (self.wanted, self._asked):
             left[:] = [wanted for wanted in left if wanted not in gone]
-        for one in gone | {route for route, model in self._routes.items() if model.key in keys}:
-            self._routes.pop(one, None)
+        for one in gone | {route for route, model in self.routes.items() if model.key in keys}:
+            self.routes.pop(one, None)
             self.problems.pop(one, None)
             self.stuck.pop(one, None)
         self._pin()
@@ -270,25 +271,25 @@ class Served:
         revision = await self._aside(self._registry.revision)
         if revision == self._revision and not self.stuck and not self.problems:
             return
-        kept = any(model.artifact is not None for model in self._routes.values())
+        kept = any(model.artifact is not None for model in self.routes.values())
         if kept and not await self._aside(self._registry.path.is_dir):
             raise ConfigError(f"the registry {self._registry.path} is gone; the loaded models go on answering")
-        before = {model.key for model in self._routes.values() if model.artifact is not None}
-        self.stuck = {ref: why for ref, why in self.stuck.items() if ref in self._routes}
-        for ref, model in list(self._routes.items()):
+        before = {model.key for model in self.routes.values() if model.artifact is not None}
+        self.stuck = {ref: why for ref, why in self.stuck.items() if ref in self.routes}
+        for ref, model in list(self.routes.items()):
             if model.artifact is not None:
                 await self._follow(ref, model)
         if self._whole_registry:
             self.wanted = await self._first_of_registry()
             taken_out = {name_of(key) for key in self._unloaded}  # its callers are told so, rather than led elsewhere
-            if self.default_ref not in self._routes and _name_of(self.default_ref or "") not in taken_out:
+            if self.default_ref not in self.routes and _name_of(self.default_ref or "") not in taken_out:
                 self.default_ref = next(iter(self.wanted), None)
             self.problems = {ref: why for ref, why in self.problems.items() if ref in self.wanted}
         for ref in list(self.wanted):  # an operator may change it meanwhile
-            if ref not in self._routes:
+            if ref not in self.routes:
                 await self._bring_up(ref)
         self._pin()
-        for key in before - {model.key for model in self._routes.values()}:
+        for key in before - {model.key for model in self.routes.values()}:
             self._manager.unload(key)
         self._revision = revision
 
@@ -300,12 +301,12 @@ class Served:
             now = await self._load(key, fresh=True) if key != model.key else await self._refreshed(model)
             if now is not model:
                 self._drop_unloaded(now)
-                self._routes[ref] = now
+                self.routes[ref] = now
                 log.info("%s is now %s", ref, key)
             self.stuck.pop(ref, None)
         except ModelNotFound as error:
             if not isinstance(error, _Unloaded):
-                self._routes.pop(ref, None)
+                self.routes.pop(ref, None)
                 return
             self.stuck[ref] = str(error)
         except PenstockError as error:

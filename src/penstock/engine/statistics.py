@@ -1,60 +1,283 @@
-"""Rolling statistics of the last requests, as `/stats` and `engine.get_stats()` show them."""
+"""The figures of the served models, kept once: `/stats`, `/metrics` and other processes read them from here.
+
+A snapshot is plain data that JSON can carry. Snapshots of several processes merge into one that equals the snapshot of
+a single process that saw all requests: counts add up, and percentiles come from merged histograms.
+"""
 
 from __future__ import annotations
 
+import logging
 import time
-from collections import Counter, deque
-from typing import Any
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from math import log2
+from typing import Any, TypeAlias
 
-import numpy as np
+from penstock.engine.cache import PredictionCache
+from penstock.engine.loading.loaded_model import LoadedModel, ModelInfo
+from penstock.engine.observation import Observation, Observer
 
-from penstock.engine.observation import Observation
+log = logging.getLogger(__name__)
 
-WINDOW_S = 60.0
-WINDOW_REQUESTS = 10_000
+Snapshot: TypeAlias = dict[str, Any]
+
+SECONDS = (
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
+)  # fmt: skip
+"""Upper bounds of the histograms of times."""
+PHASES = ("total", "pre", "queue", "run", "post")
+"""The times of a request, in the order of the histograms in a snapshot."""
+
+SLICE_S = 2.0
+SLICES = 30
+"""Latencies are kept for the last minute, in slices of this length: the oldest leaves when a new one begins."""
+_STEPS = 32
+"""Buckets of latency for each doubling: a percentile is off by 1.1 % at most."""
+
+_BOUNDS_MS = tuple(bound * 1000 for bound in SECONDS)
 _SERVER_FAULTS = ("error", "deadline", "overloaded", "not_ready", "load_error")
 
 
-class ModelStats:
-    """One model version: counts since the start, latencies over the last minute (at most 10,000 requests)."""
+class ModelFigures:
+    """One model version: counts since it was loaded, and the latencies of the last minute."""
 
-    def __init__(self) -> None:
+    __slots__ = ("batches", "flags", "histograms", "outcomes", "recent", "started", "sums")
+
+    def __init__(self, started: float) -> None:
+        self.started = started
         self.outcomes: Counter[str] = Counter()
         self.batches: Counter[int] = Counter()
-        self.started = time.monotonic()
-        self._recent: deque[tuple[float, float]] = deque(maxlen=WINDOW_REQUESTS)
+        self.flags: Counter[tuple[str, str, str]] = Counter()
+        self.histograms = [[0] * (len(SECONDS) + 1) for _ in PHASES]
+        self.sums = [0.0] * len(PHASES)
+        self.recent: dict[int, _Slice] = {}
 
-    def add(self, observation: Observation) -> None:
+    def add(self, seen: Observation, now: float) -> None:
         """Count one request."""
-        self.outcomes[observation.outcome] += 1
-        if observation.outcome == "ok":
-            self.batches[observation.batch_rows] += 1
-            self._recent.append((time.monotonic(), observation.total_ms))
+        self.outcomes[seen.outcome] += 1
+        if seen.flags:
+            self.flags.update(seen.flags)
+        if seen.outcome != "ok":
+            return
+        total, pre, queue, run, post = seen.total_ms, seen.pre_ms, seen.queue_ms, seen.run_ms, seen.post_ms
+        histograms, sums, bounds = self.histograms, self.sums, _BOUNDS_MS
+        histograms[0][bisect_left(bounds, total)] += 1
+        histograms[1][bisect_left(bounds, pre)] += 1
+        histograms[2][bisect_left(bounds, queue)] += 1
+        histograms[3][bisect_left(bounds, run)] += 1
+        histograms[4][bisect_left(bounds, post)] += 1
+        sums[0] += total
+        sums[1] += pre
+        sums[2] += queue
+        sums[3] += run
+        sums[4] += post
+        self.batches[seen.batch_rows] += 1
+        part = self.recent.get(int(now / SLICE_S)) or self._begin_slice(int(now / SLICE_S))
+        part.count += 1
+        part.sum_ms += total
+        bucket = int(log2(total * 1000 + 1) * _STEPS)
+        part.buckets[bucket] = part.buckets.get(bucket, 0) + 1
 
-    def to_json(self) -> dict[str, Any]:
-        """The figures; latencies in milliseconds (None before the first answer), throughput in requests a second.
+    def _begin_slice(self, index: int) -> _Slice:
+        for old in [known for known in self.recent if known <= index - SLICES]:
+            del self.recent[old]
+        part = self.recent[index] = _Slice()
+        return part
 
-        `errors` are faults of the server (failed, late, refused); a caller's bad input counts under `outcomes` only.
-        """
-        now = time.monotonic()
-        recent = [(at, ms) for at, ms in list(self._recent) if now - at <= WINDOW_S]
-        total = self.outcomes.total()
-        errors = sum(self.outcomes[word] for word in _SERVER_FAULTS)
-        span = now - recent[0][0] if len(recent) == WINDOW_REQUESTS else min(WINDOW_S, now - self.started)
+    def snapshot(self, model: str, version: str) -> Snapshot:
+        """The figures as JSON can carry them."""
         return {
-            "requests": total,
-            "errors": errors,
-            "error_rate": errors / total if total else 0.0,
+            "model": model,
+            "version": version,
+            "started": self.started,
             "outcomes": dict(self.outcomes),
-            **_latencies(np.array([ms for _, ms in recent])),
-            "throughput": len(recent) / max(span, 1e-9),
-            "batch_size_histogram": {str(size): count for size, count in sorted(self.batches.items())},
-            "uptime_s": now - self.started,
+            "batches": {str(rows): count for rows, count in list(self.batches.items())},
+            "flags": sorted([*flag, count] for flag, count in list(self.flags.items())),
+            "histograms": [counts.copy() for counts in self.histograms],
+            "sums": self.sums.copy(),
+            "recent": {str(index): part.snapshot() for index, part in list(self.recent.items())},
         }
 
 
-def _latencies(ms: np.ndarray[Any, Any]) -> dict[str, float | None]:
-    if not ms.size:
-        return {"avg_ms": None, "p50_ms": None, "p95_ms": None, "p99_ms": None}
-    p50, p95, p99 = (float(p) for p in np.percentile(ms, (50, 95, 99)))
-    return {"avg_ms": float(ms.mean()), "p50_ms": p50, "p95_ms": p95, "p99_ms": p99}
+class _Slice:
+    __slots__ = ("buckets", "count", "sum_ms")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.sum_ms = 0.0
+        self.buckets: dict[int, int] = {}
+
+    def snapshot(self) -> Snapshot:
+        buckets = {str(bucket): count for bucket, count in list(self.buckets.items())}
+        return {"count": self.count, "sum_ms": self.sum_ms, "buckets": buckets}
+
+
+class Statistics:
+    """Counts the requests of this process by model and version, and shows each to the observers."""
+
+    def __init__(self, observers: Iterable[Observer] = (), *, clock: Callable[[], float] = time.monotonic) -> None:
+        """`clock` gives seconds that all processes of this machine share."""
+        self.observers = list(observers)
+        self._clock = clock
+        self._models: dict[tuple[str, str], ModelFigures] = {}
+
+    def observe(self, seen: Observation) -> None:
+        """Count one finished request and show it to the observers."""
+        self.add(seen)
+        for observer in self.observers:
+            try:
+                observer(seen)
+            except Exception:
+                log.exception("an observer failed; the request was answered all the same")
+
+    def add(self, seen: Observation) -> None:
+        """Count one request."""
+        now = self._clock()
+        figures = self._models.get((seen.model, seen.version)) or self.of(seen.model, seen.version)
+        figures.add(seen, now)
+
+    def of(self, model: str, version: str) -> ModelFigures:
+        """The figures of one model version, which begin now if there are none."""
+        found = self._models.get((model, version))
+        return found or self._models.setdefault((model, version), ModelFigures(self._clock()))
+
+    def snapshot(
+        self, loaded: Iterable[LoadedModel] = (), *, inflight: int = 0, cache: PredictionCache | None = None
+    ) -> Snapshot:
+        """Everything counted so far, and the gauges of now: rows that wait, requests inside, cache, `loaded` models."""
+        loaded = list(loaded)
+        for model in loaded:
+            self.of(model.name, model.version)
+        return {
+            "at": self._clock(),
+            "models": [figures.snapshot(*key) for key, figures in list(self._models.items())],
+            "queue_rows": sum(model.batcher.queued_rows for model in loaded),
+            "inflight": inflight,
+            "cache": None if cache is None else cache.figures()._asdict(),
+            "info": [_facts(model.info) for model in loaded],
+        }
+
+
+def _facts(info: ModelInfo) -> dict[str, str]:
+    names = ("version", "variant", "format", "device", "dtype", "task")
+    return {"model": info.name, **{name: str(getattr(info, name)) for name in names}}
+
+
+# Several processes
+
+
+def merge(snapshots: Iterable[Mapping[str, Any]]) -> Snapshot:
+    """The snapshots of several processes as one; counts and gauges add up. Changes none of them."""
+    models: dict[tuple[str, str], Snapshot] = {}
+    info: dict[tuple[tuple[str, str], ...], Mapping[str, str]] = {}
+    total: Snapshot = {"at": 0.0, "queue_rows": 0, "inflight": 0, "cache": None}
+    for snapshot in snapshots:
+        total["at"] = max(total["at"], snapshot["at"])
+        for name in ("queue_rows", "inflight"):
+            total[name] += snapshot[name]
+        if snapshot["cache"] is not None:
+            total["cache"] = _sum_of(total["cache"] or {}, snapshot["cache"])
+        info |= {tuple(sorted(facts.items())): facts for facts in snapshot["info"]}
+        for figures in snapshot["models"]:
+            key = (figures["model"], figures["version"])
+            models[key] = _merged(models[key], figures) if key in models else dict(figures)
+    return {**total, "models": [models[key] for key in sorted(models)], "info": [info[key] for key in sorted(info)]}
+
+
+def counts_of(snapshot: Mapping[str, Any]) -> Snapshot:
+    """What remains of a process that has ended: its counts, without its gauges."""
+    cache = snapshot["cache"]
+    kept = None if cache is None else {**cache, "entries": 0, "bytes": 0}
+    return {**snapshot, "queue_rows": 0, "inflight": 0, "info": [], "cache": kept}
+
+
+def _merged(a: Mapping[str, Any], b: Mapping[str, Any]) -> Snapshot:
+    flags = Counter({tuple(flag): count for *flag, count in a["flags"]})
+    flags.update({tuple(flag): count for *flag, count in b["flags"]})
+    slices = {**a["recent"]}
+    for index, part in b["recent"].items():
+        slices[index] = _merged_slice(slices[index], part) if index in slices else part
+    return {
+        "model": a["model"],
+        "version": a["version"],
+        "started": min(a["started"], b["started"]),
+        "outcomes": _sum_of(a["outcomes"], b["outcomes"]),
+        "batches": _sum_of(a["batches"], b["batches"]),
+        "flags": sorted([*flag, count] for flag, count in flags.items()),
+        "histograms": [_sums(x, y) for x, y in zip(a["histograms"], b["histograms"], strict=True)],
+        "sums": _sums(a["sums"], b["sums"]),
+        "recent": slices,
+    }
+
+
+def _merged_slice(a: Mapping[str, Any], b: Mapping[str, Any]) -> Snapshot:
+    return {
+        "count": a["count"] + b["count"],
+        "sum_ms": a["sum_ms"] + b["sum_ms"],
+        "buckets": _sum_of(a["buckets"], b["buckets"]),
+    }
+
+
+def _sum_of(a: Mapping[str, int], b: Mapping[str, int]) -> dict[str, int]:
+    return {name: a.get(name, 0) + b.get(name, 0) for name in {**a, **b}}
+
+
+def _sums(a: Iterable[float], b: Iterable[float]) -> list[float]:
+    return [x + y for x, y in zip(a, b, strict=True)]
+
+
+# What `/stats` shows
+
+
+def to_stats(snapshot: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The figures of each model as `/stats` shows them, by `name:version`; refusals that met no model are left out."""
+    return {
+        f"{figures['model']}:{figures['version']}": _model_stats(figures, snapshot["at"])
+        for figures in snapshot["models"]
+        if figures["model"]
+    }
+
+
+def _model_stats(figures: Mapping[str, Any], now: float) -> dict[str, Any]:
+    """Latencies in milliseconds, None before the first answer; throughput in requests a second.
+
+    `errors` are faults of the server (failed, late, refused); a caller's bad input counts under `outcomes` only.
+    """
+    outcomes = figures["outcomes"]
+    total = sum(outcomes.values())
+    errors = sum(outcomes.get(word, 0) for word in _SERVER_FAULTS)
+    return {
+        "requests": total,
+        "errors": errors,
+        "error_rate": errors / total if total else 0.0,
+        "outcomes": dict(outcomes),
+        **_last_minute(figures, now),
+        "batch_size_histogram": dict(sorted(figures["batches"].items(), key=lambda item: int(item[0]))),
+        "uptime_s": now - figures["started"],
+    }
+
+
+def _last_minute(figures: Mapping[str, Any], now: float) -> dict[str, float | None]:
+    oldest = int(now / SLICE_S) - SLICES + 1
+    parts = [part for index, part in figures["recent"].items() if int(index) >= oldest]
+    count = sum(part["count"] for part in parts)
+    span = min(now - figures["started"], now - oldest * SLICE_S)
+    buckets: Counter[int] = Counter()
+    for part in parts:
+        buckets.update({int(bucket): number for bucket, number in part["buckets"].items()})
+    return {
+        "avg_ms": sum(part["sum_ms"] for part in parts) / count if count else None,
+        **{f"p{percent}_ms": _percentile(buckets, count, percent) for percent in (50, 95, 99)},
+        "throughput": count / max(span, 1e-9),
+    }
+
+
+def _percentile(buckets: Mapping[int, int], count: int, percent: int) -> float | None:
+    """The middle of the bucket that holds it."""
+    left = count * percent / 100
+    for bucket in sorted(buckets):
+        left -= buckets[bucket]
+        if left <= 0:
+            return float((2 ** ((bucket + 0.5) / _STEPS) - 1) / 1000)
+    return None

@@ -8,7 +8,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 from urllib.parse import quote
 
 from pydantic import BaseModel
@@ -191,6 +191,9 @@ class Call(ABC):
 
 class Disconnected(Exception):
     """The client has closed the connection."""
+
+    outcome: ClassVar[str] = "cancelled"
+    """What the engine counts it as."""
 
 
 Handler: TypeAlias = Callable[[Call], Awaitable[Reply]]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from http import HTTPStatus
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import orjson
 from pydantic import BaseModel, Field
@@ -68,6 +68,9 @@ _REFUSALS: dict[int, tuple[str, str]] = {
 
 class Refusal(Exception):
     """An error of HTTP itself: unknown path, wrong method, body too large or of an unsupported type."""
+
+    outcome: ClassVar[str] = "invalid"
+    """What the engine counts it as."""
 
     def __init__(
         self, status: int, detail: str, *, title: str | None = None, headers: Sequence[tuple[str, str]] = ()

@@ -12,7 +12,7 @@ from typing import Any
 from penstock.engine.engine import InferenceEngine
 from penstock.errors import ModelNotReady, PenstockError
 from penstock.gateway.process.admin_commands import Orders
-from penstock.gateway.process.worker_group import WorkerGroup, merge_stats
+from penstock.gateway.process.worker_group import WorkerGroup
 from penstock.monitor.metrics import Metrics
 from penstock.settings import Settings
 
@@ -32,7 +32,6 @@ class Service:
         self.settings = settings
         self.engine = engine or InferenceEngine(settings)
         self.metrics = Metrics(self.engine)
-        self.engine.observers.append(self.metrics.observe)
         self.workers = workers
         self.orders = Orders(self)
         self.following = asyncio.Lock()
@@ -126,19 +125,17 @@ class Service:
 
     async def stats(self) -> dict[str, Any]:
         """The figures of `/stats`, merged over all processes."""
-        if self.workers is None:
-            return self.engine.get_stats()
-        return merge_stats([figures["stats"] for figures in await asyncio.to_thread(self.workers.all, self.figures)])
+        return self.engine.get_stats(await self._snapshots())
 
     async def metrics_page(self) -> bytes:
         """The page of `/metrics`, merged over all processes."""
+        return await asyncio.to_thread(self.metrics.render, await self._snapshots())
+
+    async def _snapshots(self) -> list[dict[str, Any]]:
+        """The statistics of all processes, where there are several."""
         everyone = [] if self.workers is None else await asyncio.to_thread(self.workers.all, self.figures)
-        return await asyncio.to_thread(self.metrics.render, [figures["metrics"] for figures in everyone])
+        return [figures["statistics"] for figures in everyone]
 
     def figures(self) -> dict[str, Any]:
         """What this process shares with the others of its group."""
-        return {
-            "metrics": self.metrics.snapshot(),
-            "stats": self.engine.get_stats(),
-            "orders": self.orders.revision,
-        }
+        return {"statistics": self.engine.snapshot(), "orders": self.orders.revision}

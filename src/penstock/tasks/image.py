@@ -35,7 +35,9 @@ class ImageRequest(BaseModel):
     top_k: Annotated[int, BeforeValidator(_form_number)] = Field(
         default=5, ge=1, le=1000, description="How many classes to name, best first."
     )
-    model_version: str | None = Field(default=None, description="Which version shall answer; default: as routed.")
+    model_version: str | None = Field(
+        default=None, description="The version that answers; without it, the one of the reference."
+    )
 
 
 class ClassScore(BaseModel):

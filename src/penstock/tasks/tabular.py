@@ -29,7 +29,9 @@ class TabularRequest(BaseModel):
         description="One object a row; a value that is missing may be null or left out, where its column allows that.",
         examples=[[{"age": 41, "city": "Bern", "member": True}]],
     )
-    model_version: str | None = Field(default=None, description="Which version shall answer; default: as routed.")
+    model_version: str | None = Field(
+        default=None, description="The version that answers; without it, the one of the reference."
+    )
 
 
 class _Answers(BaseModel):

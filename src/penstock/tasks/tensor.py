@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 from penstock.errors import InvalidInput
 from penstock.tasks.base import Task, TimedResponse
 from penstock.tasks.validation_errors import parse_config, parse_request
-from penstock.tensors import Array, Arrays, Signature, TensorSpec
+from penstock.tensors import BF16, Array, Arrays, Signature, TensorSpec, float_from_bf16, to_json_values
 
 _DEEPEST = 32
 _JSON_NAMES: dict[type, str] = {int: "numbers", float: "numbers", bool: "booleans", str: "text", bytes: "text"}
@@ -34,7 +34,9 @@ class TensorRequest(BaseModel):
         description="The model's inputs by name, nested lists in the shape of its signature.",
         examples=[{"input": [[0.5, 1.0]]}],
     )
-    model_version: str | None = Field(default=None, description="Which version shall answer; default: as routed.")
+    model_version: str | None = Field(
+        default=None, description="The version that answers; without it, the one of the reference."
+    )
 
 
 class _Outputs(BaseModel):
@@ -76,8 +78,8 @@ class TensorTask(Task):
         return {spec.name: self._read(spec, given) for spec in self.signature.inputs}
 
     def postprocess(self, outputs: Arrays, request: Any) -> TensorResponse:  # noqa: ARG002
-        """The outputs as nested lists."""
-        return TensorResponse(outputs={name: _listed(array) for name, array in outputs.items()})
+        """The outputs as nested lists. Raises InvalidInput naming `outputs.<name>` for bytes that are no UTF-8 text."""
+        return TensorResponse(outputs={spec.name: _listed(spec, outputs[spec.name]) for spec in self.signature.outputs})
 
     def coerce(self, value: Any) -> TensorRequest:
         """From a request, a mapping of arrays by input name, or one array for a model with one input.
@@ -103,7 +105,7 @@ class TensorTask(Task):
             raise _wrong(spec.name, str(error).removeprefix(f"{spec.name}: ")) from None
         if array.ndim and not len(array):
             raise _wrong(spec.name, "give at least 1 row")
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
+        if spec.kind == "f" and not np.isfinite(float_from_bf16(array) if spec.dtype == BF16 else array).all():
             raise _wrong(spec.name, "a value is not a finite number")
         return array
 
@@ -124,7 +126,7 @@ def _strict_array(value: Any, spec: TensorSpec) -> Any:
     if len({_JSON_NAMES[kind] for kind in kinds}) > 1:
         raise InvalidInput(f"{' and '.join(sorted({_JSON_NAMES[kind] for kind in kinds}))} do not mix")
     try:
-        return np.array(value, dtype=np.float64) if kinds <= {int, float} and spec.numpy.kind == "f" else value
+        return np.array(value, dtype=np.float64) if kinds <= {int, float} and spec.kind == "f" else value
     except OverflowError:
         raise InvalidInput(f"a number does not fit into {spec.dtype}") from None
     except ValueError:
@@ -143,11 +145,12 @@ def _collect_kinds(items: list[Any], kinds: set[type], depth: int) -> None:
     kinds |= here
 
 
-def _listed(array: Array) -> Any:
-    if array.dtype.kind != "O":
-        return array.tolist()
-    return np.vectorize(_text, otypes=[object])(array).tolist() if array.size else array.tolist()
-
-
-def _text(value: Any) -> Any:
-    return value.decode("utf-8", errors="replace") if isinstance(value, bytes) else value
+def _listed(spec: TensorSpec, array: Array) -> Any:
+    try:
+        return to_json_values(spec.name, array, spec.dtype)
+    except InvalidInput:
+        field = f"outputs.{spec.name}"
+        raise InvalidInput(
+            f"{field}: the bytes are not UTF-8 text, which JSON needs; use engine.infer, which carries bytes",
+            field=field,
+        ) from None

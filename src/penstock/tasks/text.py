@@ -30,7 +30,9 @@ class TextRequest(BaseModel):
     text: StrictStr | Annotated[list[StrictStr], Field(min_length=1, max_length=MAX_TEXTS)] = Field(
         description="A text, or a list of texts.", examples=["I like it", ["I like it", "I do not"]]
     )
-    model_version: str | None = Field(default=None, description="Which version shall answer; default: as routed.")
+    model_version: str | None = Field(
+        default=None, description="The version that answers; without it, the one of the reference."
+    )
 
 
 class _TextClasses(BaseModel):

@@ -65,7 +65,9 @@ class VectorRequest(BaseModel):
     input_data: Numbers = Field(
         description="The rows, one after another: exactly batch_size × the model's features finite numbers.",
     )
-    model_version: str | None = Field(default=None, description="Which version shall answer; default: as routed.")
+    model_version: str | None = Field(
+        default=None, description="The version that answers; without it, the one of the reference."
+    )
     batch_size: int = Field(default=1, ge=1, le=MAX_BATCH, description="How many rows input_data holds.")
 
 

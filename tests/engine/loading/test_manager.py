@@ -10,8 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from leases import lease_of, release
 from linear_models import CLASSES, FEATURES, Publish, linear, weights
 
+from penstock.engine.admission import Lease
 from penstock.engine.loading import load_backoff
 from penstock.engine.loading import manager as manager_module
 from penstock.engine.loading.loaded_model import LoadedModel
@@ -194,11 +196,11 @@ def test_a_model_in_use_is_closed_only_after_its_last_request(registry: Registry
     publish()
     manager = ModelManager(registry)
     model = manager.load_model("m")
-    assert manager.hold(model)
+    lease = lease_of(manager, model)
     manager.unload("m:1.0.0")
-    assert not manager.hold(model)
+    assert lease_of(manager, model) is None
     model.backend.run({"x": np.zeros((1, FEATURES), np.float32)})
-    manager.release(model)
+    release(lease)
     wait_until_closed(model)
 
 
@@ -206,8 +208,8 @@ def test_a_model_unloaded_between_two_leases_is_closed_after_the_second(registry
     publish()
     manager = ModelManager(registry)
     model = manager.load_model("m")
-    assert manager.hold(model)
-    cache = manager._cache
+    first, second = lease_of(manager, model), list[Lease | None]()
+    cache = manager.cache
     real = cache.lease_lock
 
     class Meanwhile:
@@ -219,14 +221,14 @@ def test_a_model_unloaded_between_two_leases_is_closed_after_the_second(registry
         def __exit__(self, *_: object) -> None:
             cache.lease_lock = real
             real.release()
-            assert manager.hold(model)
+            second.append(lease_of(manager, model))
             manager.unload("m:1.0.0")
 
     cache.lease_lock = Meanwhile()  # type: ignore[assignment]
-    manager.release(model)
+    release(first)
     time.sleep(0.1)
     model.backend.run({"x": np.zeros((1, FEATURES), np.float32)})
-    manager.release(model)
+    release(second[0])
     wait_until_closed(model)
 
 
@@ -303,10 +305,10 @@ def test_a_busy_model_over_the_budget_is_evicted_when_it_is_released(registry: R
     publish("b")
     manager = ModelManager(registry, max_models=1)
     a = manager.load_model("a")
-    assert manager.hold(a)
+    lease = lease_of(manager, a)
     manager.load_model("b")
     assert len(manager.models()) == 2
-    manager.release(a)
+    release(lease)
     assert [info.name for info in manager.list_cached_models()] == ["b"]
 
 

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from penstock.errors import InvalidInput
 from penstock.gateway.native import decoding
 from penstock.gateway.native import fast_json as arrays
+from penstock.gateway.native.predict import read_json
 from penstock.tasks.validation_errors import MAX_ERRORS
 from penstock.tasks.vector import VectorClassification
 from penstock.tensors import Signature, TensorSpec
@@ -55,7 +56,7 @@ def check_same(body: bytes) -> None:
     slow = verdict(lambda: decoding.decode_slowly(TASK.Request, body))
     for way in WAYS:
         with using(way):
-            assert verdict(lambda: decoding.decode(TASK, body)) == slow, way.__name__
+            assert verdict(lambda: read_json(TASK, body)) == slow, way.__name__
 
 
 @contextmanager
@@ -172,22 +173,22 @@ def test_numbers_arrive_as_written(values: list[float]) -> None:
 
 def test_an_ordinary_body_takes_the_fast_way(fast_way: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decoding, "decode_slowly", lambda *_: pytest.fail("took the slow way"))
-    request: Any = decoding.decode(TASK, GOOD)
+    request: Any = read_json(TASK, GOOD)
     assert type(request.input_data) is np.ndarray
     assert request.model_version == "v1.0"
 
 
 def test_decoded_numbers_outlive_the_parser(fast_way: Callable[..., Any]) -> None:
-    first: Any = decoding.decode(TASK, b'{"input_data": [1, 2, 3]}')
+    first: Any = read_json(TASK, b'{"input_data": [1, 2, 3]}')
     for number in range(50):
-        decoding.decode(TASK, b'{"input_data": [%d, %d, %d]}' % (number, number, number))
+        read_json(TASK, b'{"input_data": [%d, %d, %d]}' % (number, number, number))
     assert first.input_data.tolist() == [1, 2, 3]
 
 
 def test_a_refused_body_does_not_block_the_parser(fast_way: Callable[..., Any]) -> None:
     for body in (b'{"input_data": [1, "x"]}', b'{"input_data": 3}', b'{"input_data": [1', b'{"x": [1]}'):
         with pytest.raises(InvalidInput):
-            decoding.decode(TASK, body)
+            read_json(TASK, body)
         assert fast_way(GOOD, TASK) is not None
 
 
@@ -198,7 +199,7 @@ def test_threads_have_parsers_of_their_own() -> None:
         try:
             for _ in range(300):
                 body = b'{"input_data": [%d, %d, %d]}' % (value, value, value)
-                request: Any = decoding.decode(TASK, body)
+                request: Any = read_json(TASK, body)
                 assert list(request.input_data) == [value] * 3
         except BaseException as error:
             failures.append(error)
@@ -238,13 +239,13 @@ def test_a_body_beyond_the_kept_parser_is_read_all_the_same(fast_way: Callable[.
 )
 def test_an_error_names_the_field(fast_way: Callable[..., Any], body: bytes, field: str) -> None:
     with pytest.raises(InvalidInput) as caught:
-        decoding.decode(TASK, body)
+        read_json(TASK, body)
     assert [fault.field for fault in caught.value.errors] == [field]
     assert str(caught.value).startswith(f"{field}: ")
 
 
 def test_the_word_nan_inside_a_text_is_no_number() -> None:
-    request: Any = decoding.decode(TASK, b'{"input_data": [1, 2, 3], "model_version": "NaN"}')
+    request: Any = read_json(TASK, b'{"input_data": [1, 2, 3], "model_version": "NaN"}')
     assert request.model_version == "NaN"
 
 
@@ -303,15 +304,15 @@ def test_a_whole_number_beyond_a_float_keeps_its_digits_or_is_refused() -> None:
     task = Task({}, TASK.signature)
     for way in WAYS:
         with using(way):
-            request: Any = decoding.decode(task, b'{"input_data": [1], "count": 123456789012345678901}')
+            request: Any = read_json(task, b'{"input_data": [1], "count": 123456789012345678901}')
             assert request.count == 123456789012345678901
 
 
 def test_nothing_but_finite_numbers_reaches_the_model() -> None:
     for text in ("1e39", "-1e39", "3.5e38", "1e308"):
         with pytest.raises(InvalidInput, match=r"input_data\[0\]"):
-            TASK.preprocess(decoding.decode(TASK, b'{"input_data": [%b, 0, 0]}' % text.encode()))
-    assert math.isfinite(TASK.preprocess(decoding.decode(TASK, b'{"input_data": [3.4e38, 0, 0]}'))["x"][0, 0])
+            TASK.preprocess(read_json(TASK, b'{"input_data": [%b, 0, 0]}' % text.encode()))
+    assert math.isfinite(TASK.preprocess(read_json(TASK, b'{"input_data": [3.4e38, 0, 0]}'))["x"][0, 0])
 
 
 def test_a_body_of_nothing_but_faults_is_refused_without_listing_them() -> None:
@@ -364,7 +365,7 @@ def check_same_series(body: bytes) -> None:
     slow = series_verdict(lambda: decoding.decode_slowly(Readings, body))
     for way in WAYS:
         with using(way):
-            assert series_verdict(lambda: decoding.decode(GAUGES, body)) == slow, way.__name__
+            assert series_verdict(lambda: read_json(GAUGES, body)) == slow, way.__name__
     in_a_batch = b'{"requests": [%b, %b]}' % (GOOD_SERIES, body)
     try:
         items = decoding.parse(in_a_batch)["requests"]
@@ -442,7 +443,7 @@ def test_ordinary_arrays_by_name_take_the_fast_way(monkeypatch: pytest.MonkeyPat
     assert fields is not None
     assert fields["readings"] == {"p": array("d", [1, 2.5, -300]), "t": array("d", [4])}
     monkeypatch.setattr(decoding, "decode_slowly", lambda *_: pytest.fail("took the slow way"))
-    assert decoding.decode(GAUGES, GOOD_SERIES).readings["p"] == [1, 2.5, -300]  # type: ignore[attr-defined]
+    assert read_json(GAUGES, GOOD_SERIES).readings["p"] == [1, 2.5, -300]  # type: ignore[attr-defined]
 
 
 # Batches
@@ -501,11 +502,11 @@ def test_items_that_are_no_objects_are_refused_one_by_one() -> None:
     assert [isinstance(item, InvalidInput) for item in found] == [True, True, False]
 
 
-@pytest.mark.parametrize("quick", [True, False])
-def test_a_body_that_goes_the_slow_way_is_parsed_once(quick: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("fast", [True, False])
+def test_a_body_that_goes_the_slow_way_is_parsed_once(fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     parsed: list[bytes] = []
     monkeypatch.setattr(decoding, "parse", lambda body: parsed.append(body) or json.loads(body))
-    batch = decoding.Batch(b'{"requests": [{"input_data": [1, 2, 3]}, {"input_data": [1, true]}]}', quick=quick)
+    batch = decoding.Batch(b'{"requests": [{"input_data": [1, 2, 3]}, {"input_data": [1, true]}]}', fast=fast)
     assert [isinstance(item, InvalidInput) for item in batch.items(TASK)] == [False, True]
     assert len(parsed) == 1
 

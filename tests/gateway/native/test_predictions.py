@@ -123,7 +123,8 @@ def test_a_large_body_is_read(http: httpx.Client) -> None:
 def test_a_large_request_never_holds_the_event_loop(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
     loops: list[bool] = []
     told: list[bool] = []
-    predict = live.service.engine.predict
+    pipeline = live.service.engine.pipeline
+    predict = pipeline.predict
 
     def spy(name: str) -> None:
         work = getattr(native, name)
@@ -134,13 +135,13 @@ def test_a_large_request_never_holds_the_event_loop(live: Live, monkeypatch: pyt
 
         monkeypatch.setattr(native, name, called)
 
-    def predicted(request: Any, *, in_thread: bool, **given: Any) -> Any:
+    def predicted(lease: Any, request: Any, *, in_thread: bool) -> Any:
         told.append(in_thread)
-        return predict(request, in_thread=in_thread, **given)
+        return predict(lease, request, in_thread=in_thread)
 
     spy("_read_request")
     spy("_reply")
-    monkeypatch.setattr(live.service.engine, "predict", predicted)
+    monkeypatch.setattr(pipeline, "predict", predicted)
     for limit in (10, 1000):
         monkeypatch.setattr(native, "DECODE_ASIDE_FROM", limit)
         assert live.http.post("/models/vec/predict", json={"input_data": ROW}).status_code == 200

@@ -92,6 +92,55 @@ def test_a_task_the_model_does_not_have_is_refused_by_name(http: httpx.Client) -
     assert "it has vector-classification, tensor" in reply.json()["detail"]
 
 
+def test_every_model_has_the_task_tensor(http: httpx.Client) -> None:
+    reply = http.post("/models/words/predict?task=tensor", json={"inputs": {"text": ["fine engine"]}})
+    assert list(reply.json()["outputs"]) == ["label", "logits"]
+    refused = http.post("/models/words/predict?task=poetry", json={"text": "x"})
+    assert "it has text-classification, tensor" in refused.json()["detail"]
+
+
+def test_a_json_body_names_the_task_at_its_top(http: httpx.Client) -> None:
+    body = {"task": "tensor", "inputs": {"x": [ROW]}}
+    for path in ("/models/several/predict", "/models/several/predict?task=tensor", "/predict", "/inference/predict"):
+        reply = http.post(path, json=body)
+        np.testing.assert_allclose(reply.json()["outputs"]["logits"], logits(ROW), rtol=1e-5)
+    own = {"task": "vector-classification", "input_data": ROW, "model_version": "1"}
+    assert http.post("/models/several/predict", json=own).json()["predictions"] == [int(logits(ROW).argmax())]
+
+
+@pytest.mark.parametrize(
+    ("query", "body", "message"),
+    [
+        ("", {"task": "poetry", "input_data": ROW}, "it has vector-classification, tensor"),
+        ("", {"task": 3, "input_data": ROW}, "Input should be a valid string"),
+        ("", {"task": None, "input_data": ROW}, "Input should be a valid string"),
+        ("?task=tensor", {"task": "vector-classification", "input_data": ROW}, "the query names 'tensor'"),
+    ],
+)
+def test_a_task_in_the_body_that_cannot_be_meant_names_the_field(
+    http: httpx.Client, query: str, body: dict[str, Any], message: str
+) -> None:
+    reply = http.post(f"/models/several/predict{query}", json=body)
+    assert (reply.status_code, reply.json()["errors"][0]["field"]) == (422, "task")
+    assert message in reply.json()["detail"]
+
+
+def test_a_bad_request_of_a_task_in_the_body_names_its_own_fields(http: httpx.Client) -> None:
+    reply = http.post("/models/several/predict", json={"task": "tensor", "inputs": {"z": [ROW]}})
+    assert [fault["field"] for fault in reply.json()["errors"]] == ["inputs.z"]
+    reply = http.post("/models/several/predict", content=b'{"task": "tensor", "inputs"')
+    assert [fault["field"] for fault in reply.json()["errors"]] == ["body"]
+
+
+def test_a_batch_names_its_task_in_the_body(http: httpx.Client) -> None:
+    body = {"model": "words", "task": "tensor", "requests": [{"inputs": {"text": ["fine"]}}, {"text": "fine"}]}
+    good, bad = http.post("/predict/batch", json=body).json()["predictions"]
+    assert list(good["outputs"]) == ["label", "logits"]
+    assert bad["error"]["status"] == 422
+    refused = http.post("/predict/batch", json={**body, "task": "poetry"})
+    assert (refused.status_code, refused.json()["errors"][0]["field"]) == (422, "task")
+
+
 def test_a_batch_is_asked_as_one_task(http: httpx.Client) -> None:
     body = {"model": "several", "requests": [{"inputs": {"x": [ROW]}}, {"input_data": ROW}]}
     good, bad = http.post("/predict/batch?task=tensor", json=body).json()["predictions"]

@@ -6,7 +6,7 @@ import itertools
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from penstock.artifacts.artifact import Artifact
@@ -18,9 +18,13 @@ from penstock.engine.tasks.task_runner import TaskRunner
 from penstock.errors import InvalidInput
 from penstock.registry.registry import Registry
 from penstock.tasks.base import Task
+from penstock.tasks.tensor import TensorTask
 from penstock.tensors import Signature
 
 _loads = itertools.count(1)
+
+TENSOR = TensorTask.kind
+"""The task that every model has, next to its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +33,7 @@ class ModelInfo:
 
     `size_bytes` is the size of its files, `memory_bytes` that of its weights in memory if the backend reports it, else
     the same. `batch_ms` is the measured time of a run by its number of rows. `warnings` are the options that could not
-    be met, and `choice` is the selection result of each variant.
+    be met, and `choice` is the selection result of each variant. `tasks` are the kinds of its tasks, the default first.
     """
 
     name: str
@@ -50,6 +54,7 @@ class ModelInfo:
     memory_bytes: int
     warnings: tuple[str, ...] = ()
     choice: tuple[SelectionResult, ...] = ()
+    tasks: tuple[str, ...] = ()
 
 
 class LoadedModel:
@@ -87,8 +92,7 @@ class LoadedModel:
         more_tasks: Sequence[Task] = (),
         policies: RangePolicies | None = None,
     ) -> None:
-        """`task` is the default, used where a request names none of `more_tasks`."""
-        self.info = info
+        """`task` is the default, used where a request names none of `more_tasks`; every model also has `tensor`."""
         self.name, self.version, self.variant = info.name, info.version, info.variant
         self.key = f"{info.name}:{info.version}"
         self.task = task
@@ -100,10 +104,12 @@ class LoadedModel:
         self.retired = False
         self.used_at = time.monotonic()
         ranges = artifact.manifest.ranges if artifact is not None else None
-        self.runners = {
-            each.kind: TaskRunner(each, self.key, batcher.limits, ranges, policies) for each in (task, *more_tasks)
-        }
+        tasks = (task, *more_tasks)
+        if all(each.kind != TENSOR for each in tasks):
+            tasks = (*tasks, TensorTask({}, backend.signature))
+        self.runners = {each.kind: TaskRunner(each, self.key, batcher.limits, ranges, policies) for each in tasks}
         self.runner = self.runners[task.kind]
+        self.info = replace(info, tasks=tuple(self.runners))
         # unique to this load: cached answers never outlive the model that gave them, whatever its files are called
         self.cache_identity = f"{self.key}/{self.variant}/{info.sha256}/{next(_loads)}"
         self._closing = threading.Lock()

@@ -54,17 +54,10 @@ class ModelManager:
         source = registry if registry is not None else self._options.registry
         self.registry = source if isinstance(source, Registry) else Registry(source, self._options.database_url)
         self._attach = attach
-        self._cache = ModelCache(self._options.max_models, self._options.byte_budget)
+        self.cache = ModelCache(self._options.max_models, self._options.byte_budget)
         self._flights: SingleFlight[str, LoadedModel] = SingleFlight()
         self._backoff = LoadBackoff()
-        self.lease_lock = self._cache.lease_lock
-        """Guards the leases of all models, and whether they are retired."""
         call_after_fork(self)
-
-    @property
-    def over_budget(self) -> bool:
-        """True while more is loaded than the budget allows, because the rest is pinned or leased."""
-        return self._cache.over_budget
 
     # Loading
 
@@ -103,12 +96,12 @@ class ModelManager:
             load_now = partial(self._load, key, path, options, overrides)
             return load_now() if path is not None else self._backoff.run(key, load_now, retry=not overrides.empty)
 
-        self._cache.check_open()
+        self.cache.check_open()
         return self._current(key, stale) or self._flights.run(key, load)
 
     def _current(self, key: str, stale: LoadedModel | None) -> LoadedModel | None:
         """The model under this key, unless it is the stale one."""
-        model = self._cache.find(key)
+        model = self.cache.find(key)
         return None if model is stale else model
 
     def _load(self, key: str, path: Path | None, options: EngineOptions, overrides: LoadOverrides) -> LoadedModel:
@@ -125,7 +118,7 @@ class ModelManager:
         except BaseException:
             model.close()
             raise
-        self._cache.add(model)
+        self.cache.add(model)
         for warning in model.backend.warnings:
             log.warning("%s: %s", model.key, warning)
         return model
@@ -150,7 +143,7 @@ class ModelManager:
                 raise InvalidInput(f"{path}: a model cannot be called {path.stem!r}; rename the file")
             return f"{path.stem}:1", path
         name = name_of(ref)
-        file = self._cache.find(f"{name}:1")
+        file = self.cache.find(f"{name}:1")
         if file is None or file.path is None:
             return ":".join(self.registry.resolve(ref)), None
         if ref not in (name, file.key):
@@ -171,7 +164,7 @@ class ModelManager:
     def get_model(self, ref: str | Path) -> LoadedModel:
         """A loaded model; raises ModelNotReady if it is known but not loaded."""
         key = self.key(str(ref))
-        model = self._cache.find(key)
+        model = self.cache.find(key)
         if model is None:
             raise ModelNotReady(f"{key} is not loaded; load_model() loads it")
         return model
@@ -186,7 +179,7 @@ class ModelManager:
 
     def models(self) -> list[LoadedModel]:
         """Every loaded model, least recently used first."""
-        return self._cache.all()
+        return self.cache.all()
 
     def selection_results(self, ref: str, *, measure: bool = False) -> tuple[SelectionResult, ...]:
         """For each variant of an artifact whether this machine runs it, and why: as known so far, or measured now."""
@@ -208,25 +201,13 @@ class ModelManager:
 
     # Leases, eviction and the end
 
-    def hold(self, model: LoadedModel) -> bool:
-        """Take a lease: the model is not closed until `release`. False if it was unloaded. Counts as a use."""
-        return self._cache.hold(model)
-
-    def release(self, model: LoadedModel) -> None:
-        """End a lease; the last one closes an unloaded model."""
-        self._cache.release(model)
-
-    def settle(self, model: LoadedModel) -> None:
-        """After the last lease on a model: close it if it was unloaded meanwhile, else apply the budget."""
-        self._cache.settle(model)
-
     def pin(self, keys: set[str]) -> None:
         """Keep these `name:version` loaded, and no others, whatever the budget is."""
-        self._cache.pin(keys)
+        self.cache.pin(keys)
 
     def unload(self, key: str) -> None:
         """Unload a model: it answers no new request and is closed when its last one is answered."""
-        self._cache.remove(key)
+        self.cache.remove(key)
 
     def clear_cache(self, ref: str | Path | None = None) -> None:
         """Unload one model, or all of them; requests in flight are answered first."""
@@ -237,19 +218,18 @@ class ModelManager:
     @property
     def open(self) -> bool:
         """False after `close` and in a forked process: nothing more can be loaded."""
-        return self._cache.open
+        return self.cache.open
 
     def check_open(self) -> None:
         """Raises ModelNotReady after `close` and in a forked process."""
-        self._cache.check_open()
+        self.cache.check_open()
 
     def close(self) -> None:
         """Unload everything and load nothing more; waits until the models are closed. Safe to call twice."""
-        self._cache.close()
+        self.cache.close()
 
     def after_fork(self) -> None:
         """In a forked child: nothing that is loaded or loading may be used."""
-        self._cache.after_fork()
-        self.lease_lock = self._cache.lease_lock
+        self.cache.after_fork()
         self._flights.clear()
         self._backoff.clear()

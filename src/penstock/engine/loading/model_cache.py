@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from operator import attrgetter
 
 from penstock.engine.loading.fork_safety import FORKED, leak
@@ -69,24 +68,6 @@ class ModelCache:
             raise ModelNotReady(ended)
         _close_in_thread(idle)
         self._evict(newest=model.key)
-
-    def hold(self, model: LoadedModel) -> bool:
-        """Take a lease: the model is not closed until `release`. False if it was removed. Counts as a use."""
-        with self.lease_lock:
-            if model.retired:
-                return False
-            model.leases += 1
-            model.used_at = time.monotonic()
-            return True
-
-    def release(self, model: LoadedModel) -> None:
-        """End a lease; the last one closes a removed model."""
-        with self.lease_lock:
-            model.leases -= 1
-            idle = model.leases == 0
-            last = idle and model.retired  # decided under the lock: another caller may take a lease right after it
-        if last or (idle and self.over_budget):
-            self.settle(model)
 
     def settle(self, model: LoadedModel) -> None:
         """After the last lease on a model: close it if it was removed meanwhile, else apply the budget."""

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
-
-from pydantic import BaseModel
+from typing import Literal
 
 from penstock.artifacts.policies import Ranges
 from penstock.engine.batching.limits import BatchLimits
@@ -14,7 +12,6 @@ from penstock.engine.tasks.task_thread_pool import TaskThreadPool
 from penstock.errors import InferenceError, ModelLoadError, PenstockError
 from penstock.registry.registry import Registry
 from penstock.tasks.base import Task
-from penstock.tensors import Arrays
 
 log = logging.getLogger(__name__)
 
@@ -22,7 +19,7 @@ log = logging.getLogger(__name__)
 class TaskRunner:
     """Runs a task's own code, with a thread pool for work that must not block the event loop."""
 
-    __slots__ = ("_what", "inline", "pool", "task", "watch")
+    __slots__ = ("inline", "pool", "task", "watch", "what")
 
     def __init__(
         self,
@@ -35,38 +32,17 @@ class TaskRunner:
         """`key` is the model's `name:version`; `ranges` are those of its manifest, `policies` those of the server."""
         self.task = task
         self.inline = task.inline
-        self._what = f"the task {task.kind} of {key}"
-        self.pool = TaskThreadPool(self._what, most=limits.queue_rows, most_bytes=limits.queue_bytes)
+        self.what = f"the task {task.kind} of {key}"
+        self.pool = TaskThreadPool(self.what, most=limits.queue_rows, most_bytes=limits.queue_bytes)
         self.watch: Watch | None = watch_for(
             ranges, task.signature, policies or RangePolicies(), finite_by_task=task.refuses_nan
         )
 
-    def prepare(self, request: Any) -> tuple[Any, Arrays, int]:
-        """The task's request, its arrays and their rows. Raises InvalidInput; for a bug in a task InferenceError."""
-        task = self.task
-        try:
-            if not isinstance(request, task.Request):
-                request = task.coerce(request)
-            arrays, rows = task.signature.validate(task.preprocess(request))
-        except PenstockError:
-            raise
-        except Exception as error:
-            log.exception("%s failed in preprocess", self._what)
-            raise InferenceError(f"{self._what} failed to prepare the request") from error
-        return request, arrays, rows
-
-    def finish(self, outputs: Arrays, request: Any) -> Any:
-        """The task's response. A bug in a task becomes an InferenceError."""
-        try:
-            response = self.task.postprocess(outputs, request)
-        except PenstockError:
-            raise
-        except Exception as error:
-            log.exception("%s failed in postprocess", self._what)
-            raise InferenceError(f"{self._what} failed on the model's outputs") from error
-        if not isinstance(response, BaseModel):
-            raise InferenceError(f"{self._what} returned a {type(response).__name__}, which is not a Pydantic model")
-        return response
+    def failed(self, phase: Literal["preprocess", "postprocess"]) -> InferenceError:
+        """The error for a bug in the task, which is being handled: the log has its traceback."""
+        log.exception("%s failed in %s", self.what, phase)
+        doing = "to prepare the request" if phase == "preprocess" else "on the model's outputs"
+        return InferenceError(f"{self.what} failed {doing}")
 
     def attach(self, registry: Registry, model: str) -> None:
         """Start the task's background resources. Raises ModelLoadError."""
@@ -76,7 +52,7 @@ class TaskRunner:
             raise
         except Exception as error:
             why = f"{type(error).__name__}: {' '.join(str(error).split())}"
-            raise ModelLoadError(f"{self._what} could not be attached: {why}") from error
+            raise ModelLoadError(f"{self.what} could not be attached: {why}") from error
 
     def close(self) -> None:
         """End the threads."""
@@ -87,4 +63,4 @@ class TaskRunner:
         try:
             self.task.close()
         except Exception:
-            log.exception("%s failed in close", self._what)
+            log.exception("%s failed in close", self.what)

@@ -44,7 +44,8 @@ _PREDICT_HEADERS: list[Json] = [
         "name": "task",
         "in": "query",
         "required": False,
-        "description": "One of the supported tasks of the model; the default is its first one.",
+        "description": "A task of the model; its first one by default. Every model has the task `tensor`. "
+        "A JSON body may name it in a field `task` instead.",
         "schema": {"type": "string"},
     },
     {

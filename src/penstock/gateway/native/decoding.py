@@ -1,7 +1,6 @@
-"""JSON bodies into Task requests: a fast way for arrays of numbers (`arrays.py`), Pydantic for everything else.
+"""JSON bodies into requests of a task: what `fast_json` does not read goes through the Pydantic model.
 
-The fast way only ever says yes. Whatever it is not sure of goes through the Pydantic model, which decides and writes
-the error.
+The fast path never rejects: the Pydantic model decides and writes the error.
 """
 
 from __future__ import annotations
@@ -15,33 +14,9 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import PydanticSerializationError, from_json, to_json
 
 from penstock.errors import InvalidInput
-from penstock.gateway.native import fast_json as arrays
+from penstock.gateway.native.fast_json import has_arrays, read_items, validated
 from penstock.tasks.base import Task
 from penstock.tasks.validation_errors import refusal
-
-
-def decode(task: Task, body: bytes) -> BaseModel:
-    """The Task's `Request` from a JSON body. Raises InvalidInput naming every faulty field, `body` for broken JSON."""
-    if has_arrays(task):
-        request = _validated(task, arrays.read(body, task))
-        if request is not None:
-            return request
-    return decode_slowly(task.Request, body)
-
-
-def has_arrays(task: Task) -> bool:
-    """Whether there is a fast way for its requests."""
-    return task.array_field is not None or task.series_field is not None
-
-
-def _validated(task: Task, fields: arrays.Fields | None) -> BaseModel | None:
-    """None where the slow way, which reads the same bytes, must decide and write the error."""
-    if fields is None:
-        return None
-    try:
-        return task.Request.__pydantic_validator__.validate_python(fields)  # type: ignore[no-any-return]
-    except ValidationError:
-        return None
 
 
 class Batch:
@@ -50,13 +25,13 @@ class Batch:
     `shell` is the body with None for each item.
     """
 
-    def __init__(self, body: bytes, *, quick: bool = True) -> None:
-        """`quick` is False where no Task has arrays. Raises InvalidInput for broken JSON and for what is no object."""
+    def __init__(self, body: bytes, *, fast: bool = True) -> None:
+        """`fast` is False where no Task has arrays. Raises InvalidInput for broken JSON and for what is no object."""
         self._body = body
         self._items: list[Any] | None = None
-        self._quick = arrays.read_items(body) if quick else None
-        if self._quick is not None:
-            self.shell = {**self._quick.envelope, "requests": [None] * len(self._quick)}
+        self._fast = read_items(body) if fast else None
+        if self._fast is not None:
+            self.shell = {**self._fast.envelope, "requests": [None] * len(self._fast)}
             return
         self.shell = document = parse(body)
         if not isinstance(document, dict):
@@ -67,12 +42,12 @@ class Batch:
 
     def items(self, task: Task) -> list[BaseModel | InvalidInput]:
         """Each item as the Task's `Request`, or what is wrong with it; once only, for the parser's memory is let go."""
-        quick, self._quick = self._quick, None
-        fields = quick.fields(task) if quick is not None and has_arrays(task) else None
-        del quick
+        fast, self._fast = self._fast, None
+        fields = fast.fields(task) if fast is not None and has_arrays(task) else None
+        del fast
         if fields is None:
             return [_item(task, item) for item in self._parsed()]
-        found = [_validated(task, each) for each in fields]
+        found = [validated(task, each) for each in fields]
         if all(each is not None for each in found):
             return cast(list[BaseModel | InvalidInput], found)
         return [_item(task, item) if each is None else each for each, item in zip(found, self._parsed(), strict=True)]
@@ -105,7 +80,7 @@ def decode_item(task: Task, item: Any) -> BaseModel:
 
 
 def _written(item: Any) -> bytes:
-    """The item as JSON again, for the model to read as it reads a body; orjson is quicker, and writes NaN as null.
+    """The item as JSON again, for the model to read as it reads a body; orjson is faster, and writes NaN as null.
 
     Raises InvalidInput for one that is nested too deep.
     """
@@ -119,6 +94,20 @@ def _written(item: Any) -> bytes:
         return to_json(item, inf_nan_mode="constants")
     except PydanticSerializationError:
         raise InvalidInput("body: the item is nested too deep", field="body") from None
+
+
+def document_with_task(body: bytes, task: Task) -> dict[str, Any] | None:
+    """The document of a body that names a task in its field `task`; None for all others.
+
+    Where the request of `task` has a field of that name itself, the field belongs to the request.
+    """
+    if "task" in task.Request.model_fields:
+        return None
+    try:
+        document = parse(body)
+    except InvalidInput:  # the Pydantic model writes the error
+        return None
+    return document if isinstance(document, dict) and "task" in document else None
 
 
 def decode_slowly(model: type[BaseModel], body: bytes) -> BaseModel:

@@ -1,7 +1,7 @@
-"""JSON arrays of numbers without a Python object for each number: the fast way from a body to a Task's fields.
+"""JSON arrays of numbers without a Python object for each number: the fast path from a body to a request.
 
-It only ever says yes. Whatever it is not sure of (nested arrays, a key given twice, a value that is no number) is None,
-and somebody slower decides and writes the error.
+It never rejects. For everything else (nested arrays, duplicate keys, values that are no numbers) the result is None,
+and the Pydantic model decides and writes the error.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import orjson
+from pydantic import BaseModel, ValidationError
 
 from penstock.tasks.base import Task
 
@@ -38,6 +39,28 @@ _UNSURE = (ValueError, TypeError, LookupError, AttributeError, RuntimeError, Ove
 """What the parsers raise for a document of another form, or for what is no JSON."""
 
 
+def has_arrays(task: Task) -> bool:
+    """Whether its requests have a field that the fast path can read."""
+    return task.array_field is not None or task.series_field is not None
+
+
+def decode(task: Task, body: bytes) -> BaseModel | None:
+    """The `Request` of a task from a JSON body; None where the Pydantic model decides."""
+    if task.array_field is None and task.series_field is None:
+        return None
+    return validated(task, read(body, task))
+
+
+def validated(task: Task, fields: Fields | None) -> BaseModel | None:
+    """The `Request` with these fields; None where the Pydantic model, which reads the same bytes, decides."""
+    if fields is None:
+        return None
+    try:
+        return task.Request.__pydantic_validator__.validate_python(fields)  # type: ignore[no-any-return]
+    except ValidationError:
+        return None
+
+
 class _PerThread(threading.local):
     def __init__(self) -> None:
         self.parser = simdjson.Parser()
@@ -47,7 +70,7 @@ class ArrayItems:
     """The objects in the list `requests` of a batch, and the envelope around them; not for two threads at once."""
 
     def __init__(self, body: bytes) -> None:
-        """Raises one of `_UNSURE` for what the slow way must decide."""
+        """Raises one of `_UNSURE` for what the Pydantic model decides."""
         self._arrays = body.count(b"[")
         document = simdjson.Parser().parse(body)
         fields = _members(document, _MOST_KEYS)
@@ -61,7 +84,7 @@ class ArrayItems:
         return len(self._requests)
 
     def fields(self, task: Task) -> list[Fields] | None:
-        """Those of every item, its arrays as the task takes them; None where the slow way must decide."""
+        """Those of every item, its arrays as the task takes them; None where the Pydantic model decides."""
         try:
             read = [_fields(item, task) for item in self._requests]
         except _UNSURE:
@@ -70,7 +93,7 @@ class ArrayItems:
 
 
 def read_items(body: bytes) -> ArrayItems | None:
-    """A batch, as far as the fast way can read it."""
+    """A batch, as far as the fast path can read it."""
     if simdjson is None or body.startswith(_BYTE_ORDER_MARK):
         return None
     try:
@@ -80,7 +103,7 @@ def read_items(body: bytes) -> ArrayItems | None:
 
 
 def read_simdjson(body: bytes, task: Task) -> Fields | None:
-    """The fields of an object, its numbers as a float64 array or as several, None where the slow way must decide."""
+    """The fields of an object, its numbers as a float64 array or as several, None where the Pydantic model decides."""
     # as_buffer() would flatten nested arrays without a word: as many may begin as are taken
     arrays = _one_or_many(body, b"[") if task.series_field is None else body.count(b"[")
     if arrays == 0 or body.startswith(_BYTE_ORDER_MARK):

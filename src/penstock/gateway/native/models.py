@@ -39,6 +39,7 @@ class ModelInfo(_Shown):
     size_bytes: int
     sha256: str = Field(description="Of the variant's main file.")
     loaded_at: str
+    tasks: list[str] = Field(description="The default first.", examples=[["vector-classification", "tensor"]])
     warnings: list[str] = Field(description="Warnings from loading.")
 
 

@@ -15,13 +15,16 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, create_model
 
 from penstock.artifacts.refs import parse_ref
+from penstock.engine.admission import Lease
 from penstock.engine.loading.loaded_model import LoadedModel
 from penstock.engine.observation import Prediction
 from penstock.engine.tasks.ranges import Flag
 from penstock.errors import FieldError, InvalidInput, ModelNotFound, PenstockError
 from penstock.formats import is_model_file
 from penstock.gateway.http import JSON, Call, Reply
-from penstock.gateway.native.decoding import Batch, decode, has_arrays
+from penstock.gateway.native import fast_json
+from penstock.gateway.native.decoding import Batch, decode_item, decode_slowly, document_with_task
+from penstock.gateway.native.fast_json import has_arrays
 from penstock.gateway.native.uploads import read_upload
 from penstock.gateway.problems import BatchItemError, Refusal, describe
 from penstock.tasks.base import Task
@@ -63,27 +66,13 @@ _PRIORITY = re.compile(r"[+-]?[0-9]{1,3}")
 
 
 def predict(call: Call) -> Awaitable[Reply]:
-    """`POST /predict`: the default model's Task."""
+    """`POST /predict`: the default model."""
     return _answer(call, None)
 
 
 def predict_vector(call: Call) -> Awaitable[Reply]:
     """`POST /inference/predict`: the default model, or else the first served one that takes a vector."""
-    default = call.service.engine.routed(None)
-    if default is not None and default.task.array_field is not None:
-        return _answer(call, None)
-    return _answer_vector(call)
-
-
-async def _answer_vector(call: Call) -> Reply:
-    engine = call.service.engine
-    call.service.check_started()
-    if (await engine.model()).task.array_field is not None:
-        return await _answer(call, None)
-    model = next((model for model in engine.loaded() if model.task.array_field is not None), None)
-    if model is None:
-        raise ModelNotFound("no model that takes a vector of numbers is served here; GET /models lists what is")
-    return await _answer(call, model.key)
+    return _answer(call, None, vector=True)
 
 
 def predict_model(call: Call) -> Awaitable[Reply]:
@@ -96,41 +85,59 @@ def predict_version(call: Call) -> Awaitable[Reply]:
     return _answer(call, _named(call, f"{call.params['name']}:{call.params['version']}"), fixed=True)
 
 
-async def _answer(call: Call, ref: str | None, *, fixed: bool = False) -> Reply:
-    """One prediction. `fixed`: the path has chosen the version already."""
+async def _answer(call: Call, ref: str | None, *, vector: bool = False, fixed: bool = False) -> Reply:
+    """One prediction. `vector`: by a model that takes a vector; `fixed`: the path names the version."""
     engine = call.service.engine
-    try:
-        call.service.check_started()
-        priority = _priority(call)
-        engine.admit(ref, priority)
-        deadline = _deadline(call)
-        model = engine.routed(ref) or await engine.model(ref)
-        kind = _task_kind(call) if call.query else None
-        task = model.task if kind is None else model.runner_for(kind).task
+    with _lease(call, ref) as lease:
+        if vector:
+            model = lease.find()
+            if model is None or model.task.array_field is None:
+                lease.ref = await _vector_ref(call)
+        if call.query:
+            lease.task = _task_of_query(call)
+        if lease.check() is None:
+            await lease.load_only()
         body = await call.body()
-        engine.admit(ref, priority)  # others came in meanwhile; from here to the queue nothing waits
+        if not lease.hold():
+            await lease.load()
         content_type = call.header("content-type") or ""
         large = len(body) >= DECODE_ASIDE_FROM
         if large:
-            request = await asyncio.to_thread(_read_request, task, body, content_type)
+            request = await asyncio.to_thread(_read_request, lease, body, content_type)
         else:
-            request = _read_request(task, body, content_type)
+            request = _read_request(lease, body, content_type)
         version = getattr(request, "model_version", None)
-        if version is not None and version != model.version:
-            ref = await _other_version(call, model, version, fixed, kind)
-    except (PenstockError, Refusal) as error:
-        _count(call, ref, error)
-        raise
-    prediction = await engine.predict(
-        request, ref=ref, task=kind, deadline=deadline, request_id=call.request_id, in_thread=large, priority=priority
-    )
+        if version is not None and version != lease.model.version:
+            await _move(call, lease, version, fixed)
+        lease.started = time.monotonic()  # of the engine's part: the body may have taken its time
+        prediction = await engine.pipeline.predict(lease, request, in_thread=large)
     return await asyncio.to_thread(_reply, prediction) if large else _reply(prediction)
 
 
-def _count(call: Call, ref: str | None, error: PenstockError | Refusal) -> None:
-    """A request that the engine never sees; a body too large or of another type is invalid to it."""
-    invalid = error if isinstance(error, PenstockError) else InvalidInput(str(error))
-    call.service.engine.refused(ref, invalid, call.request_id)
+def _lease(call: Call, ref: str | None) -> Lease:
+    """A lease as the headers ask for it. Raises InvalidInput naming the header, ModelNotReady before the first load."""
+    admission, key = call.service.engine.admission, call.header("x-penstock-key")
+    try:
+        if not call.service.started:
+            call.service.check_started()
+        priority, deadline = _priority(call), _deadline(call)
+    except PenstockError as error:
+        admission.request(ref, key=key, request_id=call.request_id, protocol="rest").observe_failure(error)
+        raise
+    return admission.request(
+        ref, key=key, deadline=deadline, priority=priority, request_id=call.request_id, protocol="rest"
+    )
+
+
+async def _vector_ref(call: Call) -> str | None:
+    """The default model if it takes a vector, else the first served one that does. Raises ModelNotFound."""
+    engine = call.service.engine
+    if (await engine.model()).task.array_field is not None:
+        return None
+    model = next((model for model in engine.loaded() if model.task.array_field is not None), None)
+    if model is None:
+        raise ModelNotFound("no model that takes a vector of numbers is served here; GET /models lists what is")
+    return model.key
 
 
 def _named(call: Call, ref: str) -> str:
@@ -156,19 +163,15 @@ def _registry_ref(ref: str) -> str:
     return ref
 
 
-async def _other_version(call: Call, model: LoadedModel, version: str, fixed: bool, kind: str | None) -> str:
-    """The reference for the version a body asks for. Raises ModelNotFound naming the field."""
-    ref = f"{model.name}:{version}"
+async def _move(call: Call, lease: Lease, version: str, fixed: bool) -> None:
+    """Lease the version that the body names. Raises ModelNotFound naming the field."""
+    model = lease.model
     try:
         if fixed:
             raise ModelNotFound(f"the path names the version {model.version}, the body {version[:100]!r}")
-        other = await call.service.engine.model(_named(call, ref))
-        mine, theirs = (each.task if kind is None else each.runner_for(kind).task for each in (model, other))
-        if mine.Request is not theirs.Request:
-            raise ModelNotFound(f"{ref} takes another kind of request; ask it under /models/{model.name}/versions")
+        await lease.move_to(_named(call, f"{model.name}:{version}"))
     except ModelNotFound as error:
         raise VersionNotFound(str(error)) from None
-    return ref
 
 
 class VersionNotFound(ModelNotFound):
@@ -185,7 +188,10 @@ class VersionNotFound(ModelNotFound):
 
 
 def _deadline(call: Call) -> float | None:
-    """When the caller stops waiting, in `time.monotonic()` seconds; the server's own limit stays the upper bound."""
+    """The deadline that the header asks for, in `time.monotonic()` seconds; at most the server's own timeout.
+
+    Raises InvalidInput naming the header.
+    """
     given = call.header("x-request-timeout-ms")
     if given is None:
         return None
@@ -199,13 +205,13 @@ def _deadline(call: Call) -> float | None:
     return time.monotonic() + min(timeout_ms, call.service.settings.request_timeout_ms) / 1000
 
 
-def _task_kind(call: Call) -> str | None:
-    """`?task=`: what the model is asked as; None for its first task."""
+def _task_of_query(call: Call) -> str | None:
+    """The task that `?task=` names; None for the model's first one."""
     return parse_qs(call.query).get("task", [None])[-1]
 
 
 def _priority(call: Call) -> int:
-    """What the caller asks for, at most what the operator grants. Raises InvalidInput naming the header."""
+    """The priority that the header asks for, at most `max_priority`. Raises InvalidInput naming the header."""
     given = call.header("x-penstock-priority")
     if given is None:
         return 0
@@ -215,11 +221,33 @@ def _priority(call: Call) -> int:
     return min(int(given), call.service.settings.max_priority)
 
 
-def _read_request(task: Task, body: bytes, content_type: str) -> Any:
+def _read_request(lease: Lease, body: bytes, content_type: str) -> Any:
+    """The request of the lease's task. A JSON body may name another task of the model in its field `task`."""
+    task = lease.runner.task
     if task.upload_field is not None and not is_json(content_type):
         return read_upload(task, body, content_type)
     _check_json(content_type)
-    return decode(task, body)
+    if b'"task"' in body:
+        document = document_with_task(body, task)
+        if document is not None:
+            _choose(lease, document.pop("task"))
+            return decode_item(lease.runner.task, document)
+    return read_json(task, body)
+
+
+def read_json(task: Task, body: bytes) -> BaseModel:
+    """The request of a task from a JSON body. Raises InvalidInput naming every faulty field."""
+    request = fast_json.decode(task, body)
+    return decode_slowly(task.Request, body) if request is None else request
+
+
+def _choose(lease: Lease, kind: Any) -> None:
+    """Ask the model for the task that the body names. Raises InvalidInput naming `task`."""
+    if not isinstance(kind, str):
+        raise InvalidInput("task: Input should be a valid string", field="task")
+    if lease.task not in (None, kind):
+        raise InvalidInput(f"task: the query names {lease.task!r}, the body {kind[:100]!r}", field="task")
+    lease.choose(kind)
 
 
 async def _aside(size: int, work: Any, *arguments: Any) -> Any:
@@ -246,17 +274,16 @@ def is_json(content_type: str) -> bool:
 # Replying
 
 
-def _reply(prediction: Prediction) -> Reply:
-    response, name, version, variant, _, pre_ms, queue_ms, run_ms, post_ms, _, flags = prediction
-    timing = f"queue;dur={queue_ms:.3f}, pre;dur={pre_ms:.3f}, run;dur={run_ms:.3f}, post;dur={post_ms:.3f}"
+def _reply(p: Prediction) -> Reply:
+    timing = f"queue;dur={p.queue_ms:.3f}, pre;dur={p.pre_ms:.3f}, run;dur={p.run_ms:.3f}, post;dur={p.post_ms:.3f}"
     headers = [
         ("content-type", JSON),
         ("server-timing", timing),
-        ("x-penstock-model", model_header(name, version, variant)),
+        ("x-penstock-model", model_header(p.model, p.version, p.variant)),
     ]
-    if flags:
-        headers.append(("x-penstock-flags", flags_header(flags)))
-    return Reply(200, headers, response.__pydantic_serializer__.to_json(response))
+    if p.flags:
+        headers.append(("x-penstock-flags", flags_header(p.flags)))
+    return Reply(200, headers, p.response.__pydantic_serializer__.to_json(p.response))
 
 
 def flags_header(flags: Iterable[Flag]) -> str:
@@ -284,41 +311,32 @@ class BatchRequest(BaseModel):
         description="Each as for POST /predict; each is answered or refused on its own.",
     )
     model: str | None = Field(default=None, description="name[:version|@alias]; the default model when absent.")
+    task: str | None = Field(default=None, description="A task of the model; its first one when absent.")
 
 
 async def predict_batch(call: Call) -> Reply:
     """`POST /predict/batch`: every item succeeds or carries its own error."""
     started = time.monotonic()
     engine = call.service.engine
-    ref: str | None = None
-    try:
-        call.service.check_started()
-        priority = _priority(call)
-        engine.admit(None, priority)
-        deadline = _deadline(call)
+    with _lease(call, None) as lease:
+        lease.check_draining()  # the queue is checked below, once the body has named the model
         _check_json(call.header("content-type") or "")
         body = await call.body()
-        quick = any(has_arrays(runner.task) for model in engine.loaded() for runner in model.runners.values())
-        batch = await _aside(len(body), _read_batch, body, quick)
-        model, ref = await _batch_model(call, batch.shell.get("model"))
-        kind = _task_kind(call)
-        task = model.task if kind is None else model.runner_for(kind).task
-        items = await _aside(len(body), _read_items, model, task, batch)
-    except (PenstockError, Refusal) as error:
-        _count(call, ref, error)
-        raise
-    good = [item for item in items if not isinstance(item, PenstockError)]
-    answered = await engine.predict_batch(
-        good, ref=ref, task=kind, deadline=deadline, request_id=call.request_id, priority=priority
-    )
-    results = iter(answered)
+        fast = any(has_arrays(runner.task) for model in engine.loaded() for runner in model.runners.values())
+        batch = await _aside(len(body), _read_batch, body, fast)
+        lease.task = _task_of_batch(call, batch.shell.get("task"))
+        await _hold_model(call, lease, batch.shell.get("model"))
+        items = await _aside(len(body), _read_items, lease, batch)
+        lease.started = time.monotonic()
+        good = [item for item in items if not isinstance(item, PenstockError)]
+        results = iter(await engine.pipeline.predict_batch(lease, good))
     answers = [item if isinstance(item, PenstockError) else next(results) for item in items]
     return await _aside(len(body), _batch_reply, answers, started, call.request_id)  # type: ignore[no-any-return]
 
 
-def _read_batch(body: bytes, quick: bool) -> Batch:
+def _read_batch(body: bytes, fast: bool) -> Batch:
     """Its items are read one by one later: here only their number counts. Raises InvalidInput."""
-    batch = Batch(body, quick=quick)
+    batch = Batch(body, fast=fast)
     try:
         BatchRequest.model_validate(batch.shell)
     except ValidationError as error:
@@ -326,17 +344,30 @@ def _read_batch(body: bytes, quick: bool) -> Batch:
     return batch
 
 
-async def _batch_model(call: Call, ref: str | None) -> tuple[LoadedModel, str | None]:
-    if ref is None:
-        return await call.service.engine.model(None), None
+def _task_of_batch(call: Call, kind: str | None) -> str | None:
+    asked = _task_of_query(call)
+    if None not in (asked, kind) and asked != kind:
+        raise InvalidInput(f"task: the query names {asked!r}, the body {kind!r}", field="task")
+    return asked or kind
+
+
+async def _hold_model(call: Call, lease: Lease, ref: str | None) -> None:
+    """Admit a batch against the model it names. Raises ModelNotFound naming the field `model`."""
     try:
-        return await call.service.engine.model(_named(call, ref)), ref
+        lease.ref = None if ref is None else _named(call, ref)
+        if not lease.hold():
+            await lease.load()
     except ModelNotFound as error:
-        raise VersionNotFound(str(error), "model") from None
+        raise error if ref is None else VersionNotFound(str(error), "model") from None
 
 
-def _read_items(model: LoadedModel, task: Task, batch: Batch) -> list[BaseModel | PenstockError]:
-    return [_of_version(model, item) for item in batch.items(task)]
+def _read_items(lease: Lease, batch: Batch) -> list[BaseModel | PenstockError]:
+    """The requests of a batch, and the errors of those that cannot be read, which are observed here."""
+    items = [_of_version(lease.model, item) for item in batch.items(lease.runner.task)]
+    for item in items:
+        if isinstance(item, PenstockError):
+            lease.observe_failure(item)
+    return items
 
 
 def _of_version(model: LoadedModel, item: BaseModel | PenstockError) -> BaseModel | PenstockError:

@@ -6,12 +6,13 @@ import asyncio
 import contextlib
 import os
 import threading
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import orjson
+
+from penstock.engine.statistics import counts_of
 
 Figures: TypeAlias = dict[str, Any]
 
@@ -85,54 +86,5 @@ def _is_alive(pid: int) -> bool:
     return True
 
 
-def _counts_only(figures: dict[str, Any]) -> dict[str, Any]:
-    figures["metrics"] |= {"queue_depth": 0, "inflight": 0, "info": []}
-    figures["stats"] |= {"queue_size": 0, "processing": 0}
-    for cache in filter(None, (figures["stats"].get("cache"), figures["metrics"].get("cache"))):
-        cache |= {"entries": 0, "bytes": 0}
-    for model in figures["stats"]["models"].values():
-        model["throughput"] = 0.0
-    return figures
-
-
-def merge_stats(all_stats: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The figures of `/stats`, merged over several processes; the first is the process that answers.
-
-    Counts and throughput are sums. Latencies of a model are averages weighted by throughput: the processes share a
-    port, so each sees the same kind of requests.
-    """
-    merged = dict(all_stats[0])
-    for name in ("queue_size", "processing"):
-        merged[name] = sum(stats[name] for stats in all_stats)
-    caches = [stats["cache"] for stats in all_stats if stats.get("cache")]
-    merged["cache"] = {name: sum(cache[name] for cache in caches) for name in caches[0]} if caches else None
-    keys = dict.fromkeys(key for stats in all_stats for key in stats["models"])
-    merged["models"] = {key: _merge_model([s["models"][key] for s in all_stats if key in s["models"]]) for key in keys}
-    return merged
-
-
-def _merge_model(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    requests, errors = sum(part["requests"] for part in parts), sum(part["errors"] for part in parts)
-    return {
-        "requests": requests,
-        "errors": errors,
-        "error_rate": errors / requests if requests else 0.0,
-        "outcomes": _add(part["outcomes"] for part in parts),
-        **{name: _weighted(parts, name) for name in ("avg_ms", "p50_ms", "p95_ms", "p99_ms")},
-        "throughput": sum(part["throughput"] for part in parts),
-        "batch_size_histogram": _add(part["batch_size_histogram"] for part in parts),
-        "uptime_s": max(part["uptime_s"] for part in parts),
-    }
-
-
-def _add(counts: Any) -> dict[str, int]:
-    total: Counter[str] = Counter()
-    for count in counts:
-        total.update(count)
-    return dict(sorted(total.items(), key=lambda item: (len(item[0]), item[0])))
-
-
-def _weighted(parts: Sequence[Mapping[str, Any]], name: str) -> float | None:
-    known = [(part[name], part["throughput"]) for part in parts if part[name] is not None]
-    weight = sum(w for _, w in known)
-    return sum(value * w for value, w in known) / weight if weight else None
+def _counts_only(figures: Figures) -> Figures:
+    return {**figures, "statistics": counts_of(figures["statistics"])}

@@ -1,0 +1,271 @@
+"""The only way in: a request gets a lease on one loaded model, or one refusal.
+
+Every protocol opens a `Lease` for a request and leaves it when the request is answered. In between the model stays
+loaded. Whatever refuses or fails the request is observed once, when the lease is left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from types import TracebackType
+from typing import Self, TypeVar
+
+from penstock.engine.deployment import Served
+from penstock.engine.loading.loaded_model import LoadedModel
+from penstock.engine.loading.model_cache import ModelCache
+from penstock.engine.observation import Observation, outcome_of
+from penstock.engine.tasks.ranges import Flag
+from penstock.engine.tasks.task_runner import TaskRunner
+from penstock.errors import DeadlineExceeded, ModelNotFound, ModelNotReady, OutOfRange
+
+T = TypeVar("T")
+
+
+class Admission:
+    """Which requests come in, and how many are inside. Event loops in several threads may share it."""
+
+    def __init__(
+        self,
+        deployment: Served,
+        models: ModelCache,
+        *,
+        timeout_s: float,
+        observe: Callable[[Observation], None],
+    ) -> None:
+        """`timeout_s` is the time that a request has where neither it nor its model says otherwise."""
+        self.deployment = deployment
+        self.models = models
+        self.timeout_s = timeout_s
+        self.observe = observe
+        self.draining = False
+        """New requests are refused; those inside are finished."""
+        self.inflight = 0
+        """Requests inside: prepared, waiting or running."""
+
+    def request(
+        self,
+        ref: str | None = None,
+        *,
+        task: str | None = None,
+        key: str | None = None,
+        deadline: float | None = None,
+        priority: int = 0,
+        request_id: str = "",
+        protocol: str = "",
+    ) -> Lease:
+        """A lease for one request, to be used as a context; it holds no model yet.
+
+        `ref` None means the default model, `task` None its first task. `key` is the routing key, which goes into the
+        observation. `deadline` is absolute, in `time.monotonic()` seconds.
+        """
+        lease = Lease(self, ref)
+        lease.task, lease.key, lease.asked_deadline, lease.priority = task, key, deadline, priority
+        lease.request_id, lease.protocol = request_id, protocol
+        return lease
+
+
+class Lease:
+    """One request from its arrival to its answer, and the model that stays loaded for it.
+
+    `check` refuses early and costs next to nothing. `hold`, or else `load`, takes the model. Leaving the context
+    releases the model and observes the error that ended the request, if there is one.
+    """
+
+    __slots__ = (
+        "_admission", "_held", "asked_deadline", "deadline", "key", "model", "priority", "protocol", "ref",
+        "request_id", "runner", "started", "task", "wait_for_capacity",
+    )  # fmt: skip
+
+    model: LoadedModel
+    runner: TaskRunner
+    """The task of the model that the request asks for."""
+    deadline: float
+    """Absolute, in `time.monotonic()` seconds; known once the model is held, for it may have a timeout of its own."""
+    asked_deadline: float | None
+    task: str | None
+    key: str | None
+    priority: int
+    request_id: str
+    protocol: str
+
+    def __init__(self, admission: Admission, ref: str | None) -> None:
+        self._admission = admission
+        self._held = False
+        self.ref = ref
+        self.started = time.monotonic()
+        self.wait_for_capacity = False
+        """Wait for room in a full queue, where other requests are refused."""
+
+    # Coming in
+
+    def find(self) -> LoadedModel | None:
+        """The model of the reference, None if it is not loaded."""
+        deployment = self._admission.deployment
+        return deployment.routes.get(self.ref or deployment.default_ref or "")
+
+    def check_draining(self) -> None:
+        """Raises ModelNotReady while the server is draining."""
+        if self._admission.draining:
+            raise ModelNotReady("the server takes no more requests; ask another replica", retry_after_s=1.0)
+
+    def check(self) -> LoadedModel | None:
+        """Refuse now what `hold` would refuse; the model of the reference, None if it is not loaded.
+
+        Raises ModelNotReady while draining, Overloaded when the queue is full and no queued request of lower priority
+        can be evicted, and InvalidInput for a task that the model does not have.
+        """
+        self.check_draining()
+        model = self.find()
+        if model is not None:
+            self._check_capacity(model)
+        return model
+
+    def hold(self) -> bool:
+        """Take the model, if it is loaded; else `load` takes it. Raises what `check` raises, and DeadlineExceeded."""
+        self.check_draining()
+        model = self.find()
+        if model is None or not self.take(model):
+            return False
+        self._check_capacity(model)
+        return True
+
+    def _check_capacity(self, model: LoadedModel) -> None:
+        runner = self.runner = model.runner if self.task is None else model.runner_for(self.task)
+        if self.wait_for_capacity:
+            return
+        if not runner.inline:
+            runner.pool.admit()
+        model.batcher.admit(1, self.priority)
+
+    async def load_only(self) -> None:
+        """Load the model without taking it, for a request whose body is still to come. Raises what `load` raises."""
+        model = await self._in_time(self._admission.deployment.model(self.ref))
+        if self.task is not None:
+            model.runner_for(self.task)
+
+    async def load(self) -> None:
+        """Take the model, and load it first if need be. Raises ModelNotFound, ModelLoadError or DeadlineExceeded."""
+        while True:
+            model = await self._in_time(self._admission.deployment.model(self.ref))
+            runner = model.runner if self.task is None else model.runner_for(self.task)
+            if self.take(model):
+                self.runner = runner
+                return
+
+    def choose(self, task: str) -> None:
+        """Ask for another task of the model that is held. Raises InvalidInput naming the tasks it has."""
+        self.runner = self.model.runner_for(task)
+        self.task = task
+
+    async def move_to(self, ref: str) -> None:
+        """Take another version of the model in place of this one, for a request that names its version.
+
+        Raises ModelNotFound, also for a version whose task takes another kind of request.
+        """
+        before = self.model
+        other = await self._in_time(self._admission.deployment.model(ref))
+        runner = other.runner if self.task is None else other.runner_for(self.task)
+        if runner.task.Request is not self.runner.task.Request:
+            raise ModelNotFound(f"{ref} takes another kind of request; ask it under /models/{other.name}/versions")
+        if not self.take(other):
+            return await self.move_to(ref)
+        self._release(before)
+        self.runner = runner
+        return None
+
+    def item(self) -> Lease:
+        """A lease for one item of a batch, which waits for room in a full queue; `share` takes the model."""
+        item = Lease(self._admission, self.ref)
+        item.task, item.key, item.asked_deadline, item.priority = self.task, self.key, self.deadline, self.priority
+        item.request_id, item.protocol, item.runner = self.request_id, self.protocol, self.runner
+        item.wait_for_capacity = True
+        return item
+
+    def share(self, batch: Lease) -> None:
+        """Take the model that a batch holds, also if it was unloaded meanwhile. Raises DeadlineExceeded."""
+        self.take(batch.model, retired=True)
+
+    async def _in_time(self, work: Awaitable[T]) -> T:
+        """The result of `work`; a load that other requests wait for goes on after the deadline of this one."""
+        deadline = self.started + self._admission.timeout_s if self.asked_deadline is None else self.asked_deadline
+        try:
+            async with asyncio.timeout(deadline - time.monotonic()):
+                return await work
+        except TimeoutError:
+            raise DeadlineExceeded("the deadline passed before the request reached the model") from None
+
+    def take(self, model: LoadedModel, *, retired: bool = False) -> bool:
+        """Count a lease on the model; False if it was unloaded meanwhile, unless `retired` models count as well."""
+        admission = self._admission
+        now = time.monotonic()
+        timeout_s = model.batcher.timeout_s
+        deadline = self.asked_deadline
+        if deadline is None:
+            deadline = now + (admission.timeout_s if timeout_s is None else timeout_s)
+        elif timeout_s is not None:
+            deadline = min(deadline, now + timeout_s)
+        if deadline <= now:
+            raise DeadlineExceeded("the deadline had passed before the request reached the model")
+        with admission.models.lease_lock:
+            if model.retired and not retired:
+                return False
+            model.leases += 1
+            model.used_at = now
+            admission.inflight += 1
+        self._held = True
+        self.model = model
+        self.deadline = deadline
+        return True
+
+    # Going out
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None:
+            self.observe_failure(error)
+        if self._held:
+            self._held = False
+            self._release(self.model)
+
+    def _release(self, model: LoadedModel) -> None:
+        """The last lease on a model that was unloaded closes it."""
+        admission = self._admission
+        models = admission.models
+        with models.lease_lock:
+            admission.inflight -= 1
+            model.leases -= 1
+            idle = not model.leases
+            last = idle and model.retired  # decided under the lock: without it the model may be held again by now
+        if last or (idle and models.over_budget):
+            models.settle(model)
+
+    def observe_failure(self, error: BaseException) -> None:
+        """Record the error that ended this request; leaving the context does so for the error that is raised."""
+        # A name that was not found came from the client: as a label it would grow without bound.
+        model = self.model if self._held else self.find()
+        name, version, variant = (model.name, model.version, model.variant) if model is not None else ("", "", "")
+        self._admission.observe(
+            Observation(
+                model=name,
+                version=version,
+                variant=variant,
+                outcome=outcome_of(error),
+                total_ms=(time.monotonic() - self.started) * 1e3,
+                request_id=self.request_id,
+                task=self.task or "",
+                protocol=self.protocol,
+                key=self.key,
+                flags=_flags_of(error),
+                error=error,
+            )
+        )
+
+
+def _flags_of(error: BaseException) -> tuple[Flag, ...]:
+    return (Flag(error.side, error.tensor, error.kind),) if isinstance(error, OutOfRange) else ()

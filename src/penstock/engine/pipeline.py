@@ -1,0 +1,218 @@
+"""From a request whose lease holds a model to its answer: preprocess, queue and run, postprocess, observe."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from numpy.typing import ArrayLike
+from pydantic import BaseModel
+
+from penstock.engine.admission import Lease
+from penstock.engine.batching.batcher import Batched, Preempted
+from penstock.engine.cache import PredictionCache
+from penstock.engine.loading.loaded_model import LoadedModel
+from penstock.engine.observation import Inference, Observation, Prediction
+from penstock.engine.tasks.ranges import Flag
+from penstock.engine.tasks.task_runner import TaskRunner
+from penstock.engine.tasks.task_thread_pool import TaskThreadPool
+from penstock.errors import InferenceError, InvalidInput, PenstockError
+from penstock.tasks.base import TimedResponse
+from penstock.tensors import Arrays
+
+
+class Pipeline:
+    """Answers admitted requests. The lease observes what is raised here; the rest is observed here."""
+
+    def __init__(
+        self, cache: PredictionCache | None, observe: Callable[[Observation], None], *, concurrency: int
+    ) -> None:
+        """`concurrency` is how many items of one batch request are inside at once."""
+        self._cache = cache
+        self._observe = observe
+        self._concurrency = concurrency
+
+    async def predict(self, lease: Lease, request: Any, *, in_thread: bool = False) -> Prediction:
+        """The prediction for a request whose lease holds its model. The lease observes what is raised."""
+        runner = lease.runner
+        in_thread = in_thread or not runner.inline
+        if in_thread:
+            prepare = functools.partial(_prepare, runner, request)
+            request, arrays, rows = await runner.pool.run(prepare, lease.deadline, _weight(runner, request))
+        else:
+            request, arrays, rows = _prepare(runner, request)
+        prepared = time.monotonic()
+        batched, flags = await self._run(lease, arrays, runner.pool if in_thread else None)
+        answered = time.monotonic()
+        if in_thread:
+            finish = functools.partial(_finish, runner, batched.outputs, request)
+            response = await runner.pool.run(finish, lease.deadline, admitted=True)
+        else:
+            response = _finish(runner, batched.outputs, request)
+        seen = self._answered(lease, batched, arrays, rows, flags, prepared, answered)
+        if isinstance(response, TimedResponse):  # what its `stamp` does, without the call: every request comes this way
+            response.__dict__.update(
+                model_version=seen.version,
+                inference_time_ms=round(seen.run_ms, 4),
+                preprocessing_time_ms=round(seen.pre_ms, 4),
+                postprocessing_time_ms=round(seen.post_ms, 4),
+            )
+        times = (seen.pre_ms, seen.queue_ms, seen.run_ms, seen.post_ms, seen.total_ms)
+        return Prediction(response, seen.model, seen.version, seen.variant, seen.batch_rows, *times, flags)
+
+    async def predict_batch(self, lease: Lease, requests: Iterable[Any]) -> list[Prediction | PenstockError]:
+        """One result per request, in order, for a batch whose lease holds its model."""
+        waiting = enumerate(requests)
+        results: dict[int, Prediction | PenstockError] = {}
+
+        async def work() -> None:
+            for index, request in waiting:
+                try:
+                    with lease.item() as item:
+                        item.share(lease)
+                        results[index] = await self.predict(item, request)
+                except PenstockError as error:
+                    results[index] = error
+
+        await asyncio.gather(*(work() for _ in range(self._concurrency)))
+        return [results[index] for index in range(len(results))]
+
+    async def infer(self, lease: Lease, arrays: Mapping[str, ArrayLike], outputs: Iterable[str] | None) -> Inference:
+        """The outputs of the model by name. Raises InvalidInput naming the tensor."""
+        names = _wanted(lease.model, outputs)
+        if not isinstance(arrays, Mapping):
+            raise InvalidInput("inputs: give a mapping of the inputs' names to arrays", field="inputs")
+        checked, rows = lease.model.signature.validate(arrays)
+        if not rows:
+            first = next(iter(checked))
+            raise InvalidInput(f"{first}: give at least 1 row", field=first)
+        prepared = time.monotonic()
+        batched, flags = await self._run(lease, checked)
+        found = batched.outputs if names is None else {name: batched.outputs[name] for name in names}
+        seen = self._answered(lease, batched, checked, rows, flags, prepared, time.monotonic())
+        times = (seen.pre_ms, seen.queue_ms, seen.run_ms, seen.post_ms, seen.total_ms)
+        return Inference(found, seen.model, seen.version, seen.variant, seen.batch_rows, *times, flags)
+
+    async def _run(
+        self, lease: Lease, arrays: Arrays, pool: TaskThreadPool | None = None
+    ) -> tuple[Batched[Arrays], tuple[Flag, ...]]:
+        """The outputs for validated inputs, and the tensors outside their expected range.
+
+        `pool` makes the cache's digest of large inputs in a thread.
+        """
+        watch = lease.runner.watch
+        flags = watch.inputs(arrays) if watch is not None else ()
+        if self._cache is None and not lease.wait_for_capacity:
+            batched = await lease.model.batcher.submit(arrays, lease.deadline, lease.priority)
+        else:
+            batched = await self._run_in_turn(lease, arrays, pool)
+        if watch is not None:
+            flags += watch.outputs(batched.outputs)
+        return batched, flags
+
+    async def _run_in_turn(self, lease: Lease, arrays: Arrays, pool: TaskThreadPool | None) -> Batched[Arrays]:
+        """The outputs from the cache or from the batcher, after waiting for room where the lease says so."""
+        while True:
+            if lease.wait_for_capacity:
+                await lease.model.batcher.wait_for_capacity(arrays, lease.deadline)
+            try:
+                return await self._run_cached(lease, arrays, pool)
+            except Preempted:
+                if not lease.wait_for_capacity:
+                    raise
+
+    async def _run_cached(self, lease: Lease, arrays: Arrays, pool: TaskThreadPool | None) -> Batched[Arrays]:
+        model, cache, deadline = lease.model, self._cache, lease.deadline
+        submit = functools.partial(model.batcher.submit, arrays, deadline, lease.priority)
+        if cache is None:
+            return await submit()
+        identity = model.cache_identity
+        if not model.at_close:
+            model.at_close.append(functools.partial(cache.forget, identity))
+        digest = functools.partial(cache.key, identity, arrays)
+        key = digest() if pool is None else await pool.run(digest, deadline, admitted=True)
+        return await cache.outputs(identity, key, deadline, submit)
+
+    def _answered(
+        self,
+        lease: Lease,
+        batched: Batched[Arrays],
+        arrays: Arrays,
+        rows: int,
+        flags: tuple[Flag, ...],
+        prepared: float,
+        answered: float,
+    ) -> Observation:
+        """Record a request that was answered; its inputs were ready at `prepared`, its outputs at `answered`."""
+        model, started, ended = lease.model, lease.started, time.monotonic()
+        seen = Observation(
+            model=model.name,
+            version=model.version,
+            variant=model.variant,
+            outcome="ok",
+            request_id=lease.request_id,
+            task=lease.runner.task.kind,
+            protocol=lease.protocol,
+            key=lease.key,
+            rows=rows,
+            batch_rows=batched.batch_rows,
+            pre_ms=(prepared - started) * 1e3,
+            queue_ms=batched.queue_s * 1e3,
+            run_ms=batched.run_s * 1e3,
+            post_ms=(ended - answered) * 1e3,
+            total_ms=(ended - started) * 1e3,
+            inputs=arrays,
+            outputs=batched.outputs,
+            flags=flags,
+        )
+        self._observe(seen)
+        return seen
+
+
+def _prepare(runner: TaskRunner, request: Any) -> tuple[Any, Arrays, int]:
+    """The task's request, its arrays and their rows. Raises InvalidInput; for a bug in a task InferenceError."""
+    task = runner.task
+    try:
+        if not isinstance(request, task.Request):
+            request = task.coerce(request)
+        arrays, rows = task.signature.validate(task.preprocess(request))
+    except PenstockError:
+        raise
+    except Exception as error:
+        raise runner.failed("preprocess") from error
+    return request, arrays, rows
+
+
+def _finish(runner: TaskRunner, outputs: Arrays, request: Any) -> BaseModel:
+    """The task's response. A bug in a task becomes an InferenceError."""
+    try:
+        response = runner.task.postprocess(outputs, request)
+    except PenstockError:
+        raise
+    except Exception as error:
+        raise runner.failed("postprocess") from error
+    if not isinstance(response, BaseModel):
+        raise InferenceError(f"{runner.what} returned a {type(response).__name__}, which is not a Pydantic model")
+    return response
+
+
+def _wanted(model: LoadedModel, outputs: Iterable[str] | None) -> list[str] | None:
+    """The names of the outputs to return, each once. Raises InvalidInput for one that the model does not have."""
+    if outputs is None:
+        return None
+    names = list(dict.fromkeys(map(str, [outputs] if isinstance(outputs, str) else outputs)))
+    known = [spec.name for spec in model.signature.outputs]
+    unknown = next((name for name in names if name not in known), None)
+    if unknown is not None:
+        raise InvalidInput(f"{unknown}: the model has no such output; it gives {', '.join(known)}", field=unknown)
+    return names
+
+
+def _weight(runner: TaskRunner, request: Any) -> int:
+    """The bytes that a request takes while it waits: the file in it."""
+    field = runner.task.upload_field
+    upload = getattr(request, field, b"") if field is not None else b""
+    return len(upload) if isinstance(upload, bytes) else 0
