@@ -18,8 +18,8 @@ import penstock
 from penstock.settings import Settings
 
 SOURCE = str(Path(penstock.__file__).parent)
-MOST_FILES = 22
-MOST_CHANGES = 75
+MOST_FILES = 14
+MOST_CHANGES = 45
 REQUESTS = 9
 
 

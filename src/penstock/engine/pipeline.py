@@ -45,7 +45,11 @@ class Pipeline:
         else:
             request, arrays, rows = _prepare(runner, request)
         prepared = time.monotonic()
-        batched, flags = await self._run(lease, arrays, runner.pool if in_thread else None)
+        flags: tuple[Flag, ...] = ()
+        if runner.watch is None and self._cache is None and not lease.wait_for_capacity:  # `_run`, without the call
+            batched = await lease.model.batcher.submit(arrays, lease.deadline, lease.priority)
+        else:
+            batched, flags = await self._run(lease, arrays, runner.pool if in_thread else None)
         answered = time.monotonic()
         if in_thread:
             finish = functools.partial(_finish, runner, batched.outputs, request)
