@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -330,7 +331,7 @@ async def test_a_slow_load_keeps_nobody_past_the_deadline_and_holds_up_no_one_el
     publish("slow")
     engine = make(max_models=1)
     await engine.start(["quick", "slow:1.0.0"][:1])
-    engine.served._whole_registry = True
+    engine.deployment._plan = replace(engine.deployment._plan, arguments=())
     gate = threading.Event()
     real = manager_module.load_artifact
     monkeypatch.setattr(manager_module, "load_artifact", lambda *args: gate.wait(5) and real(*args))
@@ -372,7 +373,7 @@ async def test_whoever_waits_for_a_load_when_the_engine_is_closed_is_told_so(
 
     monkeypatch.setattr(manager_module, "load_artifact", slow)
     waiting = [asyncio.create_task(engine.predict(X[0], ref=name)) for name in names[1:]]
-    await until(lambda: len(engine.served._loads) == 3)
+    await until(lambda: len(engine.deployment._loader._loads) == 3)
     await engine.close()
     gate.set()
     results = await asyncio.gather(*waiting, return_exceptions=True)
@@ -393,7 +394,7 @@ async def test_whoever_asks_for_fresh_content_does_not_wait_for_a_load_that_was_
         return real(ref, fresh=fresh)
 
     monkeypatch.setattr(engine.manager, "load_model", slow)
-    loads = [asyncio.create_task(engine.served._load("m:1.0.0", fresh=fresh)) for fresh in (False, True)]
+    loads = [asyncio.create_task(engine.deployment._loader.load("m:1.0.0", fresh=fresh)) for fresh in (False, True)]
     await asyncio.sleep(0.05)
     gate.set()
     await asyncio.gather(*loads)
@@ -417,7 +418,7 @@ async def test_what_an_operator_unloads_while_the_registry_is_followed_stays_unl
     monkeypatch.setattr(engine.manager, "load_model", slow)
     following = asyncio.create_task(engine.reconcile())
     await asyncio.to_thread(asked.wait, 5)
-    await engine.served.unload("m")
+    await engine.unload("m")
     gate.set()
     await following
     with pytest.raises(ModelNotFound, match="unloaded"):

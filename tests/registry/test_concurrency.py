@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from racing import race
 
 from penstock.artifacts.artifact import Artifact
 from penstock.registry.registry import Registry
@@ -19,22 +18,11 @@ Database = Callable[[Path], str]
 ROUNDS = 2
 
 
-def _race(count: int, registry: Registry, action: str, sources: list[Path | str]) -> list[str]:
-    """What each process answered; ended by an error that nobody raised on purpose it begins with `!`."""
-    command = [sys.executable, Path(__file__).with_name("racing.py"), count, registry.path, registry.database_url]
-    done = subprocess.run([*map(str, [*command, action, *sources])], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    answers = done.stdout.splitlines()
-    assert len(answers) == count
-    assert [answer for answer in answers if answer.startswith("!")] == []
-    return answers
-
-
 def test_processes_that_publish_the_same_version_all_get_it(tmp_path: Path, write: Write, database: Database) -> None:
     source = write()
     for number in range(ROUNDS):
         with Registry(tmp_path / str(number), database(tmp_path / str(number))) as registry:
-            assert _race(4, registry, "publish", [source.path]) == [source.digest] * 4
+            assert race(4, registry, "publish", [source.path]) == [source.digest] * 4
             assert registry.list() == ["m"]
             registry.get("m").verify()
             assert list((registry.path / ".staging").iterdir()) == []
@@ -44,7 +32,7 @@ def test_of_processes_that_publish_another_content_one_wins(tmp_path: Path, writ
     sources = [write(content=str(number).encode()) for number in range(4)]
     for number in range(ROUNDS):
         with Registry(tmp_path / str(number), database(tmp_path / str(number))) as registry:
-            answers = _race(4, registry, "publish", [source.path for source in sources])
+            answers = race(4, registry, "publish", [source.path for source in sources])
             winner = registry.get("m")
             winner.verify()
             assert answers.count(winner.digest) == 1
@@ -57,7 +45,7 @@ def test_processes_that_publish_different_versions_all_succeed(
     sources = [write("m", f"v{number}") for number in range(3)] + [write("n", "v1")]
     for number in range(ROUNDS):
         with Registry(tmp_path / str(number), database(tmp_path / str(number))) as registry:
-            answers = _race(4, registry, "publish", [source.path for source in sources])
+            answers = race(4, registry, "publish", [source.path for source in sources])
             assert answers == [source.digest for source in sources]
             assert [artifact.digest for artifact in registry.artifacts()] == answers
             assert registry.revision().startswith("4-")
@@ -66,14 +54,14 @@ def test_processes_that_publish_different_versions_all_succeed(
 def test_processes_that_set_aliases_wait_for_each_other(registry: Registry, write: Write) -> None:
     for version in ("v1", "v2"):
         registry.publish(write("m", version).path)
-    assert _race(4, registry, "alias", ["v1", "v2"]) == [""] * 4
+    assert race(4, registry, "alias", ["v1", "v2"]) == [""] * 4
     assert set(registry.aliases("m")) == {"alias-0", "alias-1", "alias-2"}
 
 
 def test_processes_that_read_a_copied_registry_adopt_it_once(registry: Registry, write: Write) -> None:
     for version in ("v1", "v2", "v3"):
         shutil.copytree(write("m", version).path, registry.path / "m" / version)
-    assert _race(4, registry, "read", ["-"]) == [""] * 4
+    assert race(4, registry, "read", ["-"]) == [""] * 4
     assert registry.revision().startswith("3-")
 
 

@@ -15,6 +15,7 @@ import pytest
 
 from penstock.artifacts.artifact import Artifact
 from penstock.errors import ConfigError
+from penstock.registry.database.store import downgrade
 from penstock.registry.registry import Registry
 
 Write = Callable[..., Artifact]
@@ -173,6 +174,22 @@ answer += [fault(registry.set_alias, "m", "x", "v1"), fault(registry.remove, "m:
     assert found == [["m"], ["v1", "v2"], {"champion": "v1"}, "m:v1"]
     assert "cannot be written (Permission denied)" in str(first)
     assert "cannot be written (Permission denied)" in str(second)
+
+
+def test_a_read_only_registry_of_an_older_release_can_be_read(public_registry: Registry, write: Write) -> None:
+    public_registry.publish(write("m", "v1").path)
+    public_registry.set_alias("m", "champion", "v1")
+    with public_registry._store._database.writer.begin() as connection:
+        downgrade(connection, "0002")
+    code = """
+found = registry.deployment()
+answer = [dict(found.aliases), found.unloads, registry.get("m@champion").ref]
+answer += [fault(registry.change_deployment, lambda now: now.unload("m"))]
+"""
+    *found, refused = _read_only(public_registry.path, code)
+    assert found == [{"m": {"champion": "v1"}}, [], "m:v1"]
+    assert "readonly" in str(refused)
+    assert public_registry.change_deployment(lambda now: now.unload("m")).unloads == ("m",)
 
 
 def test_changes_that_a_reader_cannot_see_are_not_ignored(public_registry: Registry, write: Write) -> None:

@@ -131,7 +131,7 @@ class Process:
         )
         self.pid = self._popen.pid
 
-    def wait_for(self, path: str = "/health/ready", status: int = 200, timeout_s: float = 20) -> httpx.Response:
+    def wait_for(self, path: str = "/health/ready", status: int = 200, timeout_s: float = 60) -> httpx.Response:
         until = time.monotonic() + timeout_s
         while time.monotonic() < until:
             assert self._popen.poll() is None, self._popen.communicate()

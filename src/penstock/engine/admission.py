@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Self, TypeVar
 
-from penstock.engine.deployment import Served
+from penstock.engine.deployment import DeploymentFollower
 from penstock.engine.loading.loaded_model import LoadedModel
 from penstock.engine.loading.model_cache import ModelCache
 from penstock.engine.observation import Observation, outcome_of
@@ -28,7 +28,7 @@ class Admission:
 
     def __init__(
         self,
-        deployment: Served,
+        deployment: DeploymentFollower,
         models: ModelCache,
         *,
         timeout_s: float,

@@ -1,126 +1,146 @@
-"""Which models should be served, which of them answers a reference, and how both follow the registry."""
+"""Follows the deployment: loads what should be served, lets go of the rest, and finds the model for a reference."""
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import logging
-from collections.abc import Awaitable, Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
-from typing import Any, TypeVar
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
-from penstock.artifacts.refs import name_of
+from penstock.engine.async_loader import AsyncLoader
 from penstock.engine.loading.loaded_model import LoadedModel
 from penstock.engine.loading.manager import ModelManager
-from penstock.errors import ConfigError, ModelNotFound, PenstockError
+from penstock.engine.routing import ModelUnloaded, ServingPlan, model_name
+from penstock.errors import ConfigError, InvalidInput, ModelNotFound, PenstockError
 from penstock.formats import is_model_file
+from penstock.registry.deployment import Change, Deployment, DeploymentStore, ProcessDeployment
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
+
+MAX_ROUTES = 10_000
+"""References come from clients in many spellings; the models behind them are few."""
 
 
-class Served:
-    """What this process should serve and what it does serve, brought together by `reconcile`."""
+class Revisions(NamedTuple):
+    """Of the stored and the local deployment: what a process has followed, or should."""
 
-    def __init__(self, manager: ModelManager, *, default_ref: str | None, most_at_start: int) -> None:
-        """`default_ref` answers where a caller names nothing; of a whole registry `most_at_start` models are loaded."""
+    stored: int = 0
+    local: int = 0
+
+    def includes(self, other: Revisions) -> bool:
+        """True when neither is older."""
+        return self.stored >= other.stored and self.local >= other.local
+
+
+@dataclass(frozen=True, slots=True)
+class DeploymentStatus:
+    """What a process should serve and what stands in the way."""
+
+    default: str | None
+    wanted: tuple[str, ...]
+    unloaded: tuple[str, ...]
+    """Names and `name:version`s that an operator unloaded."""
+    problems: dict[str, str]
+    """Why a reference is not served, or stays at an older version."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadResult:
+    """A model that answers from now on."""
+
+    model: LoadedModel
+    persisted: bool
+    """True when the registry's database holds it: for every server of the registry, also after a restart."""
+    note: str
+    """How long it holds and where, in one sentence."""
+
+
+@dataclass(frozen=True, slots=True)
+class UnloadResult:
+    """Models that are served no longer."""
+
+    keys: list[str]
+    """The `name:version`s that were loaded."""
+    persisted: bool
+    note: str
+
+
+class DeploymentFollower:
+    """The models that this process serves, kept at what the deployment says by `reconcile`."""
+
+    def __init__(self, manager: ModelManager, *, default_ref: str | None, max_models: int) -> None:
+        """`default_ref` answers callers who name no model. Of a whole registry, `max_models` are loaded at start."""
         self.default_ref = default_ref
-        self.wanted: list[str] = []
-        self.problems: dict[str, str] = {}
-        """Why a model that should be served is not, by its reference."""
-        self.stuck: dict[str, str] = {}
+        self.failed: dict[str, str] = {}
+        """Why a reference that should be served is not."""
+        self.outdated: dict[str, str] = {}
         """Why a reference stays at an older version than the registry says."""
+        self.followed = Revisions()
+        """What the last `start` or `reconcile` has followed completely."""
         self._manager = manager
+        self._loader = AsyncLoader(manager)
         self._registry = manager.registry
-        self._most_at_start = most_at_start
+        self._plan = ServingPlan(max_models=max_models)
+        self._local: DeploymentStore = ProcessDeployment()
+        self._stores = threading.Lock()  # what was read must not replace what was written meanwhile
+        self._seen = ""
         self.routes: dict[str, LoadedModel] = {}
-        """The model that answers each reference that was used before."""
-        self._whole_registry = True
-        self._revision = ""
-        self._asked: list[str] = []
-        self._files: dict[str, str] = {}
-        self._unloaded: set[str] = set()
-        self._lookups = ThreadPoolExecutor(2, thread_name_prefix="penstock-look")
-        self._loaders = ThreadPoolExecutor(2, thread_name_prefix="penstock-load")
-        self._loads: dict[tuple[str, bool], Future[LoadedModel]] = {}
 
     # Life
 
+    def share(self, store: DeploymentStore) -> None:
+        """Keep what holds for this server only in a store that its other processes follow too. Before `start`."""
+        self._local = store
+
     async def start(self, refs: Sequence[str] = (), *, strict: bool = True) -> None:
-        """Load, warm and prove the models to serve: `refs` and the default, or else the whole registry.
+        """Load, warm up and verify the models to serve: `refs` and the default, or else the whole registry.
 
-        With any of them named, nothing else is served. One that is not in the registry but ships in an installed
-        package is published first. Of a whole registry, as many as `max_models` are loaded now and the others when
-        they are asked for. `strict` raises the first error; otherwise `ready()` tells it and the others are served.
+        With any of them named, only those and what operators loaded are served. A named model that is not in the
+        registry but ships in an installed package is published first. Of a whole registry, as many as `max_models` are
+        loaded now and the others at their first request. `strict` raises the first error; otherwise `failed` holds it
+        and the others are served. What an operator unloaded stays unloaded, also when it is named.
         """
-        named = list(dict.fromkeys([*([self.default_ref] if self.default_ref else []), *refs]))
-        self._whole_registry = not named
-        await self._aside(self._publish_bundled, named)
-        self._revision = await self._aside(self._registry.revision)
-        self.wanted = named or await self._first_of_registry()
-        if self.default_ref is None and self.wanted:
-            self.default_ref = self.wanted[0]
-        for ref in self.wanted:
-            await self._bring_up(ref, strict=strict)
-
-    async def _first_of_registry(self) -> list[str]:
-        names = [name for name in await self._aside(self._registry.list) if name not in self._unloaded]
-        return list(dict.fromkeys([*names[: self._most_at_start], *self._asked]))
-
-    async def _bring_up(self, ref: str, *, strict: bool = False) -> None:
-        """Load a model that should be served, or note why it is not."""
-        try:
-            await self.model(ref)
-        except _Unloaded:
-            self.problems.pop(ref, None)
-        except PenstockError as error:
-            if strict:
-                raise
-            if self.problems.get(ref) != str(error):
-                log.error("%s cannot be served: %s", ref, error)
-            self.problems[ref] = str(error)
-        else:
-            self.problems.pop(ref, None)
-        self._pin()
+        named = tuple(dict.fromkeys([*([self.default_ref] if self.default_ref else []), *refs]))
+        self._plan = replace(self._plan, arguments=named)
+        await self._loader.run(self._publish_bundled, named)
+        self._seen = await self._loader.run(self._read_stores)
+        plan = self._plan
+        if plan.deployment.unloads:
+            unloaded = ", ".join(sorted(plan.deployment.unloads))
+            log.warning("unloaded by an operator and not served: %s; POST /admin/load serves a model again", unloaded)
+        self.default_ref = plan.default(None, answering=False)
+        first = {*plan.arguments, *plan.names}
+        for ref in plan.wanted:
+            await self._bring_up(ref, strict=strict and ref in first)
+        self.followed = Revisions(plan.stored.revision, plan.local.revision)
 
     def _publish_bundled(self, refs: Sequence[str]) -> None:
         for ref in refs:
             if not is_model_file(ref):
                 self._registry.ensure(ref)
 
-    async def close(self) -> None:
-        """Let go of every model and load nothing more."""
-        self.routes.clear()
-        if self._manager.open:
-            await self._aside(self._manager.close)
-        for pool in (self._loaders, self._lookups):
-            pool.shutdown(wait=False, cancel_futures=True)
-
-    async def _aside(self, work: Callable[..., T], *args: Any) -> T:
-        self._manager.check_open()  # in a forked process these threads are not there, and would be waited for
-        asked = asyncio.get_running_loop().run_in_executor(self._lookups, functools.partial(work, *args))
-        return await self._unless_closed(asked)
-
-    async def _unless_closed(self, work: Awaitable[T]) -> T:
-        """What `work` gives; ModelNotReady where it still waited for a thread when all was closed."""
+    async def _bring_up(self, ref: str, *, strict: bool = False) -> None:
+        """Load a model that should be served, or note why it is not."""
         try:
-            return await work
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is None or not task.cancelling():  # it was not the caller who gave up
-                self._manager.check_open()
-            raise
+            await self.model(ref)
+        except ModelUnloaded:  # its highest version, say
+            self.failed.pop(ref, None)
+        except PenstockError as error:
+            if strict:
+                raise
+            if self.failed.get(ref) != str(error):
+                log.error("%s cannot be served: %s", ref, error)
+            self.failed[ref] = str(error)
+        else:
+            self.failed.pop(ref, None)
+        self._pin()
 
-    async def _load(self, ref: str, *, fresh: bool = False) -> LoadedModel:
-        """Load in a thread; whoever asks for the same model meanwhile waits for it without holding another."""
-        wanted = (ref, fresh)  # what was asked for before may have read the content of before
-        load = self._loads.get(wanted)
-        if load is None:
-            self._manager.check_open()
-            load = self._loads[wanted] = self._loaders.submit(self._manager.load_model, ref, fresh=fresh)
-            load.add_done_callback(lambda _: self._loads.pop(wanted, None))
-        return await self._unless_closed(asyncio.shield(asyncio.wrap_future(load)))
+    async def close(self) -> None:
+        """Unload every model and load nothing more."""
+        self.routes.clear()
+        await self._loader.close()
 
     # Which model answers
 
@@ -133,195 +153,255 @@ class Served:
         if ref is None:
             raise ModelNotFound("there is no model to serve yet: publish one with `penstock models publish`")
         target = self._target(ref)
-        model = self._at_hand(target)
+        model = self._loaded_as(target)
         if model is None:
-            key = target if is_model_file(target) else await self._aside(self._manager.key, target)
+            key = target if is_model_file(target) else await self._loader.run(self._manager.key, target)
             self._refuse_unloaded(key)
-            model = await self._load(key)
+            model = await self._loader.load(key)
             self._drop_unloaded(model)
-        if len(self.routes) > 10_000:  # spellings of references come from clients; the models behind them are few
+        if len(self.routes) > MAX_ROUTES:
             self.routes.clear()
         self.routes[ref] = model
         return model
 
-    def _at_hand(self, target: str) -> LoadedModel | None:
-        """What answers under another spelling already, and goes on doing so when the registry is ill."""
-        routes = self.routes.items()
-        return next((model for ref, model in routes if target in (ref, model.key) and not model.retired), None)
-
     def routed(self, ref: str | None) -> LoadedModel | None:
-        """The model a reference led to before; None = the default."""
+        """The model that a reference led to before; None = the default."""
         return self.routes.get(ref or self.default_ref or "")
 
     def _target(self, ref: str) -> str:
-        """What a caller's reference means in the registry; raises ModelNotFound for what is not served here.
+        return self._plan.target(ref, self._routed_key)
 
-        A model served by name answers in all its versions, one served as `name:version` or `name@alias` only as such,
-        and its bare name means just that.
-        """
-        if self._whole_registry or ref in self.wanted:
-            return ref
-        name = _name_of(ref)
-        served = [wanted for wanted in self.wanted if _name_of(wanted) == name]
-        if name in served or any(is_model_file(wanted) for wanted in served):
-            return ref
-        if served and ref == name:
-            return served[0]
-        if any(ref == self.routes[wanted].key for wanted in served if wanted in self.routes):
-            return ref
-        raise ModelNotFound(f"the model {ref} is not served here; served are {', '.join(self.wanted)}")
+    def _routed_key(self, ref: str) -> str | None:
+        model = self.routes.get(ref)
+        return None if model is None else model.key
 
-    def _pin(self) -> None:
-        """What was named stays loaded; of a whole registry only the default does."""
-        named = [self.default_ref or "", *self._asked] if self._whole_registry else self.wanted
-        self._manager.pin({self.routes[ref].key for ref in named if ref in self.routes})
-
-    # What an operator adds and takes away
-
-    async def load(self, ref: str) -> LoadedModel:
-        """Serve a model from now on, even if it was unloaded before.
-
-        Raises the PenstockError of one that cannot be served, and then changes nothing.
-        """
-        ref = self._file_of(ref) or ref
-        key = ref if is_model_file(ref) else await self._aside(self._manager.key, ref)
-        model = await self._load(key)
-        self._want(ref, model.key)
-        self.routes[ref] = model
-        self._pin()
-        return model
-
-    async def want(self, ref: str) -> None:
-        """As `load`, but what cannot be served is a problem that `ready()` tells and every `reconcile` tries again."""
-        try:
-            await self.load(ref)
-        except PenstockError as error:
-            self._want(ref, key="")
-            self.problems[ref] = str(error)
-            log.error("%s cannot be served: %s", ref, error)
-
-    def _want(self, ref: str, key: str) -> None:
-        self._unloaded -= {_name_of(ref), ref, key}
-        self.problems.pop(ref, None)
-        if not is_model_file(ref) and ref not in self._asked:
-            self._asked.append(ref)
-        if ref not in self.wanted:
-            self.wanted.append(ref)
-        if self.default_ref is None:
-            self.default_ref = ref
-
-    async def unload(self, ref: str) -> list[str]:
-        """Take a model out of service until `load` brings it back: the `name:version`s that left.
-
-        A bare name means every version. References that lead to it are told so, and requests inside are answered
-        first. Raises ModelNotFound for what there is not.
-        """
-        name = _name_of(ref)
-        loaded = [model.key for model in self._manager.models()]
-        if ref == name or is_model_file(ref):
-            keys = [key for key in loaded if name_of(key) == name]
-            if not keys and name not in map(_name_of, self.wanted):
-                await self._aside(self._manager.key, ref)
-            self._unloaded.add(name)
-        else:
-            keys = [await self._aside(self._manager.key, ref)]
-            self._unloaded.update(keys)
-        gone = {ref, *keys, *(wanted for wanted in self.wanted if ref == name == _name_of(wanted))}
-        self._files |= {_name_of(wanted): wanted for wanted in self.wanted if is_model_file(wanted)}
-        for left in (self.wanted, self._asked):
-            left[:] = [wanted for wanted in left if wanted not in gone]
-        for one in gone | {route for route, model in self.routes.items() if model.key in keys}:
-            self.routes.pop(one, None)
-            self.problems.pop(one, None)
-            self.stuck.pop(one, None)
-        self._pin()
-        for key in keys:
-            self._manager.unload(key)
-        return [key for key in keys if key in loaded]
-
-    @property
-    def unloaded(self) -> list[str]:
-        """What an operator took out of service, by name or `name:version`."""
-        return sorted(self._unloaded)
-
-    def _file_of(self, ref: str) -> str | None:
-        """The file that was served under a name before it was unloaded: no other file can be asked for."""
-        return self._files.get(ref) or self._files.get(ref.removesuffix(":1"))
-
-    def _is_unloaded(self, key: str) -> bool:
-        return key in self._unloaded or _name_of(key) in self._unloaded
+    def _loaded_as(self, target: str) -> LoadedModel | None:
+        """The model that answers under another spelling already, also while the registry cannot be read."""
+        routes = self.routes.items()
+        return next((model for ref, model in routes if target in (ref, model.key) and not model.retired), None)
 
     def _refuse_unloaded(self, key: str) -> None:
-        if self._unloaded and self._is_unloaded(key):
-            raise _Unloaded(f"{key} was unloaded from this server; it answers again when it is loaded")
+        if self._plan.is_unloaded(key):
+            raise ModelUnloaded(key)
 
     def _drop_unloaded(self, model: LoadedModel) -> None:
-        """Raise and let go of a model that an operator unloaded while it was loaded here."""
-        if self._is_unloaded(model.key):
+        """Let go of a model that was unloaded while it was being loaded here, and raise ModelUnloaded."""
+        if self._plan.is_unloaded(model.key):
             self._manager.unload(model.key)
-        self._refuse_unloaded(model.key)
+            raise ModelUnloaded(model.key)
 
-    # Following the registry
+    def _pin(self) -> None:
+        pinned = self._plan.pinned(self.default_ref)
+        self._manager.pin({self.routes[ref].key for ref in pinned if ref in self.routes})
+
+    # What an operator changes
+
+    async def load(self, ref: str) -> LoadResult:
+        """Serve a model from now on, even if it was unloaded before: on every server of the registry.
+
+        It is loaded here first. Raises the PenstockError of one that cannot be served, and then changes nothing. Where
+        the registry's database cannot be written, it holds for this server only.
+        """
+        ref = self._plan.file_of(ref) or ref
+        file, pin = is_model_file(ref), ref not in self._plan.arguments
+        if file and pin:
+            raise InvalidInput(f"{ref}: a model file is served by naming it when the server starts", field="model")
+        model = await self._loader.load(ref if file else await self._loader.run(self._manager.key, ref))
+        name = model_name(ref) if file else ref
+        not_stored = await self._loader.run(self._write_stores, lambda now: now.load(name, pin=pin), file)
+        self._drop_unloaded(model)
+        if model.retired:  # another operator unloaded it in the meantime
+            model = await self._loader.load(model.key)
+        self.routes[ref] = model
+        self.failed.pop(ref, None)
+        self._pin()
+        return LoadResult(model, not not_stored, _load_note(name, pin, not_stored))
+
+    async def unload(self, ref: str) -> UnloadResult:
+        """Serve a model no longer until `load` brings it back: on every server of the registry, also after a restart.
+
+        A bare name means every version, an alias the version it means now. Requests inside are answered first. Raises
+        ModelNotFound for what there is not. Where the registry's database cannot be written, it holds for this server
+        only.
+        """
+        name = model_name(ref)
+        file = ref in (name, f"{name}:1", self._plan.files.get(name)) and name in self._plan.files
+        loaded = [model.key for model in self._manager.models() if model.name == name]
+        if not (file or self._is_known(ref) or (ref == name and loaded)):
+            await self._loader.run(self._manager.key, ref)
+        asked = name if file else ref
+        not_stored = await self._loader.run(self._write_stores, lambda now: now.unload(asked), file)
+        self.failed.pop(ref, None)
+        self._withdraw()
+        keys = [key for key in loaded if self._plan.is_unloaded(key)]
+        return UnloadResult(keys, not not_stored, _unload_note(asked, not_stored))
+
+    def _is_known(self, ref: str) -> bool:
+        """True for what an operator named before, also when its artifact or alias is gone since."""
+        return ref in (*self._plan.deployment.loads, *self._plan.deployment.unloads, *self._plan.wanted)
+
+    def _write_stores(self, change: Change, file: bool) -> str:
+        """Change the stored deployment, or else the local one. Why it is not stored; empty when it is."""
+        with self._stores:
+            not_stored = "a bare model file belongs to no registry" if file else ""
+            try:
+                if not file:
+                    self._plan = replace(self._plan, stored=self._registry.change_deployment(change))
+            except ConfigError as error:
+                not_stored = str(error)
+            self._take_local(self._local.deployment())
+            local = self._plan.local
+            if not_stored or local.loads or local.unloads:  # a local change from before would prevail
+                aliased = functools.partial(_with_aliases, change, self._plan.stored)
+                self._take_local(self._local.change_deployment(aliased))
+        return not_stored
+
+    def _take_local(self, local: Deployment) -> None:
+        """Take over a newer local deployment. A shared store that is gone, as when the server ends, changes nothing."""
+        if local.revision > self._plan.local.revision:
+            self._plan = replace(self._plan, local=local)
+
+    def _withdraw(self) -> None:
+        """Let go of every model that an operator unloaded."""
+        plan = self._plan
+        for ref in [ref for ref, model in self.routes.items() if plan.is_unloaded(model.key)]:
+            del self.routes[ref]
+        for reasons in (self.failed, self.outdated):
+            for ref in [ref for ref in reasons if plan.is_withdrawn(ref)]:
+                del reasons[ref]
+        self._pin()
+        for key in [model.key for model in self._manager.models() if plan.is_unloaded(model.key)]:
+            log.info("%s is unloaded; it is not served until it is loaded again", key)
+            self._manager.unload(key)
+
+    # What is and what should be
+
+    @property
+    def wanted(self) -> tuple[str, ...]:
+        """The references that should be loaded."""
+        return self._plan.wanted
+
+    @property
+    def problems(self) -> dict[str, str]:
+        """Why a reference is not served, or stays at an older version than the registry says."""
+        return {**self.outdated, **self.failed}
+
+    @property
+    def revisions(self) -> Revisions:
+        """Of what this process should follow, as far as it knows."""
+        return Revisions(self._plan.stored.revision, self._plan.local.revision)
+
+    def status(self) -> DeploymentStatus:
+        """What this process should serve, and what stands in the way."""
+        unloaded = tuple(sorted(self._plan.deployment.unloads))
+        return DeploymentStatus(self.default_ref, self.wanted, unloaded, self.problems)
+
+    def reasons(self) -> list[str]:
+        """Why this process is not ready; what an operator unloaded is no reason unless nothing else is left."""
+        reasons = [f"{ref}: {problem}" for ref, problem in self.failed.items()]
+        if not self.wanted and self._plan.deployment.unloads:
+            unloaded = ", ".join(sorted(self._plan.deployment.unloads))
+            reasons.append(
+                f"every model to serve was unloaded by an operator ({unloaded}): POST /admin/load serves one"
+            )
+        elif not self.wanted:
+            reasons.append("there is no model to serve: publish one with `penstock models publish`")
+        return reasons
+
+    # Following
 
     async def reconcile(self) -> None:
-        """Follow the registry: load what an alias or a version means now, then let go of what it meant before.
+        """Follow the deployment and the registry: let go of what is unloaded, load what should be served.
 
-        What cannot be loaded leaves the version before it answering and is tried again.
+        A version that cannot be loaded leaves the one before it answering and is tried again at every call. Raises
+        ConfigError where the registry cannot be read; the loaded models go on answering.
         """
-        revision = await self._aside(self._registry.revision)
-        if revision == self._revision and not self.stuck and not self.problems:
+        expected = any(model.artifact is not None for model in self.routes.values())
+        try:
+            seen = await self._loader.run(self._read_stores, expected)
+        except ConfigError:
+            self._withdraw()
+            self.followed = self.followed._replace(local=self._plan.local.revision)
+            raise
+        revisions, changed = self.revisions, seen != self._seen
+        if not (changed or self.outdated or self.failed):
             return
-        kept = any(model.artifact is not None for model in self.routes.values())
-        if kept and not await self._aside(self._registry.path.is_dir):
-            raise ConfigError(f"the registry {self._registry.path} is gone; the loaded models go on answering")
+        self._withdraw()
         before = {model.key for model in self.routes.values() if model.artifact is not None}
-        self.stuck = {ref: why for ref, why in self.stuck.items() if ref in self.routes}
-        for ref, model in list(self.routes.items()):
-            if model.artifact is not None:
-                await self._follow(ref, model)
-        if self._whole_registry:
-            self.wanted = await self._first_of_registry()
-            taken_out = {name_of(key) for key in self._unloaded}  # its callers are told so, rather than led elsewhere
-            if self.default_ref not in self.routes and _name_of(self.default_ref or "") not in taken_out:
-                self.default_ref = next(iter(self.wanted), None)
-            self.problems = {ref: why for ref, why in self.problems.items() if ref in self.wanted}
-        for ref in list(self.wanted):  # an operator may change it meanwhile
+        await self._follow_routes()
+        self.default_ref = self._plan.default(self.default_ref, answering=self.default_ref in self.routes)
+        if changed:
+            self.failed = {ref: why for ref, why in self.failed.items() if ref in self._plan.wanted}
+        for ref in self._plan.wanted:
             if ref not in self.routes:
                 await self._bring_up(ref)
         self._pin()
         for key in before - {model.key for model in self.routes.values()}:
             self._manager.unload(key)
-        self._revision = revision
+        self._seen, self.followed = seen, revisions
+
+    def _read_stores(self, expected: bool = False) -> str:
+        """Take over what the stores hold; a text that changes with it. A registry that was `expected` must be there."""
+        with self._stores:
+            self._take_local(self._local.deployment())
+            seen = f"{self._plan.local.revision} {self._registry.revision()}"
+            if seen != self._seen:
+                stored, gone = self._registry.deployment(), expected and not self._registry.path.is_dir()
+                if not gone or stored.revision > self._plan.stored.revision:  # its database may be elsewhere
+                    self._plan = replace(self._plan, stored=stored)
+                if gone:
+                    raise ConfigError(f"the registry {self._registry.path} is gone; the loaded models go on answering")
+                names = () if self._plan.arguments else tuple(self._registry.list())
+                self._plan = replace(self._plan, names=names)
+        return seen
+
+    async def _follow_routes(self) -> None:
+        """Lead every reference in use to the version that it means now."""
+        self.outdated = {ref: why for ref, why in self.outdated.items() if ref in self.routes}
+        for ref, model in list(self.routes.items()):
+            if model.artifact is not None:
+                await self._follow(ref, model)
 
     async def _follow(self, ref: str, model: LoadedModel) -> None:
         try:
-            key = await self._aside(self._manager.key, self._target(ref))
+            key = await self._loader.run(self._manager.key, self._target(ref))
             if key != model.key:
                 self._refuse_unloaded(key)
-            now = await self._load(key, fresh=True) if key != model.key else await self._refreshed(model)
+            now = await self._loader.load(key, fresh=True) if key != model.key else await self._refreshed(model)
             if now is not model:
                 self._drop_unloaded(now)
                 self.routes[ref] = now
                 log.info("%s is now %s", ref, key)
-            self.stuck.pop(ref, None)
-        except ModelNotFound as error:
-            if not isinstance(error, _Unloaded):
-                self.routes.pop(ref, None)
-                return
-            self.stuck[ref] = str(error)
+            self.outdated.pop(ref, None)
+        except ModelUnloaded as error:
+            if not self._plan.is_unloaded(model.key):
+                self.outdated[ref] = str(error)
+        except ModelNotFound:
+            self.routes.pop(ref, None)
         except PenstockError as error:
-            if self.stuck.get(ref) != str(error):
+            if self.outdated.get(ref) != str(error):
                 log.error("%s stays at %s: %s", ref, model.key, error)
-            self.stuck[ref] = str(error)
+            self.outdated[ref] = str(error)
 
     async def _refreshed(self, model: LoadedModel) -> LoadedModel:
         """The model under the same name and version, which another content may have been published as."""
-        return model if model.retired else await self._load(model.key, fresh=True)
+        return model if model.retired else await self._loader.load(model.key, fresh=True)
 
 
-class _Unloaded(ModelNotFound):
-    """An operator has taken it out of service here."""
+def _with_aliases(change: Change, stored: Deployment, now: Deployment) -> Deployment:
+    """A change of the local deployment, which has no aliases of its own."""
+    return replace(change(replace(now, aliases=stored.aliases)), aliases=now.aliases)
 
 
-def _name_of(ref: str) -> str:
-    return Path(ref).stem if is_model_file(ref) else name_of(ref)
+def _load_note(ref: str, pin: bool, not_stored: str) -> str:
+    if not_stored:
+        return f"{ref} is served by this server only, until it ends: {not_stored}"
+    if pin:
+        return f"every server of this registry loads {ref}, also after a restart, until it is unloaded"
+    return f"{ref} is served by every server that is started with it, also after a restart"
+
+
+def _unload_note(ref: str, not_stored: str) -> str:
+    if not_stored:
+        return f"{ref} stays unloaded on this server only, until it is loaded again or the server ends: {not_stored}"
+    return f"{ref} stays unloaded on every server of this registry, also after a restart, until it is loaded again"

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 from penstock.engine.admission import Admission
 from penstock.engine.cache import PredictionCache
 from penstock.engine.config import InferenceConfig
-from penstock.engine.deployment import Served
+from penstock.engine.deployment import DeploymentFollower, LoadResult, UnloadResult
 from penstock.engine.loading.loaded_model import TENSOR, LoadedModel
 from penstock.engine.loading.manager import ModelManager
 from penstock.engine.observation import Inference, Observer, Prediction
@@ -46,10 +46,12 @@ class InferenceEngine:
         self.registry = self.manager.registry
         self.statistics = Statistics(observers)
         self.observers: list[Observer] = self.statistics.observers
-        self.served = Served(self.manager, default_ref=self.config.default_ref, most_at_start=self.config.max_models)
+        self.deployment = DeploymentFollower(
+            self.manager, default_ref=self.config.default_ref, max_models=self.config.max_models
+        )
         timeout_s = self.config.request_timeout_ms / 1000
         self.admission = Admission(
-            self.served, self.manager.cache, timeout_s=timeout_s, observe=self.statistics.observe
+            self.deployment, self.manager.cache, timeout_s=timeout_s, observe=self.statistics.observe
         )
         cached = self.config.cache_size or self.config.cache_bytes
         self.cache = PredictionCache(self.config.cache_size, self.config.cache_bytes) if cached else None
@@ -61,19 +63,20 @@ class InferenceEngine:
     # Life
 
     async def start(self, refs: Sequence[str] = (), *, strict: bool = True) -> None:
-        """Load, warm and prove the models to serve: `refs` and the default, or else the whole registry.
+        """Load, warm up and verify the models to serve: `refs` and the default, or else the whole registry.
 
-        With any of them named, nothing else is served. One that is not in the registry but ships in an installed
-        package is published first. Of a whole registry, as many as `max_models` are loaded now and the others when
-        they are asked for. `strict` raises the first error; otherwise `ready()` tells it and the others are served.
+        With any of them named, only those and what operators loaded are served. A named model that is not in the
+        registry but ships in an installed package is published first. Of a whole registry, as many as `max_models` are
+        loaded now and the others at their first request. `strict` raises the first error; otherwise `ready()` names it
+        and the others are served. What an operator unloaded stays unloaded, also when it is named.
         """
-        await self.served.start(refs, strict=strict)
+        await self.deployment.start(refs, strict=strict)
         self._started = True
 
     async def close(self) -> None:
         """Unload everything. Waiting requests get ModelNotReady."""
         self.admission.draining = True
-        await self.served.close()
+        await self.deployment.close()
 
     def begin_drain(self) -> None:
         """Refuse new requests from now on; those inside are finished."""
@@ -98,23 +101,37 @@ class InferenceEngine:
     @property
     def default_ref(self) -> str | None:
         """What answers where a caller names no model."""
-        return self.served.default_ref
+        return self.deployment.default_ref
 
     async def model(self, ref: str | None = None) -> LoadedModel:
         """The model for a reference, loaded now if it was not. Raises ModelNotFound or ModelLoadError."""
-        return await self.served.model(ref)
+        return await self.deployment.model(ref)
 
     def default(self) -> LoadedModel | None:
         """The loaded model that answers requests without a reference."""
-        return self.served.routed(None)
+        return self.deployment.routed(None)
 
     def loaded(self) -> list[LoadedModel]:
         """Every loaded model, least recently used first."""
         return self.manager.models()
 
     async def reconcile(self) -> None:
-        """Follow the registry: load what an alias or a version means now, then let go of what it meant before."""
-        await self.served.reconcile()
+        """Follow the deployment and the registry: let go of what is unloaded, load what should be served."""
+        await self.deployment.reconcile()
+
+    async def load(self, ref: str) -> LoadResult:
+        """Serve a model from now on, on every server of the registry. Raises the PenstockError of one that cannot be.
+
+        Where the registry's database cannot be written, it holds for this engine only; the result says so.
+        """
+        return await self.deployment.load(ref)
+
+    async def unload(self, ref: str) -> UnloadResult:
+        """Serve a model no longer, on every server of the registry, until `load` brings it back. Raises ModelNotFound.
+
+        Where the registry's database cannot be written, it holds for this engine only; the result says so.
+        """
+        return await self.deployment.unload(ref)
 
     # Answering
 
@@ -204,9 +221,7 @@ class InferenceEngine:
             return False, ["the server takes no more requests: it is being drained or is shutting down"]
         if not self._started:
             return False, ["models are being loaded"]
-        reasons = [f"{ref}: {problem}" for ref, problem in self.served.problems.items()]
-        if not self.served.wanted:
-            reasons.append("there is no model to serve: publish one with `penstock models publish`")
+        reasons = self.deployment.reasons()
         return not reasons, reasons
 
     @property
@@ -238,7 +253,7 @@ class InferenceEngine:
             "queue_size": merged["queue_rows"],
             "processing": merged["inflight"],
             "uptime_s": time.monotonic() - self._since,
-            "problems": {**self.served.stuck, **self.served.problems},
+            "problems": self.deployment.problems,
             "cache": merged["cache"],
             "models": to_stats(merged),
         }

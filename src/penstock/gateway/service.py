@@ -11,12 +11,15 @@ from typing import Any
 
 from penstock.engine.engine import InferenceEngine
 from penstock.errors import ModelNotReady, PenstockError
-from penstock.gateway.process.admin_commands import Orders
+from penstock.gateway.process.admin_commands import AdminCommands
 from penstock.gateway.process.worker_group import WorkerGroup
 from penstock.monitor.metrics import Metrics
 from penstock.settings import Settings
 
 log = logging.getLogger(__name__)
+
+FOLLOW_DRAIN_EVERY_S = 0.1
+"""How often a process looks whether another process of its server was drained."""
 
 RECONCILE_EVERY_S = 0.5
 """A change in the registry takes effect within a second, including the time to load a small model."""
@@ -33,9 +36,8 @@ class Service:
         self.engine = engine or InferenceEngine(settings)
         self.metrics = Metrics(self.engine)
         self.workers = workers
-        self.orders = Orders(self)
-        self.following = asyncio.Lock()
-        """Held while the loaded models change."""
+        self.commands = AdminCommands(self)
+        self._reconciling = asyncio.Lock()
         self.on_models_changed: list[Callable[[], Awaitable[None]]] = []
         """Called after models may have been loaded or unloaded."""
         self.write_openapi: Callable[[Any], dict[str, Any]]
@@ -49,8 +51,10 @@ class Service:
     async def start(self, refs: Sequence[str] = ()) -> None:
         """Load the models. Raises the PenstockError of a model that was named and cannot be served."""
         strict = bool(refs) or self.engine.default_ref is not None
+        if self.workers is not None:
+            self.engine.deployment.share(self.workers.deployment_store())
         await self.engine.start(refs, strict=strict)
-        await self.orders.obey()
+        await self._follow_drain()
         await self.models_changed()
         # objects made so far live as long as the process; frozen, they cost no further collections (50 ms each)
         gc.collect()
@@ -58,7 +62,7 @@ class Service:
         self.started = True
         self._background.append(asyncio.create_task(self._reconcile(), name="penstock-reconcile"))
         if self.workers is not None:
-            self._background.append(asyncio.create_task(self.orders.watch(), name="penstock-orders"))
+            self._background.append(asyncio.create_task(self._watch_drain(), name="penstock-drain"))
 
     def check_started(self) -> None:
         """Raises ModelNotReady while models are being loaded."""
@@ -75,6 +79,30 @@ class Service:
         if not self._stopping:
             self.draining = False
             self.engine.end_drain()
+
+    def set_draining(self, draining: bool) -> None:
+        """Begin or end a drain."""
+        if draining:
+            self.begin_drain()
+        else:
+            self.end_drain()
+
+    async def _watch_drain(self) -> None:
+        while True:
+            await asyncio.sleep(FOLLOW_DRAIN_EVERY_S)
+            try:
+                await self._follow_drain()
+            except Exception:
+                log.exception("the drain of another process cannot be followed")
+
+    async def _follow_drain(self) -> None:
+        """Refuse or take predictions as the other processes of this server do."""
+        if self.workers is None or self._stopping:
+            return
+        draining = await asyncio.to_thread(self.workers.draining)
+        if draining is not None and draining != self.draining:
+            self.set_draining(draining)
+            await asyncio.to_thread(self.workers.publish, self.figures)
 
     async def drain(self, timeout_s: float) -> bool:
         """Wait for the predictions in flight; False if they took longer than `timeout_s` and were abandoned.
@@ -104,8 +132,9 @@ class Service:
             await self.reconcile()
 
     async def reconcile(self) -> None:
-        """Load and unload what the registry says now; errors are logged."""
-        async with self.following:
+        """Follow the deployment and the registry now; errors are logged."""
+        async with self._reconciling:
+            before = self.engine.deployment.followed
             try:
                 await self.engine.reconcile()
             except PenstockError as error:
@@ -115,6 +144,8 @@ class Service:
             else:
                 self._log_registry_error("")
             await self.models_changed()
+            if self.workers is not None and self.engine.deployment.followed != before:
+                await asyncio.to_thread(self.workers.publish, self.figures)
 
     def _log_registry_error(self, error: str) -> None:
         """Log state changes only: the beginning, another error, the end."""
@@ -138,4 +169,8 @@ class Service:
 
     def figures(self) -> dict[str, Any]:
         """What this process shares with the others of its group."""
-        return {"statistics": self.engine.snapshot(), "orders": self.orders.revision}
+        return {
+            "statistics": self.engine.snapshot(),
+            "deployment": list(self.engine.deployment.followed),
+            "draining": self.draining,
+        }

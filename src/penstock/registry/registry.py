@@ -17,6 +17,7 @@ from penstock.artifacts.manifest import MANIFEST
 from penstock.artifacts.refs import Ref, check_name, check_version, is_release, name_of, parse_ref, sorted_versions
 from penstock.errors import ConfigError, IntegrityError, InvalidInput, ModelNotFound
 from penstock.formats import Trust
+from penstock.registry.deployment import Change, Deployment
 from penstock.registry.layout import Layout
 from penstock.registry.publishing import DATABASE, copy_verified, open_source, require_trusted, shipped
 from penstock.registry.staging import Staging
@@ -295,6 +296,17 @@ class Registry:
                 if self._store.remove_alias(name, alias):
                     return
         raise _no_alias(name, alias, known)
+
+    def deployment(self) -> Deployment:
+        """What the servers of this registry should serve: aliases, and the loads and unloads of operators."""
+        return self._store.deployment()
+
+    def change_deployment(self, change: Change) -> Deployment:
+        """Change what every server of this registry should serve, in one transaction; the value that is stored now.
+
+        `change` is a pure function, such as `lambda now: now.unload("digits")`. Servers follow within a second.
+        """
+        return self._store.change_deployment(change)
 
     # Removing
 

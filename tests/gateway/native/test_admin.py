@@ -1,4 +1,4 @@
-"""Orders to a running server: who may give them, and what they do."""
+"""The admin routes of a running server: who may use them, and what they do."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def own_settings(own_registry: Path, base_settings: Settings, database: Database
 
 @pytest.fixture(params=["rsgi", "asgi"])
 def keyed(request: pytest.FixtureRequest, own_settings: Settings) -> Iterator[Live]:
-    """A server of `vec` and `raw` that takes orders with the key."""
+    """A server of `vec` and `raw` that takes admin commands with the key."""
     with Live(request.param, own_settings, ("vec", "raw")) as live:
         live.http.headers.update(AUTH)
         yield live
@@ -67,10 +67,10 @@ def problem(reply: httpx.Response, status: int, *parts: str) -> None:
     assert [part for part in parts if part not in reply.json()["detail"]] == [], reply.text
 
 
-# Who may give orders
+# Who may administer
 
 
-def test_without_a_key_and_without_a_listener_of_ones_own_there_are_no_admin_routes(base_settings: Settings) -> None:
+def test_without_a_key_or_a_listener_of_its_own_a_server_has_no_admin_routes(base_settings: Settings) -> None:
     with Live("asgi", base_settings, ("vec",)) as server:
         http = server.http
         for reply in (http.get("/admin"), order(http, "load", "vec"), http.delete("/admin/drain")):
@@ -88,7 +88,7 @@ def test_without_a_key_and_without_a_listener_of_ones_own_there_are_no_admin_rou
         {"authorization": "", "x-penstock-admin-key": "schl\u00fcssel".encode("latin-1").decode("latin-1")},
     ],
 )
-def test_with_a_key_set_nobody_gets_in_without_it(keyed: Live, headers: dict[str, str]) -> None:
+def test_with_a_key_set_a_request_without_it_is_refused(keyed: Live, headers: dict[str, str]) -> None:
     reply = httpx.get(keyed.url + "/admin", headers={k: v.encode("latin-1") for k, v in headers.items()})
     problem(reply, 401, "Bearer", "X-Penstock-Admin-Key")
     assert reply.headers["www-authenticate"].startswith("Bearer")
@@ -117,11 +117,11 @@ def test_pages_of_other_origins_are_refused_even_with_the_key(keyed: Live, heade
 
 
 @pytest.mark.parametrize("headers", [{"sec-fetch-site": "same-origin"}, {"sec-fetch-site": "none"}, {}])
-def test_the_pages_of_the_server_itself_may_give_orders(keyed: Live, headers: dict[str, str]) -> None:
+def test_the_pages_of_the_server_itself_may_administer_it(keyed: Live, headers: dict[str, str]) -> None:
     assert keyed.http.get("/admin", headers={"origin": keyed.url, **headers}).status_code == 200
 
 
-def test_an_order_is_json_and_says_what_is_wrong_with_it(keyed: Live) -> None:
+def test_a_command_is_json_and_a_bad_one_names_the_field(keyed: Live) -> None:
     form = {"content-type": "application/x-www-form-urlencoded"}
     problem(keyed.http.post("/admin/load", content=b'{"model":"vec"}', headers=form), 415, "application/json")
     problem(keyed.http.post("/admin/load", json={}), 422, "model")
@@ -132,7 +132,7 @@ def test_an_order_is_json_and_says_what_is_wrong_with_it(keyed: Live) -> None:
     problem(keyed.http.post("/admin/drain", json={"wait_s": -1}), 422, "wait_s")
 
 
-def test_a_loopback_listener_takes_orders_of_this_machine_and_of_no_one_else(serve: Serve, registry_path: Path) -> None:
+def test_a_loopback_listener_takes_commands_from_this_machine_only(serve: Serve, registry_path: Path) -> None:
     process = serve("vec", "--registry", str(registry_path))
     process.wait_for()
     assert httpx.get(process.url + "/admin").json()["loaded"] == ["vec:v2.0"]
@@ -147,7 +147,7 @@ def test_a_loopback_listener_takes_orders_of_this_machine_and_of_no_one_else(ser
     problem(httpx.get(process.url + "/admin", headers={"origin": "https://evil.example"}), 403)
 
 
-def test_a_listener_for_every_interface_takes_no_orders_without_a_key(serve: Serve, registry_path: Path) -> None:
+def test_a_listener_for_every_interface_takes_no_commands_without_a_key(serve: Serve, registry_path: Path) -> None:
     process = serve("vec", "--registry", str(registry_path), "--host", "0.0.0.0")
     process.wait_for()
     problem(httpx.get(process.url + "/admin"), 404, "PENSTOCK_ADMIN_KEY")
@@ -156,20 +156,23 @@ def test_a_listener_for_every_interface_takes_no_orders_without_a_key(serve: Ser
 # Load and unload
 
 
-def test_an_unloaded_model_answers_no_more_until_it_is_loaded_again(keyed: Live) -> None:
+def test_an_unloaded_model_is_not_served_until_it_is_loaded_again(keyed: Live) -> None:
     http = keyed.http
     assert predict(http).status_code == 200
-    assert order(http, "unload", "vec").json() == {"model": "vec", "unloaded": ["vec:v2.0"], "behind": 0}
-    problem(predict(http), 404)
+    unloaded = order(http, "unload", "vec").json()
+    assert "also after a restart, until it is loaded again" in unloaded.pop("note")
+    assert unloaded == {"model": "vec", "unloaded": ["vec:v2.0"], "behind": 0, "persisted": True}
+    problem(predict(http), 404, "unloaded by an operator", "until it is loaded again")
     assert http.get("/health/ready").status_code == 200
     assert http.get("/admin").json()["unloaded"] == ["vec"]
     assert order(http, "unload", "vec").json()["unloaded"] == []
     loaded = order(http, "load", "vec").json()
     assert (loaded["model"], loaded["variant"], loaded["behind"]) == ("vec:v2.0", "onnx-fp32", 0)
+    assert loaded["persisted"] is True
     assert predict(http).status_code == 200
 
 
-def test_a_model_that_was_not_asked_for_at_the_start_can_be_loaded(keyed: Live) -> None:
+def test_a_model_that_was_not_named_at_the_start_can_be_loaded(keyed: Live) -> None:
     problem(keyed.http.post("/models/slow/predict", json={"input_data": ROW}), 404, "not served here")
     assert order(keyed.http, "load", "slow").json()["model"] == "slow:1.0"
     assert keyed.http.post("/models/slow/predict", json={"input_data": ROW}).status_code == 200
@@ -190,14 +193,14 @@ def test_of_a_whole_registry_an_unloaded_model_is_not_loaded_by_the_next_request
     assert predict(http, "vec@champion").json()["model_version"] == "v1.0"
 
 
-def test_one_version_can_leave_while_the_other_stays(whole: Live) -> None:
+def test_one_version_can_be_unloaded_while_the_other_is_served(whole: Live) -> None:
     assert predict(whole.http, "vec@champion").status_code == 200
     assert order(whole.http, "unload", "vec:v1.0").json()["unloaded"] == ["vec:v1.0"]
     problem(predict(whole.http, "vec@champion"), 404, "vec:v1.0 was unloaded")
     assert predict(whole.http, "vec:v2.0").status_code == 200
 
 
-def test_what_there_is_not_can_be_neither_loaded_nor_unloaded(keyed: Live) -> None:
+def test_a_model_that_is_not_in_the_registry_can_be_neither_loaded_nor_unloaded(keyed: Live) -> None:
     problem(order(keyed.http, "load", "nothing"), 404, "nothing")
     problem(order(keyed.http, "unload", "nothing"), 404, "nothing")
     problem(order(keyed.http, "load", "vec:v9"), 404, "v9")
@@ -213,7 +216,7 @@ def test_a_model_that_cannot_be_loaded_says_why_and_changes_nothing(keyed: Live)
     assert keyed.http.get("/health/ready").status_code == 200
 
 
-def test_requests_inside_are_answered_while_their_model_leaves(keyed: Live) -> None:
+def test_requests_in_flight_are_answered_while_their_model_is_unloaded(keyed: Live) -> None:
     order(keyed.http, "load", "slow")
     replies: list[httpx.Response] = []
 
@@ -233,7 +236,9 @@ def test_a_bare_file_comes_back_under_its_name(serve: Serve, registry_path: Path
     process = serve(str(file))
     process.wait_for()
     with httpx.Client(base_url=process.url) as http:
-        assert order(http, "unload", "model").json()["unloaded"] == ["model:1"]
+        unloaded = order(http, "unload", "model").json()
+        assert (unloaded["unloaded"], unloaded["persisted"]) == (["model:1"], False)
+        assert "a bare model file belongs to no registry" in unloaded["note"]
         assert predict(http, "model").status_code == 404
         assert order(http, "load", "model").json()["model"] == "model:1"
         assert predict(http, "model").status_code == 200
@@ -258,7 +263,7 @@ def test_without_a_version_an_alias_means_the_highest_release_and_it_can_be_remo
     problem(keyed.http.delete("/admin/models/vec/aliases/newest"), 404, "newest")
 
 
-def test_an_alias_of_nothing_is_refused(keyed: Live) -> None:
+def test_an_alias_of_a_missing_version_or_model_is_refused(keyed: Live) -> None:
     problem(keyed.http.put("/admin/models/vec/aliases/champion", json={"version": "v9"}), 404, "v9", "v1.0")
     problem(keyed.http.put("/admin/models/nothing/aliases/champion"), 404, "nothing")
     problem(keyed.http.put("/admin/models/vec/aliases/a%20b", json={"version": "v1.0"}), 422, "alias")
@@ -279,7 +284,7 @@ def test_an_alias_that_moves_to_a_broken_version_says_that_the_old_one_stays(key
 # Drain
 
 
-def test_a_drained_server_refuses_predictions_until_it_is_told_to_go_on(keyed: Live) -> None:
+def test_a_drained_server_refuses_predictions_until_the_drain_ends(keyed: Live) -> None:
     http = keyed.http
     assert http.post("/admin/drain").json() == {"draining": True, "inflight": 0, "behind": 0}
     assert predict(http).status_code == 503
@@ -291,7 +296,7 @@ def test_a_drained_server_refuses_predictions_until_it_is_told_to_go_on(keyed: L
     assert http.get("/health/ready").status_code == 200
 
 
-def test_draining_waits_for_the_requests_inside(keyed: Live) -> None:
+def test_draining_waits_for_the_requests_in_flight(keyed: Live) -> None:
     order(keyed.http, "load", "slow")
     body = {"input_data": [200, 0, 0, 0]}
     asking = threading.Thread(target=lambda: httpx.post(keyed.url + "/models/slow/predict", json=body, timeout=20))
@@ -302,7 +307,7 @@ def test_draining_waits_for_the_requests_inside(keyed: Live) -> None:
     asking.join()
 
 
-def test_a_server_that_ends_does_not_go_on_again(keyed: Live) -> None:
+def test_a_server_that_is_about_to_end_does_not_resume(keyed: Live) -> None:
     keyed.call(lambda: keyed.gateway.drain(0))
     assert keyed.http.delete("/admin/drain").json()["draining"] is True
 

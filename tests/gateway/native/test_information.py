@@ -33,7 +33,7 @@ def test_probes_answer(http: httpx.Client, path: str) -> None:
 
 
 def test_a_server_that_is_not_ready_says_why(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(live.service.engine.served.problems, "broken", "its golden samples differ")
+    monkeypatch.setitem(live.service.engine.deployment.failed, "broken", "its golden samples differ")
     for path in ("/health", "/health/ready", "/readyz"):
         reply = live.http.get(path)
         assert reply.status_code == 503

@@ -1,4 +1,4 @@
-"""Orders that several processes of one server obey."""
+"""Admin commands in a server of several processes: draining, and loads and unloads without a writable registry."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from penstock.errors import ConfigError
 from penstock.gateway.process.worker_group import WorkerGroup
 from penstock.gateway.service import Service
 from penstock.settings import Settings
@@ -14,25 +15,25 @@ from penstock.settings import Settings
 pytestmark = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 
 
-def beside(directory: Path, settings: Settings) -> Service:
+def process(directory: Path, settings: Settings) -> Service:
     return Service(settings, workers=WorkerGroup(directory))
 
 
-async def test_what_one_process_is_told_another_one_does(tmp_path: Path, base_settings: Settings) -> None:
-    one, other = (beside(tmp_path, base_settings) for _ in range(2))
-    await one.orders.drain(True)
-    await other.orders.obey()
+async def test_a_drain_in_one_process_is_followed_by_another(tmp_path: Path, base_settings: Settings) -> None:
+    one, other = (process(tmp_path, base_settings) for _ in range(2))
+    await one.commands.drain(True)
+    await other._follow_drain()
     assert other.draining
-    await other.orders.drain(False)
-    await one.orders.obey()
+    await other.commands.drain(False)
+    await one._follow_drain()
     assert not one.draining
 
 
-async def test_orders_that_cannot_be_read_for_a_moment_stay_in_force(
+async def test_a_drain_that_cannot_be_read_for_a_moment_goes_on(
     tmp_path: Path, base_settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    service = beside(tmp_path, base_settings)
-    await service.orders.drain(True)
+    service = process(tmp_path, base_settings)
+    await service.commands.drain(True)
 
     def full(_: Path) -> Any:
         raise OSError(24, "Too many open files")
@@ -40,8 +41,23 @@ async def test_orders_that_cannot_be_read_for_a_moment_stay_in_force(
     with monkeypatch.context() as meanwhile:
         meanwhile.setattr(Path, "read_bytes", full)
         with pytest.raises(OSError, match="Too many"):
-            await service.orders.obey()
+            await service._follow_drain()
     assert service.draining
-    (tmp_path / "orders").unlink()  # as the last of the processes to end would
-    await service.orders.obey()
+    (tmp_path / "draining").unlink()  # as when the last of the processes ends
+    await service._follow_drain()
     assert service.draining
+
+
+async def test_a_process_that_is_about_to_end_does_not_end_its_drain(tmp_path: Path, base_settings: Settings) -> None:
+    one, other = (process(tmp_path, base_settings) for _ in range(2))
+    await other.drain(0)
+    await one.commands.drain(False)
+    await other._follow_drain()
+    assert other.draining
+
+
+async def test_a_drain_that_cannot_be_shared_is_refused(tmp_path: Path, base_settings: Settings) -> None:
+    service = process(tmp_path / "gone", base_settings)
+    with pytest.raises(ConfigError, match="cannot be reached"):
+        await service.commands.drain(True)
+    assert not service.draining

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from penstock.engine.deployment import Revisions
 from penstock.engine.observation import Observation
 from penstock.engine.statistics import Statistics
 from penstock.gateway.process.worker_group import WorkerGroup
@@ -17,9 +18,31 @@ from penstock.gateway.process.worker_group import WorkerGroup
 def test_of_an_ended_process_only_the_counts_stay(tmp_path: Path, pid: int, inflight: int) -> None:
     statistics = Statistics()
     statistics.add(Observation(model="m", version="1", variant="onnx-fp32", outcome="ok", total_ms=1.0))
-    figures = {"statistics": statistics.snapshot(inflight=5), "orders": 0}
+    figures = {"statistics": statistics.snapshot(inflight=5), "deployment": [0, 0]}
     (tmp_path / f"{pid}.json").write_text(json.dumps(figures), encoding="utf-8")
     (tmp_path / "half.json").write_text("{", encoding="utf-8")
     (other,) = WorkerGroup(tmp_path).others()
     assert other["statistics"]["inflight"] == inflight
     assert other["statistics"]["models"][0]["outcomes"] == {"ok": 1}
+
+
+def test_a_process_is_behind_until_it_has_followed_both_deployments_and_the_drain(tmp_path: Path) -> None:
+    group, figures = WorkerGroup(tmp_path), tmp_path / f"{os.getppid()}.json"
+    expected = Revisions(stored=7, local=2)
+    for followed, draining, behind in (
+        ([7, 2], False, False),
+        ([8, 2], False, False),
+        ([6, 2], False, True),
+        ([7, 1], False, True),
+        ([7, 2], True, True),
+    ):
+        group.set_draining(False)
+        figures.write_text(f'{{"deployment": {followed}, "draining": {str(draining).lower()}}}', encoding="utf-8")
+        assert group.behind(expected) == ([os.getppid()] if behind else [])
+
+
+def test_the_processes_of_a_server_share_a_deployment_of_their_own(tmp_path: Path) -> None:
+    one, other = (WorkerGroup(tmp_path).deployment_store() for _ in range(2))
+    assert other.deployment().revision == 0
+    one.change_deployment(lambda now: now.unload("m"))
+    assert other.deployment().unloads == ("m",)

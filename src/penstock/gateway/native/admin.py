@@ -1,4 +1,4 @@
-"""Orders to a running server: load, unload, alias, drain."""
+"""Admin routes of a running server: load, unload, alias, drain."""
 
 from __future__ import annotations
 
@@ -22,58 +22,66 @@ from penstock.tasks.validation_errors import refusal
 
 log = logging.getLogger(__name__)
 
-LONGEST_WAIT_S = 3600.0
+MAX_WAIT_S = 3600.0
 POLL_S = 0.05
-_UTMOST_BODY = 64 * 1024
+MAX_BODY_BYTES = 64 * 1024
 
 Body = TypeVar("Body", bound=BaseModel)
 
 
-class _Order(BaseModel):
+class _Command(BaseModel):
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
 
 
-class ModelOrder(_Order):
-    """Which model."""
+class ModelCommand(_Command):
+    """The model to load or unload."""
 
     model: str = Field(min_length=1, max_length=300, description="name[:version|@alias]", examples=["digits@champion"])
 
 
-class AliasOrder(_Order):
-    """What an alias shall mean."""
+class AliasCommand(_Command):
+    """The version an alias points at."""
 
     version: str | None = Field(default=None, description="Without it, the highest release.", examples=["v1.0"])
 
 
-class DrainOrder(_Order):
+class DrainCommand(_Command):
     """How long to wait for requests in flight."""
 
-    wait_s: float = Field(default=0.0, ge=0, le=LONGEST_WAIT_S, allow_inf_nan=False)
+    wait_s: float = Field(default=0.0, ge=0, le=MAX_WAIT_S, allow_inf_nan=False)
 
 
-class _Told(BaseModel):
+class _Followed(BaseModel):
     model_config = ConfigDict(protected_namespaces=())
 
     behind: int = Field(description="Processes of this server that have not followed yet; they will.", examples=[0])
 
 
-class Loaded(_Told):
+class _Persisted(_Followed):
+    persisted: bool = Field(
+        description="True: stored in the registry's database; every server of the registry follows, also after a "
+        "restart. False: it holds for this server only, until it ends."
+    )
+    note: str = Field(description="How long it holds and where, and why it is not stored.")
+
+
+class Loaded(_Persisted):
     """A model that answers from now on."""
 
     model: str = Field(description="name:version", examples=["digits:v1.0"])
     variant: str = Field(examples=["onnx-fp32"])
-    warnings: list[str] = Field(description="What did not go as asked when it was loaded.")
+    warnings: list[str] = Field(description="Settings that could not be honoured when it was loaded.")
 
 
-class Unloaded(_Told):
-    """A model that answers no more."""
+class Unloaded(_Persisted):
+    """A model that is served no longer."""
 
-    model: str = Field(description="As asked.", examples=["digits"])
+    model: str = Field(description="The reference in the request.", examples=["digits"])
     unloaded: list[str] = Field(description="The versions that were loaded.", examples=[["digits:v1.0"]])
 
 
 class Aliased(BaseModel):
-    """What an alias means now; every server of this registry follows within a second."""
+    """The version an alias points at; every server of the registry follows within a second."""
 
     name: str
     alias: str
@@ -81,21 +89,21 @@ class Aliased(BaseModel):
     problem: str | None = Field(description="Why this server stays at the version before.")
 
 
-class Drained(_Told):
-    """Whether predictions are taken."""
+class Drained(_Followed):
+    """Whether predictions are accepted."""
 
     draining: bool
-    inflight: int = Field(description="Requests inside, over all processes.")
+    inflight: int = Field(description="Requests in flight, over all processes.")
 
 
 class ServerState(Drained):
     """What this server serves."""
 
-    default: str | None = Field(description="What answers where a caller names no model.")
-    wanted: list[str] = Field(description="What should be loaded.")
-    loaded: list[str] = Field(description="What is.")
-    unloaded: list[str] = Field(description="What an operator took out of service.")
-    problems: dict[str, str] = Field(description="Why one of them is not served, or stays at an older version.")
+    default: str | None = Field(description="The model that answers requests that name none.")
+    wanted: list[str] = Field(description="References that should be loaded.")
+    loaded: list[str] = Field(description="Versions that are loaded.")
+    unloaded: list[str] = Field(description="Names and versions that an operator unloaded.")
+    problems: dict[str, str] = Field(description="Why a reference is not served, or stays at an older version.")
 
 
 def _guarded(handler: Handler) -> Handler:
@@ -117,45 +125,53 @@ def _guarded(handler: Handler) -> Handler:
 @_guarded
 async def state(call: Call) -> Reply:
     """`GET /admin`."""
-    service, served = call.service, call.service.engine.served
-    late = await service.orders.obeyed_by_all(0)
+    service, status = call.service, call.service.engine.deployment.status()
     return json_reply(
         ServerState(
             draining=service.draining,
             inflight=await _inflight(call),
-            behind=late,
-            default=served.default_ref,
-            wanted=served.wanted,
+            behind=await service.commands.processes_behind(0),
+            default=status.default,
+            wanted=list(status.wanted),
             loaded=[model.key for model in service.engine.loaded()],
-            unloaded=served.unloaded,
-            problems={**served.stuck, **served.problems},
+            unloaded=list(status.unloaded),
+            problems=status.problems,
         )
     )
 
 
 @_guarded
 async def load(call: Call) -> Reply:
-    """`POST /admin/load`: a model answers from now on; it is there when the reply is."""
+    """`POST /admin/load`: a model answers from now on; it is loaded when the reply comes."""
     ref = await _model(call)
-    model = await call.service.orders.load(ref)
-    _audit(call, "loaded", model.key)
-    late = await _everyone(call)
-    return json_reply(Loaded(model=model.key, variant=model.variant, warnings=list(model.info.warnings), behind=late))
+    done = await call.service.commands.load(ref)
+    _audit(call, "loaded", f"{done.model.key}; {done.note}")
+    return json_reply(
+        Loaded(
+            model=done.model.key,
+            variant=done.model.variant,
+            warnings=list(done.model.info.warnings),
+            behind=await _behind(call),
+            persisted=done.persisted,
+            note=done.note,
+        )
+    )
 
 
 @_guarded
 async def unload(call: Call) -> Reply:
-    """`POST /admin/unload`: a model answers no more, until it is loaded again; requests inside are answered."""
+    """`POST /admin/unload`: a model is served no longer, until it is loaded again; requests in flight are answered."""
     ref = await _model(call)
-    left = await call.service.orders.unload(ref)
-    _audit(call, "unloaded", ref)
-    return json_reply(Unloaded(model=ref, unloaded=left, behind=await _everyone(call)))
+    done = await call.service.commands.unload(ref)
+    _audit(call, "unloaded", f"{ref}; {done.note}")
+    behind = await _behind(call)
+    return json_reply(Unloaded(model=ref, unloaded=done.keys, behind=behind, persisted=done.persisted, note=done.note))
 
 
 @_guarded
 async def set_alias(call: Call) -> Reply:
     """`PUT /admin/models/{name}/aliases/{alias}`: a write into the registry, which every server follows."""
-    version = (await _body(call, AliasOrder)).version
+    version = (await _body(call, AliasCommand)).version
     name, alias = call.params["name"], call.params["alias"]
     version = await asyncio.to_thread(_set_alias, call, name, alias, version)
     _audit(call, "aliased", f"{name}@{alias}={version}")
@@ -173,35 +189,35 @@ async def remove_alias(call: Call) -> Reply:
 
 @_guarded
 async def drain(call: Call) -> Reply:
-    """`POST /admin/drain`: refuse predictions, and wait for those inside; the process goes on."""
-    wait_s = (await _body(call, DrainOrder)).wait_s
-    await call.service.orders.drain(True)
+    """`POST /admin/drain`: refuse predictions, and wait for those in flight; the process goes on."""
+    wait_s = (await _body(call, DrainCommand)).wait_s
+    await call.service.commands.drain(True)
     _audit(call, "draining", "")
-    late = await _everyone(call)
-    inside = await _emptied(call, wait_s)
-    return json_reply(Drained(draining=True, inflight=inside, behind=late))
+    behind = await _behind(call)
+    inflight = await _drained(call, wait_s)
+    return json_reply(Drained(draining=True, inflight=inflight, behind=behind))
 
 
 @_guarded
 async def resume(call: Call) -> Reply:
-    """`DELETE /admin/drain`: take predictions again."""
-    await call.service.orders.drain(False)
+    """`DELETE /admin/drain`: accept predictions again."""
+    await call.service.commands.drain(False)
     _audit(call, "resumed", "")
-    late = await _everyone(call)
-    return json_reply(Drained(draining=call.service.draining, inflight=await _inflight(call), behind=late))
+    behind = await _behind(call)
+    return json_reply(Drained(draining=call.service.draining, inflight=await _inflight(call), behind=behind))
 
 
-# Reading an order, and what it led to
+# Reading a command, and what came of it
 
 
 async def _body(call: Call, kind: type[Body]) -> Body:
-    """The order in a body, which may be empty where every field has a default. Raises InvalidInput or Refusal."""
+    """The command in a body, which may be empty where every field has a default. Raises InvalidInput or Refusal."""
     body = await call.body()
     content_type = call.header("content-type") or ""
-    if body and not is_json(content_type):  # what a page could send without asking first is no order
-        raise Refusal(415, f"an order is {JSON}, not {content_type[:100] or 'of no type'}")
-    if len(body) > _UTMOST_BODY:
-        raise Refusal(413, f"an order may be {_UTMOST_BODY} bytes at most")
+    if body and not is_json(content_type):  # pages of other origins can send other types without a preflight
+        raise Refusal(415, f"send {JSON}, not {content_type[:100] or 'a body without a content type'}")
+    if len(body) > MAX_BODY_BYTES:
+        raise Refusal(413, f"the body may be {MAX_BODY_BYTES} bytes at most")
     try:
         return kind.model_validate(parse(body) if body else {})
     except ValidationError as error:
@@ -209,8 +225,8 @@ async def _body(call: Call, kind: type[Body]) -> Body:
 
 
 async def _model(call: Call) -> str:
-    """The reference in an order; raises InvalidInput, and never lets a file of the machine be named."""
-    ref = (await _body(call, ModelOrder)).model
+    """The reference in a command. Raises InvalidInput, also for a file of this machine."""
+    ref = (await _body(call, ModelCommand)).model
     if is_model_file(ref):
         raise InvalidInput("model: name a model of the registry; a file is served from the command line", field="model")
     try:
@@ -230,21 +246,21 @@ def _set_alias(call: Call, name: str, alias: str, version: str | None) -> str:
 async def _aliased(call: Call, version: str | None) -> Reply:
     name, alias = call.params["name"], call.params["alias"]
     await call.service.reconcile()
-    problem = call.service.engine.served.stuck.get(f"{name}@{alias}")
+    problem = call.service.engine.deployment.outdated.get(f"{name}@{alias}")
     return json_reply(Aliased(name=name, alias=alias, version=version, problem=problem))
 
 
-def _everyone(call: Call) -> Awaitable[int]:
-    return call.service.orders.obeyed_by_all(call.service.settings.request_timeout_ms / 1000)
+def _behind(call: Call) -> Awaitable[int]:
+    return call.service.commands.processes_behind(call.service.settings.request_timeout_ms / 1000)
 
 
-async def _emptied(call: Call, wait_s: float) -> int:
-    """Wait until no request is inside; how many are after the time."""
+async def _drained(call: Call, wait_s: float) -> int:
+    """Wait until no request is in flight; how many are after the time."""
     until = time.monotonic() + wait_s
     while True:
-        inside = await _inflight(call)
-        if not inside or time.monotonic() >= until:
-            return inside
+        inflight = await _inflight(call)
+        if not inflight or time.monotonic() >= until:
+            return inflight
         await asyncio.sleep(POLL_S)
 
 
@@ -252,5 +268,5 @@ async def _inflight(call: Call) -> int:
     return int((await call.service.stats())["processing"])
 
 
-def _audit(call: Call, deed: str, what: str) -> None:
-    log.info("admin: %s", f"{deed} {what}".strip(), extra={"request_id": call.request_id})
+def _audit(call: Call, action: str, what: str) -> None:
+    log.info("admin: %s", f"{action} {what}".strip(), extra={"request_id": call.request_id})

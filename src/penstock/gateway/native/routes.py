@@ -134,6 +134,10 @@ _PAGES = (
 _ADMIN_PROBLEMS = (401, 403, 404, 409, 413, 415, 422, 500, 503)
 """Statuses of a refused admin request."""
 _EVERYWHERE = "All processes of this server apply it before the reply."
+_DEPLOYED = (
+    "It is stored in the registry where its database can be written: then every server of the registry follows within "
+    f"a second, and it holds after a restart. {_EVERYWHERE}"
+)
 _STORED = "Written to the registry: every server on it follows within a second."
 
 
@@ -150,17 +154,18 @@ _ADMIN = (
     ),
     _admin(
         "POST", "/admin/load", admin.load, "Load a model",
-        f"The reply comes when the model is loaded and verified. {_EVERYWHERE}",
-        requests=(admin.ModelOrder,), responses=(admin.Loaded,), example={"model": "digits"},
+        f"The reply comes when the model is loaded and verified. {_DEPLOYED}",
+        requests=(admin.ModelCommand,), responses=(admin.Loaded,), example={"model": "digits"},
     ),
     _admin(
         "POST", "/admin/unload", admin.unload, "Unload a model",
-        f"A bare name means all its versions. Requests in flight are answered first. {_EVERYWHERE}",
-        requests=(admin.ModelOrder,), responses=(admin.Unloaded,), example={"model": "digits"},
+        "It stays unloaded until it is loaded again. A bare name means all its versions. Requests in flight are "
+        f"answered first. {_DEPLOYED}",
+        requests=(admin.ModelCommand,), responses=(admin.Unloaded,), example={"model": "digits"},
     ),
     _admin(
         "PUT", "/admin/models/{name}/aliases/{alias}", admin.set_alias, "Point an alias at a version", _STORED,
-        requests=(admin.AliasOrder,), responses=(admin.Aliased,), example={"version": "v1.0"},
+        requests=(admin.AliasCommand,), responses=(admin.Aliased,), example={"version": "v1.0"},
     ),
     _admin(
         "DELETE", "/admin/models/{name}/aliases/{alias}", admin.remove_alias, "Remove an alias", _STORED,
@@ -169,7 +174,7 @@ _ADMIN = (
     _admin(
         "POST", "/admin/drain", admin.drain, "Drain",
         f"Readiness turns 503 and new predictions are refused; the process keeps running. {_EVERYWHERE}",
-        requests=(admin.DrainOrder,), responses=(admin.Drained,), example={"wait_s": 10},
+        requests=(admin.DrainCommand,), responses=(admin.Drained,), example={"wait_s": 10},
     ),
     _admin(
         "DELETE", "/admin/drain", admin.resume, "Resume after a drain", _EVERYWHERE, responses=(admin.Drained,)

@@ -12,7 +12,10 @@ from typing import Any, TypeAlias
 
 import orjson
 
+from penstock.engine.deployment import Revisions
 from penstock.engine.statistics import counts_of
+from penstock.errors import ConfigError
+from penstock.registry.deployment import DeploymentStore
 
 Figures: TypeAlias = dict[str, Any]
 
@@ -54,15 +57,40 @@ class WorkerGroup:
             temporary.rename(self._own)
         return figures
 
-    def behind(self, revision: int) -> list[int]:
-        """The ids of the other live processes that have not yet applied the commands of this revision."""
-        late = []
+    def behind(self, revisions: Revisions) -> list[int]:
+        """The ids of the other live processes that have not followed the deployment, or the drain, yet."""
+        late, draining = [], self.draining()
         for file in self.directory.glob("*.json"):
             with contextlib.suppress(OSError, ValueError):
                 figures = orjson.loads(file.read_bytes())
-                if file != self._own and _is_alive(int(file.stem)) and figures.get("orders", 0) < revision:
+                follows = Revisions(*figures.get("deployment", ())).includes(revisions)
+                follows = follows and draining in (None, figures.get("draining"))
+                if file != self._own and _is_alive(int(file.stem)) and not follows:
                     late.append(int(file.stem))
         return late
+
+    def deployment_store(self) -> DeploymentStore:
+        """Where loads and unloads are kept that hold for this server only: a database in the shared directory."""
+        from penstock.registry.database.store import Store  # SQLAlchemy takes a quarter of a second to import
+
+        return Store(f"sqlite:///{self.directory / 'deployment.db'}")
+
+    def set_draining(self, draining: bool) -> None:
+        """Have every process refuse predictions, or take them again. Raises ConfigError."""
+        file = self.directory / "draining"
+        temporary = file.with_suffix(f".{os.getpid()}")
+        try:
+            temporary.write_bytes(orjson.dumps(draining))
+            temporary.rename(file)
+        except OSError as error:
+            raise ConfigError(f"the other processes of this server cannot be reached: {error.strerror}") from None
+
+    def draining(self) -> bool | None:
+        """Whether every process should refuse predictions; None before the first drain. Raises OSError."""
+        try:
+            return bool(orjson.loads((self.directory / "draining").read_bytes()))
+        except FileNotFoundError:
+            return None
 
     def others(self) -> list[dict[str, Any]]:
         """The latest figures of the other processes; of an ended one only its counters."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +12,10 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from penstock.artifacts.manifest import utc_now
 from penstock.errors import ConfigError
+from penstock.registry.database import deployments
 from penstock.registry.database.base import open_database
 from penstock.registry.database.tables import ALIASES, ARTIFACTS, METADATA, REVISION, SCHEMA, TRUST
+from penstock.registry.deployment import Change, Deployment
 from penstock.registry.migrations import HEAD, REVISIONS, VERSION_TABLE
 
 if TYPE_CHECKING:
@@ -121,6 +123,24 @@ class Store:
                 connection.execute(insert(TRUST).values(row))
             _count(connection)
 
+    def deployment(self) -> Deployment:
+        """What servers should serve: aliases, and the loads and unloads of operators."""
+        with self._reading() as connection:
+            return Deployment() if connection is None else deployments.read(connection)
+
+    def change_deployment(self, change: Change) -> Deployment:
+        """Change what servers should serve, unless that changes nothing; what it is now."""
+        before = self.deployment()
+        if change(before) == before:  # also where nothing can be written
+            return before
+        with self._writing() as connection:
+            before = deployments.read(connection)
+            after = change(before)
+            if after != before:
+                deployments.write(connection, after)
+                _count(connection)
+            return deployments.read(connection)
+
     def prepare(self) -> None:
         """Create or upgrade the tables if needed."""
         with self._writing():
@@ -143,7 +163,8 @@ class Store:
             with self._database.reader.begin() as connection:
                 found = self._schema(connection)
             if found not in (None, HEAD):
-                self.prepare()
+                with suppress(ConfigError):  # older tables can be read where they cannot be upgraded
+                    self.prepare()
             self._readable = found is not None
         return self._readable
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Column, Integer, MetaData, PrimaryKeyConstraint, String, Table
+from sqlalchemy import BigInteger, Column, Integer, MetaData, PrimaryKeyConstraint, String, Table, Text
 
 from penstock.registry.migrations import VERSION_TABLE
 
@@ -36,6 +36,15 @@ TRUST = Table(
     Column("recorded_at", String(20), nullable=False),
 )
 """The trust tier of artifacts above data, by the digest of their manifest."""
+
+DEPLOYMENT = Table(
+    "penstock_deployment",
+    METADATA,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("document", Text, nullable=False),
+    Column("updated_at", String(20), nullable=False),
+)
+"""One row: the loads and unloads of operators as JSON, whose fields may grow without a migration."""
 
 REVISION = Table(
     "penstock_revision",

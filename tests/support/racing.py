@@ -7,8 +7,9 @@ digest or nothing when it did its work, else the kind of error.
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import penstock.registry.database.postgres
@@ -38,7 +39,30 @@ def alias(registry: Registry, source: str) -> str:
     return ""
 
 
-ACTIONS: dict[str, Callable[[Registry, str], str]] = {"publish": publish, "read": read, "alias": alias}
+def unload(registry: Registry, source: str) -> str:
+    for number in range(5):
+        registry.change_deployment(lambda now, ref=f"{source}:{number}": now.unload(ref))  # type: ignore[misc]
+        registry.deployment()
+    return ""
+
+
+ACTIONS: dict[str, Callable[[Registry, str], str]] = {
+    "publish": publish,
+    "read": read,
+    "alias": alias,
+    "unload": unload,
+}
+
+
+def race(count: int, registry: Registry, action: str, sources: Sequence[Path | str]) -> list[str]:
+    """What each process answered; one that ended by an error that is not Penstock's fails the test."""
+    command = [sys.executable, __file__, count, registry.path, registry.database_url, action, *sources]
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    answers = done.stdout.splitlines()
+    assert len(answers) == count
+    assert [answer for answer in answers if answer.startswith("!")] == []
+    return answers
 
 
 def _run(root: Path, database: str, action: str, source: str, gate: int) -> str:
