@@ -19,7 +19,7 @@ from penstock.backends.base import Backend, BackendOptions, ModelFile
 from penstock.backends.catalog import format_of, opens_quickly, outputs_from_runs, runnable, signature_from_example
 from penstock.cli.models.import_file import publish_file
 from penstock.engine.loading.manager import ModelManager
-from penstock.engine.predictor import Predictor
+from penstock.engine.predictor.predictor import Predictor
 from penstock.errors import InferenceError, IntegrityError, ModelLoadError, UnsupportedFormat, Untrusted
 from penstock.formats import FORMATS, FileKind, Format, Runtime, formats_of_suffix, is_model_file, runtime_packages
 from penstock.imports import import_attribute

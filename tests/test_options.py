@@ -15,7 +15,7 @@ from linear_models import linear
 
 from penstock import InferenceConfig, ModelManager, Predictor, Settings
 from penstock.engine.loading.load_overrides import LoadKeywords
-from penstock.engine.predictor import PredictorKeywords
+from penstock.engine.predictor.predictor import PredictorKeywords
 from penstock.errors import ConfigError
 from penstock.options import BackendKeywords, BackendOptions, EngineKeywords, EngineOptions, check_names
 from penstock.settings import NAMES

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from penstock.engine.config import InferenceConfig
     from penstock.engine.engine import InferenceEngine
     from penstock.engine.loading.manager import ModelManager
-    from penstock.engine.predictor import Predictor
+    from penstock.engine.predictor.predictor import Predictor
     from penstock.errors import PenstockError
     from penstock.gateway.process.asgi import create_app
     from penstock.optimize.search import optimize_for_inference
@@ -34,7 +34,7 @@ _HOMES = {
     "InferenceEngine": "penstock.engine.engine",
     "ModelManager": "penstock.engine.loading.manager",
     "PenstockError": "penstock.errors",
-    "Predictor": "penstock.engine.predictor",
+    "Predictor": "penstock.engine.predictor.predictor",
     "Registry": "penstock.registry.registry",
     "Settings": "penstock.settings",
     "Signature": "penstock.tensors",

@@ -35,7 +35,7 @@ def test_its_manifest_is_written_again_byte_for_byte() -> None:
 
 
 def test_it_publishes_loads_and_predicts(tmp_path: Path) -> None:
-    from penstock.engine.predictor import Predictor
+    from penstock.engine.predictor.predictor import Predictor
     from penstock.registry.registry import Registry
 
     golden = Artifact.open(WINE).golden()

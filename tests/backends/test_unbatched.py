@@ -13,7 +13,7 @@ from onnx import TensorProto, helper
 from penstock.artifacts.artifact import Golden, TaskEntry, VariantSource, write_artifact
 from penstock.backends.base import Backend, BackendOptions, ModelFile
 from penstock.backends.catalog import open_backend
-from penstock.engine.predictor import Predictor
+from penstock.engine.predictor.predictor import Predictor
 from penstock.errors import InferenceError, InvalidInput
 from penstock.registry.registry import Registry
 from penstock.tensors import Signature, TensorSpec

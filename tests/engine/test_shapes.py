@@ -14,7 +14,7 @@ from penstock.artifacts.artifact import TaskEntry, VariantSource, write_artifact
 from penstock.backends.base import Backend
 from penstock.backends.verification import warm_up
 from penstock.engine.batching.limits import BatchLimits
-from penstock.engine.predictor import Predictor
+from penstock.engine.predictor.predictor import Predictor
 from penstock.errors import InferenceError, InvalidInput, ModelLoadError
 from penstock.registry.registry import Registry
 from penstock.tensors import Arrays, Signature, TensorSpec

@@ -15,7 +15,7 @@ from penstock.cli.options import ConfigOption, DeviceOption, RegistryOption, Tru
 from penstock.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from penstock.engine.predictor import Predictor
+    from penstock.engine.predictor.predictor import Predictor
 
 
 def predict(
@@ -37,7 +37,7 @@ def predict(
     """
     settings = read_settings(config, device=device, trust=trust, registry=registry)
     value = read_input(source)
-    from penstock.engine.predictor import Predictor
+    from penstock.engine.predictor.predictor import Predictor
 
     with (
         open_registry(settings) as models,

@@ -11,8 +11,8 @@ from typing import Any
 
 from penstock.engine.engine import InferenceEngine
 from penstock.errors import ModelNotReady, PenstockError
-from penstock.gateway.process.admin_commands import AdminCommands
-from penstock.gateway.process.worker_group import WorkerGroup
+from penstock.gateway.admin_commands import AdminCommands
+from penstock.gateway.worker_group import WorkerGroup
 from penstock.monitor.metrics import Metrics
 from penstock.settings import Settings
 

@@ -19,7 +19,7 @@ from penstock.engine.batching.padding import PaddedBackend, Padding, padded
 from penstock.engine.config import InferenceConfig
 from penstock.engine.engine import InferenceEngine
 from penstock.engine.observation import Observation, Prediction
-from penstock.engine.predictor import Predictor
+from penstock.engine.predictor.predictor import Predictor
 from penstock.errors import GoldenMismatch, InferenceError, InvalidInput, ModelLoadError
 from penstock.options import ModelOptions
 from penstock.registry.registry import Registry

@@ -10,7 +10,7 @@ import pytest
 from live_servers import Live
 from quantized_models import int8_variants, reference, samples, write_quantized
 
-from penstock.engine.predictor import Predictor
+from penstock.engine.predictor.predictor import Predictor
 from penstock.errors import GoldenMismatch, InvalidInput
 from penstock.registry.registry import Registry
 from penstock.settings import Settings

@@ -24,8 +24,8 @@ from penstock.gateway.assembly import build_gateway
 from penstock.gateway.gateway import Gateway
 from penstock.gateway.process.rsgi import RsgiApp
 from penstock.gateway.process.supervisor import READY, supervise
-from penstock.gateway.process.worker_group import WorkerGroup
 from penstock.gateway.service import Service
+from penstock.gateway.worker_group import WorkerGroup
 from penstock.monitor.logs import configure_logging
 from penstock.settings import Settings
 

@@ -11,7 +11,7 @@ import pytest
 from penstock.engine.deployment import Revisions
 from penstock.engine.observation import Observation
 from penstock.engine.statistics import Statistics
-from penstock.gateway.process.worker_group import WorkerGroup
+from penstock.gateway.worker_group import WorkerGroup
 
 
 @pytest.mark.parametrize(("pid", "inflight"), [(os.getppid(), 5), (2**22 - 1, 0)])

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from penstock.errors import ConfigError
-from penstock.gateway.process.worker_group import WorkerGroup
 from penstock.gateway.service import Service
+from penstock.gateway.worker_group import WorkerGroup
 from penstock.settings import Settings
 
 pytestmark = pytest.mark.parametrize("database", ["sqlite"], indirect=True)

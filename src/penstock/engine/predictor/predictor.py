@@ -11,15 +11,15 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self, TypeAlias, Unpack
 
-from penstock.engine.batching.halving import halve_batch, halve_rows
-from penstock.engine.batching.padding import collated
+from penstock.engine.batching.halving import halve_batch
 from penstock.engine.cache import PredictionCache
 from penstock.engine.config import check_at_least
 from penstock.engine.loading.load_overrides import LoadKeywords
 from penstock.engine.loading.loaded_model import ModelInfo
 from penstock.engine.loading.manager import ModelManager
-from penstock.engine.progress import Progress, reported
-from penstock.errors import ConfigError, InferenceError, InvalidInput, ModelNotReady, OutOfMemory, PenstockError
+from penstock.engine.predictor.local_runs import LocalRuns
+from penstock.engine.predictor.progress import Progress, reported
+from penstock.errors import ConfigError, InferenceError, InvalidInput, ModelNotReady, PenstockError
 from penstock.formats import is_model_file
 from penstock.options import (
     BackendOptions,
@@ -32,7 +32,7 @@ from penstock.options import (
 )
 from penstock.registry.registry import Registry
 from penstock.tasks.base import Task, TimedResponse
-from penstock.tensors import Arrays, cut, stack
+from penstock.tensors import Arrays
 
 OPTIMIZATIONS = ("graph_optimization", "kernel_fusion", "quantization")
 _GRAPH_OPTIMIZATIONS = {"graph_optimization", "kernel_fusion"}
@@ -115,10 +115,8 @@ class Predictor:
         except PenstockError:
             self._manager.close()
             raise
-        self._run, self._collator = collated(model.backend)
+        self._runs = LocalRuns(model)
         self._batch_size = model.batcher.limits.batch_rows
-        fixed = (spec.shape[0] for spec in model.signature.inputs if spec.shape[0] > 0)
-        self._fixed_rows = next(fixed, None)
 
     @property
     def task(self) -> Task:
@@ -276,68 +274,28 @@ class Predictor:
         """Each item's rows of the outputs, from the cache where it knows them; equal items do not share theirs."""
         cache, identity = self._cache, self._model.cache_identity
         if cache is None:
-            return self._run_items(items, size)
+            return self._run(items, size)
         keys = [cache.key(identity, item.arrays) for item in items]
         found = {key: outputs for key in keys if (outputs := cache.get(key)) is not None}
         missing = {key: item for key, item in zip(keys, items, strict=True) if key not in found}
-        for key, outputs in zip(missing, self._run_items([*missing.values()], size), strict=True):
+        for key, outputs in zip(missing, self._run([*missing.values()], size), strict=True):
             cache.put(key, outputs, identity)
             found[key] = outputs
         return [{name: array.copy() for name, array in found[key].items()} for key in keys]
 
-    def _run_items(self, items: Sequence[_Prepared], size: int) -> list[Arrays]:
-        """Outputs of each item; those that can share a run do, at most `size` rows of them."""
-        outputs: dict[int, Arrays] = {}
-        for members in self._packed(items, size):
-            arrays = [items[index].arrays for index in members]
-            ran = self._run_rows(self._collator.stack(arrays), sum(items[index].rows for index in members), size)
-            outputs.update(zip(members, self._collator.split(ran, arrays), strict=True))
-        return [outputs[index] for index in range(len(items))]
-
-    def _packed(self, items: Sequence[_Prepared], size: int) -> Iterator[list[int]]:
-        """The indices of the items of each run."""
-        groups: dict[Any, list[int]] = {}
-        for index, item in enumerate(items):
-            groups.setdefault(self._collator.measure(item.arrays)[0], []).append(index)
-        for members in groups.values():
-            run: list[int] = []
-            rows = 0
-            for index in members:
-                if run and (rows + items[index].rows > size or not self._collator.shared):
-                    yield run
-                    run, rows = [], 0
-                run.append(index)
-                rows += items[index].rows
-            yield run
-
-    def _run_rows(self, arrays: Arrays, rows: int, size: int) -> Arrays:
-        """All rows, at most `size` a run (or the batch that the model was exported for)."""
-        size = min(size, self._fixed_rows or size)
-        if rows <= size:
-            return self._run_part(arrays, rows)
-        return stack([self._run_part(part, min(size, rows - n * size)) for n, part in enumerate(cut(arrays, size))])
-
-    def _run_part(self, arrays: Arrays, rows: int) -> Arrays:
-        """One run, or several of fewer rows if that does not fit into memory."""
-        try:
-            return self._run(arrays)
-        except OutOfMemory as error:
-            if self._fixed_rows is not None:
-                raise
-            return stack(halve_rows(self._run, arrays, rows, cut, error))
+    def _run(self, items: Sequence[_Prepared], size: int) -> list[Arrays]:
+        return self._runs.outputs([item.arrays for item in items], [item.rows for item in items], size)
 
 
 _RUNTIME = (
     "_batch_size",
     "_cache",
-    "_collator",
     "_runner",
-    "_fixed_rows",
     "_made_with",
     "_manager",
     "_model",
     "_registry",
-    "_run",
+    "_runs",
     "_token",
 )
 """What a predictor in another process makes anew; anything else, a subclass's own, goes along."""

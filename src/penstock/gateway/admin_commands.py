@@ -11,7 +11,7 @@ from typing import Protocol
 
 from penstock.engine.deployment import LoadResult, UnloadResult
 from penstock.engine.engine import InferenceEngine
-from penstock.gateway.process.worker_group import WorkerGroup
+from penstock.gateway.worker_group import WorkerGroup
 
 POLL_S = 0.05
 

@@ -1,4 +1,4 @@
-"""How far a long batch is, for whoever waits for it."""
+"""Progress of a long batch: a bar on the terminal, or calls to a function."""
 
 from __future__ import annotations
 
@@ -6,22 +6,24 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeAlias
 
 Progress: TypeAlias = bool | Callable[[int, int | None], object]
-"""True for a bar on the terminal, or a function that takes the requests done and their number (None: not known)."""
+"""True for a bar on the terminal, or a function that takes the requests done and their number (None if unknown)."""
 
 
 def reported(chunks: Iterable[list[Any]], total: int | None, progress: Progress) -> Iterator[list[Any]]:
-    """The same chunks, each one reported when its successor is asked for and so has been used."""
+    """The same chunks; each is reported when the next one is requested, and so after its use."""
     if progress is False:
         return iter(chunks)
-    return _with_bar(chunks, total) if progress is True else _told(chunks, total, progress)
+    return _with_bar(chunks, total) if progress is True else _reported_to(chunks, total, progress)
 
 
-def _told(chunks: Iterable[list[Any]], total: int | None, tell: Callable[[int, int | None], object]) -> Iterator[Any]:
+def _reported_to(
+    chunks: Iterable[list[Any]], total: int | None, report: Callable[[int, int | None], object]
+) -> Iterator[Any]:
     done = 0
     for chunk in chunks:
         yield chunk
         done += len(chunk)
-        tell(done, total)
+        report(done, total)
 
 
 def _with_bar(chunks: Iterable[list[Any]], total: int | None) -> Iterator[list[Any]]:
@@ -30,4 +32,4 @@ def _with_bar(chunks: Iterable[list[Any]], total: int | None) -> Iterator[list[A
 
     with Bar(console=Console(stderr=True)) as bar:
         shown = bar.add_task("predicting", total=total)
-        yield from _told(chunks, total, lambda done, _: bar.update(shown, completed=done))
+        yield from _reported_to(chunks, total, lambda done, _: bar.update(shown, completed=done))

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from linear_models import FEATURES, Publish, linear, weights
 
-from penstock.engine.predictor import Predictor
+from penstock.engine.predictor.predictor import Predictor
 from penstock.errors import ConfigError, InferenceError, InvalidInput, ModelNotFound, OutOfMemory
 from penstock.registry.registry import Registry
 
