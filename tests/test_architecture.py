@@ -106,7 +106,7 @@ def test_only_its_own_rooms_import_a_package(package: str) -> None:
 def test_loading_a_starter_model_imports_no_other_customer(tmp_path: Path) -> None:
     code = """
 import asyncio, sys
-from penstock.gateway.assembly import build_gateway
+from penstock.gateway.middleware import build_gateway
 from penstock.gateway.service import Service
 from penstock.settings import Settings
 

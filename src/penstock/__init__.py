@@ -1,6 +1,6 @@
 """Penstock takes PyTorch models to production and keeps them there.
 
-Nothing heavy is imported until one of the public names is used.
+Nothing heavy is imported until one of the public names is used. docs/architecture.md says where to make a change.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Every model format in one row: how its files are recognized and scanned, what they may do, and what runs them.
 
-A new format is one row here and one backend module. Scanner, registry, engine, command line and settings read the rows
-and hold no table of formats of their own.
+A new format is one row here and one backend module, and a scanner unless one of `scan/` fits. Scanner, registry,
+engine, command line and settings read the rows and hold no table of formats.
 """
 
 from __future__ import annotations

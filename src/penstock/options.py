@@ -1,8 +1,9 @@
 """How models run, as one frozen value: each field is a setting, a Python argument and what a backend receives.
 
 `Settings` and `InferenceConfig` are `EngineOptions`, and `EngineOptions` are `BackendOptions`. The value that was read
-at the edge is passed on as it is, down to `Backend.open`; `override` replaces fields of it for one load. A new option
-is a field here and the code that uses it. The keywords below the fields serve type checkers and editors only.
+at the edge is passed on unchanged, down to `Backend.open`; `override` replaces fields of it for one load. A new option
+is a field here and the code that uses it; the rows of `formats` name it if it changes which variant is the fastest. The
+keywords below the fields serve type checkers and editors only.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""Every setting, and where its value came from. The only file that reads the environment.
+"""The settings of a server, and the source of each value. The only file that reads the environment.
+
+Options of models, engine and backends are defined in `penstock.options`; they are settings as well.
 
 Precedence, highest first: command line, environment, `.env`, `penstock.toml`, default. Every setting is
 `PENSTOCK_<NAME>` in the environment and in `.env`; some answer to a second, well-known name as well.

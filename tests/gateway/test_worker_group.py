@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from penstock.engine.deployment import Revisions
 from penstock.engine.observation import Observation
+from penstock.engine.reconciler import Revisions
 from penstock.engine.statistics import Statistics
 from penstock.gateway.worker_group import WorkerGroup
 

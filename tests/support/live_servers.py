@@ -18,9 +18,9 @@ import uvicorn
 import uvloop
 
 from penstock.backends.devices import usable_cores
-from penstock.gateway.assembly import build_gateway
 from penstock.gateway.gateway import Gateway
 from penstock.gateway.http import Protocol
+from penstock.gateway.middleware import build_gateway
 from penstock.gateway.native.routes import NATIVE
 from penstock.gateway.process.asgi import AsgiApp, create_app
 from penstock.gateway.process.server import free_address, granian_server

@@ -1,4 +1,4 @@
-"""Golden samples: real inputs with the reference outputs, as safetensors."""
+"""Golden samples: real inputs with the reference outputs, as safetensors. `backends.verification` compares at load."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Verifies a loaded model against its golden samples, and warms it up with timed runs of every batch size."""
+"""Verifies a loaded model against its golden samples, and warms it up with timed runs of every batch size.
+
+`engine.loading.variant_selection` passes over a variant that fails.
+"""
 
 from __future__ import annotations
 

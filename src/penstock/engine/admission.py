@@ -1,7 +1,8 @@
 """The only way in: a request gets a lease on one loaded model, or one refusal.
 
 Every protocol opens a `Lease` for a request and leaves it when the request is answered. In between the model stays
-loaded. Whatever refuses or fails the request is observed once, when the lease is left.
+loaded. An error that refuses or fails the request is observed once, when the lease is left. A full queue refuses in
+`batching.batcher`.
 """
 
 from __future__ import annotations
@@ -12,10 +13,10 @@ from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Self, TypeVar
 
-from penstock.engine.deployment import DeploymentFollower
 from penstock.engine.loading.loaded_model import LoadedModel
 from penstock.engine.loading.model_cache import ModelCache
 from penstock.engine.observation import Observation, outcome_of
+from penstock.engine.reconciler import Reconciler
 from penstock.engine.tasks.ranges import Flag
 from penstock.engine.tasks.task_runner import TaskRunner
 from penstock.errors import DeadlineExceeded, ModelNotFound, ModelNotReady, OutOfRange
@@ -28,7 +29,7 @@ class Admission:
 
     def __init__(
         self,
-        deployment: DeploymentFollower,
+        deployment: Reconciler,
         models: ModelCache,
         *,
         timeout_s: float,

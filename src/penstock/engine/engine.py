@@ -14,11 +14,11 @@ from numpy.typing import ArrayLike
 from penstock.engine.admission import Admission
 from penstock.engine.cache import PredictionCache
 from penstock.engine.config import InferenceConfig
-from penstock.engine.deployment import DeploymentFollower, LoadResult, UnloadResult
 from penstock.engine.loading.loaded_model import TENSOR, LoadedModel
 from penstock.engine.loading.manager import ModelManager
 from penstock.engine.observation import Inference, Observer, Prediction
 from penstock.engine.pipeline import Pipeline
+from penstock.engine.reconciler import LoadResult, Reconciler, UnloadResult
 from penstock.engine.statistics import Snapshot, Statistics, merge, to_stats
 from penstock.errors import PenstockError
 from penstock.options import EngineOptions
@@ -46,7 +46,7 @@ class InferenceEngine:
         self.registry = self.manager.registry
         self.statistics = Statistics(observers)
         self.observers: list[Observer] = self.statistics.observers
-        self.deployment = DeploymentFollower(
+        self.deployment = Reconciler(
             self.manager, default_ref=self.config.default_ref, max_models=self.config.max_models
         )
         timeout_s = self.config.request_timeout_ms / 1000

@@ -8,7 +8,7 @@ _REQUEST_HEADERS = (
     "Accept, Accept-Language, Authorization, Content-Language, Content-Type, "
     "X-Penstock-Key, X-Penstock-Priority, X-Request-ID, X-Request-Timeout-Ms"
 )
-_EXPOSED = "Retry-After, Server-Timing, X-Penstock-Model, X-Request-ID"
+_EXPOSED = "Retry-After, Server-Timing, X-Penstock-Flags, X-Penstock-Model, X-Request-ID"
 _PREFLIGHT_AGE_S = "600"
 
 

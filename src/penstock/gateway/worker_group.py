@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 import orjson
 
-from penstock.engine.deployment import Revisions
+from penstock.engine.reconciler import Revisions
 from penstock.engine.statistics import counts_of
 from penstock.errors import ConfigError
 from penstock.registry.deployment import DeploymentStore

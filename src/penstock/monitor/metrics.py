@@ -1,4 +1,7 @@
-"""The page of `/metrics`, written from the engine's statistics when it is scraped; no request pays for it."""
+"""The page of `/metrics`, written from the engine's statistics when it is scraped; no request pays for it.
+
+A new metric is counted in `engine.statistics` first.
+"""
 
 from __future__ import annotations
 

@@ -110,7 +110,7 @@ class Batcher(Generic[Payload, Batch, Result]):
     def _wait_behind(self, rows: int) -> float:
         return (rows + self.running_rows) / (self.limits.batch_rows * self._concurrency) * self._full_s
 
-    # Admission
+    # Capacity, and the refusal of a full queue
 
     def admit(self, rows: int = 1, priority: int = 0) -> None:
         """Raise Overloaded now if a request of so many rows would be refused; costs next to nothing."""

@@ -56,7 +56,7 @@ class BatchQueue(Generic[Payload]):
         self._lists: dict[Hashable, list[Item[Payload]]] = {}
         self._arrivals = itertools.count()
 
-    # Admission
+    # Capacity and eviction
 
     def has_capacity(self, rows: int, size: int = 0) -> bool:
         """True if a request of `rows` and `size` bytes fits. An empty queue takes any one request."""

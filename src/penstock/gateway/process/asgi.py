@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import penstock
 from penstock.engine.engine import InferenceEngine
 from penstock.errors import ConfigError, PenstockError
-from penstock.gateway.assembly import build_gateway
 from penstock.gateway.docs.examples import Example
 from penstock.gateway.gateway import Gateway
 from penstock.gateway.http import Call, Disconnected, Protocol, Reply, ReplyStream
+from penstock.gateway.middleware import build_gateway
 from penstock.gateway.native.routes import NATIVE
 from penstock.gateway.service import Service
 from penstock.monitor.logs import configure_logging

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from penstock.errors import ConfigError, PenstockError
-from penstock.gateway.assembly import build_gateway
 from penstock.gateway.gateway import Gateway
+from penstock.gateway.middleware import build_gateway
 from penstock.gateway.process.rsgi import RsgiApp
 from penstock.gateway.process.supervisor import READY, supervise
 from penstock.gateway.service import Service

@@ -67,7 +67,7 @@ class UnloadResult:
     note: str
 
 
-class DeploymentFollower:
+class Reconciler:
     """The models that this process serves, kept at what the deployment says by `reconcile`."""
 
     def __init__(self, manager: ModelManager, *, default_ref: str | None, max_models: int) -> None:
