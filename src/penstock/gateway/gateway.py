@@ -1,19 +1,27 @@
-"""Answers requests of any server in a sequence of steps; the steps are in `gateway.middleware`."""
+"""Answers requests of any server in a sequence of steps; `gateway.middleware` lists those of a listener."""
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
+import re
+import secrets
 import time
 from collections.abc import Sequence
 
-from penstock.gateway.http import BodyLimits, Call, Disconnected, Endpoint, Protocol, Reply, Routes, Step
+from penstock.gateway.http import BodyLimits, Call, Disconnected, Endpoint, Headers, Protocol, Reply, Routes, Step
 from penstock.gateway.inflight import Inflight
-from penstock.gateway.problems import error_headers, is_server_fault
+from penstock.gateway.problems import CLOSE, error_headers, is_server_fault
 from penstock.gateway.service import Service
 from penstock.gateway.streaming import open_stream, send_stream
+from penstock.monitor.access import AccessLog
 
 log = logging.getLogger(__name__)
+
+_REQUEST_ID = re.compile(r"[!-~]{1,128}")
+_ID_PREFIX = secrets.token_hex(4)
+_ids = itertools.count(1)
 
 MIN_BODY_BUDGET = 256 * 1024 * 1024
 """Large bodies may take this much memory together, or four of the largest where that is more."""
@@ -114,3 +122,79 @@ class Gateway:
 
 def _has(step: Step, hook: str) -> bool:
     return getattr(type(step), hook) is not getattr(Step, hook)
+
+
+class RequestId(Step):
+    """Every request has an id: the client's if it is well-formed, else a new one."""
+
+    def enter(self, call: Call) -> None:
+        """Set it."""
+        given = call.header("x-request-id")
+        if given is not None and _REQUEST_ID.fullmatch(given):
+            call.request_id = given
+        else:
+            call.request_id = f"{_ID_PREFIX}-{next(_ids):x}"
+
+    def add_headers(self, call: Call, headers: Headers) -> None:
+        """Return it."""
+        headers.append(("x-request-id", call.request_id))
+
+
+class Tracking(Step):
+    """Keeps the request among those in flight: for the drain, time-outs, clients that disconnect, and body memory."""
+
+    def __init__(self, inflight: Inflight) -> None:
+        self._inflight = inflight
+        self._calls = inflight.calls
+
+    def enter(self, call: Call) -> None:
+        """Add it."""
+        call.entered = time.monotonic()
+        self._calls[asyncio.current_task()] = call  # type: ignore[index]  # a request has a task
+        if not self._inflight.sweeping:
+            self._inflight.start_sweeping()
+
+    def leave(self, call: Call) -> None:
+        """Remove it, and give back the memory of its body."""
+        if call.held_bytes:
+            call.limits.release(call)
+        task: asyncio.Task[None] = asyncio.current_task()  # type: ignore[assignment]
+        del self._calls[task]
+        if self._inflight.watchers:
+            self._inflight.stop_watching(task)
+
+
+class CloseWhileDraining(Step):
+    """Closes every connection with its next reply while the server drains."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    def add_headers(self, call: Call, headers: Headers) -> None:  # noqa: ARG002
+        """Add `Connection: close`."""
+        if self._service.draining and CLOSE not in headers:
+            headers.append(CLOSE)
+
+
+class AccessRecord(Step):
+    """One record in the access log for every reply, written when its last byte was sent."""
+
+    def __init__(self, access: AccessLog) -> None:
+        self._access = access
+
+    def enter(self, call: Call) -> None:  # noqa: ARG002
+        """Collect the observations of this request from now on."""
+        self._access.begin()
+
+    def leave(self, call: Call) -> None:
+        """Write the record, unless the client disconnected before the reply."""
+        if call.status:
+            ms = round((time.monotonic() - call.entered) * 1000, 3)
+            self._access.write(
+                request_id=call.request_id,
+                method=call.method,
+                path=call.path,
+                status=call.status,
+                ms=ms,
+                bytes=call.sent_bytes,
+            )
