@@ -161,7 +161,7 @@ def test_another_device_is_replaced_by_the_cpu_with_a_warning(written: Path, dev
 
 
 def test_an_unknown_device_is_a_config_error(written: Path) -> None:
-    with pytest.raises(ConfigError, match="'tpu' is not a device"):
+    with pytest.raises(ConfigError, match="device: 'tpu' should be auto, cpu"):
         open_model(written, device="tpu")
 
 

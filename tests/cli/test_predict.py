@@ -144,6 +144,14 @@ def test_an_unknown_task_is_refused_with_the_models_tasks(penstock: Penstock) ->
     row = json.dumps([0.0] * 784).encode()
     done = penstock("predict", "digits", "-", "--task", "vector-classification", stdin=row)
     assert done.code == 0, done.err
-    done = penstock("predict", "digits", "-", "--task", "tensor", stdin=row)
+    done = penstock("predict", "digits", "-", "--task", "tabular", stdin=row)
     assert (done.code, done.err.count("\n")) == (1, 1)
     assert "vector-classification" in done.err
+    assert "tensor" in done.err
+
+
+def test_every_model_has_the_task_tensor(penstock: Penstock) -> None:
+    body = json.dumps({"inputs": {"input": [[0.0] * 784]}}).encode()
+    done = penstock("predict", "digits", "-", "--task", "tensor", stdin=body)
+    assert done.code == 0, done.err
+    assert len(done.json()["outputs"]["logits"][0]) == 10

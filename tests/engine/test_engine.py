@@ -30,6 +30,7 @@ from penstock.errors import (
     Overloaded,
 )
 from penstock.registry.registry import Registry
+from penstock.tasks.vector import VectorClassification
 
 MakeEngine = Callable[..., InferenceEngine]
 X = np.random.default_rng(3).standard_normal((200, FEATURES)).astype(np.float32)
@@ -76,6 +77,23 @@ async def test_a_prediction_tells_where_it_came_from_and_how_long_each_phase_too
     assert p.total_ms >= p.pre_ms + p.queue_ms + p.run_ms + p.post_ms - 1e-6
     assert p.response.model_version == "1.0.0"  # type: ignore[attr-defined]
     assert p.response.inference_time_ms == round(p.run_ms, 4)  # type: ignore[attr-defined]
+
+
+async def test_a_response_that_acts_on_being_stamped_does_so(
+    make: MakeEngine, publish: Publish, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tasks of packages override `stamp`, to store what was answered."""
+    publish()
+    engine = make()
+    await engine.start()
+    stamped: list[tuple[str, float]] = []
+
+    def stamp(self: Any, version: str, pre_ms: float = 0.0, run_ms: float = 0.0, post_ms: float = 0.0) -> None:
+        stamped.append((version, run_ms))
+
+    monkeypatch.setattr(VectorClassification.Response, "stamp", stamp)
+    prediction = await engine.predict(X[0])
+    assert stamped == [("1.0.0", prediction.run_ms)]
 
 
 async def test_an_answer_does_not_depend_on_who_shares_the_batch(make: MakeEngine, publish: Publish) -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from penstock.engine.admission import Admission, Lease
 from penstock.engine.loading.loaded_model import LoadedModel
 from penstock.engine.loading.manager import ModelManager
-from penstock.engine.reconciler import Served
+from penstock.engine.reconciler import Reconciler
 
 
 def lease_of(manager: ModelManager, model: LoadedModel) -> Lease | None:
     """A lease on a model, to be ended with `release`; None if the model was unloaded."""
-    deployment = Served(manager, default_ref=None, most_at_start=1)
+    deployment = Reconciler(manager, default_ref=None, max_models=1)
     lease = Admission(deployment, manager.cache, timeout_s=10.0, observe=lambda _: None).request()
     return lease if lease.take(model) else None
 

@@ -57,13 +57,8 @@ class Pipeline:
         else:
             response = _finish(runner, batched.outputs, request)
         seen = self._answered(lease, batched, arrays, rows, flags, prepared, answered)
-        if isinstance(response, TimedResponse):  # what its `stamp` does, without the call: every request comes this way
-            response.__dict__.update(
-                model_version=seen.version,
-                inference_time_ms=round(seen.run_ms, 4),
-                preprocessing_time_ms=round(seen.pre_ms, 4),
-                postprocessing_time_ms=round(seen.post_ms, 4),
-            )
+        if isinstance(response, TimedResponse):
+            _stamp(response, seen)
         times = (seen.pre_ms, seen.queue_ms, seen.run_ms, seen.post_ms, seen.total_ms)
         return Prediction(response, seen.model, seen.version, seen.variant, seen.batch_rows, *times, flags)
 
@@ -213,6 +208,19 @@ def _wanted(model: LoadedModel, outputs: Iterable[str] | None) -> list[str] | No
     if unknown is not None:
         raise InvalidInput(f"{unknown}: the model has no such output; it gives {', '.join(known)}", field=unknown)
     return names
+
+
+def _stamp(response: TimedResponse, seen: Observation) -> None:
+    """Write version and times into a response."""
+    if type(response).stamp is not TimedResponse.stamp:  # a task may act on its finished response
+        response.stamp(seen.version, seen.pre_ms, seen.run_ms, seen.post_ms)
+        return
+    response.__dict__.update(  # as `stamp` does, without the call into another file: every request passes here
+        model_version=seen.version,
+        inference_time_ms=round(seen.run_ms, 4),
+        preprocessing_time_ms=round(seen.pre_ms, 4),
+        postprocessing_time_ms=round(seen.post_ms, 4),
+    )
 
 
 def _weight(runner: TaskRunner, request: Any) -> int:

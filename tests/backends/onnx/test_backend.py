@@ -388,7 +388,7 @@ def test_half_precision_is_not_made_up(tmp_path: Path) -> None:
 
 
 def test_an_unknown_device_is_a_config_error(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="'tpu' is not a device"):
+    with pytest.raises(ConfigError, match="device: 'tpu' should be auto, cpu"):
         open_onnx(linear(tmp_path / "m.onnx"), device="tpu")
 
 

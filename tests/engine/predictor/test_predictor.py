@@ -51,8 +51,8 @@ def test_a_data_set_is_answered_in_order(predictor: Predictor, workers: int, bat
 
 def test_batches_really_are_batches(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
-    run = predictor._run
-    monkeypatch.setattr(predictor, "_run", lambda inputs: sizes.append(len(inputs["x"])) or run(inputs))
+    run = predictor._runs._run
+    monkeypatch.setattr(predictor._runs, "_run", lambda inputs: sizes.append(len(inputs["x"])) or run(inputs))
     predictor.predict_batch(X[:20], batch_size=8)
     predictor.predict_batch(X[:20], batch_size=16)
     assert sizes == [8, 8, 4, 16, 4]
@@ -165,7 +165,7 @@ def test_requests_are_prepared_while_the_model_runs(registry: Registry, publish:
             return super().preprocess(request)
 
     with Watched("m", registry=registry, batch_size=8) as predictor:
-        run = predictor._run
+        run = predictor._runs._run
 
         def slow(inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
             running.set()
@@ -173,7 +173,7 @@ def test_requests_are_prepared_while_the_model_runs(registry: Registry, publish:
             running.clear()
             return run(inputs)
 
-        predictor._run = slow
+        predictor._runs._run = slow
         assert len(predictor.predict_batch(X[:32], num_workers=2)) == 32
     assert overlapped.is_set()
 
@@ -212,14 +212,14 @@ def test_errors_can_be_returned_in_place_of_results(predictor: Predictor) -> Non
 
 
 def test_a_batch_that_fails_is_halved_until_only_the_requests_at_fault_fail(predictor: Predictor) -> None:
-    run = predictor._run
+    run = predictor._runs._run
 
     def picky(inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         if (inputs["x"] > 50).any():
             raise InferenceError("too much")
         return run(inputs)
 
-    predictor._run = picky
+    predictor._runs._run = picky
     values = [*X[:5], np.full(FEATURES, 99, np.float32), *X[5:7]]
     answers = predictor.predict_batch(values, on_error="return")
     assert [type(answer) for answer in answers].count(InferenceError) == 1
@@ -229,7 +229,7 @@ def test_a_batch_that_fails_is_halved_until_only_the_requests_at_fault_fail(pred
 
 @pytest.mark.parametrize("most", [1, 3])
 def test_a_batch_that_does_not_fit_into_memory_is_halved(predictor: Predictor, most: int) -> None:
-    run = predictor._run
+    run = predictor._runs._run
     sizes: list[int] = []
 
     def small(inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -238,7 +238,7 @@ def test_a_batch_that_does_not_fit_into_memory_is_halved(predictor: Predictor, m
             raise OutOfMemory("the batch does not fit into memory")
         return run(inputs)
 
-    predictor._run = small
+    predictor._runs._run = small
     assert [answer.predictions[0] for answer in predictor.predict_batch(X[:20])] == TRUTH[:20]
     assert predictor.predict(X).predictions == TRUTH
     assert max(sizes) == 8
@@ -248,7 +248,7 @@ def test_a_single_row_that_does_not_fit_into_memory_is_an_error(predictor: Predi
     def full(_inputs: Any) -> Any:
         raise OutOfMemory("the batch does not fit into memory")
 
-    predictor._run = full
+    predictor._runs._run = full
     with pytest.raises(OutOfMemory, match="does not fit"):
         predictor.predict(X)
 
@@ -269,8 +269,8 @@ def test_equal_requests_of_a_batch_each_have_outputs_of_their_own(registry: Regi
 def test_the_cache_finds_single_requests_of_a_batch(registry: Registry, publish: Publish) -> None:
     publish()
     with Predictor("m", registry=registry, cache_size=100) as predictor:
-        run, sizes = predictor._run, []
-        predictor._run = lambda inputs: sizes.append(len(inputs["x"])) or run(inputs)
+        run, sizes = predictor._runs._run, []
+        predictor._runs._run = lambda inputs: sizes.append(len(inputs["x"])) or run(inputs)
         predictor.predict_batch(X[:10])
         predictor.predict(X[3])
         answers = predictor.predict_batch([X[9], X[20], X[20], X[0]])

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from penstock.engine.cache import PredictionCache
+from penstock.engine.config import InferenceConfig
+from penstock.engine.engine import InferenceEngine
 from penstock.gateway.native.routes import TABLE
 from penstock.gateway.problems import _KINDS, _REFUSALS
 from penstock.monitor.metrics import Metrics
@@ -32,13 +33,8 @@ def test_every_kind_of_problem_is_described() -> None:
         assert re.search(rf"^\| {status} \|[^|]*`{slug}`", PAGE, re.MULTILINE), (status, slug)
 
 
-def test_every_metric_is_described() -> None:
-    class Idle:
-        queue_rows = inflight = 0
-        loaded = staticmethod(list)
-        cache = PredictionCache(1)
-
-    page = Metrics(Idle()).render().decode()  # type: ignore[arg-type]
+def test_every_metric_is_described(tmp_path: Path) -> None:
+    page = Metrics(InferenceEngine(InferenceConfig(cache_size=1), registry=tmp_path)).render().decode()
     names = re.findall(r"^# TYPE (penstock_\w+)", page, re.MULTILINE)
     assert len(names) > 8
     for name in names:
