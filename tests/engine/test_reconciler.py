@@ -280,7 +280,7 @@ async def test_without_a_writable_database_an_unload_holds_for_the_server_and_sa
         result = await one.unload("a")
         assert not result.persisted
         assert "on this server only" in result.note
-        assert "another process holds it" in result.note
+        assert "another process holds the lock" in result.note
         for engine in (other, stranger):
             await engine.reconcile()
         assert other.deployment.followed.includes(one.deployment.revisions)
