@@ -181,7 +181,7 @@ class TensorSpec:
             # as objects: numpy's own types of text drop zeros at the end
             array = np.asarray(value, object if self.dtype == "BYTES" and not isinstance(value, np.ndarray) else None)
         except (ValueError, TypeError, OverflowError):
-            raise InvalidInput(f"{self.name}: the rows are not of one length", field=self.name) from None
+            raise InvalidInput(f"{self.name}: the rows differ in length", field=self.name) from None
         if self.numpy.kind == "O" and array.dtype.kind in "OUST":
             return self._bytes(array)
         if self.dtype == BF16:
@@ -216,7 +216,7 @@ class TensorSpec:
 
     def _check_text(self, value: object) -> None:
         if isinstance(value, list | tuple):
-            raise InvalidInput(f"{self.name}: the rows are not of one length", field=self.name)
+            raise InvalidInput(f"{self.name}: the rows differ in length", field=self.name)
         if not isinstance(value, str):
             raise InvalidInput(f"{self.name}: the model takes text, not {type(value).__name__}", field=self.name)
         try:

@@ -244,7 +244,7 @@ def test_a_client_that_leaves_in_the_middle_of_its_body_does_no_harm(
 
 def test_a_text_file_is_no_image(http: httpx.Client) -> None:
     reply = http.post("/models/pic/predict", files={"file": ("x.png", b"hello, I am text")})
-    assert "not a picture" in check_problem(reply, 422, "image")["detail"]
+    assert "not an image" in check_problem(reply, 422, "image")["detail"]
 
 
 def test_a_truncated_image_is_refused(http: httpx.Client) -> None:

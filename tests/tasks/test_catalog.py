@@ -129,5 +129,5 @@ def test_a_task_that_fails_while_it_is_set_up_is_refused_in_one_line(plugins, si
 
 def test_a_task_that_does_not_say_what_every_task_says_is_refused(plugins, signature):
     plugins(nameless=f"{__name__}:Nameless")
-    with pytest.raises(ModelLoadError, match="does not say its kind and Request and Response"):
+    with pytest.raises(ModelLoadError, match="does not define kind and Request and Response"):
         catalog.load_task("nameless", {}, signature((-1, 4)))

@@ -159,7 +159,7 @@ def test_fine_strokes_are_thickened_where_the_settings_say_so():
 @pytest.mark.parametrize("level", [0, 128, 255])
 def test_an_empty_sheet_is_refused_where_a_drawing_is_looked_for(level):
     error = refusal(run, make(DRAWING), np.full((50, 50), level, dtype=np.uint8))
-    assert str(error) == "image: nothing is drawn on this picture"
+    assert str(error) == "image: the image is empty: there is no content to crop to"
 
 
 @settings(deadline=None)

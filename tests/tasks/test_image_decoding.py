@@ -67,7 +67,7 @@ def test_other_formats_are_refused_though_pillow_knows_them(format):
 
 @pytest.mark.parametrize("data", [b"hello, world\n" * 100, b"%PDF-1.7", b"{}", b"<svg/>", bytes(64)])
 def test_what_is_no_picture_is_refused(data):
-    assert "not a picture" in refusal(data)
+    assert "not an image" in refusal(data)
 
 
 def test_an_empty_file_is_refused():

@@ -211,11 +211,11 @@ def test_of_several_outputs_the_answer_is_named():
         ([{**CITY, "missing": "Oslo"}], None, "'Oslo' is not among the categories of 'city'"),
         ([{**CITY, "categories": ["a", "a"]}], None, "lists a category twice"),
         ([AGE, AGE], one_input(2), "the column 'age' is listed twice"),
-        (COLUMNS, one_input(4), "the columns make 5 numbers a row, the input 'x' takes 4"),
+        (COLUMNS, one_input(4), "the columns make 5 numbers per row, the input 'x' takes 4"),
         ([KIDS], one_input(1, "BYTES"), r"'kids' \(integer\) does not fit the input 'x': BYTES"),
         ([AGE], one_input(1, "INT64"), "does not fit the input 'x': INT64"),
-        ([{**AGE, "input": "z"}], one_input(1), "no column goes to the input 'x'"),
-        ([AGE, {**KIDS, "input": "z"}], one_input(1), "'kids' goes to no input of the model, which has x"),
+        ([{**AGE, "input": "z"}], one_input(1), "no column belongs to the input 'x'"),
+        ([AGE, {**KIDS, "input": "z"}], one_input(1), "'kids' belongs to no input of the model, which has x"),
     ],
 )
 def test_a_manifest_that_does_not_fit_is_refused_by_name(columns, signature, said):
@@ -224,7 +224,7 @@ def test_a_manifest_that_does_not_fit_is_refused_by_name(columns, signature, sai
 
 
 def test_an_answer_that_should_be_a_number_and_is_none_is_refused():
-    with pytest.raises(ModelLoadError, match="is not a number a row"):
+    with pytest.raises(ModelLoadError, match="is not one number per row"):
         task(answer="number")
 
 

@@ -290,5 +290,5 @@ class NeedsGradient:
 
 
 def test_what_cannot_become_an_array_says_why(signature):
-    with pytest.raises(InvalidInput, match=r"input_data: it is no array: .* requires grad$"):
+    with pytest.raises(InvalidInput, match=r"input_data: it is not an array: .* requires grad$"):
         VectorClassification({}, signature((-1, 4))).coerce(NeedsGradient())

@@ -1,4 +1,4 @@
-"""The access log: one record per request, with what the wire knows of it and what the engine observed."""
+"""The access log: one record per request, with the facts of the HTTP exchange and the engine's observations."""
 
 from __future__ import annotations
 
@@ -14,39 +14,39 @@ from penstock.tensors import datatype_of_numpy
 log = logging.getLogger("penstock.access")
 
 _observed: ContextVar[list[Observation]] = ContextVar("penstock_observed")
-"""What the engine observed for the request of this task."""
+"""The engine's observations of the request that this asyncio task handles."""
 
 _PHASES = ("queue_ms", "pre_ms", "run_ms", "post_ms")
 
 
 class AccessLog:
-    """Writes the records. Make one only where `wanted()`: a request costs nothing where there is none."""
+    """Writes the records. Create one only if `wanted()`: without one, requests have no overhead."""
 
     @staticmethod
     def wanted() -> bool:
-        """False when the level of the log leaves access records out."""
+        """False if the log level is above that of access records."""
         return log.isEnabledFor(logging.INFO)
 
     def begin(self) -> None:
-        """A request starts in this task, or in one that this task will start."""
+        """Begin a request in this asyncio task, or in one that it will start."""
         _observed.set([])
 
     def observe(self, observation: Observation) -> None:
-        """An observer of the engine; keeps what belongs to a request that is to be logged."""
+        """An observer of the engine; keeps the observations of a request that will be logged."""
         seen = _observed.get(None)
         if seen is not None:
             seen.append(observation)
 
     def write(self, **wire: Any) -> None:
-        """The request is answered; `wire` says how."""
+        """Write the record of a finished request; `wire` has the facts of the HTTP exchange."""
         log.info("request", extra={**wire, **facts(_observed.get([]))})
 
 
 def facts(observed: Sequence[Observation]) -> dict[str, Any]:
-    """What is worth telling of the predictions a request asked for: never a value of theirs.
+    """The fields of the access record about the predictions of a request; never their values.
 
-    Of several, the items of a batch, rows add up, the phases are the slowest item's, and so is `throughput`: the rows
-    a second of the run it shared.
+    For several predictions (the items of a batch) `rows` is the sum; the phases and `throughput` (rows per second of
+    its run) are those of the slowest item.
     """
     if not observed:
         return {}

@@ -1,4 +1,4 @@
-"""Structured logs: every logger's records as one JSON object a line, or as lines for people, on standard error."""
+"""Structured logs: every record as one JSON object per line, or as a readable line, on standard error."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from penstock.monitor.redaction import scrub_field
 from penstock.settings import Settings
 
 _CHATTY = ("alembic", "asyncio", "httpx", "PIL")
-"""Libraries whose information is no news to an operator."""
+"""Libraries whose info messages are of no use to an operator."""
 
 _OURS = frozenset({"level", "logger", "timestamp", "exc_info", "method", "status"})
-"""Fields that hold nothing from outside."""
+"""Fields that never hold external data."""
 _OURS_OF_ACCESS = _OURS | {"event", "outcome", "outcomes", "variant", "shapes", "dtypes"}
 _SEVERAL_LINES = frozenset({"exception", "stack"})
 _CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))} | {10: "\\n", 13: "\\r", 9: "\t"}
 
 
 def configure_logging(settings: Settings, stream: TextIO | None = None) -> None:
-    """Send what all loggers say to `stream` (standard error), in the format and from the level of the settings.
+    """Send the records of all loggers to `stream` (standard error), with the format and level of the settings.
 
-    Replaces the handlers of the root logger; Python's warnings come the same way. What a caller passes as `extra`
-    becomes fields of the record. Whatever the text, `scrub` has been over it.
+    Replaces the handlers of the root logger, and captures Python's warnings. Values passed as `extra` become fields of
+    the record. All text is redacted with `scrub`.
     """
     handler = _Handler(stream or sys.stderr)
     handler.setFormatter(_formatter(settings.log_format, handler.stream))
@@ -45,7 +45,7 @@ def configure_logging(settings: Settings, stream: TextIO | None = None) -> None:
 
 class _Handler(logging.StreamHandler[TextIO]):
     def handleError(self, record: logging.LogRecord) -> None:
-        """A line that cannot be written is told without its arguments, which may be anybody's data."""
+        """Report a line that cannot be written, without its arguments, which may be user data."""
         with contextlib.suppress(OSError, ValueError):
             sys.stderr.write(f"penstock: a log line of {record.name} ({record.filename}:{record.lineno}) was lost\n")
 
@@ -57,7 +57,7 @@ def _formatter(log_format: str, stream: TextIO) -> logging.Formatter:
         structlog.stdlib.ExtraAdder(),
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    # The traceback becomes text here: the renderer for people would print local variables, and so payloads, with it
+    # Format the traceback here: the console renderer would print local variables, and with them payloads
     clean: list[Any] = [structlog.processors.format_exc_info, scrub_record]
     if log_format == "console":
         colours = stream.isatty()
@@ -72,7 +72,7 @@ def _formatter(log_format: str, stream: TextIO) -> logging.Formatter:
 
 
 def scrub_record(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """A structlog processor: every field without e-mail addresses, phone numbers, tokens, card numbers, secrets."""
+    """A structlog processor: redact e-mail addresses, phone numbers, tokens, card numbers and secrets in all fields."""
     ours = _OURS_OF_ACCESS if event.get("logger") == "penstock.access" else _OURS
     for name, value in event.items():
         if name not in ours and type(value) not in (int, float, bool):
@@ -81,7 +81,7 @@ def scrub_record(_logger: Any, _method: str, event: MutableMapping[str, Any]) ->
 
 
 def _one_line(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """No text from outside can begin a line of its own or steer a terminal."""
+    """Escape control characters, so that no external text can start a new line or control the terminal."""
     for name, value in event.items():
         if isinstance(value, str) and name not in _SEVERAL_LINES:
             event[name] = value.translate(_CONTROL)

@@ -1,4 +1,4 @@
-"""The page of `/metrics`, written from the engine's statistics when it is scraped; no request pays for it.
+"""The page of `/metrics`, rendered from the engine's statistics at each scrape, at no cost per request.
 
 A new metric is counted in `engine.statistics` first.
 """
@@ -15,30 +15,30 @@ from penstock.engine.engine import InferenceEngine
 from penstock.engine.statistics import SECONDS, merge
 
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
-"""Upper bounds of the histogram of rows in a run."""
+"""Bucket bounds of the histogram of rows per run."""
 
 _TIMES = {
-    "penstock_request_duration_seconds": "From the request in the engine to its answer.",
-    "penstock_preprocess_seconds": "From the request to the model's inputs.",
-    "penstock_queue_seconds": "Waiting for the model.",
-    "penstock_compute_seconds": "The run of the model on the batch.",
-    "penstock_postprocess_seconds": "From the model's outputs to the answer.",
+    "penstock_request_duration_seconds": "Time a request spends in the engine.",
+    "penstock_preprocess_seconds": "Preprocessing time, from the request to the model's inputs.",
+    "penstock_queue_seconds": "Time in the queue of the model.",
+    "penstock_compute_seconds": "Time of the model's run on the batch.",
+    "penstock_postprocess_seconds": "Postprocessing time, from the model's outputs to the response.",
 }
 """The histograms of times, in the order of `statistics.PHASES`."""
 _REFUSED = ("overloaded", "deadline", "not_ready")
-"""The outcomes that count as rejected: refused for the state of the server, not for the request."""
+"""The outcomes that count as rejected: refused because of the server's state, not the request's content."""
 
 
 class Metrics:
-    """Writes the page of `/metrics`."""
+    """Renders the page of `/metrics`."""
 
     def __init__(self, engine: InferenceEngine) -> None:
         self._engine = engine
 
     def render(self, snapshots: Sequence[Mapping[str, Any]] = ()) -> bytes:
-        """The page in Prometheus' text format: of this process, or of all those whose snapshots are given.
+        """The page in Prometheus' text format, for this process or for all processes whose snapshots are given.
 
-        With several processes there is no memory or CPU time to show: each scrape is answered by another of them.
+        With several processes it has no memory and CPU figures, since each scrape reaches a different process.
         """
         from prometheus_client import generate_latest
         from prometheus_client.registry import CollectorRegistry
@@ -67,10 +67,12 @@ class _Page:
                     buckets = _buckets(SECONDS, figures["histograms"][index])
                     family.add_metric(_labels(figures), buckets, figures["sums"][index] / 1000)
             yield family
-        rows = HistogramMetricFamily("penstock_batch_size", "Rows that shared a run.", labels=("model", "version"))
+        rows = HistogramMetricFamily("penstock_batch_size", "Rows per run.", labels=("model", "version"))
         requests = CounterMetricFamily("penstock_requests", "Requests.", labels=("model", "version", "outcome"))
         rejected = CounterMetricFamily(
-            "penstock_rejected", "Requests turned away or given up.", labels=("model", "version", "reason")
+            "penstock_rejected",
+            "Requests refused or timed out.",
+            labels=("model", "version", "reason"),
         )
         for figures in models:
             if figures["outcomes"].get("ok"):
@@ -83,10 +85,10 @@ class _Page:
                     rejected.add_metric((*_labels(figures), outcome), count)
         yield from (rows, requests, rejected, _out_of_range(models))
         yield from _cache(self._snapshot["cache"])
-        yield GaugeMetricFamily("penstock_queue_depth", "Rows that wait.", value=self._snapshot["queue_rows"])
-        yield GaugeMetricFamily("penstock_inflight", "Requests inside the engine.", value=self._snapshot["inflight"])
+        yield GaugeMetricFamily("penstock_queue_depth", "Rows in the queues.", value=self._snapshot["queue_rows"])
+        yield GaugeMetricFamily("penstock_inflight", "Requests in flight.", value=self._snapshot["inflight"])
         names = ("model", "version", "variant", "format", "device", "dtype", "task")
-        info = GaugeMetricFamily("penstock_model_info", "1 for every loaded model.", labels=names)
+        info = GaugeMetricFamily("penstock_model_info", "Always 1; the labels describe a loaded model.", labels=names)
         for facts in self._snapshot["info"]:
             info.add_metric([facts[name] for name in names], 1)
         yield info
@@ -97,7 +99,7 @@ def _out_of_range(models: Iterable[Mapping[str, Any]]) -> Any:
 
     family = CounterMetricFamily(
         "penstock_out_of_range",
-        "Requests with a tensor outside what the model was made for.",
+        "Requests with a tensor outside the model's expected range.",
         labels=("model", "version", "side", "tensor", "kind"),
     )
     for figures in models:
@@ -111,10 +113,10 @@ def _cache(figures: Mapping[str, int] | None) -> Iterator[Any]:
 
     if figures is None:
         return
-    yield CounterMetricFamily("penstock_cache_hits", "Requests answered from memory.", value=figures["hits"])
-    yield CounterMetricFamily("penstock_cache_misses", "Requests that were not remembered.", value=figures["misses"])
-    yield GaugeMetricFamily("penstock_cache_entries", "Remembered answers.", value=figures["entries"])
-    yield GaugeMetricFamily("penstock_cache_bytes", "Memory of remembered answers.", value=figures["bytes"])
+    yield CounterMetricFamily("penstock_cache_hits", "Requests answered from the cache.", value=figures["hits"])
+    yield CounterMetricFamily("penstock_cache_misses", "Requests not found in the cache.", value=figures["misses"])
+    yield GaugeMetricFamily("penstock_cache_entries", "Cached answers.", value=figures["entries"])
+    yield GaugeMetricFamily("penstock_cache_bytes", "Memory of cached answers.", value=figures["bytes"])
 
 
 def _labels(figures: Mapping[str, Any]) -> tuple[str, str]:
@@ -134,7 +136,7 @@ def _buckets(bounds: Iterable[float], counts: Iterable[int]) -> list[tuple[str, 
 
 
 def _process_collectors(registry: Any) -> None:
-    """Memory, CPU, open files and garbage collections of this process."""
+    """Add memory, CPU, open files and garbage collections of this process."""
     from prometheus_client.gc_collector import GCCollector
     from prometheus_client.platform_collector import PlatformCollector
     from prometheus_client.process_collector import ProcessCollector

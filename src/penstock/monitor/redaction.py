@@ -1,6 +1,6 @@
-"""Takes out of a text what must not stand in a log: e-mail addresses, phone numbers, tokens, passwords, card numbers.
+"""Redacts what must not be logged: e-mail addresses, phone numbers, tokens, passwords, card numbers.
 
-Payloads are never logged on purpose. But a path, a file name, or the message of an error may quote what somebody sent.
+Payloads are never logged on purpose, but a path, a file name or an error message may quote user data.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from typing import Any
 
 LONGEST = 20_000
-"""Characters of one text; the middle of a longer one is left out."""
+"""Maximum characters of one text; the middle of a longer one is left out."""
 DEEPEST = 6
-"""Levels of lists and tables in one field."""
+"""Maximum levels of lists and mappings in one field."""
 
 HIDDEN = "[secret]"
 
@@ -26,7 +26,7 @@ _JOINT = re.compile(r"[=:\s]")
 _WORDS = re.compile(r"key|pass|pwd|secret|token|credential|auth|cookie|bearer|basic")
 _LONG = re.compile(r"[\w.-]{14}")
 _DIGITS = re.compile(r"\d[\d ./()-]{5,}\d")
-"""Only a text that has one of these (or an `@`) is looked at closely: few do."""
+"""Cheap checks: only text that matches one of these (or has an `@`) is searched with the patterns below."""
 
 _EMAIL = re.compile(
     r"(?:(?<![\w.+%-])[\w.+%-]{1,64}|\"[^\"\n]{1,64}\")@"
@@ -48,7 +48,7 @@ _ISSUED = re.compile(
     r"(?:sk|rk|pk)[_-][\w-]{16,}|xox[abeoprs]-[\w-]{10,}|dop_v1_[a-f0-9]{32,}|SG\.[\w-]{16,}\.[\w-]{16,}|"
     r"whsec_\w{16,}|ya29\.[\w-]{16,}|eyJ[\w-]{8,}(?:\.[\w-]*){0,4})"
 )
-"""What well-known issuers begin their keys and tokens with, and JSON Web Tokens."""
+"""Keys and tokens by the prefixes of well-known issuers, and JSON Web Tokens."""
 _CARD = re.compile(r"(?<![\w.-])(?:\d[ -]?){12,18}\d(?![\w-]|\.\d)")
 _PHONE = re.compile(
     r"(?<![\w.:/+-])(?:"
@@ -62,7 +62,7 @@ _PHONE = re.compile(
 
 
 def scrub(text: str) -> str:
-    """The text without what identifies a person or opens a door; a mark such as `[email]` stands in its place."""
+    """The text with personal data and credentials replaced by marks such as `[email]`."""
     if len(text) > LONGEST:
         text = _shortened(text)
     if _JOINT.search(text) is not None and _WORDS.search(text.lower()) is not None:
@@ -80,7 +80,7 @@ def scrub(text: str) -> str:
 
 
 def scrub_field(name: str, value: Any, depth: int = 0) -> Any:
-    """A field of a record, whatever it holds: by its name a secret, else with every text in it scrubbed."""
+    """The redacted value of a field: hidden if the name is that of a secret, otherwise with all text redacted."""
     if isinstance(value, bool | int | float) or value is None:
         return value
     if _SECRET_FIELD.search(name) is not None:
@@ -97,7 +97,7 @@ def scrub_field(name: str, value: Any, depth: int = 0) -> Any:
 
 
 def _as_text(value: Any) -> str:
-    """Numbers of an array are somebody's data: only what it is may be told."""
+    """The value as text; for arrays and bytes only type, shape and size, since their content is user data."""
     shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
     if shape is not None and dtype is not None:
         return f"{type(value).__name__} of {dtype} {list(shape)}"
@@ -107,7 +107,7 @@ def _as_text(value: Any) -> str:
 
 
 def _shortened(text: str) -> str:
-    """Cut at blanks, so that no half of a secret stays."""
+    """Cut at whitespace, so that no part of a secret remains."""
     head, tail = text[: LONGEST // 2], text[-LONGEST // 2 :]
     head = head[: max(head.rfind(" "), head.rfind("\n"), 0)]
     blanks = [place for place in (tail.find(" "), tail.find("\n")) if place >= 0]
@@ -116,7 +116,7 @@ def _shortened(text: str) -> str:
 
 
 def _card(match: re.Match[str]) -> str:
-    """Card numbers carry a check digit (Luhn); other numbers of their length are let through."""
+    """Redact numbers with a valid check digit (Luhn), as card numbers have; keep others of the same length."""
     digits = [int(character) for character in match[0] if character.isdigit()]
     doubled = [sum(divmod(2 * digit, 10)) for digit in digits[-2::-2]]
     valid = (sum(digits[-1::-2]) + sum(doubled)) % 10 == 0 and len(set(digits)) > 1

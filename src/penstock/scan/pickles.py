@@ -92,7 +92,7 @@ def names_of(data: memoryview | bytes) -> set[Name]:
         count += 1
         legacy = legacy or (count == 1 and steps.result == _LEGACY_MAGIC)
     if legacy and count < _LEGACY_PICKLES:
-        raise Refused("its pickle is cut off")
+        raise Refused("its pickle is truncated")
     return names
 
 

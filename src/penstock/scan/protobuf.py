@@ -29,7 +29,7 @@ def fields(data: memoryview, start: int, end: int) -> Iterator[Field]:
         if kind == BYTES:
             length, offset = _varint(data, offset, end)
             if offset + length > end:
-                raise Refused("it is cut off or not protobuf")
+                raise Refused("it is truncated or not protobuf")
             yield tag >> 3, kind, offset, offset + length
             offset += length
         elif kind == VARINT:
@@ -54,7 +54,7 @@ def _varint(data: memoryview, offset: int, end: int) -> tuple[int, int]:
         value |= (byte & 0x7F) << shift
         if byte < 0x80:
             return value, offset
-    raise Refused("it is cut off or not protobuf")
+    raise Refused("it is truncated or not protobuf")
 
 
 def varints(data: memoryview, start: int, end: int) -> Iterator[int]:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class TimedResponse(BaseModel):
-    """A response that carries the version and the times of its own making; the engine fills them in."""
+    """A response with the model version and the times of the prediction; the engine fills them in."""
 
     model_version: str = ""
     inference_time_ms: float = 0.0
@@ -23,8 +23,8 @@ class TimedResponse(BaseModel):
     postprocessing_time_ms: float = 0.0
 
     def stamp(self, version: str, pre_ms: float = 0.0, run_ms: float = 0.0, post_ms: float = 0.0) -> None:
-        """Fill in where and how fast the answer was made."""
-        # Pydantic's own setattr looks every field up again; on the hot path that is as dear as the softmax.
+        """Set the model version and the times."""
+        # Pydantic's setattr looks up every field again; on the hot path that costs as much as the softmax.
         self.__dict__.update(
             model_version=version,
             inference_time_ms=round(run_ms, 4),
@@ -34,7 +34,7 @@ class TimedResponse(BaseModel):
 
 
 class Task(ABC):
-    """Turns one request into arrays and the arrays of the answer into a response. Holds no request state.
+    """Converts one request into the model's inputs and its outputs into a response. Holds no request state.
 
     A subclass sets `kind` (its name in manifests), `Request` and `Response`, and is found through the
     entry point group `penstock.tasks`.
@@ -50,14 +50,14 @@ class Task(ABC):
     upload_field: ClassVar[str | None] = None
     """The field of `Request` that takes the bytes of an uploaded file."""
     inline: ClassVar[bool] = False
-    """True when it never takes as long as a millisecond: it then runs on the event loop, else in a thread beside it.
+    """True if its methods always take less than a millisecond: they run on the event loop, otherwise in a thread.
 
-    It concerns the methods of the class that says so: a subclass that overrides one of them says so again.
+    It applies to the methods of the class that sets it: a subclass that overrides one of them must set it again.
     """
     refuses_nan: ClassVar[bool] = False
-    """True when `postprocess` itself raises OutOfRange for outputs that are not finite."""
+    """True if `postprocess` itself raises OutOfRange for outputs that are not finite."""
     example: ClassVar[Any] = None
-    """A request as JSON values, for the documentation to show and to try."""
+    """A request as JSON values; the example in the API documentation."""
 
     def __init_subclass__(cls, **more: Any) -> None:
         super().__init_subclass__(**more)
@@ -66,7 +66,7 @@ class Task(ABC):
             cls.inline = False
 
     def __init__(self, config: Mapping[str, Any], signature: Signature) -> None:
-        """`config` is the task part of the manifest, constants included. Raises ModelLoadError when it does not fit."""
+        """`config` is the task section of the manifest, with its constants. Raises ModelLoadError if it is invalid."""
         self.config = config
         self.signature = signature
 
@@ -76,21 +76,21 @@ class Task(ABC):
 
     @abstractmethod
     def postprocess(self, outputs: Arrays, request: Any) -> BaseModel:
-        """The response, from this request's own rows of the model's outputs."""
+        """The response, from this request's rows of the model's outputs."""
 
     def coerce(self, value: Any) -> BaseModel:
-        """A `Request` from what Python code hands in: a request, a mapping of its fields, an array or a file.
+        """Convert a Python value (a request, a mapping of its fields, an array or a file) into a `Request`.
 
         Raises InvalidInput.
         """
         raise NotImplementedError
 
-    def attach(self, registry: Registry, model: str) -> None:  # noqa: B027  most tasks have nothing to keep
-        """The model, `name:version`, is about to answer for an engine on this registry: start what lives beside it.
+    def attach(self, registry: Registry, model: str) -> None:  # noqa: B027  most tasks have no resources
+        """Start the task's background resources, before an engine on this registry serves the model `name:version`.
 
-        Called once, in the thread that loads; never for a Predictor or a ModelManager of one's own. A database that is
-        down is no reason to raise: what is raised keeps the model from being loaded.
+        Called once, in the thread that loads the model, and only by an engine, not by a Predictor or ModelManager. An
+        exception fails the load of the model, so do not raise because a database is down.
         """
 
     def close(self) -> None:  # noqa: B027
-        """The model was closed: end what `attach` started. Also called where nothing was attached."""
+        """Release what `attach` started, after the model was closed. Also called if `attach` was not."""

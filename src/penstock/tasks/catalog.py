@@ -1,4 +1,4 @@
-"""Which tasks there are: the built-in ones, and those that installed packages add."""
+"""The available tasks: built-in ones and those of installed packages."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ BUILT_IN: dict[str, str] = {
     "text-classification": "penstock.tasks.text:TextClassification",
     "tabular": "penstock.tasks.tabular:TabularTask",
 }
-"""Known without a look into the metadata of every installed package, which would slow every start."""
+"""Listed here, since reading the metadata of every installed package would slow down every start."""
 
 
 def task_class(kind: str) -> type[Task]:
-    """The class of a kind of task, imported now.
+    """Import and return the class of a kind of task.
 
-    Raises ModelLoadError when there is none, or the package that brings it does not import.
+    Raises ModelLoadError if the kind is unknown or its package cannot be imported.
     """
     target = BUILT_IN.get(kind) or _plugins().get(kind)
     if target is None:
@@ -38,22 +38,22 @@ def task_class(kind: str) -> type[Task]:
         raise ModelLoadError(f"the task {kind!r} points at {target}, which is not a subclass of Task")
     missing = [name for name in ("kind", "Request", "Response") if not hasattr(found, name)]
     if missing:
-        raise ModelLoadError(f"the task {kind!r} points at {target}, which does not say its {' and '.join(missing)}")
+        raise ModelLoadError(f"the task {kind!r} points at {target}, which does not define {' and '.join(missing)}")
     return found
 
 
 def load_task(kind: str, config: Mapping[str, Any], signature: Signature) -> Task:
-    """The task that an artifact names. Raises ModelLoadError when it is unknown, broken, or does not fit."""
+    """The task that an artifact names. Raises ModelLoadError if it is unknown, broken, or does not fit the model."""
     try:
         return task_class(kind)(config, signature)
     except PenstockError:
         raise
-    except Exception as error:  # so may it while its settings are read
+    except Exception as error:  # a plug-in may raise anything while it reads its settings
         raise ModelLoadError(f"the task {kind!r} could not be set up: {_what(error)}") from error
 
 
 def task_for_bare(signature: Signature) -> str:
-    """The kind that serves a model file which says nothing but its signature."""
+    """The kind of task for a bare model file, chosen from its signature."""
     if len(signature.inputs) != 1 or len(signature.outputs) != 1:
         return "tensor"
     given, answer = signature.inputs[0], signature.outputs[0]

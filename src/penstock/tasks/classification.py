@@ -1,4 +1,4 @@
-"""From a model's class scores to classes and confidences: softmax exactly once, labels, the best few."""
+"""Convert a model's class scores to classes and confidences: softmax exactly once, labels, top k."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from penstock.errors import ModelLoadError, OutOfRange
 from penstock.tensors import Array, Arrays, Signature
 
 OutputKind: TypeAlias = Literal["auto", "logits", "probabilities"]
-"""What a row of the output is; `auto` looks at each row: one that is a distribution already is left alone."""
+"""What a row of the output is; `auto` checks each row and applies no softmax if it is a distribution already."""
 
 _FEW = 64
 """Up to this many classes, plain Python is faster than numpy's fixed cost per call."""
@@ -22,7 +22,7 @@ class ClassScores:
     """Reads the classes of one model from its output [batch, classes]."""
 
     def __init__(self, signature: Signature, kind: OutputKind, labels: tuple[str, ...] | None, field: str) -> None:
-        """`field` is the request field to blame. Raises ModelLoadError when signature and labels do not fit."""
+        """`field` is the request field that errors name. Raises ModelLoadError if signature and labels do not match."""
         if len(signature.outputs) != 1:
             raise ModelLoadError(f"classification takes a model with one output, this one has {_names(signature)}")
         spec = signature.outputs[0]
@@ -39,21 +39,21 @@ class ClassScores:
         self._field = field
 
     def label(self, index: int) -> str:
-        """The name of a class; its number where the artifact names none."""
+        """The name of a class; its number if the artifact has no name for it."""
         return self.labels[index] if self.labels is not None and index < len(self.labels) else str(index)
 
     def best(self, outputs: Arrays) -> tuple[list[int], list[float]]:
         """The likeliest class of every row and its probability.
 
-        Raises OutOfRange when the model answers with NaN or infinity: it has proved itself on its golden
-        samples, so the numbers it was given are out of its range.
+        Raises OutOfRange if a score is NaN or infinite: the model has passed its golden samples, so its inputs
+        are out of range.
         """
         scores = outputs[self.name]
         rows, classes = scores.shape
         if rows == 1 and classes <= _FEW:
             index, confidence = self._best_of(scores[0].tolist())
             return [index], [confidence]
-        winners = scores.argmax(axis=1)  # of the scores: softmax makes one of two that are nearly equal
+        winners = scores.argmax(axis=1)  # of the scores: softmax can round two close scores to equal probabilities
         return winners.tolist(), self._probabilities(scores)[np.arange(rows), winners].tolist()
 
     def top(self, outputs: Arrays, count: int) -> list[tuple[int, float]]:
@@ -93,7 +93,7 @@ class ClassScores:
 
     def _not_finite(self) -> OutOfRange:
         return OutOfRange(
-            f"{self._field}: the model's answer to it is not finite; the numbers are far outside what it was made for",
+            f"{self._field}: the model's output is not finite; the input is far outside the range of the model",
             field=self._field,
             side="output",
             tensor=self.name,
@@ -101,7 +101,7 @@ class ClassScores:
 
 
 def one_output(signature: Signature, name: str | None) -> Signature:
-    """The signature with the output `name` alone; as it is where none is named. Raises ModelLoadError."""
+    """The signature with only the output `name`; unchanged if `name` is None. Raises ModelLoadError."""
     if name is None:
         return signature
     chosen = tuple(spec for spec in signature.outputs if spec.name == name)
@@ -111,7 +111,7 @@ def one_output(signature: Signature, name: str | None) -> Signature:
 
 
 def softmax(rows: Array) -> Array:
-    """Softmax along the last axis, safe for large scores; a row with NaN or +infinity becomes NaN."""
+    """Softmax along the last axis, numerically stable; a row with NaN or +infinity becomes NaN."""
     if not rows.size:
         return rows
     exps = np.exp(rows - rows.max(axis=-1, keepdims=True))

@@ -1,4 +1,4 @@
-"""The columns of a table as their settings stand in a manifest: values of one column into numbers or text."""
+"""Column settings in a manifest, and the conversion of a column's values to numbers or text."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from penstock.tensors import Array
 Finite: TypeAlias = Annotated[float, Field(allow_inf_nan=False)]
 
 WRONG = object()
-"""Stands for a value that its column does not take."""
+"""Marks a value that is invalid for its column."""
 
 
 class ColumnConfig(BaseModel):
-    """What every column has: its name, the model's input it goes to, and what stands for a missing value.
+    """The settings of every column: its name, the model input it belongs to, and the default for missing values.
 
-    `input` is needed where the model has several inputs and none of them has the column's name. A value is missing when
-    its field is not there, is null or, from Python, is NaN; a column without `missing` refuses that.
+    `input` is needed if the model has several inputs and none of them has the column's name. A value is missing if its
+    field is absent, null or, in Python, NaN; a column without `missing` refuses missing values.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -31,20 +31,20 @@ class ColumnConfig(BaseModel):
 
     @property
     def width(self) -> int:
-        """How many numbers of the model's input it makes."""
+        """Number of values that the column adds to a row of the model's input."""
         return 1
 
     @property
     def wanted(self) -> str:
-        """What a value should be, for people."""
+        """The error message for an invalid value, such as "should be a number"."""
         return self._wanted()
 
     def read(self, value: Any) -> Any:
-        """The value as the model takes it, WRONG for one that the column does not take."""
+        """The value converted for the model; WRONG if it is invalid."""
         return self._read(value)
 
     def encode(self, values: Sequence[Any], dtype: np.dtype[Any]) -> Array:
-        """What was read, as [rows, width]."""
+        """The converted values as an array [rows, width]."""
         return self._encode(values, dtype)
 
     def _wanted(self) -> str:
@@ -58,7 +58,7 @@ class ColumnConfig(BaseModel):
 
 
 class Number(ColumnConfig):
-    """Finite numbers, given to the model as (x - mean) / std."""
+    """Finite numbers, passed to the model as (x - mean) / std."""
 
     type: Literal["number"]
     missing: Finite | None = None
@@ -96,7 +96,7 @@ class Integer(ColumnConfig):
 
 
 class Boolean(ColumnConfig):
-    """True or false, 1 or 0 to a model that takes numbers."""
+    """True or false; 1 or 0 for a model that takes numbers."""
 
     type: Literal["boolean"]
     missing: bool | None = None
@@ -109,9 +109,9 @@ class Boolean(ColumnConfig):
 
 
 class Category(ColumnConfig):
-    """One of a few words: to the model its place in `categories`, one column for each of them, or the word itself.
+    """One of the words in `categories`, passed to the model as its index, one-hot, or as text.
 
-    `unknown` is the category that stands for a word not listed; without it such a word is refused.
+    `unknown` is the category for words that are not listed; without it they are refused.
     """
 
     type: Literal["category"]
@@ -131,7 +131,7 @@ class Category(ColumnConfig):
 
     @property
     def width(self) -> int:
-        """One number, or one for each category."""
+        """1, or the number of categories for one-hot encoding."""
         return len(self.categories) if self.encoding == "one_hot" else 1
 
     def _wanted(self) -> str:
@@ -168,7 +168,7 @@ class Text(ColumnConfig):
 Column: TypeAlias = Annotated[Number | Integer | Boolean | Category | Text, Field(discriminator="type")]
 
 TAKES: dict[str, str] = {"number": "f", "integer": "fiu", "boolean": "fiub", "index": "fiu", "one_hot": "fiub"}
-"""The kinds of numpy that a column's values fit into; whatever is not named is text."""
+"""The numpy dtype kinds that a column's values fit into; all others are text."""
 
 
 def fits_into(column: Column, dtype: np.dtype[Any]) -> bool:
@@ -178,12 +178,12 @@ def fits_into(column: Column, dtype: np.dtype[Any]) -> bool:
 
 
 def is_missing(value: Any) -> bool:
-    """True for null and for NaN, which is how tables in Python say it."""
+    """True for null and for NaN, which data frames use for missing values."""
     return value is None or (isinstance(value, float | np.floating) and math.isnan(value))
 
 
 def _whole(text: str) -> bool:
-    """False for text with half a character in it, which no model can be given."""
+    """False for text with an unpaired surrogate, which cannot be encoded."""
     try:
         text.encode()
     except UnicodeEncodeError:

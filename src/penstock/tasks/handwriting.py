@@ -1,7 +1,7 @@
-"""Writing on paper: which side is the ink, how dark it is, where it stands, how bold.
+"""Finds handwriting on paper: its polarity, contrast, position and stroke width.
 
-Everything here works on grey pictures as float32 arrays [height, width], 0 to 255. "Ink" pictures have the
-paper at 0 and the darkest stroke at 255, whichever way round the picture was.
+All functions take greyscale images as float32 arrays [height, width], 0 to 255. In an "ink" image the paper is 0 and
+the strongest stroke is 255, also if the original was light on dark.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from PIL import Image, ImageFilter
 
 Grey: TypeAlias = NDArray[np.float32]
 Square: TypeAlias = tuple[int, int, int]
-"""Left, top and side in pixels; it may reach outside the picture."""
+"""Left, top and side in pixels; it may extend beyond the image."""
 
 FULL = 255.0
 _WORKING_SIDE = 512
@@ -23,29 +23,29 @@ _CONTENT_SIDE = 128
 _PAPER_SIDE = 64
 _LEAST_CONTRAST = 10.0
 _PAPER_NOISE = 0.15
-"""Up to this share of the full contrast a pixel counts as paper: grain, folds, what JPEG leaves behind."""
+"""Pixels below this share of the full contrast count as paper: grain, folds, JPEG artefacts."""
 _STROKE = 0.35
-"""From this share of the full contrast a pixel counts as stroke where the content is looked for."""
+"""Pixels above this share of the full contrast count as strokes when the content is located."""
 _BOLD_SIDE = 48
 _BOLD_ROUNDS = 6
 
 
 def shrink(grey: Grey, longest: int = _WORKING_SIDE) -> Grey:
-    """The picture with its longer side at most about `longest`, by averaging whole blocks of pixels."""
+    """The image reduced to about `longest` pixels on its longer side, by averaging blocks of pixels."""
     factor = _factor(grey.shape, longest)
     return grey if factor == 1 else _through_pillow(grey, lambda image: image.reduce(factor))
 
 
 def is_dark_on_light(deviation: Grey) -> bool:
-    """True when what stands out from the paper is darker than it; `deviation` is the picture less its paper."""
+    """True if the content is darker than the paper; `deviation` is the image minus its paper."""
     lowest, highest = _extremes(deviation)
     return -lowest > highest
 
 
 def lift(deviation: Grey) -> Grey | None:
-    """The ink picture: bare paper at 0, the strongest stroke at 255; None for an empty sheet.
+    """The ink image: bare paper is 0, the strongest stroke is 255; None for an empty sheet.
 
-    `deviation` is the picture less its paper, turned so that the ink is above 0.
+    `deviation` is the image minus its paper, with the sign that makes ink positive.
     """
     depth = _extremes(deviation)[1]
     if depth < _LEAST_CONTRAST:
@@ -55,13 +55,13 @@ def lift(deviation: Grey) -> Grey | None:
 
 
 def paper(grey: Grey) -> Grey:
-    """The brightness that the bare paper has in every place: a plane laid through the picture's border."""
+    """The brightness of the bare paper at every pixel: a plane fitted to the image's border."""
     small = shrink(grey, _PAPER_SIDE)
     ring = _ring(small.shape)
     places, levels = _plane_terms(small.shape)[ring], small[ring].astype(np.float64)
     bare = _near(levels, np.full_like(levels, np.median(levels)))
     plane = _fit(places[bare], levels[bare])
-    bare = _near(levels, places @ plane)  # what the writing covers of the border does not count
+    bare = _near(levels, places @ plane)  # without the parts of the border that have writing on them
     plane = _fit(places[bare], levels[bare])
     down, across = (_places(length) for length in grey.shape)
     return np.asarray(plane[0] + plane[1] * across + plane[2] * down[:, None], dtype=np.float32)
@@ -80,7 +80,7 @@ def content_square(ink: Grey) -> Square | None:
 
 
 def cut(picture: NDArray[Any], square: Square) -> NDArray[Any]:
-    """A square of a picture [height, width, …]; what lies outside the picture is 0."""
+    """A square of an image [height, width, …]; pixels outside the image are 0."""
     left, top, side = square
     result = np.zeros((side, side, *picture.shape[2:]), dtype=picture.dtype)
     rows, columns = (
@@ -91,9 +91,9 @@ def cut(picture: NDArray[Any], square: Square) -> NDArray[Any]:
 
 
 def embolden(ink: Grey, least: float) -> Grey:
-    """Strokes thickened until they cover the share `least` of their square, cut out of `ink`.
+    """Thicken the strokes of `ink` until they cover the share `least` of their square, and crop to it.
 
-    A fine pen leaves a tenth of the ink that a model trained on bold digits has learned to expect.
+    A fine pen leaves a tenth of the ink that a model trained on bold digits expects.
     """
     square = _through_pillow(ink, lambda image: image.resize((_BOLD_SIDE, _BOLD_SIDE), Image.Resampling.BOX))
     if square.mean() >= least * FULL:
@@ -122,7 +122,7 @@ def _through_pillow(grey: Grey, change: Callable[[Image.Image], Image.Image]) ->
 
 
 def _extremes(deviation: Grey) -> tuple[float, float]:
-    """The lowest and the highest value but for a few pixels, which may be specks."""
+    """The lowest and the highest value, without outliers (0.1 % at either end), which may be specks."""
     lowest, highest = np.percentile(shrink(deviation, _CONTENT_SIDE), [0.1, 99.9])
     return float(lowest), float(highest)
 
@@ -135,7 +135,7 @@ def _ring(shape: tuple[int, ...]) -> NDArray[np.bool_]:
 
 
 def _plane_terms(shape: tuple[int, ...]) -> NDArray[np.float64]:
-    """[height, width, 3]: 1, and the places across and down."""
+    """[height, width, 3]: 1, and the horizontal and vertical positions."""
     terms = np.ones((*shape, 3))
     terms[..., 1] = _places(shape[1])
     terms[..., 2] = _places(shape[0])[:, None]
@@ -143,7 +143,7 @@ def _plane_terms(shape: tuple[int, ...]) -> NDArray[np.float64]:
 
 
 def _places(length: int) -> NDArray[np.float64]:
-    """The middles of `length` pixels, from -0.5 to 0.5."""
+    """The centres of `length` pixels, from -0.5 to 0.5."""
     return (np.arange(length) + 0.5) / length - 0.5
 
 

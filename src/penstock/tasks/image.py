@@ -1,4 +1,4 @@
-"""Image classification: an uploaded picture in, the likeliest classes out."""
+"""Image classification: an uploaded image in, the likeliest classes out."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def _form_number(value: Any) -> Any:
 
 
 class ImageRequest(BaseModel):
-    """A picture to classify. In JSON the bytes are base64; over HTTP they usually come as an uploaded file."""
+    """An image to classify: base64 in JSON, or an uploaded file."""
 
     model_config = ConfigDict(strict=True, extra="forbid", val_json_bytes="base64", ser_json_bytes="base64")
 
-    image: bytes = Field(description="A PNG, JPEG, WebP, BMP or GIF file; of an animation the first frame counts.")
+    image: bytes = Field(description="A PNG, JPEG, WebP, BMP or GIF file; the first frame of an animation is used.")
     top_k: Annotated[int, BeforeValidator(_form_number)] = Field(
-        default=5, ge=1, le=1000, description="How many classes to name, best first."
+        default=5, ge=1, le=1000, description="Number of classes to return, best first."
     )
     model_version: str | None = Field(
         default=None, description="The version that answers; without it, the one of the reference."
@@ -53,11 +53,11 @@ class _BestClasses(ClassScore):
 
 
 class ImageResponse(TimedResponse, _BestClasses):
-    """The likeliest class, and the best few. (The bases stand in this order so that the class comes first.)"""
+    """The likeliest class and the top k. (The order of the bases puts the class first in the JSON.)"""
 
 
 class ImageConfig(PixelConfig):
-    """The task part of a manifest: how a file is read, what happens to its pixels, what the answer means."""
+    """The task section of a manifest: decoding, pixel transforms, and the meaning of the output."""
 
     max_pixels: PositiveInt = MAX_PIXELS
     layout: Literal["chw", "hwc"] = "chw"
@@ -67,7 +67,7 @@ class ImageConfig(PixelConfig):
 
 
 class ImageClassification(Task):
-    """One picture a request; what is done to it before the model sees it stands in the manifest."""
+    """One image per request; the manifest defines its preprocessing."""
 
     kind: ClassVar[str] = "image-classification"
     Request: ClassVar[type[BaseModel]] = ImageRequest
@@ -76,7 +76,7 @@ class ImageClassification(Task):
     refuses_nan: ClassVar[bool] = True
 
     def __init__(self, config: Mapping[str, Any], signature: Signature) -> None:
-        """Raises ModelLoadError when the settings or the signature do not fit."""
+        """Raises ModelLoadError if the settings or the signature do not fit."""
         super().__init__(config, signature)
         self.settings = settings = parse_config(ImageConfig, self.kind, config)
         self._check_fit(signature)
@@ -87,12 +87,12 @@ class ImageClassification(Task):
         self.scores = ClassScores(signature, settings.output, settings.labels, "image")
 
     def preprocess(self, request: Any) -> Arrays:
-        """The picture as the model's input, one row. Raises InvalidInput naming `image`."""
+        """The image as the model's input, one row. Raises InvalidInput naming `image`."""
         picture = read_picture(request.image, self.settings.max_pixels)
         return {self._name: self._to_input(to_pixels(picture, self.settings))}
 
     def postprocess(self, outputs: Arrays, request: Any) -> ImageResponse:
-        """The best classes; the engine adds version and times."""
+        """The likeliest classes; the engine adds version and times."""
         best = [
             ClassScore(class_id=index, class_name=self.scores.label(index), confidence=confidence)
             for index, confidence in self.scores.top(outputs, request.top_k)
@@ -103,10 +103,10 @@ class ImageClassification(Task):
         )
 
     def coerce(self, value: Any) -> ImageRequest:
-        """From a request, a mapping of its fields, the bytes of a file, its Path, a PIL image or uint8 pixels.
+        """Convert a request, a mapping of its fields, the bytes of a file, its Path, a PIL image or uint8 pixels.
 
-        Pixels are [height, width] or [height, width, 1, 3 or 4]. A path is a `Path`, never a str: text may come
-        from a stranger's JSON, which must not name files here. Raises InvalidInput.
+        Pixels are [height, width] or [height, width, 1, 3 or 4]. A path must be a `Path`, not a str: text may come from
+        untrusted JSON, which must not name files of this machine. Raises InvalidInput.
         """
         if isinstance(value, ImageRequest):
             return value
@@ -122,7 +122,7 @@ class ImageClassification(Task):
         if isinstance(value, np.ndarray):
             value = _image_of(value)
         if not isinstance(value, Image.Image):
-            raise refused("give the bytes of a picture, a pathlib.Path, a PIL image or an array of uint8")
+            raise refused("give the bytes of an image file, a pathlib.Path, a PIL image or an array of uint8")
         check_size(value, self.settings.max_pixels)
         return _as_png(value)
 
@@ -139,7 +139,7 @@ class ImageClassification(Task):
         numbers = width * height * settings.channels
         if spec.row_elements not in (numbers, -1):
             raise ModelLoadError(
-                f"the image settings make {settings.channels}×{height}×{width} = {numbers} numbers,"
+                f"the image settings produce {settings.channels}×{height}×{width} = {numbers} numbers,"
                 f" the model's input {spec.name!r} takes {list(spec.shape)}"
             )
 

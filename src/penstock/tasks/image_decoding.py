@@ -1,4 +1,4 @@
-"""Reads an uploaded picture that nobody vouches for: only known formats, size first, then upright and opaque."""
+"""Decodes untrusted image files: known formats only, size check first, then EXIF rotation and a white background."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _NAMES = "PNG, JPEG, WebP, BMP or GIF"
 
 
 def refused(message: str) -> InvalidInput:
-    """The InvalidInput of a picture that is refused."""
+    """The InvalidInput for a refused image."""
     return InvalidInput(f"image: {message}", field="image")
 
 
 def read_picture(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """The first frame of an encoded picture, upright, without transparency, in mode L or RGB.
+    """The first frame of an image file, upright, without transparency, in mode L or RGB.
 
-    Raises InvalidInput for what is no picture, is cut off, or has more than `max_pixels` pixels; the size is
+    Raises InvalidInput if the data is not an image, is truncated, or has more than `max_pixels` pixels; the size is
     read from the header, before anything is decoded.
     """
     if not data:
@@ -33,22 +33,22 @@ def read_picture(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
     check_size(image, max_pixels)
     try:
         image.load()
-    except Exception as error:  # decoders raise whatever a broken file leads them to, MemoryError included
-        raise refused(f"this {image.format} file is cut off or damaged") from error
+    except Exception as error:  # on broken files decoders raise any exception, even MemoryError
+        raise refused(f"this {image.format} file is truncated or damaged") from error
     return normal_mode(_upright(image))
 
 
 def check_size(image: Image.Image, max_pixels: int) -> None:
-    """Raises InvalidInput when the picture has more pixels than are allowed, or none."""
+    """Raises InvalidInput if the image has more pixels than are allowed, or none."""
     width, height = image.size
     if width * height > max_pixels:
         raise refused(f"{width}×{height} pixels are more than the {max_pixels:,} that are accepted")
     if not width * height:
-        raise refused("the picture has no pixels")
+        raise refused("the image has no pixels")
 
 
 def normal_mode(image: Image.Image) -> Image.Image:
-    """Any mode as L or RGB: transparency laid on white paper, 16 bits brought to 8."""
+    """The image in mode L or RGB: transparency on white, 16 bits reduced to 8."""
     if image.mode in ("L", "RGB") and "transparency" not in image.info:
         return image
     if image.mode.startswith("I"):
@@ -66,17 +66,17 @@ def _open(data: bytes) -> Image.Image:
     try:
         return Image.open(io.BytesIO(data), formats=FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise refused("the picture has far more pixels than are accepted") from None
+        raise refused("the image has far more pixels than are accepted") from None
     except UnidentifiedImageError:
-        raise refused(f"this is not a picture that can be read; send {_NAMES}") from None
-    except Exception as error:  # a header can break a parser in any way
-        raise refused("the header of this picture is damaged") from error
+        raise refused(f"this is not an image file that can be read; send {_NAMES}") from None
+    except Exception as error:  # on broken headers parsers raise any exception
+        raise refused("the header of this image is damaged") from error
 
 
 def _upright(image: Image.Image) -> Image.Image:
     try:
         return ImageOps.exif_transpose(image)
-    except Exception:  # a broken EXIF block does not make the picture unreadable
+    except Exception:  # the image is readable despite a broken EXIF block
         return image
 
 

@@ -1,4 +1,4 @@
-"""From an upright picture to the pixels a model takes; every step is a setting in the manifest."""
+"""Transforms an upright image into a model's pixels; every step is a setting in the manifest."""
 
 from __future__ import annotations
 
@@ -19,41 +19,41 @@ Resize: TypeAlias = tuple[Side, Side, Filter]
 
 
 class PixelConfig(BaseModel):
-    """What happens to a picture, in the order of the fields."""
+    """The transforms of an image, applied in the order of the fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     mode: Literal["L", "F", "RGB"] = "RGB"
-    """Grey in 8 bits, grey in floating point (resized without rounding), or colour."""
+    """8-bit greyscale, floating-point greyscale (resized without rounding), or colour."""
     invert: Literal["never", "auto", "always"] = "never"
-    """Towards bright ink on dark paper; auto looks which of the two stands out from the picture's border."""
+    """Invert to bright ink on dark paper; auto compares the content with the image's border."""
     contrast: Literal["none", "paper"] = "none"
-    """`paper`: even out the light, bare paper to 0, the strongest stroke to 255. Grey only."""
+    """`paper`: even out the lighting, bare paper to 0, the strongest stroke to 255. Greyscale only."""
     crop: Literal["none", "center", "content"] = "none"
-    """`center`: the largest square. `content`: the square around what is drawn in bright ink. Grey only."""
+    """`center`: the largest square. `content`: the square around the bright ink; greyscale only."""
     embolden: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Thicken fine strokes until they cover this share of the content's square; 0 leaves them."""
+    """Thicken fine strokes until they cover this share of the content's square; 0 turns it off."""
     resize: Annotated[tuple[Resize, ...], Field(min_length=1)]
-    """[width, height, filter] one after another; the last is the size the model takes."""
+    """[width, height, filter], applied one after another; the last is the size the model takes."""
 
     @property
     def channels(self) -> int:
-        """3 for colour, 1 for grey."""
+        """3 for colour, 1 for greyscale."""
         return 3 if self.mode == "RGB" else 1
 
     @model_validator(mode="after")
     def _settings_agree(self) -> Self:
         if self.mode == "RGB" and (self.contrast != "none" or self.crop == "content"):
-            raise ValueError("contrast and crop to the content work on grey pictures; set mode to L or F")
+            raise ValueError("contrast and crop to the content need greyscale; set mode to L or F")
         if self.embolden and self.crop != "content":
             raise ValueError("embolden needs crop: content")
         return self
 
 
 def to_pixels(picture: Image.Image, config: PixelConfig) -> Pixels:
-    """float32 [height, width] for grey and [height, width, 3] for colour, 0 to 255.
+    """float32 [height, width] for greyscale and [height, width, 3] for colour, 0 to 255.
 
-    Raises InvalidInput when the content is to be cut out and there is none.
+    Raises InvalidInput if the image should be cropped to its content and is empty.
     """
     picture = picture.convert("RGB" if config.mode == "RGB" else "L")
     if config.crop == "center":
@@ -85,7 +85,7 @@ def _drawing(grey: ink.Grey, config: PixelConfig) -> ink.Grey:
     if drawing is not None and config.crop == "content":
         drawing = _content(drawing, config.embolden)
     if drawing is None:
-        raise refused("nothing is drawn on this picture")
+        raise refused("the image is empty: there is no content to crop to")
     return drawing
 
 

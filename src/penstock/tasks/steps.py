@@ -1,7 +1,7 @@
-"""Preprocessing steps of numbers: their settings as they stand in a manifest, built into plain functions.
+"""Preprocessing steps for numbers: their settings in a manifest, built into plain functions.
 
-A step works on an array [batch, …, channels]; for a vector the channels are its features. The constants come
-from the artifact, because a model answers well only to inputs that were prepared as in its training.
+A step works on an array [batch, …, channels]; for a vector the channels are its features. The constants come from the
+artifact, since inputs must be preprocessed exactly as in training.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ class StepConfig(BaseModel):
 
 
 class NoStep(StepConfig):
-    """Leaves the numbers as they are."""
+    """No preprocessing."""
 
     kind: Literal["none"]
 
     def build(self, channels: int, dtype: np.dtype[Any]) -> Step | None:  # noqa: ARG002
-        """Nothing to do."""
+        """None: there is nothing to do."""
         return None
 
 
@@ -59,7 +59,7 @@ class MeanStd(StepConfig):
     std: Positive | tuple[Positive, ...]
 
     def build(self, channels: int, dtype: np.dtype[Any]) -> Step | None:
-        """The function; raises ModelLoadError when the constants do not match the channels."""
+        """The function; raises ModelLoadError if the constants do not match the channels."""
         mean, std = (self._constant(name, channels, dtype) for name in ("mean", "std"))
         return lambda x: (x - mean) / std
 
@@ -71,7 +71,7 @@ class MeanStd(StepConfig):
 
 
 class Standardise(StepConfig):
-    """(x - mean) / std with each sample's own mean and deviation; `eps` is the least deviation divided by."""
+    """(x - mean) / std with each sample's own mean and standard deviation; the divisor is at least `eps`."""
 
     kind: Literal["standardise"]
     eps: Positive = 1e-6
@@ -98,10 +98,7 @@ Steps: TypeAlias = Annotated[tuple[AnyStep, ...], BeforeValidator(_as_list)]
 
 
 def build_steps(steps: Steps, channels: int, dtype: np.dtype[Any], limit: float) -> Step | None:
-    """One function that applies all `steps` to an array of `dtype` and keeps it within ±`limit`.
-
-    None when there is nothing to do.
-    """
+    """One function that applies all `steps` to an array of `dtype` and clips it to ±`limit`; None without steps."""
     built = [step for step in (config.build(channels, dtype) for config in steps) if step is not None]
     if not built:
         return None

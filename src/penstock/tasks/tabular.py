@@ -19,14 +19,14 @@ MAX_ROWS = 1024
 
 
 class TabularRequest(BaseModel):
-    """Rows of a table, each with its values by the name of their column."""
+    """Rows of a table, each with its values by column name."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
     rows: list[dict[str, JsonValue]] = Field(
         min_length=1,
         max_length=MAX_ROWS,
-        description="One object a row; a value that is missing may be null or left out, where its column allows that.",
+        description="One object per row; missing values may be null or absent if their column allows it.",
         examples=[[{"age": 41, "city": "Bern", "member": True}]],
     )
     model_version: str | None = Field(
@@ -36,14 +36,14 @@ class TabularRequest(BaseModel):
 
 class _Answers(BaseModel):
     predictions: list[int | float] = Field(description="The likeliest class of each row, or its predicted number.")
-    labels: list[str] | None = Field(default=None, description="The names of the classes; absent for numbers.")
+    labels: list[str] | None = Field(default=None, description="The name of each class; absent for numbers.")
     confidence_scores: list[float] | None = Field(
         default=None, description="The probability of that class, 0 to 1; absent for numbers."
     )
 
 
 class TabularResponse(TimedResponse, _Answers):
-    """What the model says of every row. (The bases stand in this order so that predictions come first in the JSON.)"""
+    """The prediction for every row. (The order of the bases puts predictions first in the JSON.)"""
 
     @model_serializer(mode="wrap")
     def _without_absent(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -51,10 +51,10 @@ class TabularResponse(TimedResponse, _Answers):
 
 
 class TabularConfig(BaseModel):
-    """The task part of a manifest: the columns in the order the model takes them, and what the answer means.
+    """The task section of a manifest: the columns in the order the model takes them, and the meaning of the output.
 
-    `answer` is auto: a number for an output of one number a row, else a class. `scores` names the output that holds the
-    answer, where the model has several. `extra` says what becomes of columns that the model does not know.
+    With `answer` auto, an output of one number per row gives a number, any other a class. `scores` names the output
+    with the answer, if the model has several. `extra` is the action on unknown columns.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -68,7 +68,7 @@ class TabularConfig(BaseModel):
 
 
 class TabularTask(Task):
-    """Named columns to the model's inputs: all side by side in its only one, or each in the input of its name."""
+    """Maps named columns to the model's inputs: all in its only input, or each to the input of its name."""
 
     kind: ClassVar[str] = "tabular"
     Request: ClassVar[type[BaseModel]] = TabularRequest
@@ -77,7 +77,7 @@ class TabularTask(Task):
     refuses_nan: ClassVar[bool] = True
 
     def __init__(self, config: Mapping[str, Any], signature: Signature) -> None:
-        """Raises ModelLoadError when the settings or the signature do not fit."""
+        """Raises ModelLoadError if the settings or the signature do not fit."""
         super().__init__(config, signature)
         self.settings = settings = parse_config(TabularConfig, self.kind, config)
         names = [column.name for column in settings.columns]
@@ -91,7 +91,7 @@ class TabularTask(Task):
         self._answer = answer.outputs[0].name
 
     def preprocess(self, request: Any) -> Arrays:
-        """The columns as the model's inputs. Raises InvalidInput naming every value that is wrong."""
+        """The columns as the model's inputs. Raises InvalidInput naming every invalid value."""
         rows: list[Mapping[str, Any]] = request.rows
         faults: list[FieldError] = []
         if self.settings.extra == "refuse":
@@ -110,9 +110,9 @@ class TabularTask(Task):
         return TabularResponse(predictions=[*predictions], labels=labels, confidence_scores=confidences)
 
     def coerce(self, value: Any) -> TabularRequest:
-        """From a request, a mapping of its fields, one row, an iterable of rows, or a DataFrame.
+        """Convert a request, a mapping of its fields, one row, an iterable of rows, or a DataFrame.
 
-        An iterable may hold more rows than a request over the wire. Raises InvalidInput.
+        An iterable may hold more rows than a request over HTTP. Raises InvalidInput.
         """
         if isinstance(value, TabularRequest):
             return value
@@ -120,7 +120,7 @@ class TabularTask(Task):
             if isinstance(value.get("rows"), list):
                 return parse_request(TabularRequest, value)
             value = [value]
-        elif callable(to_dict := getattr(value, "to_dict", None)):  # of pandas; polars has to_dicts()
+        elif callable(to_dict := getattr(value, "to_dict", None)):  # pandas; polars has to_dicts()
             value = to_dict(orient="records")
         elif callable(to_dicts := getattr(value, "to_dicts", None)):
             value = to_dicts()
@@ -130,7 +130,7 @@ class TabularTask(Task):
         wrong = next((n for n, row in enumerate(rows) if not isinstance(row, Mapping)), None)
         if wrong is not None or not rows:
             field = "rows" if wrong is None else f"rows[{wrong}]"
-            raise InvalidInput(f"{field}: there is no row, a mapping of values by column", field=field)
+            raise InvalidInput(f"{field}: a row should be a mapping of values by column", field=field)
         return TabularRequest.model_construct(rows=rows, model_version=None)
 
     def _check_all_used(self) -> None:
@@ -138,7 +138,7 @@ class TabularTask(Task):
         if unused := next((name for name in self._names if name not in used), None):
             inputs = ", ".join(spec.name for spec in self.signature.inputs)
             raise ModelLoadError(
-                f"the column {unused!r} goes to no input of the model, which has {inputs}; name one in its `input`"
+                f"the column {unused!r} belongs to no input of the model, which has {inputs}; name one in its `input`"
             )
         for spec, columns in self._parts:
             for column in columns:
@@ -193,7 +193,7 @@ class TabularTask(Task):
     def _numbers(self, answer: Array) -> list[int | float]:
         if answer.dtype.kind == "f" and not np.isfinite(answer).all():
             raise OutOfRange(
-                "rows: the model's answer to them is not finite; the numbers are far outside what it was made for",
+                "rows: the model's output is not finite; the input is far outside the range of the model",
                 field="rows",
                 side="output",
                 tensor=self._answer,
@@ -211,27 +211,27 @@ def _too_large(column: Column, spec: TensorSpec) -> InvalidInput:
 
 
 def _columns_of(spec: TensorSpec, columns: Iterable[Column], signature: Signature) -> list[Column]:
-    """The columns that go to an input, in order; raises ModelLoadError when their number is another than it takes."""
+    """The columns of an input, in order. Raises ModelLoadError if their total width does not match the input."""
     only = len(signature.inputs) == 1
     chosen = [column for column in columns if (column.input or (spec.name if only else column.name)) == spec.name]
     width = sum(column.width for column in chosen)
     if not chosen or len(spec.shape) not in (1, 2):
-        raise ModelLoadError(f"no column goes to the input {spec.name!r} of {spec.dtype} {list(spec.shape)}")
+        raise ModelLoadError(f"no column belongs to the input {spec.name!r} of {spec.dtype} {list(spec.shape)}")
     takes = spec.shape[1] if len(spec.shape) == 2 else 1
     if takes not in (width, -1):
-        raise ModelLoadError(f"the columns make {width} numbers a row, the input {spec.name!r} takes {takes}")
+        raise ModelLoadError(f"the columns make {width} numbers per row, the input {spec.name!r} takes {takes}")
     return chosen
 
 
 def _is_number(answer: Signature, settings: TabularConfig) -> bool:
-    """Whether the answer to a row is a number. Raises ModelLoadError when it should be and the output holds more."""
+    """True if the answer for a row is a number. Raises ModelLoadError if it should be one and the output has more."""
     if len(answer.outputs) != 1:
         names = ", ".join(spec.name for spec in answer.outputs)
         raise ModelLoadError(f"the model has several outputs ({names}); name the one with the answer in `scores`")
     spec = answer.outputs[0]
     one = spec.shape[1:] in ((), (1,)) and spec.numpy.kind in "fiu"
     if settings.answer == "number" and not one:
-        raise ModelLoadError(f"the output {spec.name!r} of {spec.dtype} {list(spec.shape)} is not a number a row")
+        raise ModelLoadError(f"the output {spec.name!r} of {spec.dtype} {list(spec.shape)} is not one number per row")
     return settings.answer == "number" or (settings.answer == "auto" and one)
 
 

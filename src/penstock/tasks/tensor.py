@@ -1,4 +1,4 @@
-"""Raw tensors: any model's inputs and outputs by name, as nested lists."""
+"""Raw tensors: the inputs and outputs of any model by name, as nested lists."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _JSON_NAMES: dict[type, str] = {int: "numbers", float: "numbers", bool: "boolean
 _NESTED_LISTS = {
     "type": "array",
     "items": {},
-    "description": "One row after another, each as nested lists of numbers, booleans or text.",
+    "description": "Rows, each as nested lists of numbers, booleans or text.",
 }
 Tensor: TypeAlias = Annotated[Any, WithJsonSchema(_NESTED_LISTS)]
-"""Nested lists; in Python an ndarray as well."""
+"""Nested lists; in Python also an ndarray."""
 
 
 class TensorRequest(BaseModel):
@@ -41,7 +41,7 @@ class TensorRequest(BaseModel):
 
 class _Outputs(BaseModel):
     outputs: dict[str, Tensor] = Field(
-        description="The model's outputs by name, nested lists; NaN and infinity, which JSON cannot say, are null."
+        description="The model's outputs by name, nested lists; NaN and infinity are null, as JSON has neither."
     )
 
 
@@ -50,13 +50,13 @@ class TensorResponse(TimedResponse, _Outputs):
 
 
 class TensorConfig(BaseModel):
-    """The task part of a manifest: there is nothing to set."""
+    """The task section of a manifest: it has no settings."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class TensorTask(Task):
-    """Arrays in, arrays out, for a model of any signature."""
+    """Arrays in, arrays out, for a model with any signature."""
 
     kind: ClassVar[str] = "tensor"
     Request: ClassVar[type[BaseModel]] = TensorRequest
@@ -64,7 +64,7 @@ class TensorTask(Task):
     inline: ClassVar[bool] = True
 
     def __init__(self, config: Mapping[str, Any], signature: Signature) -> None:
-        """Raises ModelLoadError when the manifest sets what this task does not know."""
+        """Raises ModelLoadError if the manifest has settings for this task."""
         super().__init__(config, signature)
         parse_config(TensorConfig, self.kind, config)
 
@@ -78,11 +78,11 @@ class TensorTask(Task):
         return {spec.name: self._read(spec, given) for spec in self.signature.inputs}
 
     def postprocess(self, outputs: Arrays, request: Any) -> TensorResponse:  # noqa: ARG002
-        """The outputs as nested lists. Raises InvalidInput naming `outputs.<name>` for bytes that are no UTF-8 text."""
+        """The outputs as nested lists. Raises InvalidInput naming `outputs.<name>` for bytes that are not UTF-8."""
         return TensorResponse(outputs={spec.name: _listed(spec, outputs[spec.name]) for spec in self.signature.outputs})
 
     def coerce(self, value: Any) -> TensorRequest:
-        """From a request, a mapping of arrays by input name, or one array for a model with one input.
+        """Convert a request, a mapping of arrays by input name, or one array for a model with one input.
 
         Raises InvalidInput.
         """
@@ -116,7 +116,7 @@ def _wrong(name: str, message: str) -> InvalidInput:
 
 
 def _strict_array(value: Any, spec: TensorSpec) -> Any:
-    """Nested lists as an array; nothing but one kind of value in them, since numpy would guess a common one."""
+    """Nested lists as an array. All values must be of one kind, since numpy would convert mixed ones to a guess."""
     if not isinstance(value, list):
         return value
     kinds: set[type] = set()
@@ -130,7 +130,7 @@ def _strict_array(value: Any, spec: TensorSpec) -> Any:
     except OverflowError:
         raise InvalidInput(f"a number does not fit into {spec.dtype}") from None
     except ValueError:
-        raise InvalidInput("the rows are not of one length") from None
+        raise InvalidInput("the rows differ in length") from None
 
 
 def _collect_kinds(items: list[Any], kinds: set[type], depth: int) -> None:
@@ -151,6 +151,6 @@ def _listed(spec: TensorSpec, array: Array) -> Any:
     except InvalidInput:
         field = f"outputs.{spec.name}"
         raise InvalidInput(
-            f"{field}: the bytes are not UTF-8 text, which JSON needs; use engine.infer, which carries bytes",
+            f"{field}: the bytes are not UTF-8 text, which JSON requires; use engine.infer for other bytes",
             field=field,
         ) from None

@@ -1,6 +1,6 @@
 """Text classification: one or more texts in, one class and its confidence for each out.
 
-The model takes the text itself (a BYTES input): its words, vocabulary and all are in its graph.
+The model takes the text itself (a BYTES input): tokenizer and vocabulary are part of its graph.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MAX_TEXTS = 128
 
 
 class TextRequest(BaseModel):
-    """One text or several to classify."""
+    """One or more texts to classify."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
@@ -37,18 +37,18 @@ class TextRequest(BaseModel):
 
 class _TextClasses(BaseModel):
     predictions: list[int] = Field(description="The likeliest class of each text.")
-    labels: list[str] = Field(description="Its name.")
+    labels: list[str] = Field(description="The name of that class.")
     confidence_scores: list[float] = Field(description="The probability of that class, 0 to 1.")
 
 
 class TextResponse(TimedResponse, _TextClasses):
-    """The class of every text. (The bases stand in this order so that predictions come first in the JSON.)"""
+    """The class of every text. (The order of the bases puts predictions first in the JSON.)"""
 
 
 class TextConfig(BaseModel):
-    """The task part of a manifest: what is done to a text before the model sees it, what the answer means.
+    """The task section of a manifest: the preprocessing of texts and the meaning of the output.
 
-    `scores` names the output that holds the classes' scores, where the model has several.
+    `scores` names the output with the class scores, if the model has several.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -72,14 +72,14 @@ class TextClassification(Task):
     refuses_nan: ClassVar[bool] = True
 
     def __init__(self, config: Mapping[str, Any], signature: Signature) -> None:
-        """Raises ModelLoadError when the settings or the signature do not fit."""
+        """Raises ModelLoadError if the settings or the signature do not fit."""
         super().__init__(config, signature)
         self.settings = settings = parse_config(TextConfig, self.kind, config)
         self._name, self._column = _text_input(signature)
         self.scores = ClassScores(one_output(signature, settings.scores), settings.output, settings.labels, "text")
 
     def preprocess(self, request: Any) -> Arrays:
-        """The texts as the model's input. Raises InvalidInput naming each text that cannot be taken."""
+        """The texts as the model's input. Raises InvalidInput naming each invalid text."""
         given = request.text
         alone = isinstance(given, str)
         texts = [self._prepared(text) for text in ([given] if alone else given)]
@@ -91,15 +91,15 @@ class TextClassification(Task):
         return {self._name: array[:, np.newaxis] if self._column else array}
 
     def postprocess(self, outputs: Arrays, request: Any) -> TextResponse:  # noqa: ARG002
-        """The best class of each text; the engine adds version and times."""
+        """The likeliest class of each text; the engine adds version and times."""
         predictions, confidences = self.scores.best(outputs)
         labels = [self.scores.label(index) for index in predictions]
         return TextResponse(predictions=predictions, labels=labels, confidence_scores=confidences)
 
     def coerce(self, value: Any) -> TextRequest:
-        """From a request, a mapping of its fields, a text, or any iterable of texts.
+        """Convert a request, a mapping of its fields, a text, or any iterable of texts.
 
-        An iterable may hold more texts than a request over the wire. Raises InvalidInput.
+        An iterable may hold more texts than a request over HTTP. Raises InvalidInput.
         """
         if isinstance(value, TextRequest):
             return value
@@ -111,13 +111,13 @@ class TextClassification(Task):
         texts = list(texts)
         wrong = next((n for n, text in enumerate(texts) if not isinstance(text, str)), None)
         if wrong is not None or not texts:
-            field = "text" if wrong is None else f"text[{wrong}]"
-            raise InvalidInput(f"{field}: there is no text", field=field)
+            field, fix = ("text", "give at least 1 text") if wrong is None else (f"text[{wrong}]", "should be a text")
+            raise InvalidInput(f"{field}: {fix}", field=field)
         return TextRequest.model_construct(text=value if isinstance(value, str) else texts, model_version=None)
 
     def _prepared(self, text: str) -> str:
         settings = self.settings
-        if len(text) > settings.max_chars:  # it is refused below, and not normalised at length before
+        if len(text) > settings.max_chars:  # it will be refused: do not spend time on normalising it
             return text
         if settings.normalize is not None:
             text = unicodedata.normalize(settings.normalize, text)
@@ -134,12 +134,12 @@ class TextClassification(Task):
         try:
             text.encode()
         except UnicodeEncodeError:
-            return "the text holds half a character (a lone surrogate)"
+            return "the text has an unpaired surrogate, which is not valid Unicode"
         return None
 
 
 def _text_input(signature: Signature) -> tuple[str, bool]:
-    """The name of the only input, and whether it is a column [batch, 1]."""
+    """The name of the only input; True if its shape is [batch, 1]."""
     if len(signature.inputs) != 1:
         names = ", ".join(spec.name for spec in signature.inputs)
         raise ModelLoadError(f"text classification takes a model with one input, this one has {names}")

@@ -1,4 +1,4 @@
-"""What Pydantic found wrong, as our own errors: one sentence, and the path of every faulty field."""
+"""Converts Pydantic's validation errors to Penstock's: one sentence, and the path of every invalid field."""
 
 from __future__ import annotations
 
@@ -12,16 +12,18 @@ from penstock.errors import FieldError, InvalidInput, ModelLoadError, printable
 Model = TypeVar("Model", bound=BaseModel)
 
 MAX_ERRORS = 20
-"""How many faults of one request are told."""
+"""Maximum number of errors reported per request."""
 
 _SHOWN = 3
 _LONGEST_NAME = 128
-_HOPELESS = 1000
-"""A request with more faults is only told their number: Pydantic lists all of them or none, a kilobyte each."""
+_MOST_LISTED = 1000
+"""Above this, only the number of errors is reported: Pydantic lists all or none, at about a kilobyte each."""
 
 
 def field_path(loc: tuple[int | str, ...]) -> str:
-    """`("input_data", 3)` as `input_data[3]`, `("a", "b")` as `a.b`; names are a client's, and stay on their line."""
+    """`("input_data", 3)` as `input_data[3]`, `("a", "b")` as `a.b`. Names come from clients: control characters are
+    escaped.
+    """
     path = ""
     for part in loc:
         if isinstance(part, int):
@@ -37,16 +39,16 @@ def _name(part: str) -> str:
 
 
 def refusal(error: ValidationError) -> InvalidInput:
-    """The InvalidInput that says what `error` says, without the values that came; the request itself is `body`."""
+    """The InvalidInput for `error`, without the values of the request; an error of the whole request names `body`."""
     count = error.error_count()
-    if count > _HOPELESS:
-        return InvalidInput(f"body: {count} fields are wrong", field="body")
+    if count > _MOST_LISTED:
+        return InvalidInput(f"body: {count} fields are invalid", field="body")
     errors = _field_errors(error, "body")
     return InvalidInput(_sentence(errors, count), errors=errors)
 
 
 def parse_request(model: type[Model], fields: Mapping[str, Any]) -> Model:
-    """A request from its fields; raises InvalidInput naming each one that is wrong."""
+    """A request from its fields. Raises InvalidInput naming each invalid field."""
     try:
         return model.model_validate(dict(fields))
     except ValidationError as error:
@@ -54,7 +56,7 @@ def parse_request(model: type[Model], fields: Mapping[str, Any]) -> Model:
 
 
 def parse_config(model: type[Model], kind: str, config: Mapping[str, Any]) -> Model:
-    """A task's configuration from a manifest; raises ModelLoadError naming what does not fit."""
+    """A task's settings from a manifest. Raises ModelLoadError naming each invalid field."""
     try:
         return model.model_validate(dict(config))
     except ValidationError as error:
@@ -63,7 +65,7 @@ def parse_config(model: type[Model], kind: str, config: Mapping[str, Any]) -> Mo
 
 
 def _field_errors(error: ValidationError, whole: str) -> tuple[FieldError, ...]:
-    """The first faults, in Pydantic's order and words; `whole` names the fault that is in no single field."""
+    """The first errors, in Pydantic's order and wording; `whole` is the name for an error of no single field."""
     faults = error.errors(include_url=False, include_context=False, include_input=False)[:MAX_ERRORS]
     return tuple(
         FieldError(field_path(fault["loc"]) or whole, fault["msg"].removeprefix("Value error, ")) for fault in faults
@@ -71,6 +73,6 @@ def _field_errors(error: ValidationError, whole: str) -> tuple[FieldError, ...]:
 
 
 def _sentence(errors: tuple[FieldError, ...], count: int) -> str:
-    """The first faults in one sentence, and how many more there are."""
+    """The first errors in one sentence, and the number of the others."""
     shown = "; ".join(f"{e.field}: {e.message}" if e.field else e.message for e in errors[:_SHOWN])
     return shown if count <= _SHOWN else f"{shown}; and {count - _SHOWN} more"

@@ -27,11 +27,11 @@ from penstock.tensors import Array, Arrays, Signature, TensorSpec
 
 MAX_BATCH = 128
 _DOT_LIMIT = 8192
-"""Past this many numbers BLAS may start threads for a dot product, which would take cores from the model."""
+"""Above this size BLAS may start threads for a dot product, which would take cores from the model."""
 
 
 def _numbers(value: Any, check_list: ValidatorFunctionWrapHandler) -> Any:
-    if type(value) is np.ndarray:  # the fast JSON path has made one already; its range is checked in preprocess
+    if type(value) is np.ndarray:  # from the fast JSON path; preprocess checks its range
         return value if value.ndim == 1 and value.dtype.char == "d" and value.size else _flat(value)
     return check_list(value)
 
@@ -49,12 +49,12 @@ def _plain(value: Any) -> Any:
 Number: TypeAlias = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Numbers: TypeAlias = Annotated[
     list[Number],
-    FailFast(),  # one fault is told, not a million
+    FailFast(),  # report one error, not a million
     Field(min_length=1),
     WrapValidator(_numbers),
     PlainSerializer(_plain, return_type=list[float]),
 ]
-"""A JSON array of finite numbers; in Python also a 1-d float64 ndarray, passed through as it is."""
+"""A JSON array of finite numbers; in Python also a 1-d float64 ndarray, passed through unchanged."""
 
 
 class VectorRequest(BaseModel):
@@ -63,12 +63,12 @@ class VectorRequest(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid")
 
     input_data: Numbers = Field(
-        description="The rows, one after another: exactly batch_size × the model's features finite numbers.",
+        description="The rows, flattened: exactly batch_size × the model's features finite numbers.",
     )
     model_version: str | None = Field(
         default=None, description="The version that answers; without it, the one of the reference."
     )
-    batch_size: int = Field(default=1, ge=1, le=MAX_BATCH, description="How many rows input_data holds.")
+    batch_size: int = Field(default=1, ge=1, le=MAX_BATCH, description="Number of rows in input_data.")
 
 
 class _Classes(BaseModel):
@@ -77,11 +77,11 @@ class _Classes(BaseModel):
 
 
 class VectorResponse(TimedResponse, _Classes):
-    """The class of every row. (The bases stand in this order so that predictions come first in the JSON.)"""
+    """The class of every row. (The order of the bases puts predictions first in the JSON.)"""
 
 
 class VectorConfig(BaseModel):
-    """The task part of a manifest."""
+    """The task section of a manifest."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -91,7 +91,7 @@ class VectorConfig(BaseModel):
 
 
 class VectorClassification(Task):
-    """Flat rows of numbers to classes; one float input with a fixed number of features."""
+    """Classifies flat rows of numbers; the model has one float input with a fixed number of features."""
 
     kind: ClassVar[str] = "vector-classification"
     Request: ClassVar[type[BaseModel]] = VectorRequest
@@ -101,7 +101,7 @@ class VectorClassification(Task):
     refuses_nan: ClassVar[bool] = True
 
     def __init__(self, config: Mapping[str, Any], signature: Signature) -> None:
-        """Raises ModelLoadError when the settings or the signature do not fit."""
+        """Raises ModelLoadError if the settings or the signature do not fit."""
         super().__init__(config, signature)
         settings = parse_config(VectorConfig, self.kind, config)
         spec = _only_input(signature)
@@ -112,7 +112,7 @@ class VectorClassification(Task):
         self.scores = ClassScores(signature, settings.output, settings.labels, "input_data")
 
     def preprocess(self, request: Any) -> Arrays:
-        """The rows as the model's input. Raises InvalidInput naming `input_data` or the number that is wrong."""
+        """The rows as the model's input. Raises InvalidInput naming `input_data` or the invalid number."""
         given = request.input_data
         values: Array = given if type(given) is np.ndarray else np.array(given, dtype=np.float64)
         rows = request.batch_size
@@ -125,14 +125,14 @@ class VectorClassification(Task):
         return {self._name: values.astype(self._dtype).reshape(rows, *self._row_shape)}
 
     def postprocess(self, outputs: Arrays, request: Any) -> VectorResponse:  # noqa: ARG002
-        """The best class of each row; the engine adds version and times."""
+        """The likeliest class of each row; the engine adds version and times."""
         predictions, confidences = self.scores.best(outputs)
         return VectorResponse(predictions=predictions, confidence_scores=confidences)
 
     def coerce(self, value: Any) -> VectorRequest:
-        """From a request, a mapping of its fields, one row (any shape of `features` numbers) or an array of rows.
+        """Convert a request, a mapping of its fields, one row (any shape of `features` numbers) or an array of rows.
 
-        An array may hold more rows than a request over the wire. Raises InvalidInput.
+        An array may hold more rows than a request over HTTP. Raises InvalidInput.
         """
         if isinstance(value, VectorRequest):
             return value
@@ -177,10 +177,10 @@ def _only_input(signature: Signature) -> TensorSpec:
 def _as_array(value: Any) -> Array:
     try:
         array = np.asarray(value)
-    except RuntimeError as error:  # a tensor of PyTorch that needs a gradient, say
-        raise InvalidInput(f"input_data: it is no array: {str(error).rstrip('.')}", field="input_data") from None
+    except RuntimeError as error:  # such as a PyTorch tensor that requires a gradient
+        raise InvalidInput(f"input_data: it is not an array: {str(error).rstrip('.')}", field="input_data") from None
     except (ValueError, TypeError, OverflowError):
-        raise InvalidInput("input_data: the rows are not of one length", field="input_data") from None
+        raise InvalidInput("input_data: the rows differ in length", field="input_data") from None
     if array.dtype.kind not in "fiu" or array.ndim == 0:
         raise InvalidInput("input_data: give an array of numbers, or a mapping of fields", field="input_data")
     return array
@@ -188,15 +188,15 @@ def _as_array(value: Any) -> Array:
 
 @np.errstate(over="ignore", invalid="ignore")
 def _within(values: Array, limit: float) -> bool:
-    """True when all values are finite and none is beyond ±limit; False may be a false alarm."""
-    if values.size <= _DOT_LIMIT:  # a third of the time of min and max; neither NaN nor infinity is <=
+    """True only if all values are finite and within ±limit; False can be a false alarm."""
+    if values.size <= _DOT_LIMIT:  # takes a third of the time of min and max; NaN and infinity are never <=
         return bool(values.dot(values) <= min(limit * limit, sys.float_info.max))
     return bool(values.max() <= limit and values.min() >= -limit)
 
 
 @np.errstate(over="ignore", invalid="ignore")
 def _refuse_number(values: Array, dtype: np.dtype[Any]) -> None:
-    """Raises InvalidInput for the first value that `dtype` cannot hold; returns when there is none after all."""
+    """Raises InvalidInput for the first value that `dtype` cannot hold; returns if there is none."""
     bad = np.flatnonzero(~np.isfinite(values.astype(dtype)))
     if not bad.size:
         return

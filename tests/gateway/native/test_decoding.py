@@ -317,7 +317,7 @@ def test_nothing_but_finite_numbers_reaches_the_model() -> None:
 
 def test_a_body_of_nothing_but_faults_is_refused_without_listing_them() -> None:
     body = json.dumps({f"k{number}": 0 for number in range(5000)}).encode()
-    with pytest.raises(InvalidInput, match="5001 fields are wrong") as caught:
+    with pytest.raises(InvalidInput, match="5001 fields are invalid") as caught:
         decoding.decode_slowly(TASK.Request, body)
     assert [fault.field for fault in caught.value.errors] == ["body"]
 

@@ -143,7 +143,7 @@ def test_a_large_request_never_holds_the_event_loop(live: Live, monkeypatch: pyt
     spy("_reply")
     monkeypatch.setattr(pipeline, "predict", predicted)
     for limit in (10, 1000):
-        monkeypatch.setattr(native, "DECODE_ASIDE_FROM", limit)
+        monkeypatch.setattr(native, "DECODE_IN_THREAD_FROM", limit)
         assert live.http.post("/models/vec/predict", json={"input_data": ROW}).status_code == 200
     assert told == [True, False]
     assert loops == [False, False, True, True]

@@ -34,7 +34,7 @@ class _Command(BaseModel):
 
 
 class ModelCommand(_Command):
-    """The model to load or unload."""
+    """A model to load or unload."""
 
     model: str = Field(min_length=1, max_length=300, description="name[:version|@alias]", examples=["digits@champion"])
 
@@ -46,7 +46,7 @@ class AliasCommand(_Command):
 
 
 class DrainCommand(_Command):
-    """How long to wait for requests in flight."""
+    """The maximum time to wait for requests in flight."""
 
     wait_s: float = Field(default=0.0, ge=0, le=MAX_WAIT_S, allow_inf_nan=False)
 
@@ -54,27 +54,27 @@ class DrainCommand(_Command):
 class _Followed(BaseModel):
     model_config = ConfigDict(protected_namespaces=())
 
-    behind: int = Field(description="Processes of this server that have not followed yet; they will.", examples=[0])
+    behind: int = Field(description="Processes of this server that have yet to follow.", examples=[0])
 
 
 class _Persisted(_Followed):
     persisted: bool = Field(
-        description="True: stored in the registry's database; every server of the registry follows, also after a "
-        "restart. False: it holds for this server only, until it ends."
+        description="True: stored in the registry's database; it holds for every server of the registry, also after a "
+        "restart. False: it holds for this server only, until it stops."
     )
-    note: str = Field(description="How long it holds and where, and why it is not stored.")
+    note: str = Field(description="Where and how long the change holds, and why it is not stored.")
 
 
 class Loaded(_Persisted):
-    """A model that answers from now on."""
+    """A loaded model."""
 
     model: str = Field(description="name:version", examples=["digits:v1.0"])
     variant: str = Field(examples=["onnx-fp32"])
-    warnings: list[str] = Field(description="Settings that could not be honoured when it was loaded.")
+    warnings: list[str] = Field(description="Settings that could not be applied at load.")
 
 
 class Unloaded(_Persisted):
-    """A model that is served no longer."""
+    """A model that is no longer served."""
 
     model: str = Field(description="The reference in the request.", examples=["digits"])
     unloaded: list[str] = Field(description="The versions that were loaded.", examples=[["digits:v1.0"]])
@@ -85,8 +85,8 @@ class Aliased(BaseModel):
 
     name: str
     alias: str
-    version: str | None = Field(description="null when the alias was removed.", examples=["v1.0"])
-    problem: str | None = Field(description="Why this server stays at the version before.")
+    version: str | None = Field(description="null if the alias was removed.", examples=["v1.0"])
+    problem: str | None = Field(description="Why this server still serves the previous version.")
 
 
 class Drained(_Followed):
@@ -99,15 +99,15 @@ class Drained(_Followed):
 class ServerState(Drained):
     """What this server serves."""
 
-    default: str | None = Field(description="The model that answers requests that name none.")
+    default: str | None = Field(description="The model for requests that name none.")
     wanted: list[str] = Field(description="References that should be loaded.")
     loaded: list[str] = Field(description="Versions that are loaded.")
     unloaded: list[str] = Field(description="Names and versions that an operator unloaded.")
-    problems: dict[str, str] = Field(description="Why a reference is not served, or stays at an older version.")
+    problems: dict[str, str] = Field(description="Why a reference is not served, or is served in an older version.")
 
 
 def _guarded(handler: Handler) -> Handler:
-    """Answer an operator with the reason of a failure, which a client would only find in the log."""
+    """Tell the operator the reason of a failure, which other clients do not get."""
 
     @wraps(handler)
     async def answer(call: Call) -> Reply:
@@ -142,7 +142,7 @@ async def state(call: Call) -> Reply:
 
 @_guarded
 async def load(call: Call) -> Reply:
-    """`POST /admin/load`: a model answers from now on; it is loaded when the reply comes."""
+    """`POST /admin/load`: serve a model; the reply comes after it is loaded."""
     ref = await _model(call)
     done = await call.service.commands.load(ref)
     _audit(call, "loaded", f"{done.model.key}; {done.note}")
@@ -160,7 +160,7 @@ async def load(call: Call) -> Reply:
 
 @_guarded
 async def unload(call: Call) -> Reply:
-    """`POST /admin/unload`: a model is served no longer, until it is loaded again; requests in flight are answered."""
+    """`POST /admin/unload`: stop serving a model until it is loaded again; requests in flight are answered."""
     ref = await _model(call)
     done = await call.service.commands.unload(ref)
     _audit(call, "unloaded", f"{ref}; {done.note}")
@@ -170,7 +170,7 @@ async def unload(call: Call) -> Reply:
 
 @_guarded
 async def set_alias(call: Call) -> Reply:
-    """`PUT /admin/models/{name}/aliases/{alias}`: a write into the registry, which every server follows."""
+    """`PUT /admin/models/{name}/aliases/{alias}`: write the alias to the registry; every server follows."""
     version = (await _body(call, AliasCommand)).version
     name, alias = call.params["name"], call.params["alias"]
     version = await asyncio.to_thread(_set_alias, call, name, alias, version)
@@ -189,7 +189,7 @@ async def remove_alias(call: Call) -> Reply:
 
 @_guarded
 async def drain(call: Call) -> Reply:
-    """`POST /admin/drain`: refuse predictions, and wait for those in flight; the process goes on."""
+    """`POST /admin/drain`: refuse predictions and wait for those in flight; the process keeps running."""
     wait_s = (await _body(call, DrainCommand)).wait_s
     await call.service.commands.drain(True)
     _audit(call, "draining", "")
@@ -207,14 +207,14 @@ async def resume(call: Call) -> Reply:
     return json_reply(Drained(draining=call.service.draining, inflight=await _inflight(call), behind=behind))
 
 
-# Reading a command, and what came of it
+# Commands and their results
 
 
 async def _body(call: Call, kind: type[Body]) -> Body:
-    """The command in a body, which may be empty where every field has a default. Raises InvalidInput or Refusal."""
+    """The command in a body, which may be empty if every field has a default. Raises InvalidInput or Refusal."""
     body = await call.body()
     content_type = call.header("content-type") or ""
-    if body and not is_json(content_type):  # pages of other origins can send other types without a preflight
+    if body and not is_json(content_type):  # browsers send other types across origins without a preflight
         raise Refusal(415, f"send {JSON}, not {content_type[:100] or 'a body without a content type'}")
     if len(body) > MAX_BODY_BYTES:
         raise Refusal(413, f"the body may be {MAX_BODY_BYTES} bytes at most")
@@ -225,7 +225,7 @@ async def _body(call: Call, kind: type[Body]) -> Body:
 
 
 async def _model(call: Call) -> str:
-    """The reference in a command. Raises InvalidInput, also for a file of this machine."""
+    """The reference in a command. Raises InvalidInput, also if it names a file."""
     ref = (await _body(call, ModelCommand)).model
     if is_model_file(ref):
         raise InvalidInput("model: name a model of the registry; a file is served from the command line", field="model")
@@ -255,7 +255,7 @@ def _behind(call: Call) -> Awaitable[int]:
 
 
 async def _drained(call: Call, wait_s: float) -> int:
-    """Wait until no request is in flight; how many are after the time."""
+    """Wait up to `wait_s` until no request is in flight; return how many are."""
     until = time.monotonic() + wait_s
     while True:
         inflight = await _inflight(call)

@@ -1,4 +1,4 @@
-"""JSON bodies into requests of a task: what `fast_json` does not read goes through the Pydantic model.
+"""Decodes JSON bodies into requests of a task; what `fast_json` does not read goes through the Pydantic model.
 
 The fast path never rejects: the Pydantic model decides and writes the error.
 """
@@ -20,13 +20,13 @@ from penstock.tasks.validation_errors import refusal
 
 
 class Batch:
-    """The body of a batch: its list `requests`, whose items are read once their Task is known, and what is around it.
+    """The body of a batch. The items of its list `requests` are decoded once their Task is known.
 
-    `shell` is the body with None for each item.
+    `shell` is the body with None in place of each item.
     """
 
     def __init__(self, body: bytes, *, fast: bool = True) -> None:
-        """`fast` is False where no Task has arrays. Raises InvalidInput for broken JSON and for what is no object."""
+        """`fast` is False if no Task has arrays. Raises InvalidInput unless the body is a JSON object."""
         self._body = body
         self._items: list[Any] | None = None
         self._fast = read_items(body) if fast else None
@@ -41,7 +41,7 @@ class Batch:
             self.shell = {**document, "requests": [None] * len(self._items)}
 
     def items(self, task: Task) -> list[BaseModel | InvalidInput]:
-        """Each item as the Task's `Request`, or what is wrong with it; once only, for the parser's memory is let go."""
+        """Each item as the Task's `Request`, or its error. Can be called only once: it releases the parser's memory."""
         fast, self._fast = self._fast, None
         fields = fast.fields(task) if fast is not None and has_arrays(task) else None
         del fast
@@ -72,34 +72,34 @@ def decode_item(task: Task, item: Any) -> BaseModel:
         if not any(isinstance(number, bool) for number in numbers):
             try:
                 values = np.frombuffer(array("d", numbers))
-                if np.isfinite(values).all():  # else as above: the model names the number
+                if np.isfinite(values).all():  # otherwise the Pydantic model names the number
                     return task.Request.model_validate({**item, field: values})
             except (TypeError, OverflowError, ValidationError):
-                pass  # as above
+                pass  # the Pydantic model writes the error
     return decode_slowly(task.Request, _written(item))
 
 
 def _written(item: Any) -> bytes:
-    """The item as JSON again, for the model to read as it reads a body; orjson is faster, and writes NaN as null.
+    """The item encoded as JSON again, so that the Pydantic model reads it like a body. Raises InvalidInput.
 
-    Raises InvalidInput for one that is nested too deep.
+    orjson is faster, but writes NaN as null; documents with null are encoded by Pydantic.
     """
     try:
         text = orjson.dumps(item)
-    except (TypeError, ValueError):  # a whole number beyond 64 bits, a lone surrogate
+    except (TypeError, ValueError):  # a whole number beyond 64 bits, an unpaired surrogate
         text = b"null"
     if b"null" not in text:
         return text
     try:
         return to_json(item, inf_nan_mode="constants")
     except PydanticSerializationError:
-        raise InvalidInput("body: the item is nested too deep", field="body") from None
+        raise InvalidInput("body: the item is nested too deeply", field="body") from None
 
 
 def document_with_task(body: bytes, task: Task) -> dict[str, Any] | None:
-    """The document of a body that names a task in its field `task`; None for all others.
+    """The parsed body if it names a task in its field `task`; otherwise None.
 
-    Where the request of `task` has a field of that name itself, the field belongs to the request.
+    If the requests of `task` have a field `task` of their own, the field belongs to the request.
     """
     if "task" in task.Request.model_fields:
         return None
@@ -111,12 +111,12 @@ def document_with_task(body: bytes, task: Task) -> dict[str, Any] | None:
 
 
 def decode_slowly(model: type[BaseModel], body: bytes) -> BaseModel:
-    """Any JSON body through its Pydantic model. Raises InvalidInput."""
+    """Decode any JSON body with its Pydantic model. Raises InvalidInput."""
     if not body or body.isspace():
         raise InvalidInput("body: the request has no body; send a JSON object", field="body")
     try:
         request = model.model_validate_json(body)
-    except ValidationError as error:  # NaN and infinity among them, by the field they stand in
+    except ValidationError as error:  # also for NaN and infinity, with the field
         raise refusal(error) from None
     if b"NaN" in body or b"Infinity" in body:
         _refuse_constants(body)
@@ -124,21 +124,21 @@ def decode_slowly(model: type[BaseModel], body: bytes) -> BaseModel:
 
 
 def parse(body: bytes) -> Any:
-    """Any JSON document as Python values; raises InvalidInput for broken JSON.
+    """A JSON document as Python values. Raises InvalidInput for invalid JSON.
 
-    NaN and 1e400 come through as floats, so that whoever checks the fields can name the one that is wrong.
+    NaN and 1e400 are accepted and become floats, so that the check of the fields can name the invalid one.
     """
     try:
         return orjson.loads(body)
     except ValueError as error:
-        try:  # orjson refuses a whole document for one NaN or one number beyond a float
+        try:  # orjson refuses the whole document for one NaN or one number too large for a float
             return from_json(body)
         except ValueError:
             raise InvalidInput(f"body: not valid JSON: {error}", field="body") from None
 
 
 def _refuse_constants(body: bytes) -> None:
-    """NaN and Infinity are Python's idea of JSON; inside a text they are just letters."""
+    """Refuse NaN and Infinity, which are not JSON; within a string they are allowed."""
     try:
         from_json(body, allow_inf_nan=False)
     except ValueError as error:

@@ -1,7 +1,7 @@
-"""JSON arrays of numbers without a Python object for each number: the fast path from a body to a request.
+"""The fast path from a body to a request: decodes JSON arrays of numbers without a Python object for each number.
 
-It never rejects. For everything else (nested arrays, duplicate keys, values that are no numbers) the result is None,
-and the Pydantic model decides and writes the error.
+It never rejects. For anything else (nested arrays, duplicate keys, values that are not numbers) the result is None, and
+the Pydantic model decides and writes the error.
 """
 
 from __future__ import annotations
@@ -26,33 +26,33 @@ else:
 Fields: TypeAlias = dict[str, Any]
 
 _KEEP_PARSER_BELOW = 1 << 20
-"""A parser keeps the memory of its largest document; larger bodies get one of their own."""
+"""A parser keeps the memory of its largest document, so larger bodies get a new parser."""
 _MOST_KEYS = 64
 _MOST_SERIES = 128
 _LONGEST_KEY = 128
-"""simdjson looks for a key from the first one on: of very many keys each costs as much as all of them."""
+"""simdjson searches keys from the start of the object: reading all of n keys takes n² steps."""
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-"""simdjson skips it, and it is no JSON."""
+"""simdjson skips it, although it is not valid JSON."""
 
 
 _UNSURE = (ValueError, TypeError, LookupError, AttributeError, RuntimeError, OverflowError)
-"""What the parsers raise for a document of another form, or for what is no JSON."""
+"""Raised by the parsers for documents of another structure and for invalid JSON."""
 
 
 def has_arrays(task: Task) -> bool:
-    """Whether its requests have a field that the fast path can read."""
+    """True if the task's requests have a field that the fast path can read."""
     return task.array_field is not None or task.series_field is not None
 
 
 def decode(task: Task, body: bytes) -> BaseModel | None:
-    """The `Request` of a task from a JSON body; None where the Pydantic model decides."""
+    """The `Request` of a task from a JSON body; None if the Pydantic model must decide."""
     if task.array_field is None and task.series_field is None:
         return None
     return validated(task, read(body, task))
 
 
 def validated(task: Task, fields: Fields | None) -> BaseModel | None:
-    """The `Request` with these fields; None where the Pydantic model, which reads the same bytes, decides."""
+    """The `Request` with these fields; None if the Pydantic model must decide from the bytes."""
     if fields is None:
         return None
     try:
@@ -67,10 +67,10 @@ class _PerThread(threading.local):
 
 
 class ArrayItems:
-    """The objects in the list `requests` of a batch, and the envelope around them; not for two threads at once."""
+    """The objects in the list `requests` of a batch, and the other fields of the body. Not thread-safe."""
 
     def __init__(self, body: bytes) -> None:
-        """Raises one of `_UNSURE` for what the Pydantic model decides."""
+        """Raises one of `_UNSURE` if the Pydantic model must decide."""
         self._arrays = body.count(b"[")
         document = simdjson.Parser().parse(body)
         fields = _members(document, _MOST_KEYS)
@@ -84,7 +84,7 @@ class ArrayItems:
         return len(self._requests)
 
     def fields(self, task: Task) -> list[Fields] | None:
-        """Those of every item, its arrays as the task takes them; None where the Pydantic model decides."""
+        """The fields of every item, with arrays as the task takes them; None if the Pydantic model must decide."""
         try:
             read = [_fields(item, task) for item in self._requests]
         except _UNSURE:
@@ -93,7 +93,7 @@ class ArrayItems:
 
 
 def read_items(body: bytes) -> ArrayItems | None:
-    """A batch, as far as the fast path can read it."""
+    """A batch; None if the fast path cannot read it."""
     if simdjson is None or body.startswith(_BYTE_ORDER_MARK):
         return None
     try:
@@ -103,8 +103,8 @@ def read_items(body: bytes) -> ArrayItems | None:
 
 
 def read_simdjson(body: bytes, task: Task) -> Fields | None:
-    """The fields of an object, its numbers as a float64 array or as several, None where the Pydantic model decides."""
-    # as_buffer() would flatten nested arrays without a word: as many may begin as are taken
+    """The fields of an object, with numbers as one or more float64 arrays; None if the Pydantic model must decide."""
+    # as_buffer() flattens nested arrays silently: compare the number of "[" with the number of arrays read
     arrays = _one_or_many(body, b"[") if task.series_field is None else body.count(b"[")
     if arrays == 0 or body.startswith(_BYTE_ORDER_MARK):
         return None
@@ -117,30 +117,30 @@ def read_simdjson(body: bytes, task: Task) -> Fields | None:
 
 
 def _one_or_many(body: bytes, mark: bytes) -> int:
-    """0, 1 or 2 for more; find() searches many bytes at a time, count() one by one."""
+    """The count of `mark`, where 2 means 2 or more; find() scans many bytes at a time, count() one by one."""
     first = body.find(mark)
     return 0 if first < 0 else 1 if body.find(mark, first + 1) < 0 else 2
 
 
 def _members(found: Any, most: int) -> Fields:
-    """An object's values, arrays and objects among them unread. Raises ValueError for a key given twice."""
+    """An object's values; nested arrays and objects are not decoded. Raises ValueError for a duplicate key."""
     if not isinstance(found, simdjson.Object):
-        raise TypeError("no object")
+        raise TypeError("not an object")
     keys = list(found)
     if len(keys) > most or any(len(key) > _LONGEST_KEY or "\0" in key for key in keys):
-        raise ValueError("too many keys, a long one, or one that simdjson would look up as what is before its NUL")
-    members = {key: found[key] for key in keys}  # items() would make a list of an array, number by number
+        raise ValueError("too many keys, a long key, or one with NUL, at which simdjson would truncate it")
+    members = {key: found[key] for key in keys}  # items() would convert an array to a list
     if len(members) != len(keys):
         raise ValueError("a key is given twice")
     return members
 
 
 def _fields(found: Any, task: Task) -> tuple[Fields, int]:
-    """An object's values, and how many arrays are among them."""
+    """An object's values, and the number of arrays in it."""
     fields, arrays = _members(found, _MOST_KEYS), 0
     for key, value in fields.items():
         if key == task.array_field:
-            # as_buffer() hands out a copy of its own, not the parser's memory
+            # as_buffer() returns a copy, not the parser's memory
             fields[key] = np.frombuffer(value.as_buffer(of_type="d"))
             arrays += 1
         elif key == task.series_field:
@@ -167,15 +167,15 @@ def _is_container(value: Any) -> bool:
 
 
 def read_orjson(body: bytes, task: Task) -> Fields | None:
-    """The same without simdjson, for one array only: orjson does not tell of a name that is given twice."""
-    if task.series_field is not None or b"true" in body or b"false" in body:  # array() would take them for 1 and 0
+    """The same without simdjson, for a single array only, since orjson does not report duplicate keys."""
+    if task.series_field is not None or b"true" in body or b"false" in body:  # array() would read them as 1 and 0
         return None
     try:
         fields = orjson.loads(body)
         fields[task.array_field] = np.frombuffer(array("d", fields[task.array_field]))
     except _UNSURE:
         return None
-    # orjson reads a whole number beyond 64 bits as a float, which has forgotten its last digits
+    # orjson reads a whole number beyond 64 bits as a float, which loses its last digits
     exact = all(type(v) is not float or abs(v) < 2**53 for k, v in fields.items() if k != task.array_field)
     return fields if exact else None
 

@@ -1,4 +1,4 @@
-"""Whether the server is well, and what it is doing."""
+"""Health, probes, statistics and metrics."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ class Health(BaseModel):
     """The state of the whole server."""
 
     status: Literal["healthy", "unhealthy"]
-    version: str = Field(description="Of Penstock.")
-    model_loaded: bool = Field(description="True when at least one model answers.", examples=[True])
-    reasons: list[str] = Field(default_factory=list, description="What is wrong, one sentence each.")
+    version: str = Field(description="The version of Penstock.")
+    model_loaded: bool = Field(description="True if at least one model is loaded.", examples=[True])
+    reasons: list[str] = Field(default_factory=list, description="The problems, one sentence each.")
 
     model_config = ConfigDict(protected_namespaces=())
 
@@ -26,29 +26,29 @@ class Probe(BaseModel):
     """The answer to a probe."""
 
     status: Literal["ok", "unavailable"]
-    reasons: list[str] = Field(default_factory=list, description="Why it is unavailable, one sentence each.")
+    reasons: list[str] = Field(default_factory=list, description="The reasons if unavailable, one sentence each.")
 
 
 class ModelStats(BaseModel):
-    """One model version: counts since the start, times over the last minute."""
+    """Statistics of one model version: counts since the start, times over the last minute."""
 
     model_config = ConfigDict(extra="allow")
 
     requests: int
-    errors: int = Field(description="Faults of the server: failed, late or refused requests.")
+    errors: int = Field(description="Requests that failed, timed out or were refused because of the server.")
     error_rate: float
     outcomes: dict[str, int]
     avg_ms: float | None
     p50_ms: float | None
     p95_ms: float | None
     p99_ms: float | None
-    throughput: float = Field(description="Answered requests a second.")
-    batch_size_histogram: dict[str, int] = Field(description="How many requests ran in a batch of so many rows.")
+    throughput: float = Field(description="Answered requests per second.")
+    batch_size_histogram: dict[str, int] = Field(description="Number of requests by the rows of their batch.")
     uptime_s: float
 
 
 class CacheStats(BaseModel):
-    """What is remembered, and how often it was asked for."""
+    """Statistics of the response cache."""
 
     entries: int
     bytes: int
@@ -57,19 +57,19 @@ class CacheStats(BaseModel):
 
 
 class Stats(BaseModel):
-    """What the server is doing."""
+    """Statistics of the server."""
 
     model_config = ConfigDict(protected_namespaces=(), extra="allow")
 
     model_path: str | None = Field(description="The default model: a reference, or a file.")
-    device: str = Field(description="As set; `model_device` is where the default model really runs.")
+    device: str = Field(description="The setting; `model_device` is the device of the default model.")
     batch_size: int
     model_device: str | None
     model_parameters: int | None
-    queue_size: int = Field(description="Rows that wait.")
-    processing: int = Field(description="Requests inside the engine.")
+    queue_size: int = Field(description="Rows in the queues.")
+    processing: int = Field(description="Requests in flight.")
     uptime_s: float
-    cache: CacheStats | None = Field(default=None, description="Remembered answers; null where none are.")
+    cache: CacheStats | None = Field(default=None, description="The cache; null if there is none.")
     models: dict[str, ModelStats] = Field(description="By name:version.")
 
 
@@ -91,12 +91,12 @@ async def live(call: Call) -> Reply:  # noqa: ARG001
 
 
 async def ready(call: Call) -> Reply:
-    """`GET /health/ready`: every model that should be served answers, and the server is not going down."""
+    """`GET /health/ready`: every model that should be served is loaded, and the server is not draining."""
     return _probe(*_state(call))
 
 
 async def startup(call: Call) -> Reply:
-    """`GET /health/startup`: the first load is done."""
+    """`GET /health/startup`: the initial load is done."""
     return _probe(call.service.started, [] if call.service.started else ["models are being loaded"])
 
 

@@ -1,4 +1,4 @@
-"""Models of the registry, and which of them are loaded."""
+"""Routes about models: the registry's models, versions and cards, and which are loaded."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ class ModelInfo(_Shown):
         validation_alias="task", description="The kind of its Task.", examples=["vector-classification"]
     )
     parameters: int | None = Field(
-        validation_alias="num_parameters", description="Number of parameters; null if the format does not tell."
+        validation_alias="num_parameters", description="Number of parameters; null if the format does not record it."
     )
     input_shape: list[int] = Field(description="-1 is a free axis; the first axis is the batch.", examples=[[-1, 784]])
     output_shape: list[int] = Field(examples=[[-1, 10]])
     version: str
     variant: str = Field(examples=["onnx-fp32"])
     format: str = Field(examples=["onnx"])
-    device: str = Field(description="Where it runs.", examples=["cpu"])
+    device: str = Field(description="The device it runs on.", examples=["cpu"])
     dtype: str = Field(examples=["FP32"])
     size_bytes: int
-    sha256: str = Field(description="Of the variant's main file.")
+    sha256: str = Field(description="The digest of the variant's main file.")
     loaded_at: str
     tasks: list[str] = Field(description="The default first.", examples=[["vector-classification", "tensor"]])
     warnings: list[str] = Field(description="Warnings from loading.")
@@ -48,7 +48,7 @@ class ModelSummary(_Shown):
 
     name: str
     versions: list[str] = Field(description="In ascending order.")
-    latest: str | None = Field(description="The version that the bare name means.")
+    latest: str | None = Field(description="The version that the name alone refers to.")
     aliases: dict[str, str] = Field(description="Version by alias.")
     loaded: list[str] = Field(description="The loaded versions.")
 
@@ -198,7 +198,7 @@ def _card_page(text: str, ref: str) -> bytes:
 async def _artifact(call: Call, ref: str) -> Artifact:
     try:
         return await asyncio.to_thread(call.service.engine.registry.get, ref)
-    except InvalidInput as error:  # not a reference: no such model
+    except InvalidInput as error:  # not a valid reference, so there is no such model
         raise ModelNotFound(str(error).removeprefix("ref: ")) from None
 
 

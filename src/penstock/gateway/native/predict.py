@@ -1,4 +1,4 @@
-"""Predictions over plain HTTP: bytes to a Task request, and the engine's answer back to bytes."""
+"""Prediction routes of the native API: decode bytes into a Task request, and encode the engine's response."""
 
 from __future__ import annotations
 
@@ -51,16 +51,16 @@ RESPONSES: tuple[type[BaseModel], ...] = (
     TextClassification.Response,
     TabularTask.Response,
 )
-"""What the built-in Tasks take and give; for the documentation."""
+"""Requests and responses of the built-in Tasks, for the documentation."""
 
 MAX_BATCH_ITEMS = 1024
-DECODE_ASIDE_FROM = 256 * 1024
-"""Bodies of this many bytes are decoded, prepared and answered in threads: the event loop never waits for one."""
+DECODE_IN_THREAD_FROM = 256 * 1024
+"""Bodies of this many bytes and more are decoded, preprocessed and encoded in threads, to keep the event loop free."""
 
 _CURL = "application/x-www-form-urlencoded"
 TIMEOUT_HEADER = "X-Request-Timeout-Ms"
 PRIORITY_HEADER = "X-Penstock-Priority"
-"""Of our own, and not the `Priority` of RFC 9218: browsers send that with every request, each its own values."""
+"""Not the `Priority` of RFC 9218, which browsers send with every request, with values of their own."""
 LEAST_AND_MOST = 100
 _PRIORITY = re.compile(r"[+-]?[0-9]{1,3}")
 
@@ -71,7 +71,7 @@ def predict(call: Call) -> Awaitable[Reply]:
 
 
 def predict_vector(call: Call) -> Awaitable[Reply]:
-    """`POST /inference/predict`: the default model, or else the first served one that takes a vector."""
+    """`POST /inference/predict`: the default model if it takes a vector, otherwise the first served one that does."""
     return _answer(call, None, vector=True)
 
 
@@ -101,7 +101,7 @@ async def _answer(call: Call, ref: str | None, *, vector: bool = False, fixed: b
         if not lease.hold():
             await lease.load()
         content_type = call.header("content-type") or ""
-        large = len(body) >= DECODE_ASIDE_FROM
+        large = len(body) >= DECODE_IN_THREAD_FROM
         if large:
             request = await asyncio.to_thread(_read_request, lease, body, content_type)
         else:
@@ -109,13 +109,15 @@ async def _answer(call: Call, ref: str | None, *, vector: bool = False, fixed: b
         version = getattr(request, "model_version", None)
         if version is not None and version != lease.model.version:
             await _move(call, lease, version, fixed)
-        lease.started = time.monotonic()  # of the engine's part: the body may have taken its time
+        lease.started = time.monotonic()  # measure the engine only, without the transfer of the body
         prediction = await engine.pipeline.predict(lease, request, in_thread=large)
     return await asyncio.to_thread(_reply, prediction) if large else _reply(prediction)
 
 
 def _lease(call: Call, ref: str | None) -> Lease:
-    """A lease as the headers ask for it. Raises InvalidInput naming the header, ModelNotReady before the first load."""
+    """A lease with the headers' priority and deadline. Raises InvalidInput naming the header, ModelNotReady before the
+    first load.
+    """
     admission, key = call.service.engine.admission, call.header("x-penstock-key")
     try:
         if not call.service.started:
@@ -141,8 +143,8 @@ async def _vector_ref(call: Call) -> str | None:
 
 
 def _named(call: Call, ref: str) -> str:
-    """A reference that came over the wire: it names a model of the registry or a file that is served, and never makes
-    the server open another file. Raises ModelNotFound.
+    """A reference in a request: a model of the registry or a file that is served, since a request must not make the
+    server open other files. Raises ModelNotFound.
     """
     try:
         return _registry_ref(ref)
@@ -175,7 +177,7 @@ async def _move(call: Call, lease: Lease, version: str, fixed: bool) -> None:
 
 
 class VersionNotFound(ModelNotFound):
-    """The body names a version that is not there; blames the field."""
+    """The body names a version that does not exist; the error names the field."""
 
     errors: tuple[FieldError, ...]
 
@@ -188,7 +190,7 @@ class VersionNotFound(ModelNotFound):
 
 
 def _deadline(call: Call) -> float | None:
-    """The deadline that the header asks for, in `time.monotonic()` seconds; at most the server's own timeout.
+    """The deadline in the header, in `time.monotonic()` seconds; at most the server's own timeout.
 
     Raises InvalidInput naming the header.
     """
@@ -206,12 +208,12 @@ def _deadline(call: Call) -> float | None:
 
 
 def _task_of_query(call: Call) -> str | None:
-    """The task that `?task=` names; None for the model's first one."""
+    """The task in `?task=`; None for the model's default."""
     return parse_qs(call.query).get("task", [None])[-1]
 
 
 def _priority(call: Call) -> int:
-    """The priority that the header asks for, at most `max_priority`. Raises InvalidInput naming the header."""
+    """The priority in the header, at most `max_priority`. Raises InvalidInput naming the header."""
     given = call.header("x-penstock-priority")
     if given is None:
         return 0
@@ -242,7 +244,7 @@ def read_json(task: Task, body: bytes) -> BaseModel:
 
 
 def _choose(lease: Lease, kind: Any) -> None:
-    """Ask the model for the task that the body names. Raises InvalidInput naming `task`."""
+    """Select the task that the body names. Raises InvalidInput naming `task`."""
     if not isinstance(kind, str):
         raise InvalidInput("task: Input should be a valid string", field="task")
     if lease.task not in (None, kind):
@@ -250,21 +252,21 @@ def _choose(lease: Lease, kind: Any) -> None:
     lease.choose(kind)
 
 
-async def _aside(size: int, work: Any, *arguments: Any) -> Any:
-    return work(*arguments) if size < DECODE_ASIDE_FROM else await asyncio.to_thread(work, *arguments)
+async def _offload(size: int, work: Any, *arguments: Any) -> Any:
+    return work(*arguments) if size < DECODE_IN_THREAD_FROM else await asyncio.to_thread(work, *arguments)
 
 
 def _check_json(content_type: str) -> None:
-    """Raises Refusal (415) for a body that says it is no JSON.
+    """Raises Refusal (415) for a content type other than JSON.
 
-    One that says nothing is taken for JSON, and so is what `curl -d` says when nobody tells it otherwise.
+    A body without a content type, or with the default of `curl -d`, is read as JSON.
     """
     if content_type and not is_json(content_type) and not content_type.startswith(_CURL):
         raise Refusal(415, f"this model takes {JSON}, not {content_type[:100]}")
 
 
 def is_json(content_type: str) -> bool:
-    """True for `application/json` and its relatives, whatever their parameters."""
+    """True for `application/json` and `application/*+json`, with any parameters."""
     if content_type == JSON:
         return True
     kind = content_type.partition(";")[0].strip().lower()
@@ -287,13 +289,13 @@ def _reply(p: Prediction) -> Reply:
 
 
 def flags_header(flags: Iterable[Flag]) -> str:
-    """`output y not_finite, input x above`; what a tensor's name holds and a header may not is percent-encoded."""
+    """`output y not_finite, input x above`; characters that a header cannot hold are percent-encoded."""
     return ", ".join(f"{flag.side} {quote(flag.tensor)} {flag.kind}" for flag in flags)
 
 
 @functools.lru_cache(maxsize=1024)
 def model_header(name: str, version: str, variant: str) -> str:
-    """`name:version/variant`; a bare file's name may hold what a header may not, which is percent-encoded."""
+    """`name:version/variant`; characters that a header cannot hold (in the name of a bare file) are percent-encoded."""
     return quote(f"{name}:{version}/{variant}", safe=":/+@!~()*' ,;=&$")
 
 
@@ -308,10 +310,10 @@ class BatchRequest(BaseModel):
     requests: list[JsonValue] = Field(
         min_length=1,
         max_length=MAX_BATCH_ITEMS,
-        description="Each as for POST /predict; each is answered or refused on its own.",
+        description="Each as for POST /predict; each succeeds or fails on its own.",
     )
-    model: str | None = Field(default=None, description="name[:version|@alias]; the default model when absent.")
-    task: str | None = Field(default=None, description="A task of the model; its first one when absent.")
+    model: str | None = Field(default=None, description="name[:version|@alias]; the default model if absent.")
+    task: str | None = Field(default=None, description="A task of the model; its default if absent.")
 
 
 async def predict_batch(call: Call) -> Reply:
@@ -323,19 +325,19 @@ async def predict_batch(call: Call) -> Reply:
         _check_json(call.header("content-type") or "")
         body = await call.body()
         fast = any(has_arrays(runner.task) for model in engine.loaded() for runner in model.runners.values())
-        batch = await _aside(len(body), _read_batch, body, fast)
+        batch = await _offload(len(body), _read_batch, body, fast)
         lease.task = _task_of_batch(call, batch.shell.get("task"))
         await _hold_model(call, lease, batch.shell.get("model"))
-        items = await _aside(len(body), _read_items, lease, batch)
+        items = await _offload(len(body), _read_items, lease, batch)
         lease.started = time.monotonic()
         good = [item for item in items if not isinstance(item, PenstockError)]
         results = iter(await engine.pipeline.predict_batch(lease, good))
     answers = [item if isinstance(item, PenstockError) else next(results) for item in items]
-    return await _aside(len(body), _batch_reply, answers, started, call.request_id)  # type: ignore[no-any-return]
+    return await _offload(len(body), _batch_reply, answers, started, call.request_id)  # type: ignore[no-any-return]
 
 
 def _read_batch(body: bytes, fast: bool) -> Batch:
-    """Its items are read one by one later: here only their number counts. Raises InvalidInput."""
+    """Check the body except for the items, which are decoded later. Raises InvalidInput."""
     batch = Batch(body, fast=fast)
     try:
         BatchRequest.model_validate(batch.shell)
@@ -345,10 +347,10 @@ def _read_batch(body: bytes, fast: bool) -> Batch:
 
 
 def _task_of_batch(call: Call, kind: str | None) -> str | None:
-    asked = _task_of_query(call)
-    if None not in (asked, kind) and asked != kind:
-        raise InvalidInput(f"task: the query names {asked!r}, the body {kind!r}", field="task")
-    return asked or kind
+    queried = _task_of_query(call)
+    if None not in (queried, kind) and queried != kind:
+        raise InvalidInput(f"task: the query names {queried!r}, the body {kind!r}", field="task")
+    return queried or kind
 
 
 async def _hold_model(call: Call, lease: Lease, ref: str | None) -> None:
@@ -362,7 +364,7 @@ async def _hold_model(call: Call, lease: Lease, ref: str | None) -> None:
 
 
 def _read_items(lease: Lease, batch: Batch) -> list[BaseModel | PenstockError]:
-    """The requests of a batch, and the errors of those that cannot be read, which are observed here."""
+    """The requests of a batch, with the error in place of each invalid one. Errors are observed here."""
     items = [_of_version(lease.model, item) for item in batch.items(lease.runner.task)]
     for item in items:
         if isinstance(item, PenstockError):
@@ -373,7 +375,7 @@ def _read_items(lease: Lease, batch: Batch) -> list[BaseModel | PenstockError]:
 def _of_version(model: LoadedModel, item: BaseModel | PenstockError) -> BaseModel | PenstockError:
     version = getattr(item, "model_version", None)
     if version is not None and version != model.version:
-        return VersionNotFound(f"this batch is answered by {model.key}; name another version in `model`")
+        return VersionNotFound(f"this batch is for {model.key}; name another version in the batch's `model`")
     return item
 
 
@@ -400,13 +402,13 @@ def _item_json(answer: Prediction | PenstockError, request_id: str) -> bytes:
 
 
 class BatchError(BaseModel):
-    """One item that was refused."""
+    """A failed item."""
 
     error: BatchItemError
 
 
 def batch_response(answers: tuple[type[BaseModel], ...]) -> type[BaseModel]:
-    """The model of a batch's answer, whose items are one of `answers` or an error; for the documentation."""
+    """The model of a batch's response, whose items are one of `answers` or an error; for the documentation."""
     item: Any = Union[(*answers, BatchError)]  # built at run time
     return create_model(
         "BatchResponse",

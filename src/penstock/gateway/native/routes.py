@@ -1,4 +1,4 @@
-"""The table of all native routes: the source of what is served and documented, on any server."""
+"""The table of all native routes: served by every kind of server and documented in OpenAPI."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Uploaded files: multipart forms and raw bodies into Task requests."""
+"""Decodes uploaded files (multipart forms and raw bodies) into Task requests."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from penstock.tasks.base import Task
 from penstock.tasks.validation_errors import parse_request
 
 MAX_PARTS = 64
-"""A form has a handful of fields; thousands of empty ones are an attack."""
+"""Maximum parts of a form. Real forms have a few; thousands of empty ones are an attack."""
 
 _RAW = ("image/", "application/octet-stream")
 _FILE_NAMES = ("file", "image")
-"""What clients call a form's file field, beside the Task's own name for it."""
+"""Other names that clients use for the file field, besides the Task's own."""
 
 
 def read_upload(task: Task, body: bytes, content_type: str) -> Any:
@@ -60,7 +60,7 @@ def parse_form(body: bytes, content_type: str) -> dict[str, str | bytes]:
 
 
 class _Form:
-    """Collects the parts while the parser walks through the body."""
+    """Collects the parts of a form from the parser's callbacks."""
 
     def __init__(self) -> None:
         self.fields: dict[str, str | bytes] = {}
