@@ -1,6 +1,6 @@
-"""A Task of your own: what the tensors of a regression model mean, and how a subclass of Predictor stays out of it.
+"""A custom Task: request, response, preprocessing and postprocessing for a regression model.
 
-A package of yours names it in its pyproject.toml, and manifests may then say `"kind": "house-price"`:
+Your package declares it in its pyproject.toml; manifests then name it with `"kind": "house-price"`:
 
     [project.entry-points."penstock.tasks"]
     house-price = "houses.task:HousePrice"

@@ -1,4 +1,4 @@
-"""The engine without a server: many coroutines ask, their requests are batched, each gets its own answer.
+"""The engine without a server: concurrent requests of many coroutines are batched.
 
 python examples/engine_in_asyncio.py
 """

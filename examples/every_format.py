@@ -1,7 +1,7 @@
-"""One version in four forms: each machine takes the fastest that passes the golden samples, and says why.
+"""One version in four formats: each machine selects the fastest variant that passes the golden samples.
 
 Writes a small network as ONNX, TorchScript, a torch.export program and plain weights into one artifact, publishes it
-with trust in its code, and measures every form here. Needs penstock[train].
+with trust `code`, measures every variant and prints the reason for each result. Needs penstock[train].
 
     python examples/every_format.py [REGISTRY]
 """
@@ -28,7 +28,7 @@ from penstock import (
 )
 
 
-def write_forms(model: torch.nn.Module, example: torch.Tensor, folder: Path) -> list[VariantSource]:
+def write_variants(model: torch.nn.Module, example: torch.Tensor, folder: Path) -> list[VariantSource]:
     batch = ({0: torch.export.Dim("batch")},)
     torch.onnx.export(
         model, (example,), str(folder / "m.onnx"), input_names=["x"], output_names=["y"],
@@ -36,7 +36,7 @@ def write_forms(model: torch.nn.Module, example: torch.Tensor, folder: Path) -> 
     )  # fmt: skip
     torch.export.save(torch.export.export(model, (example,), dynamic_shapes=batch), folder / "m.pt2")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch.jit is deprecated, and many models still come as TorchScript
+        warnings.simplefilter("ignore")  # torch.jit is deprecated, but many models are still TorchScript
         torch.jit.save(torch.jit.trace(model, example), folder / "m.ts")
     save_file(model.state_dict(), folder / "m.safetensors")
     weights = VariantSource(
@@ -59,14 +59,14 @@ def main(registry_path: str = "registry") -> None:
             version="1.0.0",
             task=TaskEntry(kind="tensor"),
             signature=Signature((TensorSpec("x", "FP32", (-1, 64)),), (TensorSpec("y", "FP32", (-1, 8)),)),
-            variants=write_forms(model, samples[:2], Path(scratch)),
+            variants=write_variants(model, samples[:2], Path(scratch)),
             golden=Golden({"x": samples.numpy()}, {"y": reference}, atol=1e-5),
             card="",
         )
         registry = Registry(registry_path)
-        registry.publish(artifact.path, trust="code")  # its digest is pinned; the artifact itself cannot say so
+        registry.publish(artifact.path, trust="code")  # pins its digest; an artifact cannot grant trust to itself
     for result in ModelManager(registry).selection_results("forms", measure=True):
-        print(f"{'takes' if result.taken else 'leaves'} {result.variant}: {result.reason}")
+        print(f"{'selected' if result.taken else 'not selected'}: {result.variant}: {result.reason}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""From a PyTorch model to a proved artifact in a registry, and a prediction from it.
+"""Turn a PyTorch model into a verified artifact in a registry, and predict with it.
 
-Trains a small network on scikit-learn's wine data, exports it to ONNX, stores it with its preprocessing, labels and
-golden samples (the outputs of the PyTorch model itself), publishes it and asks it. Needs penstock[train].
+Trains a small network on scikit-learn's wine data, exports it to ONNX, writes an artifact with its preprocessing,
+labels and golden samples (the outputs of the PyTorch model), publishes it and runs a prediction. Needs penstock[train].
 
     python examples/publish_torch_model.py [REGISTRY]
 """
@@ -73,7 +73,7 @@ def main(registry_path: str = "registry") -> None:
             Path(folder) / "wine",
             name="wine",
             version=VERSION,
-            # What the training did to its inputs is part of the artifact: clients send raw measurements.
+            # The preprocessing of the training is part of the artifact: clients send raw measurements.
             task=TaskEntry(
                 kind="vector-classification",
                 config={

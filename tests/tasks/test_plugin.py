@@ -1,4 +1,4 @@
-"""The example package of a third party, installed by pip into a directory of its own and found by its entry point."""
+"""The example of a third-party package, installed with pip into a separate directory and found by its entry point."""
 
 from __future__ import annotations
 
@@ -162,12 +162,12 @@ asyncio.run(main())
     assert model == "other"
 
 
-def test_a_constant_of_the_manifest_that_does_not_fit_is_told_in_one_sentence(site: Path, tmp_path: Path) -> None:
+def test_an_invalid_constant_in_the_manifest_is_reported_in_one_sentence(site: Path, tmp_path: Path) -> None:
     publish(tmp_path, {"scale": "wide"})
     assert "house-price: scale is 'wide'; it should be a number" in run(site, tmp_path, ASK).stderr
 
 
-def test_its_routes_are_served_and_guarded_beside_its_task(site: Path, place: Path) -> None:
+def test_its_routes_are_served_and_guarded(site: Path, place: Path) -> None:
     code = """
 import asyncio, json, httpx
 from penstock.gateway.process.asgi import create_app
@@ -179,13 +179,13 @@ async def main():
     async with app.router.lifespan_context(app):
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://t") as http:
             refused = (await http.put("/houses/market", json={"factor": 2})).status_code
-            told = (await http.put("/houses/market", json={"factor": 2}, headers=key)).json()
+            market = (await http.put("/houses/market", json={"factor": 2}, headers=key)).json()
             await http.post("/predict", json={"area_m2": 100, "rooms": 4})
             prices = (await http.get("/houses/prices?limit=5")).json()
             wrong = (await http.get("/houses/prices?limit=many")).json()["errors"][0]["field"]
             document = (await http.get("/openapi.json")).json()
     example = document["paths"]["/predict"]["post"]["requestBody"]["content"]["application/json"]["example"]
-    print(json.dumps([refused, told, prices, wrong, example, "/houses/prices" in document["paths"]]))
+    print(json.dumps([refused, market, prices, wrong, example, "/houses/prices" in document["paths"]]))
 
 asyncio.run(main())
 """

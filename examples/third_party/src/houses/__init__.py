@@ -1,1 +1,1 @@
-"""A task for Penstock from a package of its own."""
+"""An example package with a task for Penstock."""

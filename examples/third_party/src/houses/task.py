@@ -1,4 +1,4 @@
-"""Houses in, prices out: what the tensors of one regression model mean."""
+"""The task of a regression model that predicts house prices."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from penstock.plugin_api import Arrays, TimedResponse, parse_request
 
 
 class House(BaseModel):
-    """What a client sends; Pydantic refuses the rest with 422 and the name of the field."""
+    """The request; for anything else the client gets 422 with the name of the field."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -24,16 +24,16 @@ class House(BaseModel):
 
 
 class Price(TimedResponse):
-    """What a client gets; version and times come from Penstock."""
+    """The response; Penstock adds version and times."""
 
     price_eur: int
 
 
 class HousePrice(Task):
-    """One house a request.
+    """One house per request.
 
-    It says nothing of `inline`, so it runs in a thread beside the event loop: a mistake here that takes long, or never
-    ends, costs its own requests their deadline and no other model anything.
+    `inline` is not set, so the task runs in a thread: if its code is slow or hangs, only its own requests miss their
+    deadline; other models are not affected.
     """
 
     kind: ClassVar[str] = "house-price"
@@ -42,10 +42,10 @@ class HousePrice(Task):
     example: ClassVar[Any] = {"area_m2": 90, "rooms": 4}
 
     def __init__(self, config: Mapping[str, Any], signature: Signature) -> None:
-        """`config` is the task part of the manifest: constants live there, not in code."""
+        """`config` is the task section of the manifest: constants belong there, not in code."""
         super().__init__(config, signature)
         self.market = 1.0
-        self.told: deque[int] = deque(maxlen=100)
+        self.recent: deque[int] = deque(maxlen=100)
         try:
             self.scale = float(config.get("scale", 1.0))
         except (TypeError, ValueError):
@@ -56,13 +56,13 @@ class HousePrice(Task):
         return {self.signature.inputs[0].name: np.array([[request.area_m2, request.rooms]], np.float32)}
 
     def postprocess(self, outputs: Arrays, request: Any) -> Price:  # noqa: ARG002
-        """The price, from this request's own row."""
+        """The price, from this request's row."""
         price = round(float(outputs[self.signature.outputs[0].name][0, 0]) * self.scale * self.market)
-        self.told.append(price)
+        self.recent.append(price)
         return Price(price_eur=price)
 
     def coerce(self, value: Any) -> BaseModel:
-        """From what Python code hands to `Predictor` or `InferenceEngine`."""
+        """Convert an argument of `Predictor` or `InferenceEngine` into a request."""
         if isinstance(value, House):
             return value
         if not isinstance(value, Mapping):
