@@ -26,7 +26,7 @@ def test_every_setting_is_shown_with_its_source(
     assert shown["workers"] == {"value": 1, "source": "default"}
 
 
-def test_the_table_says_the_same(penstock: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_table_has_the_same_content(penstock: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PENSTOCK_USE_FP16", "yes")
     lines = {line.split()[0]: line.split()[1:] for line in penstock("config", "show").out.splitlines() if line.split()}
     assert lines["use_fp16"] == ["true", "environment", "PENSTOCK_USE_FP16"]

@@ -23,7 +23,7 @@ def findings(done: Any) -> dict[str, dict[str, Any]]:
     return {finding["what"]: finding for finding in done.json()["findings"]}
 
 
-def test_a_healthy_machine_has_nothing_wrong(penstock: Penstock) -> None:
+def test_a_valid_setup_has_no_problems(penstock: Penstock) -> None:
     done = penstock("doctor", "--json")
     assert done.code == 0, done.out
     assert done.json()["ok"] is True
@@ -35,11 +35,11 @@ def test_a_healthy_machine_has_nothing_wrong(penstock: Penstock) -> None:
     assert not Path("registry").exists()
 
 
-def test_the_table_ends_with_the_verdict(penstock: Penstock) -> None:
+def test_the_table_ends_with_the_result(penstock: Penstock) -> None:
     assert penstock("doctor").out.endswith("nothing is wrong\n")
 
 
-def test_a_port_in_use_is_wrong(penstock: Penstock, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_port_in_use_is_a_problem(penstock: Penstock, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         monkeypatch.setenv("PENSTOCK_PORT", str(port))
@@ -49,7 +49,7 @@ def test_a_port_in_use_is_wrong(penstock: Penstock, monkeypatch: pytest.MonkeyPa
     assert done.out.endswith("need attention\n")
 
 
-def test_settings_that_cannot_be_read_are_the_fault_and_the_machine_is_shown(
+def test_unreadable_settings_are_reported_and_the_machine_is_still_shown(
     penstock: Penstock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PENSTOCK_PROT", "1")
@@ -70,7 +70,7 @@ def test_settings_that_cannot_be_read_are_the_fault_and_the_machine_is_shown(
         ({"API_HOST": "203.0.113.1"}, "port", "203.0.113.1"),
     ],
 )
-def test_each_fault_is_named(
+def test_each_problem_is_named(
     penstock: Penstock, monkeypatch: pytest.MonkeyPatch, environ: dict[str, str], what: str, part: str
 ) -> None:
     Path("a-file").write_text("plain text, no database and no directory")
@@ -83,7 +83,7 @@ def test_each_fault_is_named(
     assert part in wrong
 
 
-def test_a_device_that_is_not_there_is_wrong(penstock: Penstock) -> None:
+def test_a_missing_device_is_a_problem(penstock: Penstock) -> None:
     done = penstock("doctor", "--device", "mps", "--json")
     if "mps" in findings(done)["torch devices"]["value"]:
         pytest.skip("this machine has Metal")

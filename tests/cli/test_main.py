@@ -102,7 +102,7 @@ def test_an_interrupted_command_ends_with_130_and_without_a_traceback(tmp_path: 
 
 
 @pytest.mark.parametrize("args", [["config", "show", "--json"], ["config", "show"], ["--help"]])
-def test_a_closed_pipe_is_no_error(args: list[str]) -> None:
+def test_a_closed_pipe_is_not_an_error(args: list[str]) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     try:

@@ -118,7 +118,7 @@ def test_an_unknown_model_is_one_sentence(penstock: Penstock, ref: str, parts: l
     assert [part for part in parts if part not in done.err] == [], done.err
 
 
-def test_the_starter_model_answers_without_any_preparation(penstock: Penstock) -> None:
+def test_the_starter_model_works_without_preparation(penstock: Penstock) -> None:
     done = penstock("predict", "digits", "-", stdin=json.dumps([0.0] * 784).encode())
     assert done.code == 0, done.err
     assert done.json()["predictions"][0] in range(10)

@@ -29,7 +29,7 @@ def test_a_clean_file_is_allowed(tmp_path: Path) -> None:
     assert "data" in said
 
 
-def test_a_file_that_needs_more_trust_is_refused_until_it_is_given(tmp_path: Path) -> None:
+def test_a_file_that_needs_more_trust_is_refused_until_it_is_granted(tmp_path: Path) -> None:
     (tmp_path / "m.pkl").write_bytes(evil_pickle(tmp_path / "marker"))
     code, said = scan(tmp_path / "m.pkl")
     assert code == 1
@@ -39,7 +39,7 @@ def test_a_file_that_needs_more_trust_is_refused_until_it_is_given(tmp_path: Pat
     assert not (tmp_path / "marker").exists()
 
 
-def test_what_nothing_allows_is_refused_with_every_trust(tmp_path: Path) -> None:
+def test_a_forbidden_file_is_refused_with_every_trust(tmp_path: Path) -> None:
     onnx.save(model(tensors=[outside("../secret")]), tmp_path / "m.onnx")
     code, said = scan(tmp_path / "m.onnx", "--trust", "native")
     assert code == 1
@@ -103,6 +103,6 @@ def test_a_directory_without_files_is_refused(
     assert name in capsys.readouterr().err
 
 
-def test_a_tier_that_is_none_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_tier_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(lambda: app(["scan", str(tmp_path), "--trust", "all"], standalone_mode=False)) == 1
     assert "--trust" in capsys.readouterr().err

@@ -41,7 +41,7 @@ def asked(serve: Serve, registry_path: Path) -> tuple[list[dict[str, Any]], str]
     return found, json.dumps(found)
 
 
-def test_a_record_tells_request_model_shapes_types_times_and_throughput(
+def test_a_record_has_request_model_shapes_types_times_and_throughput(
     asked: tuple[list[dict[str, Any]], str],
 ) -> None:
     (record,) = (one for one in asked[0] if one.get("request_id") == "one")
@@ -67,12 +67,12 @@ def test_neither_payloads_nor_secrets_reach_the_log(asked: tuple[list[dict[str, 
         assert secret not in asked[1]
 
 
-def test_without_it_no_request_is_logged_and_nothing_listens_for_it(base_settings: Settings) -> None:
+def test_without_it_no_request_is_logged_or_observed(base_settings: Settings) -> None:
     with Live("rsgi", base_settings, ("vec",)) as live:
         assert live.service.engine.observers == []
 
 
-def test_people_get_a_line_per_request(serve: Serve, registry_path: Path) -> None:
+def test_the_console_format_has_a_line_per_request(serve: Serve, registry_path: Path) -> None:
     process = serve("vec", "--registry", str(registry_path), "--access-log", "--log-format", "console")
     process.wait_for()
     httpx.post(process.url + "/predict", json={"input_data": ROW})

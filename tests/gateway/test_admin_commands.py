@@ -29,7 +29,7 @@ async def test_a_drain_in_one_process_is_followed_by_another(tmp_path: Path, bas
     assert not one.draining
 
 
-async def test_a_drain_that_cannot_be_read_for_a_moment_goes_on(
+async def test_a_drain_continues_if_its_file_cannot_be_read_for_a_moment(
     tmp_path: Path, base_settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     service = process(tmp_path, base_settings)
@@ -48,7 +48,7 @@ async def test_a_drain_that_cannot_be_read_for_a_moment_goes_on(
     assert service.draining
 
 
-async def test_a_process_that_is_about_to_end_does_not_end_its_drain(tmp_path: Path, base_settings: Settings) -> None:
+async def test_a_stopping_process_does_not_end_its_drain(tmp_path: Path, base_settings: Settings) -> None:
     one, other = (process(tmp_path, base_settings) for _ in range(2))
     await other.drain(0)
     await one.commands.drain(False)

@@ -90,7 +90,7 @@ def test_a_change_on_one_host_is_followed_on_all_within_a_second(pair: Pair, reg
 
 
 @pytest.mark.parametrize("end", ["crash", "freeze"])
-def test_a_database_that_goes_away_leaves_serving_as_it_was_until_it_is_back(
+def test_while_the_database_is_down_serving_continues_unchanged(
     pair: Pair, registry: Registry, own_server: Server, end: str
 ) -> None:
     """Killed, or lost behind a network: connections that stay open and say nothing."""
@@ -111,7 +111,7 @@ def test_a_database_that_goes_away_leaves_serving_as_it_was_until_it_is_back(
         assert len(said) < 6, said  # not one line for every look
 
 
-def test_a_server_that_starts_without_its_database_says_so(
+def test_a_server_that_starts_without_its_database_reports_it(
     start: Callable[[], Process], registry: Registry, own_server: Server
 ) -> None:
     own_server.crash()

@@ -44,7 +44,9 @@ def cancelled(live: Live) -> int:
     return stats["outcomes"].get("cancelled", 0)
 
 
-async def test_a_full_queue_refuses_at_once_and_answers_the_rest(live: Live, client: httpx.AsyncClient) -> None:
+async def test_a_full_queue_refuses_at_once_and_queued_requests_are_answered(
+    live: Live, client: httpx.AsyncClient
+) -> None:
     """The queue of the test server takes 4 rows."""
     replies = await asyncio.gather(*(client.post("/models/slow/predict", json=rounds(60)) for _ in range(24)))
     statuses = [reply.status_code for reply in replies]
@@ -65,7 +67,7 @@ async def test_refusals_are_counted(live: Live, client: httpx.AsyncClient) -> No
     await settled(live)
 
 
-async def test_a_passed_deadline_is_504_and_comes_in_time(live: Live, client: httpx.AsyncClient) -> None:
+async def test_a_passed_deadline_is_504_without_delay(live: Live, client: httpx.AsyncClient) -> None:
     headers = {"x-request-timeout-ms": "100"}
     started = time.monotonic()
     reply = await client.post("/models/slow/predict", json=rounds(800), headers=headers)
@@ -75,7 +77,7 @@ async def test_a_passed_deadline_is_504_and_comes_in_time(live: Live, client: ht
     await settled(live)
 
 
-async def test_one_passed_deadline_in_a_batch_spares_the_others(live: Live, client: httpx.AsyncClient) -> None:
+async def test_one_passed_deadline_in_a_batch_does_not_affect_the_others(live: Live, client: httpx.AsyncClient) -> None:
     body = {"model": "slow", "requests": [rounds(8), rounds(800)]}
     reply = await client.post("/predict/batch", json=body, headers={"x-request-timeout-ms": "150"})
     assert reply.status_code == 200
@@ -85,7 +87,7 @@ async def test_one_passed_deadline_in_a_batch_spares_the_others(live: Live, clie
     await settled(live)
 
 
-async def test_a_client_that_leaves_gives_its_place_away(
+async def test_a_client_that_disconnects_frees_its_place(
     live: Live, client: httpx.AsyncClient, raw_connection: Callable[[], Any]
 ) -> None:
     before = cancelled(live)
@@ -129,13 +131,13 @@ async def _chunks(body: bytes) -> AsyncIterator[bytes]:
         yield body[start : start + 10_000]
 
 
-async def test_a_patient_client_is_not_taken_for_one_that_left(live: Live, client: httpx.AsyncClient) -> None:
+async def test_a_waiting_client_is_not_taken_for_a_disconnected_one(live: Live, client: httpx.AsyncClient) -> None:
     replies = await asyncio.gather(*(client.post("/models/slow/predict", json=rounds(60)) for _ in range(4)))
     assert [reply.status_code for reply in replies] == [200] * 4
     await settled(live)
 
 
-async def test_a_body_that_never_comes_is_given_up(
+async def test_a_body_that_never_arrives_times_out(
     live: Live, raw_connection: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(live.gateway.limits, "timeout_s", 0.2)

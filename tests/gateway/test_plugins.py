@@ -171,13 +171,13 @@ def test_a_new_version_is_attached_before_the_old_one_is_closed(tides: Registry,
         assert live.http.post("/predict", json=WATER).status_code == 200
 
 
-def test_python_code_that_only_asks_a_model_attaches_nothing(tides: Registry, life: Any) -> None:
+def test_predictors_and_managers_do_not_attach_tasks(tides: Registry, life: Any) -> None:
     with Predictor("ports", registry=tides) as predictor:
         predictor.predict(WATER)
     assert list(life) == [("close",)]
 
 
-def test_a_task_is_closed_once_when_all_is_closed_while_it_is_asked(tides: Registry, life: Any) -> None:
+def test_a_task_is_closed_once_if_the_engine_is_closed_during_a_request(tides: Registry, life: Any) -> None:
     manager = ModelManager(tides, attach=True)
     model = manager.load_model("ports")
     lease = lease_of(manager, model)
@@ -189,7 +189,7 @@ def test_a_task_is_closed_once_when_all_is_closed_while_it_is_asked(tides: Regis
     assert [what for what, *_ in life] == ["attach", "close"]
 
 
-def test_a_task_that_fails_to_close_is_in_the_log_and_holds_nothing_up(
+def test_a_task_that_fails_to_close_is_logged_and_delays_nothing(
     tides: Registry, life: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     import tides as package
@@ -203,7 +203,7 @@ def test_a_task_that_fails_to_close_is_in_the_log_and_holds_nothing_up(
     assert "the task tides of ports:1 failed in close" in [record.getMessage() for record in caplog.records]
 
 
-def test_a_task_that_cannot_be_attached_keeps_its_model_out_in_one_sentence(
+def test_a_task_that_cannot_be_attached_fails_the_load_in_one_sentence(
     tides: Registry, life: Any, tmp_path: Path
 ) -> None:
     publish_tides(tides, tmp_path / "source", name="dry", broken=True)
@@ -238,7 +238,7 @@ def test_routes_and_requests_of_a_package_are_documented(tides: Registry) -> Non
     assert "Tide" in str(document["components"]["schemas"]["BatchResponse"])
 
 
-def test_models_of_one_name_are_told_apart_in_the_documentation(tides: Registry) -> None:
+def test_schemas_with_the_same_name_are_distinguished_in_the_documentation(tides: Registry) -> None:
     with Live("rsgi", settings_of(tides), ("ports",)) as live:
         document = documented(live.http)
     schemas = document["components"]["schemas"]
@@ -248,7 +248,7 @@ def test_models_of_one_name_are_told_apart_in_the_documentation(tides: Registry)
     assert list(schemas[health["$ref"].rpartition("/")[2]]["properties"]) == ["salt"]
 
 
-def test_each_served_model_has_its_own_example_where_it_is_asked_by_name(tides: Registry) -> None:
+def test_each_served_model_has_its_own_example_on_its_own_path(tides: Registry) -> None:
     with Live("rsgi", settings_of(tides), ("plain", "ports")) as live:
         document = documented(live.http)
     content = document["paths"]["/models/{name}/predict"]["post"]["requestBody"]["content"]["application/json"]
@@ -258,14 +258,14 @@ def test_each_served_model_has_its_own_example_where_it_is_asked_by_name(tides: 
     assert "input_data" in vector["example"]
 
 
-def test_without_a_task_of_a_package_the_table_stays_as_it_is() -> None:
+def test_without_a_task_of_a_package_the_table_is_unchanged() -> None:
     assert with_tasks(TABLE, []) == TABLE
 
 
 # Packages that are broken
 
 
-def test_rows_that_cannot_be_served_are_left_out_with_a_warning(site: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_rows_that_cannot_be_served_are_skipped_with_a_warning(site: Path, caplog: pytest.LogCaptureFixture) -> None:
     install_tides(site)
     rows = Extensions(TABLE).rows({"tides", "vector-classification"})
     assert [(row.method, row.path) for row in rows] == [("GET", "/tides/{port}"), ("PUT", "/tides/{port}")]
@@ -275,7 +275,7 @@ def test_rows_that_cannot_be_served_are_left_out_with_a_warning(site: Path, capl
     assert "a route of tides:ROUTES is skipped: str is not an Endpoint" in told
 
 
-def test_a_package_that_does_not_import_costs_only_its_routes(site: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_package_that_cannot_be_imported_loses_only_its_routes(site: Path, caplog: pytest.LogCaptureFixture) -> None:
     install(site, "sunk", "raise SystemError('half installed')", routes="tides = sunk:ROUTES")
     install_tides(site)
     assert len(Extensions(TABLE).rows({"tides"})) == 2
@@ -283,7 +283,7 @@ def test_a_package_that_does_not_import_costs_only_its_routes(site: Path, caplog
     assert told in [record.getMessage() for record in caplog.records]
 
 
-def test_the_first_of_two_packages_has_a_path(site: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_first_of_two_packages_with_the_same_path_serves_it(site: Path, caplog: pytest.LogCaptureFixture) -> None:
     install_tides(site)
     install(
         site,
@@ -304,7 +304,7 @@ def test_the_first_of_two_packages_has_a_path(site: Path, caplog: pytest.LogCapt
     assert told == ["a route is skipped: GET /tides/{harbour} is already served by The tide"]
 
 
-def test_a_row_whose_models_cannot_be_described_is_served_without_a_word_in_the_documentation(site: Path) -> None:
+def test_a_row_whose_models_have_no_schema_is_served_and_not_documented(site: Path) -> None:
     install(
         site,
         "odd",
@@ -355,7 +355,7 @@ ROUTES = (
         'Endpoint("GET", "/odd/{1st}", handler, "odd", "A number for a name")',
     ],
 )
-def test_a_row_that_no_table_can_hold_costs_only_itself(site: Path, caplog: pytest.LogCaptureFixture, row: str) -> None:
+def test_an_invalid_row_is_the_only_one_skipped(site: Path, caplog: pytest.LogCaptureFixture, row: str) -> None:
     install(site, "odd", _ODD_ROWS.replace("{row}", row), routes="odd = odd:ROUTES")
     rows = Extensions(TABLE).rows({"odd"})
     assert [found.path for found in rows] == ["/good"]
@@ -376,7 +376,7 @@ def test_a_row_that_no_table_can_hold_costs_only_itself(site: Path, caplog: pyte
         "requests=(Water,), example=Water()",
     ],
 )
-def test_a_row_that_is_described_badly_is_served_without_a_word_in_the_documentation(
+def test_a_row_with_an_invalid_description_is_served_and_not_documented(
     site: Path, caplog: pytest.LogCaptureFixture, more: str
 ) -> None:
     row = f'Endpoint("POST", "/odd", handler, "odd", "Odd", {more})'
@@ -389,7 +389,7 @@ def test_a_row_that_is_described_badly_is_served_without_a_word_in_the_documenta
     assert "POST /odd is not documented" in caplog.text
 
 
-def test_a_package_that_ends_the_program_while_it_is_imported_does_not(
+def test_a_package_that_calls_exit_on_import_does_not_stop_the_server(
     site: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     install(site, "exits", "raise SystemExit(3)", routes="exits = exits:ROUTES")
@@ -397,7 +397,7 @@ def test_a_package_that_ends_the_program_while_it_is_imported_does_not(
     assert "the routes of exits:ROUTES cannot be served: SystemExit: 3" in caplog.text
 
 
-def test_an_example_that_is_no_json_is_left_out_of_the_documentation(
+def test_an_example_that_is_not_json_is_not_documented(
     tides: Registry, life: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import tides as package

@@ -53,7 +53,7 @@ async def statuses(tasks: list[asyncio.Task[httpx.Response]]) -> list[int]:
     return [reply.status_code for reply in await asyncio.gather(*tasks)]
 
 
-async def test_a_higher_priority_takes_the_place_of_the_last_who_waits(live: Live, client: httpx.AsyncClient) -> None:
+async def test_a_higher_priority_evicts_the_last_queued_request(live: Live, client: httpx.AsyncClient) -> None:
     tasks = await busy(live, client)
     assert (await ask(client, SHORT)).status_code == 429
     urgent = ask(client, SHORT, 5)
@@ -64,14 +64,14 @@ async def test_a_higher_priority_takes_the_place_of_the_last_who_waits(live: Liv
     assert await statuses([*tasks, urgent]) == [200] * 5
 
 
-async def test_a_lower_priority_gives_way_to_those_who_ask_for_nothing(live: Live, client: httpx.AsyncClient) -> None:
+async def test_a_lower_priority_is_evicted_by_the_default_one(live: Live, client: httpx.AsyncClient) -> None:
     tasks = await busy(live, client, -3)
     plain = ask(client, SHORT)
     assert (await tasks.pop()).status_code == 429
     assert await statuses([*tasks, plain]) == [200] * 5
 
 
-async def test_an_operator_may_grant_less(
+async def test_an_operator_may_limit_the_priority(
     live: Live, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(live.service, "settings", live.settings.model_copy(update={"max_priority": 0}))

@@ -49,7 +49,7 @@ def test_the_status_of_an_error(error: type[Exception], status: int) -> None:
 
 
 @pytest.mark.parametrize(("error", "status"), STATUSES.items())
-def test_faults_of_the_server_keep_their_words_to_themselves(error: type[Exception], status: int) -> None:
+def test_messages_of_server_errors_are_not_shown_to_clients(error: type[Exception], status: int) -> None:
     document = json.loads(problem_body(error("/srv/secret/model.onnx"), "id-1")[1])
     assert is_server_fault(error("x")) == (status == 500)
     assert ("secret" in document["detail"]) == (status != 500)
@@ -77,12 +77,12 @@ def test_retry_after_is_in_whole_seconds(seconds: float, header: str) -> None:
         assert ("retry-after", header) in error_headers(error)
 
 
-def test_a_refusal_brings_its_headers() -> None:
+def test_a_refusal_adds_its_headers() -> None:
     headers = error_headers(Refusal(405, "no", headers=[("allow", "GET")]))
     assert headers == [("allow", "GET")]
 
 
-def test_a_child_that_a_plug_in_adds_counts_as_its_parent() -> None:
+def test_a_subclass_added_by_a_plug_in_counts_as_its_parent() -> None:
     class Stale(ModelNotReady):
         pass
 

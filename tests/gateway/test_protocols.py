@@ -76,7 +76,7 @@ def test_other_paths_keep_the_native_format(two_protocols: Live, path: str) -> N
     assert reply.json()["type"] == "urn:penstock:not-found"
 
 
-def test_a_body_that_never_comes_is_refused_in_the_words_of_its_protocol(
+def test_a_body_that_never_arrives_is_refused_in_the_format_of_its_protocol(
     two_protocols: Live, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(two_protocols.gateway.limits, "timeout_s", 0.2)
@@ -95,7 +95,7 @@ def until(done: Callable[[], object], within_s: float = 5) -> None:
 
 
 @pytest.mark.parametrize("kind", ["rsgi", "plain-asgi"])
-def test_a_draining_server_refuses_in_the_words_of_the_protocol(kind: str, tmp_path: Path) -> None:
+def test_a_draining_server_refuses_in_the_format_of_the_protocol(kind: str, tmp_path: Path) -> None:
     with (
         Live(kind, Settings(registry=tmp_path), (), (NATIVE, OTHER)) as live,
         socket.create_connection(("127.0.0.1", live.port), timeout=10) as connection,

@@ -128,7 +128,9 @@ def test_an_unknown_path_is_404(http: httpx.Client, path: str) -> None:
         ("PATCH", "/models/vec/versions/v1.0/predict", "POST"),
     ],
 )
-def test_another_method_is_405_and_tells_which(http: httpx.Client, method: str, path: str, allowed: str) -> None:
+def test_another_method_is_405_and_lists_the_allowed_ones(
+    http: httpx.Client, method: str, path: str, allowed: str
+) -> None:
     reply = http.request(method, path)
     check_problem(reply, 405)
     assert reply.headers["allow"] == allowed
@@ -141,13 +143,13 @@ def test_a_body_of_another_type_is_415(http: httpx.Client, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["application/json; charset=utf-8", "application/vnd.api+json", "APPLICATION/JSON"])
-def test_relatives_of_json_are_taken(http: httpx.Client, kind: str) -> None:
+def test_content_types_derived_from_json_are_accepted(http: httpx.Client, kind: str) -> None:
     body = b'{"input_data": [1, 2, 3, 4]}'
     assert http.post("/predict", content=body, headers={"content-type": kind}).status_code == 200
 
 
 @pytest.mark.parametrize("path", ["/predict", "/predict/batch"])
-def test_what_curl_says_by_itself_is_taken_for_json(http: httpx.Client, path: str) -> None:
+def test_the_default_content_type_of_curl_is_read_as_json(http: httpx.Client, path: str) -> None:
     body = b'{"input_data": [1, 2, 3, 4]}' if path == "/predict" else b'{"requests": [{"input_data": [1, 2, 3, 4]}]}'
     headers = {"content-type": "application/x-www-form-urlencoded"}
     assert http.post(path, content=body, headers=headers).status_code == 200
@@ -198,7 +200,7 @@ def test_a_body_beyond_the_limit_is_413_before_it_is_read(live: Live, raw_connec
 
 
 @pytest.mark.parametrize("chunked", [False, True])
-def test_100_mb_are_refused_and_never_held(live: Live, chunked: bool) -> None:
+def test_100_mb_are_refused_and_never_kept_in_memory(live: Live, chunked: bool) -> None:
     chunk = b" " * 1_000_000
     headers = JSON if chunked else {**JSON, "content-length": "100000000"}
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak starts anew
@@ -226,9 +228,7 @@ def test_the_connection_after_a_refusal_is_usable(http: httpx.Client) -> None:
         assert http.post("/predict", json=GOOD).status_code == 200
 
 
-def test_a_client_that_leaves_in_the_middle_of_its_body_does_no_harm(
-    live: Live, raw_connection: Callable[[], Any]
-) -> None:
+def test_a_client_that_disconnects_within_its_body_does_no_harm(live: Live, raw_connection: Callable[[], Any]) -> None:
     for headers in (b"Content-Length: 1000", b"Transfer-Encoding: chunked"):
         with raw_connection() as connection:
             connection.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\n" + headers + b'\r\n\r\n5\r\n{"inp')
@@ -242,7 +242,7 @@ def test_a_client_that_leaves_in_the_middle_of_its_body_does_no_harm(
 # Uploads
 
 
-def test_a_text_file_is_no_image(http: httpx.Client) -> None:
+def test_a_text_file_is_not_an_image(http: httpx.Client) -> None:
     reply = http.post("/models/pic/predict", files={"file": ("x.png", b"hello, I am text")})
     assert "not an image" in check_problem(reply, 422, "image")["detail"]
 
@@ -254,7 +254,7 @@ def test_a_truncated_image_is_refused(http: httpx.Client) -> None:
     check_problem(reply, 422, "image")
 
 
-def test_a_decompression_bomb_is_refused_unopened(http: httpx.Client) -> None:
+def test_a_decompression_bomb_is_refused_without_decompression(http: httpx.Client) -> None:
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
@@ -266,7 +266,7 @@ def test_a_decompression_bomb_is_refused_unopened(http: httpx.Client) -> None:
     assert time.monotonic() - started < 2
 
 
-def test_a_form_without_the_file_names_it(http: httpx.Client) -> None:
+def test_a_form_without_the_file_names_the_field(http: httpx.Client) -> None:
     check_problem(http.post("/models/pic/predict", files={"other": b"x"}), 422, "image", "other")
     check_problem(http.post("/models/pic/predict", data={"top_k": "1"}, files={"file": b""}), 422, "image")
 
@@ -281,7 +281,7 @@ def test_a_truncated_form_is_refused(http: httpx.Client) -> None:
         assert reply.json()["errors"]
 
 
-def test_an_image_model_takes_no_text(http: httpx.Client) -> None:
+def test_an_image_model_refuses_text(http: httpx.Client) -> None:
     reply = http.post("/models/pic/predict", content=b"x", headers={"content-type": "text/plain"})
     check_problem(reply, 415)
 
@@ -289,7 +289,7 @@ def test_an_image_model_takes_no_text(http: httpx.Client) -> None:
 # Faults of the server
 
 
-def test_a_fault_of_the_server_tells_an_id_and_the_log_the_rest(
+def test_a_server_error_shows_an_id_and_the_log_has_the_details(
     live: Live, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def broken(*_: Any, **__: Any) -> None:

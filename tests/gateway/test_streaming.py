@@ -148,7 +148,7 @@ def test_chunks_arrive_when_they_are_produced(server: Live) -> None:
     until(lambda: producer.closed)
 
 
-def test_a_slow_reader_holds_the_producer_back(server: Live) -> None:
+def test_a_slow_reader_slows_down_the_producer(server: Live) -> None:
     with connect(server, "/streams/endless") as connection:
         until(lambda: producer.chunks)
         before = -1
@@ -172,7 +172,7 @@ def test_the_iterator_is_closed_within_a_second_when_the_client_leaves(server: L
     until(lambda: not len(server.gateway.inflight))
 
 
-def test_an_error_in_the_middle_cuts_the_connection_and_is_logged(
+def test_an_error_in_the_middle_closes_the_connection_and_is_logged(
     server: Live, caplog: pytest.LogCaptureFixture
 ) -> None:
     with connect(server, "/streams/failing") as connection:
@@ -187,7 +187,7 @@ def test_an_error_in_the_middle_cuts_the_connection_and_is_logged(
         reply.read()
 
 
-def test_an_error_before_the_first_byte_has_a_status_of_its_own(server: Live) -> None:
+def test_an_error_before_the_first_byte_is_an_error_reply(server: Live) -> None:
     reply = server.http.get("/streams/failing-at-once")
     assert reply.status_code == 500
     assert reply.json()["type"] == "urn:penstock:internal-error"
@@ -218,11 +218,11 @@ def test_a_very_large_chunk_arrives_whole(server: Live) -> None:
     assert reply.content.count(b"l") == LARGE
 
 
-def test_any_asynchronous_iterator_will_do_and_empty_chunks_are_skipped(server: Live) -> None:
+def test_any_asynchronous_iterator_works_and_empty_chunks_are_skipped(server: Live) -> None:
     assert server.http.get("/streams/plain-iterator").content == b"one two"
 
 
-def test_two_streams_run_side_by_side_with_other_requests(server: Live) -> None:
+def test_two_streams_run_concurrently_with_other_requests(server: Live) -> None:
     with connect(server, "/streams/ticks") as one, connect(server, "/streams/endless") as two:
         assert one.recv(100).startswith(b"HTTP/1.1 200")
         assert two.recv(100).startswith(b"HTTP/1.1 200")
@@ -243,7 +243,7 @@ def test_a_drain_waits_for_a_stream_and_then_cancels_it(kind: str, tmp_path: Pat
 
 
 @pytest.mark.parametrize("kind", ["rsgi", "plain-asgi"])
-def test_a_drain_that_has_the_time_lets_a_stream_end(kind: str, tmp_path: Path) -> None:
+def test_a_stream_that_ends_in_time_completes_during_a_drain(kind: str, tmp_path: Path) -> None:
     few = Endpoint("GET", "/few", streams(lambda: chunks(20, b"tick\n", pause_s=0.02)), "", "few")
     protocol = Protocol("few", ("/few",), (few,), problem_reply)
     with Live(kind, settings(tmp_path), (), (NATIVE, protocol)) as live, connect(live, "/few") as connection:

@@ -15,7 +15,7 @@ from penstock.gateway.worker_group import WorkerGroup
 
 
 @pytest.mark.parametrize(("pid", "inflight"), [(os.getppid(), 5), (2**22 - 1, 0)])
-def test_of_an_ended_process_only_the_counts_stay(tmp_path: Path, pid: int, inflight: int) -> None:
+def test_only_the_counts_of_a_stopped_process_are_kept(tmp_path: Path, pid: int, inflight: int) -> None:
     statistics = Statistics()
     statistics.add(Observation(model="m", version="1", variant="onnx-fp32", outcome="ok", total_ms=1.0))
     figures = {"statistics": statistics.snapshot(inflight=5), "deployment": [0, 0]}
@@ -41,7 +41,7 @@ def test_a_process_is_behind_until_it_has_followed_both_deployments_and_the_drai
         assert group.behind(expected) == ([os.getppid()] if behind else [])
 
 
-def test_the_processes_of_a_server_share_a_deployment_of_their_own(tmp_path: Path) -> None:
+def test_the_processes_of_a_server_share_a_local_deployment(tmp_path: Path) -> None:
     one, other = (WorkerGroup(tmp_path).deployment_store() for _ in range(2))
     assert other.deployment().revision == 0
     one.change_deployment(lambda now: now.unload("m"))

@@ -30,7 +30,7 @@ def observation(outcome: str = "ok", total_ms: float = 3.0, rows: int = 2, run_m
     )
 
 
-def test_a_prediction_is_told_with_shapes_types_times_and_throughput() -> None:
+def test_a_record_has_shapes_types_times_and_throughput_of_a_prediction() -> None:
     assert facts([observation()]) == {
         "outcome": "ok",
         "model": "m:1",
@@ -47,7 +47,7 @@ def test_a_prediction_is_told_with_shapes_types_times_and_throughput() -> None:
     }
 
 
-def test_of_a_batch_the_rows_add_up_and_the_slowest_item_gives_the_times() -> None:
+def test_a_batch_has_the_sum_of_rows_and_the_times_of_its_slowest_item() -> None:
     found = facts([observation(run_ms=0.5), observation(total_ms=9.0, run_ms=2.0), observation("invalid", 20.0, 0)])
     assert found["outcomes"] == {"ok": 2, "invalid": 1}
     assert (found["rows"], found["run_ms"]) == (4, 2.0)
@@ -82,7 +82,7 @@ async def test_requests_at_the_same_time_do_not_see_each_other(caplog: pytest.Lo
     assert seen == {"1": 2, "5": 10, "9": 18}
 
 
-async def test_what_no_request_asked_for_is_not_kept() -> None:
+async def test_observations_outside_of_a_request_are_not_kept() -> None:
     access = AccessLog()
     await asyncio.create_task(_observe(access))  # a task of its own: nothing has begun there
 

@@ -52,7 +52,7 @@ def test_a_record_is_one_json_object_with_its_fields(written: Callable[..., io.S
     }
 
 
-def test_a_traceback_stays_in_its_line(written: Callable[..., io.StringIO]) -> None:
+def test_a_traceback_is_part_of_its_record(written: Callable[..., io.StringIO]) -> None:
     stream = written()
     try:
         raise ZeroDivisionError("inside")
@@ -62,28 +62,28 @@ def test_a_traceback_stays_in_its_line(written: Callable[..., io.StringIO]) -> N
     assert "ZeroDivisionError: inside" in json.loads(line)["exception"]
 
 
-def test_a_value_that_is_no_json_is_written_as_text(written: Callable[..., io.StringIO]) -> None:
+def test_a_value_that_is_not_json_is_written_as_text(written: Callable[..., io.StringIO]) -> None:
     stream = written()
     log.info("odd", extra={"thing": object})
     assert "object" in json.loads(stream.getvalue())["thing"]
 
 
 @pytest.mark.parametrize(("level", "count"), [("debug", 4), ("info", 3), ("warning", 2), ("error", 1)])
-def test_the_level_counts(written: Callable[..., io.StringIO], level: str, count: int) -> None:
+def test_records_below_the_level_are_dropped(written: Callable[..., io.StringIO], level: str, count: int) -> None:
     stream = written(log_level=level)
     for method in (log.debug, log.info, log.warning, log.error):
         method("x")
     assert len(stream.getvalue().splitlines()) == count
 
 
-def test_libraries_only_speak_up_when_something_is_wrong(written: Callable[..., io.StringIO]) -> None:
+def test_libraries_log_only_warnings_and_errors(written: Callable[..., io.StringIO]) -> None:
     stream = written()
     logging.getLogger("alembic.runtime.migration").info("Running upgrade")
     logging.getLogger("alembic").warning("a warning")
     assert [json.loads(line)["event"] for line in stream.getvalue().splitlines()] == ["a warning"]
 
 
-def test_people_get_lines_without_colours_in_a_file(written: Callable[..., io.StringIO]) -> None:
+def test_console_lines_in_a_file_have_no_colours(written: Callable[..., io.StringIO]) -> None:
     stream = written(log_format="console")
     log.warning("careful", extra={"model": "digits"})
     line = stream.getvalue()
@@ -100,9 +100,7 @@ def test_configuring_twice_writes_once(written: Callable[..., io.StringIO]) -> N
 
 
 @pytest.mark.parametrize("log_format", ["json", "console"])
-def test_what_must_not_be_logged_is_taken_out_wherever_it_stands(
-    written: Callable[..., io.StringIO], log_format: str
-) -> None:
+def test_secrets_are_redacted_in_every_part_of_a_record(written: Callable[..., io.StringIO], log_format: str) -> None:
     stream = written(log_format=log_format)
     try:
         raise ValueError("cannot greet ann@example.com")
@@ -116,7 +114,7 @@ def test_what_must_not_be_logged_is_taken_out_wherever_it_stands(
 
 
 @pytest.mark.parametrize("log_format", ["json", "console"])
-def test_a_traceback_never_shows_what_the_variables_held(written: Callable[..., io.StringIO], log_format: str) -> None:
+def test_a_traceback_never_shows_the_values_of_variables(written: Callable[..., io.StringIO], log_format: str) -> None:
     stream = written(log_format=log_format)
     payload = ["a row of", "somebody's data"]
     try:
@@ -127,7 +125,7 @@ def test_a_traceback_never_shows_what_the_variables_held(written: Callable[..., 
     assert "data'" not in stream.getvalue()
 
 
-def test_no_text_begins_a_line_of_its_own_or_steers_the_terminal(written: Callable[..., io.StringIO]) -> None:
+def test_external_text_cannot_start_a_line_or_control_the_terminal(written: Callable[..., io.StringIO]) -> None:
     stream = written(log_format="console")
     log.warning("request", extra={"path": "/x\n2026 [error] forged\x1b[2J\r"})
     (line,) = stream.getvalue().splitlines()
@@ -145,7 +143,7 @@ def test_a_line_that_cannot_be_written_does_not_show_its_arguments(
     assert "somebody" not in capsys.readouterr().err
 
 
-def test_warnings_of_libraries_are_records_too(written: Callable[..., io.StringIO]) -> None:
+def test_warnings_of_python_are_records_too(written: Callable[..., io.StringIO]) -> None:
     logging.captureWarnings(False)
     with warnings.catch_warnings():
         warnings.simplefilter("always")

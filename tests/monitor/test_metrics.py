@@ -93,7 +93,7 @@ def test_a_time_on_a_bound_falls_into_its_bucket(figures: Figures, metrics: Metr
     ("outcome", "rejected"),
     [("overloaded", True), ("deadline", True), ("not_ready", True), ("invalid", False), ("cancelled", False)],
 )
-def test_outcomes_are_counted_and_refusals_once_more(
+def test_outcomes_are_counted_and_refusals_also_as_rejected(
     figures: Figures, metrics: Metrics, outcome: str, rejected: bool
 ) -> None:
     figures.statistics.add(observation(outcome))
@@ -104,7 +104,7 @@ def test_outcomes_are_counted_and_refusals_once_more(
     assert ("penstock_request_duration_seconds_count", of) not in page
 
 
-def test_gauges_are_read_when_the_page_is_written(metrics: Metrics) -> None:
+def test_gauges_are_read_at_each_scrape(metrics: Metrics) -> None:
     page = metrics.render()
     assert value(page, "penstock_queue_depth") == 3
     assert value(page, "penstock_inflight") == 2
@@ -120,7 +120,7 @@ def test_gauges_are_read_when_the_page_is_written(metrics: Metrics) -> None:
     }
 
 
-def test_the_page_tells_about_the_process(metrics: Metrics) -> None:
+def test_the_page_has_figures_of_the_process(metrics: Metrics) -> None:
     names = {name for name, _ in samples(metrics.render())}
     assert {"process_resident_memory_bytes", "process_cpu_seconds_total", "python_gc_collections_total"} <= names
 
@@ -129,9 +129,7 @@ def flagged(*flags: Flag, outcome: Any = "ok") -> Observation:
     return replace(observation(outcome), flags=flags)
 
 
-def test_what_is_out_of_range_is_counted_by_tensor_whether_it_was_answered_or_refused(
-    figures: Figures, metrics: Metrics
-) -> None:
+def test_out_of_range_values_are_counted_by_tensor_if_answered_or_refused(figures: Figures, metrics: Metrics) -> None:
     above, nan = Flag("input", "x", "above"), Flag("output", "y", "not_finite")
     for each in (flagged(above, nan), flagged(above, outcome="out_of_range"), flagged()):
         figures.statistics.add(each)
@@ -139,7 +137,7 @@ def test_what_is_out_of_range_is_counted_by_tensor_whether_it_was_answered_or_re
     assert f"penstock_out_of_range_total{{{labels}}} 2.0" in metrics.render().decode()
 
 
-def test_the_figures_of_several_caches_are_added_up_and_without_one_there_are_none() -> None:
+def test_figures_of_several_caches_are_summed_and_absent_without_a_cache() -> None:
     cache = PredictionCache(10)
     cache.get(b"unknown")
     caching, plain = Figures(cache), Figures()
@@ -149,7 +147,7 @@ def test_the_figures_of_several_caches_are_added_up_and_without_one_there_are_no
     assert "penstock_cache" not in Metrics(plain).render().decode()  # type: ignore[arg-type]
 
 
-def test_sizes_of_batches_fall_into_the_bucket_that_holds_them(figures: Figures, metrics: Metrics) -> None:
+def test_batch_sizes_are_counted_in_their_bucket(figures: Figures, metrics: Metrics) -> None:
     for rows in (0, 1, 2, 3, 512, 513):
         figures.statistics.add(observation(batch_rows=rows))
     page = metrics.render()

@@ -46,7 +46,7 @@ from penstock.monitor.redaction import LONGEST, scrub, scrub_field
         ("-----BEGIN RSA PRIVATE KEY-----\nabc\n-----END RSA PRIVATE KEY-----\nend", "[key]\nend"),
     ],
 )
-def test_what_identifies_a_person_or_opens_a_door_is_taken_out(text: str, clean: str) -> None:
+def test_personal_data_and_credentials_are_redacted(text: str, clean: str) -> None:
     assert scrub(text) == clean
     assert scrub(f"({text})") == f"({clean})"
     assert scrub(clean) == clean
@@ -80,12 +80,12 @@ def test_what_identifies_a_person_or_opens_a_door_is_taken_out(text: str, clean:
         "16777216 bytes at most, 1024 items",
     ],
 )
-def test_what_an_operator_needs_stays(text: str) -> None:
+def test_text_that_an_operator_needs_is_kept(text: str) -> None:
     assert scrub(text) == text
 
 
 @given(st.text(st.characters(codec="utf-8"), max_size=300))
-def test_any_text_is_scrubbed_and_scrubbing_twice_changes_no_mark(text: str) -> None:
+def test_any_text_is_redacted_and_redacting_twice_changes_no_mark(text: str) -> None:
     once = scrub(f"{text} ann@example.com 4111 1111 1111 1111 ")
     assert "ann@example.com" not in once
     assert "4111 1111" not in once
@@ -108,13 +108,13 @@ ODD = (
 
 
 @pytest.mark.parametrize("text", [*LONG, *ODD], ids=lambda text: text[:6])
-def test_no_text_takes_long(text: str) -> None:
+def test_redaction_of_any_text_is_fast(text: str) -> None:
     started = time.perf_counter()
     scrub(text)
     assert time.perf_counter() - started < 0.2
 
 
-def test_a_very_long_text_loses_its_middle_and_no_half_of_a_secret_stays() -> None:
+def test_a_very_long_text_is_shortened_without_leaving_part_of_a_secret() -> None:
     secret = "ghp_" + "a1" * 20
     for place in range(LONGEST // 2 - 60, LONGEST // 2 + 10, 5):
         clean = scrub("x " * (place // 2) + secret + " y" * LONGEST)
@@ -124,27 +124,27 @@ def test_a_very_long_text_loses_its_middle_and_no_half_of_a_secret_stays() -> No
 
 
 @pytest.mark.parametrize("name", ["password", "admin_key", "X-Penstock-Admin-Key", "apiKey", "Authorization", "token"])
-def test_a_field_that_is_named_as_a_secret_is_never_shown(name: str) -> None:
+def test_a_field_with_the_name_of_a_secret_is_hidden(name: str) -> None:
     assert scrub_field(name, "whatever") == "[secret]"
     assert scrub_field("headers", {name: ["whatever"]}) == {name: "[secret]"}
 
 
 @pytest.mark.parametrize("name", ["key", "monkey", "path", "author", "passed", "tokenizer"])
-def test_a_field_that_only_sounds_like_a_secret_is_shown(name: str) -> None:
+def test_a_field_with_a_name_similar_to_a_secret_is_shown(name: str) -> None:
     assert scrub_field(name, "whatever") == "whatever"
 
 
-def test_lists_and_tables_are_scrubbed_all_the_way_down() -> None:
+def test_nested_lists_and_mappings_are_redacted() -> None:
     value = {"to": ["ann@example.com", {"cc": ("bob@example.org",)}], "ann@example.com": 3, "ok": True}
     assert scrub_field("mail", value) == {"to": ["[email]", {"cc": ["[email]"]}], "[email]": 3, "ok": True}
 
 
-def test_a_list_within_itself_comes_to_an_end() -> None:
+def test_a_list_that_contains_itself_is_cut_off() -> None:
     endless: list[object] = ["ann@example.com"]
     endless.append(endless)
     assert "ann" not in str(scrub_field("x", endless))
 
 
-def test_of_an_array_or_of_bytes_only_what_it_is_is_told() -> None:
+def test_only_type_and_size_of_arrays_and_bytes_are_shown() -> None:
     assert scrub_field("x", np.array([[1.5, 2.5]], np.float32)) == "ndarray of float32 [1, 2]"
     assert scrub_field("x", b"ann@example.com") == "15 bytes"

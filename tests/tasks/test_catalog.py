@@ -33,7 +33,7 @@ def test_every_built_in_kind_names_its_class(kind):
     assert catalog.task_class(kind).kind == kind
 
 
-def test_the_package_declares_its_tasks_as_entry_points_as_others_would():
+def test_the_package_declares_its_tasks_as_entry_points():
     assert {kind: catalog._plugins()[kind] for kind in catalog.BUILT_IN} == catalog.BUILT_IN
 
 
@@ -43,13 +43,13 @@ def test_a_task_is_loaded_with_its_settings(signature):
     assert task.features == 4
 
 
-def test_an_unknown_kind_names_those_there_are(plugins):
+def test_an_unknown_kind_is_refused_with_the_known_ones(plugins):
     plugins(mine="penstock.tasks.vector:VectorClassification")
     with pytest.raises(ModelLoadError, match=r"'nothing'.*image-classification, mine, tabular, tensor"):
         catalog.task_class("nothing")
 
 
-def test_a_package_may_add_a_kind(plugins):
+def test_a_package_can_add_a_kind(plugins):
     plugins(mine="penstock.tasks.vector:VectorClassification")
     assert catalog.task_class("mine") is VectorClassification
 
@@ -127,7 +127,7 @@ def test_a_task_that_fails_while_it_is_set_up_is_refused_in_one_line(plugins, si
         catalog.load_task("unfinished", {}, signature((-1, 4)))
 
 
-def test_a_task_that_does_not_say_what_every_task_says_is_refused(plugins, signature):
+def test_a_task_without_the_required_attributes_is_refused(plugins, signature):
     plugins(nameless=f"{__name__}:Nameless")
     with pytest.raises(ModelLoadError, match="does not define kind and Request and Response"):
         catalog.load_task("nameless", {}, signature((-1, 4)))

@@ -37,7 +37,7 @@ def test_softmax_of_huge_logits_does_not_overflow():
 
 @pytest.mark.parametrize("kind", ["logits", "auto", "probabilities"])
 @given(hnp.arrays(np.float32, st.tuples(st.just(1), st.integers(2, 12)), elements=floats32))
-def test_the_quick_way_for_one_row_says_what_numpy_says(kind, logits):
+def test_the_fast_path_for_one_row_equals_numpy(kind, logits):
     reader = scores(kind)
     both = np.concatenate([logits, logits])
     (quick,), (confidence,) = reader.best({"y": logits})
@@ -53,14 +53,14 @@ def test_logits_go_through_softmax_once():
 
 
 @pytest.mark.parametrize("kind", ["probabilities", "auto"])
-def test_probabilities_are_left_alone(kind):
+def test_probabilities_get_no_softmax(kind):
     for outputs in (rows([0.1, 0.7, 0.2]), rows([0.1, 0.7, 0.2], [0.1, 0.7, 0.2])):
         indices, confidences = scores(kind).best(outputs)
         assert set(indices) == {1}
         assert confidences == pytest.approx([0.7] * len(indices), rel=1e-6)
 
 
-def test_auto_looks_at_each_row_by_itself():
+def test_auto_checks_each_row_separately():
     indices, confidences = scores("auto").best(rows([0.25, 0.75], [0.0, math.log(3.0)]))
     assert indices == [1, 1]
     assert confidences == pytest.approx([0.75, 0.75], rel=1e-6)
@@ -69,22 +69,22 @@ def test_auto_looks_at_each_row_by_itself():
 @pytest.mark.parametrize("kind", ["logits", "auto", "probabilities"])
 @pytest.mark.parametrize("bad", [[math.nan, 1.0], [0.5, math.nan], [math.inf, 0.0], [-math.inf, -math.inf]])
 @pytest.mark.parametrize("count", [1, 3])
-def test_an_answer_that_is_not_finite_is_refused_and_names_the_field(kind, bad, count):
+def test_an_output_that_is_not_finite_is_refused_with_the_field(kind, bad, count):
     with pytest.raises(InvalidInput) as caught:
         scores(kind).best(rows(*[bad] * count))
     assert [error.field for error in caught.value.errors] == ["input_data"]
 
 
-def test_a_class_ruled_out_by_minus_infinity_is_no_fault():
+def test_a_class_with_a_logit_of_minus_infinity_is_valid():
     assert scores("logits").best(rows([-math.inf, 2.0])) == ([1], [1.0])
 
 
-def test_top_names_the_best_first_and_breaks_ties_by_class():
+def test_top_sorts_by_score_and_breaks_ties_by_class():
     assert [index for index, _ in scores().top(rows([1.0, 3.0, 3.0, 0.0]), 3)] == [1, 2, 0]
     assert len(scores().top(rows([1.0, 3.0]), 99)) == 2
 
 
-def test_labels_name_the_classes_and_numbers_stand_in_for_them():
+def test_labels_name_the_classes_and_the_default_is_their_number():
     assert scores(labels=("cat", "dog"), classes=2).label(1) == "dog"
     assert scores().label(1) == "1"
 
@@ -100,6 +100,6 @@ def test_labels_name_the_classes_and_numbers_stand_in_for_them():
         ((TensorSpec("y", "FP32", (-1, 3)),), ("a", "b"), "labels holds 2 names"),
     ],
 )
-def test_outputs_that_are_no_class_scores_are_refused_at_load(outputs, labels, said):
+def test_outputs_that_are_not_class_scores_are_refused_at_load(outputs, labels, said):
     with pytest.raises(ModelLoadError, match=said.replace("[", r"\[")):
         ClassScores(Signature((), outputs), "logits", labels, "input_data")

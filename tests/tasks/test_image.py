@@ -49,7 +49,7 @@ def attempt(call, *arguments):
 # --- the request
 
 
-def test_json_carries_the_picture_as_base64():
+def test_json_has_the_image_as_base64():
     data = bytes(range(256))
     body = json.dumps({"image": base64.b64encode(data).decode()})
     assert ImageRequest.model_validate_json(body).image == data
@@ -69,7 +69,7 @@ def test_json_carries_the_picture_as_base64():
         ({"image": "AAAA", "name": "x"}, "name"),
     ],
 )
-def test_a_request_that_breaks_the_contract_names_the_field(body, field):
+def test_an_invalid_request_names_the_field(body, field):
     with pytest.raises(ValidationError) as caught:
         ImageRequest.model_validate_json(json.dumps(body))
     assert caught.value.errors()[0]["loc"] == (field,)
@@ -97,7 +97,7 @@ def test_colour_is_by_channel_or_by_pixel(layout, shape):
     assert np.array_equal(arrays[0] if layout == "hwc" else arrays[0].transpose(1, 2, 0), pixels)
 
 
-def test_the_usual_recipe_of_colour_models():
+def test_the_usual_preprocessing_of_colour_models_works():
     config = {
         "mode": "RGB",
         "crop": "center",
@@ -116,20 +116,20 @@ def test_the_usual_recipe_of_colour_models():
 
 
 @pytest.mark.parametrize("mode", ["L", "F"])
-def test_resizes_follow_one_another(mode):
+def test_resizes_are_applied_in_order(mode):
     config = {"mode": mode, "resize": [[1, 1, "box"], [4, 4, "bilinear"]]}
     result = run(make(config), RAMP)
     assert np.allclose(result, RAMP.mean(), atol=0.51 if mode == "L" else 1e-4)
 
 
-def test_bytes_are_taken_by_models_of_bytes():
+def test_models_with_uint8_inputs_get_uint8():
     result = run(make(shape=(-1, 16), dtype="UINT8"), RAMP)
     assert result.dtype == np.uint8
     assert result.ravel().tolist() == RAMP.ravel().tolist()
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB"])
-def test_ink_is_made_bright_always_never_or_where_it_is_dark(mode):
+def test_ink_is_inverted_always_never_or_if_it_is_dark(mode):
     paper = np.full((4, 4), 200, dtype=np.uint8)
     paper[1:3, 1:3] = 20
     shape = (-1, 16) if mode == "L" else (-1, 3, 4, 4)
@@ -141,14 +141,14 @@ def test_ink_is_made_bright_always_never_or_where_it_is_dark(mode):
 
 
 @pytest.mark.parametrize("dark", [True, False])
-def test_a_drawing_is_cut_out_and_evened_out_whichever_way_round(dark):
+def test_a_drawing_of_either_polarity_is_cropped_and_normalised(dark):
     picture = np.full((100, 100), 200, dtype=np.uint8)
     picture[20:40, 50:70] = 90
     picture = picture if dark else 255 - picture
     assert run(make(DRAWING), picture).tolist() == [[255] * 16]
 
 
-def test_fine_strokes_are_thickened_where_the_settings_say_so():
+def test_fine_strokes_are_thickened_if_configured():
     picture = np.full((100, 100), 255, dtype=np.uint8)
     picture[20:80, 50:52] = 0
     picture[78:80, 20:80] = 0
@@ -157,14 +157,14 @@ def test_fine_strokes_are_thickened_where_the_settings_say_so():
 
 
 @pytest.mark.parametrize("level", [0, 128, 255])
-def test_an_empty_sheet_is_refused_where_a_drawing_is_looked_for(level):
+def test_an_empty_sheet_is_refused_if_cropping_to_the_content(level):
     error = refusal(run, make(DRAWING), np.full((50, 50), level, dtype=np.uint8))
     assert str(error) == "image: the image is empty: there is no content to crop to"
 
 
 @settings(deadline=None)
 @given(st.integers(1, 300), st.integers(1, 300), st.integers(0, 2**32 - 1))
-def test_any_picture_becomes_an_input_or_is_refused(width, height, seed):
+def test_any_image_becomes_an_input_or_is_refused(width, height, seed):
     pixels = np.random.default_rng(seed).integers(0, 256, (height, width), dtype=np.uint8)
     for config in (GREY, DRAWING, DRAWING | {"contrast": "none", "embolden": 0.3}):
         result = attempt(run, make(config), pixels)
@@ -176,7 +176,7 @@ def test_any_picture_becomes_an_input_or_is_refused(width, height, seed):
 
 
 @given(st.binary(max_size=200))
-def test_rubbish_is_refused(data):
+def test_arbitrary_bytes_are_refused(data):
     error = refusal(run, make(), data)
     assert error.errors[0].field == "image"
 
@@ -184,7 +184,7 @@ def test_rubbish_is_refused(data):
 # --- after the model
 
 
-def test_the_answer_names_the_best_classes():
+def test_the_response_has_the_best_classes():
     task = make(GREY | {"output": "probabilities", "labels": ["ant", "bee", "cat"]})
     outputs = {"y": np.array([[0.2, 0.7, 0.1]], dtype=np.float32)}
     response = task.postprocess(outputs, ImageRequest(image=b"x", top_k=2))
@@ -198,7 +198,7 @@ def test_the_answer_names_the_best_classes():
 # --- from Python
 
 
-def test_python_may_hand_in_a_picture_in_many_forms(tmp_path, encode):
+def test_python_accepts_an_image_in_many_forms(tmp_path, encode):
     data = encode(RAMP)
     path = tmp_path / "ramp.png"
     path.write_bytes(data)
@@ -237,7 +237,7 @@ def test_python_may_hand_in_a_picture_in_many_forms(tmp_path, encode):
         {"picture": b"x"},
     ],
 )
-def test_what_is_no_picture_is_refused(value):
+def test_invalid_images_are_refused(value):
     assert refusal(make().coerce, value).errors
 
 
@@ -248,7 +248,7 @@ def test_text_never_names_a_file(tmp_path, encode):
     refusal(make().coerce, {"image": str(path)})
 
 
-def test_a_large_picture_from_python_meets_the_same_limit():
+def test_a_large_image_from_python_has_the_same_limit():
     task = make(GREY | {"max_pixels": 100})
     for value in (np.zeros((11, 10), dtype=np.uint8), Image.new("RGB", (11, 10))):
         assert "110" in str(refusal(run, task, value)) or "11" in str(refusal(run, task, value))
@@ -275,7 +275,7 @@ def test_a_large_picture_from_python_meets_the_same_limit():
         (GREY | {"mod": "L"}, (-1, 16), "FP32", "mod"),
     ],
 )
-def test_settings_that_do_not_fit_are_refused_at_load(config, shape, dtype, said):
+def test_mismatched_settings_are_refused_at_load(config, shape, dtype, said):
     with pytest.raises(ModelLoadError, match=said) as caught:
         make(config, shape, dtype)
     assert "\n" not in str(caught.value)

@@ -84,13 +84,13 @@ with Predictor("house") as predictor:
 """
 
 
-def test_the_package_brings_its_task_once_it_is_installed(site: Path, place: Path) -> None:
+def test_an_installed_package_provides_its_task(site: Path, place: Path) -> None:
     done = run(site, place, ASK)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == [340_000, "houses.task"]
 
 
-def test_its_task_answers_over_http_beside_the_event_loop(site: Path, place: Path) -> None:
+def test_its_task_runs_in_a_thread_when_called_over_http(site: Path, place: Path) -> None:
     code = """
 import asyncio, json, httpx
 from penstock.gateway.process.asgi import create_app
@@ -117,7 +117,7 @@ def test_without_the_package_the_model_is_refused_in_one_sentence(place: Path) -
     assert "there is no task of the kind 'house-price'; this installation has hydraulic-diagnostics" in done.stderr
 
 
-def test_a_package_that_fails_to_import_is_told_and_the_rest_of_the_server_lives_on(
+def test_a_package_that_fails_to_import_is_reported_and_the_server_keeps_serving_the_rest(
     place: Path, tmp_path: Path
 ) -> None:
     site = tmp_path / "broken"

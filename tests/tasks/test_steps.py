@@ -17,7 +17,7 @@ def run(config, x=X, channels=3, limit=1e30):
 
 
 @pytest.mark.parametrize("config", [[], {"kind": "none"}, [{"kind": "none"}, {"kind": "none"}]])
-def test_no_step_costs_nothing(config):
+def test_no_steps_give_no_function(config):
     assert build_steps(ADAPTER.validate_python(config), 3, np.dtype(np.float32), 1e30) is None
 
 
@@ -55,7 +55,7 @@ def test_steps_are_applied_in_their_order():
     assert np.allclose(run(steps), (X * 0.1 - 0.5) / 0.5)
 
 
-def test_what_overflows_stays_at_the_limit_without_a_warning():
+def test_overflow_is_clipped_to_the_limit_without_a_warning():
     assert run({"kind": "scale", "factor": 1e300}, np.array([[1e300, -1e300]]), 2, 5.0).tolist() == [[5, -5]]
 
 
@@ -77,6 +77,6 @@ def test_constants_that_do_not_match_the_channels_are_refused_at_load():
         {"kind": "scale", "factr": 2},
     ],
 )
-def test_settings_that_make_no_sense_are_refused(config):
+def test_invalid_settings_are_refused(config):
     with pytest.raises(ValidationError):
         ADAPTER.validate_python(config)

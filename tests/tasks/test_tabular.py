@@ -35,7 +35,7 @@ def prepared(value, made=None):
     return arrays
 
 
-def test_columns_stand_side_by_side_in_the_order_of_the_manifest():
+def test_columns_are_concatenated_in_the_order_of_the_manifest():
     assert prepared(ROW)["x"].tolist() == [[1, 0, 1, 2, 1]]
     assert prepared([ROW, {**ROW, "age": 30.0, "city": "Bern"}])["x"].tolist() == [[1, 0, 1, 2, 1], [-1, 1, 0, 2, 1]]
 
@@ -45,13 +45,13 @@ def test_the_order_of_the_request_does_not_matter():
 
 
 @pytest.mark.parametrize("missing", [{"age": None}, {"age": float("nan")}, {"age": np.float32("nan")}])
-def test_a_missing_value_is_stood_in_for_where_its_column_says_so(missing):
+def test_a_missing_value_gets_the_default_of_its_column(missing):
     assert prepared({**ROW, **missing})["x"][0, 0] == 0
     without = {name: value for name, value in ROW.items() if name not in ("age", "member")}
     assert prepared(without)["x"].tolist() == [[0, 0, 1, 2, 0]]
 
 
-def test_everything_that_is_wrong_is_named_by_row_and_column():
+def test_every_invalid_value_is_named_by_row_and_column():
     rows = [
         {**ROW, "age": "old", "kids": 1.5},
         {**ROW, "city": "Oslo", "member": 1, "iq": 7},
@@ -69,7 +69,7 @@ def test_everything_that_is_wrong_is_named_by_row_and_column():
     }
 
 
-def test_at_most_twenty_faults_are_told():
+def test_at_most_twenty_errors_are_reported():
     with pytest.raises(InvalidInput) as caught:
         prepared([{}] * 300)
     assert len(caught.value.errors) == 20
@@ -94,7 +94,7 @@ def test_at_most_twenty_faults_are_told():
         ("city", {"a": 1}, False),
     ],
 )
-def test_a_value_is_of_its_columns_type_or_refused(column, value, good):
+def test_a_value_of_another_type_than_its_column_is_refused(column, value, good):
     if good:
         prepared({**ROW, column: value})
         return
@@ -112,19 +112,19 @@ def test_a_number_too_large_for_the_models_type_is_refused():
             prepared({"n": value}, task(whole, one_input(1, "UINT8")))
 
 
-def test_a_category_is_its_place_or_the_word_itself():
+def test_a_category_is_encoded_as_index_one_hot_or_text():
     index = [{**CITY, "encoding": "index"}]
     assert prepared({"city": "Rome"}, task(index, one_input(1, "INT64")))["x"].tolist() == [[1]]
     text = [{**CITY, "encoding": "text"}]
     assert prepared({"city": "Rome"}, task(text, one_input(1, "BYTES")))["x"].tolist() == [["Rome"]]
 
 
-def test_an_unknown_category_is_stood_in_for_where_the_column_says_so():
+def test_an_unknown_category_gets_the_category_for_unknown_words():
     columns = [{**CITY, "unknown": "Bern"}]
     assert prepared({"city": "Oslo"}, task(columns, one_input(2)))["x"].tolist() == [[1, 0]]
 
 
-def test_columns_go_to_the_inputs_of_their_name_or_to_the_one_they_name():
+def test_columns_go_to_the_input_of_their_name_or_the_configured_one():
     inputs = (
         TensorSpec("age", "FP32", (-1, 1)),
         TensorSpec("city", "BYTES", (-1,)),
@@ -145,7 +145,7 @@ def test_columns_go_to_the_inputs_of_their_name_or_to_the_one_they_name():
     }
 
 
-def test_columns_that_nobody_knows_may_be_ignored():
+def test_unknown_columns_can_be_ignored():
     assert prepared({**ROW, "iq": 7}, task(extra="ignore"))["x"].shape == (1, 5)
 
 
@@ -168,13 +168,13 @@ def test_a_data_frame_is_a_list_of_rows():
 
 
 @pytest.mark.parametrize("value", ["text", 3, [], [3], {"rows": []}, {"rows": [3]}, {"rows": [{}], "more": 1}])
-def test_what_is_no_table_is_refused_by_field(value):
+def test_an_invalid_table_is_refused_by_field(value):
     with pytest.raises(InvalidInput) as caught:
         prepared(value)
     assert caught.value.errors[0].field.startswith(("rows", "more"))
 
 
-def test_a_class_comes_with_its_name_and_confidence_and_a_number_alone():
+def test_a_class_has_label_and_confidence_and_a_number_has_neither():
     outputs = {"y": np.array([[0.1, 0.2, 0.7]], np.float32)}
     by_class = task(labels=["a", "b", "c"]).postprocess(outputs, None)
     assert (by_class.predictions, by_class.labels) == ([2], ["c"])
@@ -193,7 +193,7 @@ def test_a_number_that_is_not_finite_is_refused():
     assert (caught.value.side, caught.value.tensor) == ("output", "y")
 
 
-def test_of_several_outputs_the_answer_is_named():
+def test_the_setting_scores_selects_one_of_several_outputs():
     outputs = (TensorSpec("label", "INT64", (-1,)), *CLASSES)
     assert task(signature=one_input(outputs=outputs), scores="y").scores.name == "y"
     made = task(signature=one_input(outputs=outputs), scores="label")
@@ -218,12 +218,12 @@ def test_of_several_outputs_the_answer_is_named():
         ([AGE, {**KIDS, "input": "z"}], one_input(1), "'kids' belongs to no input of the model, which has x"),
     ],
 )
-def test_a_manifest_that_does_not_fit_is_refused_by_name(columns, signature, said):
+def test_a_manifest_that_does_not_match_is_refused_by_name(columns, signature, said):
     with pytest.raises(ModelLoadError, match=said):
         task(columns, signature)
 
 
-def test_an_answer_that_should_be_a_number_and_is_none_is_refused():
+def test_an_answer_that_is_not_a_number_is_refused_if_it_should_be_one():
     with pytest.raises(ModelLoadError, match="is not one number per row"):
         task(answer="number")
 
@@ -234,7 +234,7 @@ values = (
 
 
 @given(st.lists(st.dictionaries(st.sampled_from([*ROW, "iq"]), values), min_size=1, max_size=5))
-def test_any_table_is_taken_whole_or_refused_with_the_fields_named(rows):
+def test_any_table_is_accepted_or_refused_by_field(rows):
     refusal = None
     try:
         arrays = prepared(rows)
@@ -247,6 +247,6 @@ def test_any_table_is_taken_whole_or_refused_with_the_fields_named(rows):
         assert {fault.field.partition("[")[0] for fault in refusal.errors} == {"rows"}
 
 
-def test_json_and_python_say_the_same():
+def test_json_and_python_give_the_same():
     request = TabularRequest.model_validate_json(json.dumps({"rows": [ROW]}))
     assert task().preprocess(request)["x"].tolist() == prepared(ROW)["x"].tolist()

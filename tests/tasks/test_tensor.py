@@ -37,13 +37,13 @@ def test_nested_lists_become_arrays_of_the_signature():
     assert arrays["mask"].tolist() == [True, False]
 
 
-def test_whole_numbers_and_floats_mix_in_a_float_input():
+def test_integers_and_floats_can_be_mixed_in_a_float_input():
     arrays = FLOATS.preprocess(TensorRequest(inputs={"x": [[1, 2.5]]}))
     assert arrays["x"].tolist() == [[1.0, 2.5]]
     assert arrays["x"].dtype == np.float32
 
 
-def test_text_goes_through():
+def test_text_is_passed_through():
     assert TEXT.preprocess(TensorRequest(inputs={"words": [["a", "b"]]}))["words"].tolist() == [["a", "b"]]
 
 
@@ -77,7 +77,7 @@ def test_a_value_that_does_not_fit_names_its_input(value):
 
 
 @pytest.mark.parametrize("value", [[[1.5]], [[True]], [[2**70]], [[1, None]], [["1"]]])
-def test_whole_numbers_are_not_guessed(value):
+def test_integers_are_not_guessed(value):
     request = TensorRequest(inputs={"ids": value, "mask": [True]})
     assert fields(PAIR.preprocess, request) == ["inputs.ids"]
 
@@ -87,20 +87,20 @@ def test_text_is_not_guessed(value):
     assert fields(TEXT.preprocess, TensorRequest(inputs={"words": value})) == ["inputs.words"]
 
 
-def test_lists_nested_without_end_are_refused():
+def test_deeply_nested_lists_are_refused():
     value: list = [1.0]
     for _ in range(500):
         value = [value]
     assert fields(FLOATS.preprocess, TensorRequest(inputs={"x": value})) == ["inputs.x"]
 
 
-def test_a_missing_and_an_unknown_input_are_named():
+def test_missing_and_unknown_inputs_are_named():
     assert fields(PAIR.preprocess, TensorRequest(inputs={"ids": [[1]]})) == ["inputs.mask"]
     assert fields(FLOATS.preprocess, TensorRequest(inputs={"x": [[1, 2]], "z": [1]})) == ["inputs.z"]
 
 
 @pytest.mark.parametrize("body", ['{"inputs": {}}', '{"inputs": [1]}', "{}", '{"inputs": {"x": [1]}, "more": 1}'])
-def test_a_body_that_breaks_the_contract_is_refused(body):
+def test_an_invalid_body_is_refused(body):
     with pytest.raises(ValidationError):
         TensorRequest.model_validate_json(body)
 
@@ -113,7 +113,7 @@ def test_a_body_that_breaks_the_contract_is_refused(body):
     ),
     st.sampled_from([FLOATS, PAIR, TEXT]),
 )
-def test_rubbish_is_refused_or_fits_the_signature(value, model):
+def test_arbitrary_input_is_refused_or_fits_the_signature(value, model):
     request = TensorRequest(inputs={spec.name: value for spec in model.signature.inputs})
     try:
         arrays = model.preprocess(request)
@@ -125,7 +125,7 @@ def test_rubbish_is_refused_or_fits_the_signature(value, model):
     assert all(error.field.startswith("inputs.") for error in refused)
 
 
-def test_outputs_are_nested_lists_and_what_json_cannot_say_is_null():
+def test_outputs_are_nested_lists_with_null_for_nan_and_infinity():
     outputs = {"y": np.array([[1.5, math.nan], [math.inf, -math.inf]], dtype=np.float32)}
     response = FLOATS.postprocess(outputs, None)
     assert json.loads(response.model_dump_json())["outputs"] == {"y": [[1.5, None], [None, None]]}
@@ -148,12 +148,12 @@ def test_outputs_of_every_type_are_valid_json(dtype, array, listed):
     assert json.loads(model.postprocess({"y": array}, None).model_dump_json())["outputs"] == {"y": listed}
 
 
-def test_bytes_that_json_cannot_carry_are_an_error_that_names_the_output():
+def test_bytes_that_are_not_utf8_are_an_error_that_names_the_output():
     model = TensorTask({}, Signature(FLOATS.signature.inputs, (TensorSpec("y", "BYTES", (-1, 2)),)))
     assert fields(model.postprocess, {"y": np.array([["a", b"\xff"]], dtype=object)}, None) == ["outputs.y"]
 
 
-def test_numbers_are_bf16_where_the_model_takes_that():
+def test_numbers_are_converted_to_bf16_for_a_bf16_input():
     model = task(TensorSpec("x", "BF16", (-1, 2)))
     assert model.preprocess(TensorRequest(inputs={"x": [[1, -2.5]]}))["x"].tolist() == [[0x3F80, 0xC020]]
     for value in ([[1e39, 0]], [["1", "2"]], [[True, False]]):
@@ -171,7 +171,7 @@ def test_numbers_are_bf16_where_the_model_takes_that():
         TensorRequest(inputs={"x": [[1, 2]]}),
     ],
 )
-def test_python_may_hand_in_a_request_a_mapping_or_an_array(value):
+def test_python_accepts_a_request_a_mapping_or_an_array(value):
     assert FLOATS.preprocess(FLOATS.coerce(value))["x"].tolist() == [[1.0, 2.0]]
 
 
@@ -179,6 +179,6 @@ def test_one_array_for_a_model_with_two_inputs_is_refused():
     assert fields(PAIR.coerce, np.zeros((1, 2))) == ["inputs"]
 
 
-def test_there_is_nothing_to_set():
+def test_settings_are_refused():
     with pytest.raises(ModelLoadError, match="labels"):
         TensorTask({"labels": []}, FLOATS.signature)

@@ -28,18 +28,18 @@ def test_one_text_is_one_row_and_a_list_is_one_row_each():
     assert prepared(text for text in ("a", "b")) == ["a", "b"]
 
 
-def test_what_is_done_to_a_text_stands_in_the_manifest():
+def test_the_manifest_defines_the_preprocessing_of_text():
     assert prepared("  Ｇood\n") == ["  Ｇood\n"]
     assert prepared("  Ｇood\n", strip=True, lowercase=True, normalize="NFKC") == ["good"]
 
 
-def test_a_column_input_gets_a_column():
+def test_an_input_with_a_column_axis_gets_a_column():
     column = Signature((TensorSpec("t", "BYTES", (-1, 1)),), SIGNATURE.outputs)
     made = task(column)
     assert made.preprocess(made.coerce(["a", "b"]))["t"].tolist() == [["a"], ["b"]]
 
 
-def test_the_answer_names_the_class_of_each_text():
+def test_the_response_has_the_class_of_each_text():
     made = task(labels=["bad", "good"], output="probabilities")
     outputs = {"y": np.array([[0.9, 0.1], [0.25, 0.75]], np.float32)}
     answer = made.postprocess(outputs, None)
@@ -66,12 +66,12 @@ def test_the_answer_names_the_class_of_each_text():
         ({"text": "a", "more": 1}, "more", "not permitted"),
     ],
 )
-def test_what_is_no_text_is_refused_by_field(value, field, said):
+def test_invalid_text_is_refused_by_field(value, field, said):
     with pytest.raises(InvalidInput, match=f"{field}.*{said}"):
         prepared(value, max_chars=20)
 
 
-def test_every_text_that_is_wrong_is_named():
+def test_every_invalid_text_is_named():
     with pytest.raises(InvalidInput) as caught:
         prepared(["", "a", "b\0"])
     assert [error.field for error in caught.value.errors] == ["text[0]", "text[2]"]
@@ -87,12 +87,12 @@ def test_every_text_that_is_wrong_is_named():
         (Signature(SIGNATURE.inputs, SIGNATURE.outputs * 2), "one output"),
     ],
 )
-def test_a_model_of_another_kind_is_refused(signature, said):
+def test_a_model_with_another_signature_is_refused(signature, said):
     with pytest.raises(ModelLoadError, match=said):
         task(signature)
 
 
-def test_of_several_outputs_the_scores_are_named():
+def test_the_setting_scores_selects_the_output():
     outputs = (TensorSpec("label", "INT64", (-1,)), *SIGNATURE.outputs)
     signature = Signature(SIGNATURE.inputs, outputs)
     assert task(signature, scores="y").scores.name == "y"
@@ -101,7 +101,7 @@ def test_of_several_outputs_the_scores_are_named():
 
 
 @given(st.lists(st.text(max_size=30), max_size=6), st.booleans(), st.booleans())
-def test_a_text_is_taken_whole_or_refused_and_nothing_in_between(texts, strip, lowercase):
+def test_a_text_is_passed_unchanged_or_refused(texts, strip, lowercase):
     made = task(strip=strip, lowercase=lowercase, normalize="NFC")
     refusal = None
     try:
@@ -115,6 +115,6 @@ def test_a_text_is_taken_whole_or_refused_and_nothing_in_between(texts, strip, l
         assert refusal.errors
 
 
-def test_json_and_python_say_the_same():
+def test_json_and_python_give_the_same():
     by_json = TextRequest.model_validate_json('{"text": ["a"]}')
     assert task().preprocess(by_json)["text"].tolist() == prepared(["a"])

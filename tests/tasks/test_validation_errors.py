@@ -23,29 +23,29 @@ class Point(BaseModel):
         (("a", "b\nc"), "a.b\\nc"),
     ],
 )
-def test_a_place_is_written_as_one_would_in_python(loc, path):
+def test_a_field_path_is_written_as_in_python(loc, path):
     assert field_path(loc) == path
 
 
-def test_a_name_as_long_as_a_novel_is_cut():
+def test_a_very_long_name_is_truncated():
     assert len(field_path(("a", "b" * 10_000))) < 200
 
 
-def test_every_faulty_field_is_named():
+def test_every_invalid_field_is_named():
     with pytest.raises(InvalidInput) as caught:
         parse_request(Point, {"x": "one", "tags": [1, "two"]})
     assert [error.field for error in caught.value.errors] == ["x", "tags[1]"]
     assert str(caught.value).startswith("x: ")
 
 
-def test_a_sentence_stops_at_three_faults_and_counts_the_rest():
+def test_a_message_lists_three_errors_and_counts_the_rest():
     with pytest.raises(InvalidInput) as caught:
         parse_request(Point, {"x": 1, "tags": ["a"] * 10})
     assert str(caught.value).endswith("and 7 more")
     assert len(caught.value.errors) == 10
 
 
-def test_settings_of_a_model_that_do_not_fit_are_a_load_error_in_one_sentence():
+def test_invalid_settings_of_a_model_are_a_load_error_in_one_sentence():
     with pytest.raises(ModelLoadError, match=r"^the point settings of the model do not fit: x: ") as caught:
         parse_config(Point, "point", {})
     assert "\n" not in str(caught.value)

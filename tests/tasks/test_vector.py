@@ -56,35 +56,35 @@ def refusal(call, *arguments, **fields) -> InvalidInput:
         ('{"input_data": [1], "extra": 1}', "extra"),
     ],
 )
-def test_a_request_that_breaks_the_contract_names_the_field(body, field):
+def test_an_invalid_request_names_the_field(body, field):
     with pytest.raises(ValidationError) as caught:
         VectorRequest.model_validate_json(body)
     assert caught.value.errors()[0]["loc"][0] == field
 
 
-def test_a_million_faults_are_told_as_one():
+def test_a_million_errors_are_reported_as_one():
     with pytest.raises(ValidationError) as caught:
         VectorRequest.model_validate({"input_data": ["x"] * 1_000_000})
     assert caught.value.error_count() == 1
 
 
-def test_whole_numbers_are_numbers():
+def test_integers_are_accepted_as_numbers():
     assert VectorRequest.model_validate_json('{"input_data": [1, 2.5]}').input_data == [1.0, 2.5]
 
 
-def test_an_array_passes_as_it_is_and_is_written_as_a_list():
+def test_an_array_is_passed_through_and_serialized_as_a_list():
     array = np.array([1.0, 2.0])
     request = VectorRequest(input_data=array)
     assert request.input_data is array
     assert json.loads(request.model_dump_json())["input_data"] == [1.0, 2.0]
 
 
-def test_arrays_of_other_types_are_brought_to_float64():
+def test_arrays_of_other_types_are_converted_to_float64():
     assert VectorRequest(input_data=np.arange(3, dtype=np.int8)).input_data.dtype == np.float64
 
 
 @pytest.mark.parametrize("array", [np.array([]), np.array(["a"]), np.array([True]), np.array([None])])
-def test_arrays_that_hold_no_numbers_are_refused(array):
+def test_arrays_without_numbers_are_refused(array):
     with pytest.raises(ValidationError):
         VectorRequest(input_data=array)
 
@@ -100,7 +100,7 @@ def test_the_schema_shows_an_array_of_numbers_and_the_limits():
 # --- before the model
 
 
-def test_rows_arrive_flattened_and_leave_as_the_models_input():
+def test_flattened_rows_become_the_models_input():
     arrays = TASK.preprocess(VectorRequest(input_data=list(range(8)), batch_size=2))
     assert list(arrays) == ["x"]
     assert arrays["x"].dtype == np.float32
@@ -133,7 +133,7 @@ def test_rows_take_the_shape_of_the_signature():
         (4, 2, "input_data: 4 numbers given, 2 rows of 4 are 8"),
     ],
 )
-def test_a_wrong_length_says_what_came_and_what_is_expected(count, batch, said):
+def test_a_wrong_length_is_reported_with_the_expected_one(count, batch, said):
     error = refusal(TASK.preprocess, VectorRequest(input_data=[1.0] * count, batch_size=batch))
     assert str(error) == said
     assert [e.field for e in error.errors] == ["input_data"]
@@ -141,7 +141,7 @@ def test_a_wrong_length_says_what_came_and_what_is_expected(count, batch, said):
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, 1e39, -1e39, 1e300])
 @pytest.mark.parametrize("size", [4, 10_000])
-def test_a_number_the_model_cannot_take_is_named_by_its_place(bad, size):
+def test_an_invalid_number_is_named_by_its_index(bad, size):
     values = np.zeros(size)
     values[2] = bad
     error = refusal(make((size,)).preprocess, VectorRequest(input_data=values))
@@ -149,7 +149,7 @@ def test_a_number_the_model_cannot_take_is_named_by_its_place(bad, size):
 
 
 @given(st.lists(st.floats(), min_size=4, max_size=4), st.sampled_from(["FP16", "FP32", "FP64"]))
-def test_exactly_the_numbers_that_fit_are_taken(values, dtype):
+def test_exactly_the_numbers_that_fit_are_accepted(values, dtype):
     with np.errstate(over="ignore"):
         fits = np.isfinite(np.array(values).astype(make(dtype=dtype)._dtype)).all()
     try:
@@ -168,7 +168,7 @@ def test_preprocessing_comes_from_the_settings():
     assert arrays["x"].dtype == np.float32
 
 
-def test_each_row_is_standardised_by_itself():
+def test_each_row_is_standardised_separately():
     task = make(config={"preprocess": {"kind": "standardise"}})
     alone = task.preprocess(VectorRequest(input_data=[1, 2, 3, 4]))["x"]
     beside = task.preprocess(VectorRequest(input_data=[1, 2, 3, 4, 1e9, 0, 0, -1e9], batch_size=2))["x"]
@@ -178,7 +178,7 @@ def test_each_row_is_standardised_by_itself():
 # --- after the model
 
 
-def test_the_answer_has_the_contracts_fields_in_its_order():
+def test_the_response_has_the_fields_of_the_contract_in_order():
     outputs = {"y": np.array([[0, 1, 0]], dtype=np.float32)}
     response = TASK.postprocess(outputs, None)
     response.model_version = "v1"
@@ -193,7 +193,7 @@ def test_the_answer_has_the_contracts_fields_in_its_order():
     assert response.predictions == [1]
 
 
-def test_many_rows_get_an_answer_each():
+def test_each_of_many_rows_gets_a_prediction():
     outputs = {"y": np.eye(3, dtype=np.float32)[[2, 0, 1]] * 9}
     response = make(config={"output": "logits"}).postprocess(outputs, None)
     assert response.predictions == [2, 0, 1]
@@ -216,13 +216,13 @@ def test_many_rows_get_an_answer_each():
         ([[1, 2, 3, 4], [5, 6, 7, 8]], 2),
     ],
 )
-def test_python_may_hand_in_one_row_or_many(value, rows):
+def test_python_accepts_one_row_or_many(value, rows):
     request = TASK.coerce(value)
     assert request.batch_size == rows
     assert TASK.preprocess(request)["x"].shape == (rows, 4)
 
 
-def test_a_request_and_a_mapping_are_taken_as_they_are():
+def test_python_accepts_a_request_and_a_mapping():
     request = VectorRequest(input_data=[1, 2, 3, 4])
     assert TASK.coerce(request) is request
     assert TASK.coerce({"input_data": [1, 2, 3, 4], "batch_size": 1}) == request
@@ -245,14 +245,14 @@ def test_a_request_and_a_mapping_are_taken_as_they_are():
         object(),
     ],
 )
-def test_what_is_no_row_of_numbers_is_refused(value):
+def test_values_that_are_not_rows_of_numbers_are_refused(value):
     error = refusal(TASK.coerce, value)
     assert error.errors
 
 
 @settings(max_examples=200, deadline=None)
 @given(st.recursive(st.none() | st.booleans() | st.floats() | st.integers() | st.text(), st.lists, max_leaves=8))
-def test_rubbish_from_python_is_refused_or_right(value):
+def test_arbitrary_values_from_python_are_refused_or_converted(value):
     try:
         columns = TASK.preprocess(TASK.coerce(value))["x"].shape[1]
     except InvalidInput as error:
@@ -276,7 +276,7 @@ def test_rubbish_from_python_is_refused_or_right(value):
         ((TensorSpec("x", "FP32", (-1, 4)),), {"preprocess": {"kind": "mean_std", "mean": [1], "std": 1}}, "mean"),
     ],
 )
-def test_settings_and_signatures_that_do_not_fit_are_refused_at_load(inputs, config, said):
+def test_mismatched_settings_and_signatures_are_refused_at_load(inputs, config, said):
     with pytest.raises(ModelLoadError, match=said) as caught:
         VectorClassification(config, Signature(inputs, (TensorSpec("y", "FP32", (-1, 3)),)))
     assert "\n" not in str(caught.value)
@@ -289,6 +289,6 @@ class NeedsGradient:
         raise RuntimeError("Can't call numpy() on Tensor that requires grad.")
 
 
-def test_what_cannot_become_an_array_says_why(signature):
+def test_an_error_explains_why_a_value_is_not_an_array(signature):
     with pytest.raises(InvalidInput, match=r"input_data: it is not an array: .* requires grad$"):
         VectorClassification({}, signature((-1, 4))).coerce(NeedsGradient())

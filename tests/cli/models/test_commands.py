@@ -288,7 +288,7 @@ def test_fields_of_a_newer_manifest_are_shown_as_ignored(penstock: Penstock, pub
     assert [(change["part"], change["field"], change["b"]) for change in other] == [("other", "signatures", [1])]
 
 
-def test_an_artifact_of_int8_variants_only_is_proved_and_published(penstock: Penstock, tmp_path: Path) -> None:
+def test_an_artifact_of_int8_variants_only_is_verified_and_published(penstock: Penstock, tmp_path: Path) -> None:
     source = write_quantized(tmp_path / "int8", "1", int8_variants(tmp_path)).path
     assert penstock("models", "publish", source).code == 0
     (model,) = penstock("models", "list", "--json").json()["models"]

@@ -87,7 +87,7 @@ def test_leftovers_are_removed_and_writes_in_progress_are_kept(penstock: Penstoc
         assert sorted(path.name for path in staging.iterdir()) == ["alive", "alive.lock"]
 
 
-def test_the_record_of_a_version_that_was_deleted_by_hand_is_forgotten(penstock: Penstock, published: str) -> None:
+def test_the_record_of_a_version_deleted_by_hand_is_removed(penstock: Penstock, published: str) -> None:
     shutil.rmtree(Path("registry", published, "v2.0"))
     assert penstock("models", "gc", "--yes", "--json").json()["records"] == ["linear:v2.0"]
     assert penstock("models", "gc", "--dry-run").out == "There is nothing to remove.\n"

@@ -72,9 +72,7 @@ def test_publish_does_the_same_for_it(penstock: Penstock, onnx_file: Path) -> No
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt", ".ckpt"])
-def test_weights_are_imported_with_the_class_they_fill_and_its_inputs(
-    penstock: Penstock, mlp: Mlp, suffix: str
-) -> None:
+def test_weights_are_imported_with_their_class_and_its_inputs(penstock: Penstock, mlp: Mlp, suffix: str) -> None:
     path = Path(f"weights{suffix}")
     if suffix == ".safetensors":
         save_file(mlp.state_dict(), path)
@@ -92,9 +90,7 @@ def test_weights_are_imported_with_the_class_they_fill_and_its_inputs(
     answers_like(penstock, "mlp", mlp)
 
 
-def test_torchscript_is_imported_with_its_inputs_where_it_is_trusted(
-    penstock: Penstock, mlp: Mlp, script: Path
-) -> None:
+def test_torchscript_is_imported_with_its_inputs_if_trusted(penstock: Penstock, mlp: Mlp, script: Path) -> None:
     refused(penstock("models", "import", script, *INPUT), "script.pt", "--trust code")
     assert penstock("models", "list", "--json").json()["models"] == []
     done = penstock("models", "import", script, *INPUT, "--trust", "code")
@@ -102,7 +98,7 @@ def test_torchscript_is_imported_with_its_inputs_where_it_is_trusted(
     answers_like(penstock, "script", mlp)  # its digest is pinned: no --trust is needed again
 
 
-def test_an_exported_program_knows_its_inputs(penstock: Penstock, mlp: Mlp) -> None:
+def test_an_exported_program_records_its_inputs(penstock: Penstock, mlp: Mlp) -> None:
     batch = torch.export.Dim("batch")
     torch.export.save(torch.export.export(mlp, (torch.zeros(2, 4),), dynamic_shapes=({0: batch},)), "net.pt2")
     refused(penstock("models", "import", "net.pt2"), "net.pt2", "--trust code")

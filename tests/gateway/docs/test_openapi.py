@@ -69,7 +69,7 @@ def test_every_row_of_the_table_is_documented_or_a_page(document: dict[str, Any]
     assert hidden == {"/docs", "/docs/assets/{file}", "/redoc", "/openapi.json"}
 
 
-def test_every_operation_says_what_it_does_and_how_it_refuses(document: dict[str, Any]) -> None:
+def test_every_operation_has_a_summary_and_its_errors(document: dict[str, Any]) -> None:
     ids = [operation["operationId"] for operation in operations(document).values()]
     assert len(set(ids)) == len(ids)
     for name, operation in operations(document).items():
@@ -84,7 +84,7 @@ def test_every_operation_says_what_it_does_and_how_it_refuses(document: dict[str
                 assert "Retry-After" in operation["responses"][status]["headers"]
 
 
-def test_orders_are_documented_with_the_key_they_need_and_without_the_headers_of_predictions(
+def test_admin_routes_are_documented_with_the_key_and_without_prediction_headers(
     document: dict[str, Any],
 ) -> None:
     orders = {name: one for name, one in operations(document).items() if "/admin" in name}
@@ -171,12 +171,12 @@ def check_answers(live: Live, label: str, mode: GenerationMode, examples: int) -
 
 
 @pytest.mark.parametrize("label", OPERATIONS)
-def test_whatever_is_rightly_asked_the_answer_is_a_documented_one(live: Live, label: str) -> None:
+def test_the_reply_to_a_valid_request_is_documented(live: Live, label: str) -> None:
     check_answers(live, label, GenerationMode.POSITIVE, 30 if label in POSTS else 8)
 
 
 @pytest.mark.parametrize("label", POSTS)
-def test_whatever_is_wrongly_asked_the_answer_is_a_documented_one(live: Live, label: str) -> None:
+def test_the_reply_to_an_invalid_request_is_documented(live: Live, label: str) -> None:
     check_answers(live, label, GenerationMode.NEGATIVE, 30)
 
 
@@ -190,7 +190,7 @@ def test_whatever_is_wrongly_asked_the_answer_is_a_documented_one(live: Live, la
         ("POST /models/{name}/versions/{version}/predict", "pic", {"image": PICTURE}),
     ],
 )
-def test_good_answers_are_as_documented(live: Live, label: str, model: str | None, body: dict[str, Any]) -> None:
+def test_successful_replies_match_their_schema(live: Live, label: str, model: str | None, body: dict[str, Any]) -> None:
     known = {} if model is None else {"name": model, "version": MODELS[model]}
     names = re.findall(r"\{(\w+)\}", label)
     path = {name: known[name] for name in names}

@@ -70,7 +70,7 @@ def problem(reply: httpx.Response, status: int, *parts: str) -> None:
 # Who may administer
 
 
-def test_without_a_key_or_a_listener_of_its_own_a_server_has_no_admin_routes(base_settings: Settings) -> None:
+def test_without_a_key_or_its_own_listener_a_server_has_no_admin_routes(base_settings: Settings) -> None:
     with Live("asgi", base_settings, ("vec",)) as server:
         http = server.http
         for reply in (http.get("/admin"), order(http, "load", "vec"), http.delete("/admin/drain")):
@@ -94,7 +94,7 @@ def test_with_a_key_set_a_request_without_it_is_refused(keyed: Live, headers: di
     assert reply.headers["www-authenticate"].startswith("Bearer")
 
 
-def test_the_key_is_taken_as_a_bearer_token_or_in_a_header_of_its_own(keyed: Live) -> None:
+def test_the_key_is_accepted_as_a_bearer_token_or_in_the_admin_header(keyed: Live) -> None:
     for headers in (AUTH, {"authorization": f"bearer {KEY}"}, {"X-Penstock-Admin-Key": KEY}):
         reply = httpx.get(keyed.url + "/admin", headers=headers)
         assert reply.status_code == 200
@@ -207,7 +207,7 @@ def test_a_model_that_is_not_in_the_registry_can_be_neither_loaded_nor_unloaded(
     assert keyed.http.get("/admin").json()["wanted"] == ["vec", "raw"]
 
 
-def test_a_model_that_cannot_be_loaded_says_why_and_changes_nothing(keyed: Live) -> None:
+def test_a_failed_load_gives_the_reason_and_changes_nothing(keyed: Live) -> None:
     file = next(Path(keyed.settings.registry).glob("slow/1.0/variants/*/model.onnx"))
     file.write_bytes(file.read_bytes()[:-1] + b"x")
     problem(order(keyed.http, "load", "slow"), 409, str(file))
@@ -269,7 +269,7 @@ def test_an_alias_of_a_missing_version_or_model_is_refused(keyed: Live) -> None:
     problem(keyed.http.put("/admin/models/vec/aliases/a%20b", json={"version": "v1.0"}), 422, "alias")
 
 
-def test_an_alias_that_moves_to_a_broken_version_says_that_the_old_one_stays(keyed: Live) -> None:
+def test_an_alias_to_a_broken_version_reports_that_the_old_one_is_still_served(keyed: Live) -> None:
     assert predict(keyed.http, "vec@champion").status_code == 200
     order(keyed.http, "unload", "vec:v2.0")
     file = next(Path(keyed.settings.registry).glob("vec/v2.0/variants/*/model.onnx"))
@@ -307,7 +307,7 @@ def test_draining_waits_for_the_requests_in_flight(keyed: Live) -> None:
     asking.join()
 
 
-def test_a_server_that_is_about_to_end_does_not_resume(keyed: Live) -> None:
+def test_a_stopping_server_does_not_resume(keyed: Live) -> None:
     keyed.call(lambda: keyed.gateway.drain(0))
     assert keyed.http.delete("/admin/drain").json()["draining"] is True
 
@@ -352,7 +352,7 @@ def _until(condition: Callable[[], object]) -> None:
         time.sleep(0.005)
 
 
-def test_the_answers_after_a_reload_are_those_of_the_model(keyed: Live) -> None:
+def test_predictions_after_a_reload_are_those_of_the_model(keyed: Live) -> None:
     order(keyed.http, "unload", "vec")
     order(keyed.http, "load", "vec:v1.0")
     expected = int((weights(0).T @ ROW).argmax())

@@ -139,13 +139,13 @@ GOOD = b'{"input_data": [1, 2.5, -3e2], "model_version": "v1.0", "batch_size": 1
 @example(b"3")
 @example(b"null")
 @example(b"")
-def test_both_ways_agree_on_generated_bodies(body: bytes) -> None:
+def test_both_paths_agree_on_generated_bodies(body: bytes) -> None:
     check_same(body)
 
 
 @settings(max_examples=400, deadline=None)
 @given(st.data())
-def test_both_ways_agree_on_a_good_body_with_some_bytes_changed(data: st.DataObject) -> None:
+def test_both_paths_agree_on_a_valid_body_with_some_bytes_changed(data: st.DataObject) -> None:
     body = bytearray(GOOD)
     for _ in range(data.draw(st.integers(1, 3))):
         at = data.draw(st.integers(0, len(body) - 1))
@@ -171,7 +171,7 @@ def test_numbers_arrive_as_written(values: list[float]) -> None:
         assert fields["input_data"].tolist() == values
 
 
-def test_an_ordinary_body_takes_the_fast_way(fast_way: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_ordinary_body_takes_the_fast_path(fast_way: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decoding, "decode_slowly", lambda *_: pytest.fail("took the slow way"))
     request: Any = read_json(TASK, GOOD)
     assert type(request.input_data) is np.ndarray
@@ -192,7 +192,7 @@ def test_a_refused_body_does_not_block_the_parser(fast_way: Callable[..., Any]) 
         assert fast_way(GOOD, TASK) is not None
 
 
-def test_threads_have_parsers_of_their_own() -> None:
+def test_each_thread_has_its_own_parser() -> None:
     failures: list[BaseException] = []
 
     def work(value: int) -> None:
@@ -212,7 +212,7 @@ def test_threads_have_parsers_of_their_own() -> None:
     assert not failures
 
 
-def test_a_body_beyond_the_kept_parser_is_read_all_the_same(fast_way: Callable[..., Any]) -> None:
+def test_a_body_too_large_for_the_shared_parser_is_read(fast_way: Callable[..., Any]) -> None:
     values = [0.25] * 300_000
     fields = fast_way(json.dumps({"input_data": values}).encode(), TASK)
     assert len(fields["input_data"]) == 300_000
@@ -257,7 +257,7 @@ class Loose(BaseModel):
 
 
 @pytest.mark.parametrize("token", [b"NaN", b"Infinity", b"-Infinity"])
-def test_constants_that_are_no_json_are_refused_whatever_the_model_allows(token: bytes) -> None:
+def test_constants_that_are_not_json_are_refused_by_any_model(token: bytes) -> None:
     with pytest.raises(InvalidInput, match="not valid JSON"):
         decoding.decode_slowly(Loose, b'{"value": %b}' % token)
 
@@ -422,13 +422,13 @@ def series_bodies(draw: st.DrawFn) -> bytes:
 @example(b'{"readings": {"p": [1]}, "rates": {"p": 1, "p\\u0000": 5}}')
 @example(b'{"readings": {"p": [1]}, "readings\\u0000": 1}')
 @example(b'{"readings": {"p": [1]}, "rates": ' + b'{"a":' * 900 + b"1" + b"}" * 900 + b"}")
-def test_all_ways_agree_on_arrays_by_name(body: bytes) -> None:
+def test_all_paths_agree_on_arrays_by_name(body: bytes) -> None:
     check_same_series(body)
 
 
 @settings(max_examples=300, deadline=None)
 @given(st.data())
-def test_all_ways_agree_on_a_good_body_of_arrays_by_name_with_some_bytes_changed(data: st.DataObject) -> None:
+def test_all_paths_agree_on_a_valid_body_of_arrays_by_name_with_some_bytes_changed(data: st.DataObject) -> None:
     body = bytearray(GOOD_SERIES)
     for _ in range(data.draw(st.integers(1, 3))):
         at = data.draw(st.integers(0, len(body) - 1))
@@ -436,7 +436,7 @@ def test_all_ways_agree_on_a_good_body_of_arrays_by_name_with_some_bytes_changed
     check_same_series(bytes(body))
 
 
-def test_ordinary_arrays_by_name_take_the_fast_way(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ordinary_arrays_by_name_take_the_fast_path(monkeypatch: pytest.MonkeyPatch) -> None:
     if arrays.simdjson is None:
         pytest.skip("orjson does not tell of a name that is given twice")
     fields = arrays.read_simdjson(GOOD_SERIES, GAUGES)
@@ -474,7 +474,7 @@ def test_an_ordinary_batch_is_read_without_a_python_object_for_each_number(monke
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(bodies(), min_size=1, max_size=3))
-def test_each_item_of_a_batch_gets_the_same_verdict_whatever_the_others_are(items: list[bytes]) -> None:
+def test_the_verdict_on_an_item_does_not_depend_on_the_others(items: list[bytes]) -> None:
     body = b'{"requests": [%b]}' % b",".join(items)
     try:
         requests = decoding.parse(body)["requests"]
@@ -487,23 +487,23 @@ def test_each_item_of_a_batch_gets_the_same_verdict_whatever_the_others_are(item
 
 
 @pytest.mark.parametrize("body", [b"[]", b"3", b"", b"{"])
-def test_a_batch_that_is_no_object_is_refused(body: bytes) -> None:
+def test_a_batch_that_is_not_an_object_is_refused(body: bytes) -> None:
     with pytest.raises(InvalidInput, match="body: "):
         decoding.Batch(body)
 
 
 @pytest.mark.parametrize("body", [b'{"requests": 3}', b"{}", b'{"requests": {}}'])
-def test_a_batch_without_a_list_is_handed_on_as_it_is(body: bytes) -> None:
+def test_a_batch_without_a_list_is_passed_on_unchanged(body: bytes) -> None:
     assert decoding.Batch(body).shell == json.loads(body)
 
 
-def test_items_that_are_no_objects_are_refused_one_by_one() -> None:
+def test_items_that_are_not_objects_are_refused_one_by_one() -> None:
     found = decoding.Batch(b'{"requests": [1, [2], %b]}' % GOOD).items(TASK)
     assert [isinstance(item, InvalidInput) for item in found] == [True, True, False]
 
 
 @pytest.mark.parametrize("fast", [True, False])
-def test_a_body_that_goes_the_slow_way_is_parsed_once(fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_body_on_the_slow_path_is_parsed_once(fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     parsed: list[bytes] = []
     monkeypatch.setattr(decoding, "parse", lambda body: parsed.append(body) or json.loads(body))
     batch = decoding.Batch(b'{"requests": [{"input_data": [1, 2, 3]}, {"input_data": [1, true]}]}', fast=fast)
@@ -511,7 +511,7 @@ def test_a_body_that_goes_the_slow_way_is_parsed_once(fast: bool, monkeypatch: p
     assert len(parsed) == 1
 
 
-def test_very_many_keys_go_the_slow_way_for_each_would_be_searched_from_the_first() -> None:
+def test_objects_with_very_many_keys_take_the_slow_path() -> None:
     if arrays.simdjson is None:
         pytest.skip("orjson does not search")
     keys = ",".join(f'"k{number}": 0' for number in range(arrays._MOST_KEYS)).encode()

@@ -20,7 +20,7 @@ from penstock.registry.registry import Registry
 GOOD = {"input_data": [1, 2, 3, 4]}
 
 
-def test_health_says_that_all_is_well(http: httpx.Client) -> None:
+def test_health_is_healthy(http: httpx.Client) -> None:
     answer = http.get("/health").json()
     assert answer == {"status": "healthy", "version": penstock.__version__, "model_loaded": True, "reasons": []}
 
@@ -32,7 +32,7 @@ def test_probes_answer(http: httpx.Client, path: str) -> None:
     assert reply.headers["cache-control"] == "no-store"
 
 
-def test_a_server_that_is_not_ready_says_why(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_is_not_ready_gives_the_reason(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(live.service.engine.deployment.failed, "broken", "its golden samples differ")
     for path in ("/health", "/health/ready", "/readyz"):
         reply = live.http.get(path)
@@ -43,7 +43,7 @@ def test_a_server_that_is_not_ready_says_why(live: Live, monkeypatch: pytest.Mon
     assert live.http.get("/health/live").status_code == 200
 
 
-def test_before_the_models_are_there_nothing_is_predicted(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_before_the_models_are_loaded_predictions_are_refused(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(live.service, "started", False)
     for path in ("/health", "/health/ready", "/health/startup"):
         assert live.http.get(path).status_code == 503
@@ -55,7 +55,7 @@ def test_before_the_models_are_there_nothing_is_predicted(live: Live, monkeypatc
     assert live.http.get("/model/info").status_code == 503
 
 
-def test_stats_count_what_happened(http: httpx.Client) -> None:
+def test_stats_count_requests(http: httpx.Client) -> None:
     before = http.get("/stats").json()["models"].get("vec:v2.0", {"requests": 0, "outcomes": {}})
     for body in (GOOD, GOOD, {"input_data": [1]}, {"input_data": "x"}):
         http.post("/predict", json=body)
@@ -71,7 +71,7 @@ def test_stats_count_what_happened(http: httpx.Client) -> None:
     assert 0 < after["p50_ms"] <= after["p95_ms"] <= after["p99_ms"]
 
 
-def test_metrics_are_what_prometheus_reads(http: httpx.Client) -> None:
+def test_metrics_are_in_the_prometheus_format(http: httpx.Client) -> None:
     def value(name: str, **labels: str) -> float:
         families = text_string_to_metric_families(http.get("/metrics").text)
         samples = (s for family in families for s in family.samples)
@@ -88,7 +88,7 @@ def test_metrics_are_what_prometheus_reads(http: httpx.Client) -> None:
     assert value("process_resident_memory_bytes") > 1e6
 
 
-def test_an_unknown_model_makes_no_label(http: httpx.Client) -> None:
+def test_an_unknown_model_adds_no_label(http: httpx.Client) -> None:
     for number in range(5):
         http.post(f"/models/unheard-{number}/predict", json=GOOD)
     page = http.get("/metrics").text
@@ -120,7 +120,7 @@ def test_all_models_are_listed(http: httpx.Client) -> None:
     assert http.get("/models/vec").json() == models["vec"]
 
 
-def test_a_version_tells_its_manifest(http: httpx.Client, registry_path: Path) -> None:
+def test_a_version_shows_its_manifest(http: httpx.Client, registry_path: Path) -> None:
     shown = http.get("/models/vec/versions/v1.0").json()
     with Registry(registry_path) as registry:
         artifact = registry.get("vec:v1.0")
@@ -135,7 +135,7 @@ def test_a_version_tells_its_manifest(http: httpx.Client, registry_path: Path) -
     "path",
     ["/models/no", "/models/vec/versions/v9", "/models/no/card", "/models/vec/versions/v9/card", "/models/a%20b"],
 )
-def test_what_is_not_there_is_404(http: httpx.Client, path: str) -> None:
+def test_unknown_models_and_versions_are_404(http: httpx.Client, path: str) -> None:
     assert http.get(path).status_code == 404
 
 
@@ -165,7 +165,7 @@ def test_a_card_is_markdown_or_html(http: httpx.Client, path: str) -> None:
         ("TEXT/HTML; charset=utf-8", True),
     ],
 )
-def test_html_is_sent_to_those_who_prefer_it(accept: str, html: bool) -> None:
+def test_html_is_sent_to_clients_that_prefer_it(accept: str, html: bool) -> None:
     assert wants_html(accept) is html
 
 
@@ -215,7 +215,7 @@ def test_an_asset_is_sent_compressed_to_clients_that_accept_it(http: httpx.Clien
     assert sizes[1:] == [len(contents[0])] * 3
 
 
-def test_the_licence_of_every_asset_lies_beside_it() -> None:
+def test_every_asset_has_its_licence_in_the_same_directory() -> None:
     folder = Path(ui.__file__).parent / "assets"
     assert "Apache License" in (folder / "swagger-ui.LICENSE").read_text(encoding="utf-8")
     assert "The MIT License" in (folder / "redoc.LICENSE").read_text(encoding="utf-8")
@@ -223,6 +223,6 @@ def test_the_licence_of_every_asset_lies_beside_it() -> None:
     assert sum(path.stat().st_size for path in folder.iterdir()) < 1_000_000
 
 
-def test_only_the_assets_are_handed_out(http: httpx.Client) -> None:
+def test_only_the_assets_are_served(http: httpx.Client) -> None:
     for name in ("secret.txt", "..%2f__init__.py", "%2e%2e%2fcore.py", "core.py"):
         assert http.get(f"/docs/assets/{name}").status_code == 404

@@ -65,14 +65,14 @@ def test_several_rows_come_flattened(http: httpx.Client) -> None:
     check_vector(reply.json(), rows)
 
 
-def test_the_bare_name_means_the_latest_version_and_an_alias_its_own(http: httpx.Client) -> None:
+def test_the_bare_name_means_the_latest_version_and_an_alias_its_version(http: httpx.Client) -> None:
     for name, seed, version in (("vec", 1, "v2.0"), ("vec@champion", 0, "v1.0")):
         reply = http.post(f"/models/{name}/predict", json={"input_data": ROW})
         check_vector(reply.json(), [ROW], seed)
         assert reply.headers["x-penstock-model"] == f"vec:{version}/onnx-fp32"
 
 
-def test_the_body_may_choose_the_version(http: httpx.Client) -> None:
+def test_the_body_may_select_the_version(http: httpx.Client) -> None:
     for version, seed in (("v1.0", 0), ("v2.0", 1)):
         for path in ("/inference/predict", "/predict", "/models/vec/predict"):
             answer = http.post(path, json={"input_data": ROW, "model_version": version}).json()
@@ -87,7 +87,7 @@ def test_raw_tensors_go_in_and_out(http: httpx.Client) -> None:
 
 @pytest.mark.parametrize("field", ["file", "image"])
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])
-def test_a_picture_is_uploaded_as_a_form(http: httpx.Client, field: str, kind: str) -> None:
+def test_an_image_is_uploaded_as_a_form(http: httpx.Client, field: str, kind: str) -> None:
     reply = http.post("/models/pic/predict", files={field: ("digit", picture(0, 255, kind))}, data={"top_k": "1"})
     answer = reply.json()
     assert (answer["class_id"], answer["class_name"]) == (1, "right")
@@ -95,14 +95,14 @@ def test_a_picture_is_uploaded_as_a_form(http: httpx.Client, field: str, kind: s
     assert len(answer["top_k"]) == 1
 
 
-def test_a_picture_may_be_the_whole_body_or_base64_in_json(http: httpx.Client) -> None:
+def test_an_image_may_be_the_whole_body_or_base64_in_json(http: httpx.Client) -> None:
     file = picture()
     raw = http.post("/models/pic/predict", content=file, headers={"content-type": "image/png"})
     encoded = http.post("/models/pic/predict", json={"image": base64.b64encode(file).decode()})
     assert raw.json()["class_name"] == encoded.json()["class_name"] == "left"
 
 
-def test_a_body_without_a_type_is_taken_for_json(http: httpx.Client) -> None:
+def test_a_body_without_a_content_type_is_read_as_json(http: httpx.Client) -> None:
     reply = http.post("/models/vec/predict", content=b'{"input_data": [1, 2, 3, 4]}')
     assert "content-type" not in reply.request.headers
     assert reply.status_code == 200
@@ -120,7 +120,7 @@ def test_a_large_body_is_read(http: httpx.Client) -> None:
     assert reply.status_code == 200
 
 
-def test_a_large_request_never_holds_the_event_loop(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_request_never_blocks_the_event_loop(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
     loops: list[bool] = []
     told: list[bool] = []
     pipeline = live.service.engine.pipeline
@@ -149,7 +149,7 @@ def test_a_large_request_never_holds_the_event_loop(live: Live, monkeypatch: pyt
     assert loops == [False, False, True, True]
 
 
-def test_a_prediction_tells_its_times_and_its_model(http: httpx.Client) -> None:
+def test_a_prediction_has_headers_with_its_times_and_its_model(http: httpx.Client) -> None:
     reply = http.post("/predict", json={"input_data": ROW})
     timing = dict(re.findall(r"(\w+);dur=([\d.]+)", reply.headers["server-timing"]))
     assert list(timing) == ["queue", "pre", "run", "post"]
@@ -161,7 +161,7 @@ def test_a_prediction_tells_its_times_and_its_model(http: httpx.Client) -> None:
 # Batches
 
 
-def test_every_item_of_a_batch_succeeds_or_fails_alone(http: httpx.Client) -> None:
+def test_every_item_of_a_batch_succeeds_or_fails_on_its_own(http: httpx.Client) -> None:
     items = [{"input_data": ROW}, {"input_data": [1, 2]}, {"input_data": [1, 2, "3", 4]}, {"input_data": [0, 0, 0, 9]}]
     reply = http.post("/predict/batch", json={"requests": items})
     answer = reply.json()
@@ -177,7 +177,7 @@ def test_every_item_of_a_batch_succeeds_or_fails_alone(http: httpx.Client) -> No
     assert set(short["error"]) == {"status", "title", "detail", "errors"}
 
 
-def test_a_number_beyond_a_float_costs_only_its_own_item(http: httpx.Client) -> None:
+def test_a_number_beyond_a_float_fails_only_its_own_item(http: httpx.Client) -> None:
     items = (
         b'{"input_data": [1, 2, 3, 4]}, {"input_data": [1, 1e400, 3, 4]}, {"input_data": [1], "model_version": -1e400}'
     )
@@ -195,7 +195,7 @@ def test_a_batch_may_name_its_model(http: httpx.Client) -> None:
     assert [item["outputs"]["sum"] for item in answer["predictions"]] == [[[n + 1.0, n + 1.0]] for n in range(20)]
 
 
-def test_a_batch_takes_pictures_in_base64(http: httpx.Client) -> None:
+def test_a_batch_takes_images_in_base64(http: httpx.Client) -> None:
     items = [{"image": base64.b64encode(picture(a, 255 - a)).decode()} for a in (255, 0)]
     answer = http.post("/predict/batch", json={"model": "pic", "requests": [*items, {"image": "bm8="}]}).json()
     names = [item.get("class_name") for item in answer["predictions"]]
@@ -229,7 +229,7 @@ def test_a_batch_of_another_shape_is_refused_as_a_whole(http: httpx.Client, body
     assert [fault["field"] for fault in reply.json()["errors"]] == [field]
 
 
-def test_a_batch_for_a_model_there_is_not_names_the_field(http: httpx.Client) -> None:
+def test_a_batch_for_an_unknown_model_names_the_field(http: httpx.Client) -> None:
     for name in ("nope", "vec:v9", "vec@nobody", "../etc/passwd", "a b", "evil.onnx", ""):
         reply = http.post("/predict/batch", json={"model": name, "requests": [{"input_data": ROW}]})
         assert reply.status_code == 404, name

@@ -76,7 +76,7 @@ def logits(row: list[float]) -> np.ndarray:
     return np.array([row], np.float32) @ weights(0)
 
 
-def test_a_model_is_asked_as_another_of_its_tasks(http: httpx.Client) -> None:
+def test_a_request_can_select_another_task_of_the_model(http: httpx.Client) -> None:
     as_class = http.post("/models/several/predict", json={"input_data": ROW}).json()
     assert as_class["predictions"] == [int(logits(ROW).argmax())]
     reply = http.post("/models/several/predict?task=tensor", json={"inputs": {"x": [ROW]}})
@@ -99,7 +99,7 @@ def test_every_model_has_the_task_tensor(http: httpx.Client) -> None:
     assert "it has text-classification, tensor" in refused.json()["detail"]
 
 
-def test_a_json_body_names_the_task_at_its_top(http: httpx.Client) -> None:
+def test_a_json_body_names_the_task_at_the_top_level(http: httpx.Client) -> None:
     body = {"task": "tensor", "inputs": {"x": [ROW]}}
     for path in ("/models/several/predict", "/models/several/predict?task=tensor", "/predict", "/inference/predict"):
         reply = http.post(path, json=body)
@@ -117,7 +117,7 @@ def test_a_json_body_names_the_task_at_its_top(http: httpx.Client) -> None:
         ("?task=tensor", {"task": "vector-classification", "input_data": ROW}, "the query names 'tensor'"),
     ],
 )
-def test_a_task_in_the_body_that_cannot_be_meant_names_the_field(
+def test_an_invalid_task_in_the_body_names_the_field(
     http: httpx.Client, query: str, body: dict[str, Any], message: str
 ) -> None:
     reply = http.post(f"/models/several/predict{query}", json=body)
@@ -141,7 +141,7 @@ def test_a_batch_names_its_task_in_the_body(http: httpx.Client) -> None:
     assert (refused.status_code, refused.json()["errors"][0]["field"]) == (422, "task")
 
 
-def test_a_batch_is_asked_as_one_task(http: httpx.Client) -> None:
+def test_a_batch_has_one_task(http: httpx.Client) -> None:
     body = {"model": "several", "requests": [{"inputs": {"x": [ROW]}}, {"input_data": ROW}]}
     good, bad = http.post("/predict/batch?task=tensor", json=body).json()["predictions"]
     np.testing.assert_allclose(good["outputs"]["logits"], logits(ROW), rtol=1e-5)
@@ -176,7 +176,7 @@ def test_every_wrong_value_of_a_table_is_named(http: httpx.Client) -> None:
     assert [fault["field"] for fault in reply.json()["errors"]] == ["rows[0].age", "rows[1].city"]
 
 
-def test_what_is_outside_the_expected_range_is_answered_flagged_and_counted(http: httpx.Client) -> None:
+def test_values_out_of_range_are_answered_flagged_and_counted(http: httpx.Client) -> None:
     reply = http.post("/models/several/predict", json={"input_data": FAR})
     assert (reply.status_code, reply.headers["x-penstock-flags"]) == (200, "input x above")
     assert "x-penstock-flags" not in http.post("/models/several/predict", json={"input_data": ROW}).headers
@@ -184,7 +184,7 @@ def test_what_is_outside_the_expected_range_is_answered_flagged_and_counted(http
     assert counted in http.get("/metrics").text
 
 
-def test_what_is_outside_the_expected_range_is_refused_where_the_manifest_says_so(http: httpx.Client) -> None:
+def test_values_out_of_range_are_refused_if_the_manifest_sets_that(http: httpx.Client) -> None:
     reply = http.post("/models/several-strict/predict", json={"input_data": FAR})
     problem = reply.json()
     assert (reply.status_code, problem["type"]) == (422, "urn:penstock:out-of-range")
@@ -196,7 +196,7 @@ def test_what_is_outside_the_expected_range_is_refused_where_the_manifest_says_s
     assert outcome in http.get("/metrics").text
 
 
-def test_an_answer_that_is_not_finite_is_flagged(http: httpx.Client) -> None:
+def test_an_output_that_is_not_finite_is_flagged(http: httpx.Client) -> None:
     reply = http.post("/models/table/predict?task=tensor", json={"inputs": {"age": [[3e38]], "city": [["Basel"]]}})
     assert reply.json()["outputs"] == {"price": [[None]]}
     assert reply.headers["x-penstock-flags"] == "output price not_finite"
@@ -204,7 +204,7 @@ def test_an_answer_that_is_not_finite_is_flagged(http: httpx.Client) -> None:
     assert (refused.status_code, refused.json()["type"]) == (422, "urn:penstock:out-of-range")
 
 
-def test_the_cache_is_seen_in_the_figures(http: httpx.Client) -> None:
+def test_the_cache_appears_in_stats_and_metrics(http: httpx.Client) -> None:
     for _ in range(3):
         http.post("/models/several/predict", json={"input_data": [9.0, 1.0, 1.0, 1.0]})
     cache = http.get("/stats").json()["cache"]

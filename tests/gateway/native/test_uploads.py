@@ -41,7 +41,7 @@ def test_any_bytes_survive(one: bytes, two: bytes) -> None:
 @settings(max_examples=300)
 @given(st.binary(max_size=200))
 @example(form(part("a", b"", "x"))[:-10])
-def test_whatever_comes_is_a_form_or_refused(body: bytes) -> None:
+def test_any_body_is_a_form_or_refused(body: bytes) -> None:
     with contextlib.suppress(InvalidInput):
         assert all(isinstance(name, str) for name in parse_form(body, TYPE))
 
@@ -50,7 +50,7 @@ WHOLE = form(part("file", b"some bytes", "x"), part("top_k", b"3"))
 
 
 @pytest.mark.parametrize("length", range(len(WHOLE) - 4))
-def test_a_form_that_was_cut_off_is_refused_wherever_it_was_cut(length: int) -> None:
+def test_a_form_truncated_anywhere_is_refused(length: int) -> None:
     with pytest.raises(InvalidInput) as caught:
         parse_form(WHOLE[:length], TYPE)
     assert caught.value.errors
@@ -70,7 +70,7 @@ def test_a_form_that_was_cut_off_is_refused_wherever_it_was_cut(length: int) -> 
         (form(part("a", b"1")), "multipart/form-data; boundary=" + "x" * 5000, "body"),
     ],
 )
-def test_a_faulty_form_names_the_field(body: bytes, kind: str, field: str) -> None:
+def test_an_invalid_form_names_the_field(body: bytes, kind: str, field: str) -> None:
     with pytest.raises(InvalidInput) as caught:
         parse_form(body, kind)
     assert caught.value.errors[0].field == field

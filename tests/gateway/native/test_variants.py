@@ -42,7 +42,7 @@ def registry(place: Settings) -> Iterator[Registry]:
         yield registry
 
 
-def test_two_int8_variants_stand_side_by_side_and_one_is_chosen(registry: Registry) -> None:
+def test_one_of_two_int8_variants_is_selected(registry: Registry) -> None:
     artifact = registry.get("mlp:1")
     artifact.verify()
     assert [(v.name, v.format, v.precision) for v in artifact.variants] == [
@@ -57,20 +57,20 @@ def test_two_int8_variants_stand_side_by_side_and_one_is_chosen(registry: Regist
 
 
 @pytest.mark.parametrize("variant", [TENSOR, CHANNEL])
-def test_a_variant_is_asked_for_by_its_name(registry: Registry, variant: str) -> None:
+def test_a_variant_is_requested_by_its_name(registry: Registry, variant: str) -> None:
     predictor = Predictor("mlp:1", registry=registry, variant=variant)
     assert predictor.info.variant == variant
     x = samples(rows=3, seed=9)
     assert predictor.predict(x).predictions == reference(x).argmax(axis=1).tolist()
 
 
-def test_a_variant_that_is_not_there_is_refused_with_the_names_there_are(registry: Registry) -> None:
+def test_an_unknown_variant_is_refused_with_the_known_names(registry: Registry) -> None:
     with pytest.raises(InvalidInput, match=f"no variant 'onnx-fp32'; variants: {TENSOR}, {CHANNEL}"):
         Predictor("mlp:1", registry=registry, variant="onnx-fp32")
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
-def test_int8_only_loads_whatever_precision_is_asked_for(registry: Registry, precision: str) -> None:
+def test_int8_only_loads_with_any_requested_precision(registry: Registry, precision: str) -> None:
     predictor = Predictor("mlp:2", registry=registry, precision=precision)
     assert (predictor.info.variant, predictor.info.precision, predictor.info.warnings) == (CHANNEL, "int8", ())
 

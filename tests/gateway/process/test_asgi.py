@@ -77,7 +77,7 @@ def test_a_bad_setting_stops_the_factory(monkeypatch: pytest.MonkeyPatch, tmp_pa
         create_app()
 
 
-async def test_the_end_of_the_application_waits_for_the_requests_inside(base_settings: Settings) -> None:
+async def test_shutdown_of_the_application_waits_for_requests_in_flight(base_settings: Settings) -> None:
     app = create_app(base_settings, ("slow",))
     client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://app")
     async with client:
@@ -95,7 +95,7 @@ async def test_the_end_of_the_application_waits_for_the_requests_inside(base_set
         await ending
 
 
-async def test_websockets_and_other_scopes_go_past_the_table(base_settings: Settings) -> None:
+async def test_websockets_and_other_scopes_bypass_the_table(base_settings: Settings) -> None:
     app = create_app(base_settings)
     sent: list[MutableMapping[str, Any]] = []
 

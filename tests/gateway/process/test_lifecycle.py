@@ -67,7 +67,7 @@ def test_a_bare_file_is_served_under_its_name(serve: Serve, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_lets_the_requests_inside_finish_and_refuses_new_ones(
+def test_a_signal_drains_requests_in_flight_and_refuses_new_ones(
     serve: Serve, registry_path: Path, signum: int
 ) -> None:
     server = serve("slow", "vec", "--registry", str(registry_path))
@@ -108,7 +108,7 @@ def test_the_drain_is_bounded(serve: Serve, registry_path: Path) -> None:
     assert any("were cancelled" in line["event"] for line in log_lines(err))
 
 
-def test_a_second_signal_ends_it_at_once(serve: Serve, registry_path: Path) -> None:
+def test_a_second_signal_stops_it_at_once(serve: Serve, registry_path: Path) -> None:
     server = serve("slow", "--registry", str(registry_path))
     server.wait_for()
     Slow(server.url, 8000)
@@ -121,7 +121,7 @@ def test_a_second_signal_ends_it_at_once(serve: Serve, registry_path: Path) -> N
     assert time.monotonic() - started < 1
 
 
-def test_a_signal_during_the_start_ends_it(serve: Serve, registry_path: Path) -> None:
+def test_a_signal_during_the_start_stops_it(serve: Serve, registry_path: Path) -> None:
     server = serve("vec", "--registry", str(registry_path))
     server.wait_for("/health/live")
     server.send()
@@ -156,7 +156,7 @@ def test_a_second_server_does_not_share_the_port(serve: Serve, registry_path: Pa
         ("altered", "altered"),
     ],
 )
-def test_a_model_that_was_asked_for_and_cannot_be_served_ends_it_with_one_sentence(
+def test_a_requested_model_that_cannot_be_served_stops_it_with_one_sentence(
     serve: Serve, tmp_path: Path, registry_path: Path, database: Database, ref: str, words: str
 ) -> None:
     (tmp_path / "broken.onnx").write_bytes(b"no model at all")
@@ -228,7 +228,7 @@ def test_a_new_version_and_an_alias_are_followed_without_a_restart(
             time.sleep(0.05)
 
 
-def test_the_access_log_tells_every_request_and_no_payload(serve: Serve, registry_path: Path) -> None:
+def test_the_access_log_has_every_request_and_no_payload(serve: Serve, registry_path: Path) -> None:
     server = serve("vec", "--registry", str(registry_path), PENSTOCK_ACCESS_LOG="1")
     server.wait_for()
     httpx.post(f"{server.url}/predict", json={"input_data": [987654.5, 0, 0, 0]}, headers={"x-request-id": "mine"})
@@ -243,7 +243,7 @@ def test_the_access_log_tells_every_request_and_no_payload(serve: Serve, registr
 # Several processes
 
 
-def test_workers_share_a_port_and_speak_as_one(serve: Serve, registry_path: Path) -> None:
+def test_workers_share_a_port_and_report_common_figures(serve: Serve, registry_path: Path) -> None:
     server = serve("vec", "--registry", str(registry_path), "--workers", "2")
     server.wait_for()
     pids = set()
@@ -308,7 +308,7 @@ def test_a_worker_that_cannot_start_again_leaves_the_others_serving(
     assert server.finish()[0] == 0
 
 
-def test_workers_end_with_a_parent_that_was_killed(serve: Serve, registry_path: Path) -> None:
+def test_workers_stop_when_their_parent_is_killed(serve: Serve, registry_path: Path) -> None:
     server = serve("vec", "--registry", str(registry_path), "--workers", "2")
     server.wait_for()
     workers = children(server.pid)
@@ -319,7 +319,7 @@ def test_workers_end_with_a_parent_that_was_killed(serve: Serve, registry_path: 
         time.sleep(0.05)
 
 
-def test_workers_that_cannot_start_end_the_parent(serve: Serve, registry_path: Path) -> None:
+def test_workers_that_cannot_start_stop_the_parent(serve: Serve, registry_path: Path) -> None:
     code, _, err = serve("nope", "--registry", str(registry_path), "--workers", "2", "--log-level", "error").finish()
     assert code == 1
     assert "nope" in err
