@@ -27,7 +27,7 @@ def registry_path(tmp_path_factory: pytest.TempPathFactory, database: Database) 
 
 @pytest.fixture(scope="session")
 def base_settings(registry_path: Path, database: Database) -> Settings:
-    """Small limits, so that reaching them takes little."""
+    """Small limits, which tests can reach quickly."""
     return Settings(
         registry=registry_path,
         database_url=database(registry_path),
@@ -42,9 +42,9 @@ def base_settings(registry_path: Path, database: Database) -> Settings:
 
 @pytest.fixture(scope="session")
 def live(base_settings: Settings) -> Iterator[Live]:
-    """One server for all tests that leave it as it was: over RSGI on SQLite, over ASGI on PostgreSQL.
+    """One server for all tests that do not change it: over RSGI on SQLite, over ASGI on PostgreSQL.
 
-    So what is asked over the wire meets each kind of server and each database, and not every pair of them.
+    This covers each kind of server and each database, without every combination.
     """
     kind = "asgi" if str(base_settings.database_url).startswith("postgresql") else "rsgi"
     with Live(kind, base_settings) as server:
@@ -85,5 +85,5 @@ def _raw(port: int) -> Iterator[socket.socket]:
 
 @pytest.fixture
 def raw_connection(live: Live) -> Callable[[], Any]:
-    """A bare socket to the server, for what no client library would send."""
+    """A raw socket to the server, for requests that no client library sends."""
     return lambda: _raw(live.port)

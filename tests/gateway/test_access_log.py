@@ -1,4 +1,4 @@
-"""One record per request on standard error, from `penstock serve` as a process of its own."""
+"""One record per request on standard error, from `penstock serve` in a separate process."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def records(process: Process) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def asked(serve: Serve, registry_path: Path) -> tuple[list[dict[str, Any]], str]:
-    """What a server wrote of some requests, as records and as text."""
+    """The log of a server for some requests, as records and as text."""
     process = serve("vec", "--registry", str(registry_path), "--access-log", PENSTOCK_ADMIN_KEY="the-key-of-this-test")
     process.wait_for()
     with httpx.Client(base_url=process.url, headers={"authorization": "Bearer tok-0123456789abcdef"}) as http:

@@ -43,7 +43,7 @@ async def test_a_drain_continues_if_its_file_cannot_be_read_for_a_moment(
         with pytest.raises(OSError, match="Too many"):
             await service._follow_drain()
     assert service.draining
-    (tmp_path / "draining").unlink()  # as when the last of the processes ends
+    (tmp_path / "draining").unlink()  # as the last process of a server does when it stops
     await service._follow_drain()
     assert service.draining
 

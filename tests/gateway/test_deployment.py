@@ -1,4 +1,4 @@
-"""What an operator loads and unloads on running servers: other servers, a restart, a database that is read-only."""
+"""Loads and unloads by an operator: effects on other servers, after a restart, and with a read-only database."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_an_unload_survives_a_restart_and_is_followed_by_every_server_of_the_reg
 def test_with_a_read_only_database_every_process_of_a_server_follows_and_the_reply_says_that_it_is_not_stored(
     serve: Serve, tmp_path: Path, postgres: Server
 ) -> None:
-    """A standby, as servers may name where nothing is published."""
+    """A standby, which servers may use if nothing is published."""
     url = postgres.new_database()
     registry = build_registry(tmp_path, url)
     postgres.execute(f"ALTER DATABASE {url.rpartition('/')[2]} SET default_transaction_read_only = on")

@@ -1,4 +1,4 @@
-"""Two `penstock serve` processes on one PostgreSQL, as on two hosts: they follow it, and outlive it."""
+"""Two `penstock serve` processes on one PostgreSQL, like two hosts: they follow its changes and survive its outages."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Pair = tuple[Process, Process]
 
 @pytest.fixture
 def own_server() -> Iterator[Server]:
-    """One that this test may end."""
+    """A PostgreSQL server that this test may stop."""
     with Server() as server:
         yield server
 
@@ -65,7 +65,7 @@ def _answering(process: Process) -> str:
 
 
 def _seconds_until(pair: Pair, version: str, limit_s: float = 20) -> float:
-    """How long it takes until both answer with a version; they answer with one or the other all the time."""
+    """Seconds until both servers answer with a version; meanwhile every reply has the old or the new one."""
     started = time.monotonic()
     while {_answering(process) for process in pair} != {version}:
         assert time.monotonic() - started < limit_s
@@ -93,7 +93,7 @@ def test_a_change_on_one_host_is_followed_on_all_within_a_second(pair: Pair, reg
 def test_while_the_database_is_down_serving_continues_unchanged(
     pair: Pair, registry: Registry, own_server: Server, end: str
 ) -> None:
-    """Killed, or lost behind a network: connections that stay open and say nothing."""
+    """Killed, or unreachable: connections stay open without any reply."""
     getattr(own_server, end)()
     until = time.monotonic() + 3
     while time.monotonic() < until:
@@ -108,7 +108,7 @@ def test_while_the_database_is_down_serving_continues_unchanged(
         said = _events(pair[0], "the registry ")
         assert said[0].startswith(lost)
         assert said[-1] == back
-        assert len(said) < 6, said  # not one line for every look
+        assert len(said) < 6, said  # not one line per poll
 
 
 def test_a_server_that_starts_without_its_database_reports_it(

@@ -1,4 +1,4 @@
-"""What goes in and out beside the bodies: request ids, cross-origin headers, HEAD, slashes."""
+"""Request ids, cross-origin headers, HEAD, trailing slashes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Overload, deadlines and clients that leave: who waits, who is refused, and what is freed."""
+"""Overload, deadlines and clients that disconnect."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ async def client(live: Live) -> AsyncIterator[httpx.AsyncClient]:
 
 
 async def settled(live: Live) -> None:
-    """Return when nobody is inside any more, and no run of one that gave up either."""
+    """Return when no request is in flight and no run of a cancelled request is left."""
     ends = time.monotonic() + 15
     engine = live.service.engine
     while len(live.gateway.inflight) or engine.inflight or any(m.batcher.running_rows for m in engine.loaded()):
@@ -47,7 +47,7 @@ def cancelled(live: Live) -> int:
 async def test_a_full_queue_refuses_at_once_and_queued_requests_are_answered(
     live: Live, client: httpx.AsyncClient
 ) -> None:
-    """The queue of the test server takes 4 rows."""
+    """The queue of the test server holds 4 rows."""
     replies = await asyncio.gather(*(client.post("/models/slow/predict", json=rounds(60)) for _ in range(24)))
     statuses = [reply.status_code for reply in replies]
     assert set(statuses) == {200, 429}
@@ -115,12 +115,12 @@ async def test_large_bodies_share_a_budget(
     with raw_connection() as connection:
         connection.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 150000\r\n\r\n{")
         await until(lambda: live.gateway.limits.held_bytes)
-        told = await client.post("/predict", content=body.ljust(150_000))
+        large = await client.post("/predict", content=body.ljust(150_000))
         chunked = await client.post("/predict", content=_chunks(body.ljust(150_000)))
         small = await client.post("/predict", content=body)
         other = await client.post("/predict", content=body.ljust(90_000))
-    assert [reply.status_code for reply in (told, chunked, small, other)] == [429, 429, 200, 200]
-    assert int(told.headers["retry-after"]) >= 1
+    assert [reply.status_code for reply in (large, chunked, small, other)] == [429, 429, 200, 200]
+    assert int(large.headers["retry-after"]) >= 1
     await settled(live)
     assert (await client.post("/predict", content=body.ljust(150_000))).status_code == 200
     assert live.gateway.limits.held_bytes == 0
@@ -151,7 +151,7 @@ async def test_a_body_that_never_arrives_times_out(
 
 @pytest.mark.parametrize(("busy", "other"), [("slow", "vec"), ("vec", "slow")])
 async def test_a_batch_is_admitted_against_the_model_it_names(base_settings: Settings, busy: str, other: str) -> None:
-    """Once with the default model's queue full, once with that of the model it names."""
+    """First with a full queue of the default model, then with that of the named model."""
     settings = base_settings.model_copy(update={"default_model": busy})
     async with held_server(settings, busy, other) as (client, full):
         await full()
@@ -166,7 +166,7 @@ async def test_a_batch_is_admitted_against_the_model_it_names(base_settings: Set
 async def held_server(
     settings: Settings, busy: str, other: str
 ) -> AsyncIterator[tuple[httpx.AsyncClient, Callable[[], Awaitable[None]]]]:
-    """A server whose model `busy` waits inside its run, and what fills its queue."""
+    """A server whose model `busy` blocks in its run, and a function that fills its queue."""
     with Live("rsgi", settings, (other,)) as live:
         async with httpx.AsyncClient(base_url=live.url, timeout=20) as client:
             assert (await client.post("/predict", json=GOOD)).status_code == 200

@@ -31,7 +31,7 @@ WATER = {"numbers": [1.0, 2.0, 3.0, 4.0]}
 
 @pytest.fixture
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A directory of packages on the path of this process."""
+    """A directory of packages on the import path of this process."""
     place = tmp_path / "site"
     place.mkdir()
     monkeypatch.syspath_prepend(str(place))
@@ -44,7 +44,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 @pytest.fixture
 def registry(tmp_path: Path) -> Iterator[Registry]:
-    """One with a plain model of vectors in it."""
+    """A registry with a plain model of vectors."""
     with Registry(tmp_path / "registry") as registry:
         plain = write_artifact(
             tmp_path / "plain",
@@ -70,7 +70,7 @@ def tides(site: Path, tmp_path: Path, registry: Registry) -> Registry:
 
 @pytest.fixture
 def life(tides: Registry) -> Any:
-    """What the package's tasks were told of their lives."""
+    """The calls of `attach` and `close` on the package's tasks."""
     import tides as package
 
     package.LIFE.clear()
@@ -214,7 +214,7 @@ def test_a_task_that_cannot_be_attached_fails_the_load_in_one_sentence(
     assert [what for what, *_ in life].count("attach") == 1
 
 
-# What is documented
+# Documentation
 
 
 def test_routes_and_requests_of_a_package_are_documented(tides: Registry) -> None:
@@ -262,25 +262,25 @@ def test_without_a_task_of_a_package_the_table_is_unchanged() -> None:
     assert with_tasks(TABLE, []) == TABLE
 
 
-# Packages that are broken
+# Broken packages
 
 
 def test_rows_that_cannot_be_served_are_skipped_with_a_warning(site: Path, caplog: pytest.LogCaptureFixture) -> None:
     install_tides(site)
     rows = Extensions(TABLE).rows({"tides", "vector-classification"})
     assert [(row.method, row.path) for row in rows] == [("GET", "/tides/{port}"), ("PUT", "/tides/{port}")]
-    told = [record.getMessage() for record in caplog.records]
-    assert len(told) == 4
-    assert "a route of tides:ROUTES is skipped: /health is a route of Penstock" in told
-    assert "a route of tides:ROUTES is skipped: str is not an Endpoint" in told
+    logged = [record.getMessage() for record in caplog.records]
+    assert len(logged) == 4
+    assert "a route of tides:ROUTES is skipped: /health is a route of Penstock" in logged
+    assert "a route of tides:ROUTES is skipped: str is not an Endpoint" in logged
 
 
 def test_a_package_that_cannot_be_imported_loses_only_its_routes(site: Path, caplog: pytest.LogCaptureFixture) -> None:
     install(site, "sunk", "raise SystemError('half installed')", routes="tides = sunk:ROUTES")
     install_tides(site)
     assert len(Extensions(TABLE).rows({"tides"})) == 2
-    told = "the routes of sunk:ROUTES cannot be served: SystemError: half installed"
-    assert told in [record.getMessage() for record in caplog.records]
+    warning = "the routes of sunk:ROUTES cannot be served: SystemError: half installed"
+    assert warning in [record.getMessage() for record in caplog.records]
 
 
 def test_the_first_of_two_packages_with_the_same_path_serves_it(site: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -300,8 +300,8 @@ def test_the_first_of_two_packages_with_the_same_path_serves_it(site: Path, capl
     )
     rows = Extensions(TABLE).rows({"tides", "zz-late", "zz-same"})
     assert [row.path for row in rows] == ["/tides/{port}", "/tides/{port}", "/late"]
-    told = [record.getMessage() for record in caplog.records if "already served" in record.getMessage()]
-    assert told == ["a route is skipped: GET /tides/{harbour} is already served by The tide"]
+    logged = [record.getMessage() for record in caplog.records if "already served" in record.getMessage()]
+    assert logged == ["a route is skipped: GET /tides/{harbour} is already served by The tide"]
 
 
 def test_a_row_whose_models_have_no_schema_is_served_and_not_documented(site: Path) -> None:

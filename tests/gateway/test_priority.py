@@ -1,4 +1,4 @@
-"""Who goes first over the wire, and who is put out for it."""
+"""Priorities over HTTP: order and eviction in a full queue."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ async def queued(live: Live, rows: int) -> None:
 async def busy(
     live: Live, client: httpx.AsyncClient, priority: int | None = None
 ) -> list[asyncio.Task[httpx.Response]]:
-    """A request that runs for a while, and four behind it that fill the queue."""
+    """A running request, and four queued ones that fill the queue."""
     until = time.monotonic() + 5
     running = ask(client, LONG, 100)
     while not any(model.batcher.running_rows for model in live.service.engine.loaded()):

@@ -1,4 +1,4 @@
-"""The table from errors to HTTP."""
+"""The mapping from errors to HTTP."""
 
 from __future__ import annotations
 

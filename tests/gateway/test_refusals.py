@@ -1,4 +1,4 @@
-"""What a caller gets for a bad request: a problem document that names the field, never a traceback."""
+"""The reply to an invalid request: a problem document that names the field, never a traceback."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_a_bad_body_is_422_and_names_the_field(http: httpx.Client, body: bytes, 
         reply = http.post(path, content=body, headers=JSON)
         problem = reply.json()
         if field == "body" and problem["errors"] and problem["errors"][0]["field"].startswith("input_data"):
-            field = problem["errors"][0]["field"]  # which of the two blames first is the JSON parser's affair
+            field = problem["errors"][0]["field"]  # which of the two the error names depends on the JSON parser
         check_problem(reply, 422, field)
 
 
@@ -87,7 +87,7 @@ def test_a_version_in_the_body_must_not_contradict_the_path(http: httpx.Client) 
     [
         "/models/nope/predict",
         "/models/vec/versions/v9/predict",
-        "/models/vec@nobody/predict",
+        "/models/vec@unknown/predict",
         "/models/a%20b/predict",
         "/models/%00/predict",
         "/models/nope.onnx/predict",
@@ -203,7 +203,7 @@ def test_a_body_beyond_the_limit_is_413_before_it_is_read(live: Live, raw_connec
 def test_100_mb_are_refused_and_never_kept_in_memory(live: Live, chunked: bool) -> None:
     chunk = b" " * 1_000_000
     headers = JSON if chunked else {**JSON, "content-length": "100000000"}
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak starts anew
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # reset the peak
     before = _memory_kb("VmHWM")
     reply = live.http.post("/predict", content=(chunk for _ in range(100)), headers=headers)
     check_problem(reply, 413)
@@ -286,7 +286,7 @@ def test_an_image_model_refuses_text(http: httpx.Client) -> None:
     check_problem(reply, 415)
 
 
-# Faults of the server
+# Server errors
 
 
 def test_a_server_error_shows_an_id_and_the_log_has_the_details(

@@ -1,4 +1,4 @@
-"""How many files of the source one warm prediction crosses in the running server, and in which order."""
+"""The number and order of source files that one warm prediction crosses in the running server."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ LARGE = 32 * 1024 * 1024
 
 
 class Producer:
-    """What the handlers have done."""
+    """A record of what the handlers did."""
 
     def __init__(self) -> None:
         self.chunks = 0
@@ -53,7 +53,7 @@ async def failing(before: int) -> AsyncIterator[bytes]:
 
 
 class WithoutClose:
-    """An iterator that is no generator."""
+    """An iterator that is not a generator."""
 
     def __init__(self) -> None:
         self._left = [b"", b"one ", b"", b"two"]
@@ -113,7 +113,7 @@ def connect(live: Live, path: str, method: str = "GET") -> socket.socket:
 
 
 def until(done: Callable[[], object], within_s: float = 5) -> float:
-    """The seconds until it is so."""
+    """The seconds until the condition is true."""
     started = time.monotonic()
     while not done():
         assert time.monotonic() - started < within_s
@@ -197,7 +197,7 @@ def test_an_error_before_the_first_byte_is_an_error_reply(server: Live) -> None:
 def test_head_gets_the_headers_and_no_chunk_is_produced(server: Live) -> None:
     with connect(server, "/streams/many", "HEAD") as connection:
         head = connection.recv(65536)
-        connection.sendall(b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n")  # the connection is still in order
+        connection.sendall(b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n")  # the connection still works
         following = connection.recv(65536)
     assert head.startswith(b"HTTP/1.1 200")
     assert b"x-of-handler: yes" in head.lower()

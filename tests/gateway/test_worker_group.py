@@ -1,4 +1,4 @@
-"""The figures of several processes, one file each."""
+"""Figures of several processes, one file each."""
 
 from __future__ import annotations
 

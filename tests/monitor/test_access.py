@@ -1,4 +1,4 @@
-"""The access log joins what the wire and the engine know of a request."""
+"""Access records combine facts of the HTTP exchange with the engine's observations."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ async def test_requests_at_the_same_time_do_not_see_each_other(caplog: pytest.Lo
 
 async def test_observations_outside_of_a_request_are_not_kept() -> None:
     access = AccessLog()
-    await asyncio.create_task(_observe(access))  # a task of its own: nothing has begun there
+    await asyncio.create_task(_observe(access))  # a separate asyncio task, in which no request has begun
 
 
 async def _observe(access: AccessLog) -> None:

@@ -1,4 +1,4 @@
-"""Logs as machines and as people read them."""
+"""Logs as JSON and as console lines."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def test_secrets_are_redacted_in_every_part_of_a_record(written: Callable[..., i
 @pytest.mark.parametrize("log_format", ["json", "console"])
 def test_a_traceback_never_shows_the_values_of_variables(written: Callable[..., io.StringIO], log_format: str) -> None:
     stream = written(log_format=log_format)
-    payload = ["a row of", "somebody's data"]
+    payload = ["a row of", "private data"]
     try:
         payload.index("missing")
     except ValueError:
@@ -137,10 +137,10 @@ def test_a_line_that_cannot_be_written_does_not_show_its_arguments(
     written: Callable[..., io.StringIO], capsys: pytest.CaptureFixture[str]
 ) -> None:
     written()
-    log.warning("%d rows", "somebody's data")
+    log.warning("%d rows", "private data")
     assert "penstock.somewhere" in capsys.readouterr().err
-    log.warning("%d rows", "somebody's data")
-    assert "somebody" not in capsys.readouterr().err
+    log.warning("%d rows", "private data")
+    assert "private" not in capsys.readouterr().err
 
 
 def test_warnings_of_python_are_records_too(written: Callable[..., io.StringIO]) -> None:

@@ -1,4 +1,4 @@
-"""What is counted, and the page that Prometheus reads."""
+"""The page of `/metrics`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from penstock.monitor.metrics import Metrics
 
 
 class Figures:
-    """The statistics of an engine, with its gauges at rest."""
+    """The statistics of an idle engine."""
 
     def __init__(self, cache: PredictionCache | None = None) -> None:
         self.statistics = Statistics()

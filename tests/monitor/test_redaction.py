@@ -1,4 +1,4 @@
-"""What must not stand in a log is taken out of it, and what an operator needs stays."""
+"""Personal data and credentials are redacted, and text that an operator needs is kept."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ def signature() -> MakeSignature:
 
 @pytest.fixture(scope="session")
 def encode() -> Encode:
-    """encode(array or PIL image, format, **save options): the bytes of a picture file."""
+    """encode(array or PIL image, format, **save options): the bytes of an image file."""
 
     def make(picture: Any, format: str = "PNG", **options: Any) -> bytes:
         image = Image.fromarray(picture) if isinstance(picture, np.ndarray) else picture

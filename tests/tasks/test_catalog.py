@@ -103,7 +103,7 @@ def test_vectors_and_tensors_need_no_pillow():
 
 
 class Unfinished(VectorClassification):
-    """A task whose settings are read by code that is wrong."""
+    """A task with a bug in the code that reads its settings."""
 
     kind = "unfinished"
 
@@ -112,7 +112,7 @@ class Unfinished(VectorClassification):
 
 
 class Nameless(Task):
-    """A task that forgot what every task says."""
+    """A task without the required attributes."""
 
     def preprocess(self, request):
         return {}

@@ -11,7 +11,7 @@ sizes = hnp.array_shapes(min_dims=2, max_dims=2, max_side=40)
 
 
 def sheet(paper: float = 240.0, stroke: float = 20.0, side: int = 100) -> ink.Grey:
-    """A picture with one upright bar, 10 wide, from row 30 to row 70."""
+    """An image with one upright bar, 10 wide, from row 30 to row 70."""
     picture = np.full((side, side), paper, dtype=np.float32)
     picture[30:70, 45:55] = stroke
     return picture

@@ -39,7 +39,7 @@ def refusal(call, *arguments) -> InvalidInput:
 
 
 def attempt(call, *arguments):
-    """What the call gives, or the InvalidInput that it raises."""
+    """The result of the call, or the InvalidInput that it raises."""
     try:
         return call(*arguments)
     except InvalidInput as error:
@@ -108,7 +108,7 @@ def test_the_usual_preprocessing_of_colour_models_works():
         ],
     }
     pixels = np.full((6, 10, 3), 255, dtype=np.uint8)
-    pixels[:, :2] = pixels[:, -2:] = 0  # outside of the square in the middle
+    pixels[:, :2] = pixels[:, -2:] = 0  # outside the central square
     result = run(make(config, (-1, 3, 2, 2)), pixels)
     expected = (1 - np.array([0.485, 0.456, 0.406])) / [0.229, 0.224, 0.225]
     assert np.allclose(result[0], expected[:, None, None], atol=1e-5)

@@ -37,7 +37,7 @@ def refusal(data: bytes, **options: int) -> str:
 
 
 def attempt(call, *arguments):
-    """What the call gives, or the InvalidInput that it raises."""
+    """The result of the call, or the InvalidInput that it raises."""
     try:
         return call(*arguments)
     except InvalidInput as error:
@@ -45,7 +45,7 @@ def attempt(call, *arguments):
 
 
 def png(width: int, height: int, data: bytes = b"") -> bytes:
-    """A PNG whose header claims a size that its data need not have."""
+    """A PNG whose header may give another size than its data."""
 
     def chunk(kind: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
@@ -107,7 +107,7 @@ def test_a_valid_header_with_invalid_content_is_refused(beginning, rubbish):
 @pytest.mark.parametrize("filter", ["error", "ignore"])
 def test_an_image_with_too_many_pixels_is_refused_by_its_header(size, filter):
     with warnings.catch_warnings():
-        warnings.simplefilter(filter)  # Pillow warns of a bomb on its own; the refusal must not hang on that
+        warnings.simplefilter(filter)  # Pillow also warns of decompression bombs; the refusal must not depend on it
         refusal(png(*size))
 
 

@@ -150,7 +150,7 @@ def test_unknown_columns_can_be_ignored():
 
 
 class Frame:
-    """As much of a pandas DataFrame as is used."""
+    """The part of a pandas DataFrame that is used."""
 
     def to_dict(self, orient):
         assert orient == "records"

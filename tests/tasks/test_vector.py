@@ -171,8 +171,8 @@ def test_preprocessing_comes_from_the_settings():
 def test_each_row_is_standardised_separately():
     task = make(config={"preprocess": {"kind": "standardise"}})
     alone = task.preprocess(VectorRequest(input_data=[1, 2, 3, 4]))["x"]
-    beside = task.preprocess(VectorRequest(input_data=[1, 2, 3, 4, 1e9, 0, 0, -1e9], batch_size=2))["x"]
-    assert np.array_equal(alone[0], beside[0])
+    together = task.preprocess(VectorRequest(input_data=[1, 2, 3, 4, 1e9, 0, 0, -1e9], batch_size=2))["x"]
+    assert np.array_equal(alone[0], together[0])
 
 
 # --- after the model
@@ -283,7 +283,7 @@ def test_mismatched_settings_and_signatures_are_refused_at_load(inputs, config, 
 
 
 class NeedsGradient:
-    """A tensor of PyTorch that is still being trained, in short."""
+    """Behaves like a PyTorch tensor that requires a gradient."""
 
     def __array__(self, dtype=None, copy=None):
         raise RuntimeError("Can't call numpy() on Tensor that requires grad.")

@@ -1,4 +1,4 @@
-"""The OpenAPI document: complete, valid, and what the server really does."""
+"""The OpenAPI document is complete, valid, and matches the server."""
 
 from __future__ import annotations
 
@@ -87,9 +87,9 @@ def test_every_operation_has_a_summary_and_its_errors(document: dict[str, Any]) 
 def test_admin_routes_are_documented_with_the_key_and_without_prediction_headers(
     document: dict[str, Any],
 ) -> None:
-    orders = {name: one for name, one in operations(document).items() if "/admin" in name}
-    assert len(orders) == 7
-    for operation in orders.values():
+    admin = {name: one for name, one in operations(document).items() if "/admin" in name}
+    assert len(admin) == 7
+    for operation in admin.values():
         assert operation["tags"] == ["admin"]
         named = {name for one in operation["security"] for name in one}
         assert named <= set(document["components"]["securitySchemes"])
@@ -107,7 +107,7 @@ def test_the_examples_are_requests_that_work(http: httpx.Client, document: dict[
 
 
 def test_a_wide_vector_model_is_shown_with_a_golden_sample(live: Live, document: dict[str, Any]) -> None:
-    """Where nothing is done to the input before the model sees it, a golden sample is a request."""
+    """Without preprocessing, a golden sample is a valid request."""
     content = document["paths"]["/predict"]["post"]["requestBody"]["content"]["application/json"]
     model = next(model for model in live.service.engine.loaded() if model.key == "vec:v2.0")
     golden = model.artifact and model.artifact.golden()
@@ -157,7 +157,7 @@ MODELS = {"vec": "v1.0", "pic": "1.0", "raw": "1.0"}
 
 
 def check_answers(live: Live, label: str, mode: GenerationMode, examples: int) -> None:
-    """Send generated requests, half of them to a model there is, and hold every answer against the document."""
+    """Send generated requests, half of them to an existing model, and check every reply against the document."""
 
     @settings(max_examples=examples, deadline=None, database=None, suppress_health_check=list(HealthCheck))
     @given(OPERATIONS[label].as_strategy(generation_mode=mode), st.sampled_from([None, None, *MODELS]))

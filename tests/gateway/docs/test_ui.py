@@ -1,4 +1,4 @@
-"""docs/api.md tells of every route, status, header and metric."""
+"""docs/api.md describes every route, status, header and metric."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The admin routes of a running server: who may use them, and what they do."""
+"""The admin routes of a running server: access and effects."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def problem(reply: httpx.Response, status: int, *parts: str) -> None:
     assert [part for part in parts if part not in reply.json()["detail"]] == [], reply.text
 
 
-# Who may administer
+# Access
 
 
 def test_without_a_key_or_its_own_listener_a_server_has_no_admin_routes(base_settings: Settings) -> None:
@@ -327,7 +327,7 @@ def workers(serve: Serve, own_registry: Path) -> Process:
 
 
 def everywhere(process: Process, path: str, body: dict[str, Any]) -> set[int]:
-    """The statuses of many connections, which the processes share."""
+    """The statuses of many connections, which are spread over the processes."""
     return {httpx.post(process.url + path, json=body).status_code for _ in range(24)}
 
 

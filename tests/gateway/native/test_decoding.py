@@ -1,4 +1,4 @@
-"""The fast way and the slow way from JSON to a request: one verdict, one value."""
+"""The fast and the slow path from JSON to a request give the same verdict and the same values."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def fast_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def verdict(decode: Callable[[], BaseModel]) -> Any:
-    """What the model would be given, or the faulty fields."""
+    """The decoded request, or the invalid fields."""
     try:
         request = decode()
         inputs = TASK.preprocess(request)
@@ -83,7 +83,7 @@ odd_items = st.one_of(
 
 
 def written(value: Any) -> str:
-    """JSON text; a str of the number strategy is taken as it is."""
+    """JSON text; a str of the number strategy is used verbatim."""
     return value if isinstance(value, str) else json.dumps(value)
 
 
@@ -106,7 +106,7 @@ blanks = st.sampled_from(["", " ", "\n", "\t\r\n ", "\ufeff", "\0", "x"])
 
 @st.composite
 def bodies(draw: st.DrawFn) -> bytes:
-    """Objects as clients write them, and as they should not."""
+    """Valid and invalid objects of clients."""
     chosen = draw(st.lists(members, max_size=4))
     if draw(st.booleans()):
         chosen.insert(0, ("input_data", draw(written_arrays)))
@@ -250,7 +250,7 @@ def test_the_word_nan_inside_a_text_is_no_number() -> None:
 
 
 class Loose(BaseModel):
-    """A task's request that would take anything."""
+    """A request model that accepts anything."""
 
     model_config = ConfigDict(extra="allow")
     value: float = 0.0
@@ -287,7 +287,7 @@ def test_an_item_of_a_batch_gets_the_verdict_it_gets_alone(body: bytes) -> None:
     written = json.dumps(item).replace("Infinity", "1e999")
     alone = verdict(lambda: decoding.decode_slowly(TASK.Request, written.encode()))
     verdict_in_batch = verdict(lambda: decoding.decode_item(TASK, item))
-    if "1e999" in written:  # an infinite number is refused in any case, but not always blamed on the same field
+    if "1e999" in written:  # an infinite number is always refused, but the error may name another field
         assert alone[0] == verdict_in_batch[0] == "refused"
     else:
         assert verdict_in_batch == alone
@@ -326,7 +326,7 @@ def test_a_body_of_nothing_but_faults_is_refused_without_listing_them() -> None:
 
 
 class Readings(BaseModel):
-    """As a task's request with arrays by name."""
+    """A request model with arrays by name."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
     readings: dict[str, Annotated[list[float], Field(min_length=1)]]

@@ -1,4 +1,4 @@
-"""Health, figures, the registry and the documentation, over both servers."""
+"""Health, statistics, the registry and the documentation, over both servers."""
 
 from __future__ import annotations
 
@@ -173,7 +173,7 @@ def test_html_is_sent_to_clients_that_prefer_it(accept: str, html: bool) -> None
 
 
 class Links(HTMLParser):
-    """Everything a page loads."""
+    """All resources that a page loads."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Every way to ask for a prediction, over both servers."""
+"""All prediction routes, over both servers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ROW = [0.5, -1.0, 2.0, 0.25]
 
 
 def expected(rows: list[list[float]], seed: int = 0) -> tuple[list[int], np.ndarray]:
-    """The classes and confidences the model should give, in plain numpy."""
+    """The expected classes and confidences, computed with numpy."""
     logits = np.array(rows) @ weights(seed)
     odds = np.exp(logits - logits.max(axis=1, keepdims=True))
     confidence = odds / odds.sum(axis=1, keepdims=True)
@@ -122,7 +122,7 @@ def test_a_large_body_is_read(http: httpx.Client) -> None:
 
 def test_a_large_request_never_blocks_the_event_loop(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
     loops: list[bool] = []
-    told: list[bool] = []
+    threaded: list[bool] = []
     pipeline = live.service.engine.pipeline
     predict = pipeline.predict
 
@@ -136,7 +136,7 @@ def test_a_large_request_never_blocks_the_event_loop(live: Live, monkeypatch: py
         monkeypatch.setattr(native, name, called)
 
     def predicted(lease: Any, request: Any, *, in_thread: bool) -> Any:
-        told.append(in_thread)
+        threaded.append(in_thread)
         return predict(lease, request, in_thread=in_thread)
 
     spy("_read_request")
@@ -145,7 +145,7 @@ def test_a_large_request_never_blocks_the_event_loop(live: Live, monkeypatch: py
     for limit in (10, 1000):
         monkeypatch.setattr(native, "DECODE_IN_THREAD_FROM", limit)
         assert live.http.post("/models/vec/predict", json={"input_data": ROW}).status_code == 200
-    assert told == [True, False]
+    assert threaded == [True, False]
     assert loops == [False, False, True, True]
 
 
@@ -230,7 +230,7 @@ def test_a_batch_of_another_shape_is_refused_as_a_whole(http: httpx.Client, body
 
 
 def test_a_batch_for_an_unknown_model_names_the_field(http: httpx.Client) -> None:
-    for name in ("nope", "vec:v9", "vec@nobody", "../etc/passwd", "a b", "evil.onnx", ""):
+    for name in ("nope", "vec:v9", "vec@unknown", "../etc/passwd", "a b", "evil.onnx", ""):
         reply = http.post("/predict/batch", json={"model": name, "requests": [{"input_data": ROW}]})
         assert reply.status_code == 404, name
         assert [fault["field"] for fault in reply.json()["errors"]] == ["model"]

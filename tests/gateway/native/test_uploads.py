@@ -1,4 +1,4 @@
-"""Multipart forms, as they come and as they should not."""
+"""Valid and invalid multipart forms."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_files_come_as_bytes_and_fields_as_text() -> None:
 @example(b"--XYZ--\r\n", b"\r\n")
 def test_any_bytes_survive(one: bytes, two: bytes) -> None:
     if b"\r\n--XYZ" in b"\r\n" + one + b"\r\n" or b"\r\n--XYZ" in b"\r\n" + two + b"\r\n":
-        return  # the client chooses a boundary that does not occur
+        return  # clients choose a boundary that does not occur in the data
     assert parse_form(form(part("a", one, "x"), part("b", two, "y")), TYPE) == {"a": one, "b": two}
 
 

@@ -62,11 +62,11 @@ def _until_it_answers(server: subprocess.Popen[str], url: str) -> httpx.Response
 def test_a_model_that_cannot_be_served_stops_uvicorn_with_a_sentence(
     tmp_path: Path, registry_path: Path, free_port: int, database: Callable[[Path], str]
 ) -> None:
-    environ = {"PENSTOCK_REGISTRY": str(registry_path), "PENSTOCK_DEFAULT_MODEL": "nobody"}
+    environ = {"PENSTOCK_REGISTRY": str(registry_path), "PENSTOCK_DEFAULT_MODEL": "missing"}
     server = uvicorn(tmp_path, free_port, **environ, DATABASE_URL=database(registry_path))
     _, err = server.communicate(timeout=20)
     assert server.returncode != 0
-    assert "nobody" in err
+    assert "missing" in err
     assert "Traceback" not in err
 
 

@@ -1,4 +1,4 @@
-"""`penstock serve` as a process: its start, its end, and why it does not start."""
+"""`penstock serve` as a process: start, shutdown, and failures to start."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Database = Callable[[Path], str]
 
 
 class Slow(threading.Thread):
-    """A request that takes the slow model a while."""
+    """A request that keeps the slow model busy."""
 
     def __init__(self, url: str, rounds: int) -> None:
         super().__init__(daemon=True)
@@ -170,7 +170,7 @@ def test_a_requested_model_that_cannot_be_served_stops_it_with_one_sentence(
 
 
 def _altered(tmp_path: Path, registry_path: Path, database: Database) -> Path:
-    """A registry whose model had a byte changed after it was published."""
+    """A registry with a model that was corrupted after publishing."""
     source = linear(tmp_path / "altered.onnx")
     own = tmp_path / "own"
     with Registry(own, database(own)) as registry, Registry(registry_path, database(registry_path)) as served:
@@ -294,7 +294,7 @@ def test_a_worker_that_cannot_start_again_leaves_the_others_serving(
     os.kill(max(first), signal.SIGKILL)
     until = time.monotonic() + 20
     later: set[int] = set()
-    while not later - set(children(server.pid)):  # a successor came and is gone again
+    while not later - set(children(server.pid)):  # a replacement started and exited again
         assert time.monotonic() < until
         later |= set(children(server.pid)) - first
         time.sleep(0.05)
@@ -327,7 +327,7 @@ def test_workers_that_cannot_start_stop_the_parent(serve: Serve, registry_path: 
 
 
 def children(pid: int) -> list[int]:
-    """Worker processes; multiprocessing's own helper is none of them."""
+    """Worker processes, without the helper process of multiprocessing."""
     found = []
     for child in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split():
         command = Path(f"/proc/{child}/cmdline").read_bytes()
