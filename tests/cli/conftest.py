@@ -1,4 +1,4 @@
-"""The `penstock` command, called as its entry point calls it, in an empty directory and a clean environment."""
+"""The `penstock` command, called through its entry point in an empty directory and a clean environment."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Penstock = Callable[..., Done]
 
 @pytest.fixture(autouse=True)
 def own_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, database: Callable[[Path], str]) -> None:
-    """What a developer has set must not reach the tests, only the database of the registry in this directory."""
+    """Hide the developer's settings from the tests; only the database of the registry in this directory is set."""
     monkeypatch.chdir(tmp_path)
     aliases = {alias_of(name) for name in Settings.model_fields}
     for name in list(os.environ):
@@ -44,7 +44,7 @@ def own_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, database: Callabl
 
 @pytest.fixture
 def penstock(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Penstock:
-    """Run one command in this process; its exit code and what it printed."""
+    """Run one command in this process; return its exit code and output."""
 
     def call(*args: object, stdin: bytes = b"") -> Done:
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
@@ -63,7 +63,7 @@ def onnx_file(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def published(penstock: Penstock, onnx_file: Path) -> str:
-    """A reference into the registry of the current directory, in two versions, @champion the older."""
+    """A reference into the registry of the current directory, with two versions; @champion is the older."""
     linear(onnx_file.with_name("second.onnx"), seed=1)
     assert penstock("models", "publish", onnx_file, "--alias", "champion").code == 0
     assert penstock("models", "publish", "second.onnx", "--name", "linear", "--version", "v2.0").code == 0

@@ -1,4 +1,4 @@
-"""`penstock doctor`: nothing wrong on a healthy machine, and each fault named with its remedy."""
+"""`penstock doctor`: no problems with a valid set-up, and each problem with its fix."""
 
 from __future__ import annotations
 

@@ -94,7 +94,7 @@ def test_an_interrupted_command_ends_with_130_and_without_a_traceback(tmp_path: 
     process = subprocess.Popen(
         [*COMMAND, "predict", "digits", str(source)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
-    with source.open("wb"):  # opens once the command waits for its input
+    with source.open("wb"):  # opens when the command waits for its input
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=10)
     assert (process.returncode, out) == (130, b"")

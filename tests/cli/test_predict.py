@@ -1,4 +1,4 @@
-"""`penstock predict`: every kind of input, and what a wrong one says."""
+"""`penstock predict`: every kind of input, and the errors of invalid ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`penstock serve` as a process of its own, asked through the Python client."""
+"""`penstock serve` in a separate process, tested with the Python client."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_the_default_model_is_the_requested_one(start: Start, published: str) ->
 
 
 def failed(*args: object) -> str:
-    """The one sentence of a server that did not start."""
+    """The error message of a server that did not start."""
     done = subprocess.run([*COMMAND, *map(str, args)], capture_output=True, timeout=30)
     assert done.returncode == 1, done
     assert done.stdout == b""

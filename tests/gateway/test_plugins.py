@@ -73,8 +73,8 @@ def life(tides: Registry) -> Any:
     """The calls of `attach` and `close` on the package's tasks."""
     import tides as package
 
-    package.LIFE.clear()
-    return package.LIFE
+    package.CALLS.clear()
+    return package.CALLS
 
 
 def settings_of(registry: Registry) -> Settings:

@@ -1,4 +1,4 @@
-"""Model files as an attacker would make them, each beside a clean twin. All a payload does is to make a marker."""
+"""Malicious model files, each with a harmless counterpart. Their payloads only create a marker."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MARKER = "marker"
 
 
 class Payload:
-    """Pickled, it makes a file when it is unpickled."""
+    """Creates a file when it is unpickled."""
 
     def __init__(self, marker: Path) -> None:
         self._marker = marker
@@ -47,7 +47,7 @@ def packed(content: Mapping[str, bytes], compression: int = zipfile.ZIP_STORED) 
 
 
 def changed(data: bytes, **changes: bytes | None) -> bytes:
-    """An archive with members replaced or added, below its one directory (`__` stands for `/`, `_dot_` for `.`)."""
+    """An archive with members replaced or added, below its only directory (`__` stands for `/`, `_dot_` for `.`)."""
     content = members(data)
     root = next(iter(content)).partition("/")[0]
     for key, value in changes.items():
@@ -60,7 +60,7 @@ def changed(data: bytes, **changes: bytes | None) -> bytes:
 
 
 def with_member(data: bytes, name: str, value: bytes) -> bytes:
-    """An archive with one more member below its one directory, or another content of it."""
+    """An archive with one more member below its only directory, or with another content of one."""
     content = members(data)
     root = next(iter(content)).partition("/")[0]
     return packed({**content, f"{root}/{name}": value})
@@ -74,7 +74,7 @@ def model(
     tensors: list[onnx.TensorProto] | None = None,
     **fields: Any,
 ) -> onnx.ModelProto:
-    """y = x @ w, or what `nodes` and `tensors` say."""
+    """y = x @ w, or the given `nodes` and `tensors`."""
     graph = helper.make_graph(
         nodes or [helper.make_node("MatMul", ["x", "w"], ["y"])],
         "g",

@@ -1,4 +1,4 @@
-"""Fixtures shared by every test suite: the database of a registry, SQLite and then PostgreSQL."""
+"""Fixtures of all test suites: the database of a registry, SQLite and PostgreSQL in turn."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ Database = Callable[[Path], str]
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Server]:
-    """A server that every test leaves running; one that a test stops is its own: `with Server() as server`."""
+    """A shared server; a test that stops its server starts one itself: `with Server() as server`."""
     with Server() as server:
         yield server
 
 
 @pytest.fixture(scope="session", params=["sqlite", "postgresql"])
 def database(request: pytest.FixtureRequest) -> Database:
-    """The address of the database for a registry at a path: the same for the same path, else a new empty one.
+    """The address of the database for a registry at a path: the same for the same path, otherwise a new empty one.
 
-    A test of one kind alone says so: `@pytest.mark.parametrize("database", ["sqlite"], indirect=True)`.
+    For tests of one kind only: `@pytest.mark.parametrize("database", ["sqlite"], indirect=True)`.
     """
     if request.param == "sqlite":
         return lambda registry: f"sqlite:///{registry.absolute()}/registry.db"

@@ -1,9 +1,9 @@
-"""How property tests run here: a busy machine makes examples slow, which is no fault of what they test."""
+"""The Hypothesis profile: a busy machine slows down examples, which must not fail a test."""
 
 from hypothesis import HealthCheck, settings
 
 
 def load() -> None:
-    """No deadline for an example, and no complaint that making one takes long."""
+    """No deadline per example, and no health check for slow generation."""
     settings.register_profile("penstock", deadline=None, suppress_health_check=[HealthCheck.too_slow])
     settings.load_profile("penstock")

@@ -1,4 +1,4 @@
-"""The smallest real model: logits = x @ w, as an ONNX file."""
+"""A minimal real model: logits = x @ w, as an ONNX file."""
 
 from __future__ import annotations
 

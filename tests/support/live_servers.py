@@ -1,4 +1,4 @@
-"""Servers for tests: the gateway in a thread of this process, or `penstock serve` as a process of its own."""
+"""Servers for tests: the gateway in a thread of this process, or `penstock serve` in a separate process."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ REFS = ("vec", "pic", "raw", "slow")
 
 
 class Live:
-    """A server in a thread of this process, with its gateway at hand."""
+    """A server in a thread of this process, with access to its gateway."""
 
     def __init__(
         self,
@@ -116,7 +116,7 @@ class Live:
 
 
 class Process:
-    """`penstock serve` as a process of its own."""
+    """`penstock serve` in a separate process."""
 
     def __init__(self, directory: Path, port: int, *arguments: str, **environ: str) -> None:
         clean = {k: v for k, v in os.environ.items() if not k.startswith("PENSTOCK_")}

@@ -1,4 +1,4 @@
-"""The JSON document of a small manifest, and changes of it."""
+"""The JSON document of a small manifest, and modified copies."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ MANIFEST: dict[str, Any] = {
 
 
 def changed(changes: dict[str, Any], document: dict[str, Any] = MANIFEST) -> dict[str, Any]:
-    """A copy with values set by dotted path, numbers being indices."""
+    """A copy with values set by dotted path, in which numbers are indices."""
     data: Any = deepcopy(document)
     for path, value in changes.items():
         place = data

@@ -1,4 +1,4 @@
-"""The networks the tests serve, as their users would write them; `zoo.py` says what goes in and out."""
+"""The networks of the tests, written like users' models; `zoo.py` defines their inputs and outputs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Mlp(nn.Module):
 
 
 class Wide(Mlp):
-    """A hundred thousand numbers, 400 kB."""
+    """A hundred thousand parameters, 400 kB."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class TwoInputs(nn.Module):
 
 
 class Heads(nn.Module):
-    """Returns a dict, its keys not in the order of the signature."""
+    """Returns a dict with keys in another order than the signature."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -49,14 +49,14 @@ class Heads(nn.Module):
 
 
 class Pair(nn.Module):
-    """Returns a tuple; no trained number in it, and whole numbers and booleans out."""
+    """Returns a tuple of integers and booleans; has no parameters."""
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return x.argmax(dim=1), x > 0
 
 
 class Tokens(nn.Module):
-    """Whole numbers in, rows of free length."""
+    """Takes rows of integers with free length."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -68,7 +68,7 @@ class Tokens(nn.Module):
 
 
 class Flags(nn.Module):
-    """Numbers and booleans in: the number counts where its flag is set."""
+    """Takes numbers and booleans: a number counts if its flag is set."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -79,7 +79,7 @@ class Flags(nn.Module):
 
 
 class Cnn(nn.Module):
-    """Its `reshape` cannot be worked out for no rows, by any runtime."""
+    """Its `reshape` fails in every runtime for a batch without rows."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -94,7 +94,7 @@ class Cnn(nn.Module):
 
 
 class Gru(nn.Module):
-    """Rows of free length in, scores for every step out; a step is told by those before it alone."""
+    """Takes rows of free length and returns scores for every step, which depend only on earlier steps."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -106,10 +106,10 @@ class Gru(nn.Module):
 
 
 class Encoder(nn.Module):
-    """A transformer: token numbers of free length and a mask, True where a token is real.
+    """A transformer: token ids of free length and a mask that is True for real tokens.
 
-    `states` has one row per token, `logits` one per text; what stands where the mask is False does not matter
-    to either, so that a padded text has the answers of the text.
+    `states` has one row per token, `logits` one per text. Masked tokens affect neither, so a padded text has the
+    outputs of the text.
     """
 
     def __init__(self, tokens: int = 50, width: int = 16, layers: int = 2, heads: int = 2, longest: int = 64) -> None:
@@ -148,7 +148,7 @@ class _Layer(nn.Module):
 
 
 class Detector(nn.Module):
-    """Four outputs of different ranks and types from one picture."""
+    """Four outputs of different ranks and types from one image."""
 
     def __init__(self, anchors: int = 6, classes: int = 3) -> None:
         super().__init__()
@@ -169,7 +169,7 @@ class Detector(nn.Module):
 
 
 class ResNet18(nn.Module):
-    """As large as the well-known one (11 million numbers), for pictures of 32x32."""
+    """As large as the well-known one (11 million parameters), for images of 32x32."""
 
     def __init__(self, width: int = 64, classes: int = 10) -> None:
         super().__init__()

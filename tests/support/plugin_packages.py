@@ -1,4 +1,4 @@
-"""Packages of tasks and routes, installed as pip would: a directory on the path with the metadata beside it."""
+"""Packages of tasks and routes, installed like by pip: modules and metadata in a directory of the import path."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from penstock import Task
 from penstock.errors import InvalidInput
 from penstock.plugin_api import Endpoint, Refusal, Reply, json_reply, read_json, tasks_of
 
-LIFE = deque(maxlen=100)  # what tasks were told of their lives, in order
+CALLS = deque(maxlen=100)  # calls of attach and close, in order
 
 
 class Water(BaseModel):
@@ -30,7 +30,7 @@ class Tide(BaseModel):
     level: float
 
 
-class Health(BaseModel):  # the platform has one, too
+class Health(BaseModel):  # Penstock has a model with the same name
     salt: bool = True
 
 
@@ -54,10 +54,10 @@ class Tides(Task):
     def attach(self, registry, model):
         if self.config.get("broken"):
             raise ValueError("no water")
-        LIFE.append(("attach", registry.path))
+        CALLS.append(("attach", registry.path))
 
     def close(self):
-        LIFE.append(("close",))
+        CALLS.append(("close",))
 
 
 async def show(call):
@@ -78,17 +78,19 @@ ROUTES = (
     Endpoint("GET", "/tides/{port}", show, "tides", "The tide", responses=(Tide,), parameters=(PORT, QUERY),
         replies={503: {"description": "Ebb.", "content": {"application/json": {"schema": Health}}}},
     ),
-    Endpoint("PUT", "/tides/{port}", change, "tides", "Tell", requests=(Water,), responses=(Water,), guarded=True),
-    Endpoint("GET", "/models/{port}", show, "tides", "Hides a route of the platform"),
-    Endpoint("GET", "/health", show, "tides", "Hides another"),
-    Endpoint("GET", "tides", show, "tides", "No path"),
+    Endpoint("PUT", "/tides/{port}", change, "tides", "Set the tide", requests=(Water,), responses=(Water,), guarded=True),
+    Endpoint("GET", "/models/{port}", show, "tides", "Conflicts with Penstock"),
+    Endpoint("GET", "/health", show, "tides", "Conflicts with another"),
+    Endpoint("GET", "tides", show, "tides", "Not a path"),
     "no row",
 )
 """
 
 
 def install(site: Path, package: str, source: str, **groups: str) -> None:
-    """A module on `site` and its entry points: by group without `penstock.`, a line `name = value` for each."""
+    """Write a module and its entry points to `site`; `groups` are group names without `penstock.`, with a line
+    `name = value` for each entry point.
+    """
     (site / f"{package}.py").write_text(dedent(source))
     metadata = site / f"{package}-1.dist-info"
     metadata.mkdir()
@@ -98,12 +100,12 @@ def install(site: Path, package: str, source: str, **groups: str) -> None:
 
 
 def install_tides(site: Path) -> None:
-    """The package of the kind `tides`: a task with an example and a life, and routes both good and bad."""
+    """The package of the kind `tides`: a task with an example, `attach` and `close`; valid and invalid routes."""
     install(site, "tides", TIDES, tasks="tides = tides:Tides", routes="tides = tides:ROUTES")
 
 
 def publish_tides(registry: Registry, place: Path, name: str = "ports", version: str = "1", **config: object) -> None:
-    """A model of the kind `tides`."""
+    """Publish a model of the kind `tides`."""
     place.mkdir(parents=True, exist_ok=True)
     artifact = write_artifact(
         place / f"{name}-{version}",

@@ -28,7 +28,7 @@ _FAST = ("fsync=off", "full_page_writes=off", "scram_iterations=1", "max_connect
 
 
 class Server:
-    """Listens on a free port of 127.0.0.1 and asks for a password. Everything it has is in one temporary directory."""
+    """Listens on a free port of 127.0.0.1 and requires a password. All its files are in one temporary directory."""
 
     def __init__(self) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="penstock-postgres-"))
@@ -53,13 +53,13 @@ class Server:
         return f"postgresql://{user}:{password}@127.0.0.1:{self.port}/{database}"
 
     def new_database(self) -> str:
-        """The address of an empty database: 8 MB on the disk."""
+        """The address of a new empty database, which takes 8 MB on the disk."""
         name = f"d{next(self._numbers)}"
         self.execute(f"CREATE DATABASE {name}")
         return self.url(name)
 
     def new_schema(self) -> str:
-        """The address of an empty schema: all that most tests need, for nothing."""
+        """The address of a new empty schema, which is cheaper and enough for most tests."""
         name = f"s{next(self._numbers)}"
         self.execute(f"CREATE SCHEMA {name}")
         return f"{self.url()}?options=-csearch_path%3D{name}"
@@ -71,7 +71,7 @@ class Server:
             return cursor.fetchall() if cursor.description else []
 
     def start(self) -> None:
-        """Start it, or start it again, and wait until it answers."""
+        """Start or restart it, and wait until it answers."""
         settings = [word for setting in _FAST for word in ("-c", setting)]
         address = ["-h", "127.0.0.1", "-p", str(self.port), "-k", str(self.directory)]
         with (self.directory / "log").open("ab") as log:
@@ -91,13 +91,13 @@ class Server:
             time.sleep(0.02)
 
     def crash(self) -> None:
-        """All its processes die at once; what it had committed comes back with `start`."""
+        """Kill all its processes at once; committed data is back after `start`."""
         self._signal(signal.SIGKILL)
         if self._process is not None:
             self._process.wait()
 
     def freeze(self) -> None:
-        """It keeps its connections open and answers nobody, as a host does that is lost behind a network."""
+        """Keep connections open without answering, like an unreachable host."""
         self._signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
@@ -108,7 +108,7 @@ class Server:
 
     def _signal(self, signum: int) -> None:
         if self._process is not None and self._process.poll() is None:
-            # each backend is a process group of its own
+            # each backend is its own process group
             for pid in (*_children(self._process.pid), self._process.pid):
                 with suppress(ProcessLookupError):
                     os.kill(pid, signum)
@@ -123,7 +123,7 @@ class Server:
     def _make_cluster(self) -> None:
         secret = self.directory / "password"
         secret.write_text(PASSWORD)
-        secret.chmod(0o644)  # the directory keeps others out
+        secret.chmod(0o644)  # other users cannot access the directory
         options = ("--username=penstock", f"--pwfile={secret}", "--auth=scram-sha-256")
         more = ("--encoding=UTF8", "--locale=C.UTF-8", "--no-sync")
         done = subprocess.run(
@@ -142,7 +142,7 @@ def _free_port() -> int:
 
 
 def _owner(directory: Path) -> dict[str, Any]:
-    """PostgreSQL refuses to run as root: where the tests do, it gets a user who has no rights, and its directory."""
+    """PostgreSQL refuses to run as root: if the tests do, it runs as an unprivileged user, who gets its directory."""
     if os.geteuid() != 0:
         return {}
     nobody = pwd.getpwnam("nobody")
@@ -151,8 +151,8 @@ def _owner(directory: Path) -> dict[str, Any]:
 
 
 def _binaries(place: Path | None) -> Path:
-    """Where they are installed; copied to `place` when another user could not reach them there."""
-    found = importlib.util.find_spec(_PACKAGE)  # not imported: only its files are of use
+    """The directory of the binaries; they are copied to `place` if another user could not read them."""
+    found = importlib.util.find_spec(_PACKAGE)  # not imported: only its files are needed
     assert found is not None, f"pip install -c constraints.txt {_PACKAGE.replace('_', '-')}"
     assert found.submodule_search_locations is not None
     package = Path(found.submodule_search_locations[0])
@@ -167,7 +167,7 @@ def _binaries(place: Path | None) -> Path:
 
 
 def _end_with_parent() -> None:
-    """A test run that is killed leaves no server behind, where the system can see to that."""
+    """If the system supports it, a killed test run leaves no server behind."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGQUIT)
 

@@ -57,7 +57,7 @@ def int8(path: Path, *, per_channel: bool) -> Path:
 
 
 def int8_variants(folder: Path) -> list[VariantSource]:
-    """Two recipes of one format and precision: the second has a name of its own."""
+    """Two recipes of one format and precision; the second has a custom name."""
     return [
         VariantSource("onnx", "int8", int8(folder / "tensor.onnx", per_channel=False)),
         VariantSource("onnx", "int8", int8(folder / "channel.onnx", per_channel=True), name="onnx-int8-per-channel"),

@@ -1,7 +1,7 @@
-"""Runs one command in several processes at the same moment: python racing.py COUNT REGISTRY DATABASE ACTION SOURCE…
+"""Runs one command in several processes at the same time: python racing.py COUNT REGISTRY DATABASE ACTION SOURCE…
 
-The i-th process takes the i-th source, from the front again when there are fewer. Prints a line for each: the
-digest or nothing when it did its work, else the kind of error.
+The i-th process takes the i-th source, starting over if there are fewer. Prints a line for each process: the digest or
+nothing on success, otherwise the kind of error.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def publish(registry: Registry, source: str) -> str:
 
 
 def read(registry: Registry, source: str) -> str:
-    """Adopt and read all there is, many times."""
+    """Adopt and read everything, many times."""
     for _ in range(20):
         for artifact in registry.artifacts():
             registry.get(artifact.ref).verify()
@@ -55,7 +55,7 @@ ACTIONS: dict[str, Callable[[Registry, str], str]] = {
 
 
 def race(count: int, registry: Registry, action: str, sources: Sequence[Path | str]) -> list[str]:
-    """What each process answered; one that ended by an error that is not Penstock's fails the test."""
+    """The output of each process; an error that is not Penstock's fails the test."""
     command = [sys.executable, __file__, count, registry.path, registry.database_url, action, *sources]
     done = subprocess.run([*map(str, command)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

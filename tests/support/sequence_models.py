@@ -1,4 +1,4 @@
-"""The smallest models of variable length: tokens and a mask in, a verdict on all of them and a score for each."""
+"""Minimal models of variable length: tokens and a mask in, logits for the sequence and a score per token out."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ _HEAD = _random.standard_normal((WIDTH, CLASSES)).astype(np.float32)
 
 
 def answer(tokens: np.ndarray) -> Arrays:
-    """What the model says of tokens that are all real."""
+    """The expected outputs for tokens without padding."""
     vectors = _EMBEDDING[tokens]
     return {"logits": vectors.mean(axis=1) @ _HEAD, "scores": vectors.sum(axis=2)}
 
 
 def token_model(path: Path, *, careless: bool = False, longest: int = 64) -> Path:
-    """logits = mean over the real tokens @ head, scores = sum of each token's vector; careless ones ignore the mask.
+    """logits = mean over the real tokens @ head, scores = sum of each token's vector; `careless` ignores the mask.
 
-    It has a (zero) vector for so many positions as `longest`, and fails on a longer input.
+    It has `longest` position vectors (zeros), and fails on a longer input.
     """
     mask = "ones" if careless else "mask"
     nodes = [
@@ -97,7 +97,7 @@ def token_artifact(
     careless: bool = False,
     longest: int = 64,
 ) -> Artifact:
-    """The model as an artifact that asks to be padded, below `root`."""
+    """The model as an artifact with a padding policy, below `root`."""
     file = root / f"{name}.onnx"
     tokens = np.random.default_rng(1).integers(0, VOCABULARY, (4, 6))
     return write_artifact(

@@ -1,4 +1,4 @@
-"""Small real models for a server: a registry with vectors, pictures, raw tensors and one that takes its time."""
+"""Small real models for a server: a registry with models of vectors, images and raw tensors, and a slow one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from penstock.registry.registry import Registry
 from penstock.tensors import Signature, TensorSpec
 
 SIDE = 8
-"""Pictures are resized to this many pixels each way."""
+"""Images are resized to this width and height in pixels."""
 
 
 def build_registry(root: Path, database_url: str | None = None) -> Path:
@@ -53,7 +53,7 @@ def _vector(root: Path, version: str, seed: int) -> Path:
 
 
 def _picture(root: Path) -> Path:
-    """Which half of the picture is brighter."""
+    """Classifies which half of the image is brighter."""
     shape = (1, SIDE, SIDE)
     halves = np.zeros((SIDE, SIDE, 2), np.float32)
     halves[:, : SIDE // 2, 0] = halves[:, SIDE // 2 :, 1] = 1 / 32
@@ -83,7 +83,7 @@ def _raw(root: Path) -> Path:
 
 
 def _slow(root: Path) -> Path:
-    """Runs for as many rounds, of a few milliseconds, as the largest input number says; at least 8."""
+    """Runs as many rounds of a few milliseconds as the largest input number, but at least 8."""
     size = 384
     body = helper.make_graph(
         [

@@ -1,4 +1,4 @@
-"""Artifacts of a few bytes, and registries that hold them."""
+"""Artifacts of a few bytes, and registries with them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def golden() -> Golden:
 
 
 def _model(content: bytes) -> bytes:
-    """A graph that passes `x` on, with some words in it that make one model differ from another."""
+    """An identity graph for `x`, with text that makes models differ."""
     ports = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [None, 4]) for name in ("x", "y")]
     graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "g", ports[:1], ports[1:])
     opset = helper.make_opsetid("", 17)

@@ -1,4 +1,4 @@
-"""Writes the models of the zoo in the forms of PyTorch, as their users would."""
+"""Writes the models of the zoo in PyTorch's formats, like their users."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from penstock.backends.torch.aoti import SIGNATURE_KEY
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Without what PyTorch warns of: TorchScript is deprecated, tracing may record constants, and so on."""
+    """Suppress PyTorch's warnings: TorchScript is deprecated, tracing may record constants, and so on."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
@@ -38,7 +38,7 @@ def write_script(model: TorchModel, path: Path) -> Path:
 
 
 def export(model: TorchModel) -> torch.export.ExportedProgram:
-    """The program of `torch.export`, its free axes free also in recurrent networks."""
+    """The program of `torch.export`, with free axes also in recurrent networks."""
     with _quietly(), ExitStack() as stack:
         stack.enter_context(patches.register_gru_while_loop_decomposition())
         free = model.dynamic_shapes(torch.export.Dim.DYNAMIC)
@@ -52,7 +52,7 @@ def write_pt2(model: TorchModel, path: Path) -> Path:
 
 
 def write_aoti(model: TorchModel, path: Path, *, recorded: bool = True) -> Path:
-    """A native package; with `recorded`, its signature in it. Takes many seconds and a C++ compiler."""
+    """A native package; `recorded` stores its signature in it. Takes many seconds and needs a C++ compiler."""
     metadata = {SIGNATURE_KEY: json.dumps(model.signature.to_json())} if recorded else {}
     configs = {"aot_inductor.metadata": metadata, "compile_threads": 1}
     with _quietly():

@@ -1,4 +1,4 @@
-"""Waiting for what another thread or task will do, without guessing how long it takes."""
+"""Wait for another thread or task, without assuming how long it takes."""
 
 from __future__ import annotations
 

@@ -1,15 +1,15 @@
-"""The zoo: one model of each kind that penstock serves, the same in every test and every process.
+"""The zoo: one model of each kind that Penstock serves, the same in every test and every process.
 
     model = zoo.ENCODER
-    model.signature                     # what goes in and out
+    model.signature                     # inputs and outputs
     inputs = model.inputs(rows=4)       # seeded; `seed=` and `length=` give others
-    model.expected(inputs)              # what PyTorch (or the plain Python twin) answers
-    model.make()                        # the torch.nn.Module, in evaluation mode; not of TEXT and TABULAR
+    model.expected(inputs)              # the outputs of PyTorch (or of the Python implementation)
+    model.make()                        # the torch.nn.Module, in evaluation mode; not for TEXT and TABULAR
     model.onnx()                        # an ONNX file of it, written once per process: do not change it
-    model.write_onnx(path)              # another one of your own
+    model.write_onnx(path)              # another copy, which you may change
     model.architecture                  # `module:Class`, with `arguments`, for eager variants
 
-`SMALL` are quick enough for any test. `RESNET` has 11 million numbers and 45 MB. Models with text in them come from
+`SMALL` are fast enough for any test. `RESNET` has 11 million parameters and 45 MB. Models with text come from
 `zoo_text` and have no torch.nn.Module.
 """
 
@@ -40,8 +40,8 @@ from penstock_digits.model import DigitsCNN
 
 @dataclass(frozen=True)
 class ZooModel:
-    """One model. `length` stands in for axes that are free, whole numbers in are below `high`, `mask` is the
-    input that is True for the first so many of each row."""
+    """One model. `length` is the length of free axes, `high` the exclusive upper bound of integer inputs, and `mask`
+    the input that is True for the leading elements of each row."""
 
     name: str
     signature: Signature
@@ -51,13 +51,13 @@ class ZooModel:
     tolerance: float = 1e-5
 
     def inputs(self, rows: int, seed: int = 0, length: int | None = None) -> Arrays:
-        """Inputs of `rows` rows, the same for the same seed."""
+        """Inputs with `rows` rows, the same for the same seed."""
         random = np.random.default_rng(seed)
         long = self.length if length is None else length
         return {spec.name: self._array(spec, rows, long, random) for spec in self.signature.inputs}
 
     def expected(self, inputs: Arrays) -> Arrays:
-        """The right answers, in the order of the signature."""
+        """The expected outputs, in the order of the signature."""
         raise NotImplementedError
 
     def write_onnx(self, path: Path) -> Path:
@@ -87,18 +87,18 @@ class ZooModel:
 
 @dataclass(frozen=True)
 class TorchModel(ZooModel):
-    """A torch.nn.Module: `network` called with `arguments`, its numbers seeded or read from `weights`."""
+    """A torch.nn.Module: `network` called with `arguments`, with seeded weights or those of the file `weights`."""
 
     network: Callable[..., nn.Module] = nn.Identity
     weights: Path | None = None
 
     @property
     def architecture(self) -> str:
-        """As a manifest names it."""
+        """The architecture as in a manifest."""
         return f"{self.network.__module__}:{self.network.__qualname__}"
 
     def make(self) -> nn.Module:
-        """The same weights every time, with statistics in the norms that are not the neutral ones."""
+        """The same weights every time, with statistics in the norm layers that differ from their initial values."""
         with torch.random.fork_rng():
             torch.manual_seed(7)
             model = self.network()
@@ -110,18 +110,18 @@ class TorchModel(ZooModel):
         return model.eval().requires_grad_(False)
 
     def expected(self, inputs: Arrays) -> Arrays:
-        """What eager PyTorch answers."""
+        """The outputs of eager PyTorch."""
         return self.named(self._call(inputs))
 
     def named(self, result: Any) -> Arrays:
-        """What the module returned, as outputs by name in the order of the signature."""
+        """The module's return value as outputs by name, in the order of the signature."""
         names = [spec.name for spec in self.signature.outputs]
         if not isinstance(result, dict):
             result = dict(zip(names, result if isinstance(result, tuple) else (result,), strict=True))
         return {name: result[name].numpy() for name in names}
 
     def example(self, rows: int = 2) -> tuple[torch.Tensor, ...]:
-        """Inputs for a capture, in the order of `forward`."""
+        """Example inputs for an export, in the order of `forward`."""
         return tuple(torch.from_numpy(array) for array in self.inputs(rows).values())
 
     def dynamic_shapes(self, dim: Any = torch.export.Dim.AUTO) -> tuple[dict[int, Any], ...]:
@@ -129,14 +129,14 @@ class TorchModel(ZooModel):
         return tuple({i: dim for i, n in enumerate(spec.shape) if n < 0} for spec in self.signature.inputs)
 
     def output_names(self) -> list[str]:
-        """The outputs in the order in which `forward` gives them, which is what exporters go by."""
+        """The outputs in the order of `forward`, which exporters use."""
         result = self._call(self.inputs(1))
         return list(result) if isinstance(result, dict) else [spec.name for spec in self.signature.outputs]
 
     def write_onnx(self, path: Path) -> Path:
-        """Write the model with the exporter of torch, as users do."""
+        """Write the model with PyTorch's exporter, like users."""
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the exporter's own deprecations and guesses are not what is tested
+            warnings.simplefilter("ignore")  # the exporter's own deprecation warnings are not under test
             program = torch.onnx.export(
                 self.make(),
                 self.example(),
@@ -160,13 +160,13 @@ class TorchModel(ZooModel):
 
 @dataclass(frozen=True)
 class GraphModel(ZooModel):
-    """A graph written by hand, and a Python function that says what it must answer."""
+    """A graph written by hand, and a Python function with the expected outputs."""
 
     write: Callable[[Path], None] = zoo_text.write_text_classifier
     answers: Callable[[Arrays], Arrays] = zoo_text.classify
 
     def expected(self, inputs: Arrays) -> Arrays:
-        """What the plain Python twin answers."""
+        """The outputs of the Python implementation."""
         return self.answers(inputs)
 
     def write_onnx(self, path: Path) -> Path:
@@ -252,7 +252,7 @@ DETECTOR = TorchModel(
 DIGITS = TorchModel(
     "digits",
     _signature({"input": ("FP32", -1, 784)}, {"logits": ("FP32", -1, 10)}),
-    tolerance=1e-3,  # its answers go up to 30
+    tolerance=1e-3,  # its outputs go up to 30
     network=DigitsCNN,
     weights=Path(penstock_digits.__file__).parent / "artifacts/digits/variants/pytorch-fp32/model.safetensors",
 )

@@ -1,4 +1,4 @@
-"""Models with text in them, as ONNX graphs written by hand, and the same in plain Python to compare with."""
+"""Models with text, as ONNX graphs written by hand, and the same in plain Python for comparison."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _OTHER_WORDS = ("", "the", "Engine", "日本", "it's", "Basel", "Zürich")
 
 
 def words(shape: tuple[int, ...], random: np.random.Generator) -> Array:
-    """Texts of up to six words, some of which the models know; some texts are empty, some are names of cities."""
+    """Texts of up to six words, some in the models' vocabulary; some texts are empty, some are names of cities."""
     pool = np.array((*VOCABULARY, *(word.upper() for word in VOCABULARY), *_OTHER_WORDS), object)
     result = np.empty(shape, object)
     for place in np.ndindex(shape):
@@ -33,7 +33,7 @@ def words(shape: tuple[int, ...], random: np.random.Generator) -> Array:
 
 
 def classify(inputs: Arrays) -> Arrays:
-    """Counts the words it knows, in small letters; unknown ones count nothing."""
+    """Counts the lower-case words of its vocabulary."""
     texts = [text.lower().split() for text in inputs["text"]]
     counts = np.array([[found.count(word) for word in VOCABULARY] for found in texts], np.float32)
     logits = counts.reshape(-1, len(VOCABULARY)) @ _WEIGHTS + _BIAS
@@ -41,13 +41,13 @@ def classify(inputs: Arrays) -> Arrays:
 
 
 def price(inputs: Arrays) -> Arrays:
-    """What a city costs, and some for each year; an unknown city costs nothing."""
+    """The price of a city plus an amount per year; an unknown city has the price 0."""
     base = (inputs["city"] == np.array(CITIES, object)).astype(np.float32) @ _BASE
     return {"price": base + inputs["age"] * _PER_YEAR}
 
 
 def write_text_classifier(path: Path) -> None:
-    """`text` → `label`, `logits`: the twin of `classify`."""
+    """`text` → `label`, `logits`: `classify` as a graph."""
     nodes = [
         helper.make_node("StringNormalizer", ["text"], ["small"], case_change_action="LOWER", locale="C.UTF-8"),
         helper.make_node("StringSplit", ["small"], ["words", "lengths"]),
@@ -76,7 +76,7 @@ def write_text_classifier(path: Path) -> None:
 
 
 def write_tabular(path: Path) -> None:
-    """`age`, `city` → `price`: the twin of `price`."""
+    """`age`, `city` → `price`: `price` as a graph."""
     nodes = [
         helper.make_node("OneHotEncoder", ["city"], ["cube"], domain="ai.onnx.ml", cats_strings=list(CITIES), zeros=1),
         helper.make_node("Squeeze", ["cube", "middle"], ["flags"]),

@@ -223,7 +223,7 @@ def test_removing_asks_first_and_names_a_version(penstock: Penstock, published: 
     [
         ("lineal", ["lineal", "linear"]),
         ("linear:v9", ["v9", "v1.0", "v2.0"]),
-        ("linear@nobody", ["nobody", "champion"]),
+        ("linear@missing", ["missing", "champion"]),
         ("../linear", ["../linear"]),
     ],
 )

@@ -19,7 +19,7 @@ Publish = Callable[..., None]
 
 @pytest.fixture
 def publish(penstock: Penstock, tmp_path: Path) -> Publish:
-    """Publish a version of `model`, with golden samples of a seed of their own."""
+    """Publish a version of `model`, with golden samples from the given seed."""
 
     def run(version: str, seed: int = 0, samples: int | None = 7, **facts: Any) -> None:
         golden = None

@@ -16,7 +16,7 @@ Penstock = Callable[..., Any]
 
 @pytest.fixture
 def many(penstock: Penstock, tmp_path: Path) -> None:
-    """`many` in v1.0 to v6.0, @champion the first, and a pre-release above all."""
+    """`many` in versions v1.0 to v6.0, @champion is the first, and a higher pre-release."""
     linear(tmp_path / "many.onnx")
     for number in range(1, 7):
         assert penstock("models", "publish", "many.onnx", "--version", f"v{number}.0").code == 0
@@ -38,7 +38,7 @@ def test_versions_without_an_alias_are_removed_and_the_newest_are_kept(penstock:
 
 def test_the_version_of_the_bare_name_is_kept_in_any_case(penstock: Penstock, many: None) -> None:
     assert penstock("models", "gc", "--keep", 0, "--yes").code == 0
-    assert versions(penstock) == ["v1.0", "v6.0"]  # v7.0-rc1 is no release
+    assert versions(penstock) == ["v1.0", "v6.0"]  # v7.0-rc1 is not a release
 
 
 def test_a_dry_run_removes_nothing(penstock: Penstock, many: None) -> None:
@@ -91,6 +91,6 @@ def test_the_record_of_a_version_deleted_by_hand_is_removed(penstock: Penstock, 
     shutil.rmtree(Path("registry", published, "v2.0"))
     assert penstock("models", "gc", "--yes", "--json").json()["records"] == ["linear:v2.0"]
     assert penstock("models", "gc", "--dry-run").out == "There is nothing to remove.\n"
-    # another content may have the version now
+    # now other content may have this version
     linear(Path("other.onnx"), seed=9)
     assert penstock("models", "publish", "other.onnx", "--name", published, "--version", "v2.0").code == 0

@@ -1,4 +1,4 @@
-"""`penstock models import`, with files as their users have them."""
+"""`penstock models import`, with typical files."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_torchscript_is_imported_with_its_inputs_if_trusted(penstock: Penstock, 
     assert penstock("models", "list", "--json").json()["models"] == []
     done = penstock("models", "import", script, *INPUT, "--trust", "code")
     assert (done.code, done.out.split(" (")[0]) == (0, "imported script:v1.0")
-    answers_like(penstock, "script", mlp)  # its digest is pinned: no --trust is needed again
+    answers_like(penstock, "script", mlp)  # its digest is pinned: --trust is not needed again
 
 
 def test_an_exported_program_records_its_inputs(penstock: Penstock, mlp: Mlp) -> None:
