@@ -1,7 +1,7 @@
-"""`python benchmarks [NAME…] [--rounds N] [--seconds S]`: every figure Penstock claims, measured beside its baseline.
+"""`python benchmarks [NAME…] [--rounds N] [--seconds S]`: every published figure, measured in turn with its baseline.
 
-Servers run one at a time, in turn, round after round on the same machine, and medians are compared: a machine whose
-speed drifts then drifts for all of them. The load generator shares the cores with the server.
+Servers run one at a time, in turn, for several rounds on the same machine, and medians are compared, so that drift of
+the machine's speed affects all of them. The load generator shares the cores with the server.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def bare_p50_ms(path: Path) -> float:
 
 
 def closed(start: tuple[Any, ...], request: Path, connections: int, seconds: float, path: str = PREDICT) -> Result:
-    """One closed-loop run on a fresh server, after a warm-up: rate, latency, CPU a request, memory."""
+    """One closed-loop run on a new server, after a warm-up: rate, latency, CPU per request, memory."""
     with processes.server(*start) as running:
         wrk(running.url + path, request, connections=connections, seconds=1)
         before = running.cpu_s()
@@ -96,7 +96,7 @@ def interfaces(folder: Path, rounds: int, seconds: float) -> Result:
 
 
 def cnn(folder: Path, rounds: int, seconds: float) -> Result:
-    """A model that is the bottleneck: samples a second over JSON against the best bare loop."""
+    """A model that is the bottleneck: samples per second over JSON, compared with the best bare loop."""
     model, request = models.cnn(folder), body(folder)
     cores = len(os.sched_getaffinity(0))
     bare = {
@@ -113,7 +113,7 @@ def cnn(folder: Path, rounds: int, seconds: float) -> Result:
 
 
 def latency(folder: Path, rounds: int, seconds: float) -> Result:
-    """One connection: what the server adds to a bare run at the median."""
+    """One connection: median latency that the server adds to a bare run."""
     model, request = models.mlp(folder), body(folder)
     sides: dict[str, Callable[[], Result]] = {
         "bare": lambda: {"p50_ms": bare_p50_ms(model)},
@@ -137,10 +137,10 @@ def start(folder: Path, rounds: int, _: float) -> Result:
 
 
 def overload(folder: Path, rounds: int, seconds: float) -> Result:
-    """A constant rate below, at and at three times what saturates a CNN; every request has a deadline of a second.
+    """Constant rates below, at and three times above the saturation of a CNN; each request has a deadline of a second.
 
-    Refusing costs the same for any model, and the load generator shares the cores: a model of 0.7 ms a sample and one
-    of 2.3 ms show how much of the goodput that takes.
+    A refusal costs the same for any model, and the load generator shares the cores: a model of 0.7 ms per sample and
+    one of 2.3 ms show how much goodput this takes.
     """
     return {f"cnn{width}": _overload(folder, rounds, seconds, width) for width in (36, 64)}
 

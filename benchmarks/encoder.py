@@ -24,7 +24,7 @@ class Layer(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Tokens and a mask that is true where they are real; the logits are a mean over the real ones."""
+    """Takes tokens and a mask that is true for real ones; the logits are a mean over the real tokens."""
 
     def __init__(self, vocabulary: int = 1000, width: int = 128, layers: int = 2, heads: int = 4) -> None:
         super().__init__()

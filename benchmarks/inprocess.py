@@ -169,7 +169,9 @@ def cold_ms(path: Path, times: int) -> Result:
 
 
 def engine(folder: Path, rounds: int, seconds: float) -> Result:
-    """64 callers in this process: samples a second of a CNN against the best bare loop, Python a request of the MLP."""
+    """64 callers in this process: samples per second of a CNN, compared with the best bare loop; Python time per
+    request of the MLP.
+    """
     cores = len(os.sched_getaffinity(0))
     random = np.random.default_rng(0)
     rows = [random.random(models.FEATURES, np.float32) for _ in range(CALLERS)]
@@ -199,7 +201,7 @@ def swap(folder: Path, _: int, __: float) -> Result:
 
 
 def many_models(folder: Path, rounds: int, seconds: float) -> Result:
-    """What a request costs with 1,000 registered and 50 loaded models, and with one."""
+    """CPU time of a request with 1,000 registered and 50 loaded models, and with one."""
     sides = {"1 model": crowd(folder, 1, 1, seconds), "1,000 registered, 50 loaded": crowd(folder, 1000, 50, seconds)}
     found = in_turn(sides, rounds)
     ratio = found["1,000 registered, 50 loaded"]["cpu_us"] / found["1 model"]["cpu_us"]
@@ -207,7 +209,7 @@ def many_models(folder: Path, rounds: int, seconds: float) -> Result:
 
 
 def bucketing(folder: Path, rounds: int, seconds: float) -> Result:
-    """A transformer encoder over tokens of 4 to 128: padded to buckets and batched, against one at a time."""
+    """A transformer encoder over 4 to 128 tokens: padded to buckets and batched, compared with one at a time."""
     registry = Registry(folder / "encoders")
     registry.publish(models.encoder(folder / "encoder"))
     random = np.random.default_rng(0)
@@ -245,7 +247,7 @@ def cache_hit(folder: Path, rounds: int, seconds: float) -> Result:
 
 
 def hit_us() -> float:
-    """The cache's own part of a hit: digest of 784 numbers, look-up, copy of the answer."""
+    """The cost of a cache hit alone: digest of 784 numbers, look-up, copy of the outputs."""
     x = {"input": np.random.default_rng(0).random((1, models.FEATURES), np.float32)}
     cache = PredictionCache(100)
     cache.put(cache.key("m:1/onnx-fp32/0", x), {"logits": np.zeros((1, models.CLASSES), np.float32)})
@@ -256,9 +258,9 @@ def hit_us() -> float:
 
 
 def cold(folder: Path, rounds: int, _: float) -> Result:
-    """The first answer of a model of 400 kB that is not loaded yet, from the call on."""
+    """Time from the call to the first response of a model of 400 kB that is not loaded yet."""
     path = models.mlp(folder)
-    session(path, 1)  # a server has the runtime imported and started
+    session(path, 1)  # in a server the runtime is already imported and started
     return in_turn({"cold": lambda: cold_ms(path, 10)}, rounds)
 
 

@@ -1,4 +1,4 @@
-"""Load on a server of this machine: closed loop with wrk, open loop (constant rate) with asyncio. Bounded in time."""
+"""Load on a local server: closed loop with wrk, open loop (constant rate) with asyncio. Bounded in time."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ end
 
 @dataclass(frozen=True)
 class Closed:
-    """A closed-loop run: requests a second that were answered well, latencies in milliseconds."""
+    """A closed-loop run: successful requests per second, latencies in milliseconds."""
 
     rps: float
     p50_ms: float
@@ -40,7 +40,7 @@ class Closed:
 
 
 def body(folder: Path, features: int = 784) -> Path:
-    """One JSON request: pixels of four decimals, as a client that divides by 255 sends them."""
+    """One JSON request: pixels with four decimals, like those of a client that divides by 255."""
     path = folder / "body.json"
     pixels = np.random.default_rng(7).random(features).round(4).tolist()
     path.write_text(json.dumps({"input_data": pixels}, separators=(",", ":")))
@@ -62,7 +62,7 @@ def wrk(url: str, request: Path, *, connections: int, seconds: float, threads: i
 
 @dataclass(frozen=True)
 class Open:
-    """An open-loop run: answers a second by status; latency from the planned send time, of good answers, in ms."""
+    """An open-loop run: replies per second by status; latency of successful ones from the planned send time, in ms."""
 
     rps: dict[int, float]
     p50_ms: float
@@ -90,7 +90,7 @@ class _Connection(asyncio.Protocol):
             self.buffer = b""
             self.answer.set_result((int(head[9:12]), b"retry-after:" in lower))
 
-    def connection_lost(self, error: Exception | None) -> None:  # noqa: ARG002  asyncio calls it so
+    def connection_lost(self, error: Exception | None) -> None:  # noqa: ARG002  the name that asyncio calls
         if self.answer is not None and not self.answer.done():
             self.answer.set_result((0, False))
 
@@ -149,7 +149,7 @@ async def _open_loop(
 
 
 def open_loop(url: str, request: Path, *, rate: float, seconds: float, headers: str = "") -> Open:
-    """Open-loop requests at a constant rate, from a process of its own."""
+    """Open-loop requests at a constant rate, from a separate process."""
     command = [sys.executable, __file__, url, str(request), str(rate), str(seconds), headers]
     output = subprocess.run(command, check=True, capture_output=True, text=True, timeout=seconds + 60).stdout
     found = json.loads(output)

@@ -1,4 +1,4 @@
-"""The models the benchmarks serve, with seeded random weights: only their speed matters."""
+"""The models of the benchmarks, with seeded random weights, since only their speed matters."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Graph:
 
 
 def mlp(folder: Path) -> Path:
-    """784 → 128 → 10, a few microseconds a sample: what is measured is the server."""
+    """784 → 128 → 10, a few microseconds per sample: measures the server."""
     graph = Graph(seed=1)
     graph.add("Gemm", graph.weight(128, FEATURES), graph.weight(128), transB=1)
     graph.add("Relu")
@@ -67,7 +67,7 @@ def mlp(folder: Path) -> Path:
 
 
 def cnn(folder: Path, width: int = 36) -> Path:
-    """A small CNN over 28×28, about 0.7 ms a sample on one core: model and server share the machine."""
+    """A small CNN over 28×28, about 0.7 ms per sample on one core: model and server share the machine."""
     graph = Graph(seed=2)
     graph.add("Reshape", graph.constant([-1, 1, 28, 28]))
     channels = 1

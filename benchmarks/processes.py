@@ -98,7 +98,7 @@ def mosec(model: Path, json_library: str = "orjson") -> tuple[str, list[str], in
 
 
 def asgi(server_name: str, model: Path) -> tuple[str, list[str], int, str, dict[str, str]]:
-    """The same gateway under an ASGI server, to see what the interface costs."""
+    """The same gateway under an ASGI server, to measure the cost of the interface."""
     port = free_port()
     app = "penstock.gateway.process.asgi:create_app"
     commands = {

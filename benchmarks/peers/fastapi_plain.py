@@ -1,4 +1,4 @@
-"""The usual hand-written server: one FastAPI route that runs the session for each request."""
+"""A typical hand-written server: one FastAPI route that runs the session for each request."""
 
 from __future__ import annotations
 

@@ -93,7 +93,7 @@ class Client:
         return self._get("/models")
 
     def health(self) -> Json:
-        """The server's state; for an unhealthy server `status` says so, without an exception."""
+        """The server's state; `status` is also set for an unhealthy server, without an exception."""
         return self._json(self._send("GET", "/health"))
 
     def stats(self) -> Json:

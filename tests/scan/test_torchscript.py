@@ -1,4 +1,4 @@
-"""TorchScript needs trust, and even then has no business outside of the model."""
+"""TorchScript needs trust, and even then must not reach outside the model."""
 
 from __future__ import annotations
 

@@ -78,7 +78,7 @@ ROUTES = (
     Endpoint("GET", "/tides/{port}", show, "tides", "The tide", responses=(Tide,), parameters=(PORT, QUERY),
         replies={503: {"description": "Ebb.", "content": {"application/json": {"schema": Health}}}},
     ),
-    Endpoint("PUT", "/tides/{port}", change, "tides", "Set the tide", requests=(Water,), responses=(Water,), guarded=True),
+    Endpoint("PUT", "/tides/{port}", change, "tides", "Change", requests=(Water,), responses=(Water,), guarded=True),
     Endpoint("GET", "/models/{port}", show, "tides", "Conflicts with Penstock"),
     Endpoint("GET", "/health", show, "tides", "Conflicts with another"),
     Endpoint("GET", "tides", show, "tides", "Not a path"),

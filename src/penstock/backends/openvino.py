@@ -1,4 +1,4 @@
-"""Runs OpenVINO IR models (`.xml` with its `.bin` beside it) on the CPU."""
+"""Runs OpenVINO IR models (`.xml` with its `.bin`) on the CPU."""
 
 from __future__ import annotations
 

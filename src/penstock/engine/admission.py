@@ -1,4 +1,4 @@
-"""The only way in: a request gets a lease on one loaded model, or one refusal.
+"""Admission: a request gets a lease on one loaded model, or one refusal.
 
 Every protocol opens a `Lease` for a request and leaves it when the request is answered. In between the model stays
 loaded. An error that refuses or fails the request is observed once, when the lease is left. A full queue refuses in
@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 
 class Admission:
-    """Which requests come in, and how many are inside. Event loops in several threads may share it."""
+    """Admits requests and counts those in flight. Event loops in several threads may share it."""
 
     def __init__(
         self,
@@ -35,15 +35,15 @@ class Admission:
         timeout_s: float,
         observe: Callable[[Observation], None],
     ) -> None:
-        """`timeout_s` is the time that a request has where neither it nor its model says otherwise."""
+        """`timeout_s` is the default timeout of a request; the request or its model may set another."""
         self.deployment = deployment
         self.models = models
         self.timeout_s = timeout_s
         self.observe = observe
         self.draining = False
-        """New requests are refused; those inside are finished."""
+        """New requests are refused; those in flight are finished."""
         self.inflight = 0
-        """Requests inside: prepared, waiting or running."""
+        """Requests in flight: in preprocessing, queued or running."""
 
     def request(
         self,
@@ -62,7 +62,7 @@ class Admission:
         observation. `deadline` is absolute, in `time.monotonic()` seconds.
         """
         lease = Lease(self, ref)
-        lease.task, lease.key, lease.asked_deadline, lease.priority = task, key, deadline, priority
+        lease.task, lease.key, lease.requested_deadline, lease.priority = task, key, deadline, priority
         lease.request_id, lease.protocol = request_id, protocol
         return lease
 
@@ -70,21 +70,21 @@ class Admission:
 class Lease:
     """One request from its arrival to its answer, and the model that stays loaded for it.
 
-    `check` refuses early and costs next to nothing. `hold`, or else `load`, takes the model. Leaving the context
-    releases the model and observes the error that ended the request, if there is one.
+    `check` refuses early at almost no cost. `hold`, or else `load`, leases the model. Leaving the context releases the
+    model and observes the error that ended the request, if there is one.
     """
 
     __slots__ = (
-        "_admission", "_held", "asked_deadline", "deadline", "key", "model", "priority", "protocol", "ref",
+        "_admission", "_held", "requested_deadline", "deadline", "key", "model", "priority", "protocol", "ref",
         "request_id", "runner", "started", "task", "wait_for_capacity",
     )  # fmt: skip
 
     model: LoadedModel
     runner: TaskRunner
-    """The task of the model that the request asks for."""
+    """The requested task of the model."""
     deadline: float
-    """Absolute, in `time.monotonic()` seconds; known once the model is held, for it may have a timeout of its own."""
-    asked_deadline: float | None
+    """Absolute, in `time.monotonic()` seconds; known once the model is leased, since it may have its own timeout."""
+    requested_deadline: float | None
     task: str | None
     key: str | None
     priority: int
@@ -97,9 +97,9 @@ class Lease:
         self.ref = ref
         self.started = time.monotonic()
         self.wait_for_capacity = False
-        """Wait for room in a full queue, where other requests are refused."""
+        """Wait for room in a full queue instead of being refused."""
 
-    # Coming in
+    # Entry
 
     def find(self) -> LoadedModel | None:
         """The model of the reference, None if it is not loaded."""
@@ -156,12 +156,12 @@ class Lease:
                 return
 
     def choose(self, task: str) -> None:
-        """Ask for another task of the model that is held. Raises InvalidInput naming the tasks it has."""
+        """Select another task of the leased model. Raises InvalidInput naming the supported tasks."""
         self.runner = self.model.runner_for(task)
         self.task = task
 
     async def move_to(self, ref: str) -> None:
-        """Take another version of the model in place of this one, for a request that names its version.
+        """Lease another version of the model instead of this one, for a request that names its version.
 
         Raises ModelNotFound, also for a version whose task takes another kind of request.
         """
@@ -179,7 +179,7 @@ class Lease:
     def item(self) -> Lease:
         """A lease for one item of a batch, which waits for room in a full queue; `share` takes the model."""
         item = Lease(self._admission, self.ref)
-        item.task, item.key, item.asked_deadline, item.priority = self.task, self.key, self.deadline, self.priority
+        item.task, item.key, item.requested_deadline, item.priority = self.task, self.key, self.deadline, self.priority
         item.request_id, item.protocol, item.runner = self.request_id, self.protocol, self.runner
         item.wait_for_capacity = True
         return item
@@ -189,8 +189,10 @@ class Lease:
         self.take(batch.model, retired=True)
 
     async def _in_time(self, work: Awaitable[T]) -> T:
-        """The result of `work`; a load that other requests wait for goes on after the deadline of this one."""
-        deadline = self.started + self._admission.timeout_s if self.asked_deadline is None else self.asked_deadline
+        """The result of `work`; a load that other requests wait for continues after the deadline of this one."""
+        deadline = (
+            self.started + self._admission.timeout_s if self.requested_deadline is None else self.requested_deadline
+        )
         try:
             async with asyncio.timeout(deadline - time.monotonic()):
                 return await work
@@ -202,7 +204,7 @@ class Lease:
         admission = self._admission
         now = time.monotonic()
         timeout_s = model.batcher.timeout_s
-        deadline = self.asked_deadline
+        deadline = self.requested_deadline
         if deadline is None:
             deadline = now + (admission.timeout_s if timeout_s is None else timeout_s)
         elif timeout_s is not None:
@@ -220,7 +222,7 @@ class Lease:
         self.deadline = deadline
         return True
 
-    # Going out
+    # Exit
 
     def __enter__(self) -> Self:
         return self
@@ -242,13 +244,13 @@ class Lease:
             admission.inflight -= 1
             model.leases -= 1
             idle = not model.leases
-            last = idle and model.retired  # decided under the lock: without it the model may be held again by now
+            last = idle and model.retired  # checked under the lock: without it the model may be leased again
         if last or (idle and models.over_budget):
             models.settle(model)
 
     def observe_failure(self, error: BaseException) -> None:
         """Record the error that ended this request; leaving the context does so for the error that is raised."""
-        # A name that was not found came from the client: as a label it would grow without bound.
+        # An unknown name comes from the client: as a metric label it would grow without bound.
         model = self.model if self._held else self.find()
         name, version, variant = (model.name, model.version, model.variant) if model is not None else ("", "", "")
         self._admission.observe(

@@ -61,7 +61,7 @@ class PredictionCache:
         for name, array in inputs.items():
             # The character, not the number: numpy has two numbers for the same 64-bit integers.
             digest.update(f"\0{name}\0{array.dtype.char}{array.itemsize}{array.shape}\0".encode())
-            # Text has no bytes of its own in an object array: repr() keeps every element apart from its neighbours.
+            # An object array has no contiguous bytes of its text: repr() separates the elements.
             digest.update(repr(array.tolist()).encode() if array.dtype.hasobject else array.tobytes())
         return digest.digest()
 

@@ -1,4 +1,4 @@
-"""The one protocol-free front door: `predict` for tasks, `infer` for tensors; every protocol comes through it."""
+"""The protocol-independent entry point of all requests: `predict` for tasks, `infer` for tensors."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class InferenceEngine:
         registry: Registry | Path | str | None = None,
         observers: Iterable[Observer] = (),
     ) -> None:
-        """`observers` are called with an Observation after every request, on the event loop: be quick."""
+        """`observers` are called with an Observation after every request, on the event loop: they must be fast."""
         self.config: EngineOptions = config or InferenceConfig()
         self.manager = ModelManager(registry, self.config, attach=True)
         self.registry = self.manager.registry
@@ -55,12 +55,12 @@ class InferenceEngine:
         )
         cached = self.config.cache_size or self.config.cache_bytes
         self.cache = PredictionCache(self.config.cache_size, self.config.cache_bytes) if cached else None
-        """Remembered answers, where the configuration asks for them."""
+        """The cache of outputs; None if it is off."""
         self.pipeline = Pipeline(self.cache, self.statistics.observe, concurrency=2 * self.config.batch_size)
         self._started = False
         self._since = time.monotonic()
 
-    # Life
+    # Start and close
 
     async def start(self, refs: Sequence[str] = (), *, strict: bool = True) -> None:
         """Load, warm up and verify the models to serve: `refs` and the default, or else the whole registry.
@@ -79,15 +79,15 @@ class InferenceEngine:
         await self.deployment.close()
 
     def begin_drain(self) -> None:
-        """Refuse new requests from now on; those inside are finished."""
+        """Refuse new requests; those in flight are finished."""
         self.admission.draining = True
 
     def end_drain(self) -> None:
-        """Take requests again."""
+        """Accept requests again."""
         self.admission.draining = False
 
     async def drain(self, timeout_s: float) -> bool:
-        """Wait until no request is inside; False when that took longer than `timeout_s`."""
+        """Wait until no request is in flight; False if that takes longer than `timeout_s`."""
         self.begin_drain()
         until = time.monotonic() + timeout_s
         while self.admission.inflight:
@@ -116,24 +116,24 @@ class InferenceEngine:
         return self.manager.models()
 
     async def reconcile(self) -> None:
-        """Follow the deployment and the registry: let go of what is unloaded, load what should be served."""
+        """Follow the deployment and the registry: drop unloaded models, load those that should be served."""
         await self.deployment.reconcile()
 
     async def load(self, ref: str) -> LoadResult:
-        """Serve a model from now on, on every server of the registry. Raises the PenstockError of one that cannot be.
+        """Serve a model on every server of the registry. Raises the PenstockError of one that cannot be served.
 
-        Where the registry's database cannot be written, it holds for this engine only; the result says so.
+        If the registry's database cannot be written, the load holds for this engine only; see `persisted`.
         """
         return await self.deployment.load(ref)
 
     async def unload(self, ref: str) -> UnloadResult:
-        """Serve a model no longer, on every server of the registry, until `load` brings it back. Raises ModelNotFound.
+        """Stop serving a model on every server of the registry, until `load`. Raises ModelNotFound.
 
-        Where the registry's database cannot be written, it holds for this engine only; the result says so.
+        If the registry's database cannot be written, the unload holds for this engine only; see `persisted`.
         """
         return await self.deployment.unload(ref)
 
-    # Answering
+    # Predictions
 
     async def predict(
         self,
@@ -199,7 +199,7 @@ class InferenceEngine:
         key: str | None = None,
         protocol: str = "python",
     ) -> Inference:
-        """The outputs of the model `ref` (None = the default) for its inputs by name, whatever its tasks are.
+        """The outputs of the model `ref` (None = the default) for its inputs by name, with any task.
 
         Axis 0 of every array is the batch, of at least 1 row; more rows than a batch may have run in several. `outputs`
         are the names to return, None for all. Text may be str or bytes. NaN and infinity reach the model, unless its
@@ -213,10 +213,10 @@ class InferenceEngine:
                 await lease.load()
             return await self.pipeline.infer(lease, arrays, outputs)
 
-    # Watching
+    # Monitoring
 
     def ready(self) -> tuple[bool, list[str]]:
-        """Whether every model that should be served answers, and why not."""
+        """True if every model that should be served is loaded; otherwise the reasons."""
         if self.admission.draining:
             return False, ["the server takes no more requests: it is being drained or is shutting down"]
         if not self._started:
@@ -226,12 +226,12 @@ class InferenceEngine:
 
     @property
     def queue_rows(self) -> int:
-        """Rows that wait, over all models."""
+        """Rows in the queues of all models."""
         return sum(model.batcher.queued_rows for model in self.manager.models())
 
     @property
     def inflight(self) -> int:
-        """Requests inside: prepared, waiting or running."""
+        """Requests in flight: in preprocessing, queued or running."""
         return self.admission.inflight
 
     def snapshot(self) -> Snapshot:

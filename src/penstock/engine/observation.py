@@ -56,7 +56,7 @@ def outcome_of(error: BaseException) -> Outcome:
 
 @dataclass(slots=True, kw_only=True)
 class Observation:
-    """One finished request, whatever its outcome. Read it by name and do not change it: all observers share it.
+    """One finished request, successful or not. Read it by name and do not change it: all observers share it.
 
     Times are in milliseconds, 0 for a phase that was not reached. `model`, `version` and `variant` are empty where no
     model was found: the name came from the client, and as a label it would grow without bound. `batch_rows` is the

@@ -25,12 +25,12 @@ from penstock.tensors import Arrays
 
 
 class Pipeline:
-    """Answers admitted requests. The lease observes what is raised here; the rest is observed here."""
+    """Answers admitted requests. The lease observes errors raised here; successes are observed here."""
 
     def __init__(
         self, cache: PredictionCache | None, observe: Callable[[Observation], None], *, concurrency: int
     ) -> None:
-        """`concurrency` is how many items of one batch request are inside at once."""
+        """`concurrency` is the maximum number of items of one batch request in flight."""
         self._cache = cache
         self._observe = observe
         self._concurrency = concurrency
@@ -113,7 +113,7 @@ class Pipeline:
         return batched, flags
 
     async def _run_in_turn(self, lease: Lease, arrays: Arrays, pool: TaskThreadPool | None) -> Batched[Arrays]:
-        """The outputs from the cache or from the batcher, after waiting for room where the lease says so."""
+        """The outputs from the cache or from the batcher, after waiting for room if the lease allows it."""
         while True:
             if lease.wait_for_capacity:
                 await lease.model.batcher.wait_for_capacity(arrays, lease.deadline)

@@ -1,4 +1,4 @@
-"""Follows the deployment: loads what should be served, lets go of the rest, and finds the model for a reference."""
+"""Follows the deployment: loads what should be served, unloads the rest, and finds the model for a reference."""
 
 from __future__ import annotations
 
@@ -36,19 +36,19 @@ class Revisions(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class DeploymentStatus:
-    """What a process should serve and what stands in the way."""
+    """What a process should serve, and the problems with it."""
 
     default: str | None
     wanted: tuple[str, ...]
     unloaded: tuple[str, ...]
     """Names and `name:version`s that an operator unloaded."""
     problems: dict[str, str]
-    """Why a reference is not served, or stays at an older version."""
+    """Why a reference is not served, or is served in an older version."""
 
 
 @dataclass(frozen=True, slots=True)
 class LoadResult:
-    """A model that answers from now on."""
+    """A loaded model."""
 
     model: LoadedModel
     persisted: bool
@@ -59,7 +59,7 @@ class LoadResult:
 
 @dataclass(frozen=True, slots=True)
 class UnloadResult:
-    """Models that are served no longer."""
+    """Models that are no longer served."""
 
     keys: list[str]
     """The `name:version`s that were loaded."""
@@ -68,7 +68,7 @@ class UnloadResult:
 
 
 class Reconciler:
-    """The models that this process serves, kept at what the deployment says by `reconcile`."""
+    """The models that this process serves; `reconcile` makes them follow the deployment."""
 
     def __init__(self, manager: ModelManager, *, default_ref: str | None, max_models: int) -> None:
         """`default_ref` answers callers who name no model. Of a whole registry, `max_models` are loaded at start."""
@@ -88,7 +88,7 @@ class Reconciler:
         self._seen = ""
         self.routes: dict[str, LoadedModel] = {}
 
-    # Life
+    # Start and close
 
     def share(self, store: DeploymentStore) -> None:
         """Keep what holds for this server only in a store that its other processes follow too. Before `start`."""
@@ -125,7 +125,7 @@ class Reconciler:
         """Load a model that should be served, or note why it is not."""
         try:
             await self.model(ref)
-        except ModelUnloaded:  # its highest version, say
+        except ModelUnloaded:  # such as its highest version
             self.failed.pop(ref, None)
         except PenstockError as error:
             if strict:
@@ -185,7 +185,7 @@ class Reconciler:
             raise ModelUnloaded(key)
 
     def _drop_unloaded(self, model: LoadedModel) -> None:
-        """Let go of a model that was unloaded while it was being loaded here, and raise ModelUnloaded."""
+        """Drop a model that was unloaded while it was being loaded here, and raise ModelUnloaded."""
         if self._plan.is_unloaded(model.key):
             self._manager.unload(model.key)
             raise ModelUnloaded(model.key)
@@ -197,7 +197,7 @@ class Reconciler:
     # What an operator changes
 
     async def load(self, ref: str) -> LoadResult:
-        """Serve a model from now on, even if it was unloaded before: on every server of the registry.
+        """Serve a model on every server of the registry, also if it was unloaded before.
 
         It is loaded here first. Raises the PenstockError of one that cannot be served, and then changes nothing. Where
         the registry's database cannot be written, it holds for this server only.
@@ -218,11 +218,11 @@ class Reconciler:
         return LoadResult(model, not not_stored, _load_note(name, pin, not_stored))
 
     async def unload(self, ref: str) -> UnloadResult:
-        """Serve a model no longer until `load` brings it back: on every server of the registry, also after a restart.
+        """Stop serving a model until `load`, on every server of the registry, also after a restart.
 
-        A bare name means every version, an alias the version it means now. Requests inside are answered first. Raises
-        ModelNotFound for what there is not. Where the registry's database cannot be written, it holds for this server
-        only.
+        A bare name means every version, an alias its current version. Requests in flight are answered first. Raises
+        ModelNotFound for an unknown model. If the registry's database cannot be written, the unload holds for this
+        server only.
         """
         name = model_name(ref)
         file = ref in (name, f"{name}:1", self._plan.files.get(name)) and name in self._plan.files
@@ -237,7 +237,7 @@ class Reconciler:
         return UnloadResult(keys, not not_stored, _unload_note(asked, not_stored))
 
     def _is_known(self, ref: str) -> bool:
-        """True for what an operator named before, also when its artifact or alias is gone since."""
+        """True for a reference that an operator named before, also if its artifact or alias was removed since."""
         return ref in (*self._plan.deployment.loads, *self._plan.deployment.unloads, *self._plan.wanted)
 
     def _write_stores(self, change: Change, file: bool) -> str:
@@ -262,7 +262,7 @@ class Reconciler:
             self._plan = replace(self._plan, local=local)
 
     def _withdraw(self) -> None:
-        """Let go of every model that an operator unloaded."""
+        """Drop every model that an operator unloaded."""
         plan = self._plan
         for ref in [ref for ref, model in self.routes.items() if plan.is_unloaded(model.key)]:
             del self.routes[ref]
@@ -292,12 +292,12 @@ class Reconciler:
         return Revisions(self._plan.stored.revision, self._plan.local.revision)
 
     def status(self) -> DeploymentStatus:
-        """What this process should serve, and what stands in the way."""
+        """What this process should serve, and the problems with it."""
         unloaded = tuple(sorted(self._plan.deployment.unloads))
         return DeploymentStatus(self.default_ref, self.wanted, unloaded, self.problems)
 
     def reasons(self) -> list[str]:
-        """Why this process is not ready; what an operator unloaded is no reason unless nothing else is left."""
+        """Why this process is not ready. An unload by an operator is a reason only if no other model is left."""
         reasons = [f"{ref}: {problem}" for ref, problem in self.failed.items()]
         if not self.wanted and self._plan.deployment.unloads:
             unloaded = ", ".join(sorted(self._plan.deployment.unloads))
@@ -311,7 +311,7 @@ class Reconciler:
     # Following
 
     async def reconcile(self) -> None:
-        """Follow the deployment and the registry: let go of what is unloaded, load what should be served.
+        """Follow the deployment and the registry: drop unloaded models, load those that should be served.
 
         A version that cannot be loaded leaves the one before it answering and is tried again at every call. Raises
         ConfigError where the registry cannot be read; the loaded models go on answering.
@@ -389,7 +389,7 @@ class Reconciler:
 
 
 def _with_aliases(change: Change, stored: Deployment, now: Deployment) -> Deployment:
-    """A change of the local deployment, which has no aliases of its own."""
+    """A change of the local deployment, which has no aliases."""
     return replace(change(replace(now, aliases=stored.aliases)), aliases=now.aliases)
 
 

@@ -1,4 +1,4 @@
-"""What one process should load, and what a caller's reference means there: pure functions of immutable values."""
+"""The models that one process should load, and the meaning of references there: pure functions of immutable values."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class ServingPlan:
     names: tuple[str, ...] = ()
     """The models of the registry, where all of it is served."""
     max_models: int = 1
-    """How many models of a whole registry are loaded before the first request asks for them."""
+    """Number of models of a whole registry that are loaded at start, before any request for them."""
 
     @cached_property
     def deployment(self) -> Deployment:

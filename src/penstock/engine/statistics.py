@@ -1,4 +1,4 @@
-"""The figures of the served models, kept once: `/stats`, `/metrics` and other processes read them from here.
+"""The statistics of the served models, kept once: `/stats`, `/metrics` and other processes read them from here.
 
 A snapshot is plain data that JSON can carry. Snapshots of several processes merge into one that equals the snapshot of
 a single process that saw all requests: counts add up, and percentiles come from merged histograms.
@@ -145,7 +145,7 @@ class Statistics:
     def snapshot(
         self, loaded: Iterable[LoadedModel] = (), *, inflight: int = 0, cache: PredictionCache | None = None
     ) -> Snapshot:
-        """Everything counted so far, and the gauges of now: rows that wait, requests inside, cache, `loaded` models."""
+        """Everything counted so far, and the current gauges: queued rows, in-flight requests, cache, `loaded`."""
         loaded = list(loaded)
         for model in loaded:
             self.of(model.name, model.version)

@@ -1,4 +1,4 @@
-"""What an operator asks of a running server: load, unload and drain, followed by all of its processes.
+"""Admin commands to a running server: load, unload and drain, followed by all its processes.
 
 Loads and unloads are part of the registry's Deployment and concern every server of the registry. Draining concerns one
 server: its processes share it in their common directory.
@@ -36,13 +36,13 @@ class AdminCommands:
         self._service = service
 
     async def load(self, ref: str) -> LoadResult:
-        """Have a model served; raises its PenstockError when it cannot be, and then changes nothing."""
+        """Serve a model. Raises the PenstockError of one that cannot be served, and then changes nothing."""
         result = await self._service.engine.load(ref)
         await self._service.models_changed()
         return result
 
     async def unload(self, ref: str) -> UnloadResult:
-        """Have a model served no longer. Raises ModelNotFound."""
+        """Stop serving a model. Raises ModelNotFound."""
         result = await self._service.engine.unload(ref)
         await self._service.models_changed()
         return result
@@ -54,7 +54,7 @@ class AdminCommands:
         self._service.set_draining(draining)
 
     async def processes_behind(self, timeout_s: float) -> int:
-        """Wait until every process of this server has followed; how many have not within the time."""
+        """Wait until every process of this server has followed; return how many have not within the time."""
         workers = self._service.workers
         if workers is None:
             return 0

@@ -43,7 +43,7 @@ class Gateway:
         self.set_steps()
 
     def set_steps(self, *steps: Step) -> None:
-        """What happens for every request beside routing and handling, in this order."""
+        """The steps of every request in addition to routing and handling, in this order."""
         self._enter = [step.enter for step in steps if _has(step, "enter")]
         self._answer = [step.answer for step in steps if _has(step, "answer")]
         self._admit = [step.admit for step in steps if _has(step, "admit")]

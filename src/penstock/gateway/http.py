@@ -34,8 +34,8 @@ _NO_PARAMS: Mapping[str, str] = {}
 class Reply:
     """Status, headers and body; the gateway appends to `headers`.
 
-    A body is bytes, or an asynchronous iterator of bytes: a stream. The next chunk is asked for when the transport has
-    accepted the one before. An iterator with `aclose()` is closed at the end and when the client disconnects.
+    A body is bytes, or an asynchronous iterator of bytes: a stream. The next chunk is requested when the transport has
+    accepted the previous one. An iterator with `aclose()` is closed at the end and when the client disconnects.
     """
 
     __slots__ = ("body", "headers", "status")
@@ -79,7 +79,7 @@ class ReplyStream(ABC):
 
     @abstractmethod
     async def write(self, chunk: bytes) -> None:
-        """Return when the transport has accepted the chunk. Raises Disconnected if the client has gone."""
+        """Return when the transport has accepted the chunk. Raises Disconnected if the client has disconnected."""
 
     @abstractmethod
     async def finish(self) -> None:
@@ -300,7 +300,7 @@ class Step:
         """The first hook of a request."""
 
     def answer(self, call: Call) -> Reply | None:  # noqa: ARG002
-        """A reply in place of the route's; None to go on. May raise a refusal."""
+        """A reply in place of the route's; None to continue. May raise a refusal."""
         return None
 
     def admit(self, call: Call, row: Endpoint) -> None:
@@ -313,7 +313,7 @@ class Step:
         """Add to the headers of any reply."""
 
     def leave(self, call: Call) -> None:
-        """The last hook: the reply was sent, or the client has gone."""
+        """The last hook: the reply was sent, or the client has disconnected."""
 
 
 def problem_reply(error: Exception, call: Call) -> Reply:

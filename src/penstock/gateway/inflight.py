@@ -41,7 +41,7 @@ class Inflight:
             watcher.cancel()
 
     def _sweep(self) -> None:
-        """Look after old requests. They are in order of entry: the first young one ends the sweep."""
+        """Check old requests. They are in order of entry: the first young one ends the sweep."""
         now = time.monotonic()
         for task, call in self.calls.items():
             if now - call.entered < WATCH_AFTER_S:

@@ -32,7 +32,7 @@ CLOSE = ("connection", "close")
 
 
 class Kind(NamedTuple):
-    """Status and title of a family of errors. `public`: the client is told the message."""
+    """Status and title of a family of errors. `public`: clients get the message."""
 
     status: int
     slug: str

@@ -1,4 +1,4 @@
-"""What the handlers of a request reach: engine, settings and metrics, and the state of this process."""
+"""What request handlers have access to: engine, settings, metrics, and the state of this process."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ class OpenStream:
 
 
 async def open_stream(call: Call, reply: Reply) -> Reply:
-    """Wait for the first chunk that is not empty: an error before it still gets a status of its own.
+    """Wait for the first chunk that is not empty: an error before it becomes an error reply with its status.
 
     A stream without any bytes becomes an empty body. HEAD asks for no chunk.
     """

@@ -12,7 +12,7 @@ import onnx
 from penstock.backends.torch.quiet import quietly
 
 _TREE_SPECS = r"`isinstance\(treespec, LeafSpec\)` is deprecated"
-"""torch 2.10 to 2.13 use a class of their own that they have deprecated."""
+"""torch 2.10 to 2.13 use one of their own classes that is deprecated."""
 _AXIS_NAMES = r"# The axis name: \w+ will not be used"
 _REGISTRATION = "torch.onnx._internal.exporter._registration"
 """This logger warns that torchvision is missing, which the model does not use."""

@@ -84,7 +84,7 @@ class Deployment:
         return value
 
     def to_document(self) -> dict[str, Any]:
-        """What an operator has asked for, as JSON: the part that is stored in one row."""
+        """The requests of operators as JSON: the part that is stored in one row."""
         return {"loads": list(self.loads), "unloads": list(self.unloads)}
 
 

@@ -18,7 +18,7 @@ class Staging:
     """The `.staging` directory of a registry, on the same file system as its models.
 
     A slot is a directory with a lock file next to it that its writer holds. If the lock is free, the writer has died,
-    on whatever host or in whatever container it ran.
+    on any host or in any container.
     """
 
     def __init__(self, registry: Path) -> None:

@@ -50,7 +50,7 @@ _DOMAINS = frozenset(
 _NATIVE_OPERATORS = frozenset(
     ["PyOp", "EPContext", "ATen", "PythonOp", "PythonOpGrad", "TRT_EngineOp", "TritonOp", "ExternalCustomOp"]
 )
-"""Operators that run code outside of the graph: Python, compiled engines (also from files), extensions of a runtime."""
+"""Operators that run code outside the graph: Python, compiled engines (also from files), extensions of a runtime."""
 
 
 class _Seen(NamedTuple):
@@ -161,7 +161,7 @@ _READERS: dict[int, Callable[[memoryview, int, int, _Seen], None]] = {
 def _operators(seen: _Seen) -> Iterator[Finding]:
     for domain, name in sorted(seen.operators):
         if name in _NATIVE_OPERATORS:
-            yield Finding("native", f"the operator {quoted(name)} runs code outside of the graph")
+            yield Finding("native", f"the operator {quoted(name)} runs code outside the graph")
         elif domain not in _DOMAINS and (domain, name) not in seen.functions:
             yield Finding("native", f"the operator {quoted(f'{domain}:{name}')} needs a custom operator library")
 

@@ -99,7 +99,7 @@ def _text_complaints(text: str) -> Iterator[str]:
     if _ODD_SPACE.search(text):
         yield "its program has characters that end a line for some parsers only"
     for call in _CALLS.finditer(text):
-        yield f"it uses {quoted(call[1])}, which reaches outside of the model"
+        yield f"it uses {quoted(call[1])}, which reaches outside the model"
 
 
 def _complaints(tree: ast.Module) -> Iterator[str]:
@@ -117,7 +117,7 @@ def _complaints(tree: ast.Module) -> Iterator[str]:
 
 def _attribute(node: ast.Attribute, *, whole: bool) -> Iterator[str]:
     if node.attr in _REACHES_OUT:
-        yield f"it uses {quoted(node.attr)}, which reaches outside of the model"
+        yield f"it uses {quoted(node.attr)}, which reaches outside the model"
     if not whole:
         return
     chain = _chain(node)
@@ -133,7 +133,7 @@ def _name(name: str) -> Iterator[str]:
     if name in _ROOTS:
         yield f"it hides its calls behind another name of {name!r}"
     if name in _REACHES_OUT:
-        yield f"it uses {quoted(name)}, which reaches outside of the model"
+        yield f"it uses {quoted(name)}, which reaches outside the model"
 
 
 def _call(node: ast.Call) -> Iterator[str]:
@@ -144,7 +144,7 @@ def _call(node: ast.Call) -> Iterator[str]:
     if not (isinstance(name, ast.Constant) and isinstance(name.value, str)):
         yield "it looks up an attribute whose name is computed at run time"
     elif name.value in _REACHES_OUT:
-        yield f"it uses {quoted(name.value)}, which reaches outside of the model"
+        yield f"it uses {quoted(name.value)}, which reaches outside the model"
 
 
 def _chain(node: ast.expr) -> list[str]:

@@ -89,7 +89,7 @@ class TorchBackend(Backend):
             }
 
     def _to_device(self, array: Array, spec: TensorSpec) -> torch.Tensor:
-        """A tensor with memory of its own: a model may write into its inputs, which are the caller's arrays."""
+        """A tensor with its own memory, since a model may write to its inputs, which are the caller's arrays."""
         import torch
 
         if self._on_cpu or not array.flags.writeable:

@@ -61,7 +61,7 @@ def alias(
 ) -> None:
     """Point an alias at a version: after `penstock models alias digits champion v1.0`, digits@champion is v1.0."""
     if remove and version is not None:
-        raise typer.BadParameter("--remove removes the alias whatever its version is; leave VERSION out")
+        raise typer.BadParameter("--remove removes the alias from any version; leave VERSION out")
     with _registry(config, registry) as models:
         if remove:
             models.remove_alias(name, alias)

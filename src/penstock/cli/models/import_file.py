@@ -39,7 +39,7 @@ class ModelDescription:
 
 
 class InspectedModel(NamedTuple):
-    """The facts about a bare file. `golden_origin` tells the source of `golden`, or the reason for None."""
+    """The facts about a bare file. `golden_origin` is the source of `golden`, or the reason for None."""
 
     signature: Signature
     task: TaskEntry

@@ -35,7 +35,7 @@ WAKE_EVERY_S = 0.02
 
 
 class Batched(NamedTuple, Generic[Result]):
-    """One request's own part of the outputs, and the batch it ran in. Times in seconds."""
+    """One request's part of the outputs, and facts of its batch. Times in seconds."""
 
     outputs: Result
     batch_rows: int
@@ -64,7 +64,7 @@ class Batcher(Generic[Payload, Batch, Result]):
     ) -> None:
         """`full_batch_s`, the measured time of a full batch, decides between event loop and threads.
 
-        `concurrency` is how many batches may run at once, each in a thread of its own.
+        `concurrency` is how many batches may run at once, each in its own thread.
         """
         self.limits = limits
         self.running_rows = 0
@@ -94,7 +94,7 @@ class Batcher(Generic[Payload, Batch, Result]):
 
     @property
     def queued_rows(self) -> int:
-        """Rows that wait for a run."""
+        """Rows in the queue."""
         return self._queue.rows
 
     @property

@@ -1,4 +1,4 @@
-"""How requests of one model share a run, and how each gets its own part of the outputs."""
+"""Combines requests of one model into a batch, and splits the outputs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Collator(Protocol[Payload, Batch, Result]):
 
     @property
     def shared(self) -> bool:
-        """False where each request needs a run of its own."""
+        """False if each request needs a separate run."""
 
     def measure(self, payload: Payload) -> tuple[Hashable, int, int]:
         """Key, rows and bytes. Payloads of one key can share a run. Raises InvalidInput for one that cannot run."""

@@ -10,7 +10,7 @@ from typing import Any
 from penstock.engine.batching.queue import Item
 
 EARLY_S = 0.0005
-"""A request expires this long before its deadline at most: a timer of its own for the rest costs more."""
+"""A request may expire up to this long before its deadline: a separate timer for the rest would cost more."""
 
 
 class DeadlineTimers:

@@ -22,7 +22,7 @@ _leaked: list[Any] = []
 
 
 def call_after_fork(thing: ForkAware) -> None:
-    """Call the object's `after_fork` in every process that is forked from this one while the object lives."""
+    """Call the object's `after_fork` in every process that is forked from this one while the object exists."""
     _registered.add(thing)
 
 

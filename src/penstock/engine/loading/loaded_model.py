@@ -110,7 +110,7 @@ class LoadedModel:
         self.runners = {each.kind: TaskRunner(each, self.key, batcher.limits, ranges, policies) for each in tasks}
         self.runner = self.runners[task.kind]
         self.info = replace(info, tasks=tuple(self.runners))
-        # unique to this load: cached answers never outlive the model that gave them, whatever its files are called
+        # unique to this load: cached outputs never outlive their model, even if file names are the same
         self.cache_identity = f"{self.key}/{self.variant}/{info.sha256}/{next(_loads)}"
         self._closing = threading.Lock()
         self.at_close: list[Callable[[], None]] = []

@@ -202,7 +202,7 @@ class ModelManager:
     # Leases, eviction and the end
 
     def pin(self, keys: set[str]) -> None:
-        """Keep these `name:version` loaded, and no others, whatever the budget is."""
+        """Keep exactly these `name:version` loaded, regardless of the budget."""
         self.cache.pin(keys)
 
     def unload(self, key: str) -> None:

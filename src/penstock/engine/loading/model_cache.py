@@ -77,7 +77,7 @@ class ModelCache:
             self._evict()
 
     def pin(self, keys: set[str]) -> None:
-        """Keep these models, and no others, whatever the budget is."""
+        """Keep exactly these models, regardless of the budget."""
         with self._lock:
             self._pinned = set(keys)
         self._evict()

@@ -95,7 +95,7 @@ def _candidates(
 ) -> tuple[list[Variant], list[SelectionResult]]:
     """The variants worth trying, best first, and the results of the others; opens no file.
 
-    A variant that was requested by name is tried whatever its precision.
+    A variant that was requested by name is tried regardless of its precision.
     """
     if selection.variant is not None:
         return _requested(artifact, options, selection.variant)

@@ -1,4 +1,4 @@
-"""One model in this process, no server and no queue: what a notebook or a batch job uses."""
+"""One model in this process, without server and queue, for notebooks and batch jobs."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _GRAPH_OPTIMIZATIONS = {"graph_optimization", "kernel_fusion"}
 _LOAD_ONLY = [name for name in LoadKeywords.__annotations__ if name not in BackendOptions.model_fields]
 
 _CHUNKS_AHEAD = 1
-"""So many batches are prepared while one runs: no more, or a quick source would fill the memory."""
+"""Number of batches prepared while one runs; more would let a fast source fill the memory."""
 
 
 class _Prepared(NamedTuple):
@@ -120,7 +120,7 @@ class Predictor:
 
     @property
     def task(self) -> Task:
-        """What the model's tensors mean."""
+        """The task: the meaning of the model's tensors."""
         return self._runner.task
 
     @property
@@ -193,7 +193,7 @@ class Predictor:
         return (answer for chunk in reported(answers, total, progress) for answer in chunk)
 
     def close(self) -> None:
-        """Give the model's memory back; later calls raise ModelNotReady. Safe to call twice."""
+        """Release the model's memory; later calls raise ModelNotReady. Safe to call twice."""
         self._manager.close()
 
     def __enter__(self) -> Self:
@@ -298,7 +298,7 @@ _RUNTIME = (
     "_runs",
     "_token",
 )
-"""What a predictor in another process makes anew; anything else, a subclass's own, goes along."""
+"""Attributes that an unpickled predictor creates again; all others, such as those of a subclass, are pickled."""
 
 _COPIES = 8
 _copies: OrderedDict[str, Predictor] = OrderedDict()
@@ -307,7 +307,7 @@ _copies: OrderedDict[str, Predictor] = OrderedDict()
 def _revived(
     kind: type[Predictor], token: str, registry: tuple[Path, str], made_with: dict[str, Any], own: dict[str, Any]
 ) -> Predictor:
-    """A predictor that came from another process; however often it comes, its model is loaded once."""
+    """Unpickle a predictor from another process; its model is loaded once, however often it is unpickled."""
     copy = _copies.get(token)
     if copy is None or copy._model.retired:
         copy = kind.__new__(kind)

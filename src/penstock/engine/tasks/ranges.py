@@ -35,7 +35,7 @@ class Flag(NamedTuple):
 
 
 class RangePolicies(NamedTuple):
-    """The policies for inputs and outputs outside of their range, and for outputs that are NaN or infinite."""
+    """The policies for inputs and outputs outside their range, and for outputs that are NaN or infinite."""
 
     on_input: RangePolicy = "count"
     on_output: RangePolicy = "count"
@@ -189,7 +189,7 @@ def _bounds(
         if spec.numpy.kind not in "fiu" or spec.dtype == BF16:  # BF16 arrays hold bits, which have no order
             continue
         bounds = _Bounds(spec, side, policy, expected.get(spec.name))
-        # An input with NaN reaches a model only if its task allows it, and is outside of any range.
+        # An input with NaN reaches a model only if its task allows it, and is outside any range.
         bounds.on_nan = bounds.policy if side == "input" else on_nan(spec)
         if bounds.policy != "off" or bounds.on_nan != "off":
             made.append(bounds)

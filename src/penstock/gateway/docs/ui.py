@@ -22,7 +22,7 @@ _CONTENT_TYPES = {
     "redoc.standalone.js": "text/javascript; charset=utf-8",
     "favicon.png": "image/png",
 }
-"""Files of swagger-ui-dist 5.35.0 (Apache-2.0) and redoc 2.5.4 (MIT), stored with gzip, their licences beside them."""
+"""Files of swagger-ui-dist 5.35.0 (Apache-2.0) and redoc 2.5.4 (MIT), stored with gzip, with their licences."""
 
 _UNCOMPRESSED = ("favicon.png",)
 

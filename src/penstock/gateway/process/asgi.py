@@ -44,7 +44,7 @@ class AsgiApp:
         self._refs = refs
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        """One connection, or the life of the application."""
+        """One connection, or the lifespan of the application."""
         if scope["type"] == "http":
             await self.gateway.serve(AsgiCall(self.gateway, scope, receive, send))
         elif scope["type"] == "lifespan":
@@ -234,7 +234,7 @@ class GatewayMiddleware:
         self._gateway = gateway
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        """One connection, or the life of the application."""
+        """One connection, or the lifespan of the application."""
         if scope["type"] == "lifespan":
             await self._live(scope, receive, send)
         elif scope["type"] == "http" and (self._gateway.routes.knows(scope["path"]) or not _is_routed(scope)):

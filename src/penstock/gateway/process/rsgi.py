@@ -102,7 +102,7 @@ class PipeStream(ReplyStream):
 
         From then on, writing fails when Granian closes it, that is, when the client has gone.
         """
-        while _unread(self._reader) >= written:  # noqa: ASYNC110  no event tells of it
+        while _unread(self._reader) >= written:  # noqa: ASYNC110  there is no event for it
             await asyncio.sleep(POLL_S)
         os.close(self._reader)
         self._opened = True

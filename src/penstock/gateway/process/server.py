@@ -186,7 +186,7 @@ async def _first(*tasks: Task) -> None:
 
 @contextlib.asynccontextmanager
 async def _listening(gateway: Gateway, settings: Settings) -> AsyncIterator[Task]:
-    """Run Granian; yields its task, which ends by itself only on an error."""
+    """Run Granian; yields its task, which ends without cancellation only on an error."""
     granian = granian_server(gateway, settings)
     task = asyncio.create_task(granian.serve(), name="penstock-listen")
     log.info("listening on %s", _url(settings))

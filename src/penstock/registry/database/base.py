@@ -78,7 +78,7 @@ def open_database(address: str, owner: str = "") -> Database:
     """The database of an address, not yet connected. Raises ConfigError for an invalid address.
 
     `owner` names the package that the tables belong to, "" for the registry; in a shared database the writers of each
-    owner have a lock of their own.
+    owner have their own lock.
     """
     url = _parsed(address)
     database: Database = import_attribute(_KINDS[url.get_backend_name()])(url, owner)
