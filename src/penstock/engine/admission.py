@@ -75,8 +75,8 @@ class Lease:
     """
 
     __slots__ = (
-        "_admission", "_held", "requested_deadline", "deadline", "key", "model", "priority", "protocol", "ref",
-        "request_id", "runner", "started", "task", "wait_for_capacity",
+        "_admission", "_held", "deadline", "key", "model", "priority", "protocol", "ref",
+        "request_id", "requested_deadline", "runner", "started", "task", "wait_for_capacity",
     )  # fmt: skip
 
     model: LoadedModel
