@@ -73,7 +73,7 @@ def test_a_version_before_the_first_is_refused(value: object) -> None:
 
 
 @pytest.mark.parametrize(("value", "shown"), [("2.0", "2.0"), (2, "2.0"), ("10.3", "10.3"), (999_999, "999999.0")])
-def test_a_newer_major_version_is_refused_whatever_else_the_document_has(value: object, shown: str) -> None:
+def test_a_newer_major_version_is_refused_in_any_document(value: object, shown: str) -> None:
     expected = rf"^schema_version: schema version {shown} needs a newer Penstock; .*; upgrade Penstock$"
     for document in (changed({"schema_version": value}), {"schema_version": value, "models": {}}):
         with pytest.raises(InvalidInput, match=expected):

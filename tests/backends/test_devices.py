@@ -120,7 +120,7 @@ def test_affinity_limits_the_cores() -> None:
 
 
 @given(lines=st.text(alphabet="0123:cpu,/.\n\0x", max_size=40), quota=st.text(max_size=12))
-def test_whatever_stands_there_at_least_one_core_is_usable(
+def test_with_any_quota_file_at_least_one_core_is_usable(
     tmp_path_factory: pytest.TempPathFactory, lines: str, quota: str
 ) -> None:
     directory = tmp_path_factory.getbasetemp() / "cgroups"

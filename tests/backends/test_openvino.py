@@ -116,7 +116,7 @@ def test_a_manifest_that_disagrees_with_the_file_is_refused(written: Path, x: An
     assert "the file has" in text
 
 
-def test_text_is_a_type_it_has_no_operators_for(tmp_path: Path) -> None:
+def test_text_is_unsupported(tmp_path: Path) -> None:
     ov = sys.modules["openvino"]
     text = ov.opset13.parameter([-1], ov.Type.string, name="text")
     model = ov.Model([ov.opset13.result(text)], [text], "echo")
@@ -134,7 +134,7 @@ def property_of(backend: OpenVinoBackend, name: str) -> Any:
     return backend._compiled.get_property(name)
 
 
-def test_numbers_are_computed_in_the_precision_of_the_file_whatever_the_cpu_has(written: Path) -> None:
+def test_the_precision_of_the_file_is_used_on_any_cpu(written: Path) -> None:
     assert property_of(open_model(written), "INFERENCE_PRECISION_HINT").get_type_name() == "f32"
 
 
@@ -145,7 +145,7 @@ def test_an_unsupported_precision_is_a_warning(written: Path, precision: str) ->
 
 
 @pytest.mark.parametrize(("flags", "hint", "warned"), [(set(), "f32", 1), ({"avx512_bf16"}, "bf16", 0)])
-def test_bf16_is_taken_where_the_cpu_has_it(
+def test_bf16_is_used_if_the_cpu_supports_it(
     written: Path, monkeypatch: pytest.MonkeyPatch, flags: set[str], hint: str, warned: int
 ) -> None:
     monkeypatch.setattr(backend_module, "cpu_flags", lambda: frozenset(flags))
@@ -175,7 +175,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save(zoo.RESNET.onnx(), tmp_path_factory.mktemp("large") / "resnet.xml")
 
 
-def test_a_large_model_is_compiled_once_and_a_damaged_copy_is_made_anew(large: Path, tmp_path: Path) -> None:
+def test_a_large_model_is_compiled_once_and_a_damaged_copy_is_compiled_again(large: Path, tmp_path: Path) -> None:
     inputs = zoo.RESNET.inputs(2)
     expected = zoo.RESNET.expected(inputs)["logits"]
     for _ in range(2):
@@ -189,14 +189,14 @@ def test_a_large_model_is_compiled_once_and_a_damaged_copy_is_made_anew(large: P
     )
 
 
-def test_a_directory_that_others_may_write_to_is_not_trusted(large: Path, tmp_path: Path) -> None:
+def test_a_directory_that_other_users_can_write_to_is_not_trusted(large: Path, tmp_path: Path) -> None:
     (tmp_path / "openvino").mkdir()
     (tmp_path / "openvino").chmod(0o777)
     open_model(large, cache_dir=tmp_path).close()
     assert list(tmp_path.rglob("*.blob")) == []
 
 
-def test_a_small_model_is_not_kept(written: Path, tmp_path: Path) -> None:
+def test_a_small_model_is_not_cached(written: Path, tmp_path: Path) -> None:
     open_model(written, cache_dir=tmp_path).close()
     assert list(tmp_path.rglob("*.blob")) == []
 
@@ -204,7 +204,7 @@ def test_a_small_model_is_not_kept(written: Path, tmp_path: Path) -> None:
 # --- runs -----------------------------------------------------------------------------------------------
 
 
-def test_an_answer_is_the_callers_own(written: Path) -> None:
+def test_outputs_belong_to_the_caller(written: Path) -> None:
     backend = open_model(written)
     first = backend.run(zoo.DIGITS.inputs(2))["logits"]
     kept = first.copy()
@@ -212,7 +212,7 @@ def test_an_answer_is_the_callers_own(written: Path) -> None:
     np.testing.assert_array_equal(first, kept)
 
 
-def test_a_number_of_another_type_is_not_taken_for_bytes(written: Path) -> None:
+def test_numbers_of_another_type_are_not_read_as_bytes(written: Path) -> None:
     with pytest.raises(InferenceError, match="input is float64, not float32"):
         open_model(written).run({"input": np.zeros((1, 784))})
 

@@ -93,7 +93,7 @@ def test_a_bare_file_whose_axes_cannot_be_a_batch_is_given_one(opened: Open) -> 
         ({"x": [1, 3]}, {"y": [3, 1]}, False),
     ],
 )
-def test_what_tells_that_a_file_has_no_batch_axis(
+def test_a_file_without_a_batch_axis_is_detected(
     opened: Open, inputs: dict[str, Shape], outputs: dict[str, Shape], batched: bool
 ) -> None:
     turned = outputs["y"] == list(reversed(inputs["x"])) and len(inputs["x"]) > 1
@@ -132,7 +132,7 @@ def test_an_empty_row_is_refused_by_name(opened: Open) -> None:
         opened(make).run({"x": np.zeros((2, 0), np.float32), "factor": np.ones(2, np.float32)})
 
 
-def test_an_artifact_of_such_a_model_is_proved_and_served_like_any_other(tmp_path: Path) -> None:
+def test_an_artifact_of_an_unbatched_model_is_verified_and_served(tmp_path: Path) -> None:
     signature = Signature(
         (TensorSpec("x", "FP32", (-1, 3)), TensorSpec("factor", "FP32", (-1,)), TensorSpec("bias", "FP32", (-1, 1))),
         (TensorSpec("y", "FP32", (-1, 3)),),

@@ -99,7 +99,7 @@ async def test_a_full_queue_of_one_model_refuses_nothing_of_another(engine: Infe
     assert {(await task).version for task in inside} == {"1"}
 
 
-async def test_a_higher_priority_is_let_into_a_full_queue(engine: InferenceEngine, held: Held) -> None:
+async def test_a_higher_priority_is_admitted_to_a_full_queue(engine: InferenceEngine, held: Held) -> None:
     inside = await held.fill(engine, None)
     urgent = asyncio.create_task(engine.infer(None, {"x": X[:1]}, priority=5))
     await until(lambda: any(task.done() for task in inside))
@@ -110,7 +110,9 @@ async def test_a_higher_priority_is_let_into_a_full_queue(engine: InferenceEngin
     assert sum(isinstance(result, Overloaded) for result in results) == 1
 
 
-async def test_draining_refuses_every_way_in_and_finishes_what_is_inside(engine: InferenceEngine, held: Held) -> None:
+async def test_draining_refuses_all_kinds_of_requests_and_finishes_those_in_flight(
+    engine: InferenceEngine, held: Held
+) -> None:
     inside = await held.fill(engine, None)
     engine.begin_drain()
     for refused in (engine.predict(X[0], ref="b"), engine.predict_batch([X[0]]), engine.infer("b", {"x": X})):
@@ -124,7 +126,7 @@ async def test_draining_refuses_every_way_in_and_finishes_what_is_inside(engine:
     assert (await engine.infer("b", {"x": X})).model == "b"
 
 
-async def test_a_batch_that_is_inside_is_finished_while_draining(engine: InferenceEngine, held: Held) -> None:
+async def test_a_batch_in_flight_is_finished_while_draining(engine: InferenceEngine, held: Held) -> None:
     batch = asyncio.create_task(engine.predict_batch(list(X)))
     await until(lambda: held.batcher.running_rows == 1)
     engine.begin_drain()
@@ -169,9 +171,7 @@ async def test_an_item_of_a_batch_that_is_evicted_and_answered_later_is_observed
     assert [each.outcome for each in seen] == ["ok"] * 5
 
 
-async def test_what_is_observed_of_an_answer_can_be_read_by_name(
-    engine: InferenceEngine, seen: list[Observation]
-) -> None:
+async def test_fields_of_an_observation_are_read_by_name(engine: InferenceEngine, seen: list[Observation]) -> None:
     answer = await engine.infer("b", {"x": X}, request_id="id", key="customer-7", protocol="grpc")
     (found,) = seen
     assert (found.task, found.protocol, found.key, found.request_id) == ("tensor", "grpc", "customer-7", "id")

@@ -58,16 +58,14 @@ async def answer(engine: InferenceEngine, row: np.ndarray, **options: Any) -> in
     return int(prediction.response.predictions[0])  # type: ignore[attr-defined]
 
 
-async def test_many_callers_each_get_their_own_answer(make: MakeEngine, publish: Publish) -> None:
+async def test_concurrent_requests_get_their_own_predictions(make: MakeEngine, publish: Publish) -> None:
     publish()
     engine = make()
     await engine.start()
     assert await asyncio.gather(*(answer(engine, row) for row in X)) == classes(0)
 
 
-async def test_a_prediction_tells_where_it_came_from_and_how_long_each_phase_took(
-    make: MakeEngine, publish: Publish
-) -> None:
+async def test_a_prediction_has_model_version_variant_and_phase_times(make: MakeEngine, publish: Publish) -> None:
     publish()
     engine = make()
     await engine.start()
@@ -96,7 +94,9 @@ async def test_a_response_that_acts_on_being_stamped_does_so(
     assert stamped == [("1.0.0", prediction.run_ms)]
 
 
-async def test_an_answer_does_not_depend_on_who_shares_the_batch(make: MakeEngine, publish: Publish) -> None:
+async def test_a_prediction_does_not_depend_on_the_other_requests_of_its_batch(
+    make: MakeEngine, publish: Publish
+) -> None:
     publish()
     engine = make()
     await engine.start()
@@ -110,7 +110,7 @@ async def test_an_answer_does_not_depend_on_who_shares_the_batch(make: MakeEngin
     )
 
 
-async def test_a_bad_request_fails_alone_before_it_meets_the_others(make: MakeEngine, publish: Publish) -> None:
+async def test_an_invalid_request_fails_alone_before_batching(make: MakeEngine, publish: Publish) -> None:
     publish()
     engine = make()
     await engine.start()
@@ -145,7 +145,7 @@ async def test_versions_and_aliases_are_answered_by_the_model_they_name(
         assert (await engine.predict(X[0], ref=ref)).version == version
 
 
-async def test_only_what_was_asked_for_is_served(make: MakeEngine, publish: Publish) -> None:
+async def test_only_named_models_are_served(make: MakeEngine, publish: Publish) -> None:
     publish("a", "1")
     publish("a", "2")
     publish("b", "1")
@@ -182,7 +182,7 @@ async def test_the_server_is_ready_only_when_every_model_passed_its_golden_sampl
         await engine.predict(X[0], ref="bad")
 
 
-async def test_a_strict_start_raises_what_is_wrong(make: MakeEngine, publish: Publish) -> None:
+async def test_a_strict_start_raises_the_error_of_a_model(make: MakeEngine, publish: Publish) -> None:
     publish(golden_seed=9)
     with pytest.raises(GoldenMismatch):
         await make().start(["m"])
@@ -198,7 +198,7 @@ async def test_an_empty_registry_is_not_ready_and_says_what_to_do(make: MakeEngi
         await engine.predict(X[0])
 
 
-async def test_moving_an_alias_swaps_the_model_without_refusing_anyone(
+async def test_moving_an_alias_swaps_the_model_without_refusing_requests(
     make: MakeEngine, publish: Publish, registry: Registry
 ) -> None:
     publish(version="1.0.0", seed=1)
@@ -237,7 +237,7 @@ async def test_a_new_version_that_is_broken_leaves_the_old_one_answering(make: M
     assert (await engine.predict(X[0])).version == "1.0.0"
 
 
-async def test_a_removed_model_is_not_found_any_more(make: MakeEngine, publish: Publish, registry: Registry) -> None:
+async def test_a_removed_model_is_no_longer_found(make: MakeEngine, publish: Publish, registry: Registry) -> None:
     publish("a")
     publish("b")
     engine = make()
@@ -291,7 +291,7 @@ async def test_a_served_model_that_was_removed_makes_the_server_not_ready(
     assert reasons[0].startswith("b: ")
 
 
-async def test_the_default_is_served_beside_the_named_models_or_stops_the_start(
+async def test_the_default_is_served_in_addition_to_the_named_models_or_fails_the_start(
     make: MakeEngine, publish: Publish
 ) -> None:
     publish("a")
@@ -342,7 +342,7 @@ async def test_a_load_that_failed_for_a_while_is_tried_again(make: MakeEngine, p
     assert engine.get_stats()["problems"] == {}
 
 
-async def test_a_slow_load_keeps_nobody_past_the_deadline_and_holds_up_no_one_else(
+async def test_a_slow_load_respects_deadlines_and_delays_no_other_request(
     make: MakeEngine, publish: Publish, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     publish("quick")
@@ -375,7 +375,7 @@ async def test_a_batch_waits_for_room_instead_of_refusing_its_own_items(make: Ma
     assert all(isinstance(result, Prediction) for result in results)
 
 
-async def test_whoever_waits_for_a_load_when_the_engine_is_closed_is_told_so(
+async def test_closing_the_engine_fails_requests_that_wait_for_a_load(
     make: MakeEngine, publish: Publish, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = ("a", "b", "c", "d")
@@ -398,7 +398,7 @@ async def test_whoever_waits_for_a_load_when_the_engine_is_closed_is_told_so(
     assert [type(result) for result in results] == [ModelNotReady] * 3
 
 
-async def test_whoever_asks_for_fresh_content_does_not_wait_for_a_load_that_was_asked_for_before(
+async def test_a_fresh_load_does_not_wait_for_an_earlier_load(
     make: MakeEngine, publish: Publish, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     publish()
@@ -419,7 +419,7 @@ async def test_whoever_asks_for_fresh_content_does_not_wait_for_a_load_that_was_
     assert sorted(asked) == [False, True]
 
 
-async def test_what_an_operator_unloads_while_the_registry_is_followed_stays_unloaded(
+async def test_a_model_unloaded_while_the_registry_is_followed_stays_unloaded(
     make: MakeEngine, publish: Publish, registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     publish()
@@ -495,7 +495,7 @@ async def test_a_registry_that_disappears_leaves_the_loaded_models_answering(
     assert engine.ready() == (True, [])
 
 
-async def test_after_a_bad_promotion_every_route_stays_with_the_version_that_answers(
+async def test_after_a_failed_promotion_every_route_keeps_the_working_version(
     make: MakeEngine, publish: Publish, registry: Registry
 ) -> None:
     publish(version="1.0.0")
@@ -548,12 +548,12 @@ async def test_a_model_has_statistics_from_its_load_on(make: MakeEngine, publish
         ("compile_mode", "fastest"),
     ],
 )
-def test_a_configuration_that_cannot_work_is_refused_by_field(field: str, value: Any) -> None:
+def test_an_invalid_configuration_is_refused_by_field(field: str, value: Any) -> None:
     with pytest.raises(ConfigError, match=field):
         InferenceConfig(**{field: value})
 
 
-async def test_draining_refuses_the_new_and_finishes_those_inside(make: MakeEngine, publish: Publish) -> None:
+async def test_draining_refuses_new_requests_and_finishes_those_in_flight(make: MakeEngine, publish: Publish) -> None:
     publish()
     engine = make()
     await engine.start()
@@ -656,7 +656,7 @@ async def test_equal_inputs_are_answered_from_the_cache_and_other_versions_are_n
     assert other.response.confidence_scores != first.response.confidence_scores  # type: ignore[attr-defined]
 
 
-async def test_a_task_that_breaks_is_an_error_of_the_server_without_its_details(
+async def test_a_bug_in_a_task_is_a_server_error_without_details(
     make: MakeEngine, publish: Publish, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     publish()
@@ -685,7 +685,7 @@ async def test_without_dynamic_batching_every_request_runs_alone(make: MakeEngin
     assert (await engine.predict(X[:20])).batch_rows == 20
 
 
-async def test_stats_hold_what_the_contract_promises(make: MakeEngine, publish: Publish) -> None:
+async def test_stats_have_the_fields_of_the_contract(make: MakeEngine, publish: Publish) -> None:
     publish()
     engine = make()
     await engine.start()

@@ -64,7 +64,7 @@ def refused(error: InvalidInput) -> str:
     return fault.field
 
 
-async def test_any_model_takes_and_gives_arrays_by_name(engine: InferenceEngine) -> None:
+async def test_any_model_takes_and_returns_arrays_by_name(engine: InferenceEngine) -> None:
     vector = await engine.infer("vec:v1.0", {"x": X[:5]})
     np.testing.assert_allclose(vector.outputs["logits"], X[:5] @ weights(0), rtol=1e-4, atol=1e-5)
     assert (vector.model, vector.version, vector.variant, vector.batch_rows) == ("vec", "v1.0", "onnx-fp32", 5)
@@ -83,7 +83,7 @@ async def test_lists_are_taken_as_arrays(engine: InferenceEngine) -> None:
     assert answer.outputs["sum"].tolist() == [[4.0, 6.5]]
 
 
-async def test_the_default_model_answers_where_none_is_named(engine: InferenceEngine) -> None:
+async def test_the_default_model_is_used_if_none_is_named(engine: InferenceEngine) -> None:
     answer = await engine.infer(None, {"image": np.ones((1, 1, SIDE, SIDE), np.float32)})
     assert answer.model == engine.default_ref
 
@@ -98,12 +98,12 @@ async def test_the_default_model_answers_where_none_is_named(engine: InferenceEn
         ("label", ["label"]),
     ],
 )
-async def test_only_the_outputs_asked_for_are_returned(engine: InferenceEngine, outputs: Any, names: list[str]) -> None:
+async def test_only_the_requested_outputs_are_returned(engine: InferenceEngine, outputs: Any, names: list[str]) -> None:
     answer = await engine.infer("words", {"text": ["fine"]}, outputs)
     assert list(answer.outputs) == names
 
 
-async def test_an_output_the_model_does_not_have_is_named_with_those_it_has(engine: InferenceEngine) -> None:
+async def test_an_unknown_output_is_refused_with_the_known_ones(engine: InferenceEngine) -> None:
     with pytest.raises(InvalidInput, match="scores: the model has no such output; it gives label, logits") as caught:
         await engine.infer("words", {"text": ["fine"]}, ["logits", "scores"])
     assert refused(caught.value) == "scores"

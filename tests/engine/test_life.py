@@ -256,7 +256,7 @@ def test_a_load_with_overrides_does_not_get_the_failure_of_a_plain_one(registry:
 
 
 @pytest.mark.parametrize("kind", ["manager", "predictor", "engine"])
-def test_a_closed_object_says_so_in_one_sentence(registry: Registry, publish: Publish, kind: str) -> None:
+def test_a_closed_object_raises_one_sentence(registry: Registry, publish: Publish, kind: str) -> None:
     publish()
 
     def manager() -> None:
@@ -345,7 +345,7 @@ def test_a_fork_in_the_middle_of_a_load_does_not_hang(registry: Registry, publis
 
 
 @needs_fork
-def test_a_forked_process_can_have_a_manager_of_its_own(registry: Registry, publish: Publish) -> None:
+def test_a_forked_process_can_have_its_own_manager(registry: Registry, publish: Publish) -> None:
     publish()
     with Predictor("m", registry=registry) as predictor:
         predictor.predict(ROW)

@@ -154,7 +154,7 @@ async def test_a_server_whose_only_model_is_unloaded_starts_and_is_not_ready(
     assert reasons == ["every model to serve was unloaded by an operator (a): POST /admin/load serves one"]
 
 
-async def test_what_an_operator_loaded_is_loaded_after_a_restart_beyond_the_budget_of_a_start(
+async def test_models_loaded_by_an_operator_are_loaded_after_a_restart_beyond_the_budget(
     make: MakeEngine, publish: Publish
 ) -> None:
     for name in ("a", "b", "c"):
@@ -168,7 +168,7 @@ async def test_what_an_operator_loaded_is_loaded_after_a_restart_beyond_the_budg
     assert loaded(after) == ["a:1.0.0", "c:1.0.0"]
 
 
-async def test_a_load_whose_version_was_removed_is_a_reason_not_to_be_ready_until_it_is_unloaded(
+async def test_a_load_of_a_removed_version_keeps_the_server_not_ready_until_it_is_unloaded(
     make: MakeEngine, publish: Publish, registry: Registry
 ) -> None:
     publish("a")
@@ -264,7 +264,7 @@ async def test_an_unload_does_not_wait_for_a_load_in_progress(
 
 
 @SQLITE
-async def test_without_a_writable_database_an_unload_holds_for_the_server_and_says_so(
+async def test_without_a_writable_database_an_unload_holds_for_the_server_with_a_note(
     make: MakeEngine, publish: Publish, unwritable: Callable[[], sqlite3.Connection], tmp_path: Path
 ) -> None:
     """Two processes of one server share a store; a server of its own does not follow."""

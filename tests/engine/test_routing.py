@@ -35,7 +35,7 @@ def key_of(ref: str) -> str:
 
 
 @given(plan=plans())
-def test_what_should_be_loaded_was_named_or_is_of_the_registry_and_is_not_withdrawn(plan: ServingPlan) -> None:
+def test_models_to_load_are_named_or_of_the_registry_and_not_unloaded(plan: ServingPlan) -> None:
     assert len(set(plan.wanted)) == len(plan.wanted)
     for ref in plan.wanted:
         assert ref in (*plan.arguments, *plan.deployment.loads, *plan.names)
@@ -48,9 +48,7 @@ def test_what_should_be_loaded_was_named_or_is_of_the_registry_and_is_not_withdr
 
 
 @given(plan=plans(), ref=st.sampled_from(REFS))
-def test_a_reference_never_leads_to_a_version_that_is_neither_wanted_nor_of_a_served_name(
-    plan: ServingPlan, ref: str
-) -> None:
+def test_a_reference_resolves_only_to_wanted_versions_or_served_names(plan: ServingPlan, ref: str) -> None:
     if ref in plan.wanted:
         assert plan.target(ref, key_of) == ref
     try:
@@ -89,7 +87,7 @@ def test_the_first_model_of_a_registry_stays_the_default_while_it_is_unloaded() 
         plan.target("a", lambda _: None)
 
 
-def test_a_bare_file_has_nothing_to_do_with_a_model_of_its_name_in_the_registry() -> None:
+def test_a_bare_file_is_independent_of_a_registry_model_with_its_name() -> None:
     plan = ServingPlan(("x/vec.onnx",), stored=Deployment().unload("vec"))
     assert plan.wanted == ("x/vec.onnx",)
     assert not plan.is_unloaded("vec:1")
@@ -99,7 +97,7 @@ def test_a_bare_file_has_nothing_to_do_with_a_model_of_its_name_in_the_registry(
     assert unloaded.file_of("vec:1") == unloaded.file_of("vec") == "x/vec.onnx"
 
 
-def test_of_an_unloaded_name_only_what_was_loaded_again_answers_and_its_bare_name_means_that() -> None:
+def test_an_unloaded_name_answers_only_with_versions_loaded_again() -> None:
     stored = Deployment(aliases=ALIASES).unload("a").load("a@live")
     for arguments in ((), ("a", "b")):
         plan = ServingPlan(arguments, stored, names=("a", "b"), max_models=2)

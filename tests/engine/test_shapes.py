@@ -42,7 +42,7 @@ CLASH = {"a": np.zeros((1, 3), np.float32), "b": np.zeros((1, 4), np.float32)}
 SENTENCE = r"b: axis 1 has the length 4, axis 1 of a has 3; the model takes one length \(length\) for both"
 
 
-def test_lengths_that_a_bare_file_ties_by_name_are_compared_before_the_model_runs(tmp_path: Path) -> None:
+def test_axes_of_the_same_name_in_a_bare_file_are_checked_before_the_run(tmp_path: Path) -> None:
     with Predictor(sum_of_two(tmp_path / "sum.onnx")) as predictor:
         with pytest.raises(InvalidInput, match=SENTENCE):
             predictor.predict(CLASH)
@@ -55,7 +55,7 @@ def registry(tmp_path: Path) -> Iterator[Registry]:
         yield registry
 
 
-def test_a_manifest_that_names_no_axes_is_helped_by_the_file(tmp_path: Path, registry: Registry) -> None:
+def test_axis_names_come_from_the_file_if_the_manifest_has_none(tmp_path: Path, registry: Registry) -> None:
     a, b, y = (TensorSpec(name, "FP32", (-1, -1)) for name in "aby")
     artifact = write_artifact(
         tmp_path / "source",

@@ -73,7 +73,7 @@ def test_a_percentile_is_off_by_little(times: list[float]) -> None:
     assert stats["p50_ms"] <= stats["p95_ms"] <= stats["p99_ms"]
 
 
-def test_only_faults_of_the_server_are_errors() -> None:
+def test_only_server_errors_count_as_errors() -> None:
     statistics = Statistics(clock=Clock())
     for outcome in ("ok", "ok", "invalid", "cancelled", "overloaded", "error"):
         statistics.add(seen(outcome))
@@ -82,14 +82,14 @@ def test_only_faults_of_the_server_are_errors() -> None:
     assert stats["batch_size_histogram"] == {"4": 2}
 
 
-def test_a_refusal_that_met_no_model_is_counted_and_not_shown_as_a_model() -> None:
+def test_a_refusal_without_a_model_is_counted_and_not_shown_as_a_model() -> None:
     statistics = Statistics(clock=Clock())
     statistics.add(seen("not_found", model="", version=""))
     assert statistics.snapshot()["models"][0]["outcomes"] == {"not_found": 1}
     assert to_stats(merge([statistics.snapshot()])) == {}
 
 
-def test_an_ended_process_leaves_its_counts_and_no_gauges() -> None:
+def test_a_stopped_process_leaves_its_counts_and_no_gauges() -> None:
     cache = PredictionCache(10)
     cache.get(b"unknown")
     cache.put(b"known", {"y": np.zeros(3)})
@@ -165,7 +165,7 @@ def about(value: Any) -> Any:
 
 
 @given(events)
-def test_several_processes_count_what_one_would(found: list[tuple[Observation, int, int]]) -> None:
+def test_several_processes_count_like_one(found: list[tuple[Observation, int, int]]) -> None:
     merged, (whole,) = merge(counted(found, several=True)), counted(found, several=False)
     assert recent(merged)["models"] == about(recent(merge([whole]))["models"])
     assert to_stats(merged) == about(to_stats(whole))

@@ -151,7 +151,7 @@ def test_an_archive_in_it_is_refused(scripted: bytes) -> None:
     assert not report(with_member(scripted, "extra/more.json", b"{}")).refused
 
 
-def test_it_is_known_by_its_content_whatever_its_name(scripted: bytes) -> None:
+def test_it_is_recognized_by_its_content_with_any_name(scripted: bytes) -> None:
     for name, format in (("m.pt", "pytorch"), ("m.ckpt", None), ("m.onnx", "onnx"), ("m.pt2", "pt2")):
         found = scan_bytes(memoryview(scripted), Path(name), format)
         assert (found.kind, found.tier, found.refused) == ("torchscript", "code", True)

@@ -132,7 +132,7 @@ def test_datatypes_are_named_as_on_the_wire(tmp_path: Path, onnx_type: int, wire
     ],
     ids=["bfloat16", "sequence"],
 )
-def test_a_bare_file_that_cannot_be_spoken_is_refused(
+def test_a_bare_file_with_an_unsupported_datatype_is_refused(
     tmp_path: Path, x: onnx.ValueInfoProto, y: onnx.ValueInfoProto, says: str
 ) -> None:
     path = relu(tmp_path / "m.onnx", x, y)
@@ -271,7 +271,7 @@ def test_a_batch_that_does_not_fit_into_memory_is_out_of_memory_and_prints_nothi
     assert capfd.readouterr() == ("", "")
 
 
-def test_no_rows_are_answered_where_the_graph_itself_cannot(tmp_path: Path) -> None:
+def test_a_batch_without_rows_is_answered_even_if_the_graph_cannot(tmp_path: Path) -> None:
     shape = numpy_helper.from_array(np.array([0, -1]), "shape")  # rows as they are, the rest worked out
     node = helper.make_node("Reshape", ["x", "shape"], ["y"])
     path = save(tmp_path / "m.onnx", [node], [value("x", ["n", 2, 3])], [value("y", ["n", "m"])], [shape])
@@ -283,7 +283,7 @@ def test_no_rows_are_answered_where_the_graph_itself_cannot(tmp_path: Path) -> N
     assert open_onnx(path).run({"x": np.zeros((0, 2, 3), np.float32)})["y"].shape == (0, 6)
 
 
-def test_a_failing_run_says_why_in_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_failing_run_gives_the_reason_in_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     node = helper.make_node("Gather", ["table", "x"], ["y"])
     table = numpy_helper.from_array(np.zeros((3, 2), np.float32), "table")
     backend = open_onnx(save(tmp_path / "m.onnx", [node], [value("x", ["n"], INT64)], [value("y", ["n", 2])], [table]))
@@ -295,7 +295,7 @@ def test_a_failing_run_says_why_in_one_line(tmp_path: Path, capfd: pytest.Captur
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_large_batch_gives_its_memory_back() -> None:
+def test_a_large_batch_returns_its_memory() -> None:
     """In a process of its own, where nothing else moves the resident size."""
     done = subprocess.run([sys.executable, "-c", SHRINK], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -382,7 +382,7 @@ def test_the_graph_is_optimized_unless_options_say_no(tmp_path: Path, wanted: bo
     assert set_.graph_optimization_level == getattr(ort.GraphOptimizationLevel, level)
 
 
-def test_half_precision_is_not_made_up(tmp_path: Path) -> None:
+def test_half_precision_is_not_emulated(tmp_path: Path) -> None:
     backend = open_onnx(linear(tmp_path / "m.onnx"), device="cpu", precision="fp16")
     assert backend.warnings == ("fp16 was requested, but an ONNX model keeps the precision of its export",)
 
@@ -394,14 +394,14 @@ def test_an_unknown_device_is_a_config_error(tmp_path: Path) -> None:
 
 @no_cuda
 @pytest.mark.parametrize("device", ["auto", "cpu"])
-def test_without_cuda_auto_is_the_cpu_without_a_word(tmp_path: Path, device: str) -> None:
+def test_without_cuda_auto_is_the_cpu_without_a_warning(tmp_path: Path, device: str) -> None:
     backend = open_onnx(linear(tmp_path / "m.onnx"), device=device)
     assert (backend.device, backend.warnings) == ("cpu", ())
 
 
 @no_cuda
 @pytest.mark.parametrize("device", ["cuda:0", "cuda:1", "mps"])
-def test_a_device_that_is_not_here_is_replaced_by_the_cpu_with_a_warning(tmp_path: Path, device: str) -> None:
+def test_a_missing_device_is_replaced_by_the_cpu_with_a_warning(tmp_path: Path, device: str) -> None:
     backend = open_onnx(linear(tmp_path / "m.onnx"), device=device)
     assert backend.device == "cpu"
     assert len(backend.warnings) == 1

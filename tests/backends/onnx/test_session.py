@@ -77,7 +77,7 @@ def test_every_kind_of_model_answers_the_same_from_the_cache(tmp_path: Path, mod
             np.testing.assert_array_equal(answer, expected)
 
 
-def test_a_small_model_is_not_kept(tmp_path: Path) -> None:
+def test_a_small_model_is_not_cached(tmp_path: Path) -> None:
     open_onnx(zoo.DIGITS.onnx(), cache_dir=tmp_path)
     assert kept(tmp_path) == []
 
@@ -88,7 +88,7 @@ def test_a_small_model_is_not_kept(tmp_path: Path) -> None:
     [lambda _: b"", lambda data: data[:-40], lambda data: b"\xff" * len(data)],
     ids=["empty", "cut", "noise"],
 )
-def test_a_damaged_entry_is_made_anew(tmp_path: Path, damage: Any) -> None:
+def test_a_damaged_entry_is_written_again(tmp_path: Path, damage: Any) -> None:
     path = linear(tmp_path / "m.onnx")
     open_onnx(path, cache_dir=tmp_path)
     (entry,) = kept(tmp_path)
@@ -127,7 +127,7 @@ def test_changed_external_data_invalidates_the_cached_form(tmp_path: Path) -> No
 
 
 @pytest.mark.usefixtures("everything_is_kept")
-def test_another_runtime_or_cpu_does_not_take_what_was_made_for_this_one(
+def test_another_runtime_or_cpu_does_not_use_the_entries_of_this_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = linear(tmp_path / "m.onnx")
@@ -142,7 +142,7 @@ def test_another_runtime_or_cpu_does_not_take_what_was_made_for_this_one(
 
 
 @pytest.mark.usefixtures("everything_is_kept")
-def test_a_directory_that_others_may_write_to_is_not_trusted(tmp_path: Path) -> None:
+def test_a_directory_that_other_users_can_write_to_is_not_trusted(tmp_path: Path) -> None:
     path = linear(tmp_path / "m.onnx")
     (tmp_path / "onnx").mkdir()
     (tmp_path / "onnx").chmod(0o777)
@@ -152,7 +152,7 @@ def test_a_directory_that_others_may_write_to_is_not_trusted(tmp_path: Path) -> 
 
 
 @pytest.mark.usefixtures("everything_is_kept")
-def test_a_cache_that_cannot_be_made_costs_nothing_but_time(tmp_path: Path) -> None:
+def test_a_cache_that_cannot_be_created_costs_only_time(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     assert level(open_onnx(linear(tmp_path / "m.onnx"), cache_dir=tmp_path / "file")) == FRESH
 

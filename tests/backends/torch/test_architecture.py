@@ -97,7 +97,7 @@ def test_the_digits_model_is_registered() -> None:
     assert isinstance(architecture.build(MODEL, "penstock_digits.model:DigitsCNN", {}), nn.Module)
 
 
-def test_no_trust_opens_the_standard_library(entry_points: list[EntryPoint]) -> None:
+def test_the_standard_library_is_refused_with_every_trust(entry_points: list[EntryPoint]) -> None:
     entry_points.append(EntryPoint("anything", "os", "penstock.architectures"))
     with pytest.raises(UnsupportedFormat, match=r"is not a class of torch\.nn\.Module"):
         architecture.build(MODEL, "os:system", {}, trust="native")
@@ -108,7 +108,7 @@ def test_a_class_itself_needs_no_registration() -> None:
 
 
 @pytest.mark.parametrize("wrong", [dict, Path])
-def test_a_class_that_is_no_module_is_refused(wrong: Any) -> None:
+def test_a_class_that_is_not_a_module_is_refused(wrong: Any) -> None:
     with pytest.raises(UnsupportedFormat, match=rf"the architecture {wrong.__name__} is not a class of torch\.nn\.Mod"):
         architecture.build(MODEL, wrong, {})
 
@@ -154,7 +154,9 @@ def test_arguments_the_caller_gives_must_be_taken() -> None:
         f"{__name__}:instance",
     ],
 )
-def test_what_is_no_module_class_is_refused_and_never_called(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_target_that_is_not_a_module_class_is_refused_and_never_called(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     CALLED.clear()
     for module, function in ((os, "system"), (subprocess, "Popen"), (torch, "load")):
         monkeypatch.setattr(module, function, lambda *_, **__: CALLED.append("a tripwire"))
@@ -190,7 +192,7 @@ def test_a_module_that_cannot_be_imported_is_named(
         architecture.build(MODEL, "broken_model:Net", {}, trust="code")
 
 
-def test_a_registered_package_is_no_way_to_the_classes_of_others(package: Path) -> None:
+def test_a_registered_package_gives_no_access_to_classes_of_others(package: Path) -> None:
     architecture.allow("someones_models")
     with pytest.raises(Untrusted, match=r"someones_models:nn\.Linear is a class of the package torch, which"):
         architecture.build(MODEL, "someones_models:nn.Linear", {"in_features": 1, "out_features": 1})

@@ -100,7 +100,9 @@ def test_a_model_that_cannot_be_compiled_runs_uncompiled_with_a_warning(
     assert_right(backend, inputs(3, 4))
 
 
-def test_what_answers_otherwise_when_compiled_runs_as_it_is(file: ModelFile, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_with_other_outputs_when_compiled_runs_uncompiled(
+    file: ModelFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def wrong(graph: torch.fx.GraphModule, _: Any) -> Any:
         return lambda *given: [answer + 1 for answer in graph(*given)]
 
@@ -111,14 +113,12 @@ def test_what_answers_otherwise_when_compiled_runs_as_it_is(file: ModelFile, mon
     assert_right(backend, inputs(3, 4))
 
 
-def test_a_mode_that_is_none_is_named_with_those_there_are(file: ModelFile) -> None:
+def test_an_unknown_mode_is_refused_with_the_known_ones(file: ModelFile) -> None:
     with pytest.raises(ConfigError, match=r"compile_mode: 'fastest' should be 'default', 'reduce-ov"):
         open_compiled(file, "fastest")
 
 
-def test_the_mode_and_what_a_cpu_gains_from_reach_torch_compile(
-    file: ModelFile, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_mode_and_cpu_options_reach_torch_compile(file: ModelFile, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
     monkeypatch.setattr(torch, "compile", lambda model, options: asked.append(options) or model)
     open_compiled(file, "max-autotune-no-cudagraphs")
@@ -129,7 +129,7 @@ def test_the_mode_and_what_a_cpu_gains_from_reach_torch_compile(
     ]
 
 
-def test_kernels_are_kept_where_the_options_say_unless_the_environment_does(
+def test_kernels_are_cached_in_the_configured_directory_unless_the_environment_sets_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     environment: dict[str, str] = {}

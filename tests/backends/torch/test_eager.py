@@ -224,7 +224,7 @@ def test_inputs_of_the_same_names_are_given_by_name(open_model: Any) -> None:
 # --- how it is run --------------------------------------------------------------------------------------
 
 
-def test_it_runs_in_inference_and_evaluation_mode_in_whichever_thread(open_model: Any) -> None:
+def test_it_runs_in_inference_and_evaluation_mode_in_any_thread(open_model: Any) -> None:
     backend = open_model(Misbehaves, signature((-1, 3), (-1, 3)), what="tells its mode")
     with ThreadPoolExecutor(1) as pool:
         answers = [backend.run(rows(1, 3)), pool.submit(backend.run, rows(1, 3)).result()]
@@ -300,7 +300,7 @@ def test_by_default_threads_are_at_most_the_usable_cores(open_model: Any, torch_
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
-def test_cuda_that_is_not_here_is_replaced_by_the_cpu_with_a_warning(open_model: Any) -> None:
+def test_missing_cuda_is_replaced_by_the_cpu_with_a_warning(open_model: Any) -> None:
     backend = open_model(Linear, signature(), BackendOptions(device="cuda:0", trust="code"))
     assert backend.device == "cpu"
     assert len(backend.warnings) == 2
@@ -339,13 +339,13 @@ def test_arguments_the_class_does_not_take_are_named(weights: Path, arguments: d
 
 
 @pytest.mark.parametrize("what", ["architecture", "signature"])
-def test_weights_alone_are_refused_with_what_to_do(weights: Path, what: str) -> None:
+def test_weights_alone_are_refused_with_the_fix(weights: Path, what: str) -> None:
     file = ModelFile(weights, signature(), None) if what == "architecture" else ModelFile(weights, None, named(Linear))
     with pytest.raises(ModelLoadError, match="penstock models import"):
         EagerBackend.open(file, BackendOptions(device="cpu", trust="code"))
 
 
-def test_text_is_no_tensor(weights: Path) -> None:
+def test_text_is_not_a_tensor(weights: Path) -> None:
     text = Signature((TensorSpec("x", "BYTES", (-1, 3)),), (TensorSpec("y", "FP32", (-1, 2)),))
     with pytest.raises(UnsupportedFormat, match=r"m\.safetensors: x is of type BYTES"):
         EagerBackend.open(ModelFile(weights, text, named(Linear)), BackendOptions(device="cpu", trust="code"))
@@ -420,7 +420,7 @@ def test_a_plain_pickle_is_refused_and_does_not_run(tmp_path: Path) -> None:
     assert not mark.exists()
 
 
-def test_a_pickled_model_is_refused_with_what_to_save_instead(tmp_path: Path) -> None:
+def test_a_pickled_model_is_refused_with_the_fix(tmp_path: Path) -> None:
     path = write(tmp_path / "m.pth", nn.Linear(3, 2))
     with pytest.raises(UnsupportedFormat, match=r"save model\.state_dict\(\) as safetensors"):
         open_weights(path)

@@ -38,11 +38,11 @@ def test_a_cpu_gains_only_from_a_type_it_multiplies_in(
     assert all(f"{asked} was requested, but cpu has no hardware" in warning for warning in half.warnings)
 
 
-def test_full_precision_asks_for_nothing() -> None:
+def test_full_precision_needs_no_check() -> None:
     assert half_type("fp32", CPU) == (None, ())
 
 
-def test_int8_is_no_type_a_torch_model_is_turned_into() -> None:
+def test_a_torch_model_is_not_converted_to_int8() -> None:
     half = half_type("int8", CPU)
     assert half.dtype is None
     assert half.warnings == ("int8 was requested, but a PyTorch model keeps the precision of its training",)
@@ -65,7 +65,7 @@ def after(seconds: float) -> precision.Run:
     return run
 
 
-def test_a_gain_is_measured_and_noise_is_none() -> None:
+def test_noise_is_not_measured_as_a_gain() -> None:
     assert gains(after(0.01), after(0.001), [BATCH])
     assert not gains(after(0.001), after(0.01), [BATCH])
     assert not gains(after(0.003), after(0.003), [BATCH])
@@ -75,7 +75,7 @@ def test_a_gain_is_measured_and_noise_is_none() -> None:
     ("rounded", "fits"),
     [([[100.0, 1.0]], True), ([[95.0, 5.0]], True), ([[80.0, 1.0]], False), ([[np.inf, 1.0]], False)],
 )
-def test_answers_may_be_rounded_but_not_ruined(rounded: list[list[float]], fits: bool) -> None:
+def test_outputs_may_differ_only_by_rounding(rounded: list[list[float]], fits: bool) -> None:
     exact = {"y": np.array([[100.0, 1.0]], np.float32)}
     assert close_enough(exact, {"y": np.array(rounded, np.float32)}) is fits
 

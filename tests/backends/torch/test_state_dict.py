@@ -76,7 +76,7 @@ def assert_right(backend: EagerBackend, model: nn.Module) -> None:
 @pytest.mark.parametrize(
     "prefix", ["", "model.", "module.", "net.", "_orig_mod.", "model._orig_mod.", "module.model.", "model.net.module."]
 )
-def test_what_training_code_puts_before_the_names_is_taken_off(tmp_path: Path, prefix: str, suffix: str) -> None:
+def test_prefixes_of_training_code_are_removed(tmp_path: Path, prefix: str, suffix: str) -> None:
     model = made(Net)
     weights = {prefix + name: tensor for name, tensor in model.state_dict().items()}
     path = tmp_path / f"m{suffix}"
@@ -92,7 +92,7 @@ def test_a_compiled_part_of_a_model_has_its_names_back(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("prefix", ["", "model.", "module."])
-def test_names_of_the_models_own_stay_even_where_they_look_like_wrappers(tmp_path: Path, prefix: str) -> None:
+def test_a_models_own_names_are_kept_even_if_they_look_like_wrappers(tmp_path: Path, prefix: str) -> None:
     model = made(Nested)
     torch.save({prefix + name: tensor for name, tensor in model.state_dict().items()}, tmp_path / "m.pt")
     assert_right(open_weights(tmp_path / "m.pt", Nested), model)
@@ -168,7 +168,9 @@ NAMES = st.lists(st.sampled_from(["model", "module", "net", "_orig_mod", "a", "w
 
 
 @given(st.lists(NAMES.map(".".join), unique=True, max_size=6), st.lists(NAMES.map(".".join), unique=True, max_size=6))
-def test_whatever_the_names_no_weight_is_lost_or_made_up_and_exact_names_stay(own: list[str], given: list[str]) -> None:
+def test_with_any_names_no_weight_is_lost_or_invented_and_exact_names_are_kept(
+    own: list[str], given: list[str]
+) -> None:
     tensors = {name: torch.tensor(number) for number, name in enumerate(given)}
     found = state_dict._unwrapped(tensors, own)
     assert {int(tensor) for tensor in found.values()} <= set(range(len(given)))

@@ -82,7 +82,7 @@ def test_only_inputs_of_one_dtype_share_a_batch(loop: asyncio.AbstractEventLoop)
     assert q.take() == [ints]
 
 
-def test_a_full_queue_refuses_by_rows_and_says_so(loop: asyncio.AbstractEventLoop) -> None:
+def test_a_full_queue_refuses_by_rows_with_the_limit(loop: asyncio.AbstractEventLoop) -> None:
     q = queue(rows=4)
     add(q, item(loop, 4))
     assert not q.has_capacity(1)

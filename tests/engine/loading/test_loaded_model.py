@@ -80,7 +80,7 @@ def test_parallel_runs_fill_the_cores(monkeypatch: pytest.MonkeyPatch, threads: 
     assert bring_up_module._runners(Scripted(threads), BackendOptions(threads=threads)) == runners  # type: ignore[arg-type]
 
 
-def test_a_given_number_of_threads_is_used(onnx_file: Path) -> None:
+def test_the_configured_number_of_threads_is_used(onnx_file: Path) -> None:
     model = load_file(onnx_file, EngineOptions(threads=1))
     model.close()
 
@@ -224,7 +224,7 @@ def test_free_axes_are_tried_with_several_lengths() -> None:
     assert list(warm_up(Picky(), signature, 2, None)) == [1, 2]  # type: ignore[arg-type]
 
 
-def test_a_model_that_runs_with_no_length_says_why() -> None:
+def test_a_model_that_runs_with_no_length_gives_the_reason() -> None:
     class Broken:
         def run(self, inputs: Arrays) -> Arrays:
             raise InferenceError(f"not {inputs['x'].shape[1]}")

@@ -166,7 +166,7 @@ def test_a_budget_in_bytes_evicts_too(registry: Registry, publish: Publish) -> N
     assert [info.name for info in manager.list_cached_models()] == ["b"]
 
 
-def test_a_budget_that_cannot_work_is_refused_by_name(registry: Registry) -> None:
+def test_an_invalid_budget_is_refused_by_name(registry: Registry) -> None:
     with pytest.raises(ConfigError, match="max_models"):
         ModelManager(registry, max_models=0)
     with pytest.raises(ConfigError, match="max_bytes: '4XB'"):
@@ -348,7 +348,7 @@ def test_a_model_exported_for_a_fixed_batch_is_run_with_that_batch(registry: Reg
         ("notes.txt", b"hello", "notes.txt"),
     ],
 )
-def test_a_file_that_is_no_model_is_refused_by_name(
+def test_a_file_that_is_not_a_model_is_refused_by_name(
     registry: Registry, tmp_path: Path, name: str, content: bytes | None, error: str
 ) -> None:
     path = tmp_path / name
@@ -371,7 +371,7 @@ def test_an_unknown_model_is_not_found_and_the_nearest_is_named(registry: Regist
         ModelManager(registry).load_model("digts")
 
 
-def test_versions_of_one_model_are_models_of_their_own(registry: Registry, publish: Publish) -> None:
+def test_versions_of_one_model_are_separate_models(registry: Registry, publish: Publish) -> None:
     publish(version="1.0.0", seed=1)
     publish(version="2.0.0", seed=2)
     manager = ModelManager(registry)
@@ -384,7 +384,7 @@ def test_versions_of_one_model_are_models_of_their_own(registry: Registry, publi
 @pytest.mark.parametrize(
     ("ref", "is_file"), [("m", False), ("m:1.0", False), ("m@best", False), ("m.onnx", True), ("./m", True)]
 )
-def test_a_reference_is_told_from_a_file(ref: str, is_file: bool) -> None:
+def test_references_and_files_are_distinguished(ref: str, is_file: bool) -> None:
     assert is_model_file(ref) is is_file
 
 

@@ -64,7 +64,7 @@ def test_threads_share_a_predictor(predictor: Predictor) -> None:
     assert [answer.predictions[0] for answer in answers] == TRUTH
 
 
-def test_a_bad_request_is_named(predictor: Predictor) -> None:
+def test_an_invalid_request_is_named(predictor: Predictor) -> None:
     with pytest.raises(InvalidInput, match="input_data"):
         predictor.predict(np.zeros(3))
 
@@ -106,7 +106,7 @@ def test_an_unknown_optimization_is_refused(registry: Registry, publish: Publish
         Predictor("m", registry=registry, optimizations=["magic"])
 
 
-def test_sizes_that_cannot_work_are_refused_by_name(registry: Registry, predictor: Predictor) -> None:
+def test_invalid_sizes_are_refused_by_name(registry: Registry, predictor: Predictor) -> None:
     for options in ({"batch_size": 0}, {"cache_size": -1}, {"threads": 0}, {"precision": "fp99"}):
         with pytest.raises(ConfigError, match=next(iter(options))):
             Predictor("m", registry=registry, **options)  # type: ignore[arg-type]
@@ -253,7 +253,7 @@ def test_a_single_row_that_does_not_fit_into_memory_is_an_error(predictor: Predi
         predictor.predict(X)
 
 
-def test_equal_requests_of_a_batch_each_have_outputs_of_their_own(registry: Registry, publish: Publish) -> None:
+def test_equal_requests_of_a_batch_have_separate_outputs(registry: Registry, publish: Publish) -> None:
     publish()
 
     class Doubling(Predictor):

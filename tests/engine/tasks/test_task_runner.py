@@ -184,7 +184,7 @@ async def test_a_task_of_a_third_party_runs_in_a_thread(make: MakeEngine, add: P
     assert (await engine.predict("answer")).response.thread == "penstock-task"
 
 
-def test_a_task_that_overrides_an_inline_one_is_not_inline_unless_it_says_so() -> None:
+def test_a_task_that_overrides_an_inline_one_is_not_inline_by_default() -> None:
     vector = catalog.task_class("vector-classification")
     assert vector.inline
 

@@ -180,7 +180,7 @@ def _connections(postgres: Server, address: str) -> int:
     return int(rows[0][0])
 
 
-def test_a_process_keeps_few_connections_whatever_its_threads(store: Store, postgres: Server, address: str) -> None:
+def test_a_process_keeps_few_connections_with_many_threads(store: Store, postgres: Server, address: str) -> None:
     store.prepare()
     with ThreadPoolExecutor(16) as pool:
         list(pool.map(lambda number: (store.aliases("m"), store.set_alias("m", f"a{number % 3}", "v1")), range(64)))
