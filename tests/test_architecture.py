@@ -164,7 +164,7 @@ def test_no_file_is_longer_than_one_reads_at_a_time() -> None:
 
 
 def parameters(function: ast.FunctionDef) -> int:
-    """Parameters beside `self`; `*args` and `**kwargs` count as one each."""
+    """Parameters without `self`; `*args` and `**kwargs` count as one each."""
     arguments = function.args
     named = len(arguments.posonlyargs) + len(arguments.args) + len(arguments.kwonlyargs)
     return named - 1 + (arguments.vararg is not None) + (arguments.kwarg is not None)

@@ -150,7 +150,7 @@ EXAMPLES = [Example(m["command"], m["answer"]) for m in RUNNABLE.finditer(README
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory as a reader has it: the examples are there, and a failing curl says so."""
+    """A working directory like a reader's, with the examples; a failing curl exits with an error."""
     place = tmp_path_factory.mktemp("readme")
     shutil.copytree(ROOT / "examples", place / "examples")
     (place / ".curlrc").write_text("fail-with-body\nsilent\nshow-error\n")

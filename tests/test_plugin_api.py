@@ -1,4 +1,4 @@
-"""What packages build on: settings, bodies, and tables of their own on both databases."""
+"""The API for packages: settings, bodies, and their own tables on both databases."""
 
 from __future__ import annotations
 

@@ -277,7 +277,7 @@ def test_a_card_that_is_no_text_is_named(write: Write) -> None:
 
 
 def _with_file(artifact: Artifact, file: str, content: bytes) -> Artifact:
-    """The artifact with another content of one file and a manifest that says so."""
+    """The artifact with one changed file and a matching manifest."""
     from penstock.artifacts.files import sha256_of
 
     def edit(data: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""What a manifest may ask of a server, and the sentence for what it may not."""
+"""Policies of a manifest, and the errors for invalid ones."""
 
 from __future__ import annotations
 

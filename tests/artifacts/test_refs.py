@@ -78,7 +78,7 @@ def test_pre_releases_follow_the_rules_of_semver(numbers: tuple[int, ...], a: li
 
 
 def _semver_less(a: list[str], b: list[str]) -> bool:
-    """Rule 11 of semver.org, written out the slow way."""
+    """Rule 11 of semver.org, implemented literally."""
     if not a or not b:
         return bool(a) and not b
     for left, right in zip(a, b, strict=False):

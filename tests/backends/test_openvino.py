@@ -40,7 +40,7 @@ def save(onnx: Path, path: Path) -> Path:
 
 @pytest.fixture
 def copy(written: Path, tmp_path: Path) -> Path:
-    """A model that a test may spoil."""
+    """A model that a test may change."""
     for suffix in (".xml", ".bin"):
         (tmp_path / f"m{suffix}").write_bytes(written.with_suffix(suffix).read_bytes())
     return tmp_path / "m.xml"
@@ -218,7 +218,7 @@ def test_numbers_of_another_type_are_not_read_as_bytes(written: Path) -> None:
 
 
 def test_it_sends_no_telemetry_and_needs_no_torch(written: Path, tmp_path: Path) -> None:
-    """In a process of its own, in a home of its own: OpenVINO's telemetry writes an identity there at every import."""
+    """In a separate process with its own home directory, where OpenVINO's telemetry would write an identifier."""
     code = (
         "import sys, pathlib, numpy\n"
         "sys.modules['torch'] = sys.modules['onnx'] = None\n"

@@ -29,7 +29,7 @@ class Reached(Exception):
 
 @pytest.fixture
 def guarded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No backend may be looked for: what is refused must be so before."""
+    """Fails if a backend is looked up: refusals must come before."""
 
     def reached(_: str) -> Any:
         raise Reached

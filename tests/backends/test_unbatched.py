@@ -1,4 +1,4 @@
-"""Models with no batch axis: a batch comes in all the same, and each of its rows is a run."""
+"""Models without a batch axis: each row of a batch is a separate run."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def scaled(path: Path) -> Path:
 
 
 def nonzero(path: Path) -> Path:
-    """Where a vector is not zero: as many answers as there are."""
+    """The indices of non-zero elements: an output of variable length."""
     nodes = [
         helper.make_node("NonZero", ["x"], ["places"]),
         helper.make_node("Cast", ["places"], ["y"], to=FLOAT),

@@ -1,4 +1,4 @@
-"""What every backend promises, held against eager PyTorch; conftest.py has the table of models and forms."""
+"""The guarantees of every backend, compared with eager PyTorch; conftest.py has the table of models and forms."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ OUTLIERS: dict[str, tuple[Any, ...]] = {
     "b": (False, True),
     "O": ("", "great " * 500, "\x00\ufffd", "日本"),
 }
-"""By the kind of number: what a row beside yours may hold."""
+"""By kind of number: extreme values in the other rows of a batch."""
 
 
 def assert_close(got: Arrays, expected: Arrays, tolerance: float = 1e-5) -> None:
-    """Numbers within the tolerance, all else the same."""
+    """Numbers are equal within the tolerance, everything else exactly."""
     assert list(got) == list(expected)
     for name, array in expected.items():
         assert got[name].dtype == array.dtype
@@ -38,7 +38,7 @@ def assert_close(got: Arrays, expected: Arrays, tolerance: float = 1e-5) -> None
 
 
 def assert_right(subject: Any, answer: Arrays, inputs: Arrays) -> None:
-    """The answer is what the model answers where nothing serves it."""
+    """The outputs are those of the model without Penstock."""
     assert_close(answer, subject.case.expected(inputs), subject.case.tolerance)
 
 
@@ -164,7 +164,7 @@ def test_inputs_that_do_not_fit_the_signature_are_an_inference_error_of_one_line
     assert "\n" not in str(caught.value)
     assert str(caught.value) != ""
     inputs = one.case.inputs(2)
-    assert_right(one, one.backend.run(inputs), inputs)  # and it goes on working
+    assert_right(one, one.backend.run(inputs), inputs)  # and it still works
 
 
 def test_a_closed_backend_refuses_to_run_and_can_be_closed_again(one: Any) -> None:

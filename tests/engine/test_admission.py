@@ -1,4 +1,4 @@
-"""The only way in: what is refused, by which model's queue, and that each refusal is observed once."""
+"""Admission: what is refused, by which model's queue, and that each refusal is observed once."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def seen(engine: InferenceEngine) -> list[Observation]:
 
 
 class Held:
-    """A model that waits inside its run until it is let go."""
+    """A model whose run blocks until it is released."""
 
     def __init__(self, model: LoadedModel) -> None:
         self.batcher = model.batcher
@@ -65,7 +65,7 @@ class Held:
         self.batcher._concurrency = 1
 
     async def fill(self, engine: InferenceEngine, ref: str | None) -> list[asyncio.Task[Prediction]]:
-        """One request in the run and a full queue behind it."""
+        """A running request, and a full queue."""
         inside = [asyncio.create_task(engine.predict(X[0], ref=ref))]
         await until(lambda: self.batcher.running_rows == 1)
         inside += [asyncio.create_task(engine.predict(X[1], ref=ref)) for _ in range(2)]
@@ -144,7 +144,7 @@ async def test_each_refusal_is_observed_once_with_its_outcome(
 
     inside = await held.fill(engine, None)
     await refused(Overloaded)
-    await refused(ModelNotFound, ref="nobody")
+    await refused(ModelNotFound, ref="missing")
     await refused(InvalidInput, ref="b", arrays={"y": X})
     await refused(DeadlineExceeded, ref="b", deadline=time.monotonic() - 1)
     engine.begin_drain()

@@ -1,4 +1,4 @@
-"""The front door with real models: answers, versions, readiness, overload, and what observers see."""
+"""The engine with real models: predictions, versions, readiness, overload, and observations."""
 
 from __future__ import annotations
 
@@ -359,7 +359,7 @@ async def test_a_slow_load_respects_deadlines_and_delays_no_other_request(
     with pytest.raises(DeadlineExceeded):
         await engine.predict(X[0], ref="slow", deadline=started + 0.1)
     with pytest.raises(ModelNotFound):
-        await engine.predict(X[0], ref="nobody")
+        await engine.predict(X[0], ref="missing")
     await engine.reconcile()
     assert (await engine.predict(X[0], ref="quick:1.0.0")).model == "quick"
     assert time.monotonic() - started < 2
@@ -614,7 +614,7 @@ async def test_observers_see_every_outcome_once(make: MakeEngine, publish: Publi
     with pytest.raises(InvalidInput):
         await engine.predict(np.zeros(1), request_id="r2")
     with pytest.raises(ModelNotFound):
-        await engine.predict(X[0], ref="nobody", request_id="r3")
+        await engine.predict(X[0], ref="missing", request_id="r3")
     assert [(o.request_id, o.outcome, o.model) for o in seen] == [
         ("r1", "ok", "m"),
         ("r2", "invalid", "m"),
@@ -713,7 +713,7 @@ GATE: dict[int, threading.Event] = {}
 
 
 def hold_up(engine: InferenceEngine) -> None:
-    """Make the model wait inside its run, in the batcher's thread, until `release`."""
+    """Block the model's run, in the batcher's thread, until `release`."""
     model = engine.loaded()[0]
     gate = GATE[id(engine)] = threading.Event()
     run = model.backend.run

@@ -1,4 +1,4 @@
-"""How models come and go under pressure: many of them, much use, other processes."""
+"""Loading and unloading under load: many models, many requests, other processes."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def no_unloading() -> bool:
 def test_an_evicted_model_returns_its_memory(tmp_path: Path) -> None:
     with_model = Registry(tmp_path / "none")
     warm = ModelManager(with_model)
-    warm.load_model(linear(tmp_path / "small.onnx"))  # what the runtime takes once, it keeps
+    warm.load_model(linear(tmp_path / "small.onnx"))  # the runtime keeps memory that it allocated once
     manager = ModelManager(with_model, max_models=1, batch_size=2)
     manager.load_model(heavy(tmp_path / "one.onnx", 24))
     before = resident_bytes()
@@ -289,7 +289,7 @@ def test_a_closed_object_raises_one_sentence(registry: Registry, publish: Publis
 
 
 def in_fork(work: Callable[[], object]) -> str:
-    """What `work` says or raises in a forked child."""
+    """The result or error of `work` in a forked child."""
     read, write = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -317,7 +317,7 @@ def test_a_predictor_raises_one_sentence_in_a_forked_process(registry: Registry,
         assert said.startswith("ModelNotReady: ")
         assert "belongs to the process that was forked; make one in this process" in said
         assert in_fork(predictor.close) == "None"
-        assert predictor.predict(ROW).predictions == [truth(0)], "the parent goes on as before"
+        assert predictor.predict(ROW).predictions == [truth(0)], "the parent still works"
 
 
 @needs_fork
@@ -394,7 +394,7 @@ def _no_copies_left() -> Iterator[None]:
 
 
 def test_the_synchronous_calls_work_where_an_event_loop_runs(registry: Registry, publish: Publish) -> None:
-    """As in every cell of a notebook."""
+    """Runs in an event loop, like a notebook cell."""
     publish()
 
     async def cell() -> list[int]:

@@ -28,7 +28,7 @@ SQLITE = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 
 @pytest.fixture
 async def make(registry: Registry) -> AsyncIterator[MakeEngine]:
-    """Make engines, each with a registry object of its own, as in processes of their own."""
+    """Make engines, each with a separate registry object, as in separate processes."""
     made: list[tuple[InferenceEngine, Registry]] = []
 
     def make(**config: Any) -> InferenceEngine:
@@ -267,7 +267,7 @@ async def test_an_unload_does_not_wait_for_a_load_in_progress(
 async def test_without_a_writable_database_an_unload_holds_for_the_server_with_a_note(
     make: MakeEngine, publish: Publish, unwritable: Callable[[], sqlite3.Connection], tmp_path: Path
 ) -> None:
-    """Two processes of one server share a store; a server of its own does not follow."""
+    """Two processes of one server share a store; another server does not follow."""
     publish("a")
     publish("b")
     one, other, stranger = make(), make(), make()

@@ -1,4 +1,4 @@
-"""What a process should load, and what a reference means there."""
+"""The models that a process should load, and the resolution of references."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_the_default_is_the_first_argument_or_a_model_of_the_registry(
 
 
 def test_the_first_model_of_a_registry_stays_the_default_while_it_is_unloaded() -> None:
-    """Callers who name no model are refused, before a restart and after it; no other model answers them."""
+    """Requests that name no model are refused, before a restart and after it; no other model answers them."""
     plan = ServingPlan(stored=Deployment().unload("a"), names=("a", "b"))
     assert plan.default("a", answering=False) == plan.default(None, answering=False) == "a"
     with pytest.raises(ModelUnloaded):

@@ -1,4 +1,4 @@
-"""Shapes that do not go together: a request's are its own fault, a model's are found out when it is loaded."""
+"""Shapes that do not match: those of a request are an InvalidInput, those of a model a ModelLoadError."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_a_model_whose_answer_has_no_rows_is_not_loaded(tmp_path: Path) -> None:
 
 
 class Wrong(Backend):
-    """Gives what it is told to."""
+    """Returns the given outputs."""
 
     format, device, num_parameters = "wrong", "cpu", None
 

@@ -1,4 +1,4 @@
-"""Figures are counted once, and those of several processes are those of one that saw all."""
+"""Figures are counted once, and those of several processes merge into those of one process with all requests."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ events = st.lists(st.tuples(observations, moments, st.integers(0, 2)), max_size=
 
 
 def counted(seen: list[tuple[Observation, int, int]], *, several: bool) -> list[Snapshot]:
-    """The snapshots of one process that saw all, or of three that saw a part each, as they travel."""
+    """The serialized snapshots of one process with all requests, or of three with a part each."""
     clock = Clock()
     processes = [Statistics(clock=clock) for _ in range(3 if several else 1)]
     for process in processes:
@@ -146,7 +146,7 @@ def counted(seen: list[tuple[Observation, int, int]], *, several: bool) -> list[
 
 
 def recent(snapshot: Snapshot) -> Snapshot:
-    """Without the slices that no figure shows any more: each process drops them when it begins another."""
+    """Without expired slices, which each process drops only when it begins another."""
     oldest = int(snapshot["at"] / SLICE_S) - SLICES + 1
     models = [
         {**model, "recent": {at: part for at, part in model["recent"].items() if int(at) >= oldest}}

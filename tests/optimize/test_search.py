@@ -14,7 +14,7 @@ from penstock.optimize import search as optimizing
 
 
 class Branches(nn.Module):
-    """A trace of it would know one of the ways only."""
+    """A trace records only one of its branches."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if x.sum() > 0:

@@ -17,7 +17,7 @@ SHIPPED = Path(str(files("penstock_digits") / "artifacts"))
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory) -> tuple[Path, str]:
-    """Both artifacts trained anew as a user would, and what the training printed; any warning fails it."""
+    """Both artifacts, trained like by a user, and the output of the training; any warning fails it."""
     out = tmp_path_factory.mktemp("trained")
     command = [sys.executable, "-W", "error", "-m", "penstock_digits.train", "--out", str(out), "--seed", "0"]
     result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=500)

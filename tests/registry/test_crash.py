@@ -22,7 +22,7 @@ Database = Callable[[Path], str]
 
 @pytest.fixture
 def tmp_path(tmp_path: Path) -> Iterator[Path]:
-    """In memory where there is such a place: what a killed process wrote stays on any file system."""
+    """In memory if possible: writes of a killed process survive on any file system."""
     memory = Path("/dev/shm")
     if not memory.is_dir():
         yield tmp_path
@@ -33,7 +33,7 @@ def tmp_path(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database(request: pytest.FixtureRequest) -> Database:
-    """Of PostgreSQL a whole database, which can be copied."""
+    """For PostgreSQL a whole database, which can be copied."""
     if request.param == "sqlite":
         return lambda registry: f"sqlite:///{registry}/registry.db"
     address = request.getfixturevalue("postgres").new_database()
@@ -42,7 +42,7 @@ def database(request: pytest.FixtureRequest) -> Database:
 
 @pytest.fixture
 def kill(tmp_path: Path, database: Database) -> Kill:
-    """Run an action, killed at each of its steps in turn; the registries it left, the last one complete."""
+    """Run an action, killed at each of its steps in turn; return the resulting registries, the last one complete."""
 
     address = database(tmp_path / "registry")
     server = [address] if address.startswith("postgresql") else []
@@ -88,7 +88,7 @@ def _check_database(path: Path) -> None:
 
 
 def _changes_once(states: list[object], old: object, new: object) -> None:
-    """First the old state, then from some step on the new one; never another, never back."""
+    """The old state up to some step and then the new one, without any other state."""
     turn = states.index(new)
     assert turn > 0
     assert states == [old] * turn + [new] * (len(states) - turn)

@@ -138,7 +138,7 @@ def fault(action, *arguments):
 
 
 def _read_only(root: Path, code: str) -> list[object]:
-    """What `code` leaves in `answer`, run by a user who may read the registry and not write it."""
+    """The value of `answer` after `code`, run by a user who may read the registry but not write it."""
     for path in (root, *root.rglob("*")):
         path.chmod(0o555 if path.is_dir() else 0o444)
     program = f"{READ_ONLY}\n{code}\nprint(json.dumps(answer))"

@@ -1,4 +1,4 @@
-"""What an ONNX file may refer to and run, and what it may not."""
+"""References and operators of ONNX files: allowed and refused ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""OpenVINO models: their weights lie beside them and are as long as they say."""
+"""OpenVINO models: their weights are in the same directory and have the recorded length."""
 
 from __future__ import annotations
 

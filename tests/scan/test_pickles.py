@@ -1,4 +1,4 @@
-"""Pickles are told without being run, and those that hide what they do are refused."""
+"""Pickles are analysed without being run, and those that hide their operations are refused."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_the_names_allowed_for_weights_are_those_pytorch_looks_up() -> None:
 
 
 def newer_than_this_pytorch(known: set[str]) -> set[str]:
-    """Numbers of fewer bits come and go between versions; nothing about them can be called."""
+    """Small number types differ between versions; none of them can be called."""
     return {
         name for name in WEIGHTS - known if name.startswith(("torch.float8", "torch.float4", "torch.int", "torch.uint"))
     }

@@ -1,4 +1,4 @@
-"""Programs of torch.export: each way in which PyTorch's loader runs what a file says is closed before it."""
+"""Programs of torch.export: the scanner refuses everything that PyTorch's loader would execute."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_sample_inputs_that_run_a_command_are_refused(
     assert "posix.system" in says(report(evil))
     assert not marker.exists()
     monkeypatch.setattr(logging.getLogger("torch._export.serde.serialize"), "disabled", True)
-    with warnings.catch_warnings():  # the attack is real: this is what opening it would do
+    with warnings.catch_warnings():  # the attack is real: this is the effect of opening the file
         warnings.simplefilter("ignore")
         (tmp_path / "evil.pt2").write_bytes(evil)
         torch.export.load(tmp_path / "evil.pt2")

@@ -1,4 +1,4 @@
-"""Safetensors files are whole, without gaps and overlaps, or refused."""
+"""Safetensors files that are incomplete, or have gaps or overlaps, are refused."""
 
 from __future__ import annotations
 

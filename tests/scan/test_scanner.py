@@ -1,4 +1,4 @@
-"""Files are known by their content, and what a name or a manifest promises has to be there."""
+"""Files are recognized by their content, which must match their name or manifest."""
 
 from __future__ import annotations
 

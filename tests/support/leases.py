@@ -1,4 +1,4 @@
-"""Leases on models of a manager, for tests of models in use."""
+"""Leases on models of a manager, for tests of what happens to a model in use."""
 
 from __future__ import annotations
 

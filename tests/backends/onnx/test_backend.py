@@ -179,7 +179,7 @@ def test_only_the_outputs_the_manifest_names_are_given_in_its_order(tmp_path: Pa
 
 
 def assert_one_sentence(error: Exception) -> None:
-    """Nothing of ONNX Runtime's own dump: no codes, no source locations, no second line."""
+    """No part of ONNX Runtime's own message: no codes, no source locations, no second line."""
     text = str(error)
     assert "\n" not in text
     assert "ONNXRuntimeError" not in text
@@ -272,7 +272,7 @@ def test_a_batch_that_does_not_fit_into_memory_is_out_of_memory_and_prints_nothi
 
 
 def test_a_batch_without_rows_is_answered_even_if_the_graph_cannot(tmp_path: Path) -> None:
-    shape = numpy_helper.from_array(np.array([0, -1]), "shape")  # rows as they are, the rest worked out
+    shape = numpy_helper.from_array(np.array([0, -1]), "shape")  # the rows are known, the rest is inferred
     node = helper.make_node("Reshape", ["x", "shape"], ["y"])
     path = save(tmp_path / "m.onnx", [node], [value("x", ["n", 2, 3])], [value("y", ["n", "m"])], [shape])
     quiet = ort.SessionOptions()
@@ -296,11 +296,11 @@ def test_a_failing_run_gives_the_reason_in_one_line(tmp_path: Path, capfd: pytes
 
 
 def test_a_large_batch_returns_its_memory() -> None:
-    """In a process of its own, where nothing else moves the resident size."""
+    """In a separate process, where nothing else changes the resident size."""
     done = subprocess.run([sys.executable, "-c", SHRINK], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     before, peak, after = (int(line) for line in done.stdout.split())
-    assert peak - before > 120  # the batch did need the memory, else this proves nothing
+    assert peak - before > 120  # the batch needed the memory, otherwise the test proves nothing
     assert after - before < 40
 
 
@@ -362,7 +362,7 @@ def test_the_requested_number_of_threads_is_used(tmp_path: Path) -> None:
 
 
 def test_denormals_are_zero_only_in_the_threads_of_onnx_runtime(tmp_path: Path) -> None:
-    """In a process of its own: ONNX Runtime changes the processor's mode with the first session only."""
+    """In a separate process: ONNX Runtime sets the processor's mode with the first session only."""
     path = str(linear(tmp_path / "m.onnx"))
     code = (
         "import pathlib, numpy\n"
@@ -414,7 +414,7 @@ def test_a_missing_device_is_replaced_by_the_cpu_with_a_warning(tmp_path: Path, 
 def test_a_cuda_provider_that_does_not_start_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str, action: Any
 ) -> None:
-    """This ONNX Runtime has no CUDA: told otherwise, it warns and goes on without, as one without drivers does."""
+    """This ONNX Runtime has no CUDA: if CUDA is requested, it warns and continues without, as without drivers."""
     monkeypatch.setattr(ort, "get_available_providers", lambda: [CUDA, "CPUExecutionProvider"])
     path = linear(tmp_path / "m.onnx")
     with warnings.catch_warnings():
@@ -430,7 +430,7 @@ def test_the_second_gpu_is_requested_by_its_number(tmp_path: Path, monkeypatch: 
     asked: list[Any] = []
 
     class Session(ort.InferenceSession):
-        """Notes what it is asked for; the provider itself cannot be had on every machine."""
+        """Records the requested providers, since the provider itself is not available on every machine."""
 
         def __init__(self, path: str, settings: Any, providers: list[Any], **more: Any) -> None:
             asked.append(providers)

@@ -1,4 +1,4 @@
-"""How sessions are made: with whose threads, from which cache, on which provider."""
+"""Sessions: threads, cache and providers."""
 
 from __future__ import annotations
 
@@ -182,7 +182,7 @@ def test_the_least_recently_used_form_is_evicted(tmp_path: Path, monkeypatch: py
 
 
 def test_many_models_share_one_pool_of_threads_and_later_ones_join_it() -> None:
-    """In a process of its own: the pool is made once and for all."""
+    """In a separate process, since the pool is created once per process."""
     code = f"""
 import os, pathlib, time, numpy
 from penstock.backends.base import BackendOptions, ModelFile
@@ -217,7 +217,7 @@ assert all(numpy.allclose(answer, answers[0], atol=1e-4) for answer in answers)
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """What sessions are asked for; those providers start that are in `starts`, which no machine of ours has."""
+    """Records requested sessions; providers in `starts` start, which need hardware that tests cannot rely on."""
     seen: list[Any] = []
     starts = {CPU}
 
@@ -283,7 +283,7 @@ def test_metal_is_used_when_requested(tmp_path: Path, asked: list[Any]) -> None:
 
 
 def test_the_first_answer_of_a_model_of_400_kb_takes_milliseconds(tmp_path: Path) -> None:
-    """The figure is 30 ms; ten times that is only a fault."""
+    """The figure is 30 ms; the test fails at ten times that."""
     model = zoo.TorchModel("wide", zoo.MLP.signature, network=zoo.networks.Wide)
     path = model.write_onnx(tmp_path / "m.onnx")
     assert 350_000 < path.stat().st_size < 450_000

@@ -41,7 +41,7 @@ instance = nn.Identity()
 
 @pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A module `someones_models` that leaves a file behind when it is imported."""
+    """A module `someones_models` that writes a file when it is imported."""
     (tmp_path / "someones_models.py").write_text(BODY)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(architecture, "_allowed", set())

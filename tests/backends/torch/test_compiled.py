@@ -39,7 +39,7 @@ class Pooled(nn.Module):
 
 @pytest.fixture(autouse=True)
 def fresh() -> Iterator[None]:
-    """What one test compiled does not count against the next."""
+    """Reset the compiler between tests."""
     torch._dynamo.reset()
     yield
     torch._dynamo.reset()
@@ -137,7 +137,7 @@ def test_kernels_are_cached_in_the_configured_directory_unless_the_environment_s
     compiled.keep_in(None)
     (tmp_path / "open" / "torchinductor").mkdir(parents=True)
     (tmp_path / "open" / "torchinductor").chmod(0o777)
-    compiled.keep_in(tmp_path / "open")  # others may write there, and what is found is run
+    compiled.keep_in(tmp_path / "open")  # other users may write there, and its files are executed
     assert environment == {}
     compiled.keep_in(tmp_path)
     compiled.keep_in(tmp_path / "other")

@@ -36,7 +36,7 @@ class Pair(NamedTuple):
 
 
 class Returns(nn.Module):
-    """Returns 2x and 3x in the way it is told to."""
+    """Returns 2x and 3x in the configured structure."""
 
     HOW: Mapping[str, Callable[[torch.Tensor], Any]] = {
         "tuple": lambda x: (2 * x, 3 * x),
@@ -92,7 +92,7 @@ class Misbehaves(nn.Module):
 
 
 class Convolution(nn.Module):
-    """`view` after a convolution takes the usual memory layout for granted."""
+    """`view` after a convolution assumes the contiguous memory layout."""
 
     def __init__(self, end: str = "flatten") -> None:
         super().__init__()
@@ -109,7 +109,7 @@ class Convolution(nn.Module):
 
 
 class Tied(nn.Module):
-    """Two names, one memory."""
+    """Two names share one tensor."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -122,7 +122,7 @@ class Tied(nn.Module):
 
 
 class Runs:
-    """A pickle that would make a directory when it is loaded the careless way."""
+    """A pickle that creates a directory when it is loaded without protection."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -159,7 +159,7 @@ def open_model(tmp_path: Path) -> Callable[..., EagerBackend]:
 
 @pytest.fixture
 def weights(tmp_path: Path) -> Path:
-    """Good weights for `Linear`."""
+    """Valid weights for `Linear`."""
     path = tmp_path / "m.safetensors"
     save_file(Linear().state_dict(), path)
     return path

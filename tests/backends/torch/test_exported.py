@@ -37,7 +37,7 @@ class Listed(nn.Module):
 
 
 class Runs:
-    """A pickle that would make a directory if anyone unpickled it."""
+    """A pickle that creates a directory when it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -141,7 +141,7 @@ Change = Callable[[dict[str, bytes]], None]
 
 @pytest.fixture
 def crafted(program: Path, tmp_path: Path) -> Callable[[Change], Path]:
-    """The good archive with something changed in its members."""
+    """The valid archive with changed members."""
 
     def craft(change: Change) -> Path:
         with zipfile.ZipFile(program) as archive:
@@ -158,14 +158,14 @@ def crafted(program: Path, tmp_path: Path) -> Callable[[Change], Path]:
 
 @pytest.fixture
 def mark(tmp_path: Path) -> Iterator[Path]:
-    """The directory that no crafted archive may have made by the end of the test."""
+    """A directory that must not exist at the end of the test."""
     path = tmp_path / "ran"
     yield path
     assert not path.exists()
 
 
 def nothing(_: dict[str, bytes]) -> None:
-    """The clean twin of all that follow."""
+    """The harmless counterpart of all that follow."""
 
 
 def test_the_archive_rewritten_as_it_was_still_answers(crafted: Any) -> None:

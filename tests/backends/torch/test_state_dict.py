@@ -1,4 +1,4 @@
-"""How training code leaves weights behind; test_eager.py has the files that are damaged or hostile."""
+"""Weights as saved by training code; test_eager.py covers damaged and malicious files."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Net(nn.Module):
 
 
 class Training(nn.Module):
-    """What Lightning calls a module: the network, beside what only training needs."""
+    """A Lightning module: the network, and parts that only training needs."""
 
     def __init__(self, hidden: int = 4, learning_rate: float = 0.1) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class Training(nn.Module):
 
 
 class Nested(nn.Module):
-    """Its own names begin as those of wrappers do."""
+    """Its own names have the prefixes of wrappers."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -488,7 +488,7 @@ async def test_urgent_requests_do_not_extend_the_max_wait_of_others(make: MakeBa
     plain = asyncio.create_task(batcher.submit(rows(0)))
     urgent: list[asyncio.Task[Batched[Arrays]]] = []
     started = time.monotonic()
-    while not plain.done():  # a request every 10 ms is never the one that has waited longest
+    while not plain.done():  # a request every 10 ms never becomes the longest-waiting one
         assert time.monotonic() - started < 2
         urgent.append(asyncio.create_task(batcher.submit(rows(1), None, 1)))
         await asyncio.sleep(0.01)
@@ -578,7 +578,7 @@ def test_a_refused_request_wakes_a_batcher_that_waits_for_a_closed_loop(make: Ma
 
     async def leave() -> None:
         submission.send(None)
-        gone.stop()  # before what the submission has left for the loop's next turn
+        gone.stop()  # before the callback that the submission scheduled for the next turn of the loop
 
     left = gone.create_task(leave())
     gone.run_forever()
@@ -627,7 +627,7 @@ def test_timers_of_event_loops_in_several_threads_do_not_conflict(
     (ended, timer), other = next(iter(batcher._deadlines.next.items())), asyncio.new_event_loop()
     other.close()
 
-    def is_closed() -> bool:  # meanwhile another thread's loop sets a timer of its own
+    def is_closed() -> bool:  # meanwhile the loop of another thread sets its timer
         monkeypatch.undo()
         batcher._deadlines.next[other] = timer
         return True

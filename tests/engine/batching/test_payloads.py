@@ -1,4 +1,4 @@
-"""A batcher in front of payloads that are no arrays: any payload and collator, in any order, each its own result."""
+"""A batcher for payloads that are not arrays, with a custom collator: each request gets its own result."""
 
 from __future__ import annotations
 

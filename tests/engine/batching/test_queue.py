@@ -44,7 +44,7 @@ def add(queue: BatchQueue[Arrays], *items: Item[Arrays]) -> None:
 def evicted(
     queue: BatchQueue[Arrays], loop: asyncio.AbstractEventLoop, rows: int, priority: int
 ) -> tuple[list[Item[Arrays]] | None, Item[Arrays]]:
-    """The items evicted for a request of so many rows, and that request."""
+    """The items evicted for a request of `rows` rows, and that request."""
     offered = item(loop, rows, priority=priority)
     found = queue.offer([offered], rows, offered.bytes)
     return None if found is None else list(found), offered

@@ -1,4 +1,4 @@
-"""How a model is brought up: which variant, how many threads, and what is closed on the way."""
+"""Bring-up of a model: variant, number of threads, and closing of unused backends."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from penstock.tensors import Arrays, Signature, TensorSpec
 
 
 class Scripted:
-    """A backend in name only, to see which of two is kept and which is closed."""
+    """A minimal backend, to check which of two is kept and which is closed."""
 
     format, device, own_threads = "onnx", "cpu", True
     num_parameters, num_bytes, warnings = 0, None, ()
@@ -87,7 +87,7 @@ def test_the_configured_number_of_threads_is_used(onnx_file: Path) -> None:
 
 @pytest.fixture
 def two_variants(tmp_path: Path) -> Artifact:
-    """int8 in name, with other weights than its golden samples; and a good fp32."""
+    """A variant labelled int8 that does not match its golden samples, and a valid fp32 one."""
     x = np.random.default_rng(1).standard_normal((5, FEATURES)).astype(np.float32)
     return write_artifact(
         tmp_path / "two",

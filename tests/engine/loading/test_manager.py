@@ -1,4 +1,4 @@
-"""Loading once, proving, remembering the recent, letting go without hurting anyone."""
+"""Shared loads, verification, eviction of the least recently used, and unloading without failed requests."""
 
 from __future__ import annotations
 
@@ -213,7 +213,7 @@ def test_a_model_unloaded_between_two_leases_is_closed_after_the_second(registry
     real = cache.lease_lock
 
     class Meanwhile:
-        """The lock, and what another thread does in the moment after it is given back."""
+        """A lock that runs the action of another thread right after each release."""
 
         def __enter__(self) -> None:
             real.acquire()

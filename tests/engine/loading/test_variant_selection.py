@@ -1,4 +1,4 @@
-"""Which variant is taken, why, and that it is found out once."""
+"""The selection of a variant, its reasons, and its cache."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ALL_FORMS = ("onnx", "openvino", "pt2")
 
 
 class Clock:
-    """Simulated seconds, which pass only while a scripted backend runs: the load of the machine decides nothing."""
+    """Simulated seconds that pass only while a scripted backend runs, so that results do not depend on the machine."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -61,7 +61,7 @@ class Paced:
 
 
 class Machine:
-    """What opening each format gives here: a pace, or an error; and which were opened."""
+    """The result of opening each format: a speed, or an error; records which were opened."""
 
     def __init__(self, clock: Clock, **forms: float | Exception) -> None:
         self.forms = forms
@@ -156,7 +156,7 @@ def test_a_race_corrects_a_disturbed_warm_up(artifact: Artifact, here: Any, monk
 
     def disturbed(format: str, *args: Any) -> ReadyBackend:
         ready = real(format, *args)
-        return ready._replace(timings={1: 0.0002, 32: 0.0002})  # what was measured, whatever it is worth
+        return ready._replace(timings={1: 0.0002, 32: 0.0002})  # a disturbed measurement
 
     monkeypatch.setattr(variant_selection, "bring_up", disturbed)
     assert taken(artifact).variant.name == "openvino-fp32"
@@ -389,7 +389,7 @@ def test_a_loaded_model_has_its_selection_results(tmp_path: Path) -> None:
 
 
 def test_serving_onnx_does_not_import_pytorch(tmp_path: Path) -> None:
-    """In a process of its own: other tests have imported it here."""
+    """In a separate process, since other tests have imported it here."""
     import subprocess
 
     path = write(tmp_path, "onnx", "pytorch").path

@@ -296,7 +296,7 @@ def test_a_model_with_a_fixed_batch_gets_that_batch(tmp_path: Path) -> None:
 
 
 class Labelled(Predictor):
-    """Carries something of its own from process to process."""
+    """Has its own attribute, which must be pickled."""
 
     labels = "???"
 
@@ -315,7 +315,7 @@ def test_attributes_of_a_subclass_are_pickled(registry: Registry, publish: Publi
 
 
 class Careless(Predictor):
-    """Its preprocess cannot do with a first number of zero, and its postprocess not with a second one."""
+    """Its preprocess fails if the first number is zero, its postprocess if the second one is."""
 
     def preprocess(self, request: Any) -> Any:
         1 / float(request.input_data[0])

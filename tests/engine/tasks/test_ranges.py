@@ -1,4 +1,4 @@
-"""Expected ranges: what is inside, what is flagged, counted, warned about or refused, and how it is measured."""
+"""Expected ranges: checks, policies (flag, count, warn, refuse), and measuring."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ def test_empty_tensors_are_inside() -> None:
     st.none() | st.floats(0, 10),
 )
 def test_every_kind_of_check_gives_the_same_result(array: np.ndarray, low: float | None, high: float | None) -> None:
-    """Few numbers and many, one bound for all and one for each place; sums that overflow are no false alarm."""
+    """Few and many numbers, one bound for all and one for each index; overflowing sums are not a false alarm."""
     signature = Signature((), (TensorSpec("y", "FP64", (-1, 2)),))
     least, most = -np.inf if low is None else low, np.inf if high is None else high
     good = bool((np.isfinite(array) & (array >= least) & (array <= most)).all())

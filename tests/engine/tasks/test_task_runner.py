@@ -1,4 +1,4 @@
-"""Tasks at work in an engine: several for one model, tasks that misbehave, ranges, and the cache around them."""
+"""Tasks in an engine: several for one model, misbehaving tasks, ranges, and the cache."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Done(BaseModel):
 
 
 class Moody(Task):
-    """Does what its request says: answers, raises, hangs, makes the wrong shape, exits."""
+    """Behaves as its request sets: answers, raises, hangs, returns a wrong shape, exits."""
 
     kind: ClassVar[str] = "moody"
     Request: ClassVar[type[BaseModel]] = Order

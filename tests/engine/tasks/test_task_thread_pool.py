@@ -24,7 +24,7 @@ def gate() -> Iterator[threading.Event]:
 
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Work that is past its deadline is given up at once."""
+    """Work past its deadline counts as stuck at once."""
     monkeypatch.setattr(aside_module, "STUCK_AFTER_S", 0.02)
 
 

@@ -1,4 +1,4 @@
-"""What only a database server has: passwords, rights, locks between hosts, limits, and an end of its own."""
+"""Properties of a database server: passwords, privileges, locks between hosts, limits, and outages."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_a_database_from_the_future_is_named_without_its_password(store: Store, 
 
 
 def test_writers_wait_for_each_other_and_no_change_is_lost(address: str) -> None:
-    """Each with connections of its own, on tables that none has made yet; every change is counted once."""
+    """Hosts with separate connections and without existing tables; every change is counted once."""
     stores = [Store(address) for _ in range(6)]
 
     def write(number: int) -> None:
@@ -130,7 +130,7 @@ def test_the_isolation_level_of_the_database_has_no_effect(postgres: Server, add
 def test_hosts_whose_lock_files_do_not_meet_exclude_each_other_by_the_database(
     tmp_path: Path, write: Write, address: str
 ) -> None:
-    """One directory seen through two mounts: each host has a lock file of its own, the models are the same."""
+    """One directory through two mounts: each host has its own lock file, the models are the same."""
     source = write()
     with Registry(tmp_path / "one", address) as here, Registry(tmp_path / "two", address) as there:
         inside, go_on = threading.Event(), threading.Event()

@@ -141,13 +141,13 @@ def test_a_damaged_or_unsupported_file_is_named(texts, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("level", "told"), [(np.nan, "NaN or infinite values"), (3.7, "unknown level 3.7"), (1e300, "unknown level 1e")]
+    ("level", "message"), [(np.nan, "NaN or infinite values"), (3.7, "unknown level 3.7"), (1e300, "unknown level 1e")]
 )
-def test_an_invalid_profile_is_refused(texts, level, told):
+def test_an_invalid_profile_is_refused(texts, level, message):
     profile = PROFILE.astype(float)
     profile[0, 0] = level
     np.savetxt(texts / "profile.txt", profile)
-    with pytest.raises(InvalidInput, match=told):
+    with pytest.raises(InvalidInput, match=message):
         load(texts)
 
 

@@ -60,11 +60,11 @@ def test_the_same_seed_gives_the_same_weights_and_torchs_random_state_is_unchang
 
 def test_a_resumed_training_gives_the_same_weights_as_an_uninterrupted_one(recordings, everything, tmp_path):
     config = replace(TINY, members=2, validation=0.2)
-    told = []
+    epochs = []
 
     def cut_off(epoch):
-        told.append(epoch)
-        if len(told) in (2, 5):
+        epochs.append(epoch)
+        if len(epochs) in (2, 5):
             raise KeyboardInterrupt
 
     machines = simulated_machines(2, 0, ("standard_pump_system",))
@@ -72,11 +72,11 @@ def test_a_resumed_training_gives_the_same_weights_as_an_uninterrupted_one(recor
         with pytest.raises(KeyboardInterrupt):
             fit(recordings, everything, config, machines=machines, progress=cut_off, checkpoints=tmp_path / "c.pt")
     resumed = fit(
-        recordings, everything, config, machines=machines, progress=told.append, checkpoints=tmp_path / "c.pt"
+        recordings, everything, config, machines=machines, progress=epochs.append, checkpoints=tmp_path / "c.pt"
     )
     whole = fit(recordings, everything, config, machines=machines)
     assert _same(resumed, whole)
-    assert resumed.history == whole.history == tuple(told)
+    assert resumed.history == whole.history == tuple(epochs)
     assert [path.name for path in tmp_path.iterdir()] == ["c.pt"]
 
 
