@@ -294,7 +294,7 @@ class Signature:
         for spec in self.outputs:
             array = outputs.get(spec.name)
             if array is None:
-                raise InferenceError(f"the model gives no output {spec.name!r}, but {', '.join(outputs) or 'none'}")
+                raise InferenceError(f"the model returned no output {spec.name!r}, but {', '.join(outputs) or 'none'}")
             if array.dtype != spec.numpy:
                 raise InferenceError(
                     f"the model's output {spec.name!r} is of type {array.dtype}, its signature says {spec.dtype}"

@@ -116,7 +116,7 @@ async def test_draining_refuses_all_kinds_of_requests_and_finishes_those_in_flig
     inside = await held.fill(engine, None)
     engine.begin_drain()
     for refused in (engine.predict(X[0], ref="b"), engine.predict_batch([X[0]]), engine.infer("b", {"x": X})):
-        with pytest.raises(ModelNotReady, match="takes no more requests"):
+        with pytest.raises(ModelNotReady, match="accepts no more requests"):
             await refused
     assert engine.inflight == 3
     held.let_go()

@@ -561,7 +561,7 @@ async def test_draining_refuses_new_requests_and_finishes_those_in_flight(make: 
     inside = asyncio.create_task(engine.predict(X[0]))
     await asyncio.sleep(0.05)
     assert not await engine.drain(0.05)
-    with pytest.raises(ModelNotReady, match="takes no more requests"):
+    with pytest.raises(ModelNotReady, match="accepts no more requests"):
         await engine.predict(X[1])
     with pytest.raises(ModelNotReady):
         engine.admission.request().check()

@@ -104,7 +104,7 @@ async def test_only_the_requested_outputs_are_returned(engine: InferenceEngine, 
 
 
 async def test_an_unknown_output_is_refused_with_the_known_ones(engine: InferenceEngine) -> None:
-    with pytest.raises(InvalidInput, match="scores: the model has no such output; it gives label, logits") as caught:
+    with pytest.raises(InvalidInput, match="scores: the model has no such output; it has label, logits") as caught:
         await engine.infer("words", {"text": ["fine"]}, ["logits", "scores"])
     assert refused(caught.value) == "scores"
 

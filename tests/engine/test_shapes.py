@@ -98,8 +98,8 @@ class Wrong(Backend):
 @pytest.mark.parametrize(
     ("outputs", "sentence"),
     [
-        ({"z": np.zeros((1, 2), np.float32)}, "the model gives no output 'y', but z"),
-        ({}, "the model gives no output 'y', but none"),
+        ({"z": np.zeros((1, 2), np.float32)}, "the model returned no output 'y', but z"),
+        ({}, "the model returned no output 'y', but none"),
         ({"y": np.zeros((1, 2))}, "output 'y' is of type float64, its signature says FP32"),
         ({"y": np.float32(1).reshape(())}, "output 'y' has a single value for a batch of 1"),
     ],

@@ -102,10 +102,10 @@ def hidden_between() -> bytes:
 CRAFTED: dict[str, tuple[Callable[[], bytes], str]] = {
     "a member twice": (doubled, "two members"),
     "a member twice in another case": (lambda: raw(("m/data.pkl", b"good"), ("m/DATA.pkl", b"evil")), "two members"),
-    "something in front": (lambda: b"#!/bin/sh\n" + PLAIN, "does not lie where"),
+    "something in front": (lambda: b"#!/bin/sh\n" + PLAIN, "is not where"),
     "something behind": (lambda: PLAIN + b"more", "its end"),
     "a comment": (lambda: PLAIN[:-2] + b"\x04\x00more", "its end"),
-    "an archive in the comment": (two_ends, "does not lie where"),
+    "an archive in the comment": (two_ends, "is not where"),
     "something between": (hidden_between, "between its last member"),
     "overlapping members": (overlapping, "differs|overlaps"),
     "a header with another name": (lambda: header_says(PLAIN, b"m/evil.pkl"), "damaged|differs"),

@@ -109,7 +109,7 @@ class Lease:
     def check_draining(self) -> None:
         """Raises ModelNotReady while the server is draining."""
         if self._admission.draining:
-            raise ModelNotReady("the server takes no more requests; ask another replica", retry_after_s=1.0)
+            raise ModelNotReady("the server accepts no more requests; try another replica", retry_after_s=1.0)
 
     def check(self) -> LoadedModel | None:
         """Refuse now what `hold` would refuse; the model of the reference, None if it is not loaded.
@@ -169,7 +169,7 @@ class Lease:
         other = await self._in_time(self._admission.deployment.model(ref))
         runner = other.runner if self.task is None else other.runner_for(self.task)
         if runner.task.Request is not self.runner.task.Request:
-            raise ModelNotFound(f"{ref} takes another kind of request; ask it under /models/{other.name}/versions")
+            raise ModelNotFound(f"{ref} takes another kind of request; send it to /models/{other.name}/versions")
         if not self.take(other):
             return await self.move_to(ref)
         self._release(before)

@@ -218,7 +218,7 @@ class InferenceEngine:
     def ready(self) -> tuple[bool, list[str]]:
         """True if every model that should be served is loaded; otherwise the reasons."""
         if self.admission.draining:
-            return False, ["the server takes no more requests: it is being drained or is shutting down"]
+            return False, ["the server accepts no more requests: it is being drained or is shutting down"]
         if not self._started:
             return False, ["models are being loaded"]
         reasons = self.deployment.reasons()

@@ -206,7 +206,7 @@ def _wanted(model: LoadedModel, outputs: Iterable[str] | None) -> list[str] | No
     known = [spec.name for spec in model.signature.outputs]
     unknown = next((name for name in names if name not in known), None)
     if unknown is not None:
-        raise InvalidInput(f"{unknown}: the model has no such output; it gives {', '.join(known)}", field=unknown)
+        raise InvalidInput(f"{unknown}: the model has no such output; it has {', '.join(known)}", field=unknown)
     return names
 
 

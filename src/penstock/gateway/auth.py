@@ -52,9 +52,9 @@ def _check_local(call: Call, listener: str | None) -> None:
 
     Another name in `Host` means DNS rebinding: a page whose host name was pointed at this machine.
     """
-    asked = _split(f"//{call.header('host') or 'localhost'}").hostname or ""
+    host = _split(f"//{call.header('host') or 'localhost'}").hostname or ""
     proxied = any(call.header(name) is not None for name in _FORWARDED)
-    if listener is None or proxied or not (_is_loopback(listener) and _is_loopback(asked)):
+    if listener is None or proxied or not (_is_loopback(listener) and _is_loopback(host)):
         raise Refusal(404, _OFF)
 
 

@@ -66,7 +66,7 @@ class Inflight:
             in_time = waited < timeout_s
             for task, call in list(self.calls.items()):
                 if not in_time or (call.reading and waited >= BODY_GRACE_S):
-                    _abort(task, call, ModelNotReady("the server is shutting down; ask another replica"))
+                    _abort(task, call, ModelNotReady("the server is shutting down; try another replica"))
             if not in_time:
                 await asyncio.sleep(0)
                 return False

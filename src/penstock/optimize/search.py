@@ -107,7 +107,7 @@ class _Search:
         if made is None:
             return "it does not apply to this model"
         if not all(_same(answer, call.map(torch.Tensor.clone).on(made)) for call, answer in self._checks):
-            return "it gives other outputs"
+            return "its outputs differ"
         share = _share(made, self.best, self._call)
         return None if share <= max_share else f"it is not faster (it takes {share:.2f} of the time)"
 

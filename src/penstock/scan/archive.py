@@ -145,10 +145,10 @@ def _check_end(data: memoryview, archive: zipfile.ZipFile) -> None:
         found = _END_64.unpack_from(data, end_of_table)
         found_at = _LOCATOR.unpack_from(data, start - _LOCATOR.size)[2]
         if found[0] != b"PK\x06\x06" or found[1] != _END_64.size - 12 or found_at != end_of_table:
-            raise Refused("its end record does not lie where the archive says")
+            raise Refused("its end record is not where the archive says")
         size, offset, total = found[8], found[9], found[7]
     if offset + size != end_of_table or archive.start_dir != offset or total != len(archive.infolist()):
-        raise Refused("its central directory does not lie where the archive says")
+        raise Refused("its central directory is not where the archive says")
 
 
 def _check_names(members: list[zipfile.ZipInfo]) -> None:
@@ -161,7 +161,7 @@ def _check_names(members: list[zipfile.ZipInfo]) -> None:
         seen.add(name.lower())
     inner = next((name for name in seen if any(parent in seen for parent in _parents(name))), None)
     if inner is not None:
-        raise Refused(f"{quoted(inner)} lies inside a member that is not a directory")
+        raise Refused(f"{quoted(inner)} is inside a member that is not a directory")
 
 
 def _parents(name: str) -> Iterator[str]:

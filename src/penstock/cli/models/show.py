@@ -69,7 +69,7 @@ def _print(artifact: Artifact, aliases: list[str], results: tuple[SelectionResul
     print_table(("fact", "value"), _facts(artifact, aliases))
     print_table(("tensor", "name", "dtype", "shape"), _tensors(artifact))
     print_table(("variant", "format", "parameters", "file", "size", "max error", "sha256"), _variants(artifact))
-    print_table(("variant", "taken here", "why"), ((v.variant, "yes" if v.taken else "no", v.reason) for v in results))
+    print_table(("variant", "selected", "reason"), ((v.variant, "yes" if v.taken else "no", v.reason) for v in results))
     if artifact.manifest.schema_warning:
         typer.echo(f"warning: {artifact.manifest.schema_warning}")
 
