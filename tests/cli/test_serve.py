@@ -34,14 +34,14 @@ def start() -> Iterator[Start]:
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
         processes.append(process)
         assert process.stderr is not None
-        url, said = "", []
+        url, output = "", []
         for line in process.stderr:
-            said.append(line)
+            output.append(line)
             event = json.loads(line)["event"] if line.startswith(b"{") else ""
             url = (re.findall(r"http://\S+", event) or [url])[0]
             if event == "ready":
                 return url, process
-        raise AssertionError(b"".join(said).decode())
+        raise AssertionError(b"".join(output).decode())
 
     yield run
     for process in processes:

@@ -294,16 +294,16 @@ def in_fork(work: Callable[[], object]) -> str:
     pid = os.fork()
     if pid == 0:
         try:
-            said = repr(work())
+            output = repr(work())
         except BaseException as error:
-            said = f"{type(error).__name__}: {error}"
-        os.write(write, said.encode()[:4000])
+            output = f"{type(error).__name__}: {error}"
+        os.write(write, output.encode()[:4000])
         os._exit(0)
     os.close(write)
     with os.fdopen(read, "rb") as pipe:
-        said = pipe.read().decode()
+        output = pipe.read().decode()
     os.waitpid(pid, 0)
-    return said
+    return output
 
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
@@ -313,9 +313,9 @@ needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system doe
 def test_a_predictor_raises_one_sentence_in_a_forked_process(registry: Registry, publish: Publish) -> None:
     publish()
     with Predictor("m", registry=registry) as predictor:
-        said = in_fork(lambda: predictor.predict(ROW))
-        assert said.startswith("ModelNotReady: ")
-        assert "belongs to the process that was forked; make one in this process" in said
+        output = in_fork(lambda: predictor.predict(ROW))
+        assert output.startswith("ModelNotReady: ")
+        assert "belongs to the process that was forked; make one in this process" in output
         assert in_fork(predictor.close) == "None"
         assert predictor.predict(ROW).predictions == [truth(0)], "the parent still works"
 
@@ -326,9 +326,9 @@ def test_an_engine_raises_one_sentence_in_a_forked_process(registry: Registry, p
     engine = InferenceEngine(registry=registry)
     asyncio.run(engine.start(["m"]))
     for work in (lambda: engine.predict(ROW), lambda: engine.model("m:1.0.0"), engine.reconcile):
-        said = in_fork(lambda work=work: asyncio.run(work()))
-        assert said.startswith("ModelNotReady: "), said
-        assert "belongs to the process that was forked" in said
+        output = in_fork(lambda work=work: asyncio.run(work()))
+        assert output.startswith("ModelNotReady: "), output
+        assert "belongs to the process that was forked" in output
     assert in_fork(lambda: asyncio.run(engine.close())) == "None"
     assert asyncio.run(engine.predict(ROW)).response.predictions == [truth(0)]
     asyncio.run(engine.close())
@@ -339,8 +339,8 @@ def test_a_fork_in_the_middle_of_a_load_does_not_hang(registry: Registry, publis
     publish()
     manager = ModelManager(registry)
     with manager.cache._lock, manager._flights._lock:  # as another thread may hold it at the moment of the fork
-        said = in_fork(lambda: manager.load_model("m"))
-    assert "belongs to the process that was forked" in said
+        output = in_fork(lambda: manager.load_model("m"))
+    assert "belongs to the process that was forked" in output
     manager.close()
 
 

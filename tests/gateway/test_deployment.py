@@ -65,8 +65,8 @@ def test_an_unload_survives_a_restart_and_is_followed_by_every_server_of_the_reg
     assert command(again, "load", "vec")["persisted"] is True
     assert predict(again).status_code == 200
     again.send()
-    said = events(again.finish()[2])
-    assert "unloaded by an operator and not served: vec; POST /admin/load serves a model again" in said
+    logged = events(again.finish()[2])
+    assert "unloaded by an operator and not served: vec; POST /admin/load serves a model again" in logged
 
 
 @SQLITE

@@ -105,10 +105,10 @@ def test_while_the_database_is_down_serving_continues_unchanged(
     _seconds_until(pair, "v2.0")
     if end == "crash":
         lost, back = "the registry cannot be followed", "the registry is followed again"
-        said = _events(pair[0], "the registry ")
-        assert said[0].startswith(lost)
-        assert said[-1] == back
-        assert len(said) < 6, said  # not one line per poll
+        logged = _events(pair[0], "the registry ")
+        assert logged[0].startswith(lost)
+        assert logged[-1] == back
+        assert len(logged) < 6, logged  # not one line per poll
 
 
 def test_a_server_that_starts_without_its_database_reports_it(

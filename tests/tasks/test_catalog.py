@@ -55,7 +55,7 @@ def test_a_package_can_add_a_kind(plugins):
 
 
 @pytest.mark.parametrize(
-    ("target", "said"),
+    ("target", "message"),
     [
         ("no_such_package.tasks:Task", "ModuleNotFoundError"),
         ("penstock.tasks.vector:NoSuchTask", "AttributeError"),
@@ -63,9 +63,9 @@ def test_a_package_can_add_a_kind(plugins):
         ("penstock.tasks.vector", "could not be loaded"),
     ],
 )
-def test_a_broken_plugin_is_a_load_error_that_names_it(plugins, target, said):
+def test_a_broken_plugin_is_a_load_error_that_names_it(plugins, target, message):
     plugins(mine=target)
-    with pytest.raises(ModelLoadError, match=f"'mine'.*{said}") as caught:
+    with pytest.raises(ModelLoadError, match=f"'mine'.*{message}") as caught:
         catalog.task_class("mine")
     assert target in str(caught.value)
 

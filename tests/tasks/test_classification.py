@@ -90,7 +90,7 @@ def test_labels_name_the_classes_and_the_default_is_their_number():
 
 
 @pytest.mark.parametrize(
-    ("outputs", "labels", "said"),
+    ("outputs", "labels", "message"),
     [
         ((), None, "one output"),
         ((TensorSpec("y", "FP32", (-1, 2)), TensorSpec("z", "FP32", (-1, 2))), None, "y, z"),
@@ -100,6 +100,6 @@ def test_labels_name_the_classes_and_the_default_is_their_number():
         ((TensorSpec("y", "FP32", (-1, 3)),), ("a", "b"), "labels holds 2 names"),
     ],
 )
-def test_outputs_that_are_not_class_scores_are_refused_at_load(outputs, labels, said):
-    with pytest.raises(ModelLoadError, match=said.replace("[", r"\[")):
+def test_outputs_that_are_not_class_scores_are_refused_at_load(outputs, labels, message):
+    with pytest.raises(ModelLoadError, match=message.replace("[", r"\[")):
         ClassScores(Signature((), outputs), "logits", labels, "input_data")

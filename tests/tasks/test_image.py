@@ -258,7 +258,7 @@ def test_a_large_image_from_python_has_the_same_limit():
 
 
 @pytest.mark.parametrize(
-    ("config", "shape", "dtype", "said"),
+    ("config", "shape", "dtype", "message"),
     [
         ({"mode": "L"}, (-1, 16), "FP32", "resize"),
         ({"resize": []}, (-1, 16), "FP32", "resize"),
@@ -275,8 +275,8 @@ def test_a_large_image_from_python_has_the_same_limit():
         (GREY | {"mod": "L"}, (-1, 16), "FP32", "mod"),
     ],
 )
-def test_mismatched_settings_are_refused_at_load(config, shape, dtype, said):
-    with pytest.raises(ModelLoadError, match=said) as caught:
+def test_mismatched_settings_are_refused_at_load(config, shape, dtype, message):
+    with pytest.raises(ModelLoadError, match=message) as caught:
         make(config, shape, dtype)
     assert "\n" not in str(caught.value)
 

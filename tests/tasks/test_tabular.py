@@ -203,7 +203,7 @@ def test_the_setting_scores_selects_one_of_several_outputs():
 
 
 @pytest.mark.parametrize(
-    ("columns", "signature", "said"),
+    ("columns", "signature", "message"),
     [
         ([], None, "columns"),
         ([{**AGE, "type": "colour"}], None, "columns"),
@@ -218,8 +218,8 @@ def test_the_setting_scores_selects_one_of_several_outputs():
         ([AGE, {**KIDS, "input": "z"}], one_input(1), "'kids' belongs to no input of the model, which has x"),
     ],
 )
-def test_a_manifest_that_does_not_match_is_refused_by_name(columns, signature, said):
-    with pytest.raises(ModelLoadError, match=said):
+def test_a_manifest_that_does_not_match_is_refused_by_name(columns, signature, message):
+    with pytest.raises(ModelLoadError, match=message):
         task(columns, signature)
 
 

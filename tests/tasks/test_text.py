@@ -49,7 +49,7 @@ def test_the_response_has_the_class_of_each_text():
 
 
 @pytest.mark.parametrize(
-    ("value", "field", "said"),
+    ("value", "field", "message"),
     [
         ("", "text", "the text is empty"),
         (" \n", "text", "the text is empty"),
@@ -66,8 +66,8 @@ def test_the_response_has_the_class_of_each_text():
         ({"text": "a", "more": 1}, "more", "not permitted"),
     ],
 )
-def test_invalid_text_is_refused_by_field(value, field, said):
-    with pytest.raises(InvalidInput, match=f"{field}.*{said}"):
+def test_invalid_text_is_refused_by_field(value, field, message):
+    with pytest.raises(InvalidInput, match=f"{field}.*{message}"):
         prepared(value, max_chars=20)
 
 
@@ -78,7 +78,7 @@ def test_every_invalid_text_is_named():
 
 
 @pytest.mark.parametrize(
-    ("signature", "said"),
+    ("signature", "message"),
     [
         (Signature((TensorSpec("x", "FP32", (-1,)),), SIGNATURE.outputs), "input of BYTES"),
         (Signature((TensorSpec("x", "BYTES", (-1, 3)),), SIGNATURE.outputs), "input of BYTES"),
@@ -87,8 +87,8 @@ def test_every_invalid_text_is_named():
         (Signature(SIGNATURE.inputs, SIGNATURE.outputs * 2), "one output"),
     ],
 )
-def test_a_model_with_another_signature_is_refused(signature, said):
-    with pytest.raises(ModelLoadError, match=said):
+def test_a_model_with_another_signature_is_refused(signature, message):
+    with pytest.raises(ModelLoadError, match=message):
         task(signature)
 
 

@@ -126,16 +126,16 @@ def test_rows_take_the_shape_of_the_signature():
 
 
 @pytest.mark.parametrize(
-    ("count", "batch", "said"),
+    ("count", "batch", "message"),
     [
         (3, 1, "input_data: 3 numbers given, the model takes 4"),
         (8, 1, "input_data: 8 numbers given, the model takes 4"),
         (4, 2, "input_data: 4 numbers given, 2 rows of 4 are 8"),
     ],
 )
-def test_a_wrong_length_is_reported_with_the_expected_one(count, batch, said):
+def test_a_wrong_length_is_reported_with_the_expected_one(count, batch, message):
     error = refusal(TASK.preprocess, VectorRequest(input_data=[1.0] * count, batch_size=batch))
-    assert str(error) == said
+    assert str(error) == message
     assert [e.field for e in error.errors] == ["input_data"]
 
 
@@ -264,7 +264,7 @@ def test_arbitrary_values_from_python_are_refused_or_converted(value):
 
 
 @pytest.mark.parametrize(
-    ("inputs", "config", "said"),
+    ("inputs", "config", "message"),
     [
         ((), {}, "one input"),
         ((TensorSpec("x", "FP32", (-1, -1)),), {}, "features"),
@@ -276,8 +276,8 @@ def test_arbitrary_values_from_python_are_refused_or_converted(value):
         ((TensorSpec("x", "FP32", (-1, 4)),), {"preprocess": {"kind": "mean_std", "mean": [1], "std": 1}}, "mean"),
     ],
 )
-def test_mismatched_settings_and_signatures_are_refused_at_load(inputs, config, said):
-    with pytest.raises(ModelLoadError, match=said) as caught:
+def test_mismatched_settings_and_signatures_are_refused_at_load(inputs, config, message):
+    with pytest.raises(ModelLoadError, match=message) as caught:
         VectorClassification(config, Signature(inputs, (TensorSpec("y", "FP32", (-1, 3)),)))
     assert "\n" not in str(caught.value)
 

@@ -36,7 +36,7 @@ class ImageRequest(BaseModel):
         default=5, ge=1, le=1000, description="Number of classes to return, best first."
     )
     model_version: str | None = Field(
-        default=None, description="The version that answers; without it, the one of the reference."
+        default=None, description="The model version; the default is that of the reference."
     )
 
 

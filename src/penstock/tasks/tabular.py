@@ -30,7 +30,7 @@ class TabularRequest(BaseModel):
         examples=[[{"age": 41, "city": "Bern", "member": True}]],
     )
     model_version: str | None = Field(
-        default=None, description="The version that answers; without it, the one of the reference."
+        default=None, description="The model version; the default is that of the reference."
     )
 
 

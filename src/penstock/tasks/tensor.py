@@ -35,7 +35,7 @@ class TensorRequest(BaseModel):
         examples=[{"input": [[0.5, 1.0]]}],
     )
     model_version: str | None = Field(
-        default=None, description="The version that answers; without it, the one of the reference."
+        default=None, description="The model version; the default is that of the reference."
     )
 
 

@@ -31,7 +31,7 @@ class TextRequest(BaseModel):
         description="A text, or a list of texts.", examples=["I like it", ["I like it", "I do not"]]
     )
     model_version: str | None = Field(
-        default=None, description="The version that answers; without it, the one of the reference."
+        default=None, description="The model version; the default is that of the reference."
     )
 
 

@@ -66,7 +66,7 @@ class VectorRequest(BaseModel):
         description="The rows, flattened: exactly batch_size × the model's features finite numbers.",
     )
     model_version: str | None = Field(
-        default=None, description="The version that answers; without it, the one of the reference."
+        default=None, description="The model version; the default is that of the reference."
     )
     batch_size: int = Field(default=1, ge=1, le=MAX_BATCH, description="Number of rows in input_data.")
 

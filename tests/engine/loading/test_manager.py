@@ -392,9 +392,9 @@ def test_a_missing_device_is_logged(registry: Registry, publish: Publish, caplog
     publish()
     model = ModelManager(registry).load_model("m", device="cuda:7")
     assert model.info.device == "cpu"
-    said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert said == [f"m:1.0.0: {warning}" for warning in model.info.warnings]
-    assert "cuda:7 was requested" in said[0]
+    logged = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert logged == [f"m:1.0.0: {warning}" for warning in model.info.warnings]
+    assert "cuda:7 was requested" in logged[0]
 
 
 def test_a_warm_up_without_rows_is_refused(registry: Registry, publish: Publish) -> None:

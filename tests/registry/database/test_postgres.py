@@ -67,9 +67,9 @@ def test_a_refused_connection_is_one_sentence_with_the_fix(
         wrong = f"{head}:1/{name.rpartition('/')[2]}"
     else:
         wrong = address.replace(*change)
-    said = _sentence(Store(wrong).revision)
-    assert words in said
-    assert hint in said
+    message = _sentence(Store(wrong).revision)
+    assert words in message
+    assert hint in message
 
 
 def test_an_option_that_the_driver_does_not_know_is_named(address: str) -> None:
@@ -97,9 +97,9 @@ def test_a_database_that_is_read_only_can_be_read(store: Store, postgres: Server
 def test_a_database_from_the_future_is_named_without_its_password(store: Store, postgres: Server, address: str) -> None:
     store.prepare()
     postgres.execute(f"UPDATE {VERSION_TABLE} SET version_num = '9999'", address)
-    said = _sentence(lambda: store.set_alias("m", "champion", "v1"))
-    assert f"penstock:***@127.0.0.1:{postgres.port}" in said
-    assert "newer Penstock" in said
+    message = _sentence(lambda: store.set_alias("m", "champion", "v1"))
+    assert f"penstock:***@127.0.0.1:{postgres.port}" in message
+    assert "newer Penstock" in message
 
 
 # Several hosts
