@@ -73,12 +73,12 @@ def run_at_import(node: ast.AST) -> Iterator[ast.AST]:
         yield from run_at_import(child)
 
 
-def test_the_source_is_where_these_tests_look_for_it() -> None:
+def test_the_source_is_found() -> None:
     names = {relative(path) for path in FILES}
     assert {"penstock/settings.py", "penstock_digits/model.py", "penstock_hydraulics/task.py"} <= names
 
 
-def test_who_may_import_whom() -> None:
+def test_imports_follow_the_layers() -> None:
     """The contracts of pyproject.toml: layers, and a platform that does not know its customers."""
     code = "import sys; from importlinter.cli import lint_imports_command as run; sys.exit(run())"
     done = subprocess.run([sys.executable, "-c", code, "--no-cache"], cwd=ROOT, capture_output=True, text=True)
@@ -92,7 +92,7 @@ def test_importing_penstock_loads_nothing_heavy() -> None:
 
 
 @pytest.mark.parametrize("package", OWNERS)
-def test_only_its_own_rooms_import_a_package(package: str) -> None:
+def test_a_package_is_imported_only_in_its_own_directories(package: str) -> None:
     strangers = [
         f"{relative(path)}:{node.lineno}"
         for path in FILES
@@ -103,7 +103,7 @@ def test_only_its_own_rooms_import_a_package(package: str) -> None:
     assert strangers == []
 
 
-def test_loading_a_starter_model_imports_no_other_customer(tmp_path: Path) -> None:
+def test_loading_a_starter_model_imports_no_other_package(tmp_path: Path) -> None:
     code = """
 import asyncio, sys
 from penstock.gateway.middleware import build_gateway
@@ -146,7 +146,7 @@ def test_only_settings_reads_the_environment() -> None:
     assert readers == []
 
 
-def test_no_function_is_longer_than_a_screen() -> None:
+def test_functions_are_at_most_as_long_as_the_limit() -> None:
     long = [
         f"{relative(path)}:{node.lineno} {node.name} has {node.end_lineno - node.lineno + 1} lines"
         for path in FILES
@@ -158,7 +158,7 @@ def test_no_function_is_longer_than_a_screen() -> None:
     assert long == []
 
 
-def test_no_file_is_longer_than_one_reads_at_a_time() -> None:
+def test_files_are_at_most_as_long_as_the_limit() -> None:
     lengths = {relative(path): len(path.read_text(encoding="utf-8").splitlines()) for path in FILES}
     assert {path: length for path, length in lengths.items() if length > LONGEST_FILE} == {}
 
@@ -215,14 +215,14 @@ def drawn_tree(drawn: dict[str, str]) -> str:
     )
 
 
-def test_the_tree_that_is_drawn_is_the_tree_on_disk() -> None:
+def test_the_documented_tree_is_the_tree_on_disk() -> None:
     lines = list(TREE.finditer((ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")))
     drawn = {line["room"]: set(line["modules"].split()) for line in lines}
     texts = {line["room"]: line["text"] for line in lines}
     assert drawn == rooms(), f"docs/architecture.md should draw:\n{drawn_tree(texts)}"
 
 
-def test_no_error_is_swallowed_without_a_word() -> None:
+def test_no_error_is_suppressed_silently() -> None:
     silent = [
         f"{relative(path)}:{node.lineno}"
         for path in FILES

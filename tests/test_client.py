@@ -137,7 +137,7 @@ def test_the_deadline_and_the_key_are_sent(server: Scripted) -> None:
     assert predict.headers["authorization"] == models.headers["authorization"] == "Bearer k3y"
 
 
-def test_a_batch_is_answered_item_by_item(server: Scripted, client: Client) -> None:
+def test_a_batch_has_a_result_or_error_per_item(server: Scripted, client: Client) -> None:
     refused = {"error": {"type": "invalid-input", "detail": "input_data: 1 number given"}}
     server.say(200, {"predictions": [{"predictions": [3]}, refused], "total_count": 2, "total_time_ms": 1.5})
     items = [{"input_data": np.ones(2)}, {"input_data": [1.0]}]
@@ -177,7 +177,7 @@ def test_a_missing_image_is_refused_by_name(client: Client) -> None:
 
 
 @pytest.mark.parametrize(("method", "path"), [("models", "/models"), ("stats", "/stats"), ("health", "/health")])
-def test_server_information_has_a_method_each(server: Scripted, client: Client, method: str, path: str) -> None:
+def test_every_information_route_has_a_method(server: Scripted, client: Client, method: str, path: str) -> None:
     server.say(200, {"a": 1})
     assert getattr(client, method)() == {"a": 1}
     assert (server.received[0].method, server.received[0].path) == ("GET", path)

@@ -95,12 +95,12 @@ def row(name: str) -> str:
 
 
 @pytest.mark.parametrize("name", FLAT)
-def test_every_setting_is_documented_as_it_is(name: str) -> None:
+def test_every_setting_is_documented_with_its_default(name: str) -> None:
     lines = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8").splitlines()
     assert row(name) in lines, f"docs/settings.md needs the line:\n{row(name)}"
 
 
-def test_no_setting_is_documented_that_is_not_there() -> None:
+def test_every_documented_setting_exists() -> None:
     text = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
     known = {f"PENSTOCK_{name.upper()}" for name in FLAT}
     assert set(re.findall(r"PENSTOCK_[A-Z0-9_]*[A-Z0-9]", text)) == known
@@ -127,7 +127,7 @@ def test_every_public_name_is_documented(name: str) -> None:
 
 
 @pytest.mark.parametrize("page", DOCS, ids=lambda page: str(page.relative_to(ROOT)))
-def test_links_between_pages_lead_somewhere(page: Path) -> None:
+def test_links_between_pages_are_valid(page: Path) -> None:
     targets = re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text(encoding="utf-8"))
     local = [target for target in targets if not re.match(r"[a-z]+:", target)]
     assert [target for target in local if not (page.parent / target).exists()] == []
@@ -161,7 +161,7 @@ STARTERS = ("digits", "digits-image", "hydraulics")
 """What `make serve` serves."""
 
 
-def test_the_readme_is_tried_on_what_make_serves() -> None:
+def test_the_readme_is_tested_with_the_models_of_make_serve() -> None:
     assert f"penstock serve {' '.join(STARTERS)} " in (ROOT / "Makefile").read_text(encoding="utf-8")
 
 
@@ -208,7 +208,7 @@ def test_the_readme_has_commands_to_run() -> None:
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.command.split("\n")[0][:60])
-def test_the_commands_of_the_readme_work_and_answer_what_it_shows(example: Example, place: Path, port: int) -> None:
+def test_the_commands_of_the_readme_give_the_shown_output(example: Example, place: Path, port: int) -> None:
     """In the README's order, in one directory, against one server."""
     command = example.command.replace("localhost:8002", f"localhost:{port}").replace(
         "127.0.0.1:8002", f"127.0.0.1:{port}"
@@ -223,7 +223,7 @@ def test_the_commands_of_the_readme_work_and_answer_what_it_shows(example: Examp
         assert alike(json.loads(example.answer), json.loads(done.stdout)), done.stdout
 
 
-def test_answers_that_differ_in_more_than_times_are_told_apart() -> None:
+def test_outputs_that_differ_in_more_than_times_are_distinguished() -> None:
     shown = {"predictions": [3], "confidence_scores": [0.98], "inference_time_ms": 0.4, "model_version": "v1.0"}
     assert alike(shown, shown | {"inference_time_ms": 12.0, "confidence_scores": [1]})
     assert not alike(shown, shown | {"predictions": [4]})

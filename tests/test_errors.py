@@ -12,7 +12,7 @@ from penstock.errors import first_line, printable, quoted, shortened
 @pytest.mark.parametrize(
     ("text", "expected"), [("abc", "abc"), ("abcd", "abcd"), ("abcde", "abcd…"), ("", "")], ids=repr
 )
-def test_text_is_cut_with_an_ellipsis(text: str, expected: str) -> None:
+def test_text_is_truncated_with_an_ellipsis(text: str, expected: str) -> None:
     assert shortened(text, 4) == expected
 
 
@@ -28,7 +28,7 @@ def test_a_printable_name_is_unchanged() -> None:
     assert printable("a\nb") == "a\\nb"
 
 
-def test_a_quoted_text_has_quotes_on_both_ends_when_it_is_cut() -> None:
+def test_a_truncated_quoted_text_has_quotes_on_both_ends() -> None:
     assert quoted("x" * 100, 5) == "'xxxx…'"
     assert quoted(7) == "'7'"
 

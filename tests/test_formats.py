@@ -119,7 +119,7 @@ def artifact(directory: Path, *variants: VariantSource) -> Artifact:
     )
 
 
-def test_the_made_up_format_is_unknown_without_its_row(file: Path) -> None:
+def test_the_fictional_format_is_unknown_without_its_row(file: Path) -> None:
     assert not is_model_file("double.scale")
     assert not runnable("scale")
     with pytest.raises(UnsupportedFormat, match=r"\.scale is not a model format"):

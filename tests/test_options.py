@@ -75,7 +75,7 @@ def with_a_made_up_option(tmp_path: Path) -> Path:
     return tmp_path / "src"
 
 
-def test_an_option_that_is_defined_in_one_line_arrives_in_a_backend_from_everywhere(
+def test_an_option_defined_in_one_line_reaches_a_backend_from_every_entry_point(
     with_a_made_up_option: Path, tmp_path: Path
 ) -> None:
     environ = {**os.environ, "PYTHONPATH": str(with_a_made_up_option), "PENSTOCK_MADE_UP": "1"}
@@ -180,7 +180,7 @@ def test_an_override_replaces_its_fields_only_and_keeps_the_kind_of_value() -> N
         ({"use_fp16": False, "precision": "bf16"}, "bf16"),
     ],
 )
-def test_half_precision_has_a_short_name_that_gives_way_to_the_precision(given: Any, precision: str) -> None:
+def test_use_fp16_selects_half_precision_unless_precision_is_set(given: Any, precision: str) -> None:
     assert Settings(**given).precision == precision
 
 

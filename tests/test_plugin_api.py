@@ -79,21 +79,21 @@ def test_every_name_of_the_module_is_there() -> None:
     assert [name for name in extend.__all__ if not hasattr(extend, name)] == []
 
 
-def test_tables_of_a_package_are_made_and_follow_its_scripts(registry: Registry, scripts: Path) -> None:
+def test_tables_of_a_package_are_created_and_migrated(registry: Registry, scripts: Path) -> None:
     assert upgrade(registry, scripts) == ["id"]
     (scripts / "versions" / "r0002.py").write_text(SECOND)
     assert upgrade(registry, scripts) == ["id", "price"]
     assert upgrade(registry, scripts) == ["id", "price"]
 
 
-def test_the_platform_and_its_packages_keep_out_of_each_others_tables(registry: Registry, scripts: Path) -> None:
+def test_the_platform_and_its_packages_do_not_change_each_others_tables(registry: Registry, scripts: Path) -> None:
     upgrade(registry, scripts)
     assert registry.list() == []
     assert registry.revision()
     registry.close()
 
 
-def test_tables_of_a_newer_release_are_left_alone(registry: Registry, scripts: Path) -> None:
+def test_tables_of_a_newer_release_are_not_changed(registry: Registry, scripts: Path) -> None:
     (scripts / "versions" / "r0002.py").write_text(SECOND)
     upgrade(registry, scripts)
     (scripts / "versions" / "r0002.py").unlink()
@@ -145,7 +145,7 @@ def test_writers_of_a_package_do_not_wait_for_the_registry(registry: Registry, s
 
 
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
-def test_a_file_lies_beside_the_registrys_and_is_named_in_its_own_sentence(registry: Registry) -> None:
+def test_a_package_file_is_next_to_that_of_the_registry_and_named_in_errors(registry: Registry) -> None:
     (registry.path / "houses.db").write_text("no database at all, but long enough to be read as one" * 20)
     database = open_database(registry, "houses")
     with (
@@ -156,7 +156,7 @@ def test_a_file_lies_beside_the_registrys_and_is_named_in_its_own_sentence(regis
         connection.execute(text("CREATE TABLE x (y INTEGER)"))
 
 
-def test_the_file_of_a_package_lies_beside_the_file_that_was_named(tmp_path: Path, scripts: Path) -> None:
+def test_the_file_of_a_package_is_next_to_the_configured_file(tmp_path: Path, scripts: Path) -> None:
     with Registry(tmp_path / "registry", f"sqlite:///{tmp_path}/elsewhere.db") as registry:
         upgrade(registry, scripts)
     assert (tmp_path / "houses.db").exists()
@@ -165,7 +165,7 @@ def test_the_file_of_a_package_lies_beside_the_file_that_was_named(tmp_path: Pat
 # Bodies and settings
 
 
-def test_a_full_disk_is_told_with_what_to_do(tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_with_the_fix(tmp_path: Path) -> None:
     with (
         closing(open_database(Registry(tmp_path), "houses")) as database,
         pytest.raises(ConfigError, match=r"disk is full.*free space on its disk"),
@@ -191,7 +191,7 @@ def test_settings_of_a_package_come_from_the_environment_and_the_env_file(
     assert package_settings("penstock_houses", given) == {"keep_days": "30", "town": "Bern"}
 
 
-def test_the_platform_lets_names_of_installed_packages_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_setting_names_of_installed_packages_are_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(tmp_path))
     given = {"PENSTOCK_STREETS_KEEP_DAYS": "30"}
     with pytest.raises(ConfigError, match="PENSTOCK_STREETS_KEEP_DAYS in the environment is not a setting"):

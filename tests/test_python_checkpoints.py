@@ -172,9 +172,7 @@ def test_compile_options_of_a_load_reach_the_backend(
     assert (received[0].device, received[0].use_compile, received[0].compile_mode) == ("auto", True, "reduce-overhead")
 
 
-def test_torchscript_runs_with_the_signature_that_its_caller_gives(
-    manager: ModelManager, net: Net, tmp_path: Path
-) -> None:
+def test_torchscript_runs_with_the_signature_of_the_caller(manager: ModelManager, net: Net, tmp_path: Path) -> None:
     path = tmp_path / "traced.pt"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -250,7 +250,7 @@ def test_a_size_is_parsed_or_raises_value_error(text: str) -> None:
 # Tables for single models
 
 
-def test_a_model_has_a_table_of_its_own(load: Load) -> None:
+def test_a_model_has_its_own_table(load: Load) -> None:
     digits = 'batch_size = 8\n[models.digits]\nbatch_size = 64\nmax_queue_bytes = "1MiB"\n'
     toml = digits + '[models."my model"]\nmax_wait_ms = 2.5\n'
     settings = load(toml=toml).settings

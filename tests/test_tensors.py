@@ -64,7 +64,7 @@ def test_the_names_of_a_datatype_belong_to_it_alone() -> None:
     assert {"bf16", "bfloat16", "float32", "fp32", "uint16", "bytes"} <= set(names)
 
 
-def test_a_good_request_passes_and_an_array_of_the_right_type_is_not_copied() -> None:
+def test_a_valid_request_passes_and_an_array_of_the_right_type_is_not_copied() -> None:
     x = np.ones((2, 3), np.float32)
     arrays, rows = Signature((X,), ()).validate({"x": x})
     assert rows == 2
@@ -77,7 +77,7 @@ def test_lists_and_other_widths_are_cast_to_the_datatype_of_the_model() -> None:
     assert arrays["ids"].dtype == np.int64
 
 
-def test_an_array_that_is_not_contiguous_is_made_so() -> None:
+def test_an_array_that_is_not_contiguous_is_copied() -> None:
     x = np.ones((3, 2), np.float32).T
     assert X.check(x).flags.c_contiguous
 
@@ -100,7 +100,7 @@ def test_an_invalid_value_gets_an_error_that_names_the_input(value: Any, sentenc
     assert error.value.errors[0].field == "x"
 
 
-def test_whole_numbers_are_not_made_of_fractions_or_wrapped_around() -> None:
+def test_fractions_and_overflow_are_not_converted_to_integers() -> None:
     narrow = TensorSpec("n", "INT8", (-1,))
     assert narrow.check([1, -128]).tolist() == [1, -128]
     for value in ([1.5], [1.0], [200], [True]):
@@ -175,7 +175,7 @@ def test_bytes_become_text_only_for_json_and_runtimes() -> None:
     assert error.value.errors[0].field == "s"
 
 
-def test_half_of_a_surrogate_pair_is_not_text() -> None:
+def test_an_unpaired_surrogate_is_not_text() -> None:
     with pytest.raises(InvalidInput, match=r"^s: a text is not valid UTF-8$"):
         TensorSpec("s", "BYTES", (-1,)).check(np.array(["\udc80"], object))
 
@@ -208,7 +208,7 @@ def test_bf16_is_rounded_to_nearest_even_and_keeps_nan(values: np.ndarray) -> No
 
 
 @given(hnp.arrays(np.uint16, hnp.array_shapes(min_dims=0, max_dims=3, max_side=5)))
-def test_every_bf16_value_survives_the_way_to_float_and_back(bits: np.ndarray) -> None:
+def test_every_bf16_value_survives_a_round_trip_to_float(bits: np.ndarray) -> None:
     floats = float_from_bf16(bits)
     np.testing.assert_array_equal(floats, bits.view(ml_dtypes.bfloat16).astype(np.float32))
     number = ~np.isnan(floats)

@@ -92,7 +92,7 @@ def test_an_empty_directory_is_filled(write: Write) -> None:
     _rewrite(empty).verify()
 
 
-def test_a_directory_that_cannot_be_made_is_named(write: Write) -> None:
+def test_a_directory_that_cannot_be_created_is_named(write: Write) -> None:
     file = write().path / "card.md"
     with pytest.raises(InvalidInput, match=r"card\.md/out cannot be written"):
         _rewrite(file / "out")
@@ -196,9 +196,7 @@ def test_an_empty_directory_is_named(write: Write) -> None:
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_a_link_in_the_place_of_a_file_is_refused_even_to_the_same_bytes(
-    write: Write, tmp_path: Path, file: str
-) -> None:
+def test_a_link_instead_of_a_file_is_refused_even_to_the_same_bytes(write: Write, tmp_path: Path, file: str) -> None:
     artifact = write()
     shutil.move(artifact.path / file, tmp_path / "moved")
     (artifact.path / file).symlink_to(tmp_path / "moved")
@@ -206,7 +204,7 @@ def test_a_link_in_the_place_of_a_file_is_refused_even_to_the_same_bytes(
         artifact.verify()
 
 
-def test_a_link_in_the_place_of_a_directory_is_refused(write: Write, tmp_path: Path) -> None:
+def test_a_link_instead_of_a_directory_is_refused(write: Write, tmp_path: Path) -> None:
     artifact = write()
     shutil.move(artifact.path / "variants", tmp_path / "moved")
     (artifact.path / "variants").symlink_to(tmp_path / "moved")
@@ -221,7 +219,7 @@ def test_a_link_to_the_whole_artifact_is_refused(write: Write, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_a_pipe_in_the_place_of_a_file_is_refused_without_waiting(write: Write, file: str) -> None:
+def test_a_pipe_instead_of_a_file_is_refused_without_waiting(write: Write, file: str) -> None:
     artifact = write()
     (artifact.path / file).unlink()
     os.mkfifo(artifact.path / file)
@@ -270,7 +268,7 @@ def test_golden_samples_of_another_count_are_named(write: Write, golden: Golden)
         artifact.golden()
 
 
-def test_a_card_that_is_no_text_is_named(write: Write) -> None:
+def test_a_card_that_is_not_text_is_named(write: Write) -> None:
     artifact = _with_file(write(), "card.md", b"\xff\xfe")
     with pytest.raises(IntegrityError, match=r"card\.md is not UTF-8"):
         artifact.card_text()

@@ -86,7 +86,7 @@ def test_a_model_may_ship_in_several_versions(versions: Path, registry: Registry
     assert registry.resolve("acme") == ("acme", "v1.10")
 
 
-def test_of_several_versions_the_package_names_the_one_that_answers(versions: Path, registry: Registry) -> None:
+def test_a_package_names_the_default_of_its_several_versions(versions: Path, registry: Registry) -> None:
     (versions / "champion").write_text("v1.9\n")
     published = registry.publish_bundled("acme")
     assert published is not None

@@ -108,5 +108,5 @@ def test_a_card_cannot_run_or_load_anything(text: str) -> None:
         assert re.fullmatch(r'( href="https?://[^"]*")?( title="[^"]*")?', attributes)
 
 
-def test_a_rule_at_the_top_is_no_front_matter() -> None:
+def test_a_rule_at_the_top_is_not_front_matter() -> None:
     assert card_html("---\n\ntext") == "<hr />\n<p>text</p>\n"

@@ -110,7 +110,7 @@ def test_a_path_that_could_leave_the_artifact_is_refused(where: str, path: str) 
         ("task.kind", "", "kind"),
     ],
 )
-def test_a_faulty_field_is_named(where: str, value: Any, fault: str) -> None:
+def test_an_invalid_field_is_named(where: str, value: Any, fault: str) -> None:
     with pytest.raises(InvalidInput, match=fault) as caught:
         Manifest.from_bytes(encoded({where: value}))
     assert "\n" not in str(caught.value)

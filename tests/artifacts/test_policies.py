@@ -26,7 +26,7 @@ def policy(**changes: Any) -> PaddingPolicy:
     return PaddingPolicy(**{"axes": {"ids": 1}, "buckets": (4, 8), **changes})
 
 
-def test_a_policy_that_fits_the_model_is_taken() -> None:
+def test_a_policy_that_fits_the_model_is_accepted() -> None:
     check_padding([], SIGNATURE)
     check_padding(
         [
@@ -86,7 +86,7 @@ def test_a_model_without_a_batch_axis_is_not_padded() -> None:
         ({"values": {"ids": float("nan")}}, "finite"),
     ],
 )
-def test_a_policy_that_makes_no_sense_is_refused(changes: dict[str, Any], sentence: str) -> None:
+def test_an_invalid_policy_is_refused(changes: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ValidationError, match=sentence):
         policy(**changes)
 

@@ -39,7 +39,7 @@ def test_a_reference_that_is_not_text_is_invalid_input(value: object) -> None:
 
 
 @given(NAMES, VERSIONS, NAMES)
-def test_the_parts_of_a_reference_are_found_again(name: str, version: str, alias: str) -> None:
+def test_the_parts_of_a_reference_are_parsed(name: str, version: str, alias: str) -> None:
     assert parse_ref(name) == Ref(name)
     assert parse_ref(f"{name}:{version}") == Ref(name, version=version)
     assert parse_ref(f"{name}@{alias}") == Ref(name, alias=alias)

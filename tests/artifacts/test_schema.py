@@ -135,7 +135,7 @@ def test_a_known_field_is_checked_in_a_newer_version_as_well_and_the_error_names
 
 
 @pytest.mark.parametrize("field", ["lineage", "signatures", "schema_version", "variants"])
-def test_deep_nesting_is_no_crash(field: str) -> None:
+def test_deep_nesting_does_not_crash(field: str) -> None:
     for depth in (50, 400, 950, 5000):
         nested = '{"a":' * depth + "1" + "}" * depth
         document = json.dumps(changed({"schema_version": NEWER, field: "NESTED"})).replace('"NESTED"', nested)
@@ -167,7 +167,7 @@ def test_a_new_artifact_has_the_current_version_and_named_variants(write: Write)
     assert [variant["name"] for variant in document["variants"]] == ["onnx-fp32", "pytorch-fp32"]
 
 
-def test_an_unknown_field_brings_no_file_into_an_artifact(write: Write) -> None:
+def test_an_unknown_field_adds_no_file_to_an_artifact(write: Write) -> None:
     artifact = write()
     (artifact.path / "extra.bin").write_bytes(b"abc")
     entry = {"path": "extra.bin", "sha256": SHA, "size": 3}

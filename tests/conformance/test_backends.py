@@ -50,7 +50,7 @@ def test_every_backend_has_a_row_in_this_suite(formats: set[str]) -> None:
 
 
 @pytest.mark.parametrize("rows", [1, 2, 3, 7, 32])
-def test_answers_as_eager_pytorch_at_every_batch_size(subject: Any, rows: int) -> None:
+def test_outputs_equal_eager_pytorch_at_every_batch_size(subject: Any, rows: int) -> None:
     inputs = subject.case.inputs(rows, seed=rows)
     assert_right(subject, subject.backend.run(inputs), inputs)
 
@@ -67,12 +67,12 @@ def test_rows_of_another_length_run_where_the_signature_leaves_it_free(subject: 
     assert_right(subject, subject.backend.run(inputs), inputs)
 
 
-def test_inputs_are_matched_by_name_and_not_by_place(subject: Any) -> None:
+def test_inputs_are_matched_by_name_and_not_by_position(subject: Any) -> None:
     inputs = subject.case.inputs(2)
     assert_right(subject, subject.backend.run(dict(reversed(inputs.items()))), inputs)
 
 
-def test_inputs_that_may_not_be_written_run_as_well(subject: Any) -> None:
+def test_read_only_inputs_are_accepted(subject: Any) -> None:
     inputs = subject.case.inputs(2)
     sealed = {name: array.copy() for name, array in inputs.items()}
     for array in sealed.values():
@@ -92,7 +92,7 @@ def test_a_run_changes_neither_its_inputs_nor_the_answers_of_earlier_runs(subjec
         np.testing.assert_array_equal(first[name], array)
 
 
-def test_a_batch_of_no_rows_is_answered_with_no_rows(subject: Any) -> None:
+def test_a_batch_without_rows_gives_outputs_without_rows(subject: Any) -> None:
     outputs = subject.backend.run(subject.case.inputs(0))
     assert list(outputs) == [spec.name for spec in subject.case.signature.outputs]
     for spec in subject.case.signature.outputs:
@@ -100,7 +100,7 @@ def test_a_batch_of_no_rows_is_answered_with_no_rows(subject: Any) -> None:
         assert outputs[spec.name].dtype == spec.numpy
 
 
-def test_eight_threads_at_once_get_each_their_own_answer(subject: Any) -> None:
+def test_eight_concurrent_threads_get_their_own_outputs(subject: Any) -> None:
     batches = [subject.case.inputs(rows=1 + i % 5, seed=i) for i in range(32)]
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(subject.backend.run, batches))
@@ -110,7 +110,7 @@ def test_eight_threads_at_once_get_each_their_own_answer(subject: Any) -> None:
 
 @settings(max_examples=10, deadline=None)
 @given(seed=st.integers(0, 1000), rows=st.integers(2, 9), data=st.data())
-def test_a_row_is_answered_the_same_alone_and_next_to_an_outlier(
+def test_a_row_has_the_same_outputs_alone_and_with_an_outlier(
     subject: Any, seed: int, rows: int, data: st.DataObject
 ) -> None:
     outlier, own = data.draw(st.permutations(range(rows)), label="outlier and own row")[:2]
@@ -125,7 +125,7 @@ def test_a_row_is_answered_the_same_alone_and_next_to_an_outlier(
 # --- what a backend says about itself -------------------------------------------------------------------
 
 
-def test_it_names_its_format_device_signature_and_size(subject: Any) -> None:
+def test_it_reports_its_format_device_signature_and_size(subject: Any) -> None:
     backend = subject.backend
     assert backend.format == subject.form.format
     assert backend.device.partition(":")[0] == subject.device
@@ -175,7 +175,7 @@ def test_a_closed_backend_refuses_to_run_and_can_be_closed_again(one: Any) -> No
         backend.run(one.case.inputs(1))
 
 
-def test_closing_while_others_run_gives_answers_or_an_inference_error(one: Any) -> None:
+def test_closing_during_runs_gives_outputs_or_an_inference_error(one: Any) -> None:
     backend = one.open()
     inputs = one.case.inputs(2)
     expected = one.case.expected(inputs)
@@ -242,7 +242,7 @@ def test_a_truncated_file_is_refused(one: Any, tmp_path: Path, part: float) -> N
     assert_refused(one, path, IntegrityError)
 
 
-def test_a_file_with_a_damaged_head_is_refused(one: Any, tmp_path: Path) -> None:
+def test_a_file_with_a_damaged_header_is_refused(one: Any, tmp_path: Path) -> None:
     content = bytearray(one.file.path.read_bytes())
     content[:64] = b"\xff" * 64
     path = tmp_path / f"model{one.form.suffix}"
@@ -266,7 +266,7 @@ def test_the_file_of_another_model_is_refused(one: Any, others: Any) -> None:
 # --- a network of the size people serve -------------------------------------------------------------------
 
 
-def test_a_resnet_18_answers_as_eager_pytorch_also_from_several_threads(large: Any) -> None:
+def test_a_resnet_18_equals_eager_pytorch_also_from_several_threads(large: Any) -> None:
     batches = [large.case.inputs(rows, seed=rows) for rows in (1, 2, 3, 8)]
     with ThreadPoolExecutor(4) as pool:
         answers = list(pool.map(large.backend.run, batches))

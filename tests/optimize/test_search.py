@@ -53,7 +53,7 @@ def test_the_answers_stay_the_same_at_other_batch_sizes_and_values(model: zoo.To
             assert close(torch.from_numpy(answer[name]), torch.from_numpy(right)), (name, optimized.steps)
 
 
-def test_what_is_faster_is_kept_and_named() -> None:
+def test_faster_forms_are_kept_and_named() -> None:
     model = Slow()
     optimized = penstock.optimize_for_inference(model, torch.ones(2, 3), compile=False)
     assert optimized.steps == ("evaluation mode", "no gradients", "frozen trace")
@@ -80,7 +80,7 @@ def test_an_attempt_with_other_outputs_is_not_used_however_fast(monkeypatch: pyt
     assert optimized(torch.ones(2, 3))["y"].any()
 
 
-def test_what_is_not_faster_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_forms_that_are_not_faster_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     def slower(module: nn.Module, _: Any) -> Any:
         return lambda x: (time.sleep(0.005), module(x))[1]
 
@@ -89,7 +89,7 @@ def test_what_is_not_faster_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None
     assert skipped.startswith("slower: it is not faster")
 
 
-def test_the_model_and_the_example_stay_as_they_were() -> None:
+def test_the_model_and_the_example_are_not_changed() -> None:
     model, example = zoo.CNN.make().train().requires_grad_(True), zoo.CNN.example(2)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     copies = [tensor.clone() for tensor in example]

@@ -32,7 +32,7 @@ def answer(artifact: Artifact, value: object) -> object:
     return task.postprocess({"logits": session.run(None, task.preprocess(request))[0]}, request)
 
 
-def test_the_shipped_artifacts_are_whole(artifact):
+def test_the_shipped_artifacts_are_valid(artifact):
     artifact.verify()
     assert artifact.version == "v1.0"
     assert [variant.name for variant in artifact.variants] == ["onnx-fp32", "pytorch-fp32"]
@@ -115,7 +115,7 @@ def test_the_request_of_the_examples_is_a_seven():
     ("name", "digit"),
     [("seven.png", 7), ("two-light-on-dark.png", 2), ("five-photo.jpg", 5), ("three-light-on-dark.jpg", 3)],
 )
-def test_the_pictures_of_the_examples_are_read(name, digit):
+def test_the_images_of_the_examples_are_classified(name, digit):
     path = EXAMPLES / "images" / name
     response = answer(Artifact.open(SHIPPED / "digits-image"), path)
     assert (response.class_id, response.class_name) == (digit, str(digit))

@@ -31,7 +31,7 @@ def name(request) -> str:
     return request.param
 
 
-def test_training_anew_reaches_the_accuracy_and_the_shipped_figures(trained, name):
+def test_a_new_training_reaches_the_accuracy_and_the_shipped_figures(trained, name):
     shipped = Artifact.open(SHIPPED / name).manifest.metrics
     metrics = Artifact.open(trained[0] / name).manifest.metrics
     assert metrics.keys() == shipped.keys()
@@ -48,7 +48,7 @@ def test_the_accuracy_on_images_matches_the_shipped_card(trained):
             assert metrics[figure] == pytest.approx(shipped[figure], abs=0.02), figure
 
 
-def test_training_anew_writes_the_same_kind_of_artifact(trained, name):
+def test_a_new_training_writes_the_same_kind_of_artifact(trained, name):
     fresh, shipped = Artifact.open(trained[0] / name), Artifact.open(SHIPPED / name)
     fresh.verify()
     assert fresh.signature == shipped.signature

@@ -28,7 +28,7 @@ def test_processes_that_publish_the_same_version_all_get_it(tmp_path: Path, writ
             assert list((registry.path / ".staging").iterdir()) == []
 
 
-def test_of_processes_that_publish_another_content_one_wins(tmp_path: Path, write: Write, database: Database) -> None:
+def test_one_of_several_processes_with_different_content_wins(tmp_path: Path, write: Write, database: Database) -> None:
     sources = [write(content=str(number).encode()) for number in range(4)]
     for number in range(ROUNDS):
         with Registry(tmp_path / str(number), database(tmp_path / str(number))) as registry:

@@ -50,14 +50,14 @@ def test_an_alias_unloads_the_version_that_it_means_at_that_moment() -> None:
     assert value.load("a@live").unloads == ()
 
 
-def test_a_model_that_a_server_was_started_with_needs_no_load_of_its_own() -> None:
+def test_a_model_from_the_command_line_needs_no_load() -> None:
     assert Deployment().unload("a").load("a", pin=False) == Deployment()
     still_unloaded = Deployment().unload("a").load("a:1", pin=False)
     assert still_unloaded.loads == ("a:1",), "without it the name would keep the version unloaded"
 
 
 @given(changes=CHANGES, ref=st.sampled_from(REFS))
-def test_what_was_changed_last_holds(changes: list[tuple[str, str]], ref: str) -> None:
+def test_the_last_change_wins(changes: list[tuple[str, str]], ref: str) -> None:
     before = changed(Deployment(aliases=ALIASES), changes)
     loaded, unloaded = before.load(ref), before.unload(ref)
     versions = [f"{name_of(ref)}:{version}" for version in "12"] if ref == name_of(ref) else [before.key(ref)]
@@ -71,7 +71,7 @@ def test_what_was_changed_last_holds(changes: list[tuple[str, str]], ref: str) -
 
 
 @given(changes=CHANGES, ref=st.sampled_from(REFS))
-def test_a_change_leaves_other_models_alone(changes: list[tuple[str, str]], ref: str) -> None:
+def test_a_change_does_not_affect_other_models(changes: list[tuple[str, str]], ref: str) -> None:
     before = changed(Deployment(aliases=ALIASES), changes)
     for after in (before.load(ref), before.unload(ref)):
         for kept in ("loads", "unloads"):
@@ -80,7 +80,7 @@ def test_a_change_leaves_other_models_alone(changes: list[tuple[str, str]], ref:
 
 
 @given(changes=CHANGES)
-def test_a_local_deployment_laid_over_an_empty_one_is_itself(changes: list[tuple[str, str]]) -> None:
+def test_a_local_deployment_over_an_empty_one_is_unchanged(changes: list[tuple[str, str]]) -> None:
     local = changed(Deployment(aliases=ALIASES), changes)
     laid_over = Deployment(aliases=ALIASES).overlaid(local)
     for field in ("loads", "unloads"):
@@ -88,7 +88,7 @@ def test_a_local_deployment_laid_over_an_empty_one_is_itself(changes: list[tuple
 
 
 @given(stored=CHANGES, local=CHANGES)
-def test_a_local_deployment_prevails_for_what_it_names(
+def test_a_local_deployment_takes_precedence_for_the_models_it_names(
     stored: list[tuple[str, str]], local: list[tuple[str, str]]
 ) -> None:
     over = changed(Deployment(aliases=ALIASES), local)
@@ -104,7 +104,7 @@ def test_a_local_deployment_prevails_for_what_it_names(
     assert all(ref in value.loads for ref in over.loads if over.key(ref) not in over.unloads)
 
 
-def test_the_deployment_of_one_process_counts_its_changes_and_nothing_else() -> None:
+def test_the_local_deployment_counts_only_its_own_changes() -> None:
     store = ProcessDeployment()
     assert store.change_deployment(lambda now: now.unload("m")).revision == 1
     assert store.change_deployment(lambda now: now.unload("m")).revision == 1
@@ -136,7 +136,7 @@ def test_a_change_that_changes_nothing_is_not_written(registry: Registry, write:
     assert registry.change_deployment(lambda now: now) == after
 
 
-def test_of_changes_that_several_processes_make_at_once_none_is_lost(registry: Registry, write: Write) -> None:
+def test_no_concurrent_change_of_several_processes_is_lost(registry: Registry, write: Write) -> None:
     registry.publish(write().path)
     before = registry.deployment().revision
     assert race(4, registry, "unload", [f"m{number}" for number in range(4)]) == [""] * 4
@@ -157,7 +157,9 @@ def test_fields_that_a_later_release_adds_to_the_row_are_kept(registry: Registry
     assert json.loads(found.document) == {"loads": ["m"], "unloads": [], "routes": {"m": {"v1": 100}}}
 
 
-def test_a_database_of_the_release_before_is_upgraded_and_keeps_its_aliases(tmp_path: Path, database: Database) -> None:
+def test_a_database_of_the_previous_release_is_upgraded_and_keeps_its_aliases(
+    tmp_path: Path, database: Database
+) -> None:
     (tmp_path / "old").mkdir()
     old = Store(database(tmp_path / "old"))
     old.set_alias("m", "champion", "v1")

@@ -264,7 +264,7 @@ def test_the_default_is_a_directory_called_registry(tmp_path: Path, monkeypatch:
     assert Registry().database_url == f"sqlite:///{tmp_path}/registry/registry.db"
 
 
-def test_the_database_may_live_elsewhere(tmp_path: Path, write: Write) -> None:
+def test_the_database_may_be_elsewhere(tmp_path: Path, write: Write) -> None:
     database = tmp_path / "with space & ü.db"
     with Registry(tmp_path / "registry", f"sqlite:///{database}") as registry:
         registry.publish(write().path)
@@ -288,7 +288,7 @@ def test_a_damaged_source_is_refused_and_leaves_nothing(registry: Registry, writ
 
 
 @pytest.mark.parametrize("path", ["../outside", "/etc/hostname", "variants/../../outside", "..\\outside"])
-def test_a_source_that_reaches_out_is_refused(registry: Registry, write: Write, path: str) -> None:
+def test_a_source_with_paths_outside_is_refused(registry: Registry, write: Write, path: str) -> None:
     source = write()
     (source.path.parent / "outside").write_bytes(b"secret")
     manifest = json.loads((source.path / "manifest.json").read_text())
@@ -324,7 +324,7 @@ def test_a_link_to_an_artifact_is_followed_when_publishing(registry: Registry, w
     published.verify()
 
 
-def test_a_link_to_itself_is_no_artifact(registry: Registry, tmp_path: Path) -> None:
+def test_a_link_to_itself_is_not_an_artifact(registry: Registry, tmp_path: Path) -> None:
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     with pytest.raises(IntegrityError, match="loop"):
         registry.publish(tmp_path / "loop")
@@ -367,14 +367,14 @@ def test_a_hand_edited_manifest_is_refused(registry: Registry, write: Write) -> 
 
 
 @pytest.mark.parametrize("place", ["n/v1", "m/v2"])
-def test_an_artifact_in_the_place_of_another_is_refused(registry: Registry, write: Write, place: str) -> None:
+def test_an_artifact_in_the_directory_of_another_is_refused(registry: Registry, write: Write, place: str) -> None:
     published = registry.publish(write().path)
     shutil.copytree(published.path, registry.path / place)
     with pytest.raises(IntegrityError, match=f"{place}/manifest.json says it is m:v1"):
         registry.get(place.replace("/", ":"))
 
 
-def test_a_half_copied_version_is_named_and_the_rest_still_listed(registry: Registry, write: Write) -> None:
+def test_a_half_copied_version_is_named_and_the_others_are_listed(registry: Registry, write: Write) -> None:
     registry.publish(write("m", "v1").path)
     (registry.path / "m" / "v0" / "variants").mkdir(parents=True)
     with pytest.raises(IntegrityError, match=r"m/v0/manifest\.json is missing"):
@@ -388,7 +388,7 @@ def test_a_half_copied_version_is_named_and_the_rest_still_listed(registry: Regi
     assert registry.versions("m") == ["v1"]
 
 
-def test_a_file_in_the_place_of_a_version_is_named(registry: Registry, write: Write) -> None:
+def test_a_file_instead_of_a_version_is_named(registry: Registry, write: Write) -> None:
     registry.publish(write().path)
     (registry.path / "m" / "v2").touch()
     assert registry.versions("m") == ["v1"]
@@ -396,7 +396,7 @@ def test_a_file_in_the_place_of_a_version_is_named(registry: Registry, write: Wr
         registry.get("m:v2")
 
 
-def test_a_version_copied_in_by_hand_is_adopted_at_first_sight(registry: Registry, write: Write) -> None:
+def test_a_version_copied_in_by_hand_is_adopted_when_first_read(registry: Registry, write: Write) -> None:
     registry.path.mkdir()
     shutil.copytree(write().path, registry.path / "m" / "v1")
     adopted = registry.get("m")
@@ -407,7 +407,7 @@ def test_a_version_copied_in_by_hand_is_adopted_at_first_sight(registry: Registr
         registry.get("m")
 
 
-def test_a_removed_version_can_come_back_with_another_content(registry: Registry, write: Write) -> None:
+def test_a_removed_version_can_be_published_again_with_other_content(registry: Registry, write: Write) -> None:
     registry.publish(write().path)
     shutil.rmtree(registry.path / "m")
     published = registry.publish(write(content=b"other").path)

@@ -59,7 +59,7 @@ def test_no_digest_is_trusted_before_it_is_pinned(registry: Registry, write: Wri
     assert registry.trusted(DIGEST) == "data"
 
 
-def test_a_pin_is_kept_changed_and_taken_back(registry: Registry) -> None:
+def test_a_pin_is_stored_changed_and_removed(registry: Registry) -> None:
     for tier in ("code", "native", "code", "data"):
         registry.trust(DIGEST, tier, "as the team decided")
         with Registry(registry.path, registry.database_url) as other:
@@ -94,7 +94,7 @@ def test_publishing_again_with_trust_pins_and_without_does_not_unpin(registry: R
     assert registry.trusted(published.digest) == "code"
 
 
-def test_an_artifact_cannot_say_that_it_is_trusted(registry: Registry, write: Write) -> None:
+def test_an_artifact_cannot_grant_trust_to_itself(registry: Registry, write: Write) -> None:
     source = write(lineage={"trust": "native", "digest": DIGEST})
     assert registry.trusted(registry.publish(source.path).digest) == "data"
 
@@ -127,7 +127,7 @@ def test_weights_that_would_run_code_are_published_only_with_trust(
     assert not marker.exists()
 
 
-def test_a_pinned_digest_is_published_without_a_word(registry: Registry, write: Write, tmp_path: Path) -> None:
+def test_a_pinned_digest_is_published_without_trust_option(registry: Registry, write: Write, tmp_path: Path) -> None:
     source = with_variant(write, "pytorch", evil(tmp_path / "m.pt", tmp_path / "marker"))
     registry.trust(source.digest, "code", "exported here")
     assert registry.publish(source.path).digest == source.digest

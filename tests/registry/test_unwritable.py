@@ -26,7 +26,7 @@ def _staged(registry: Registry) -> list[str]:
     return sorted(path.name for path in (registry.path / ".staging").iterdir())
 
 
-def test_left_overs_of_dead_writers_are_swept_and_those_of_live_ones_kept(registry: Registry, write: Write) -> None:
+def test_leftovers_of_dead_writers_are_removed_and_those_of_live_ones_kept(registry: Registry, write: Write) -> None:
     registry.publish(write().path)
     staging = registry.path / ".staging"
     (staging / "dead").mkdir()
@@ -63,7 +63,7 @@ def test_a_registry_at_or_below_a_file_is_never_taken_for_an_empty_one(
 
 
 @pytest.mark.parametrize("place", ["/proc/nowhere", "/proc/1/registry"])
-def test_a_registry_that_cannot_be_made_is_one_sentence(tmp_path: Path, write: Write, place: str) -> None:
+def test_a_registry_that_cannot_be_created_is_one_sentence(tmp_path: Path, write: Write, place: str) -> None:
     with Registry(tmp_path / place) as registry:
         assert registry.list() == []
         with pytest.raises(ConfigError, match="cannot be written") as caught:
@@ -71,7 +71,7 @@ def test_a_registry_that_cannot_be_made_is_one_sentence(tmp_path: Path, write: W
     assert _one_sentence(caught.value)
 
 
-def test_a_database_that_cannot_be_made_is_found_before_anything_is_copied(tmp_path: Path, write: Write) -> None:
+def test_a_database_that_cannot_be_created_is_reported_before_anything_is_copied(tmp_path: Path, write: Write) -> None:
     with Registry(tmp_path / "registry", f"sqlite:///{tmp_path}/nowhere/x.db") as registry:
         with pytest.raises(ConfigError, match=r"nowhere/x\.db cannot be used") as caught:
             registry.publish(write().path)

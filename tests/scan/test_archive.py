@@ -141,7 +141,7 @@ def test_an_encrypted_member_is_refused() -> None:
     assert "encrypted" in refusal(data)
 
 
-def test_a_bomb_is_refused_without_being_unpacked() -> None:
+def test_a_decompression_bomb_is_refused_without_decompression() -> None:
     bomb = packed({"m/data.pkl": bytes(80 * 2**20)}, zipfile.ZIP_DEFLATED)
     assert len(bomb) < 200_000
     assert "over 10 times its size" in refusal(bomb)

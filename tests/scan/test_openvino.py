@@ -71,7 +71,7 @@ def test_entities_are_refused(tmp_path: Path, start: str) -> None:
 
 
 @pytest.mark.parametrize("encoding", ["utf-7", "idna", "rot13", "hex", "unicode_escape", "utf-16"])
-def test_a_text_that_others_read_in_another_encoding_is_refused(tmp_path: Path, encoding: str) -> None:
+def test_a_text_with_an_ambiguous_encoding_is_refused(tmp_path: Path, encoding: str) -> None:
     path = tmp_path / "m.xml"
     own = encoding if encoding == "utf-16" else "ascii"
     path.write_bytes(f'<?xml version="1.0" encoding="{encoding}"?><net a="\u00e9"/>'.encode(own, "replace"))

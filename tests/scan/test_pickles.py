@@ -38,7 +38,7 @@ def test_what_a_pickle_would_call_is_named_in_every_protocol(tmp_path: Path, pro
     assert not marker.exists()
 
 
-def test_the_payload_of_these_tests_is_alive(tmp_path: Path) -> None:
+def test_the_payload_of_these_tests_runs_if_unpickled(tmp_path: Path) -> None:
     marker = tmp_path / "marker"
     pickle.loads(evil_pickle(marker))
     assert marker.exists()
@@ -109,22 +109,22 @@ GLOBAL = b"cposix\nsystem\n"
         ("no text as a module", b"\x80\x04K\x01K\x02\x93."),
     ],
 )
-def test_a_pickle_whose_names_cannot_be_known_is_refused(what: str, data: bytes) -> None:
+def test_a_pickle_with_names_computed_at_run_time_is_refused(what: str, data: bytes) -> None:
     with pytest.raises(Refused, match="its pickle"):
         names_of(data)
 
 
-def test_a_name_that_is_put_together_by_memo_is_seen() -> None:
+def test_a_name_assembled_from_the_memo_is_found() -> None:
     data = b"\x80\x04\x8c\x06system\x940\x8c\x05posix\x940h\x01h\x00\x93."  # both noted, dropped, and fetched again
     assert names_of(data) == {Name("posix", "system")}
 
 
 @pytest.mark.parametrize("first", [b"\x80\x02N.", b"\x80\x02]."])
-def test_a_second_pickle_behind_a_harmless_one_is_seen(first: bytes, tmp_path: Path) -> None:
+def test_a_second_pickle_after_a_harmless_one_is_found(first: bytes, tmp_path: Path) -> None:
     assert names_of(first + evil_pickle(tmp_path / "x")) == {Name("posix", "system")}
 
 
-def test_a_class_from_a_mark_is_seen() -> None:
+def test_a_class_from_a_mark_is_found() -> None:
     assert names_of(b"(iposix\nsystem\n.") == {Name("posix", "system")}
     assert names_of(b"(cposix\nsystem\nNo.") == {Name("posix", "system")}
 
@@ -157,7 +157,7 @@ PLAIN = st.recursive(
 
 
 @given(PLAIN, st.integers(2, pickle.HIGHEST_PROTOCOL))
-def test_plain_values_look_nothing_up_that_weights_do_not(value: Any, protocol: int) -> None:
+def test_plain_values_need_only_the_names_that_weights_need(value: Any, protocol: int) -> None:
     names = {str(name) for name in names_of(pickle.dumps(collections.OrderedDict(a=value), protocol=protocol))}
     assert names <= WEIGHTS
 

@@ -85,7 +85,7 @@ def test_sample_inputs_that_run_a_command_are_refused(
     assert marker.exists()
 
 
-def test_sample_inputs_may_be_left_out_but_are_nothing_else(exported: bytes) -> None:
+def test_sample_inputs_may_be_absent_but_not_of_another_type(exported: bytes) -> None:
     assert not says(report(with_member(exported, "data/sample_inputs/model.pt", b"")))
     assert report(with_member(exported, "data/sample_inputs/model.pt", b"\x80\x02N.")).refused
 
@@ -145,13 +145,13 @@ def first_node(content: Any) -> Any:
         "#aoti",
     ],
 )
-def test_a_target_outside_of_the_arithmetic_is_refused(exported: bytes, target: str) -> None:
+def test_a_target_other_than_arithmetic_is_refused(exported: bytes, target: str) -> None:
     found = report(changed_json(exported, PROGRAM, lambda content: first_node(content).update(target=target)))
     assert "not an operator on tensors" in says(found)
 
 
 @pytest.mark.parametrize("target", ["torch.ops.aten.relu.default", "_operator.mul", "math.ceil", "torch.sym_max"])
-def test_a_target_of_the_arithmetic_is_not(exported: bytes, target: str) -> None:
+def test_an_arithmetic_target_is_allowed(exported: bytes, target: str) -> None:
     assert not says(report(changed_json(exported, PROGRAM, lambda content: first_node(content).update(target=target))))
 
 
@@ -187,13 +187,13 @@ def test_a_guard_that_is_more_than_a_check_is_refused(exported: bytes, text: str
 
 
 @pytest.mark.parametrize("text", ["L['x'].size()[0] >= 2", "L['x'].size()[1] == 4 and L['y'][0].ndim == 2"])
-def test_a_guard_about_lengths_is_not(exported: bytes, text: str) -> None:
+def test_a_guard_about_lengths_is_allowed(exported: bytes, text: str) -> None:
     found = report(changed_json(exported, PROGRAM, lambda content: content.update(guards_code=[text])))
     assert not says(found)
 
 
 @pytest.mark.parametrize("text", ["s0", "2*s77 + 1", "Max(1, s0 - 3)", "FloorDiv(s0, 2)", "Mod(u0, 8)", "1.5*s0"])
-def test_an_expression_about_lengths_is_not(exported: bytes, text: str) -> None:
+def test_an_expression_about_lengths_is_allowed(exported: bytes, text: str) -> None:
     found = report(changed_json(exported, PROGRAM, lambda content: content.update(expr_str=text)))
     assert not says(found)
 
@@ -205,7 +205,7 @@ def test_the_names_of_ranges_are_expressions_as_well(exported: bytes) -> None:
     assert "would evaluate" in says(report(changed_json(exported, PROGRAM, change)))
 
 
-def test_a_description_that_is_no_json_is_refused(exported: bytes) -> None:
+def test_a_description_that_is_not_json_is_refused(exported: bytes) -> None:
     assert "not JSON" in says(report(with_member(exported, PROGRAM, b"{")))
     assert "not JSON" in says(report(with_member(exported, PROGRAM, b"[" * 100_000)))
     assert "not a list of tensors" in says(report(with_member(exported, WEIGHTS, b"[]")))

@@ -27,14 +27,14 @@ def written(table: Mapping[str, Any] | str, size: int = 12) -> Report:
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "int8", "int64", "uint8", "bool"])
-def test_what_the_library_writes_is_data(tmp_path: Path, dtype: str) -> None:
+def test_files_written_by_the_library_are_data(tmp_path: Path, dtype: str) -> None:
     path = tmp_path / "m.safetensors"
     save_file({"a": np.ones((2, 3), dtype), "b": np.ones((0, 4), dtype), "c": np.array(1, dtype)}, path, {"by": "me"})
     report = scan_file(path)
     assert (report.kind, report.tier, report.findings) == ("safetensors", "data", ())
 
 
-def test_a_table_made_by_hand_is_data() -> None:
+def test_a_valid_table_written_by_hand_is_data() -> None:
     assert written({"a": A, "b": B}).findings == ()
 
 
@@ -55,7 +55,7 @@ def test_a_table_made_by_hand_is_data() -> None:
         ("{]", "damaged"),
     ],
 )
-def test_a_table_that_does_not_fit_is_refused(table: Mapping[str, Any] | str, says: str) -> None:
+def test_a_table_that_does_not_match_the_data_is_refused(table: Mapping[str, Any] | str, says: str) -> None:
     report = written(table)
     assert report.refused
     assert says in report.findings[0].what

@@ -35,7 +35,9 @@ SAFETENSORS = save({"w": np.ones(2, np.float32)})
         ("m.npy", b"\x93NUMPY\x01\x00v\x00{'descr': '|O', }", "array", "code"),
     ],
 )
-def test_what_a_file_is_and_needs(tmp_path: Path, name: str, content: bytes, kind: str, tier: str) -> None:
+def test_the_kind_and_the_tier_of_a_file_are_found(
+    tmp_path: Path, name: str, content: bytes, kind: str, tier: str
+) -> None:
     (tmp_path / name).write_bytes(content)
     report = scan_file(tmp_path / name)
     assert (report.kind, report.tier, report.refused) == (kind, tier, False)

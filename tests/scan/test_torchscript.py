@@ -67,7 +67,7 @@ def test_a_scripted_model_needs_code_trust_and_no_more(scripted: bytes) -> None:
     assert (found.kind, found.tier, found.refused) == ("torchscript", "code", False)
 
 
-def test_a_traced_and_frozen_model_as_well() -> None:
+def test_a_traced_and_frozen_model_needs_code_trust() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         traced = torch.jit.freeze(torch.jit.trace(Plain().eval(), torch.ones(2, 4)))
@@ -75,7 +75,7 @@ def test_a_traced_and_frozen_model_as_well() -> None:
     assert (found.kind, found.tier, found.refused) == ("torchscript", "code", False)
 
 
-def test_a_quantized_model_needs_the_classes_that_pytorch_brings() -> None:
+def test_a_quantized_model_uses_classes_of_pytorch() -> None:
     linear = torch.nn.Sequential(torch.nn.Linear(4, 4))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -112,7 +112,7 @@ def test_a_model_that_reads_files_is_refused_even_where_code_is_trusted() -> Non
         'y = "torch.save (x)"',
     ],
 )
-def test_a_program_that_reaches_outside_is_refused(scripted: bytes, line: str) -> None:
+def test_a_program_with_outside_access_is_refused(scripted: bytes, line: str) -> None:
     found = report(with_line(scripted, line))
     assert found.refused
 
@@ -120,11 +120,11 @@ def test_a_program_that_reaches_outside_is_refused(scripted: bytes, line: str) -
 @pytest.mark.parametrize(
     "line", ["y = ops.aten.relu(x)", "y = ops.prim.NumToTensor(1)", 'y = annotate(str, "from_file")']
 )
-def test_a_program_that_calculates_is_not(scripted: bytes, line: str) -> None:
+def test_a_program_of_calculations_is_allowed(scripted: bytes, line: str) -> None:
     assert not report(with_line(scripted, line)).refused
 
 
-def test_a_program_that_cannot_be_read_is_refused(scripted: bytes) -> None:
+def test_a_program_that_cannot_be_parsed_is_refused(scripted: bytes) -> None:
     assert report(with_line(scripted, "y = = x")).refused
     assert report(with_line(scripted, "y = " + "(" * 5000 + "x")).refused
 

@@ -244,7 +244,7 @@ def test_an_error_names_the_field(fast_way: Callable[..., Any], body: bytes, fie
     assert str(caught.value).startswith(f"{field}: ")
 
 
-def test_the_word_nan_inside_a_text_is_no_number() -> None:
+def test_the_word_nan_in_a_string_is_not_a_number() -> None:
     request: Any = read_json(TASK, b'{"input_data": [1, 2, 3], "model_version": "NaN"}')
     assert request.model_version == "NaN"
 
@@ -268,7 +268,7 @@ class Many(BaseModel):
     items: list[Annotated[int, Field(strict=True)]]
 
 
-def test_only_so_many_errors_are_told_and_no_value_is_repeated() -> None:
+def test_at_most_20_errors_are_reported_and_no_value_is_repeated() -> None:
     secret = "s3cret"
     with pytest.raises(InvalidInput) as caught:
         decoding.decode_slowly(Many, json.dumps({"items": [secret] * 100}).encode())
@@ -308,14 +308,14 @@ def test_a_whole_number_beyond_a_float_keeps_its_digits_or_is_refused() -> None:
             assert request.count == 123456789012345678901
 
 
-def test_nothing_but_finite_numbers_reaches_the_model() -> None:
+def test_only_finite_numbers_reach_the_model() -> None:
     for text in ("1e39", "-1e39", "3.5e38", "1e308"):
         with pytest.raises(InvalidInput, match=r"input_data\[0\]"):
             TASK.preprocess(read_json(TASK, b'{"input_data": [%b, 0, 0]}' % text.encode()))
     assert math.isfinite(TASK.preprocess(read_json(TASK, b'{"input_data": [3.4e38, 0, 0]}'))["x"][0, 0])
 
 
-def test_a_body_of_nothing_but_faults_is_refused_without_listing_them() -> None:
+def test_a_body_with_very_many_errors_is_refused_without_listing_them() -> None:
     body = json.dumps({f"k{number}": 0 for number in range(5000)}).encode()
     with pytest.raises(InvalidInput, match="5001 fields are invalid") as caught:
         decoding.decode_slowly(TASK.Request, body)

@@ -28,7 +28,7 @@ from penstock.registry.database.sqlite import SQLite
         "postgresql://user:sec@ret@h/d",
     ],
 )
-def test_an_address_that_means_no_database_is_one_sentence_without_a_password(url: str) -> None:
+def test_an_invalid_address_is_one_sentence_without_a_password(url: str) -> None:
     with pytest.raises(ConfigError, match="database_url") as caught:
         open_database(url)
     assert "\n" not in str(caught.value)
@@ -37,7 +37,7 @@ def test_an_address_that_means_no_database_is_one_sentence_without_a_password(ur
 
 
 @pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg", "postgresql+asyncpg"])
-def test_an_address_made_for_another_program_works_here(scheme: str) -> None:
+def test_an_address_of_another_program_is_accepted(scheme: str) -> None:
     database = open_database(f"{scheme}://user:p%40ss@host:5433/name?sslmode=require&password=p%40ss")
     assert isinstance(database, PostgreSQL)
     assert database.reader.url.drivername == "postgresql+psycopg"

@@ -127,7 +127,7 @@ def test_the_isolation_level_of_the_database_has_no_effect(postgres: Server, add
     test_writers_wait_for_each_other_and_no_change_is_lost(address)
 
 
-def test_hosts_whose_lock_files_do_not_meet_exclude_each_other_by_the_database(
+def test_hosts_without_shared_lock_files_exclude_each_other_by_the_database(
     tmp_path: Path, write: Write, address: str
 ) -> None:
     """One directory through two mounts: each host has its own lock file, the models are the same."""
@@ -229,12 +229,12 @@ print(store.revision())
 """
 
 
-def test_a_forked_process_opens_connections_of_its_own(address: str) -> None:
+def test_a_forked_process_opens_its_own_connections(address: str) -> None:
     done = subprocess.run([sys.executable, "-W", "error", "-c", FORKED, address], capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, f"{1 + 4 * 30}\n", "")
 
 
-def test_a_restarted_server_is_used_again_without_a_word(tmp_path: Path) -> None:
+def test_a_restarted_server_is_used_again_without_an_error(tmp_path: Path) -> None:
     with Server() as server:
         store = Store(server.new_database())
         store.set_alias("m", "champion", "v1")
@@ -247,7 +247,7 @@ def test_a_restarted_server_is_used_again_without_a_word(tmp_path: Path) -> None
         store.close()
 
 
-def test_a_server_whose_connections_are_ended_one_by_one_is_asked_again(
+def test_a_query_is_repeated_when_the_server_closes_connections_one_by_one(
     store: Store, postgres: Server, address: str
 ) -> None:
     store.set_alias("m", "champion", "v1")

@@ -47,7 +47,7 @@ def test_nothing_is_created_by_reading(opened: Store, tmp_path: Path) -> None:
         assert inspect(connection).get_table_names() == []
 
 
-def test_a_digest_is_found_until_it_is_forgotten(opened: Store) -> None:
+def test_a_digest_is_found_until_it_is_removed(opened: Store) -> None:
     opened.record("m", "v1", "a" * 64)
     opened.record("m", "v1", "b" * 64)
     assert opened.digest("m", "v1") == "b" * 64
@@ -95,7 +95,7 @@ def test_a_failing_change_changes_nothing(opened: Store) -> None:
 # Migrations
 
 
-def test_the_scripts_are_those_that_the_store_knows() -> None:
+def test_the_migration_scripts_match_the_store() -> None:
     config = Config()
     config.set_main_option("script_location", str(Path(migrations.__file__).parent))
     config.set_main_option("path_separator", "os")
@@ -161,7 +161,7 @@ def test_a_database_from_the_future_is_one_sentence(opened: Store, write: bool) 
     assert "\n" not in str(caught.value)
 
 
-def test_tables_of_other_programs_are_left_alone(opened: Store) -> None:
+def test_tables_of_other_programs_are_not_changed(opened: Store) -> None:
     _execute(opened, "CREATE TABLE alembic_version (version_num VARCHAR(32))")
     assert opened.aliases("m") == {}
     opened.set_alias("m", "champion", "v1")
@@ -183,7 +183,7 @@ def test_tables_that_are_missing_are_one_sentence(opened: Store) -> None:
     "import penstock.registry.registry as r; r.Registry('nowhere').list()",
     "import penstock.artifacts.artifact, penstock.artifacts.card, penstock.artifacts.bundled, penstock.artifacts.refs",
 ])  # fmt: skip
-def test_looking_at_a_registry_imports_no_database(code: str, tmp_path: Path) -> None:
+def test_listing_a_registry_imports_no_database(code: str, tmp_path: Path) -> None:
     heavy = "{'sqlalchemy', 'alembic', 'torch', 'onnxruntime', 'markdown_it', 'fastapi'}"
     command = f"{code}\nimport sys\nassert not {heavy} & set(sys.modules), {heavy} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", command], check=True, cwd=tmp_path)
