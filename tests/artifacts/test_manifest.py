@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from manifest_documents import MANIFEST, SHA, encoded
 
 from penstock.artifacts.manifest import Manifest
+from penstock.datatypes import DATATYPES
 from penstock.errors import InvalidInput
-from penstock.tensors import DATATYPES
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 JSON = st.recursive(

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from contextvars import ContextVar
 from typing import Any
 
+from penstock.datatypes import datatype_of_numpy
 from penstock.engine.observation import Observation
-from penstock.tensors import datatype_of_numpy
 
 log = logging.getLogger("penstock.access")
 

@@ -8,10 +8,11 @@ from typing import Annotated, Any, ClassVar, TypeAlias
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
+from penstock.datatypes import BF16, float_from_bf16, to_json_values
 from penstock.errors import InvalidInput
 from penstock.tasks.base import Task, TimedResponse
 from penstock.tasks.validation_errors import parse_config, parse_request
-from penstock.tensors import BF16, Array, Arrays, Signature, TensorSpec, float_from_bf16, to_json_values
+from penstock.tensors import Array, Arrays, Signature, TensorSpec
 
 _DEEPEST = 32
 _JSON_NAMES: dict[type, str] = {int: "numbers", float: "numbers", bool: "booleans", str: "text", bytes: "text"}

@@ -11,8 +11,9 @@ from penstock.backends.devices import Device
 from penstock.backends.onnx.errors import run_error
 from penstock.backends.onnx.session import Opened, open_session
 from penstock.backends.onnx.weights import weigh
+from penstock.datatypes import BF16, DATATYPES, as_text, datatype_of_onnx
 from penstock.errors import InferenceError, ModelLoadError, UnsupportedFormat
-from penstock.tensors import BF16, DATATYPES, Arrays, Signature, TensorSpec, as_text, datatype_of_onnx, named_dims
+from penstock.tensors import Arrays, Signature, TensorSpec, named_dims
 
 if TYPE_CHECKING:
     import onnxruntime

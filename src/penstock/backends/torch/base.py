@@ -12,8 +12,9 @@ import numpy as np
 from penstock.backends.base import Backend, empty_outputs, no_rows
 from penstock.backends.devices import Device, usable_cores
 from penstock.backends.torch.precision import close_enough, gains, half_type
+from penstock.datatypes import BF16, DATATYPES
 from penstock.errors import InferenceError, ModelLoadError, OutOfMemory, UnsupportedFormat, first_line
-from penstock.tensors import BF16, DATATYPES, Array, Arrays, Signature, TensorSpec
+from penstock.tensors import Array, Arrays, Signature, TensorSpec
 
 if TYPE_CHECKING:
     import torch

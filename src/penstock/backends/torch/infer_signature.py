@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from penstock.backends.torch.base import named_outputs, reason, spec_of
+from penstock.datatypes import datatype_of_numpy
 from penstock.errors import InvalidInput, ModelLoadError, first_line
-from penstock.tensors import Array, Arrays, Signature, TensorSpec, datatype_of_numpy
+from penstock.tensors import Array, Arrays, Signature, TensorSpec
 
 if TYPE_CHECKING:
     import torch

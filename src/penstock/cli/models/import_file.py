@@ -18,12 +18,13 @@ from penstock.backends.base import BackendOptions, ModelFile, require_file
 from penstock.backends.catalog import format_of, open_backend, outputs_from_runs
 from penstock.backends.verification import FREE_LENGTHS
 from penstock.cli.models.random_samples import self_reference, trial_batches
+from penstock.datatypes import DATATYPES
 from penstock.errors import InvalidInput, ModelLoadError, UnsupportedFormat, Untrusted
 from penstock.formats import FORMATS, format_of_kind
 from penstock.registry.registry import Registry
 from penstock.scan.scanner import scan_file
 from penstock.tasks.catalog import load_task, task_for_bare
-from penstock.tensors import DATATYPES, Signature, TensorSpec
+from penstock.tensors import Signature, TensorSpec
 
 _DTYPES = {name: row.wire for row in DATATYPES.values() for name in row.names}
 

@@ -14,8 +14,9 @@ from typing import Literal, NamedTuple, TypeAlias
 import numpy as np
 
 from penstock.artifacts.policies import Range, RangePolicy, Ranges
+from penstock.datatypes import BF16
 from penstock.errors import OutOfRange
-from penstock.tensors import BF16, Array, Arrays, Signature, TensorSpec
+from penstock.tensors import Array, Arrays, Signature, TensorSpec
 
 log = logging.getLogger(__name__)
 
