@@ -48,6 +48,11 @@ def first_line(error: BaseException, longest: int = 200) -> str:
     return shortened(lines[0].rstrip(".") if lines else type(error).__name__, longest)
 
 
+def type_and_message(error: BaseException, longest: int = 500) -> str:
+    """The error's type and its message on one line, for an error of foreign code."""
+    return shortened(f"{type(error).__name__}: {' '.join(str(error).split())}", longest)
+
+
 class FieldError(NamedTuple):
     """One fault in one field of a request; `field` is a path such as `input_data[3]`."""
 

@@ -33,7 +33,7 @@ from penstock.artifacts.schema import (
     put_back,
     validate_newer,
 )
-from penstock.errors import InvalidInput
+from penstock.errors import InvalidInput, first_line
 from penstock.tensors import Signature
 
 MANIFEST = "manifest.json"
@@ -305,7 +305,7 @@ class Manifest(Entry):
         try:
             return (json.dumps(self.to_json(), indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
         except (ValueError, TypeError, RecursionError) as error:
-            raise InvalidInput(f"{MANIFEST}: it holds a value that JSON cannot: {_first_line(error)}") from None
+            raise InvalidInput(f"{MANIFEST}: it holds a value that JSON cannot: {first_line(error)}") from None
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
@@ -337,7 +337,7 @@ def _json_object(data: bytes) -> dict[str, Any]:
     try:
         document = json.loads(data.decode(), parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
-        raise InvalidInput(f"it is not JSON: {_first_line(error)}") from None
+        raise InvalidInput(f"it is not JSON: {first_line(error)}") from None
     if not isinstance(document, dict):
         raise InvalidInput("it is not a JSON object")
     return document
@@ -348,10 +348,6 @@ def _version_of(document: dict[str, Any]) -> SchemaVersion:
         return parse_version(document["schema_version"])
     except ValueError as error:
         raise InvalidInput(f"schema_version: {error}", field="schema_version") from None
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _refuse_constant(name: str) -> NoReturn:

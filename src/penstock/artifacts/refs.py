@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from penstock.errors import InvalidInput
+from penstock.errors import InvalidInput, shortened
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
@@ -63,8 +63,7 @@ def check_version(value: str, field: str = "version") -> str:
 
 def shown(value: object) -> str:
     """A faulty value as a message repeats it: its `repr`, truncated."""
-    text = repr(value)
-    return text if len(text) <= 120 else f"{text[:117]}..."
+    return shortened(repr(value), 120)
 
 
 def parse_ref(text: str) -> Ref:

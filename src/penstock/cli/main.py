@@ -16,7 +16,7 @@ import typer
 import penstock
 from penstock.cli import config, doctor, predict, scan, serve
 from penstock.cli.models import commands as models
-from penstock.errors import PenstockError
+from penstock.errors import PenstockError, type_and_message
 
 app = typer.Typer(
     name="penstock",
@@ -71,7 +71,7 @@ def run(command: Callable[[], object]) -> int:
         where = f"{error.filename}: " if error.filename else ""
         return _fail(f"{where}{error.strerror or error}", error)
     except Exception as error:
-        return _fail(f"unexpected {type(error).__name__}: {' '.join(str(error).split())}", error)
+        return _fail(f"unexpected {type_and_message(error)}", error)
 
 
 def _finish(command: Callable[[], object]) -> int:

@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from pydantic import BaseModel
 
-from penstock.errors import Overloaded
+from penstock.errors import Overloaded, shortened
 from penstock.gateway.problems import MEDIA_TYPE, Refusal, body_too_large, problem_body
 from penstock.gateway.service import Service
 
@@ -253,9 +253,9 @@ class Routes:
             location = "../" + path.rstrip("/").rpartition("/")[2]
             raise Refusal(307, "this path has no trailing slash", headers=[("location", quote(location))])
         if not methods:
-            raise Refusal(404, f"there is nothing at {path[:200]}; /docs lists every route")
+            raise Refusal(404, f"there is nothing at {shortened(path)}; /docs lists every route")
         allowed = ", ".join(self.methods(path))
-        raise Refusal(405, f"{path[:200]} takes {allowed}", headers=[("allow", allowed)])
+        raise Refusal(405, f"{shortened(path)} takes {allowed}", headers=[("allow", allowed)])
 
     def knows(self, path: str) -> bool:
         """True when some method is served at this path."""

@@ -14,6 +14,7 @@ from typing import Any, cast
 import orjson
 from pydantic import BaseModel
 
+from penstock.errors import type_and_message
 from penstock.gateway.docs.examples import Example
 from penstock.gateway.docs.openapi import models_in, write_document
 from penstock.gateway.gateway import Gateway
@@ -129,7 +130,7 @@ def _can_be_documented(row: Endpoint) -> bool:
             orjson.dumps(write_document((row,)))
             return True
     except Exception as error:  # a row may hold anything
-        log.warning("%s %s is not documented: %s: %s", row.method, row.path, type(error).__name__, error)
+        log.warning("%s %s is not documented: %s", row.method, row.path, type_and_message(error))
     return False
 
 
@@ -137,8 +138,7 @@ def _imported(point: EntryPoint) -> Iterable[object]:
     try:
         return tuple(point.load())
     except (Exception, SystemExit) as error:  # a plug-in may raise anything while it is imported
-        why = " ".join(str(error).split())
-        log.warning("the routes of %s cannot be served: %s: %s", point.value, type(error).__name__, why)
+        log.warning("the routes of %s cannot be served: %s", point.value, type_and_message(error))
         return ()
 
 
@@ -186,7 +186,6 @@ def _has_schema(model: type[BaseModel]) -> bool:
         model.model_json_schema(mode="validation")
         model.model_json_schema(mode="serialization")
     except Exception as error:
-        why = " ".join(str(error).split())
-        log.warning("%s is not documented: %s: %s", model.__qualname__, type(error).__name__, why[:300])
+        log.warning("%s is not documented: %s", model.__qualname__, type_and_message(error))
         return False
     return True

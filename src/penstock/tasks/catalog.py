@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from importlib.metadata import entry_points
 from typing import Any
 
-from penstock.errors import ModelLoadError, PenstockError
+from penstock.errors import ModelLoadError, PenstockError, type_and_message
 from penstock.imports import import_attribute
 from penstock.tasks.base import Task
 from penstock.tensors import Signature
@@ -49,7 +49,7 @@ def load_task(kind: str, config: Mapping[str, Any], signature: Signature) -> Tas
     except PenstockError:
         raise
     except Exception as error:  # a plug-in may raise anything while it reads its settings
-        raise ModelLoadError(f"the task {kind!r} could not be set up: {_what(error)}") from error
+        raise ModelLoadError(f"the task {kind!r} could not be set up: {type_and_message(error)}") from error
 
 
 def task_for_bare(signature: Signature) -> str:
@@ -71,8 +71,6 @@ def _import(kind: str, target: str) -> Any:
     try:
         return import_attribute(target)
     except Exception as error:  # a plug-in may raise anything while it is imported
-        raise ModelLoadError(f"the task {kind!r} could not be loaded from {target}: {_what(error)}") from error
-
-
-def _what(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise ModelLoadError(
+            f"the task {kind!r} could not be loaded from {target}: {type_and_message(error)}"
+        ) from error

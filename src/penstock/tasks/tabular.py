@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, SerializerFunctionWrapHandler, model_serializer
 
-from penstock.errors import FieldError, InvalidInput, ModelLoadError, OutOfRange
+from penstock.errors import FieldError, InvalidInput, ModelLoadError, OutOfRange, shortened
 from penstock.tasks.base import Task, TimedResponse
 from penstock.tasks.classification import ClassScores, OutputKind, one_output
 from penstock.tasks.columns import WRONG, Column, fits_into, is_missing
@@ -202,7 +202,7 @@ class TabularTask(Task):
 
 
 def _path(row: int, name: str) -> str:
-    return f"rows[{row}].{name[:100]}"
+    return f"rows[{row}].{shortened(name, 100)}"
 
 
 def _too_large(column: Column, spec: TensorSpec) -> InvalidInput:

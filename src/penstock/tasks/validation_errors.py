@@ -34,8 +34,7 @@ def field_path(loc: tuple[int | str, ...]) -> str:
 
 
 def _name(part: str) -> str:
-    plain = printable(part)
-    return plain if len(plain) <= _LONGEST_NAME else f"{plain[:_LONGEST_NAME]}…"
+    return printable(part, _LONGEST_NAME)
 
 
 def refusal(error: ValidationError) -> InvalidInput:

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 from urllib.parse import parse_qs
 
-from penstock.errors import InvalidInput, ModelNotReady
+from penstock.errors import InvalidInput, ModelNotReady, shortened
 from penstock.plugin_api import JSON, Call, Endpoint, Refusal, Reply, json_reply, read_json, tasks_of
 from penstock_hydraulics.fleet.equipment_schemas import (
     EquipmentAnswer,
@@ -134,7 +134,9 @@ def _unknown(equipment_id: str) -> Refusal:
 async def _json(call: Call) -> bytes:
     content_type = (call.header("content-type") or "").partition(";")[0].strip().lower()
     if content_type != JSON and not content_type.endswith("+json"):
-        raise Refusal(415, f"unsupported content type {content_type[:100] or 'none'}; equipment must be {JSON}")
+        raise Refusal(
+            415, f"unsupported content type {shortened(content_type, 100) or 'none'}; equipment must be {JSON}"
+        )
     body = await call.body()
     if len(body) > MAX_BODY_BYTES:
         raise Refusal(413, f"the body exceeds {MAX_BODY_BYTES} bytes")
@@ -150,7 +152,7 @@ def _query(call: Call, *names: str) -> dict[str, str]:
     for name, values in given.items():
         if name not in names:
             known = f"known parameters: {', '.join(names)}" if names else "this route has none"
-            raise InvalidInput(f"{name[:80]}: unknown query parameter; {known}", field=name[:80])
+            raise InvalidInput(f"{shortened(name, 80)}: unknown query parameter; {known}", field=shortened(name, 80))
         if len(values) > 1:
             raise InvalidInput(f"{name}: repeated query parameter; send it once", field=name)
     return {name: values[0] for name, values in given.items()}

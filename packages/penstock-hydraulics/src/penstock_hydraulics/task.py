@@ -12,7 +12,7 @@ import orjson
 from numpy.typing import NDArray
 from pydantic import BaseModel
 
-from penstock.errors import InvalidInput, ModelLoadError
+from penstock.errors import InvalidInput, ModelLoadError, quoted
 from penstock.plugin_api import Registry, Signature, Task, parse_config, parse_request
 from penstock_hydraulics.diagnosis.advisories import machine_advisories, sensor_advisories, window_advisories
 from penstock_hydraulics.diagnosis.anomalies import Findings, anomaly_detector
@@ -222,7 +222,7 @@ class HydraulicDiagnostics(Task):
             if found is None:
                 known = ", ".join(TEMPLATES)
                 raise InvalidInput(
-                    f"topology: unknown template {given[:100]!r}; known templates: {known}; or send a graph",
+                    f"topology: unknown template {quoted(given)}; known templates: {known}; or send a graph",
                     field="topology",
                 )
             return found, False

@@ -15,7 +15,7 @@ from penstock.engine.batching.padding import ArrayBatcher
 from penstock.engine.loading.selection_cache import SelectionResult
 from penstock.engine.tasks.ranges import RangePolicies
 from penstock.engine.tasks.task_runner import TaskRunner
-from penstock.errors import InvalidInput
+from penstock.errors import InvalidInput, quoted
 from penstock.registry.registry import Registry
 from penstock.tasks.base import Task
 from penstock.tasks.tensor import TensorTask
@@ -122,7 +122,7 @@ class LoadedModel:
             return self.runners[kind]
         except KeyError:
             known = ", ".join(self.runners)
-            raise InvalidInput(f"task: {self.key} has no task {kind[:100]!r}; it has {known}", field="task") from None
+            raise InvalidInput(f"task: {self.key} has no task {quoted(kind)}; it has {known}", field="task") from None
 
     @property
     def signature(self) -> Signature:

@@ -9,7 +9,7 @@ from penstock.artifacts.policies import Ranges
 from penstock.engine.batching.limits import BatchLimits
 from penstock.engine.tasks.ranges import RangePolicies, Watch, watch_for
 from penstock.engine.tasks.task_thread_pool import TaskThreadPool
-from penstock.errors import InferenceError, ModelLoadError, PenstockError
+from penstock.errors import InferenceError, ModelLoadError, PenstockError, type_and_message
 from penstock.registry.registry import Registry
 from penstock.tasks.base import Task
 
@@ -51,8 +51,7 @@ class TaskRunner:
         except PenstockError:
             raise
         except Exception as error:
-            why = f"{type(error).__name__}: {' '.join(str(error).split())}"
-            raise ModelLoadError(f"{self.what} could not be attached: {why}") from error
+            raise ModelLoadError(f"{self.what} could not be attached: {type_and_message(error)}") from error
 
     def close(self) -> None:
         """End the threads."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import orjson
 
-from penstock.errors import PenstockError
+from penstock.errors import PenstockError, quoted
 from penstock.gateway.docs.examples import example_of
 from penstock.gateway.http import JSON, Call, Reply
 from penstock.gateway.problems import Refusal
@@ -79,7 +79,7 @@ async def asset(call: Call) -> Reply:
     """`GET /docs/assets/{file}`: compressed, as it is stored, for a client that accepts gzip."""
     name = call.params["file"]
     if name not in _CONTENT_TYPES:
-        raise Refusal(404, f"there is no asset {name[:100]}")
+        raise Refusal(404, f"there is no asset {quoted(name)}")
     headers = [("content-type", _CONTENT_TYPES[name]), ("cache-control", "public, max-age=86400")]
     if name in _UNCOMPRESSED:
         return Reply(200, headers, await asyncio.to_thread((_FOLDER / name).read_bytes))

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from penstock.artifacts.artifact import Artifact, Variant
 from penstock.engine.loading.loaded_model import LoadedModel
-from penstock.errors import InvalidInput, ModelNotFound
+from penstock.errors import InvalidInput, ModelNotFound, quoted
 from penstock.formats import is_model_file
 from penstock.gateway.http import Call, Reply, json_reply
 from penstock.registry.registry import Registry
@@ -219,7 +219,7 @@ def _summary_of(registry: Registry, loaded: list[LoadedModel], name: str) -> Mod
         return _bare_summary(bare)
     if is_model_file(name) or name not in registry.list():
         known = ", ".join(registry.list()) or "none"
-        raise ModelNotFound(f"there is no model {name[:100]!r}; models: {known}")
+        raise ModelNotFound(f"there is no model {quoted(name)}; models: {known}")
     return _summary(registry, loaded, name)
 
 

@@ -19,7 +19,7 @@ from penstock.engine.admission import Lease
 from penstock.engine.loading.loaded_model import LoadedModel
 from penstock.engine.observation import Prediction
 from penstock.engine.tasks.ranges import Flag
-from penstock.errors import FieldError, InvalidInput, ModelNotFound, PenstockError
+from penstock.errors import FieldError, InvalidInput, ModelNotFound, PenstockError, quoted, shortened
 from penstock.formats import is_model_file
 from penstock.gateway.http import JSON, Call, Reply
 from penstock.gateway.native import fast_json
@@ -170,7 +170,7 @@ async def _move(call: Call, lease: Lease, version: str, fixed: bool) -> None:
     model = lease.model
     try:
         if fixed:
-            raise ModelNotFound(f"the path names the version {model.version}, the body {version[:100]!r}")
+            raise ModelNotFound(f"the path names the version {model.version}, the body {quoted(version)}")
         await lease.move_to(_named(call, f"{model.name}:{version}"))
     except ModelNotFound as error:
         raise VersionNotFound(str(error)) from None
@@ -248,7 +248,7 @@ def _choose(lease: Lease, kind: Any) -> None:
     if not isinstance(kind, str):
         raise InvalidInput("task: Input should be a valid string", field="task")
     if lease.task not in (None, kind):
-        raise InvalidInput(f"task: the query names {lease.task!r}, the body {kind[:100]!r}", field="task")
+        raise InvalidInput(f"task: the query names {lease.task!r}, the body {quoted(kind)}", field="task")
     lease.choose(kind)
 
 
@@ -262,7 +262,7 @@ def _check_json(content_type: str) -> None:
     A body without a content type, or with the default of `curl -d`, is read as JSON.
     """
     if content_type and not is_json(content_type) and not content_type.startswith(_CURL):
-        raise Refusal(415, f"this model takes {JSON}, not {content_type[:100]}")
+        raise Refusal(415, f"this model takes {JSON}, not {shortened(content_type, 100)}")
 
 
 def is_json(content_type: str) -> bool:

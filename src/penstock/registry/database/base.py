@@ -12,7 +12,7 @@ from typing import ClassVar
 from sqlalchemy import URL, Engine, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
-from penstock.errors import ConfigError
+from penstock.errors import ConfigError, first_line
 from penstock.imports import import_attribute
 
 _KINDS = {
@@ -65,13 +65,10 @@ class Database(ABC):
         try:
             yield
         except caught as error:
-            reason = self._reason(error.orig if isinstance(error, DBAPIError) and error.orig else error)
+            reason = first_line(error.orig if isinstance(error, DBAPIError) and error.orig else error, 500)
             hint = next((hint for words, hint in self.hints.items() if words in reason), "check the database_url")
             hint = hint.replace("{loss}", self.loss)
             raise ConfigError(f"{self.what} {self.where} cannot be used ({reason}); {hint}") from None
-
-    def _reason(self, error: BaseException) -> str:
-        return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def open_database(address: str, owner: str = "") -> Database:

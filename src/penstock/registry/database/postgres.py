@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 from sqlalchemy import URL, Connection, Engine, create_engine, event, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from penstock.errors import ConfigError
+from penstock.errors import ConfigError, first_line
 from penstock.registry.database.base import Database, shown
 
 CONNECT_TIMEOUT_S = 5
@@ -148,7 +148,7 @@ def _engine(url: URL, where: str) -> Engine:
             f"database_url: {where} needs the driver {error.name}; pip install 'penstock[postgres]'"
         ) from None
     except (SQLAlchemyError, ImportError) as error:
-        raise ConfigError(f"database_url: {where} cannot be used: {str(error).splitlines()[0]}") from None
+        raise ConfigError(f"database_url: {where} cannot be used: {first_line(error)}") from None
 
 
 def _connection_options(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
-from penstock.errors import InvalidInput
+from penstock.errors import InvalidInput, quoted, shortened
 from penstock_hydraulics.diagnosis.trend import FAILURE_HEALTH
 from penstock_hydraulics.machine.templates import TEMPLATES
 from penstock_hydraulics.machine.topology import Topology, parse_topology
@@ -49,7 +49,7 @@ def check_equipment_id(equipment_id: str) -> str:
     """Return a valid id; raises InvalidInput for any other."""
     if _ID.fullmatch(equipment_id) is None:
         raise InvalidInput(
-            f"equipment_id: {equipment_id[:80]!r} is invalid; an id is 1 to 128 letters, digits and _ . : -,"
+            f"equipment_id: {quoted(equipment_id)} is invalid; an id is 1 to 128 letters, digits and _ . : -,"
             " starting with a letter or a digit",
             field="equipment_id",
         )
@@ -79,7 +79,7 @@ def _topology(value: Any) -> Topology:
     if isinstance(value, str):
         if value not in TEMPLATES:
             raise InvalidInput(
-                f"topology: unknown template {value[:80]!r}; known templates: {', '.join(TEMPLATES)}; or send a graph",
+                f"topology: unknown template {quoted(value)}; known templates: {', '.join(TEMPLATES)}; or send a graph",
                 field="topology",
             )
         return TEMPLATES[value]
@@ -118,8 +118,8 @@ def _limit(sensor: str, value: Any, topology: Topology) -> tuple[float | None, f
 def _check_sensor(sensor: str, topology: Topology, where: str) -> None:
     if topology.sensor(sensor) is None:
         raise InvalidInput(
-            f"{where}: {sensor[:80]!r} is not a sensor `<quantity>_<component_id>` of the topology {topology.name}",
-            field=f"{where}.{sensor[:80]}",
+            f"{where}: {quoted(sensor)} is not a sensor `<quantity>_<component_id>` of the topology {topology.name}",
+            field=f"{where}.{shortened(sensor, 80)}",
         )
 
 

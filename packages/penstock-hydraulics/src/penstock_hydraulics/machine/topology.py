@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from penstock.errors import InvalidInput
+from penstock.errors import InvalidInput, shortened
 
 QUANTITIES: Mapping[str, str] = {
     "pressure": "bar",
@@ -277,5 +277,4 @@ def _check_connected(topology: Topology) -> None:
 
 
 def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= _MAX_SHOWN else text[: _MAX_SHOWN - 1] + "…"
+    return shortened(repr(value), _MAX_SHOWN)
