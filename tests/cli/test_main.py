@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from waiting import LONG_S
 
 import penstock as package
 from penstock.cli.main import run
@@ -96,7 +97,7 @@ def test_an_interrupted_command_ends_with_130_and_without_a_traceback(tmp_path: 
     )
     with source.open("wb"):  # opens when the command waits for its input
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=10)
+        out, err = process.communicate(timeout=LONG_S)
     assert (process.returncode, out) == (130, b"")
     assert b"Traceback" not in err
 
@@ -106,7 +107,7 @@ def test_a_closed_pipe_is_not_an_error(args: list[str]) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     try:
-        done = subprocess.run([*COMMAND, *args], stdout=writer, stderr=subprocess.PIPE, timeout=20)
+        done = subprocess.run([*COMMAND, *args], stdout=writer, stderr=subprocess.PIPE, timeout=LONG_S)
     finally:
         os.close(writer)
     assert done.stderr == b""

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from linear_models import weights
+from waiting import LONG_S
 
 from penstock import Client
 from penstock.errors import InvalidInput, ModelNotFound
@@ -63,7 +64,7 @@ def test_a_bare_file_is_served_under_its_name_until_sigterm(start: Start, onnx_f
         with pytest.raises(ModelNotFound, match="nothing"):
             client.predict("nothing", input_data=ROW)
     process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=10) == 0
+    assert process.wait(timeout=LONG_S) == 0
 
 
 def test_the_default_model_is_the_requested_one(start: Start, published: str) -> None:
@@ -73,12 +74,12 @@ def test_the_default_model_is_the_requested_one(start: Start, published: str) ->
         assert client.predict(f"{published}@champion", input_data=ROW)["model_version"] == "v1.0"
         assert [model["name"] for model in client.models()["models"]] == [published]
     process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=10) == 0
+    assert process.wait(timeout=LONG_S) == 0
 
 
 def failed(*args: object) -> str:
     """The error message of a server that did not start."""
-    done = subprocess.run([*COMMAND, *map(str, args)], capture_output=True, timeout=30)
+    done = subprocess.run([*COMMAND, *map(str, args)], capture_output=True, timeout=LONG_S)
     assert done.returncode == 1, done
     assert done.stdout == b""
     sentences = [line for line in done.stderr.decode().splitlines() if not line.startswith("{")]

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from waiting import LONG_S
 
 from penstock.engine.batching.batcher import Batched
 from penstock.engine.cache import PredictionCache
@@ -169,7 +170,7 @@ class Runs:
         return Batched({"y": np.full(3, self.count)}, 4, 0.001, 0.002)
 
 
-def soon(seconds: float = 5.0) -> float:
+def soon(seconds: float = LONG_S) -> float:
     return time.monotonic() + seconds
 
 

@@ -215,11 +215,11 @@ async def test_moving_an_alias_swaps_the_model_without_refusing_requests(
             seen.append((p.version, index, p.response.predictions[0]))  # type: ignore[attr-defined]
 
     askers = [asyncio.create_task(ask(i)) for i in range(8)]
-    await asyncio.sleep(0.05)
+    await until(lambda: len(seen) >= 8)
     for version in ("2.0.0", "1.0.0", "2.0.0"):
         registry.set_alias("m", "live", version)
         await engine.reconcile()
-        await asyncio.sleep(0.05)
+        await until(lambda version=version: seen and seen[-1][0] == version)
     stop.set()
     await asyncio.gather(*askers)
     assert {version for version, _, _ in seen} == {"1.0.0", "2.0.0"}

@@ -18,6 +18,7 @@ import pytest
 from leases import lease_of, release
 from linear_models import CLASSES, FEATURES, SIGNATURE, Publish, linear, weights
 from onnx import TensorProto, helper, numpy_helper
+from waiting import LONG_S
 
 from penstock import InferenceConfig, InferenceEngine, ModelManager, Predictor, Registry
 from penstock.engine.loading import memory
@@ -55,7 +56,7 @@ def heavy(path: Path, megabytes: int) -> Path:
     return path
 
 
-def wait_for(true: Callable[[], bool], what: str, seconds: float = 10) -> None:
+def wait_for(true: Callable[[], bool], what: str, seconds: float = LONG_S) -> None:
     until = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < until, what

@@ -12,6 +12,7 @@ import httpx
 import pytest
 from live_servers import Live, Process
 from served_models import build_registry
+from waiting import LONG_S
 
 from penstock.gateway.process.server import free_address
 from penstock.settings import Settings
@@ -35,7 +36,7 @@ def base_settings(registry_path: Path, database: Database) -> Settings:
         max_body_bytes=200_000,
         max_queue_size=4,
         batch_size=4,
-        request_timeout_ms=10_000,
+        request_timeout_ms=60_000,
         cors_origins="https://app.example",
     )
 
@@ -79,7 +80,7 @@ def serve(tmp_path: Path, free_port: int, database: Database) -> Iterator[Callab
 
 @contextmanager
 def _raw(port: int) -> Iterator[socket.socket]:
-    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+    with socket.create_connection(("127.0.0.1", port), timeout=LONG_S) as connection:
         yield connection
 
 

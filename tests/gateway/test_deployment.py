@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import pytest
 from live_servers import Process
 from postgres import Server
 from served_models import build_registry
+from waiting import LONG_S, wait_until
 
 from penstock.gateway.process.server import free_address
 from penstock.registry.registry import Registry
@@ -32,7 +32,7 @@ def predict(process: Process, name: str = "vec") -> httpx.Response:
 
 
 def command(process: Process, verb: str, model: str) -> dict[str, object]:
-    reply = httpx.post(f"{process.url}/admin/{verb}", json={"model": model}, timeout=20)
+    reply = httpx.post(f"{process.url}/admin/{verb}", json={"model": model}, timeout=LONG_S)
     assert reply.status_code == 200, reply.text
     answer: dict[str, object] = reply.json()
     return answer
@@ -51,10 +51,7 @@ def test_an_unload_survives_a_restart_and_is_followed_by_every_server_of_the_reg
     other = serve("--registry", str(own_registry), port=free_address("127.0.0.1", 0)[1])
     other.wait_for()
     assert command(first, "unload", "vec")["persisted"] is True
-    until = time.monotonic() + 10
-    while predict(other).status_code != 404:
-        assert time.monotonic() < until, "the other server does not follow"
-        time.sleep(0.05)
+    wait_until(lambda: predict(other).status_code == 404)
     first.send()
     assert "it is not served until it is loaded again" in " ".join(events(first.finish()[2]))
 

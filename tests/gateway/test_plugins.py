@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from leases import lease_of, release
 from linear_models import SIGNATURE, linear
 from live_servers import Live, Process
 from plugin_packages import install, install_tides, publish_tides
+from waiting import wait_until
 
 from penstock import ModelManager, Predictor
 from penstock.artifacts.artifact import TaskEntry, VariantSource, write_artifact
@@ -135,10 +135,7 @@ def test_routes_follow_a_model_that_is_published_later(site: Path, tmp_path: Pat
     with Live("rsgi", settings_of(registry), ()) as live:
         assert live.http.get("/tides/brest").status_code == 404
         publish_tides(registry, tmp_path / "source")
-        until = time.monotonic() + 20
-        while live.http.get("/tides/brest").status_code == 404 and time.monotonic() < until:
-            time.sleep(0.05)
-        assert live.http.get("/tides/brest").status_code == 200
+        wait_until(lambda: live.http.get("/tides/brest").status_code == 200)
 
 
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
@@ -164,9 +161,7 @@ def test_a_task_is_attached_before_it_answers_and_closed_with_its_model(tides: R
 def test_a_new_version_is_attached_before_the_old_one_is_closed(tides: Registry, life: Any, tmp_path: Path) -> None:
     with Live("rsgi", settings_of(tides), ("ports",)) as live:
         publish_tides(tides, tmp_path / "source", version="2")
-        until = time.monotonic() + 20
-        while len(life) < 3 and time.monotonic() < until:
-            time.sleep(0.05)
+        wait_until(lambda: len(life) == 3)
         assert [what for what, *_ in life] == ["attach", "attach", "close"]
         assert live.http.post("/predict", json=WATER).status_code == 200
 
@@ -183,9 +178,7 @@ def test_a_task_is_closed_once_if_the_engine_is_closed_during_a_request(tides: R
     lease = lease_of(manager, model)
     manager.close()
     release(lease)
-    until = time.monotonic() + 10
-    while any(thread.name == "penstock-unload" for thread in threading.enumerate()) and time.monotonic() < until:
-        time.sleep(0.01)
+    wait_until(lambda: all(thread.name != "penstock-unload" for thread in threading.enumerate()))
     assert [what for what, *_ in life] == ["attach", "close"]
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
 
 import httpx
 import pytest
 from live_servers import Live
+from waiting import LONG_S, until
 
 LONG = {"input_data": [400.0, 0, 0, 0]}
 """Takes the slow model most of a second."""
@@ -17,7 +17,7 @@ SHORT = {"input_data": [8.0, 0, 0, 0]}
 
 @pytest.fixture
 async def client(live: Live) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(base_url=live.url, timeout=20) as client:
+    async with httpx.AsyncClient(base_url=live.url, timeout=LONG_S) as client:
         yield client
 
 
@@ -27,21 +27,15 @@ def ask(client: httpx.AsyncClient, body: object, priority: int | None = None) ->
 
 
 async def queued(live: Live, rows: int) -> None:
-    until = time.monotonic() + 5
-    while live.service.engine.queue_rows != rows:
-        assert time.monotonic() < until
-        await asyncio.sleep(0.002)
+    await until(lambda: live.service.engine.queue_rows == rows)
 
 
 async def busy(
     live: Live, client: httpx.AsyncClient, priority: int | None = None
 ) -> list[asyncio.Task[httpx.Response]]:
     """A running request, and four queued ones that fill the queue."""
-    until = time.monotonic() + 5
     running = ask(client, LONG, 100)
-    while not any(model.batcher.running_rows for model in live.service.engine.loaded()):
-        assert time.monotonic() < until
-        await asyncio.sleep(0.002)
+    await until(lambda: any(model.batcher.running_rows for model in live.service.engine.loaded()))
     waiting = []
     for count in range(1, 5):
         waiting.append(ask(client, SHORT, priority))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from live_servers import Live
+from waiting import LONG_S
 
 from penstock.gateway.http import Call, Endpoint, Protocol, Reply
 from penstock.gateway.native.routes import NATIVE
@@ -80,14 +81,14 @@ def test_a_body_that_never_arrives_is_refused_in_the_format_of_its_protocol(
     two_protocols: Live, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(two_protocols.gateway.limits, "timeout_s", 0.2)
-    with socket.create_connection(("127.0.0.1", two_protocols.port), timeout=10) as connection:
+    with socket.create_connection(("127.0.0.1", two_protocols.port), timeout=LONG_S) as connection:
         connection.sendall(b"POST /v9/read HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
         received = connection.recv(4096)
     assert received.startswith(b"HTTP/1.1 408 ")
     assert b'"other_error": "Refusal"' in received
 
 
-def until(done: Callable[[], object], within_s: float = 5) -> None:
+def until(done: Callable[[], object], within_s: float = LONG_S) -> None:
     started = time.monotonic()
     while not done():
         assert time.monotonic() - started < within_s
@@ -98,7 +99,7 @@ def until(done: Callable[[], object], within_s: float = 5) -> None:
 def test_a_draining_server_refuses_in_the_format_of_the_protocol(kind: str, tmp_path: Path) -> None:
     with (
         Live(kind, Settings(registry=tmp_path), (), (NATIVE, OTHER)) as live,
-        socket.create_connection(("127.0.0.1", live.port), timeout=10) as connection,
+        socket.create_connection(("127.0.0.1", live.port), timeout=LONG_S) as connection,
     ):
         connection.sendall(b"POST /v9/read HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
         until(lambda: any(call.reading for call in live.gateway.inflight.calls.values()))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import struct
-import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +13,7 @@ import httpx
 import pytest
 from live_servers import Live
 from PIL import Image
+from waiting import wait_until
 
 GOOD = {"input_data": [1, 2, 3, 4]}
 JSON = {"content-type": "application/json"}
@@ -232,10 +232,7 @@ def test_a_client_that_disconnects_within_its_body_does_no_harm(live: Live, raw_
     for headers in (b"Content-Length: 1000", b"Transfer-Encoding: chunked"):
         with raw_connection() as connection:
             connection.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\n" + headers + b'\r\n\r\n5\r\n{"inp')
-    until = time.monotonic() + 5
-    while len(live.gateway.inflight) and time.monotonic() < until:
-        time.sleep(0.02)
-    assert len(live.gateway.inflight) == 0
+    wait_until(lambda: not len(live.gateway.inflight))
     assert live.http.post("/predict", json=GOOD).status_code == 200
 
 
@@ -261,9 +258,8 @@ def test_a_decompression_bomb_is_refused_without_decompression(http: httpx.Clien
     side = 60_000
     head = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0))
     bomb = b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
-    started = time.monotonic()
-    check_problem(http.post("/models/pic/predict", files={"file": bomb}), 422, "image")
-    assert time.monotonic() - started < 2
+    reply = http.post("/models/pic/predict", files={"file": bomb})
+    assert "60000×60000 pixels are more than" in check_problem(reply, 422, "image")["detail"]  # from the header alone
 
 
 def test_a_form_without_the_file_names_the_field(http: httpx.Client) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import pytest
 from live_servers import Live
+from waiting import LONG_S
 
 from penstock.gateway.http import Call, Endpoint, Protocol, Reply, problem_reply
 from penstock.gateway.native.routes import NATIVE
@@ -106,14 +107,14 @@ def fresh_producer() -> None:
 def connect(live: Live, path: str, method: str = "GET") -> socket.socket:
     connection = socket.socket()
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
-    connection.settimeout(10)
+    connection.settimeout(LONG_S)
     connection.connect(("127.0.0.1", live.port))
     connection.sendall(f"{method} {path} HTTP/1.1\r\nHost: x\r\nX-Request-ID: by-hand\r\n\r\n".encode())
     return connection
 
 
-def until(done: Callable[[], object], within_s: float = 5) -> float:
-    """The seconds until the condition is true."""
+def until(done: Callable[[], object], within_s: float = LONG_S) -> float:
+    """The seconds until it is so."""
     started = time.monotonic()
     while not done():
         assert time.monotonic() - started < within_s

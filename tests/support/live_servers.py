@@ -16,6 +16,7 @@ from typing import Any
 import httpx
 import uvicorn
 import uvloop
+from waiting import LONG_S
 
 from penstock.backends.devices import usable_cores
 from penstock.gateway.gateway import Gateway
@@ -58,8 +59,8 @@ class Live:
 
     def __enter__(self) -> Live:
         self._thread.start()
-        self.http = httpx.Client(base_url=self.url, timeout=20)
-        until = time.monotonic() + 20
+        self.http = httpx.Client(base_url=self.url, timeout=LONG_S)
+        until = time.monotonic() + LONG_S
         while time.monotonic() < until:
             assert self._failure is None, self._failure
             try:
@@ -73,12 +74,12 @@ class Live:
     def __exit__(self, *_: object) -> None:
         self.http.close()
         self.loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(20)
+        self._thread.join(LONG_S)
         assert not self._thread.is_alive()
 
     def call(self, work: Callable[[], Any]) -> Any:
         """Run a coroutine function on the server's loop."""
-        return asyncio.run_coroutine_threadsafe(work(), self.loop).result(20)
+        return asyncio.run_coroutine_threadsafe(work(), self.loop).result(LONG_S)
 
     def _run(self) -> None:
         try:
@@ -131,7 +132,7 @@ class Process:
         )
         self.pid = self._popen.pid
 
-    def wait_for(self, path: str = "/health/ready", status: int = 200, timeout_s: float = 60) -> httpx.Response:
+    def wait_for(self, path: str = "/health/ready", status: int = 200, timeout_s: float = LONG_S) -> httpx.Response:
         until = time.monotonic() + timeout_s
         while time.monotonic() < until:
             assert self._popen.poll() is None, self._popen.communicate()
@@ -147,7 +148,7 @@ class Process:
     def send(self, signum: int = signal.SIGTERM) -> None:
         self._popen.send_signal(signum)
 
-    def finish(self, timeout_s: float = 20) -> tuple[int, str, str]:
+    def finish(self, timeout_s: float = LONG_S) -> tuple[int, str, str]:
         """Exit code, standard output, standard error."""
         out, err = self._popen.communicate(timeout=timeout_s)
         return self._popen.returncode, out, err

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from leases import lease_of, release
 from linear_models import CLASSES, FEATURES, Publish, linear, weights
+from waiting import wait_until
 
 from penstock.engine.admission import Lease
 from penstock.engine.loading import load_backoff
@@ -33,13 +34,14 @@ from penstock.registry.registry import Registry
 
 
 def wait_until_closed(model: LoadedModel) -> None:
-    for _ in range(200):
+    def is_closed() -> bool:
         try:
             model.backend.run({"x": np.zeros((1, FEATURES), np.float32)})
         except Exception:
-            return
-        time.sleep(0.01)
-    raise AssertionError("the model was never closed")
+            return True
+        return False
+
+    wait_until(is_closed)
 
 
 def test_concurrent_callers_share_one_load(

@@ -112,10 +112,8 @@ async def test_work_past_its_deadline_is_dropped_and_does_not_begin(gate: thread
     begun: list[int] = []
     first = asyncio.create_task(pool.run(gate.wait, soon()))
     await asyncio.sleep(0.01)
-    started = time.monotonic()
     with pytest.raises(DeadlineExceeded):
         await pool.run(lambda: begun.append(1), soon(0.05))
-    assert time.monotonic() - started < 2
     gate.set()
     await first
     assert await pool.run(lambda: 1, soon()) == 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import pytest
 from linear_models import weights
 from live_servers import Live, Process
 from served_models import build_registry
+from waiting import LONG_S, wait_until
 
 from penstock.registry.registry import Registry
 from penstock.settings import Settings
@@ -221,11 +221,13 @@ def test_requests_in_flight_are_answered_while_their_model_is_unloaded(keyed: Li
     replies: list[httpx.Response] = []
 
     def ask() -> None:
-        replies.append(httpx.post(keyed.url + "/models/slow/predict", json={"input_data": [200, 0, 0, 0]}, timeout=20))
+        replies.append(
+            httpx.post(keyed.url + "/models/slow/predict", json={"input_data": [200, 0, 0, 0]}, timeout=LONG_S)
+        )
 
     asking = threading.Thread(target=ask)
     asking.start()
-    _until(lambda: keyed.service.engine.inflight)
+    wait_until(lambda: keyed.service.engine.inflight)
     assert order(keyed.http, "unload", "slow").json()["unloaded"] == ["slow:1.0"]
     asking.join()
     assert replies[0].status_code == 200
@@ -299,9 +301,9 @@ def test_a_drained_server_refuses_predictions_until_the_drain_ends(keyed: Live) 
 def test_draining_waits_for_the_requests_in_flight(keyed: Live) -> None:
     order(keyed.http, "load", "slow")
     body = {"input_data": [200, 0, 0, 0]}
-    asking = threading.Thread(target=lambda: httpx.post(keyed.url + "/models/slow/predict", json=body, timeout=20))
+    asking = threading.Thread(target=lambda: httpx.post(keyed.url + "/models/slow/predict", json=body, timeout=LONG_S))
     asking.start()
-    _until(lambda: keyed.service.engine.inflight)
+    wait_until(lambda: keyed.service.engine.inflight)
     assert keyed.http.post("/admin/drain").json()["inflight"] == 1
     assert keyed.http.post("/admin/drain", json={"wait_s": 20}).json()["inflight"] == 0
     asking.join()
@@ -319,11 +321,14 @@ def test_a_stopping_server_does_not_resume(keyed: Live) -> None:
 def workers(serve: Serve, own_registry: Path) -> Process:
     process = serve("vec", "--registry", str(own_registry), "--workers", "2", PENSTOCK_ADMIN_KEY=KEY)
     process.wait_for()
-    deadline = time.monotonic() + 20
-    while len({httpx.get(process.url + "/admin", headers=AUTH).status_code for _ in range(4)}) > 1:
-        assert time.monotonic() < deadline
-    time.sleep(1)  # the second process may take a moment longer
+    # every connection may go to another process: both have answered, so neither is still starting
+    wait_until(lambda: len({_process_of(httpx.get(process.url + "/health")) for _ in range(24)}) == 2)
     return process
+
+
+def _process_of(reply: httpx.Response) -> str:
+    """What tells one process from another: the beginning of the ids that it gives to requests."""
+    return reply.headers["x-request-id"].partition("-")[0]
 
 
 def everywhere(process: Process, path: str, body: dict[str, Any]) -> set[int]:
@@ -332,7 +337,7 @@ def everywhere(process: Process, path: str, body: dict[str, Any]) -> set[int]:
 
 
 def test_every_process_of_a_server_has_followed_before_the_reply(workers: Process) -> None:
-    with httpx.Client(base_url=workers.url, headers=AUTH, timeout=20) as http:
+    with httpx.Client(base_url=workers.url, headers=AUTH, timeout=LONG_S) as http:
         slow = ("/models/slow/predict", {"input_data": ROW})
         assert everywhere(workers, *slow) == {404}
         assert order(http, "load", "slow").json()["behind"] == 0
@@ -343,13 +348,6 @@ def test_every_process_of_a_server_has_followed_before_the_reply(workers: Proces
         assert everywhere(workers, "/models/vec/predict", {"input_data": ROW}) == {503}
         assert http.delete("/admin/drain").json()["behind"] == 0
         assert everywhere(workers, "/models/vec/predict", {"input_data": ROW}) == {200}
-
-
-def _until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 def test_predictions_after_a_reload_are_those_of_the_model(keyed: Live) -> None:

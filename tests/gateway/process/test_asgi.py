@@ -13,6 +13,7 @@ from typing import Any
 
 import httpx
 import pytest
+from waiting import LONG_S
 
 from penstock.errors import ConfigError
 from penstock.gateway.process.asgi import AsgiApp, create_app
@@ -44,12 +45,12 @@ def test_uvicorn_serves_the_factory_with_settings_from_the_environment(
         assert reply.json()["model_version"] == "v1.0"
     finally:
         server.terminate()
-        _, err = server.communicate(timeout=20)
+        _, err = server.communicate(timeout=LONG_S)
     assert "Traceback" not in err
 
 
 def _until_it_answers(server: subprocess.Popen[str], url: str) -> httpx.Response:
-    until = time.monotonic() + 20
+    until = time.monotonic() + LONG_S
     while time.monotonic() < until:
         assert server.poll() is None, server.communicate()
         try:
@@ -64,7 +65,7 @@ def test_a_model_that_cannot_be_served_stops_uvicorn_with_a_sentence(
 ) -> None:
     environ = {"PENSTOCK_REGISTRY": str(registry_path), "PENSTOCK_DEFAULT_MODEL": "missing"}
     server = uvicorn(tmp_path, free_port, **environ, DATABASE_URL=database(registry_path))
-    _, err = server.communicate(timeout=20)
+    _, err = server.communicate(timeout=LONG_S)
     assert server.returncode != 0
     assert "missing" in err
     assert "Traceback" not in err

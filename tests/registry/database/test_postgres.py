@@ -13,6 +13,7 @@ from pathlib import Path
 import psycopg
 import pytest
 from postgres import PASSWORD, Server
+from waiting import LONG_S, wait_until
 
 from penstock.artifacts.artifact import Artifact
 from penstock.errors import ConfigError
@@ -138,19 +139,19 @@ def test_hosts_without_shared_lock_files_exclude_each_other_by_the_database(
 
         def slowly(artifact: Artifact, slot: Path) -> None:
             inside.set()
-            assert go_on.wait(10)
+            assert go_on.wait(LONG_S)
             move_in(artifact, slot)
 
         here._move_in = slowly  # type: ignore[method-assign]
         with ThreadPoolExecutor(2) as pool:
             first = pool.submit(here.publish, source.path)
-            assert inside.wait(10)
+            assert inside.wait(LONG_S)
             second = pool.submit(there.publish, source.path)
             time.sleep(0.3)
             assert not second.done()
             assert not (there.path / "m").exists()
             go_on.set()
-            assert first.result(10).digest == second.result(10).digest
+            assert first.result(LONG_S).digest == second.result(LONG_S).digest
 
 
 def test_a_lock_that_is_never_freed_is_one_sentence(
@@ -186,10 +187,7 @@ def test_a_process_keeps_few_connections_with_many_threads(store: Store, postgre
         list(pool.map(lambda number: (store.aliases("m"), store.set_alias("m", f"a{number % 3}", "v1")), range(64)))
     assert 1 <= _connections(postgres, address) <= module.POOL_SIZE
     store.close()
-    until = time.monotonic() + 5
-    while _connections(postgres, address):
-        assert time.monotonic() < until
-        time.sleep(0.02)
+    wait_until(lambda: not _connections(postgres, address))
 
 
 def test_a_registry_that_is_not_closed_leaves_no_connection(tmp_path: Path, postgres: Server, address: str) -> None:
@@ -197,10 +195,7 @@ def test_a_registry_that_is_not_closed_leaves_no_connection(tmp_path: Path, post
     registry.revision()
     assert _connections(postgres, address) == 1
     del registry
-    until = time.monotonic() + 5
-    while _connections(postgres, address):
-        assert time.monotonic() < until
-        time.sleep(0.02)
+    wait_until(lambda: not _connections(postgres, address))
 
 
 FORKED = """
