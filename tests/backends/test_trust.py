@@ -15,7 +15,7 @@ from crafted import evil_pickle, model, outside, packed, with_member
 
 from penstock.backends import catalog
 from penstock.backends.base import Backend, BackendOptions, ModelFile
-from penstock.backends.catalog import open_backend, trust_of
+from penstock.backends.catalog import open_backend
 from penstock.errors import ConfigError, IntegrityError, ModelLoadError, Untrusted
 from penstock.formats import FORMATS, TIERS
 from penstock.tensors import Signature, TensorSpec
@@ -41,13 +41,13 @@ def guarded(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_every_format_has_its_tier_and_is_refused_below_it(format: str, tmp_path: Path, guarded: None) -> None:
     path = tmp_path / "m.bin"
     path.write_bytes(b"whatever")
-    for trust in TIERS[: TIERS.index(trust_of(format))]:
+    for trust in TIERS[: TIERS.index(FORMATS[format].trust)]:
         with pytest.raises(Untrusted, match=rf"^{path}: models of the format {format} can run code; .*--trust "):
             open_backend(format, ModelFile(path, SIGNATURE), BackendOptions(trust=trust))
 
 
 def test_the_tiers_of_formats() -> None:
-    assert {format: trust_of(format) for format in ("onnx", "openvino", "pytorch", "torchscript", "pt2", "aoti")} == {
+    assert {row.name: row.trust for row in FORMATS.values()} == {
         "onnx": "data",
         "openvino": "data",
         "pytorch": "data",
@@ -55,10 +55,6 @@ def test_the_tiers_of_formats() -> None:
         "pt2": "code",
         "aoti": "native",
     }
-
-
-def test_an_unknown_format_needs_the_highest_tier() -> None:
-    assert trust_of("made-up") == "native"
 
 
 def test_an_unknown_tier_is_refused(tmp_path: Path) -> None:
@@ -123,7 +119,7 @@ def test_a_crafted_file_does_nothing_at_any_tier(what: str, trust: str, tmp_path
     directory.mkdir()
     make(directory / name)
     file = ModelFile(directory / name, SIGNATURE, f"{__name__}:Net")
-    expected = Untrusted if trust == "data" and trust_of(format) != "data" else error
+    expected = Untrusted if trust == "data" and FORMATS[format].trust != "data" else error
     with pytest.raises(expected, match=r"m\.\w+: "):
         open_backend(format, file, BackendOptions(device="cpu", trust=trust))
     assert not (directory / "marker").exists()

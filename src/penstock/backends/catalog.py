@@ -12,7 +12,7 @@ from typing import Any
 from penstock.backends.base import Backend, BackendOptions, ModelFile, require_file
 from penstock.backends.unbatched import RowByRow
 from penstock.errors import UnsupportedFormat, Untrusted
-from penstock.formats import FORMATS, Format, Trust, formats_of_suffix
+from penstock.formats import FORMATS, Format, formats_of_suffix
 from penstock.imports import import_attribute
 from penstock.scan.gate import require_allowed, untrusted
 from penstock.scan.scanner import kind_of_file, scan_file
@@ -24,12 +24,6 @@ def runnable(format: str) -> bool:
     """True when the package that runs the format is installed; imports nothing."""
     row = FORMATS.get(format)
     return row is not None and importlib.util.find_spec(row.runtime.package) is not None
-
-
-def trust_of(format: str) -> Trust:
-    """The tier of trust that opening the format takes; the highest for an unknown one."""
-    row = FORMATS.get(format)
-    return "native" if row is None else row.trust
 
 
 def opens_quickly(format: str) -> bool:

@@ -10,7 +10,7 @@ from itertools import chain
 from pathlib import Path
 
 from penstock.errors import IntegrityError, quoted
-from penstock.formats import FORMATS, FileKind, file_kinds
+from penstock.formats import FORMATS, FileKind, file_kinds, formats_of_suffix
 from penstock.imports import import_attribute
 from penstock.scan.archive import MAGIC, Archive, opened
 from penstock.scan.findings import Finding, Refused, Report
@@ -85,8 +85,8 @@ _NAMED: tuple[tuple[frozenset[str], FileKind], ...] = (
 )
 """Kinds that are recognized by the suffix, where the content has no mark."""
 
-_PICKLES = frozenset({".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".bin", ".joblib"})
-"""Suffixes of pickles of protocols 0 and 1, which begin with no mark."""
+_PICKLES = frozenset({".pkl", ".pickle", ".joblib"})
+"""Suffixes of pickles of protocols 0 and 1, which begin with no mark, besides those of formats stored as pickles."""
 
 
 def scan_file(path: Path, format: str | None = None) -> Report:
@@ -199,6 +199,6 @@ def _kind_by_suffix(suffix: str, start: bytes) -> FileKind:
     weak = next((kind for kind in kinds.values() if kind.weak_magic and start.startswith(kind.weak_magic)), None)
     if weak is not None:
         return weak
-    if suffix in _PICKLES:
+    if suffix in _PICKLES or any("pickle" in row.kinds for row in formats_of_suffix(suffix)):
         return kinds["pickle"]
     raise Refused("it is of an unknown kind; its content cannot be checked")

@@ -12,9 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from penstock.backends.onnx.weights import Weights, count_parameters, weigh
+from penstock.backends.onnx.weights import Weights, weigh
 
 SHAPES = st.lists(st.lists(st.integers(0, 7), max_size=4), max_size=5)
+
+
+def count_parameters(path: Path) -> int | None:
+    weights = weigh(path)
+    return None if weights is None else weights.parameters
 
 
 def graph(*initializers: TensorProto) -> onnx.ModelProto:

@@ -32,12 +32,6 @@ class Weights(NamedTuple):
     bytes: int
 
 
-def count_parameters(path: Path) -> int | None:
-    """The numbers in the initializers of the main graph, without shapes and indices; None if unreadable."""
-    weights = weigh(path)
-    return None if weights is None else weights.parameters
-
-
 def weigh(path: Path) -> Weights | None:
     """The initializers of the main graph, inside the file or external; None if unreadable."""
     try:

@@ -38,13 +38,6 @@ class Bin(NamedTuple):
     accuracy: float
 
 
-def confusion_matrix(labels: Labels, answers: Labels, classes: int) -> Reals:
-    """Counts [K, K]."""
-    confusion = np.zeros((classes, classes))
-    np.add.at(confusion, (labels, answers), 1)
-    return confusion
-
-
 def confusion_by_run(labels: Labels, answers: Labels, classes: int, runs: Labels) -> Reals:
     """Counts [R, K, K], runs in ascending order."""
     names, of_cycle = np.unique(runs, return_inverse=True)

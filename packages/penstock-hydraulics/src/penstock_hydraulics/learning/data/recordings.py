@@ -28,7 +28,7 @@ Integers = NDArray[np.int64]
 Table = Callable[[str], NDArray[np.float64]]
 
 RIG: Final = TEMPLATES["zema_rig"]
-SOURCE: Final = "UCI Machine Learning Repository, dataset 447, doi:10.24432/C5CW21, CC BY 4.0"
+"""The machine of the recordings: UCI Machine Learning Repository, dataset 447, doi:10.24432/C5CW21, CC BY 4.0."""
 # The rig's sensors and their components; the positions of TS1 and TS2 are not documented. The virtual sensors CE, CP
 # and SE are omitted, since they are computed from these.
 SENSORS: Final[Mapping[str, str]] = {
