@@ -69,7 +69,7 @@ async def test_refusals_are_counted(live: Live, client: httpx.AsyncClient) -> No
 
 async def test_a_passed_deadline_is_504_without_delay(live: Live, client: httpx.AsyncClient) -> None:
     headers = {"x-request-timeout-ms": "100"}
-    reply = await client.post("/models/slow/predict", json=rounds(2000), headers=headers)
+    reply = await client.post("/models/slow/predict", json=rounds(800), headers=headers)
     assert running(live)  # the reply did not wait for the run
     assert reply.status_code == 504
     assert reply.json()["type"] == "urn:penstock:deadline-exceeded"
@@ -81,8 +81,9 @@ async def test_one_passed_deadline_in_a_batch_does_not_affect_the_others(live: L
     reply = await client.post("/predict/batch", json=body, headers={"x-request-timeout-ms": "150"})
     assert reply.status_code == 200
     first, second = reply.json()["predictions"]
-    assert second["error"]["status"] == 504
-    assert "predictions" in first or first["error"]["status"] == 504  # it may have shared the run
+    late = (429, 504)  # refused at once where the runs before were so slow that it would be late
+    assert second["error"]["status"] in late
+    assert "predictions" in first or first["error"]["status"] in late  # it may have shared the run
     await settled(live)
 
 
