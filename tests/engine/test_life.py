@@ -387,7 +387,7 @@ def test_a_predictor_that_is_unpickled_often_loads_its_model_once(registry: Regi
 @pytest.fixture(autouse=True)
 def _no_copies_left() -> Iterator[None]:
     yield
-    from penstock.engine import predictor
+    from penstock.engine.predictor import predictor
 
     for copy in predictor._copies.values():
         copy.close()
