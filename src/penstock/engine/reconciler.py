@@ -236,6 +236,10 @@ class Reconciler:
         keys = [key for key in loaded if self._plan.is_unloaded(key)]
         return UnloadResult(keys, not not_stored, _unload_note(asked, not_stored))
 
+    def file_of(self, ref: str) -> str | None:
+        """The bare model file that a name stands for here, loaded or not. File names may hold what names may not."""
+        return self._plan.file_of(ref)
+
     def _is_known(self, ref: str) -> bool:
         """True for a reference that an operator named before, also if its artifact or alias was removed since."""
         return ref in (*self._plan.deployment.loads, *self._plan.deployment.unloads, *self._plan.wanted)

@@ -233,17 +233,19 @@ def test_requests_in_flight_are_answered_while_their_model_is_unloaded(keyed: Li
     assert replies[0].status_code == 200
 
 
-def test_a_bare_file_comes_back_under_its_name(serve: Serve, registry_path: Path) -> None:
-    file = next(registry_path.glob("vec/v1.0/variants/*/model.onnx"))
+@pytest.mark.parametrize("name", ["model", "my model (1)"])
+def test_a_bare_file_comes_back_under_its_name(serve: Serve, registry_path: Path, tmp_path: Path, name: str) -> None:
+    file = tmp_path / f"{name}.onnx"
+    file.write_bytes(next(registry_path.glob("vec/v1.0/variants/*/model.onnx")).read_bytes())
     process = serve(str(file))
     process.wait_for()
     with httpx.Client(base_url=process.url) as http:
-        unloaded = order(http, "unload", "model").json()
-        assert (unloaded["unloaded"], unloaded["persisted"]) == (["model:1"], False)
+        unloaded = order(http, "unload", name).json()
+        assert (unloaded["unloaded"], unloaded["persisted"]) == ([f"{name}:1"], False)
         assert "a bare model file belongs to no registry" in unloaded["note"]
-        assert predict(http, "model").status_code == 404
-        assert order(http, "load", "model").json()["model"] == "model:1"
-        assert predict(http, "model").status_code == 200
+        problem(predict(http, name), 404, "was unloaded by an operator")
+        assert order(http, "load", name).json()["model"] == f"{name}:1"
+        assert predict(http, name).status_code == 200
 
 
 # Aliases

@@ -230,7 +230,8 @@ async def _model(call: Call) -> str:
     if is_model_file(ref):
         raise InvalidInput("model: name a model of the registry; a file is served from the command line", field="model")
     try:
-        parse_ref(ref)
+        if call.service.engine.deployment.file_of(ref) is None:
+            parse_ref(ref)
     except InvalidInput as error:
         raise InvalidInput(f"model: {str(error).removeprefix('ref: ')}", field="model") from None
     return ref

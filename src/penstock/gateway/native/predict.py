@@ -149,7 +149,10 @@ def _named(call: Call, ref: str) -> str:
     try:
         return _registry_ref(ref)
     except ModelNotFound:
-        if any(model.artifact is None and ref in (model.name, model.key) for model in call.service.engine.loaded()):
+        engine = call.service.engine
+        if engine.deployment.file_of(ref) is not None:
+            return ref
+        if any(model.artifact is None and ref in (model.name, model.key) for model in engine.loaded()):
             return ref
         raise
 
