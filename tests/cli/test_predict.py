@@ -155,3 +155,36 @@ def test_every_model_has_the_task_tensor(penstock: Penstock) -> None:
     done = penstock("predict", "digits", "-", "--task", "tensor", stdin=body)
     assert done.code == 0, done.err
     assert len(done.json()["outputs"]["logits"][0]) == 10
+
+
+TENSORS = {"inputs": {"x": [ROW]}}
+
+
+@pytest.mark.parametrize("options", [(), ("--task", "tensor")])
+def test_a_json_document_names_its_task_as_over_http(
+    penstock: Penstock, onnx_file: Path, options: tuple[str, ...]
+) -> None:
+    document = json.dumps({"task": "tensor", **TENSORS}).encode()
+    done = penstock("predict", onnx_file, "-", *options, stdin=document)
+    assert done.code == 0, done.err
+    assert list(done.json()["outputs"]) == ["logits"]
+
+
+@pytest.mark.parametrize(
+    ("document", "options", "fault"),
+    [
+        (
+            {"task": "tensor", **TENSORS},
+            ("--task", "vector-classification"),
+            "the option names 'vector-classification'",
+        ),
+        ({"task": "nope", "input_data": ROW}, (), "task: Extra inputs are not permitted"),
+        ({"task": 5, "input_data": ROW}, (), "task: Extra inputs are not permitted"),
+    ],
+)
+def test_a_wrong_task_in_a_json_document_is_refused(
+    penstock: Penstock, onnx_file: Path, document: dict[str, Any], options: tuple[str, ...], fault: str
+) -> None:
+    done = penstock("predict", onnx_file, "-", *options, stdin=json.dumps(document).encode())
+    assert done.code == 1
+    assert fault in done.err

@@ -37,6 +37,7 @@ def predict(
     """
     settings = read_settings(config, device=device, trust=trust, registry=registry)
     value = read_input(source)
+    task = _choose_task(value, task)
     from penstock.engine.predictor.predictor import Predictor
 
     with (
@@ -44,6 +45,24 @@ def predict(
         Predictor(ref, registry=models, config=settings, task=task) as predictor,
     ):
         print(predictor.predict(_only_input(value, predictor)).model_dump_json())
+
+
+def _choose_task(value: Any, option: str | None) -> str | None:
+    """The task of the option, or the one that a JSON document names in its field `task`, which is removed.
+
+    A field that names no kind of task belongs to the request. Raises InvalidInput when option and field differ.
+    """
+    named = value.get("task") if isinstance(value, dict) else None
+    if not isinstance(named, str):
+        return option
+    from penstock.tasks.catalog import kinds
+
+    if named not in kinds():
+        return option
+    if option not in (None, named):
+        raise InvalidInput(f"task: the option names {option!r}, the input {named!r}", field="task")
+    del value["task"]
+    return named
 
 
 def _only_input(value: Any, predictor: Predictor) -> Any:

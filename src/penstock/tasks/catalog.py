@@ -31,8 +31,7 @@ def task_class(kind: str) -> type[Task]:
     """
     target = BUILT_IN.get(kind) or _plugins().get(kind)
     if target is None:
-        known = ", ".join(sorted({*BUILT_IN, *_plugins()}))
-        raise ModelLoadError(f"there is no task of the kind {kind!r}; this installation has {known}")
+        raise ModelLoadError(f"there is no task of the kind {kind!r}; this installation has {', '.join(kinds())}")
     found = _import(kind, target)
     if not (isinstance(found, type) and issubclass(found, Task)):
         raise ModelLoadError(f"the task {kind!r} points at {target}, which is not a subclass of Task")
@@ -40,6 +39,11 @@ def task_class(kind: str) -> type[Task]:
     if missing:
         raise ModelLoadError(f"the task {kind!r} points at {target}, which does not define {' and '.join(missing)}")
     return found
+
+
+def kinds() -> list[str]:
+    """The kinds of task of this installation."""
+    return sorted({*BUILT_IN, *_plugins()})
 
 
 def load_task(kind: str, config: Mapping[str, Any], signature: Signature) -> Task:
