@@ -257,3 +257,10 @@ def test_a_missing_server_raises_model_not_ready() -> None:
         url = f"http://127.0.0.1:{taken.getsockname()[1]}"
         with Client(url) as client, pytest.raises(ModelNotReady, match=f"no server answers at {url}"):
             client.health()
+
+
+def test_a_batch_names_its_task(server: Scripted, client: Client) -> None:
+    server.say(200, {"predictions": []})
+    client.predict_batch([{"inputs": {"x": [[1]]}}], "digits", task="tensor")
+    body = json.loads(server.received[-1].body)
+    assert body == {"requests": [{"inputs": {"x": [[1]]}}], "model": "digits", "task": "tensor"}

@@ -82,9 +82,15 @@ class Client:
         name, data = ("image", image) if isinstance(image, bytes) else _read(Path(image))
         return self._post(_path(model), files={"file": (name, data)})
 
-    def predict_batch(self, requests: Iterable[Mapping[str, Any]], model: str | None = None) -> list[Json]:
-        """One answer per request, in order; for a refused request it is `{"error": …}`, not an exception."""
-        body = {"requests": list(requests), **({} if model is None else {"model": model})}
+    def predict_batch(
+        self, requests: Iterable[Mapping[str, Any]], model: str | None = None, *, task: str | None = None
+    ) -> list[Json]:
+        """One answer per request, in order; for a refused request it is `{"error": …}`, not an exception.
+
+        `task` is a task of the model; None means its first one.
+        """
+        named = {name: value for name, value in (("model", model), ("task", task)) if value is not None}
+        body = {"requests": list(requests), **named}
         answer = self._post("/predict/batch", content=_encode(body), content_type="application/json")
         return list(answer["predictions"])
 
