@@ -84,6 +84,8 @@ class TensorSpec:
             array = np.asarray(value, object if self.dtype == "BYTES" and not isinstance(value, np.ndarray) else None)
         except (ValueError, TypeError, OverflowError):
             raise InvalidInput(f"{self.name}: the rows differ in length", field=self.name) from None
+        except Exception as error:  # of the value's own `__array__`, such as that of a tensor that requires gradients
+            raise InvalidInput(f"{self.name}: it cannot be read as an array: {error}", field=self.name) from error
         if self.numpy.kind == "O" and array.dtype.kind in "OUST":
             return self._bytes(array)
         if self.dtype == BF16:

@@ -187,3 +187,22 @@ def echo(path: Path) -> Path:
     graph = helper.make_graph([helper.make_node("Identity", ["words"], ["texts"])], "echo", tensors[:1], tensors[1:])
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
     return path
+
+
+class Unreadable:
+    """Like a tensor that requires gradients: numpy cannot read it."""
+
+    def __array__(self, *_: Any, **__: Any) -> Any:
+        raise RuntimeError("call detach() first")
+
+
+async def test_a_value_that_numpy_cannot_read_is_named(engine: InferenceEngine) -> None:
+    with pytest.raises(InvalidInput, match=r"^x: it cannot be read as an array: call detach\(\) first$") as caught:
+        await engine.infer("vec", {"x": Unreadable()})  # type: ignore[dict-item]
+    assert refused(caught.value) == "x"
+
+
+async def test_bytes_that_are_no_text_are_refused_by_onnx_runtime_alone(engine: InferenceEngine) -> None:
+    with pytest.raises(InvalidInput, match=r"^text: a text is not valid UTF-8, which ONNX Runtime requires$") as caught:
+        await engine.infer("words", {"text": [b"\xff"]})
+    assert refused(caught.value) == "text"

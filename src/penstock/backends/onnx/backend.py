@@ -12,8 +12,8 @@ from penstock.backends.onnx.errors import run_error
 from penstock.backends.onnx.session import Opened, open_session
 from penstock.backends.onnx.weights import weigh
 from penstock.datatypes import BF16, DATATYPES, as_text, datatype_of_onnx
-from penstock.errors import InferenceError, ModelLoadError, UnsupportedFormat
-from penstock.tensors import Arrays, Signature, TensorSpec, named_dims
+from penstock.errors import InferenceError, InvalidInput, ModelLoadError, UnsupportedFormat
+from penstock.tensors import Array, Arrays, Signature, TensorSpec, named_dims
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -65,7 +65,7 @@ class OnnxBackend(Backend):
         if not size and no_rows(inputs):
             return empty_outputs(self.signature)
         for name in self._texts:  # ONNX Runtime would take the `repr` of bytes
-            inputs = {**inputs, name: as_text(name, inputs[name])}
+            inputs = {**inputs, name: _text(name, inputs[name])}
         try:
             outputs = session.run(self._output_names, inputs, self._options_for(size))
         except Exception as error:
@@ -85,6 +85,14 @@ class OnnxBackend(Backend):
         usual = self._usual_bytes
         self._usual_bytes = usual + (size - usual) / _USUAL_OVER_RUNS
         return self._shrinking if size > max(_SHRINK_FROM_BYTES, _SHRINK_ABOVE_USUAL * usual) else self._plain
+
+
+def _text(name: str, array: Array) -> Array:
+    """A BYTES input as str. Raises InvalidInput naming the tensor and who asks for text."""
+    try:
+        return as_text(name, array)
+    except InvalidInput as error:
+        raise InvalidInput(f"{error}, which ONNX Runtime requires", field=name) from None
 
 
 def _run_options(shrink: str | None = None) -> onnxruntime.RunOptions:
