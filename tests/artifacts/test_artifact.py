@@ -301,3 +301,11 @@ def test_a_path_without_an_artifact_is_named(tmp_path: Path, make: Callable[[Pat
     make(tmp_path / "x")
     with pytest.raises(IntegrityError, match=r"x/manifest\.json"):
         Artifact.open(tmp_path / "x")
+
+
+@pytest.mark.parametrize("name", ["", ".", "../x", "a/b", "-a", "a\n", "x" * 101])
+def test_a_faulty_name_of_a_variant_is_refused_by_name(write: Write, tmp_path: Path, name: str) -> None:
+    source = tmp_path / "m.onnx"
+    source.write_bytes(b"model")
+    with pytest.raises(InvalidInput, match=r"^variants: .* is not a name of a variant; use 1 to 100 letters"):
+        write(variants=[VariantSource("onnx", "fp32", source, name=name)])

@@ -24,9 +24,11 @@ from penstock.artifacts.manifest import (
     Variant,
     check_path,
     default_variant_name,
+    is_variant_name,
     utc_now,
 )
 from penstock.artifacts.policies import BatchingPolicy, PaddingPolicy, Range, Ranges, measure_ranges
+from penstock.artifacts.refs import shown
 from penstock.artifacts.schema import describe
 from penstock.errors import IntegrityError, InvalidInput
 from penstock.tensors import Signature
@@ -271,6 +273,12 @@ def _add_bytes(target: Path, path: str, data: bytes) -> FileEntry:
 
 
 def _add_variant(target: Path, source: VariantSource) -> Variant:
+    if not is_variant_name(source.variant_name):
+        raise InvalidInput(
+            f"variants: {shown(source.variant_name)} is not a name of a variant; use 1 to 100 letters, digits, '.', "
+            "'_' and '-', the first a letter or digit",
+            field="variants",
+        )
     directory = f"variants/{source.variant_name}"
     main = f"{directory}/model{source.source.suffix}"
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import PurePosixPath
@@ -86,7 +87,13 @@ RelativePath = Annotated[str, AfterValidator(check_path)]
 Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._]{0,39}\z")]
 """A format or a precision."""
 
-VariantName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}\z")]
+_VARIANT_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}\z"
+VariantName = Annotated[str, Field(pattern=_VARIANT_NAME)]
+
+
+def is_variant_name(name: str) -> bool:
+    """True for what the manifest takes as the name of a variant."""
+    return re.match(_VARIANT_NAME.replace(r"\z", r"\Z"), name) is not None
 
 
 def default_variant_name(format: str, precision: str) -> str:
