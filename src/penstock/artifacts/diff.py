@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from penstock.artifacts.manifest import Manifest
+from penstock.artifacts.manifest import FileEntry, Manifest
 
 PARTS = ("task", "signature", "metrics", "variants", "files", "golden", "policies", "training_data", "lineage", "other")
 """`other` are the unknown fields of a newer schema version."""
@@ -34,12 +34,15 @@ def changes(a: Manifest, b: Manifest) -> list[Change]:
 
 def _fields(manifest: Manifest) -> Iterator[tuple[tuple[str, str], Any]]:
     document = {field: value for field, value in manifest.to_json().items() if field not in _IDENTITY}
-    files = {entry.path: f"{entry.sha256[:12]} ({entry.size} bytes)" for entry in manifest.files()}
+    files: dict[str, Any] = {}
     for variant, entry in zip(document["variants"], manifest.variants, strict=True):
-        del variant["files"]
+        for file in variant.pop("files"):
+            files |= _file(file)
         variant["name"] = entry.name
     if document["golden"] is not None:
-        del document["golden"]["file"]
+        files |= _file(document["golden"].pop("file"))
+    if document["card"] is not None:
+        files |= _file(document["card"])
     known = type(manifest).model_fields
     tables = {
         **{part: document[part] for part in PARTS if part in known},
@@ -51,6 +54,13 @@ def _fields(manifest: Manifest) -> Iterator[tuple[tuple[str, str], Any]]:
     for part, table in tables.items():
         for field, value in _flat("", table):
             yield (part, field), value
+
+
+def _file(entry: dict[str, Any]) -> dict[str, Any]:
+    """One file by its path, and the unknown fields of its entry."""
+    path = entry["path"]
+    unknown = {f"{path}.{name}": value for name, value in entry.items() if name not in FileEntry.model_fields}
+    return {path: f"{entry['sha256'][:12]} ({entry['size']} bytes)", **unknown}
 
 
 def _flat(path: str, value: Any) -> Iterator[tuple[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ import pytest
 from linear_models import CLASSES, FEATURES, SIGNATURE, linear, weights
 
 from penstock.artifacts.artifact import Golden, TaskEntry, VariantSource, write_artifact
+from penstock.artifacts.diff import changes
+from penstock.artifacts.manifest import MANIFEST, Manifest
 from penstock.tensors import Signature, TensorSpec
 
 Penstock = Callable[..., Any]
@@ -127,3 +130,18 @@ def test_an_unknown_reference_is_one_sentence(penstock: Penstock, publish: Publi
     done = penstock("models", "diff", "model:v1", "model:v9")
     assert (done.code, done.out) == (1, "")
     assert "v9" in done.err
+
+
+def test_unknown_fields_of_files_are_compared(penstock: Penstock, publish: Publish) -> None:
+    publish("v1")
+    first = Manifest.from_bytes(
+        Path(penstock("models", "show", "model:v1", "--json").json()["path"], MANIFEST).read_bytes()
+    )
+    document = {**first.to_json(), "schema_version": "1.99"}
+    document["variants"][0]["files"][0]["blake3"] = "ab"
+    document["golden"]["file"]["blake3"] = "cd"
+    found = changes(first, Manifest.from_bytes(json.dumps(document).encode()))
+    assert [(change.part, change.field, change.b) for change in found] == [
+        ("files", "golden.safetensors.blake3", "cd"),
+        ("files", "variants/onnx-fp32/model.onnx.blake3", "ab"),
+    ]
