@@ -20,6 +20,7 @@ from penstock.gateway.docs.openapi import models_in, write_document
 from penstock.gateway.gateway import Gateway
 from penstock.gateway.http import Endpoint, Routes
 from penstock.gateway.native import predict as native
+from penstock.gateway.native import task_models
 from penstock.tasks.base import Task
 
 log = logging.getLogger(__name__)
@@ -160,19 +161,19 @@ def _is_free(row: Endpoint, taken: dict[tuple[str, str], Endpoint]) -> bool:
 
 def with_tasks(table: Iterable[Endpoint], tasks: Iterable[type[Task]]) -> tuple[Endpoint, ...]:
     """The table, with the requests and responses of `tasks` added to its predictions."""
-    added = [task for task in tasks if task.Request not in native.REQUESTS]
+    added = [task for task in tasks if task.Request not in task_models.REQUESTS]
     added = [task for task in added if _has_schema(task.Request) and _has_schema(task.Response)]
     if not added:
         return tuple(table)
-    requests = tuple(dict.fromkeys((*native.REQUESTS, *(task.Request for task in added))))
-    responses = tuple(dict.fromkeys((*native.RESPONSES, *(task.Response for task in added))))
+    requests = tuple(dict.fromkeys((*task_models.REQUESTS, *(task.Request for task in added))))
+    responses = tuple(dict.fromkeys((*task_models.RESPONSES, *(task.Response for task in added))))
     return tuple(_documented(row, requests, responses) for row in table)
 
 
 def _documented(
     row: Endpoint, requests: tuple[type[BaseModel], ...], responses: tuple[type[BaseModel], ...]
 ) -> Endpoint:
-    if row.requests is native.REQUESTS:
+    if row.requests is task_models.REQUESTS:
         return replace(row, requests=requests, responses=responses)
     if row.handler is native.predict_batch:
         return replace(row, responses=(native.batch_response(responses),))

@@ -28,30 +28,7 @@ from penstock.gateway.native.fast_json import has_arrays
 from penstock.gateway.native.uploads import read_upload
 from penstock.gateway.problems import BatchItemError, Refusal, describe
 from penstock.tasks.base import Task
-from penstock.tasks.image import ImageClassification
-from penstock.tasks.tabular import TabularTask
-from penstock.tasks.tensor import TensorTask
-from penstock.tasks.text import TextClassification
 from penstock.tasks.validation_errors import refusal
-from penstock.tasks.vector import VectorClassification
-
-VECTOR_REQUESTS: tuple[type[BaseModel], ...] = (VectorClassification.Request,)
-VECTOR_RESPONSES: tuple[type[BaseModel], ...] = (VectorClassification.Response,)
-REQUESTS: tuple[type[BaseModel], ...] = (
-    VectorClassification.Request,
-    ImageClassification.Request,
-    TensorTask.Request,
-    TextClassification.Request,
-    TabularTask.Request,
-)
-RESPONSES: tuple[type[BaseModel], ...] = (
-    VectorClassification.Response,
-    ImageClassification.Response,
-    TensorTask.Response,
-    TextClassification.Response,
-    TabularTask.Response,
-)
-"""Requests and responses of the built-in Tasks, for the documentation."""
 
 MAX_BATCH_ITEMS = 1024
 DECODE_IN_THREAD_FROM = 256 * 1024
