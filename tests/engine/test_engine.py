@@ -77,10 +77,10 @@ async def test_a_prediction_has_model_version_variant_and_phase_times(make: Make
     assert p.response.inference_time_ms == round(p.run_ms, 4)  # type: ignore[attr-defined]
 
 
-async def test_a_response_that_acts_on_being_stamped_does_so(
+async def test_an_overridden_stamp_of_a_response_is_called(
     make: MakeEngine, publish: Publish, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Tasks of packages override `stamp`, to store what was answered."""
+    """Tasks of packages override `stamp`, to store results."""
     publish()
     engine = make()
     await engine.start()
