@@ -59,7 +59,7 @@ def test_an_array_that_is_not_contiguous_is_made_so() -> None:
     [
         (np.ones((2, 4)), r"x: the shape is \[2, 4\], the model takes \[-1, 3\]"),
         (np.ones(3), r"x: the shape is \[3\], the model takes \[-1, 3\]"),
-        ([[1, 2, 3], [1, 2]], "x: the rows are not of one length"),
+        ([[1, 2, 3], [1, 2]], "x: the rows differ in length"),
         ([["a", "b", "c"]], "x: the model takes numbers of type FP32"),
         ([[True, False, True]], "x: the model takes numbers of type FP32"),
         ([[None, 1, 2]], "x: the model takes numbers of type FP32"),
@@ -143,7 +143,7 @@ def test_an_unpaired_surrogate_is_not_text() -> None:
 
 
 def test_rows_of_text_have_one_length() -> None:
-    with pytest.raises(InvalidInput, match=r"^s: the rows are not of one length$"):
+    with pytest.raises(InvalidInput, match=r"^s: the rows differ in length$"):
         TensorSpec("s", "BYTES", (-1, -1)).check([["a", "b"], ["c"]])
 
 
