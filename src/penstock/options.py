@@ -155,7 +155,7 @@ class Options(BaseModel):
     one. The context of `model_validate` may be a function that writes the sentence from pydantic's error.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), defer_build=True)
 
     @model_validator(mode="wrap")
     @classmethod
@@ -216,7 +216,7 @@ class BackendOptions(Options):
 class ModelOptions(BaseModel):
     """`[models.NAME]` in `penstock.toml`: options of one model, in place of those of the same names."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     batch_size: Whole | None = Field(None, ge=1, le=65536)
     max_queue_size: Whole | None = Field(None, ge=1)

@@ -15,19 +15,20 @@ import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from penstock.errors import ConfigError, PenstockError
 from penstock.gateway.gateway import Gateway
 from penstock.gateway.middleware import build_gateway
 from penstock.gateway.process.rsgi import RsgiApp
-from penstock.gateway.process.supervisor import READY, supervise
 from penstock.gateway.service import Service
 from penstock.gateway.worker_group import WorkerGroup
 from penstock.monitor.logs import configure_logging
 from penstock.settings import Settings
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
 
 Task: TypeAlias = asyncio.Task[Any]
 
@@ -50,11 +51,17 @@ def serve(settings: Settings, refs: Sequence[str] = ()) -> int:
     configure_logging(settings)
     host, port = free_address(settings.host, settings.port)
     settings = settings.model_copy(update={"host": host, "port": port})
-    return supervise(settings, refs, _worker_main) if settings.workers > 1 else run(settings, refs)
+    if settings.workers == 1:
+        return run(settings, refs)
+    from penstock.gateway.process.supervisor import supervise  # one process needs no multiprocessing
+
+    return supervise(settings, refs, _worker_main)
 
 
 def _worker_main(settings: Settings, refs: tuple[str, ...], directory: Path, reports: Connection) -> None:
     """One server in a child process. Ctrl-C reaches the whole process group, so only the parent's SIGTERM counts."""
+    from penstock.gateway.process.supervisor import READY
+
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     configure_logging(settings)
     _exit_with_parent(directory)
