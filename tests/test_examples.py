@@ -15,7 +15,7 @@ PROMISES = {
         r"published wine:1\.0\.0, held-out accuracy (0\.9|1\.0).*\n" r"predicted class (\d), true class \2"
     ),
     "engine_in_asyncio.py": r"answers: \{7\}\nlargest batch: ([2-9]|[123]\d)\np99: [\d.]+ ms",
-    "every_format.py": r"(takes|leaves) onnx-fp32: .*\n.*torchscript-fp32: .*\n.*pt2-fp32: .*\n.*pytorch-fp32: ",
+    "every_format.py": r"selected: onnx-fp32: .*\n.*torchscript-fp32: .*\n.*pt2-fp32: .*\n.*pytorch-fp32: ",
     "hydraulics.py": (
         r"trained: loss [\d.]+, at the end [\d.]+\n"
         r"here: critical, cooler_condition at 3 %\nserved: critical, \[.*'overheating'.*\]"
