@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from penstock import tensors
+from penstock.tensors import Arrays
 
 Payload = TypeVar("Payload")
 Batch = TypeVar("Batch")
@@ -50,3 +51,34 @@ class ArrayCollator:
     split = staticmethod(tensors.split)
     cut = staticmethod(tensors.cut)
     join = staticmethod(tensors.stack)
+
+
+class WholeCollator:
+    """Each request is one run, exactly as it came: never joined with others and never cut.
+
+    For a model whose rows influence each other, or whose tensors have no batch axis. A request counts as one row.
+    """
+
+    shared = False
+
+    def measure(self, payload: Arrays) -> tuple[Hashable, int, int]:
+        """One key for all, one row, and the bytes."""
+        return None, 1, tensors.nbytes(payload)
+
+    def stack(self, payloads: Sequence[Arrays]) -> Arrays:
+        """The only payload."""
+        (payload,) = payloads
+        return payload
+
+    def split(self, outputs: Arrays, payloads: Sequence[Arrays]) -> list[Arrays]:  # noqa: ARG002
+        """The outputs as they are: their shapes need not match those of the inputs."""
+        return [outputs]
+
+    def cut(self, payload: Arrays, rows: int) -> list[Arrays]:  # noqa: ARG002
+        """The payload, in one part."""
+        return [payload]
+
+    def join(self, results: Sequence[Arrays]) -> Arrays:
+        """The only result."""
+        (result,) = results
+        return result

@@ -13,7 +13,8 @@ class BatchLimits:
     """Limits of one model's batches and queue. Times in milliseconds. Without `join` every request runs alone.
 
     `timeout_ms` is the longest time a request may take, if the model has a limit of its own. `padding` lets requests of
-    several lengths share a run.
+    several lengths share a run. A model that is `whole` runs each request alone, uncut and unpadded, whatever its rows;
+    a request then counts as one row.
     """
 
     batch_rows: int = 32
@@ -23,6 +24,11 @@ class BatchLimits:
     join: bool = True
     timeout_ms: float | None = None
     padding: tuple[PaddingPolicy, ...] = ()
+    whole: bool = False
+
+    def for_whole_requests(self) -> BatchLimits:
+        """These limits for a model that runs each request alone and uncut."""
+        return replace(self, batch_rows=1, whole=True)
 
     def of(self, manifest: Manifest) -> BatchLimits:
         """These limits, with those that an artifact sets for itself."""

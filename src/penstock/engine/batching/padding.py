@@ -16,8 +16,8 @@ import numpy as np
 from penstock.artifacts.golden import Golden
 from penstock.artifacts.policies import PaddingPolicy
 from penstock.backends.base import Backend, BackendOptions, ModelFile
-from penstock.engine.batching.batcher import Batcher
-from penstock.engine.batching.collation import ArrayCollator, Collator
+from penstock.engine.batching.batcher import INLINE_BELOW_S, Batcher
+from penstock.engine.batching.collation import ArrayCollator, Collator, WholeCollator
 from penstock.engine.batching.limits import BatchLimits
 from penstock.errors import GoldenMismatch, InferenceError, InvalidInput, ModelLoadError, UnsupportedFormat
 from penstock.tensors import Array, Arrays, Signature, TensorSpec, cut, measure, split, stack
@@ -38,6 +38,7 @@ class Padding:
     def __init__(self, policies: Sequence[PaddingPolicy], signature: Signature) -> None:
         """`signature` is that of the model, with the masks that requests do not contain."""
         self._policies = tuple(policies)
+        self._model_signature = signature
         self._measures = [next(iter(policy.axes.items())) for policy in policies]
         """Where the length of each policy is read: the first of its axes; the others have the same length."""
         self._specs = signature.inputs
@@ -46,6 +47,11 @@ class Padding:
         self._fills = {name: value for policy in policies for name, value in policy.values.items()}
         self._cuts = [(name, axis, n) for n, policy in enumerate(policies) for name, axis in policy.outputs.items()]
         self.signature = self._public(signature)
+
+    def without_buckets(self) -> Padding:
+        """The same masks, at the own length of each request."""
+        exact = [policy.model_copy(update={"buckets": ()}) for policy in self._policies]
+        return Padding(exact, self._model_signature)
 
     def _axes_of(self, name: str) -> tuple[tuple[int, int], ...]:
         """The padded axes of an input, each with the number of the policy that pads it."""
@@ -221,16 +227,30 @@ def public_signature(signature: Signature, policies: Sequence[PaddingPolicy]) ->
     return Padding(policies, signature).signature if policies else signature
 
 
-def collated(backend: Backend) -> tuple[Callable[[Arrays], Arrays], Collator[Arrays, Arrays, Arrays]]:
-    """What runs a batch of several requests, and the collator that makes and splits it."""
+def collated(
+    backend: Backend, *, whole: bool = False
+) -> tuple[Callable[[Arrays], Arrays], Collator[Arrays, Arrays, Arrays]]:
+    """What runs a batch of several requests, or each request `whole`, and the collator that makes and splits it."""
+    if whole:
+        return _unpadded(backend), WholeCollator()
     if isinstance(backend, PaddedBackend):
         return backend.inner.run, backend.padding
     return backend.run, ArrayCollator(shared=backend.signature.batched)
 
 
+def _unpadded(backend: Backend) -> Callable[[Arrays], Arrays]:
+    """What runs one request at its own length; the masks of a padding policy are made as before."""
+    if not isinstance(backend, PaddedBackend):
+        return backend.run
+    masks, run = backend.padding.without_buckets(), backend.inner.run
+    return lambda inputs: run(masks.stack([inputs]))
+
+
 def batcher_for(backend: Backend, limits: BatchLimits, *, full_batch_s: float, concurrency: int = 1) -> ArrayBatcher:
     """A batcher in front of a backend, with the collator that the model needs."""
-    run, collator = collated(backend)
+    run, collator = collated(backend, whole=limits.whole)
+    if limits.whole:  # the size of a run is the client's choice, so none of them blocks the event loop
+        full_batch_s = max(full_batch_s, INLINE_BELOW_S)
     return Batcher(run, collator, limits, full_batch_s=full_batch_s, concurrency=concurrency)
 
 

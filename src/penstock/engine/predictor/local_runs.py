@@ -16,12 +16,18 @@ class LocalRuns:
     """Runs requests of one loaded model in the calling thread."""
 
     def __init__(self, model: LoadedModel) -> None:
-        self._run, self._collator = collated(model.backend)
+        self._whole = model.batcher.limits.whole
+        self._run, self._collator = collated(model.backend, whole=self._whole)
         fixed = (spec.shape[0] for spec in model.signature.inputs if spec.shape[0] > 0)
         self._fixed_rows = next(fixed, None)
 
     def outputs(self, inputs: Sequence[Arrays], rows: Sequence[int], size: int) -> list[Arrays]:
-        """Outputs of each request of so many `rows`; those that can share a run do, at most `size` rows of them."""
+        """Outputs of each request of so many `rows`; those that can share a run do, at most `size` rows of them.
+
+        Of a model that is not batchable each request is one run, whatever its rows.
+        """
+        if self._whole:
+            return [self._run(arrays) for arrays in inputs]
         outputs: dict[int, Arrays] = {}
         for members in self._packed(inputs, rows, size):
             arrays = [inputs[index] for index in members]
