@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from penstock.engine.config import InferenceConfig
     from penstock.engine.engine import InferenceEngine
     from penstock.engine.loading.manager import ModelManager
-    from penstock.engine.predictor.predictor import Predictor
+    from penstock.engine.predictor.predictor import BasePredictor, Predictor
     from penstock.errors import PenstockError
     from penstock.gateway.process.asgi import create_app
     from penstock.optimize.search import optimize_for_inference
@@ -28,6 +28,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Artifact": "penstock.artifacts.artifact",
+    "BasePredictor": "penstock.engine.predictor.predictor",
     "Client": "penstock.client",
     "Golden": "penstock.artifacts.golden",
     "InferenceConfig": "penstock.engine.config",
@@ -49,6 +50,7 @@ _HOMES = {
 
 __all__ = [
     "Artifact",
+    "BasePredictor",
     "Client",
     "Golden",
     "InferenceConfig",

@@ -9,11 +9,12 @@ keywords below the fields serve type checkers and editors only.
 from __future__ import annotations
 
 import difflib
+import functools
 import inspect
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypedDict, TypeVar
+from typing import Annotated, Any, Literal, ParamSpec, Self, TypedDict, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -277,6 +278,11 @@ class EngineOptions(BackendOptions):
     )
     models: dict[str, ModelOptions] = option({}, "Options of single models, in tables `[models.NAME]`.")
 
+    @classmethod
+    def of(cls, config: EngineOptions | Mapping[str, Any] | None) -> EngineOptions:
+        """The options as given, from a mapping of their names, or the defaults. Raises ConfigError or TypeError."""
+        return config if isinstance(config, EngineOptions) else cls(**(config or {}))
+
     @property
     def byte_budget(self) -> int | None:
         """`max_bytes` as a number."""
@@ -332,12 +338,54 @@ def given(keywords: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in keywords.items() if value is not None}
 
 
+_NAMES_ELSEWHERE = {
+    "batch_timeout": "max_wait_ms, in milliseconds",
+    "batch_timeout_ms": "max_wait_ms",
+    "compile": "use_compile",
+    "dtype": 'precision, such as precision="fp16"',
+    "half": 'precision="fp16"',
+    "max_batch_size": "batch_size",
+    "max_batch_delay": "max_wait_ms, in milliseconds",
+    "max_latency_ms": "max_wait_ms",
+    "num_threads": "threads",
+    "optimize_model": "use_compile=True, or `optimizations` of Predictor; optimize_for_inference() takes a module",
+    "quantize": 'optimizations=["quantization"] of Predictor',
+    "queue_size": "max_queue_size",
+    "timeout": "request_timeout_ms, in milliseconds",
+    "use_fp16": 'precision="fp16"',
+}
+"""Names that other tools and older code use, and the option that does the same here."""
+
+
 def check_names(what: str, names: Iterable[str], known: Iterable[str]) -> None:
-    """Raises TypeError for a name that is not known, with the nearest one that is."""
+    """Raises TypeError for a name that is not known, with the one that does the same or the nearest."""
     known = set(known)
     for name in names:
         if name not in known:
-            raise TypeError(f"{what}() has no option {name!r}{suggestion(name, known)}")
+            same = f"; use {_NAMES_ELSEWHERE[name]}" if name in _NAMES_ELSEWHERE else suggestion(name, known)
+            raise TypeError(f"{what}() has no option {name!r}{same}")
+
+
+_Parameters = ParamSpec("_Parameters")
+_Result = TypeVar("_Result")
+
+
+def also_named(**names: str) -> Callable[[Callable[_Parameters, _Result]], Callable[_Parameters, _Result]]:
+    """Let callers give an argument by another name as well: `also_named(data="values")` accepts `data=`."""
+
+    def add(function: Callable[_Parameters, _Result]) -> Callable[_Parameters, _Result]:
+        @functools.wraps(function)
+        def call(*args: _Parameters.args, **keywords: _Parameters.kwargs) -> _Result:
+            for other in names.keys() & keywords.keys():
+                own = names[other]
+                if own in keywords:
+                    raise TypeError(f"{function.__name__}() got {other!r} and {own!r}, which are one argument")
+                keywords[own] = keywords.pop(other)
+            return function(*args, **keywords)
+
+        return call
+
+    return add
 
 
 _Callable = TypeVar("_Callable", bound=Callable[..., Any])

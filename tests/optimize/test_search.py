@@ -122,3 +122,37 @@ def test_it_runs_in_evaluation_and_inference_mode_and_stays_there() -> None:
 def test_an_example_the_model_does_not_take_is_invalid_input() -> None:
     with pytest.raises(InvalidInput, match="example_input: the model does not run on it: "):
         penstock.optimize_for_inference(nn.Linear(3, 2), torch.ones(2, 4))
+
+
+def test_without_an_example_only_exact_steps_are_taken() -> None:
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8), torch.nn.ReLU())
+    with torch.no_grad():
+        model(torch.randn(16, 3, 8, 8) * 3 + 1)  # statistics that matter
+    fast = penstock.optimize_for_inference(model)
+    assert fast.steps == ("evaluation mode", "no gradients", "norms folded")
+    assert [line.split(":")[0] for line in fast.skipped] == ["channels last", "frozen trace", "compiled"]
+    assert all("example_input" in line for line in fast.skipped)
+    x = torch.randn(4, 3, 8, 8)
+    assert torch.allclose(fast(x), model.eval()(x), atol=1e-5)
+    assert not any(isinstance(part, torch.nn.BatchNorm2d) for part in fast.modules())
+
+
+class _Noisy(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.BatchNorm1d(4))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layers(x) + torch.rand(4)
+
+
+def test_without_an_example_a_model_that_folding_could_change_stays_as_it_is() -> None:
+    noisy = penstock.optimize_for_inference(_Noisy())
+    assert "norms folded" not in noisy.steps
+    x = torch.zeros(2, 4)
+    assert not torch.equal(noisy(x), noisy(x))
+    hooked = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.BatchNorm1d(4))
+    hooked.register_forward_hook(lambda *_: torch.full((2, 4), 7.0))
+    fast = penstock.optimize_for_inference(hooked)
+    assert torch.equal(fast(x), torch.full((2, 4), 7.0))
+    assert any("hooks" in line for line in fast.skipped)

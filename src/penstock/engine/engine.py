@@ -35,13 +35,16 @@ class InferenceEngine:
 
     def __init__(
         self,
-        config: EngineOptions | None = None,
+        config: EngineOptions | Mapping[str, Any] | None = None,
         *,
         registry: Registry | Path | str | None = None,
         observers: Iterable[Observer] = (),
     ) -> None:
-        """`observers` are called with an Observation after every request, on the event loop: they must be fast."""
-        self.config: EngineOptions = config or InferenceConfig()
+        """`config` may be a mapping of the options' names.
+
+        `observers` are called with an Observation after every request, on the event loop: they must be fast.
+        """
+        self.config = InferenceConfig.of(config)
         self.manager = ModelManager(registry, self.config, attach=True)
         self.registry = self.manager.registry
         self.statistics = Statistics(observers)

@@ -17,6 +17,7 @@ from penstock.engine.cache import PredictionCache
 from penstock.engine.loading.loaded_model import LoadedModel
 from penstock.engine.observation import Inference, Observation, Prediction
 from penstock.engine.tasks.ranges import Flag
+from penstock.engine.tasks.request_copies import pulled
 from penstock.engine.tasks.task_runner import TaskRunner
 from penstock.engine.tasks.task_thread_pool import TaskThreadPool
 from penstock.errors import InferenceError, InvalidInput, PenstockError
@@ -64,7 +65,7 @@ class Pipeline:
 
     async def predict_batch(self, lease: Lease, requests: Iterable[Any]) -> list[Prediction | PenstockError]:
         """One result per request, in order, for a batch whose lease holds its model."""
-        waiting = enumerate(requests)
+        waiting = enumerate(pulled(requests))
         results: dict[int, Prediction | PenstockError] = {}
 
         async def work() -> None:

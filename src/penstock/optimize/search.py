@@ -45,32 +45,35 @@ class Call(NamedTuple):
 class Attempt(NamedTuple):
     """A technique to make a module faster. `max_share` is the share of the old time that the new one may take.
 
-    `lasting`: later attempts start from its result.
+    `lasting`: later attempts start from its result. `exact`: it keeps the outputs of every input by its construction.
     """
 
     make: Callable[[torch.nn.Module, Call], Any]
     max_share: float = 0.95
     lasting: bool = False
+    exact: bool = False
 
 
-def optimize_for_inference(model: torch.nn.Module, example_input: Any, *, compile: bool = True) -> torch.nn.Module:
+def optimize_for_inference(
+    model: torch.nn.Module, example_input: Any = None, *, compile: bool = True
+) -> torch.nn.Module:
     """The fastest form of `model` with the same outputs; `model` itself is not changed.
 
     `example_input` is a tensor, a tuple of arguments or a dict of keyword arguments. It tries to fold norms into the
     layers before them, channels last, a frozen trace and, with `compile`, torch.compile (which takes up to a minute).
     Each is kept only when its outputs agree, also for other values and batch sizes, and it is measurably faster than
-    the best so far. `steps` of the result lists what was done, `skipped` what was not, and why. The result runs in
-    evaluation and inference mode. Raises InvalidInput when the model does not run on `example_input`.
+    the best so far. Without an example nothing can be compared or measured, and only norms are folded. `steps` of the
+    result lists what was done, `skipped` what was not, and why. The result runs in evaluation and inference mode.
+    Raises InvalidInput when the model does not run on `example_input`.
     """
     import torch
 
-    call = _call(example_input).map(torch.Tensor.clone)
     plain = copy.deepcopy(model).eval().requires_grad_(False)
+    attempts = {name: attempt for name, attempt in _ATTEMPTS.items() if compile or name != "compiled"}
     with torch.inference_mode(), quietly():
-        search = _Search(plain, call)
-        for name, attempt in _ATTEMPTS.items():
-            if compile or name != "compiled":
-                search.attempt(name, attempt)
+        search = _Search(plain, None if example_input is None else _call(example_input).map(torch.Tensor.clone))
+        for name, attempt in attempts.items():
+            search.attempt(name, attempt)
     optimized: torch.nn.Module = _optimized_class()(search)
     return optimized
 
@@ -78,18 +81,22 @@ def optimize_for_inference(model: torch.nn.Module, example_input: Any, *, compil
 class _Search:
     """The best form so far, and the steps that led to it."""
 
-    def __init__(self, plain: torch.nn.Module, call: Call) -> None:
+    def __init__(self, plain: torch.nn.Module, call: Call | None) -> None:
+        """`call` is an example to compare and measure with."""
         self.module = plain
         self.best: Any = plain
         self.steps = ["evaluation mode", "no gradients"]
         self.skipped: list[str] = []
         self._call = call
-        self._checks = _checks(plain, call)
+        self._checks = [] if call is None else _checks(plain, call)
 
     def attempt(self, name: str, attempt: Attempt) -> None:
         """Keep the result of an attempt when its outputs agree and it is faster."""
+        if self._call is None and not attempt.exact:
+            self.skipped.append(f"{name}: it needs an example_input, to compare its outputs and to measure it")
+            return
         try:
-            made = attempt.make(self.module, self._call)
+            made = attempt.make(self.module, self._call or Call((), {}))
             objection = self._objection(made, attempt.max_share)
         except Exception as error:  # the best form so far remains
             objection = reason(error)
@@ -106,6 +113,8 @@ class _Search:
 
         if made is None:
             return "it does not apply to this model"
+        if self._call is None:
+            return _doubt(self.module, made)
         if not all(_same(answer, call.map(torch.Tensor.clone).on(made)) for call, answer in self._checks):
             return "its outputs differ"
         share = _share(made, self.best, self._call)
@@ -225,6 +234,15 @@ def _fold_norms(module: torch.nn.Module, _: Call) -> Any:
     return optimization.fuse(module)
 
 
+def _doubt(module: torch.nn.Module, folded: Any) -> str | None:
+    """Why folding norms could change outputs: it runs no hooks, and keeps tensors that `forward` makes from one run."""
+    if any(part._forward_hooks or part._forward_pre_hooks for part in module.modules()):
+        return "the model has hooks; give an example_input to compare with"
+    if any(node.op == "get_attr" and "_tensor_constant" in str(node.target) for node in folded.graph.nodes):
+        return "its forward creates tensors; give an example_input to compare with"
+    return None
+
+
 def _channels_last(module: torch.nn.Module, _: Call) -> Any:
     import torch
 
@@ -263,7 +281,7 @@ def _on_cuda(parameters: Iterable[torch.nn.Parameter]) -> bool:
 
 
 _ATTEMPTS = {
-    "norms folded": Attempt(_fold_norms, max_share=1.05, lasting=True),
+    "norms folded": Attempt(_fold_norms, max_share=1.05, lasting=True, exact=True),
     "channels last": Attempt(_channels_last, lasting=True),
     "frozen trace": Attempt(_trace),
     "compiled": Attempt(_compile),

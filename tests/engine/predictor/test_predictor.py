@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from linear_models import FEATURES, Publish, linear, weights
 
 from penstock.engine.predictor.predictor import Predictor
@@ -356,3 +357,71 @@ def test_a_registry_may_be_given_as_its_directory(onnx_file: Path, tmp_path: Pat
         Predictor("m", registry=str(tmp_path / "other"))
     with Predictor(onnx_file, registry=tmp_path / "other") as predictor:
         assert predictor.predict(X[0]).predictions == TRUTH[:1]
+
+
+def _frames(buffer: Any, rows: Any) -> Iterator[Any]:
+    """A source that writes every request into the same memory, as cameras and loaders do."""
+    for row in rows:
+        if isinstance(buffer, dict):
+            buffer["input_data"][:] = [float(value) for value in row]
+        elif isinstance(buffer, np.ndarray):
+            buffer[...] = row
+        else:
+            buffer[:] = torch.from_numpy(row)
+        yield buffer
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize(
+    "buffer",
+    [np.zeros(FEATURES, np.float32), torch.zeros(FEATURES), {"input_data": [0.0] * FEATURES}],
+    ids=["array", "tensor", "mapping"],
+)
+def test_a_source_may_reuse_its_buffer(predictor: Predictor, buffer: Any, workers: int) -> None:
+    answers = predictor.predict_batch(_frames(buffer, X), batch_size=8, num_workers=workers)
+    assert [answer.predictions[0] for answer in answers] == TRUTH
+
+
+def test_a_memory_map_may_be_written_while_it_is_read(predictor: Predictor, tmp_path: Path) -> None:
+    mapped = np.memmap(tmp_path / "frame.bin", np.float32, "w+", shape=(FEATURES,))
+    answers = predictor.predict_batch(_frames(mapped, X), batch_size=8)
+    assert [answer.predictions[0] for answer in answers] == TRUTH
+
+
+class _Frames:
+    """A data set whose items are one buffer."""
+
+    def __init__(self) -> None:
+        self.buffer = np.zeros(FEATURES, np.float32)
+
+    def __len__(self) -> int:
+        return len(X)
+
+    def __getitem__(self, index: int) -> Any:
+        self.buffer[...] = X[index]  # IndexError at the end, which ends the iteration
+        return self.buffer
+
+
+def test_a_data_set_may_reuse_its_buffer(predictor: Predictor) -> None:
+    assert [answer.predictions[0] for answer in predictor.predict_batch(_Frames())] == TRUTH
+
+
+def test_arguments_have_the_names_that_other_tools_use(registry: Registry, publish: Publish) -> None:
+    publish()
+    with Predictor(model_path="m", registry=registry, config={"batch_size": 4}) as predictor:  # type: ignore[call-arg]
+        assert predictor.info["device"] == predictor.info.device == "cpu"
+        assert dict(predictor.info)["name"] == "m"
+        answers = predictor.predict_batch(data=X[:3], batch_size=2)  # type: ignore[call-arg]
+        assert [answer.predictions[0] for answer in answers] == TRUTH[:3]
+        with pytest.raises(KeyError, match="'devise' is no fact about a model; there are name, version"):
+            predictor.info["devise"]
+        with pytest.raises(TypeError, match="predict\\(\\) got 'data' and 'value', which are one argument"):
+            predictor.predict(value=X[0], data=X[0])  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize(
+    ("name", "right"), [("use_fp16", "precision"), ("optimize_model", "use_compile=True"), ("batch_sise", "batch_size")]
+)
+def test_a_name_of_another_tool_is_answered_with_the_right_one(registry: Registry, name: str, right: str) -> None:
+    with pytest.raises(TypeError, match=rf"Predictor\(\) has no option '{name}'; .*{right}"):
+        Predictor("m", registry=registry, **{name: True})  # type: ignore[arg-type]

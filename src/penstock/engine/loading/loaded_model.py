@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from penstock.artifacts.artifact import Artifact
 from penstock.backends.base import Backend
@@ -55,6 +56,16 @@ class ModelInfo:
     warnings: tuple[str, ...] = ()
     choice: tuple[SelectionResult, ...] = ()
     tasks: tuple[str, ...] = ()
+
+    def __getitem__(self, name: str) -> Any:
+        """A fact by its name, as in a mapping. Raises KeyError naming the facts."""
+        if name not in self.__dataclass_fields__:
+            raise KeyError(f"{name!r} is no fact about a model; there are {', '.join(self.__dataclass_fields__)}")
+        return getattr(self, name)
+
+    def keys(self) -> list[str]:
+        """The names of the facts; with `info[name]` it makes `dict(info)`."""
+        return list(self.__dataclass_fields__)
 
 
 class LoadedModel:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import re
 import time
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Unpack
+from typing import Any, Unpack
 
 from penstock.artifacts.artifact import Artifact
 from penstock.artifacts.refs import name_of
@@ -24,7 +25,7 @@ from penstock.engine.loading.variant_selection import VariantSelection, known_re
 from penstock.engine.single_flight import SingleFlight
 from penstock.errors import InvalidInput, ModelNotFound, ModelNotReady
 from penstock.formats import is_model_file
-from penstock.options import EngineKeywords, EngineOptions, check_names, given, with_option_help
+from penstock.options import EngineKeywords, EngineOptions, also_named, check_names, given, with_option_help
 from penstock.registry.registry import Registry
 from penstock.scan.trust import strongest
 
@@ -38,7 +39,7 @@ class ModelManager:
     def __init__(
         self,
         registry: Registry | Path | str | None = None,
-        config: EngineOptions | None = None,
+        config: EngineOptions | Mapping[str, Any] | None = None,
         *,
         attach: bool = False,
         **options: Unpack[EngineKeywords],
@@ -50,7 +51,7 @@ class ModelManager:
         Raises ConfigError naming an option out of range, TypeError for an unknown one.
         """
         check_names("ModelManager", options, EngineOptions.model_fields)
-        self._options = (config or EngineOptions()).override(**given(options))
+        self._options = EngineOptions.of(config).override(**given(options))
         source = registry if registry is not None else self._options.registry
         self.registry = source if isinstance(source, Registry) else Registry(source, self._options.database_url)
         self._attach = attach
@@ -61,6 +62,7 @@ class ModelManager:
 
     # Loading
 
+    @also_named(model_path="ref", path="ref")
     @with_option_help(LoadKeywords)
     def load_model(self, ref: str | Path, *, fresh: bool = False, **overrides: Unpack[LoadKeywords]) -> LoadedModel:
         """The loaded model for a registry reference or a model file; concurrent callers share one load.

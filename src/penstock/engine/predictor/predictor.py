@@ -19,6 +19,7 @@ from penstock.engine.loading.loaded_model import ModelInfo
 from penstock.engine.loading.manager import ModelManager
 from penstock.engine.predictor.local_runs import LocalRuns
 from penstock.engine.predictor.progress import Progress, reported
+from penstock.engine.tasks.request_copies import pulled
 from penstock.errors import ConfigError, InferenceError, InvalidInput, ModelNotReady, PenstockError
 from penstock.formats import is_model_file
 from penstock.options import (
@@ -26,6 +27,7 @@ from penstock.options import (
     Effort,
     EngineOptions,
     RangeAction,
+    also_named,
     check_names,
     given,
     with_option_help,
@@ -74,13 +76,14 @@ class Predictor:
     (`pool.map(predictor.predict, …)`) loads its own, once in each process.
     """
 
+    @also_named(model_path="model", ref="model")
     @with_option_help(PredictorKeywords)
     def __init__(
         self,
         model: str | Path,
         *,
         registry: Registry | Path | str | None = None,
-        config: EngineOptions | None = None,
+        config: EngineOptions | Mapping[str, Any] | None = None,
         **options: Unpack[PredictorKeywords],
     ) -> None:
         """`model` is a registry reference, a model that ships in an installed package, or a model file.
@@ -96,7 +99,7 @@ class Predictor:
         self._token = uuid.uuid4().hex
         check_names("Predictor", options, {*BackendOptions.model_fields, *PredictorKeywords.__annotations__})
         chosen = given(options)
-        engine_options = _engine_options(config or EngineOptions(), chosen)
+        engine_options = _engine_options(EngineOptions.of(config), chosen)
         self._manager = ModelManager(registry, engine_options)
         self._registry = self._manager.registry
         if not is_model_file(str(model)):
@@ -136,6 +139,7 @@ class Predictor:
         """The answer from one request's rows of the outputs; override to change what callers see."""
         return self.task.postprocess(outputs, request)
 
+    @also_named(data="value", inputs="value")
     def predict(self, value: Any) -> Any:
         """The answer to one request: the Task's Request, a mapping of its fields, an array or a file.
 
@@ -152,6 +156,7 @@ class Predictor:
             response.stamp(self._model.version, *(seconds * 1e3 for seconds in marks))
         return response
 
+    @also_named(data="values", inputs="values")
     def predict_batch(
         self,
         values: Iterable[Any],
@@ -164,6 +169,7 @@ class Predictor:
         """The answers to many requests, in order, `batch_size` at a time; as `predict_iter`, all at once."""
         return list(self.predict_iter(values, batch_size, num_workers, progress=progress, on_error=on_error))
 
+    @also_named(data="values", inputs="values")
     def predict_iter(
         self,
         values: Iterable[Any],
@@ -175,7 +181,8 @@ class Predictor:
     ) -> Iterator[Any]:
         """The answers one by one, in order; however long `values` is, only two batches of it are in memory.
 
-        `values` is any iterable; of an array each row is a request. `num_workers` threads prepare requests while the
+        `values` is any iterable; of an array each row is a request. Each is copied when it is pulled, so that a source
+        may reuse its buffer. `num_workers` threads prepare requests while the
         model runs. `progress` shows a bar, or is called with the requests done and, where it is known, their number.
         Raises the first error, or with `on_error="return"` gives it in the place of the answer.
         """
@@ -186,7 +193,7 @@ class Predictor:
             raise ConfigError(f"on_error: {on_error!r} is unknown; known are raise, return")
         self._check_open()
         prepare = self._prepare if on_error == "raise" else self._prepare_or_error
-        chunks = _chunks(_iterator(values), size)
+        chunks = _chunks(_source(values), size)
         prepared = _ahead(prepare, chunks, num_workers) if num_workers else ([*map(prepare, c)] for c in chunks)
         answers = (self._answer(items, size, on_error) for items in prepared)
         total = len(values) if isinstance(values, Sized) else None
@@ -300,6 +307,9 @@ _RUNTIME = (
 )
 """Attributes that an unpickled predictor creates again; all others, such as those of a subclass, are pickled."""
 
+BasePredictor = Predictor
+"""The name to subclass: override `preprocess`, `postprocess` or both."""
+
 _COPIES = 8
 _copies: OrderedDict[str, Predictor] = OrderedDict()
 
@@ -358,9 +368,9 @@ def _error_of(item: _Prepared, error: BaseException) -> PenstockError:  # noqa: 
     return error
 
 
-def _iterator(values: Iterable[Any]) -> Iterator[Any]:
+def _source(values: Iterable[Any]) -> Iterator[Any]:
     try:
-        return iter(values)
+        return pulled(values)
     except TypeError:
         raise InvalidInput(
             f"values: {type(values).__name__} holds no requests to go through; predict() answers a single one",
