@@ -21,6 +21,7 @@ from penstock.cli.models.import_file import publish_file
 from penstock.engine.loading.manager import ModelManager
 from penstock.engine.predictor.predictor import Predictor
 from penstock.errors import InferenceError, IntegrityError, ModelLoadError, UnsupportedFormat, Untrusted
+from penstock.file_description import FileDescription
 from penstock.formats import FORMATS, FileKind, Format, Runtime, formats_of_suffix, is_model_file, runtime_packages
 from penstock.imports import import_attribute
 from penstock.registry.registry import Registry
@@ -162,7 +163,7 @@ def test_a_bare_file_is_served_at_its_tier_of_trust_and_refused_below_it(
 
 
 def test_a_bare_file_is_published_and_answers_from_the_registry(file: Path, scale: Format, registry: Registry) -> None:
-    published = publish_file(registry, file, task="tensor", trust="code")
+    published = publish_file(registry, file, trust="code", description=FileDescription(task="tensor"))
     assert published.variants[0].format == "scale"
     assert published.golden() is not None
     with Predictor("double", registry=registry) as predictor:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from penstock.errors import ConfigError
-from penstock.options import parse_size
+from penstock.option_types import parse_size
 from penstock.settings import LoadedSettings, Settings, display, load_settings
 
 Load = Callable[..., LoadedSettings]

@@ -11,15 +11,12 @@ from __future__ import annotations
 import difflib
 import functools
 import inspect
-import re
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, ParamSpec, Self, TypedDict, TypeVar
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
     JsonValue,
@@ -32,7 +29,28 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from penstock.errors import ConfigError
+from penstock.file_description import (
+    FileDescription,
+    labels_of,
+    parse_arguments,
+    parse_batch_axes,
+    preprocess_of,
+    tensor_list,
+)
 from penstock.formats import FORMATS, TIERS
+from penstock.option_types import (
+    LOWER,
+    DeviceName,
+    Float,
+    HomePath,
+    OptionalSize,
+    Size,
+    Whole,
+    one_of,
+    parse_size,
+    written_as,
+)
+from penstock.tensors import Signature
 
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
@@ -46,64 +64,6 @@ variant after two seconds. `all` measures every variant. `first` takes the first
 
 RangeAction = Literal["off", "count", "warn", "refuse"]
 
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]i?b|b)?", re.IGNORECASE)
-_UNITS = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
-_UNITS |= {"kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
-
-
-def parse_size(value: int | str) -> int:
-    """Bytes from `1048576`, `"16MiB"` or `"4 GB"`; raises ValueError for anything else."""
-    if not isinstance(value, str):
-        return value
-    match = _SIZE.fullmatch(value.strip())
-    if match is None:
-        raise ValueError("should be a size such as 16MiB, 4GB or a number of bytes")
-    return int(float(match[1]) * _UNITS[match[2].lower()]) if match[2] else int(float(match[1]))
-
-
-def _number(value: Any) -> Any:
-    """Python counts True as 1; an option does not."""
-    if isinstance(value, bool):
-        raise ValueError("should be a number")
-    return value
-
-
-def _lower(value: Any) -> Any:
-    return value.strip().lower() if isinstance(value, str) else value
-
-
-def _one_of(names: Collection[str]) -> AfterValidator:
-    def check(value: str) -> str:
-        if value not in names:
-            *first, last = (repr(name) for name in names)
-            raise ValueError(f"should be {', '.join(first)} or {last}")
-        return value
-
-    return AfterValidator(check)
-
-
-def _device(value: str) -> str:
-    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", value):
-        raise ValueError("should be auto, cpu, cuda, cuda:N or mps")
-    return value
-
-
-def _optional_size(value: Any) -> Any:
-    return value if value is None else parse_size(_number(value))
-
-
-def _positive(value: int | str | None) -> int | str | None:
-    if isinstance(value, int) and value < 1:
-        raise ValueError("should be greater than or equal to 1")
-    return value
-
-
-LOWER = BeforeValidator(_lower)
-Whole = Annotated[int, BeforeValidator(_number)]
-Size = Annotated[int, BeforeValidator(parse_size), BeforeValidator(_number)]
-Float = Annotated[float, Field(allow_inf_nan=False), BeforeValidator(_number)]
-HomePath = Annotated[Path, AfterValidator(Path.expanduser)]
-"""`~` is the home directory, where no shell expands it."""
 Action = Annotated[RangeAction, LOWER]
 
 
@@ -186,13 +146,11 @@ class Options(BaseModel):
 class BackendOptions(Options):
     """How a model runs on this machine: what `Backend.open` receives."""
 
-    device: Annotated[str, LOWER, AfterValidator(_device)] = option(
-        "auto", "Where models run: auto, cpu, cuda, cuda:N or mps.", alias="DEVICE"
-    )
-    precision: Annotated[str, LOWER, _one_of(PRECISIONS)] = option(
+    device: DeviceName = option("auto", "Where models run: auto, cpu, cuda, cuda:N or mps.", alias="DEVICE")
+    precision: Annotated[str, LOWER, one_of(PRECISIONS)] = option(
         "fp32", "Precision: fp32, fp16 or bf16 (where the device gains from it), or int8 (variants that hold it)."
     )
-    trust: Annotated[str, LOWER, _one_of(TIERS)] = option(
+    trust: Annotated[str, LOWER, one_of(TIERS)] = option(
         "data",
         "Models that may be opened besides those the registry trusts: data, code (programs) or native (machine code).",
     )
@@ -205,12 +163,15 @@ class BackendOptions(Options):
     )
     pin_memory: bool = option(True, "Copy inputs to a CUDA device from page-locked memory.")
     use_compile: bool = option(False, "Compile eager PyTorch models with torch.compile.")
-    compile_mode: Annotated[str, LOWER, _one_of(COMPILE_MODES)] | None = option(
+    compile_mode: Annotated[str, LOWER, one_of(COMPILE_MODES)] | None = option(
         None, f"Mode of torch.compile: {', '.join(COMPILE_MODES)}."
     )
     cache_dir: HomePath | None = option(
         None,
         "Directory for optimized models and variant selections; the default is `.cache` in the registry.",
+    )
+    unproven: Annotated[Literal["allow", "refuse"], LOWER] = option(
+        "allow", "Models that no example input runs with: allow (load them with a warning) or refuse."
     )
 
 
@@ -230,9 +191,38 @@ class EngineOptions(BackendOptions):
     """How an engine, a manager or a predictor runs models. Rows are those of all requests together."""
 
     model_path: str | Path | None = option(None, "A model file to serve, without a registry.", alias="MODEL_PATH")
-    model_type: Annotated[str, LOWER, _one_of(FORMATS)] | None = option(
+    model_type: Annotated[str, LOWER, one_of(FORMATS)] | None = option(
         None, "Format of `model_path`; the default follows from its suffix and content.", alias="MODEL_TYPE"
     )
+    model_task: str | None = option(
+        None, "Kind of task of a model file, such as vector-classification; the default follows from the file."
+    )
+    model_labels: HomePath | None = option(
+        None, "Text file with the names of a model file's classes, one a line; it is a classifier then."
+    )
+    model_preprocess: HomePath | None = option(
+        None, "JSON file with the configuration of a model file's task, or with its list of steps."
+    )
+    model_example: HomePath | None = option(
+        None, "File (.npz, .npy, .json) with an input that a model file runs with.", alias="MODEL_EXAMPLE"
+    )
+    model_inputs: (
+        Annotated[str, written_as(tensor_list, "inputs such as x:FP32:-1,3,32,32, several separated by spaces")] | None
+    ) = option(
+        None,
+        "Inputs of a model file that does not record them, such as `x:FP32:-1,3,32,32`; separated by spaces.",
+        alias="MODEL_INPUTS",
+    )
+    model_architecture: str | None = option(
+        None, "Class that a file of weights fills, as `module:Class`.", alias="MODEL_ARCHITECTURE"
+    )
+    model_architecture_args: Annotated[str, written_as(parse_arguments, "a JSON object")] | None = option(
+        None, "Arguments of that class's constructor, a JSON object."
+    )
+    model_batch_axis: Annotated[str, written_as(parse_batch_axes, "axes by name, such as x:0,h:1")] | None = option(
+        None, "Batch axis of a model file's inputs and outputs by name, such as `x:0,h:1`."
+    )
+    model_no_batch: bool = option(False, "A model file has no batch axis: each request is one run.")
     default_model: str | None = option(
         None, "Model that answers requests that name none; the default is the first one served."
     )
@@ -273,9 +263,7 @@ class EngineOptions(BackendOptions):
         "all (measures every variant) or first (the simplest that works).",
     )
     max_models: Whole = option(8, "Maximum loaded models; the least recently used is evicted.", ge=1)
-    max_bytes: Annotated[int | str | None, AfterValidator(_positive), BeforeValidator(_optional_size)] = option(
-        None, "Maximum memory of loaded models; the default is no limit."
-    )
+    max_bytes: OptionalSize = option(None, "Maximum memory of loaded models; the default is no limit.")
     models: dict[str, ModelOptions] = option({}, "Options of single models, in tables `[models.NAME]`.")
 
     @classmethod
@@ -293,6 +281,21 @@ class EngineOptions(BackendOptions):
         """The reference of the model that answers requests that name none."""
         return self.default_model if self.model_path is None else str(self.model_path)
 
+    @property
+    def file_description(self) -> FileDescription:
+        """What the options state about model files. Raises ConfigError for a file that cannot be read."""
+        return FileDescription(
+            task=self.model_task,
+            labels=labels_of(self.model_labels) if self.model_labels else (),
+            preprocess=preprocess_of(self.model_preprocess) if self.model_preprocess else {},
+            example=self.model_example,
+            batch_axes=parse_batch_axes(self.model_batch_axis or ""),
+            no_batch=self.model_no_batch,
+            signature=Signature(tensor_list(self.model_inputs), ()) if self.model_inputs else None,
+            architecture=self.model_architecture,
+            architecture_args=parse_arguments(self.model_architecture_args or "{}"),
+        )
+
 
 class BackendKeywords(TypedDict, total=False):
     """The fields of BackendOptions as keywords; None leaves an option as it is."""
@@ -307,6 +310,7 @@ class BackendKeywords(TypedDict, total=False):
     use_compile: bool | None
     compile_mode: str | None
     cache_dir: Path | None
+    unproven: Literal["allow", "refuse"] | None
 
 
 class EngineKeywords(BackendKeywords, total=False):
@@ -314,6 +318,15 @@ class EngineKeywords(BackendKeywords, total=False):
 
     model_path: str | Path | None
     model_type: str | None
+    model_task: str | None
+    model_labels: Path | None
+    model_preprocess: Path | None
+    model_example: Path | None
+    model_inputs: str | None
+    model_architecture: str | None
+    model_architecture_args: str | None
+    model_batch_axis: str | None
+    model_no_batch: bool | None
     default_model: str | None
     database_url: str | None
     batch_size: int | None

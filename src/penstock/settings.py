@@ -23,14 +23,10 @@ from pydantic import BeforeValidator, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
 from penstock.errors import ConfigError
+from penstock.option_types import LOWER, Float, HomePath, Size, Whole
 from penstock.options import (
-    LOWER,
     EngineOptions,
-    Float,
-    HomePath,
     ModelOptions,
-    Size,
-    Whole,
     expectation,
     is_secret,
     option,
@@ -41,6 +37,9 @@ PREFIX = "PENSTOCK_"
 MIN_ADMIN_KEY = 16
 """Characters: a shorter key can be guessed."""
 CONFIG_FILE = "penstock.toml"
+
+_OWN_FLAGS = ("model_path", "model_type")
+"""Settings whose options have the same name; those of other `model_…` settings lack the prefix."""
 
 TABLES = ("models",)
 """Settings that are tables of `penstock.toml`; the environment, which is flat, cannot hold them."""
@@ -186,7 +185,7 @@ def suggest(name: str, value: str) -> None:
 
 def _from_command_line(overrides: Mapping[str, Any]) -> Iterator[tuple[str, Given]]:
     for name, value in overrides.items():
-        flag = f"--{name.replace('_', '-')}"
+        flag = f"--{(name if name in _OWN_FLAGS else name.removeprefix('model_')).replace('_', '-')}"
         if name not in Settings.model_fields:
             raise ConfigError(f"{flag} is not a setting{suggestion(name, Settings.model_fields)}")
         if value is not None:

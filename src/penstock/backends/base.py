@@ -20,13 +20,17 @@ class ModelFile:
     """What a backend needs to open a model: its main file and, for weights without a graph, the class to fill.
 
     `architecture` is `module:Class` or the class itself, `architecture_args` its keyword arguments. `signature` is None
-    for a bare file; the backend then reads it from the file when the format records one.
+    for a bare file; the backend then reads it from the file when the format records one. What a user states about a
+    bare file: an `example` input (arrays, or a file of them), the axis of the batch by name, or that there is none.
     """
 
     path: Path
     signature: Signature | None = None
     architecture: str | type | None = None
     architecture_args: Mapping[str, Any] = field(default_factory=dict)
+    example: Any = None
+    batch_axes: Mapping[str, int] = field(default_factory=dict)
+    no_batch: bool = False
 
 
 class Backend(ABC):

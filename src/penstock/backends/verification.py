@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -18,6 +18,9 @@ from penstock.tensors import Array, Arrays, Signature, TensorSpec
 
 FREE_LENGTHS = (8, 224, 1)
 """Lengths to try for free axes after the batch axis, until the model runs."""
+
+SEED = 0
+"""Of random inputs: the same file gives the same ones."""
 
 WARM_UP_BUDGET_S = 1.0
 """A load spends about this long on warm-up; a slow model is timed at one row and at a full batch only."""
@@ -132,3 +135,24 @@ def _tile(array: Array, rows: int) -> Array:
 def _zeros(spec: TensorSpec, rows: int, length: int) -> Array:
     shape = (rows, *(n if n > 0 else length for n in spec.shape[1:]))
     return np.full(shape, "", dtype=object) if spec.dtype == "BYTES" else np.zeros(shape, spec.numpy)
+
+
+def trial_batches(specs: Sequence[TensorSpec], length: int) -> list[Arrays]:
+    """Two batches that differ in rows and in every free length, to see which lengths of the outputs are free."""
+    random = np.random.default_rng(SEED)
+    return [
+        {spec.name: random_array(spec, _lengths(spec, rows, free), random) for spec in specs}
+        for rows, free in ((2, length), (3, length + 1))
+    ]
+
+
+def _lengths(spec: TensorSpec, rows: int, length: int) -> list[int]:
+    """The spec's shape with `rows` for a free first axis and `length` for every other free axis."""
+    return [n if n > 0 else length if axis else rows for axis, n in enumerate(spec.shape)]
+
+
+def random_array(spec: TensorSpec, shape: Sequence[int], random: np.random.Generator) -> Array:
+    """Standard normal numbers; integers are 0 or 1, which are valid in any vocabulary and any mask."""
+    if spec.numpy.kind == "f":
+        return random.standard_normal(shape).astype(spec.numpy)
+    return random.integers(0, 2, shape).astype(spec.numpy)

@@ -11,6 +11,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from penstock.cli.file_options import (
+    BatchAxisOption,
+    ExampleOption,
+    LabelsOption,
+    NoBatchOption,
+    PreprocessOption,
+    as_settings,
+    check_one_file,
+    file_options,
+)
 from penstock.cli.options import ConfigOption, DeviceOption, RegistryOption, TrustOption, open_registry, read_settings
 from penstock.errors import InvalidInput
 
@@ -24,8 +34,14 @@ def predict(
         str, typer.Argument(metavar="INPUT", help="A .json, .npy, .npz or image file; - reads standard input.")
     ],
     task: Annotated[
-        str | None, typer.Option(help="The task that reads INPUT; the default is the model's first.")
+        str | None,
+        typer.Option(help="The task that reads INPUT: of a published model one of its own, of a file any kind."),
     ] = None,
+    labels: LabelsOption = None,
+    preprocess: PreprocessOption = None,
+    example: ExampleOption = None,
+    batch_axis: BatchAxisOption = None,
+    no_batch: NoBatchOption = None,
     device: DeviceOption = None,
     trust: TrustOption = None,
     config: ConfigOption = None,
@@ -35,7 +51,9 @@ def predict(
 
     JSON holds the request's fields as over HTTP, or the array of numbers alone.
     """
-    settings = read_settings(config, device=device, trust=trust, registry=registry)
+    about = file_options({name: value for name, value in locals().items() if name != "task"})
+    check_one_file([ref], about)
+    settings = read_settings(config, **as_settings(about), device=device, trust=trust, registry=registry)
     value = read_input(source)
     task = _choose_task(value, task)
     from penstock.engine.predictor.predictor import Predictor

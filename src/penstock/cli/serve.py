@@ -7,6 +7,17 @@ from typing import Annotated
 
 import typer
 
+from penstock.cli.file_options import (
+    BatchAxisOption,
+    ExampleOption,
+    LabelsOption,
+    NoBatchOption,
+    PreprocessOption,
+    TaskOption,
+    as_settings,
+    check_one_file,
+    file_options,
+)
 from penstock.cli.options import ConfigOption, DeviceOption, RegistryOption, ThreadsOption, TrustOption, read_settings
 
 
@@ -29,6 +40,12 @@ def serve(
     config: ConfigOption = None,
     registry: RegistryOption = None,
     model_path: Annotated[Path | None, typer.Option(help="A model file to serve, without a registry.")] = None,
+    task: TaskOption = None,
+    labels: LabelsOption = None,
+    preprocess: PreprocessOption = None,
+    example: ExampleOption = None,
+    batch_axis: BatchAxisOption = None,
+    no_batch: NoBatchOption = None,
     default_model: Annotated[
         str | None, typer.Option(help="Model that answers requests that name none.", show_default="the first REF")
     ] = None,
@@ -46,23 +63,10 @@ def serve(
 
     Every other setting can be set in the environment or in penstock.toml: see `penstock config show`.
     """
-    settings = read_settings(
-        config,
-        host=host,
-        port=port,
-        workers=workers,
-        device=device,
-        trust=trust,
-        threads=threads,
-        registry=registry,
-        model_path=model_path,
-        default_model=default_model,
-        batch_size=batch_size,
-        max_wait_ms=max_wait_ms,
-        log_level=log_level,
-        log_format=log_format,
-        access_log=access_log,
-    )
+    about = file_options(locals())
+    options = {name: value for name, value in locals().items() if name not in ("about", "refs", "config", *about)}
+    settings = read_settings(config, **as_settings(about), **options)
+    check_one_file([*(refs or ()), settings.model_path], about)
     from penstock.gateway.process.server import serve as run_server
 
     raise typer.Exit(run_server(settings, refs or ()))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 
 from penstock.errors import ConfigError
-from penstock.options import EngineOptions, Whole, option
+from penstock.option_types import Whole
+from penstock.options import EngineOptions, option
 
 
 class InferenceConfig(EngineOptions):

@@ -15,7 +15,7 @@ from linear_models import linear, weights
 from networks import Heads, Mlp, TwoInputs
 from safetensors.torch import save_file
 
-from penstock.cli.models.import_file import parse_tensor
+from penstock.file_description import parse_tensor
 from penstock.tensors import TensorSpec
 
 Penstock = Callable[..., Any]

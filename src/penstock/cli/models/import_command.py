@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from penstock.cli.file_options import (
+    BatchAxisOption,
+    ExampleOption,
+    LabelsOption,
+    NoBatchOption,
+    PreprocessOption,
+    TaskOption,
+    describe,
+    file_options,
+)
 from penstock.cli.models.summary import check_aliases, set_aliases
 from penstock.cli.options import ConfigOption, JsonOption, PinOption, RegistryOption, open_registry, read_settings
 from penstock.cli.output import print_json, size, working
 
 if TYPE_CHECKING:
     from penstock.artifacts.artifact import Artifact
-    from penstock.cli.models.import_file import ModelDescription
-    from penstock.tensors import TensorSpec
+    from penstock.tensors import Signature, TensorSpec
 
 _FORM = "x:FP32:-1x784; the first length is the batch, -1 is free; repeatable, in the model's order"
 
@@ -34,10 +42,6 @@ _Outputs = Annotated[
     list[str] | None,
     typer.Option(metavar="NAME:DTYPE:SHAPE", help="An output, likewise.", show_default="from runs on random inputs"),
 ]
-_Task = Annotated[
-    str | None, typer.Option(help="Its task, such as vector-classification.", show_default="by its signature")
-]
-_Labels = Annotated[Path | None, typer.Option(help="A text file with one class name per line.")]
 _Card = Annotated[Path | None, typer.Option(help="Its model card, Markdown.", show_default="a minimal one")]
 _Aliases = Annotated[list[str] | None, typer.Option(help="Point this alias at the version; repeatable.")]
 
@@ -50,8 +54,12 @@ def import_model(
     architecture_args: _Arguments = None,
     input: _Inputs = None,
     output: _Outputs = None,
-    task: _Task = None,
-    labels: _Labels = None,
+    task: TaskOption = None,
+    labels: LabelsOption = None,
+    preprocess: PreprocessOption = None,
+    example: ExampleOption = None,
+    batch_axis: BatchAxisOption = None,
+    no_batch: NoBatchOption = None,
     card: _Card = None,
     alias: _Aliases = None,
     trust: PinOption = "data",
@@ -64,7 +72,14 @@ def import_model(
     It gets golden samples from its own answers to random inputs. They prove that later loads answer
     alike, not that the model is right.
     """
-    description = _description(architecture, architecture_args, input, output)
+    description = describe(
+        {
+            **file_options(locals()),
+            "architecture": architecture,
+            "architecture_args": _arguments(architecture, architecture_args),
+            "signature": _signature(input or [], output or []),
+        }
+    )
     aliases = alias or []
     check_aliases(aliases)
     from penstock.cli.models.import_file import publish_file
@@ -72,8 +87,7 @@ def import_model(
     with open_registry(read_settings(config, registry=registry)) as models:
         with working(f"importing {path.name}"):
             artifact = publish_file(
-                models, path, name=name, version=version, task=task, labels=labels, card=card, trust=trust,
-                description=description,
+                models, path, name=name, version=version, card=card, trust=trust, description=description
             )  # fmt: skip
         set_aliases(models, artifact, aliases)
     if as_json:
@@ -90,40 +104,32 @@ def _print(artifact: Artifact) -> None:
         typer.echo(f"golden samples: {manifest.lineage['golden_samples']}")
 
 
-def _description(
-    architecture: str | None, architecture_args: str | None, inputs: list[str] | None, outputs: list[str] | None
-) -> ModelDescription:
-    """The options that describe the model; raises BadParameter for one that is malformed or needs another."""
-    from penstock.cli.models.import_file import ModelDescription
+def _arguments(architecture: str | None, text: str | None) -> dict[str, Any] | None:
+    """The arguments of the class; raises BadParameter if they are malformed or there is no class."""
+    from penstock.file_description import parse_arguments
 
-    arguments = _json_object(architecture_args)
+    try:
+        arguments = parse_arguments(text) if text is not None else None
+    except ValueError as error:
+        raise typer.BadParameter(f"--architecture-args is no JSON object: {error}") from None
     if arguments and architecture is None:
         raise typer.BadParameter("--architecture-args needs --architecture")
-    described = ModelDescription(
-        architecture, arguments, _tensors("--input", inputs or []), _tensors("--output", outputs or [])
-    )
-    if described.outputs and not described.inputs:
+    return arguments
+
+
+def _signature(inputs: list[str], outputs: list[str]) -> Signature | None:
+    """The inputs and outputs that are described; raises BadParameter for one that is malformed."""
+    if outputs and not inputs:
         raise typer.BadParameter("--output needs --input")
-    return described
+    from penstock.tensors import Signature
 
-
-def _json_object(text: str | None) -> dict[str, Any]:
-    try:
-        value = json.loads(text) if text is not None else {}
-    except ValueError as error:
-        raise typer.BadParameter(f"--architecture-args is not JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise typer.BadParameter('--architecture-args should be an object, such as {"hidden": 64}')
-    return value
+    return Signature(_tensors("--input", inputs), _tensors("--output", outputs)) if inputs else None
 
 
 def _tensors(option: str, texts: list[str]) -> tuple[TensorSpec, ...]:
-    from penstock.cli.models.import_file import parse_tensor
+    from penstock.file_description import parse_tensors
 
     try:
-        specs = tuple(parse_tensor(text) for text in texts)
+        return parse_tensors(texts)
     except ValueError as error:
         raise typer.BadParameter(f"{option}: {error}") from None
-    if len({spec.name for spec in specs}) < len(specs):
-        raise typer.BadParameter(f"{option}: two tensors have the same name")
-    return specs

@@ -3,40 +3,26 @@
 from __future__ import annotations
 
 import hashlib
-import re
 import shutil
 import tempfile
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from penstock.artifacts.artifact import Artifact, Golden, TaskEntry, VariantSource, write_artifact
 from penstock.artifacts.card import render_card
-from penstock.backends.base import BackendOptions, ModelFile, require_file
-from penstock.backends.catalog import format_of, open_backend, outputs_from_runs
-from penstock.backends.verification import FREE_LENGTHS
-from penstock.cli.models.random_samples import self_reference, trial_batches
-from penstock.datatypes import DATATYPES
-from penstock.errors import InvalidInput, ModelLoadError, UnsupportedFormat, Untrusted
+from penstock.backends.base import BackendOptions, require_file
+from penstock.backends.catalog import format_of, open_backend
+from penstock.cli.models.random_samples import self_reference
+from penstock.engine.loading.load_overrides import described_file
+from penstock.errors import InvalidInput, UnsupportedFormat
+from penstock.file_description import FileDescription, read_text
 from penstock.formats import FORMATS, format_of_kind
 from penstock.registry.registry import Registry
 from penstock.scan.scanner import scan_file
 from penstock.tasks.catalog import load_task, task_for_bare
-from penstock.tensors import Signature, TensorSpec
-
-_DTYPES = {name: row.wire for row in DATATYPES.values() for name in row.names}
-
-
-@dataclass(frozen=True, slots=True)
-class ModelDescription:
-    """The facts that a file does not record, given by the user. Inputs are in the order of the model's arguments."""
-
-    architecture: str | None = None
-    architecture_args: Mapping[str, Any] = field(default_factory=dict)
-    inputs: tuple[TensorSpec, ...] = ()
-    outputs: tuple[TensorSpec, ...] = ()
+from penstock.tensors import Signature
 
 
 class InspectedModel(NamedTuple):
@@ -55,19 +41,17 @@ def publish_file(
     *,
     name: str | None = None,
     version: str | None = None,
-    task: str | None = None,
-    labels: Path | None = None,
     card: Path | None = None,
     trust: str = "data",
-    description: ModelDescription | None = None,
+    description: FileDescription | None = None,
 ) -> Artifact:
     """Publish a bare model file under `name` (by default the file's name) and `version` (v1.0).
 
     Raises UnsupportedFormat, Untrusted, ModelLoadError, InvalidInput or ConfigError; nothing is published then.
     """
-    model = _inspect(path, task, labels, trust, description or ModelDescription())
+    model = _inspect(path, trust, description or FileDescription())
     name, version = name or path.stem, version or "v1.0"
-    text = _text(card) if card else _card(name, version, path, model)
+    text = read_text(card) if card else _card(name, version, path, model)
     with tempfile.TemporaryDirectory(prefix="penstock-") as scratch:
         artifact = write_artifact(
             Path(scratch) / "artifact",
@@ -84,14 +68,13 @@ def publish_file(
         return models.publish(artifact.path, trust)
 
 
-def _inspect(path: Path, task: str | None, labels: Path | None, trust: str, about: ModelDescription) -> InspectedModel:
+def _inspect(path: Path, trust: str, about: FileDescription) -> InspectedModel:
     """Open the file and run it once, so that a model that cannot be served is refused now."""
     format = _format(path, about)
-    backend = open_backend(format, _model_file(path, format, trust, about), BackendOptions(device="cpu", trust=trust))
+    file = described_file(path, format, about, trust)
+    backend = open_backend(format, file, BackendOptions(device="cpu", trust=trust))
     try:
-        entry = TaskEntry(
-            kind=task or task_for_bare(backend.signature), config={"labels": _lines(labels)} if labels else {}
-        )
+        entry = TaskEntry(kind=about.task or task_for_bare(backend.signature), config=about.task_config)
         load_task(entry.kind, entry.config, backend.signature)
         golden, origin = self_reference(backend)
     finally:
@@ -100,7 +83,7 @@ def _inspect(path: Path, task: str | None, labels: Path | None, trust: str, abou
         format,
         "fp32",
         path,
-        architecture=about.architecture,
+        architecture=_name_of(about.architecture),
         architecture_args=about.architecture_args,
         num_parameters=backend.num_parameters,
         max_abs_error=None if golden is None else 0.0,
@@ -108,10 +91,10 @@ def _inspect(path: Path, task: str | None, labels: Path | None, trust: str, abou
     return InspectedModel(backend.signature, entry, variant, golden, origin)
 
 
-def _format(path: Path, about: ModelDescription) -> str:
+def _format(path: Path, about: FileDescription) -> str:
     """The format of a file by its content.
 
-    Raises UnsupportedFormat, and InvalidInput if the description does not belong to the format.
+    Raises UnsupportedFormat, and InvalidInput if the description does not belong to the format or lacks what it needs.
     """
     require_file(path)
     format = format_of_kind(scan_file(path).kind)
@@ -125,36 +108,20 @@ def _format(path: Path, about: ModelDescription) -> str:
         )
     if not row.needs_architecture and about.architecture is not None:
         raise InvalidInput(f"architecture: {path} is a model of the format {format}, which needs none; leave it out")
-    if row.records_signature == "always" and (about.inputs or about.outputs):
+    if row.records_signature == "always" and about.signature is not None:
         raise InvalidInput(f"input: {path} records its inputs and outputs itself; leave them out", field="input")
+    described = about.signature is not None or (row.needs_architecture and about.example is not None)
+    if row.records_signature == "never" and not described:
+        raise InvalidInput(
+            f"input: {path} does not record the model's inputs; describe them, as in --input x:FP32:-1x784",
+            field="input",
+        )
     return format
 
 
-def _model_file(path: Path, format: str, trust: str, about: ModelDescription) -> ModelFile:
-    """The file with its signature, from the description and, for outputs, from trial runs."""
-    file = ModelFile(path, None, about.architecture, about.architecture_args)
-    if not about.inputs:
-        if FORMATS[format].records_signature == "never":
-            raise InvalidInput(
-                f"input: {path} does not record the model's inputs; describe them, as in --input x:FP32:-1x784",
-                field="input",
-            )
-        return file
-    outputs = about.outputs or _outputs(file, format, trust, about.inputs)
-    return replace(file, signature=Signature(about.inputs, outputs))
-
-
-def _outputs(file: ModelFile, format: str, trust: str, inputs: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
-    """The outputs that trial runs on random inputs give, at the first free length that the model accepts."""
-    failure: ModelLoadError | None = None
-    for length in FREE_LENGTHS:
-        try:
-            return outputs_from_runs(format, file, trial_batches(inputs, length), trust)
-        except Untrusted:
-            raise
-        except ModelLoadError as error:
-            failure = failure or error
-    raise failure or ModelLoadError(f"{file.path}: there is no length to try the model with")
+def _name_of(architecture: str | type | None) -> str | None:
+    """As in a manifest."""
+    return f"{architecture.__module__}:{architecture.__qualname__}" if isinstance(architecture, type) else architecture
 
 
 def _companions(path: Path, format: str, scratch: Path) -> list[Path]:
@@ -165,23 +132,6 @@ def _companions(path: Path, format: str, scratch: Path) -> list[Path]:
         shutil.copyfile(path.with_suffix(row.weights_suffix), weights)
         return [weights]
     return [file for file in (path.with_name(path.name + suffix) for suffix in row.external_data) if file.is_file()]
-
-
-def parse_tensor(text: str) -> TensorSpec:
-    """`name:dtype:shape`, such as `x:FP32:-1x784`; the first length is the batch, -1 or ? is free.
-
-    Raises ValueError that names the faulty part.
-    """
-    parts = text.rsplit(":", 2)
-    if len(parts) != 3 or not parts[0]:
-        raise ValueError(f"{text!r} is not of the form name:dtype:shape, such as x:FP32:-1x784")
-    dtype = _DTYPES.get(parts[1].lower())
-    if dtype is None:
-        raise ValueError(f"{parts[1]!r} is not a datatype; use one of {', '.join(DATATYPES)}")
-    lengths = re.split(r"[x,]", parts[2].lower())
-    if not all(re.fullmatch(r"-1|\?|[1-9]\d{0,9}", length) for length in lengths):
-        raise ValueError(f"{parts[2]!r} is not a shape; write lengths separated by x, -1 for a free one")
-    return TensorSpec(parts[0], dtype, tuple(-1 if length == "?" else int(length) for length in lengths))
 
 
 def _lineage(path: Path, golden_origin: str) -> dict[str, Any]:
@@ -207,14 +157,3 @@ def _card(name: str, version: str, path: Path, model: InspectedModel) -> str:
         tags=(model.variant.format,),
         task_type="other",
     )
-
-
-def _lines(path: Path) -> list[str]:
-    return [line.strip() for line in _text(path).splitlines() if line.strip()]
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidInput(f"{path} cannot be read: {getattr(error, 'strerror', None) or 'not UTF-8 text'}") from None

@@ -7,6 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from penstock.cli.file_options import (
+    BatchAxisOption,
+    ExampleOption,
+    LabelsOption,
+    NoBatchOption,
+    PreprocessOption,
+    TaskOption,
+    describe,
+    file_options,
+)
 from penstock.cli.models.summary import check_aliases, set_aliases, summarize
 from penstock.cli.options import ConfigOption, JsonOption, PinOption, RegistryOption, open_registry, read_settings
 from penstock.cli.output import print_json, size, working
@@ -19,11 +29,6 @@ _Path = Annotated[Path | None, typer.Argument(metavar="[PATH]", help="An artifac
 _Bundled = Annotated[bool, typer.Option("--bundled", help="Publish every model that an installed package ships.")]
 _Name = Annotated[str | None, typer.Option(help="For a file: the model's name.", show_default="the file's")]
 _Version = Annotated[str | None, typer.Option(help="For a file: the version.", show_default="v1.0")]
-_Task = Annotated[
-    str | None,
-    typer.Option(help="For a file: its task, such as vector-classification.", show_default="by its signature"),
-]
-_Labels = Annotated[Path | None, typer.Option(help="For a file: a text file with one class name per line.")]
 _Card = Annotated[Path | None, typer.Option(help="For a file: its model card, Markdown.", show_default="a minimal one")]
 _Aliases = Annotated[list[str] | None, typer.Option(help="Point this alias at the version; repeatable.")]
 _Prove = Annotated[
@@ -36,8 +41,12 @@ def publish(
     bundled: _Bundled = False,
     name: _Name = None,
     version: _Version = None,
-    task: _Task = None,
-    labels: _Labels = None,
+    task: TaskOption = None,
+    labels: LabelsOption = None,
+    preprocess: PreprocessOption = None,
+    example: ExampleOption = None,
+    batch_axis: BatchAxisOption = None,
+    no_batch: NoBatchOption = None,
     card: _Card = None,
     alias: _Aliases = None,
     prove: _Prove = True,
@@ -55,9 +64,10 @@ def publish(
         raise typer.BadParameter("give either PATH or --bundled")
     aliases = alias or []
     check_aliases(aliases)
-    options = {"name": name, "version": version, "task": task, "labels": labels, "card": card}
+    options = {"name": name, "version": version, "card": card}
+    about = file_options(locals())
     with open_registry(read_settings(config, registry=registry)) as models:
-        published = _publish(models, path, options, prove=prove, trust=trust)
+        published = _publish(models, path, options, about, prove=prove, trust=trust)
         for artifact in published:
             set_aliases(models, artifact, aliases)
         summaries = [summarize(models, artifact) for artifact in published]
@@ -69,19 +79,19 @@ def publish(
 
 
 def _publish(
-    models: Registry, path: Path | None, options: dict[str, Any], *, prove: bool, trust: str
+    models: Registry, path: Path | None, options: dict[str, Any], about: dict[str, Any], *, prove: bool, trust: str
 ) -> list[Artifact]:
     """Publish every bundled model without a path, else the artifact directory or the model file."""
     if path is None:
-        _refuse_file_options(options, "--bundled")
+        _refuse_file_options(options | about, "--bundled")
         return _publish_bundled(models, trust)
     with working(f"publishing {path.name}"):
         if path.is_dir():
-            _refuse_file_options(options, "an artifact directory")
+            _refuse_file_options(options | about, "an artifact directory")
             return [_publish_artifact(models, path, prove=prove, trust=trust)]
         from penstock.cli.models.import_file import publish_file
 
-        return [publish_file(models, path, trust=trust, **options)]
+        return [publish_file(models, path, trust=trust, description=describe(about), **options)]
 
 
 def _publish_artifact(models: Registry, path: Path, *, prove: bool, trust: str) -> Artifact:
@@ -102,7 +112,8 @@ def _prove(path: Path, trust: str) -> None:
 def _refuse_file_options(options: dict[str, Any], source: str) -> None:
     given = next((option for option, value in options.items() if value is not None), None)
     if given is not None:
-        raise typer.BadParameter(f"--{given} describes a bare file; {source} has its own manifest")
+        flag = f"--{given.replace('_', '-')}"
+        raise typer.BadParameter(f"{flag} describes a bare file; {source} has its own manifest")
 
 
 def _publish_bundled(models: Registry, trust: str) -> list[Artifact]:

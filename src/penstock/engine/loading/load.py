@@ -15,11 +15,12 @@ from penstock.backends.catalog import format_of
 from penstock.engine.batching.limits import BatchLimits
 from penstock.engine.batching.padding import public_signature
 from penstock.engine.loading.bring_up import ReadyBackend, bring_up
-from penstock.engine.loading.load_overrides import WeightsDescription
+from penstock.engine.loading.load_overrides import described_file
 from penstock.engine.loading.loaded_model import LoadedModel, ModelInfo
 from penstock.engine.loading.variant_selection import VariantSelection, select_variant
 from penstock.engine.tasks.ranges import RangePolicies
 from penstock.errors import ModelLoadError
+from penstock.file_description import FileDescription
 from penstock.options import EngineOptions, ModelOptions
 from penstock.tasks.base import Task
 from penstock.tasks.catalog import load_task, task_for_bare
@@ -62,18 +63,19 @@ def load_artifact(artifact: Artifact, options: EngineOptions, selection: Variant
     )
 
 
-def load_file(path: Path, options: EngineOptions, weights: WeightsDescription | None = None) -> LoadedModel:
+def load_file(path: Path, options: EngineOptions, description: FileDescription | None = None) -> LoadedModel:
     """Bring up a bare model file under its file name, as version 1. It has no golden samples to verify it."""
-    weights = weights or WeightsDescription()
+    about = description or FileDescription()
     if not path.is_file():
         raise ModelLoadError(f"{path}: there is no such model file")
-    signed, has_class = weights.signature is not None, weights.architecture is not None
+    signed, has_class = about.signature is not None, about.architecture is not None
     format = format_of(path, options.model_type, signed=signed, has_architecture=has_class)
     limits = batch_limits(options, path.stem)
-    ready = bring_up(format, weights.model_file(path, format, options.trust), options, limits, None, str(path))
+    model_file = described_file(path, format, about, options.trust)
+    ready = bring_up(format, model_file, options, limits, None, str(path))
     try:
         signature = ready.backend.signature
-        task = load_task(task_for_bare(signature), {}, signature)
+        task = load_task(about.task or task_for_bare(signature), about.task_config, signature)
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
     except BaseException:

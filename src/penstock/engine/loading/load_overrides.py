@@ -1,4 +1,4 @@
-"""Overrides of one `load_model` call: options in place of the manager's, and a description of weights."""
+"""Overrides of one `load_model` call, and what is known of a model file from its description."""
 
 from __future__ import annotations
 
@@ -8,52 +8,42 @@ from pathlib import Path
 from typing import Any, Self
 
 from penstock.backends.base import ModelFile
-from penstock.backends.catalog import signature_from_example
-from penstock.errors import InvalidInput
+from penstock.backends.catalog import outputs_from_runs, signature_from_example
+from penstock.backends.verification import FREE_LENGTHS, trial_batches
+from penstock.errors import InvalidInput, ModelLoadError, Untrusted
+from penstock.file_description import FileDescription, Labels, Preprocess, described
+from penstock.formats import FORMATS
 from penstock.options import BackendKeywords, BackendOptions, check_names, given
-from penstock.tensors import Signature
+from penstock.tensors import Signature, TensorSpec
 
 
-class LoadKeywords(BackendKeywords, total=False):
+class FileKeywords(BackendKeywords, total=False):
+    """The keywords that describe a model file."""
+
+    labels: Labels | None
+    preprocess: Preprocess | None
+    example_input: Any
+    batch_axes: Mapping[str, int] | None
+    no_batch: bool | None
+    signature: Signature | None
+    architecture: str | type | None
+    architecture_args: Mapping[str, Any] | None
+
+
+class LoadKeywords(FileKeywords, total=False):
     """The keywords of `ModelManager.load_model`."""
 
     variant: str | None
-    architecture: str | type | None
-    architecture_args: Mapping[str, Any] | None
-    signature: Signature | None
-    example_input: Any
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class WeightsDescription:
-    """The class and the signature of a file of weights, which does not record them."""
-
-    architecture: str | type | None = None
-    architecture_args: Mapping[str, Any] = field(default_factory=dict)
-    signature: Signature | None = None
-    example_input: Any = None
-
-    @property
-    def empty(self) -> bool:
-        """True when nothing is described."""
-        values = (self.architecture, self.signature, self.example_input)
-        return not self.architecture_args and all(value is None for value in values)
-
-    def model_file(self, path: Path, format: str, trust: str) -> ModelFile:
-        """The file with its description; without a signature, that of a run on `example_input`."""
-        file = ModelFile(path, self.signature, self.architecture, self.architecture_args)
-        if self.example_input is None or self.signature is not None:
-            return file
-        return replace(file, signature=signature_from_example(format, file, self.example_input, trust))
+    task: str | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LoadOverrides:
-    """Options in place of the manager's, one variant by name, and the description of a file of weights."""
+    """Options in place of the manager's, one variant by name, and the description of a file."""
 
     options: Mapping[str, Any] = field(default_factory=dict)
     variant: str | None = None
-    weights: WeightsDescription = field(default_factory=WeightsDescription)
+    description: FileDescription = field(default_factory=FileDescription)
 
     @classmethod
     def of(cls, keywords: Mapping[str, Any]) -> Self:
@@ -61,20 +51,56 @@ class LoadOverrides:
         check_names("load_model", keywords, {*BackendOptions.model_fields, *LoadKeywords.__annotations__})
         values = given(keywords)
         options = {name: values.pop(name) for name in BackendOptions.model_fields if name in values}
-        return cls(options, values.pop("variant", None), WeightsDescription(**values))
+        return cls(options, values.pop("variant", None), described(values))
 
     @property
     def empty(self) -> bool:
         """True for a plain `load_model(ref)`."""
-        return not self.options and self.variant is None and self.weights.empty
+        return not (self.options or self.variant or self.description.stated)
 
     def check(self, key: str, path: Path | None) -> None:
         """Raises InvalidInput for an override that does not fit a registry reference or a file."""
-        if path is None and not self.weights.empty:
+        stated = [{"example": "example_input"}.get(name, name) for name in self.description.stated]
+        if path is None and stated:
             raise InvalidInput(
-                f"{key}: architecture, signature and example_input describe files; the manifest of {key} records them"
+                f"{stated[0]}: it describes a model file; {key} is of the registry, and its manifest records that",
+                field=stated[0],
             )
         if path is not None and self.variant is not None:
             raise InvalidInput(
                 f"{path}: a file is a single variant; leave out variant={self.variant!r}", field="variant"
             )
+
+
+def described_file(path: Path, format: str, about: FileDescription, trust: str) -> ModelFile:
+    """A file with its signature: as described, with outputs from runs, or from a run on an example; else its own."""
+    file = ModelFile(
+        path,
+        about.signature,
+        about.architecture,
+        about.architecture_args,
+        example=about.example,
+        batch_axes=about.batch_axes,
+        no_batch=about.no_batch,
+    )
+    if about.signature is None:
+        if about.example is None or not FORMATS[format].needs_architecture:
+            return file
+        return replace(file, signature=signature_from_example(format, file, about.example, trust))
+    if about.signature.outputs:
+        return file
+    outputs = _outputs(file, format, trust, about.signature.inputs)
+    return replace(file, signature=replace(about.signature, outputs=outputs))
+
+
+def _outputs(file: ModelFile, format: str, trust: str, inputs: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
+    """The outputs that trial runs on random inputs give, at the first free length that the model accepts."""
+    failure: ModelLoadError | None = None
+    for length in FREE_LENGTHS:
+        try:
+            return outputs_from_runs(format, file, trial_batches(inputs, length), trust)
+        except Untrusted:
+            raise
+        except ModelLoadError as error:
+            failure = failure or error
+    raise failure or ModelLoadError(f"{file.path}: there is no length to try the model with")

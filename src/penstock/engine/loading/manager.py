@@ -68,9 +68,12 @@ class ModelManager:
         """The loaded model for a registry reference or a model file; concurrent callers share one load.
 
         The overrides hold if the model is not loaded yet: options in place of the manager's, and `variant`, one of the
-        artifact's by name, such as onnx-fp32. A file of weights (.ckpt, .pt, .pth, .safetensors) needs its
-        `architecture`, the class or its `module:Class`, with the `architecture_args` of its constructor, and its
-        `signature` or an `example_input` to infer it from: an array or tensor, a tuple of them, or a mapping by name.
+        artifact's by name, such as onnx-fp32. The others describe a model file: the kind of its `task`, the names of
+        its classes (`labels`), the task's configuration or steps (`preprocess`; both also as a file), the axis of the
+        batch by name (`batch_axes`) or that there is none (`no_batch`), and an `example_input` that it runs with: an
+        array or tensor, a tuple of them, a mapping by name, or a file of them. A file of weights (.ckpt, .pt, .pth,
+        .safetensors) needs its `architecture`, the class or its `module:Class`, with the `architecture_args` of its
+        constructor, and its `signature` or an `example_input` to infer it from.
         `fresh` loads again if the registry holds other content under this version by now.
         Raises ModelNotFound, ModelLoadError or a child of it; ModelNotReady after `close`; ConfigError or TypeError for
         a wrong option.
@@ -108,7 +111,7 @@ class ModelManager:
 
     def _load(self, key: str, path: Path | None, options: EngineOptions, overrides: LoadOverrides) -> LoadedModel:
         if path is not None:
-            model = load_file(path, options, overrides.weights)
+            model = load_file(path, options, overrides.description.over(options.file_description))
         else:
             artifact = self.registry.get(key)
             model = load_artifact(

@@ -15,7 +15,7 @@ from penstock.engine.batching.halving import halve_batch
 from penstock.engine.cache import PredictionCache
 from penstock.engine.config import check_at_least
 from penstock.engine.loading.load_overrides import LoadKeywords
-from penstock.engine.loading.loaded_model import ModelInfo
+from penstock.engine.loading.loaded_model import TENSOR, ModelInfo
 from penstock.engine.loading.manager import ModelManager
 from penstock.engine.predictor.local_runs import LocalRuns
 from penstock.engine.predictor.progress import Progress, reported
@@ -58,7 +58,6 @@ class PredictorKeywords(LoadKeywords, total=False):
     """The keywords of Predictor; None leaves an option as it is."""
 
     optimizations: Sequence[str] | None
-    task: str | None
     batch_size: int | None
     cache_size: int | None
     cache_bytes: int | None
@@ -91,8 +90,8 @@ class Predictor:
         It runs with the options of `config` and, in their place, `options`. `optimizations`: graph_optimization and
         kernel_fusion are the runtime's graph passes, on or off together; quantization selects the artifact's int8
         variant, and without one `info.warnings` says so. `task` is one of the model's tasks, `variant` one of its
-        variants such as onnx-fp32; `architecture`, `architecture_args`, `signature` and `example_input` describe a file
-        of weights, as for `ModelManager.load_model`.
+        variants such as onnx-fp32. `labels`, `preprocess`, `example_input`, `batch_axes`, `no_batch`, `signature`,
+        `architecture` and `architecture_args` describe a model file, as for `ModelManager.load_model`.
         Raises ModelNotFound, ModelLoadError, ConfigError naming an option out of range, TypeError for an unknown one.
         """
         self._made_with: dict[str, Any] = {"model": model, "config": config, **options}
@@ -105,6 +104,8 @@ class Predictor:
         if not is_model_file(str(model)):
             self._registry.ensure(str(model))
         load: dict[str, Any] = {name: chosen[name] for name in _LOAD_ONLY if name in chosen}
+        if not is_model_file(str(model)) or chosen.get("task") == TENSOR:  # one of the tasks that it has
+            load.pop("task", None)
         self._model = self._manager.load_model(str(model), **load)
         self._bind(chosen.get("task"))
         cached = engine_options.cache_size or engine_options.cache_bytes

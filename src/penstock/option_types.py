@@ -1,0 +1,87 @@
+"""Types of options: what their values look like in text, and the sentence for a value that is none."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BeforeValidator, Field
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]i?b|b)?", re.IGNORECASE)
+_UNITS = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
+_UNITS |= {"kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
+
+
+def parse_size(value: int | str) -> int:
+    """Bytes from `1048576`, `"16MiB"` or `"4 GB"`; raises ValueError for anything else."""
+    if not isinstance(value, str):
+        return value
+    match = _SIZE.fullmatch(value.strip())
+    if match is None:
+        raise ValueError("should be a size such as 16MiB, 4GB or a number of bytes")
+    return int(float(match[1]) * _UNITS[match[2].lower()]) if match[2] else int(float(match[1]))
+
+
+def _number(value: Any) -> Any:
+    """Python counts True as 1; an option does not."""
+    if isinstance(value, bool):
+        raise ValueError("should be a number")
+    return value
+
+
+def _lower(value: Any) -> Any:
+    return value.strip().lower() if isinstance(value, str) else value
+
+
+def one_of(names: Collection[str]) -> AfterValidator:
+    """Accepts these names only; raises ValueError that lists them."""
+
+    def check(value: str) -> str:
+        if value not in names:
+            *first, last = (repr(name) for name in names)
+            raise ValueError(f"should be {', '.join(first)} or {last}")
+        return value
+
+    return AfterValidator(check)
+
+
+def _device(value: str) -> str:
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", value):
+        raise ValueError("should be auto, cpu, cuda, cuda:N or mps")
+    return value
+
+
+def _optional_size(value: Any) -> Any:
+    return value if value is None else parse_size(_number(value))
+
+
+def _positive(value: int | str | None) -> int | str | None:
+    if isinstance(value, int) and value < 1:
+        raise ValueError("should be greater than or equal to 1")
+    return value
+
+
+def written_as(read: Callable[[str], object], form: str) -> AfterValidator:
+    """Keeps the text, and raises ValueError where `read` does: what it should be, and what is wrong with it."""
+
+    def check(value: str) -> str:
+        try:
+            read(value)
+        except ValueError as error:
+            raise ValueError(f"should be {form}: {error}") from None
+        return value
+
+    return AfterValidator(check)
+
+
+LOWER = BeforeValidator(_lower)
+Whole = Annotated[int, BeforeValidator(_number)]
+Size = Annotated[int, BeforeValidator(parse_size), BeforeValidator(_number)]
+Float = Annotated[float, Field(allow_inf_nan=False), BeforeValidator(_number)]
+HomePath = Annotated[Path, AfterValidator(Path.expanduser)]
+"""`~` is the home directory, where no shell expands it."""
+DeviceName = Annotated[str, LOWER, AfterValidator(_device)]
+OptionalSize = Annotated[int | str | None, AfterValidator(_positive), BeforeValidator(_optional_size)]
+"""A size that is kept as it was written; None is none."""

@@ -1,0 +1,65 @@
+"""Options that describe a bare model file, on every command that opens one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from linear_models import weights
+
+Penstock = Callable[..., Any]
+ROW = [0.5, -1.0, 2.0, 0.25]
+
+
+@pytest.fixture(autouse=True)
+def files(tmp_path: Path) -> None:
+    Path("labels.txt").write_text("red\ngreen\nblue\n", encoding="utf-8")
+    Path("steps.json").write_text('[{"kind": "scale", "factor": -1.0}]', encoding="utf-8")
+    Path("row.json").write_text(json.dumps(ROW), encoding="utf-8")
+
+
+def test_predict_reads_the_task_and_its_steps_from_the_options(penstock: Penstock, onnx_file: Path) -> None:
+    args = ("predict", onnx_file, "row.json", "--task", "vector-classification", "--preprocess", "steps.json")
+    assert penstock(*args).json()["predictions"] == [int((-np.array(ROW) @ weights(0)).argmax())]
+    outputs = penstock("predict", onnx_file, "row.json", "--task", "tensor")
+    assert outputs.code == 1  # one row is no batch of rows
+    assert "input" in outputs.err
+
+
+@pytest.mark.parametrize("command", [("models", "publish"), ("models", "import")])
+def test_a_published_file_keeps_what_was_said_of_it(
+    penstock: Penstock, onnx_file: Path, command: tuple[str, ...]
+) -> None:
+    about = ("--task", "vector-classification", "--labels", "labels.txt", "--preprocess", "steps.json")
+    assert penstock(*command, onnx_file, *about).code == 0
+    task = json.loads(Path("registry/linear/v1.0/manifest.json").read_text(encoding="utf-8"))["task"]
+    assert task["kind"] == "vector-classification"
+    assert task["config"]["labels"] == ["red", "green", "blue"]
+    assert task["config"]["preprocess"] == [{"kind": "scale", "factor": -1.0}]
+
+
+@pytest.mark.parametrize(
+    ("args", "sentence"),
+    [
+        (("predict", "linear", "row.json", "--labels", "labels.txt"), "--labels describes one model file"),
+        (("serve", "--task", "tensor"), "--task describes one model file, none is named"),
+        (("serve", "a.onnx", "b.onnx", "--no-batch"), "--no-batch describes one model file, 2 are named"),
+        (("models", "publish", "linear.onnx", "--batch-axis", "x"), "--batch-axis: 'x' is not of the form name:axis"),
+    ],
+)
+def test_options_without_their_file_are_usage_errors(
+    penstock: Penstock, onnx_file: Path, args: tuple[str, ...], sentence: str
+) -> None:
+    done = penstock(*args)
+    assert done.code == 2
+    assert sentence in " ".join(done.err.replace("│", " ").split())
+
+
+def test_options_of_one_command_exclude_each_other_in_one_line(penstock: Penstock, onnx_file: Path) -> None:
+    done = penstock("models", "import", onnx_file, "--batch-axis", "input:0", "--no-batch")
+    assert (done.code, done.err.count("\n")) == (1, 1)
+    assert "no_batch" in done.err
