@@ -62,7 +62,11 @@ def test_an_array_that_is_not_contiguous_is_made_so() -> None:
         ([[1, 2, 3], [1, 2]], "x: the rows differ in length"),
         ([["a", "b", "c"]], "x: the model takes numbers of type FP32"),
         ([[True, False, True]], "x: the model takes numbers of type FP32"),
-        ([[None, 1, 2]], "x: the model takes numbers of type FP32"),
+        ([[None, 1, 2]], "x: the model takes numbers of type FP32, not null"),
+        ([["a", 1, 2]], "x: the model takes numbers of type FP32, not text"),
+        ([[{}, 1, 2]], "x: the model takes numbers of type FP32, not objects"),
+        ([[1, 2, [3]]], "x: the rows differ in length"),
+        ([[10**400, 1, 2]], "x: a number does not fit into FP32"),
         ([[1e300, 1, 2]], "x: a number does not fit into FP32"),
     ],
 )

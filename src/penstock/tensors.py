@@ -11,15 +11,12 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from penstock.datatypes import BF16, DATATYPES, bf16_from_float, float_from_bf16
+from penstock.datatypes import DATATYPES, read_array
 from penstock.errors import InferenceError, InvalidInput
 
 Array: TypeAlias = NDArray[Any]
 Arrays: TypeAlias = dict[str, Array]
 """Tensors by name; axis 0 of each is the batch."""
-
-
-_KIND_NAMES = {"f": "numbers", "i": "whole numbers", "u": "whole numbers of 0 or more", "b": "booleans", "O": "text"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +66,9 @@ class TensorSpec:
         if type(value) is np.ndarray and value.dtype == self.numpy and not value.dtype.hasobject:
             array: Array = value
         else:
-            array = self._cast(value)
+            array = read_array(self.name, value, self.dtype)
+            if not array.size:
+                array = array.reshape(_empty_shape(array.shape, self.shape))
         # Most models fix every axis but the batch: one comparison is enough, and the loop is for the others.
         shape = self.shape
         if (array.shape[1:] != shape[1:] or shape[:1] != (-1,) or not array.ndim) and not _fits(array.shape, shape):
@@ -78,77 +77,22 @@ class TensorSpec:
             )
         return array if array.flags.c_contiguous else np.ascontiguousarray(array)
 
-    def _cast(self, value: ArrayLike) -> Array:
-        try:
-            # as objects: numpy's own types of text drop zeros at the end
-            array = np.asarray(value, object if self.dtype == "BYTES" and not isinstance(value, np.ndarray) else None)
-        except (ValueError, TypeError, OverflowError):
-            raise InvalidInput(f"{self.name}: the rows differ in length", field=self.name) from None
-        except Exception as error:  # of the value's own `__array__`, such as that of a tensor that requires gradients
-            raise InvalidInput(f"{self.name}: it cannot be read as an array: {error}", field=self.name) from error
-        if self.numpy.kind == "O" and array.dtype.kind in "OUST":
-            return self._bytes(array)
-        if self.dtype == BF16:
-            return self._bf16(array)
-        with np.errstate(over="ignore", invalid="ignore"):
-            if array.size and not _castable(array, self.numpy):
-                wanted = _KIND_NAMES.get(self.numpy.kind, "values")
-                raise InvalidInput(f"{self.name}: the model takes {wanted} of type {self.dtype}", field=self.name)
-            result = array.astype(self.numpy)
-            if self.numpy.kind in "fiu" and not _same_finite(array, result):
-                raise InvalidInput(f"{self.name}: a number does not fit into {self.dtype}", field=self.name)
-        return result
-
-    def _bf16(self, array: Array) -> Array:
-        if array.dtype.name == "bfloat16":  # of ml_dtypes, which is not imported here
-            return array.view(np.uint16)
-        if array.dtype.kind not in "fiu":
-            raise InvalidInput(f"{self.name}: the model takes numbers of type {BF16}", field=self.name)
-        bits = bf16_from_float(array)
-        if not _same_finite(array, float_from_bf16(bits)):
-            raise InvalidInput(f"{self.name}: a number does not fit into {BF16}", field=self.name)
-        return bits
-
-    def _bytes(self, array: Array) -> Array:
-        """An object array of str and bytes; backends would write any other object as its `repr`."""
-        if array.dtype.kind != "O":
-            array = array.astype(object)
-        for value in array.ravel().tolist():
-            if not isinstance(value, bytes) and not (type(value) is str and value.isascii()):
-                self._check_text(value)
-        return array
-
-    def _check_text(self, value: object) -> None:
-        if isinstance(value, list | tuple):
-            raise InvalidInput(f"{self.name}: the rows differ in length", field=self.name)
-        if not isinstance(value, str):
-            raise InvalidInput(f"{self.name}: the model takes text, not {type(value).__name__}", field=self.name)
-        try:
-            value.encode()
-        except UnicodeEncodeError:  # half of a surrogate pair, which no runtime takes
-            raise InvalidInput(f"{self.name}: a text is not valid UTF-8", field=self.name) from None
-
     def to_json(self) -> dict[str, Any]:
         """As in a manifest."""
         named = {"dims": list(self.dims)} if any(self.dims) else {}
         return {"name": self.name, "dtype": self.dtype, "shape": list(self.shape), **named}
 
 
+def _empty_shape(have: tuple[int, ...], want: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of an array without values: `[[]]` says of [1, 0, 3] only the first lengths, up to the 0."""
+    cut = have.index(0) + 1
+    if cut != len(have) or cut >= len(want) or not _fits(have, want[:cut]):
+        return have
+    return (*have, *(max(length, 0) for length in want[cut:]))
+
+
 def _fits(have: tuple[int, ...], want: tuple[int, ...]) -> bool:
     return len(have) == len(want) and all(w < 0 or h == w for w, h in zip(want, have, strict=True))
-
-
-def _castable(array: Array, dtype: np.dtype[Any]) -> bool:
-    """Numbers go to floats, whole numbers to integers, booleans to booleans; nothing else is guessed."""
-    allowed = {"f": "fiu", "i": "iu", "u": "iu", "b": "b"}.get(dtype.kind, "")
-    return array.dtype.kind in allowed
-
-
-def _same_finite(before: Array, after: Array) -> bool:
-    """False when a cast turned a finite number into an infinite one or changed a whole number."""
-    if after.dtype.kind in "iu":
-        return bool(np.array_equal(before, after))
-    return bool(np.array_equal(np.isfinite(before), np.isfinite(after)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -290,5 +290,5 @@ class NeedsGradient:
 
 
 def test_an_error_explains_why_a_value_is_not_an_array(signature):
-    with pytest.raises(InvalidInput, match=r"input_data: it is not an array: .* requires grad$"):
+    with pytest.raises(InvalidInput, match=r"input_data: it cannot be read as an array: .* requires grad$"):
         VectorClassification({}, signature((-1, 4))).coerce(NeedsGradient())

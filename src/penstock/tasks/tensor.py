@@ -14,8 +14,6 @@ from penstock.tasks.base import Task, TimedResponse
 from penstock.tasks.validation_errors import parse_config, parse_request
 from penstock.tensors import Array, Arrays, Signature, TensorSpec
 
-_DEEPEST = 32
-_JSON_NAMES: dict[type, str] = {int: "numbers", float: "numbers", bool: "booleans", str: "text", bytes: "text"}
 _NESTED_LISTS = {
     "type": "array",
     "items": {},
@@ -101,7 +99,7 @@ class TensorTask(Task):
         if spec.name not in given:
             raise _wrong(spec.name, "this input is missing")
         try:
-            array = spec.check(_strict_array(given[spec.name], spec))
+            array = spec.check(given[spec.name])
         except InvalidInput as error:
             raise _wrong(spec.name, str(error).removeprefix(f"{spec.name}: ")) from None
         if array.ndim and not len(array):
@@ -114,36 +112,6 @@ class TensorTask(Task):
 def _wrong(name: str, message: str) -> InvalidInput:
     field = f"inputs.{name}"
     return InvalidInput(f"{field}: {message}", field=field)
-
-
-def _strict_array(value: Any, spec: TensorSpec) -> Any:
-    """Nested lists as an array. All values must be of one kind, since numpy would convert mixed ones to a guess."""
-    if not isinstance(value, list):
-        return value
-    kinds: set[type] = set()
-    _collect_kinds(value, kinds, _DEEPEST)
-    if unknown := kinds - _JSON_NAMES.keys():
-        raise InvalidInput(f"a value is {'null' if type(None) in unknown else 'an object'}")
-    if len({_JSON_NAMES[kind] for kind in kinds}) > 1:
-        raise InvalidInput(f"{' and '.join(sorted({_JSON_NAMES[kind] for kind in kinds}))} do not mix")
-    try:
-        return np.array(value, dtype=np.float64) if kinds <= {int, float} and spec.kind == "f" else value
-    except OverflowError:
-        raise InvalidInput(f"a number does not fit into {spec.dtype}") from None
-    except ValueError:
-        raise InvalidInput("the rows differ in length") from None
-
-
-def _collect_kinds(items: list[Any], kinds: set[type], depth: int) -> None:
-    if not depth:
-        raise InvalidInput(f"lists are nested more than {_DEEPEST} deep")
-    here = set(map(type, items))
-    if list in here:
-        for item in items:
-            if type(item) is list:
-                _collect_kinds(item, kinds, depth - 1)
-        here.discard(list)
-    kinds |= here
 
 
 def _listed(spec: TensorSpec, array: Array) -> Any:

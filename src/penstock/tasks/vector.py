@@ -18,6 +18,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from penstock.datatypes import read_array
 from penstock.errors import InvalidInput, ModelLoadError
 from penstock.tasks.base import Task, TimedResponse
 from penstock.tasks.classification import ClassScores, OutputKind
@@ -140,7 +141,7 @@ class VectorClassification(Task):
             return parse_request(VectorRequest, value)
         array = _as_array(value)
         return VectorRequest.model_construct(
-            input_data=array.astype(np.float64).ravel(), model_version=None, batch_size=self._count_rows(array)
+            input_data=array.ravel(), model_version=None, batch_size=self._count_rows(array)
         )
 
     def _count_rows(self, array: Array) -> int:
@@ -175,13 +176,8 @@ def _only_input(signature: Signature) -> TensorSpec:
 
 
 def _as_array(value: Any) -> Array:
-    try:
-        array = np.asarray(value)
-    except RuntimeError as error:  # such as a PyTorch tensor that requires a gradient
-        raise InvalidInput(f"input_data: it is not an array: {str(error).rstrip('.')}", field="input_data") from None
-    except (ValueError, TypeError, OverflowError):
-        raise InvalidInput("input_data: the rows differ in length", field="input_data") from None
-    if array.dtype.kind not in "fiu" or array.ndim == 0:
+    array = read_array("input_data", value, "FP64")
+    if array.ndim == 0:
         raise InvalidInput("input_data: give an array of numbers, or a mapping of fields", field="input_data")
     return array
 
