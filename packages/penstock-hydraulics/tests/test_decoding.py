@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from penstock.errors import InvalidInput
 from penstock.gateway.native import decoding
 from penstock.gateway.native import fast_json as arrays
-from penstock.gateway.native.predict import read_json
+from penstock.gateway.native.decoding import read_json
 from penstock_hydraulics.diagnosis.schemas import PredictionRequest
 from penstock_hydraulics.machine.templates import TEMPLATES
 from penstock_hydraulics.task import HydraulicDiagnostics

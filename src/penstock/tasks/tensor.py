@@ -60,6 +60,7 @@ class TensorTask(Task):
     kind: ClassVar[str] = "tensor"
     Request: ClassVar[type[BaseModel]] = TensorRequest
     Response: ClassVar[type[BaseModel]] = TensorResponse
+    tensors_field: ClassVar[str | None] = "inputs"
     inline: ClassVar[bool] = True
 
     def __init__(self, config: Mapping[str, Any], signature: Signature) -> None:

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from penstock.errors import InvalidInput
 from penstock.gateway.native import decoding
 from penstock.gateway.native import fast_json as arrays
-from penstock.gateway.native.predict import read_json
+from penstock.gateway.native.decoding import read_json
 from penstock.tasks.validation_errors import MAX_ERRORS
 from penstock.tasks.vector import VectorClassification
 from penstock.tensors import Signature, TensorSpec

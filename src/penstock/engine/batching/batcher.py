@@ -30,6 +30,8 @@ INLINE_BELOW_S = 0.0005
 """A full batch that runs shorter than this stays on the event loop: the hop to a thread and back costs about half
 of it, and any other callback blocks the loop for as long."""
 
+MOST_PARTS = 256
+"""Of one request in the queue at once; it is cut into as many batches as it needs, some of them later."""
 WAKE_EVERY_S = 0.02
 """The longest interval at which a request that waits for capacity looks again."""
 
@@ -130,23 +132,27 @@ class Batcher(Generic[Payload, Batch, Result]):
                 raise DeadlineExceeded("the deadline passed before the queue had room")
             await asyncio.sleep(min(WAKE_EVERY_S, max(0.001, self.wait_s / 2)))
 
-    async def submit(self, payload: Payload, deadline: float | None = None, priority: int = 0) -> Batched[Result]:
+    async def submit(
+        self, payload: Payload, deadline: float | None = None, priority: int = 0, *, admitted: bool = False
+    ) -> Batched[Result]:
         """The outputs for a validated payload, run together with what else is queued.
 
         `deadline` is absolute, in `time.monotonic()` seconds. A higher `priority` goes first, and evicts a lower one
         from a full queue; inside a priority the earlier deadline goes first. A request of more rows than a batch is cut
-        into parts. Raises Overloaded, DeadlineExceeded, ModelNotReady (closed), InvalidInput or InferenceError.
+        into parts. `admitted` payloads are taken by a full queue as well. Raises Overloaded, DeadlineExceeded, ModelNotReady (closed), InvalidInput or InferenceError.
         """
         key, rows, size = self._collator.measure(payload)
         loop, now = asyncio.get_running_loop(), time.monotonic()
         if rows <= self.limits.batch_rows:
             items = [Item(payload, key, rows, size, loop.create_future(), loop, now, deadline, priority)]
+        elif rows > self.limits.batch_rows * MOST_PARTS:
+            return await self._submit_in_turn(payload, deadline, priority)
         else:
             items = [
                 Item(part, *self._collator.measure(part), loop.create_future(), loop, now, deadline, priority)
                 for part in self._collator.cut(payload, self.limits.batch_rows)
             ]
-        self._enqueue(items, rows, size)
+        self._enqueue(items, *((0, 0) if admitted else (rows, size)))
         finished: list[Batched[Result]] = []
         try:
             for item in items:
@@ -160,6 +166,13 @@ class Batcher(Generic[Payload, Batch, Result]):
         finally:
             self._deadlines.pending.difference_update(items)
         return finished[0] if len(finished) == 1 else self._joined(finished)
+
+    async def _submit_in_turn(self, payload: Payload, deadline: float | None, priority: int) -> Batched[Result]:
+        """The outputs for very many rows, of which only so many are in the queue at once as it needs to stay busy."""
+        finished: list[Batched[Result]] = []
+        for part in self._collator.cut(payload, self.limits.batch_rows * MOST_PARTS):
+            finished.append(await self.submit(part, deadline, priority, admitted=bool(finished)))
+        return self._joined(finished)
 
     def _joined(self, parts: Sequence[Batched[Result]]) -> Batched[Result]:
         outputs = self._collator.join([part.outputs for part in parts])

@@ -6,6 +6,7 @@ The fast path never rejects: the Pydantic model decides and writes the error.
 from __future__ import annotations
 
 from array import array
+from collections.abc import Callable
 from typing import Any, cast
 
 import numpy as np
@@ -14,7 +15,10 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import PydanticSerializationError, from_json, to_json
 
 from penstock.errors import InvalidInput
+from penstock.gateway.native import fast_json
 from penstock.gateway.native.fast_json import has_arrays, read_items, validated
+from penstock.gateway.native.json_outline import allowance, is_light, outline
+from penstock.gateway.native.large_json import LARGE, check_light, read_heavy, split_batch, take_task
 from penstock.tasks.base import Task
 from penstock.tasks.validation_errors import refusal
 
@@ -29,6 +33,10 @@ class Batch:
         """`fast` is False if no Task has arrays. Raises InvalidInput unless the body is a JSON object."""
         self._body = body
         self._items: list[Any] | None = None
+        self._texts: list[bytes] | None = None
+        if len(body) >= LARGE:
+            self.shell, self._texts = split_batch(body)
+            return
         self._fast = read_items(body) if fast else None
         if self._fast is not None:
             self.shell = {**self._fast.envelope, "requests": [None] * len(self._fast)}
@@ -42,6 +50,8 @@ class Batch:
 
     def items(self, task: Task) -> list[BaseModel | InvalidInput]:
         """Each item as the Task's `Request`, or its error. Can be called only once: it releases the parser's memory."""
+        if self._texts is not None:
+            return _read_large_items(task, self._texts, allowance(len(self._body)))
         fast, self._fast = self._fast, None
         fields = fast.fields(task) if fast is not None and has_arrays(task) else None
         del fast
@@ -55,6 +65,34 @@ class Batch:
     def _parsed(self) -> list[Any]:
         items: list[Any] = parse(self._body)["requests"] if self._items is None else self._items
         return items
+
+
+def _read_large_items(task: Task, texts: list[bytes], allowed: int) -> list[BaseModel | InvalidInput]:
+    """The items of a large batch, of which `allowed` bytes may become Python objects."""
+    items: list[BaseModel | InvalidInput] = []
+    for text in texts:
+        try:
+            if has_arrays(task) or task.tensors_field is not None:
+                try:
+                    items.append(read_heavy(task, text))
+                    continue
+                except InvalidInput:  # the Pydantic model decides and writes the error, if there is memory for it
+                    pass
+            allowed -= outline(text, listed=False).weight
+            if allowed < 0:
+                raise InvalidInput("body: too many values for one batch; send this item in another", field="body")
+            items.append(read_json(task, text))
+        except InvalidInput as error:
+            items.append(error)
+    return items
+
+
+def read_json(task: Task, body: bytes) -> BaseModel:
+    """The request of a task from a JSON body. Raises InvalidInput naming every faulty field."""
+    if len(body) >= LARGE and not is_light(body):
+        return read_heavy(task, body)
+    request = fast_json.decode(task, body)
+    return decode_slowly(task.Request, body) if request is None else request
 
 
 def _item(task: Task, item: Any) -> BaseModel | InvalidInput:
@@ -96,24 +134,33 @@ def _written(item: Any) -> bytes:
         raise InvalidInput("body: the item is nested too deeply", field="body") from None
 
 
-def document_with_task(body: bytes, task: Task) -> dict[str, Any] | None:
-    """The parsed body if it names a task in its field `task`; otherwise None.
+def named_task(body: bytes, task: Task) -> tuple[Any, Callable[[Task], BaseModel]] | None:
+    """The task that a body names in its field `task`, and what reads the rest of the body as a request of a task.
 
-    If the requests of `task` have a field `task` of their own, the field belongs to the request.
+    None without the field. If the requests of `task` have a field `task` of their own, it belongs to the request.
     """
     if "task" in task.Request.model_fields:
         return None
+    if len(body) >= LARGE:
+        found = take_task(body)
+        if found is None:
+            return None
+        kind, rest = found
+        return kind, lambda chosen: read_json(chosen, rest)
     try:
         document = parse(body)
     except InvalidInput:  # the Pydantic model writes the error
         return None
-    return document if isinstance(document, dict) and "task" in document else None
+    if not isinstance(document, dict) or "task" not in document:
+        return None
+    return document.pop("task"), lambda chosen: decode_item(chosen, document)
 
 
 def decode_slowly(model: type[BaseModel], body: bytes) -> BaseModel:
     """Decode any JSON body with its Pydantic model. Raises InvalidInput."""
     if not body or body.isspace():
         raise InvalidInput("body: the request has no body; send a JSON object", field="body")
+    check_light(body)
     try:
         request = model.model_validate_json(body)
     except ValidationError as error:  # also for NaN and infinity, with the field
@@ -126,15 +173,14 @@ def decode_slowly(model: type[BaseModel], body: bytes) -> BaseModel:
 def parse(body: bytes) -> Any:
     """A JSON document as Python values. Raises InvalidInput for invalid JSON.
 
-    NaN and 1e400 are accepted and become floats, so that the check of the fields can name the invalid one.
+    NaN and 1e400 are accepted and become floats, so that the check of the fields can name the invalid one. Whole
+    numbers keep all their digits, which orjson rounds beyond 64 bits.
     """
+    check_light(body)
     try:
-        return orjson.loads(body)
+        return from_json(body)
     except ValueError as error:
-        try:  # orjson refuses the whole document for one NaN or one number too large for a float
-            return from_json(body)
-        except ValueError:
-            raise InvalidInput(f"body: not valid JSON: {error}", field="body") from None
+        raise InvalidInput(f"body: not valid JSON: {error}", field="body") from None
 
 
 def _refuse_constants(body: bytes) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import functools
 import math
 import re
 import time
 from collections.abc import Awaitable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Union
 from urllib.parse import parse_qs, quote
 
@@ -22,8 +24,7 @@ from penstock.engine.tasks.ranges import Flag
 from penstock.errors import FieldError, InvalidInput, ModelNotFound, PenstockError, quoted, shortened
 from penstock.formats import is_model_file
 from penstock.gateway.http import JSON, Call, Reply
-from penstock.gateway.native import fast_json
-from penstock.gateway.native.decoding import Batch, decode_item, decode_slowly, document_with_task
+from penstock.gateway.native.decoding import Batch, named_task, read_json
 from penstock.gateway.native.fast_json import has_arrays
 from penstock.gateway.native.uploads import read_upload
 from penstock.gateway.problems import BatchItemError, Refusal, describe
@@ -80,7 +81,7 @@ async def _answer(call: Call, ref: str | None, *, vector: bool = False, fixed: b
         content_type = call.header("content-type") or ""
         large = len(body) >= DECODE_IN_THREAD_FROM
         if large:
-            request = await asyncio.to_thread(_read_request, lease, body, content_type)
+            request = await _decode(_read_request, lease, body, content_type)
         else:
             request = _read_request(lease, body, content_type)
         version = getattr(request, "model_version", None)
@@ -210,17 +211,12 @@ def _read_request(lease: Lease, body: bytes, content_type: str) -> Any:
         return read_upload(task, body, content_type)
     _check_json(content_type)
     if b'"task"' in body:
-        document = document_with_task(body, task)
-        if document is not None:
-            _choose(lease, document.pop("task"))
-            return decode_item(lease.runner.task, document)
+        named = named_task(body, task)
+        if named is not None:
+            kind, read = named
+            _choose(lease, kind)
+            return read(lease.runner.task)
     return read_json(task, body)
-
-
-def read_json(task: Task, body: bytes) -> BaseModel:
-    """The request of a task from a JSON body. Raises InvalidInput naming every faulty field."""
-    request = fast_json.decode(task, body)
-    return decode_slowly(task.Request, body) if request is None else request
 
 
 def _choose(lease: Lease, kind: Any) -> None:
@@ -232,8 +228,13 @@ def _choose(lease: Lease, kind: Any) -> None:
     lease.choose(kind)
 
 
-async def _offload(size: int, work: Any, *arguments: Any) -> Any:
-    return work(*arguments) if size < DECODE_IN_THREAD_FROM else await asyncio.to_thread(work, *arguments)
+_decoder = ThreadPoolExecutor(1, "penstock-decode")
+"""Large bodies are decoded one after the other: several at once would keep the event loop waiting for its turn."""
+
+
+async def _decode(work: Any, *arguments: Any) -> Any:
+    run = functools.partial(contextvars.copy_context().run, work, *arguments)
+    return await asyncio.get_running_loop().run_in_executor(_decoder, run)
 
 
 def _check_json(content_type: str) -> None:
@@ -305,15 +306,17 @@ async def predict_batch(call: Call) -> Reply:
         _check_json(call.header("content-type") or "")
         body = await call.body()
         fast = any(has_arrays(runner.task) for model in engine.loaded() for runner in model.runners.values())
-        batch = await _offload(len(body), _read_batch, body, fast)
+        large = len(body) >= DECODE_IN_THREAD_FROM
+        batch = await _decode(_read_batch, body, fast) if large else _read_batch(body, fast)
         lease.task = _task_of_batch(call, batch.shell.get("task"))
         await _hold_model(call, lease, batch.shell.get("model"))
-        items = await _offload(len(body), _read_items, lease, batch)
+        items = await _decode(_read_items, lease, batch) if large else _read_items(lease, batch)
         lease.started = time.monotonic()
         good = [item for item in items if not isinstance(item, PenstockError)]
         results = iter(await engine.pipeline.predict_batch(lease, good))
     answers = [item if isinstance(item, PenstockError) else next(results) for item in items]
-    return await _offload(len(body), _batch_reply, answers, started, call.request_id)  # type: ignore[no-any-return]
+    reply = (answers, started, call.request_id)
+    return await asyncio.to_thread(_batch_reply, *reply) if large else _batch_reply(*reply)
 
 
 def _read_batch(body: bytes, fast: bool) -> Batch:

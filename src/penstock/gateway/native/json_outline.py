@@ -1,0 +1,173 @@
+"""The outline of a large JSON document: its members, and what it would take as Python objects, before it is parsed.
+
+A document of 16 MB can take half a gigabyte as Python objects (`[[],[],…]`, very many fields), and a parser holds the
+interpreter's lock all the time. Here numpy scans the bytes in blocks, without an object for each value.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple, TypeAlias
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from penstock.errors import InvalidInput
+
+BLOCK: Final = 1 << 16
+LIGHT_BYTES: Final = 16 << 20
+"""A document may take so many bytes as Python objects, and once its own length more."""
+MAX_MEMBERS: Final = 2048
+"""Of an object or a list whose members are read one by one."""
+
+_LIST, _OBJECT, _LIST_END, _OBJECT_END, _COMMA, _COLON, _QUOTE = range(1, 8)
+_TABLE = bytes(
+    {ord(mark): kind for kind, mark in enumerate('[{]},:"', 1)}.get(byte, 0) for byte in range(256)
+)
+_WEIGHTS = np.array([0, 88, 200, 0, 0, 40, 40, 32], np.int64)
+"""Bytes per mark: a list, an object, a value after a comma or a colon, and half a text for each quote."""
+_BLANKS = re.compile(rb"[ \t\r\n]*")
+
+Marks: TypeAlias = NDArray[Any]
+"""Positions in the document."""
+
+
+class Member(NamedTuple):
+    """A value of an object or a list: its key (empty in a list), and its place in the document."""
+
+    key: str
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Outline:
+    """A value of a document: an object, a list or neither."""
+
+    kind: str
+    """`{`, `[` or the empty text."""
+    weight: int
+    """Bytes that it takes as Python objects, at least as many as a scan saw before it stopped."""
+    values: int
+    """About as many values."""
+    members: list[Member]
+    too_many: bool
+    """True for more than MAX_MEMBERS members, which are then not all listed."""
+
+
+def is_light(document: bytes) -> bool:
+    """True if the document may be parsed into Python objects."""
+    most = allowance(len(document))
+    return _heaviest_possible(document) <= most or outline(document, listed=False).weight <= most
+
+
+def _heaviest_possible(document: bytes) -> int:
+    """The weight if no mark were inside a text, which most documents can afford; a scan costs ten times more."""
+    lists = objects = marks = 0
+    for low in range(0, len(document), 16 * BLOCK):
+        block = document[low : low + 16 * BLOCK]
+        lists += block.count(b"[")
+        objects += block.count(b"{")
+        marks += len(block) - len(block.translate(None, b'[{,:"'))
+    return 88 * lists + 200 * objects + 40 * (marks - lists - objects)
+
+
+def allowance(size: int) -> int:
+    """How many bytes a document of this size may take as Python objects."""
+    return LIGHT_BYTES + size
+
+
+def outline(document: bytes, start: int = 0, end: int | None = None, *, listed: bool = True) -> Outline:
+    """The outline of the value at `start`. Without `listed` it stops at a weight that is not light.
+
+    Raises InvalidInput if the marks of an object do not alternate as in JSON.
+    """
+    end = len(document) if end is None else end
+    first = _BLANKS.match(document, start, end)
+    start = first.end() if first else start
+    kind = document[start : start + 1].decode("latin-1")
+    kind = kind if kind in ("{", "[") else ""
+    most = allowance(len(document))
+    found: list[tuple[Marks, Marks]] = []
+    weight = values = depth = count = 0
+    for positions, kinds in _marks(document, start, end):
+        weight += int(_WEIGHTS[kinds].sum())
+        changes = (kinds <= _OBJECT).astype(np.int32) - ((kinds == _LIST_END) | (kinds == _OBJECT_END))
+        depths = depth + np.cumsum(changes)
+        values += int(np.count_nonzero(kinds == _COMMA))
+        if listed and kind:
+            top = ((depths == 1) & ((kinds == _COMMA) | (kinds == _COLON))) | ((depths == 0) & (changes < 0))
+            found.append((positions[top], kinds[top]))
+            count += int(np.count_nonzero(top))
+        depth = int(depths[-1]) if len(depths) else depth
+        if (weight > most and not (listed and kind)) or count > 2 * MAX_MEMBERS:
+            break
+    members = list(_members(document, start, found, kind)) if listed and kind else []
+    return Outline(kind, weight, values + 1, members[:MAX_MEMBERS], len(members) > MAX_MEMBERS)
+
+
+def _members(document: bytes, start: int, found: list[tuple[Marks, Marks]], kind: str) -> Iterator[Member]:
+    marks = [(int(at), int(mark)) for positions, kinds in found for at, mark in zip(positions, kinds, strict=True)]
+    key, began = "", start + 1
+    expected = _COLON if kind == "{" else _COMMA
+    for number, (at, mark) in enumerate(marks):
+        if mark in (_LIST_END, _OBJECT_END):
+            if number or document[began:at].strip():
+                yield _closed(Member(key, began, at), expected, kind)
+            return
+        if mark != expected:
+            raise InvalidInput("body: not valid JSON", field="body")
+        if mark == _COLON:
+            key, expected = _key(document[began:at]), _COMMA
+        else:
+            yield Member(key, began, at)
+            expected = _COLON if kind == "{" else _COMMA
+        began = at + 1
+
+
+def _closed(member: Member, expected: int, kind: str) -> Member:
+    if kind == "{" and expected == _COLON:
+        raise InvalidInput("body: not valid JSON", field="body")
+    return member
+
+
+def _key(text: bytes) -> str:
+    try:
+        key = orjson.loads(text)
+    except ValueError:
+        key = None
+    if not isinstance(key, str):
+        raise InvalidInput("body: not valid JSON", field="body")
+    return key
+
+
+def _marks(document: bytes, start: int, end: int) -> Iterator[tuple[Marks, Marks]]:
+    """Positions and kinds of the marks outside of texts, and of the quotes around texts, block by block."""
+    in_text = odd_backslashes = False
+    for low in range(start, end, BLOCK):
+        block = document[low : min(low + BLOCK, end)]
+        all_kinds = np.frombuffer(block.translate(_TABLE), np.uint8)
+        places = np.flatnonzero(all_kinds)
+        kinds = all_kinds[places]
+        quotes = kinds == _QUOTE
+        if odd_backslashes or b"\\" in block:
+            escaped, odd_backslashes = _escaped(block, odd_backslashes)
+            quotes &= ~escaped[places]
+        before = np.cumsum(quotes) - quotes + in_text
+        kept = quotes | ((before & 1 == 0) & (kinds != _QUOTE))
+        in_text ^= bool(np.count_nonzero(quotes) & 1)
+        yield places[kept] + low, kinds[kept]
+
+
+def _escaped(block: bytes, odd_before: bool) -> tuple[NDArray[np.bool_], bool]:
+    """Which bytes follow an odd number of backslashes, and whether the byte after the block does."""
+    places = np.arange(len(block) + 1)
+    other = np.ones(len(block) + 1, np.bool_)
+    other[1:] = np.frombuffer(block, np.uint8) != ord("\\")
+    last = np.maximum.accumulate(np.where(other, places, 0))
+    run = places - last  # backslashes that end at each place, the start of the block being place 0
+    run[last == 0] += odd_before
+    return (run[:-1] & 1).astype(np.bool_), bool(run[-1] & 1)
