@@ -6,14 +6,22 @@ import functools
 import logging
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import NamedTuple
 
 from penstock.engine.async_loader import AsyncLoader
+from penstock.engine.deployment_status import (
+    DeploymentStatus,
+    FailedAttempts,
+    LoadResult,
+    UnloadResult,
+    load_note,
+    unload_note,
+)
 from penstock.engine.loading.loaded_model import LoadedModel
 from penstock.engine.loading.manager import ModelManager
 from penstock.engine.routing import ModelUnloaded, ServingPlan, model_name
-from penstock.errors import ConfigError, InvalidInput, ModelNotFound, PenstockError
+from penstock.errors import ConfigError, InvalidInput, ModelLoadError, ModelNotFound, PenstockError
 from penstock.formats import is_model_file
 from penstock.registry.deployment import Change, Deployment, DeploymentStore, ProcessDeployment
 
@@ -34,49 +42,12 @@ class Revisions(NamedTuple):
         return self.stored >= other.stored and self.local >= other.local
 
 
-@dataclass(frozen=True, slots=True)
-class DeploymentStatus:
-    """What a process should serve, and the problems with it."""
-
-    default: str | None
-    wanted: tuple[str, ...]
-    unloaded: tuple[str, ...]
-    """Names and `name:version`s that an operator unloaded."""
-    problems: dict[str, str]
-    """Why a reference is not served, or is served in an older version."""
-
-
-@dataclass(frozen=True, slots=True)
-class LoadResult:
-    """A loaded model."""
-
-    model: LoadedModel
-    persisted: bool
-    """True when the registry's database holds it: for every server of the registry, also after a restart."""
-    note: str
-    """How long it holds and where, in one sentence."""
-
-
-@dataclass(frozen=True, slots=True)
-class UnloadResult:
-    """Models that are no longer served."""
-
-    keys: list[str]
-    """The `name:version`s that were loaded."""
-    persisted: bool
-    note: str
-
-
 class Reconciler:
     """The models that this process serves; `reconcile` makes them follow the deployment."""
 
     def __init__(self, manager: ModelManager, *, default_ref: str | None, max_models: int) -> None:
         """`default_ref` answers callers who name no model. Of a whole registry, `max_models` are loaded at start."""
         self.default_ref = default_ref
-        self.failed: dict[str, str] = {}
-        """Why a reference that should be served is not."""
-        self.outdated: dict[str, str] = {}
-        """Why a reference stays at an older version than the registry says."""
         self.followed = Revisions()
         """What the last `start` or `reconcile` has followed completely."""
         self._manager = manager
@@ -86,7 +57,10 @@ class Reconciler:
         self._local: DeploymentStore = ProcessDeployment()
         self._stores = threading.Lock()  # what was read must not replace what was written meanwhile
         self._seen = ""
+        self._changes = 0
+        """How often the stores were seen to have changed."""
         self.routes: dict[str, LoadedModel] = {}
+        self._attempts = FailedAttempts(self.routes)
 
     # Start and close
 
@@ -99,7 +73,7 @@ class Reconciler:
 
         With any of them named, only those and what operators loaded are served. A named model that is not in the
         registry but ships in an installed package is published first. Of a whole registry, as many as `max_models` are
-        loaded now and the others at their first request. `strict` raises the first error; otherwise `failed` holds it
+        loaded now and the others at their first request. `strict` raises the first error; otherwise `failed` names it
         and the others are served. What an operator unloaded stays unloaded, also when it is named.
         """
         named = tuple(dict.fromkeys([*([self.default_ref] if self.default_ref else []), *refs]))
@@ -123,19 +97,22 @@ class Reconciler:
 
     async def _bring_up(self, ref: str, *, strict: bool = False) -> None:
         """Load a model that should be served, or note why it is not."""
+        before = self.routes.get(ref)
         try:
             await self.model(ref)
-        except ModelUnloaded:  # such as its highest version
-            self.failed.pop(ref, None)
+        except ModelUnloaded:  # such as the version that its name means
+            self._attempts.forget(ref)
         except PenstockError as error:
             if strict:
                 raise
-            if self.failed.get(ref) != str(error):
-                log.error("%s cannot be served: %s", ref, error)
-            self.failed[ref] = str(error)
-        else:
-            self.failed.pop(ref, None)
+            self._note(ref, before, error)
         self._pin()
+
+    def _note(self, ref: str, before: LoadedModel | None, error: PenstockError) -> None:
+        """Remember why a reference is not served as it should be; log what is new."""
+        if self._attempts.note(ref, str(error), before):
+            stays = "cannot be served" if before is None or before.retired else f"stays at {before.key}"
+            log.error("%s %s: %s", ref, stays, error)
 
     async def close(self) -> None:
         """Unload every model and load nothing more."""
@@ -152,17 +129,37 @@ class Reconciler:
         ref = ref or self.default_ref
         if ref is None:
             raise ModelNotFound("there is no model to serve yet: publish one with `penstock models publish`")
+        changes = None
+        while changes != self._changes:  # else what the reference meant when the load began may be followed already
+            changes = self._changes
+            model = await self._found(ref)
+        if len(self.routes) > MAX_ROUTES:
+            self._forget_routes()
+        self.routes[ref] = model
+        return model
+
+    async def _found(self, ref: str) -> LoadedModel:
+        """The model that a reference means, loaded if it was not."""
+        before = self.routes.get(ref)
         target = self._target(ref)
         model = self._loaded_as(target)
-        if model is None:
+        if model is not None:
+            return model
+        try:
             key = target if is_model_file(target) else await self._loader.run(self._manager.key, target)
             self._refuse_unloaded(key)
             model = await self._loader.load(key)
-            self._drop_unloaded(model)
-        if len(self.routes) > MAX_ROUTES:
-            self.routes.clear()
-        self.routes[ref] = model
+        except ModelLoadError as error:
+            if ref in self._plan.wanted:
+                self._note(ref, before, error)
+            raise
+        self._drop_unloaded(model)
         return model
+
+    def _forget_routes(self) -> None:
+        """Forget every reference but those that should be served; the models stay loaded."""
+        for ref in self.routes.keys() - set(self._plan.wanted):
+            del self.routes[ref]
 
     def routed(self, ref: str | None) -> LoadedModel | None:
         """The model that a reference led to before; None = the default."""
@@ -203,7 +200,7 @@ class Reconciler:
         the registry's database cannot be written, it holds for this server only.
         """
         ref = self._plan.file_of(ref) or ref
-        file, pin = is_model_file(ref), ref not in self._plan.arguments
+        file, pin, changes = is_model_file(ref), ref not in self._plan.arguments, self._changes
         if file and pin:
             raise InvalidInput(f"{ref}: a model file is served by naming it when the server starts", field="model")
         model = await self._loader.load(ref if file else await self._loader.run(self._manager.key, ref))
@@ -212,10 +209,13 @@ class Reconciler:
         self._drop_unloaded(model)
         if model.retired:  # another operator unloaded it in the meantime
             model = await self._loader.load(model.key)
-        self.routes[ref] = model
-        self.failed.pop(ref, None)
+        if changes == self._changes:
+            self.routes[ref] = model
+            self._attempts.forget(ref)
+        else:  # the reference may mean another version by now
+            model = await self.model(ref)
         self._pin()
-        return LoadResult(model, not not_stored, _load_note(name, pin, not_stored))
+        return LoadResult(model, not not_stored, load_note(name, pin, not_stored))
 
     async def unload(self, ref: str) -> UnloadResult:
         """Stop serving a model until `load`, on every server of the registry, also after a restart.
@@ -231,10 +231,9 @@ class Reconciler:
             await self._loader.run(self._manager.key, ref)
         asked = name if file else ref
         not_stored = await self._loader.run(self._write_stores, lambda now: now.unload(asked), file)
-        self.failed.pop(ref, None)
         self._withdraw()
         keys = [key for key in loaded if self._plan.is_unloaded(key)]
-        return UnloadResult(keys, not not_stored, _unload_note(asked, not_stored))
+        return UnloadResult(keys, not not_stored, unload_note(asked, not_stored))
 
     def file_of(self, ref: str) -> str | None:
         """The bare model file that a name stands for here, loaded or not. File names may hold what names may not."""
@@ -270,9 +269,6 @@ class Reconciler:
         plan = self._plan
         for ref in [ref for ref, model in self.routes.items() if plan.is_unloaded(model.key)]:
             del self.routes[ref]
-        for reasons in (self.failed, self.outdated):
-            for ref in [ref for ref in reasons if plan.is_withdrawn(ref)]:
-                del reasons[ref]
         self._pin()
         for key in [model.key for model in self._manager.models() if plan.is_unloaded(model.key)]:
             log.info("%s is unloaded; it is not served until it is loaded again", key)
@@ -284,6 +280,16 @@ class Reconciler:
     def wanted(self) -> tuple[str, ...]:
         """The references that should be loaded."""
         return self._plan.wanted
+
+    @property
+    def failed(self) -> dict[str, str]:
+        """Why a reference that should be served is not."""
+        return self._attempts.failed(self._plan.wanted)
+
+    @property
+    def outdated(self) -> dict[str, str]:
+        """Why a reference stays at an older version than the registry says."""
+        return self._attempts.outdated()
 
     @property
     def problems(self) -> dict[str, str]:
@@ -328,17 +334,16 @@ class Reconciler:
             self.followed = self.followed._replace(local=self._plan.local.revision)
             raise
         revisions, changed = self.revisions, seen != self._seen
-        if not (changed or self.outdated or self.failed):
+        if not (changed or self.problems):
             return
         self._withdraw()
         before = {model.key for model in self.routes.values() if model.artifact is not None}
         await self._follow_routes()
         self.default_ref = self._plan.default(self.default_ref, answering=self.default_ref in self.routes)
-        if changed:
-            self.failed = {ref: why for ref, why in self.failed.items() if ref in self._plan.wanted}
         for ref in self._plan.wanted:
-            if ref not in self.routes:
+            if ref not in self.routes or ref in self.failed:
                 await self._bring_up(ref)
+        self._attempts.prune()
         self._pin()
         for key in before - {model.key for model in self.routes.values()}:
             self._manager.unload(key)
@@ -350,6 +355,7 @@ class Reconciler:
             self._take_local(self._local.deployment())
             seen = f"{self._plan.local.revision} {self._registry.revision()}"
             if seen != self._seen:
+                self._changes += 1
                 stored, gone = self._registry.deployment(), expected and not self._registry.path.is_dir()
                 if not gone or stored.revision > self._plan.stored.revision:  # its database may be elsewhere
                     self._plan = replace(self._plan, stored=stored)
@@ -360,13 +366,14 @@ class Reconciler:
         return seen
 
     async def _follow_routes(self) -> None:
-        """Lead every reference in use to the version that it means now."""
-        self.outdated = {ref: why for ref, why in self.outdated.items() if ref in self.routes}
-        for ref, model in list(self.routes.items()):
-            if model.artifact is not None:
-                await self._follow(ref, model)
+        """Lead every reference in use to the version that it means now, also those that clients add meanwhile."""
+        followed: dict[str, LoadedModel] = {}
+        while behind := [(ref, model) for ref, model in self.routes.items() if followed.get(ref) is not model]:
+            for ref, model in behind:
+                followed[ref] = model if model.artifact is None else await self._follow(ref, model)
 
-    async def _follow(self, ref: str, model: LoadedModel) -> None:
+    async def _follow(self, ref: str, model: LoadedModel) -> LoadedModel:
+        """The model that answers for a reference from now on."""
         try:
             key = await self._loader.run(self._manager.key, self._target(ref))
             if key != model.key:
@@ -376,36 +383,28 @@ class Reconciler:
                 self._drop_unloaded(now)
                 self.routes[ref] = now
                 log.info("%s is now %s", ref, key)
-            self.outdated.pop(ref, None)
+            if not now.retired:
+                self._attempts.forget(ref)
+            return now
         except ModelUnloaded as error:
             if not self._plan.is_unloaded(model.key):
-                self.outdated[ref] = str(error)
+                self._attempts.note(ref, str(error), model)
         except ModelNotFound:
             self.routes.pop(ref, None)
         except PenstockError as error:
-            if self.outdated.get(ref) != str(error):
-                log.error("%s stays at %s: %s", ref, model.key, error)
-            self.outdated[ref] = str(error)
+            self._note(ref, model, error)
+        return model
 
     async def _refreshed(self, model: LoadedModel) -> LoadedModel:
-        """The model under the same name and version, which another content may have been published as."""
-        return model if model.retired else await self._loader.load(model.key, fresh=True)
+        """The model under the same name and version, which another content may have been published as.
+
+        One that was evicted for lack of room is loaded again by its next request, unless its content is another.
+        """
+        if model.retired and not await self._loader.run(self._manager.outdated, model):
+            return model
+        return await self._loader.load(model.key, fresh=True)
 
 
 def _with_aliases(change: Change, stored: Deployment, now: Deployment) -> Deployment:
     """A change of the local deployment, which has no aliases."""
     return replace(change(replace(now, aliases=stored.aliases)), aliases=now.aliases)
-
-
-def _load_note(ref: str, pin: bool, not_stored: str) -> str:
-    if not_stored:
-        return f"{ref} is served by this server only, until it ends: {not_stored}"
-    if pin:
-        return f"every server of this registry loads {ref}, also after a restart, until it is unloaded"
-    return f"{ref} is served by every server that is started with it, also after a restart"
-
-
-def _unload_note(ref: str, not_stored: str) -> str:
-    if not_stored:
-        return f"{ref} stays unloaded on this server only, until it is loaded again or the server ends: {not_stored}"
-    return f"{ref} stays unloaded on every server of this registry, also after a restart, until it is loaded again"

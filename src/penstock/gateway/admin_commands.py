@@ -10,7 +10,7 @@ import asyncio
 from typing import Protocol
 
 from penstock.engine.engine import InferenceEngine
-from penstock.engine.reconciler import LoadResult, UnloadResult
+from penstock.engine.deployment_status import LoadResult, UnloadResult
 from penstock.gateway.worker_group import WorkerGroup
 
 POLL_S = 0.05

@@ -21,7 +21,7 @@ class _Failure(NamedTuple):
 
 
 class LoadBackoff:
-    """Recent failures by `name:version`. Thread-safe."""
+    """Recent failures, by what was loaded. Thread-safe."""
 
     def __init__(self) -> None:
         self._failures: dict[str, _Failure] = {}

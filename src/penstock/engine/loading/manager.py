@@ -85,7 +85,7 @@ class ModelManager:
         stale: LoadedModel | None = None
         while True:
             model = self._load_once(key, path, options, chosen, stale)
-            if not fresh or not self._outdated(model):
+            if not fresh or not self.outdated(model):
                 return self._used(model, path)
             stale = model
 
@@ -98,8 +98,7 @@ class ModelManager:
             model = self._current(key, stale)  # another flight may have ended since the look below
             if model is not None:
                 return model
-            load_now = partial(self._load, key, path, options, overrides)
-            return load_now() if path is not None else self._backoff.run(key, load_now, retry=not overrides.empty)
+            return self._load(key, path, options, overrides)
 
         self.cache.check_open()
         return self._current(key, stale) or self._flights.run(key, load)
@@ -113,10 +112,7 @@ class ModelManager:
         if path is not None:
             model = load_file(path, options, overrides.description.over(options.file_description))
         else:
-            artifact = self.registry.get(key)
-            model = load_artifact(
-                artifact, self._trusted(artifact, options), self._selection(options, overrides.variant)
-            )
+            model = self._load_artifact(self.registry.get(key), options, overrides)
         try:
             if self._attach:
                 model.attach(self.registry)
@@ -127,6 +123,12 @@ class ModelManager:
         for warning in model.backend.warnings:
             log.warning("%s: %s", model.key, warning)
         return model
+
+    def _load_artifact(self, artifact: Artifact, options: EngineOptions, overrides: LoadOverrides) -> LoadedModel:
+        """Unless with overrides, content that failed a moment ago, and is trusted no more than then, fails again."""
+        options = self._trusted(artifact, options)
+        load = partial(load_artifact, artifact, options, self._selection(options, overrides.variant))
+        return self._backoff.run(f"{artifact.digest} {options.trust}", load, retry=not overrides.empty)
 
     def _trusted(self, artifact: Artifact, options: EngineOptions) -> EngineOptions:
         """The options with the trust that the registry records for the artifact, if that is more."""
@@ -161,7 +163,8 @@ class ModelManager:
         model.used_at = time.monotonic()
         return model
 
-    def _outdated(self, model: LoadedModel) -> bool:
+    def outdated(self, model: LoadedModel) -> bool:
+        """True if the registry holds other content under the model's name and version by now."""
         return model.artifact is not None and self.registry.get(model.key).digest != model.artifact.digest
 
     # Looking
