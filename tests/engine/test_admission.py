@@ -235,6 +235,6 @@ def served_file(tmp_path: Path, onnx_file: Path) -> InferenceEngine:
 
 async def test_a_bare_file_is_leased_like_any_other_model(served_file: InferenceEngine) -> None:
     await served_file.start()
-    for ref in (None, "linear", "linear:1"):
+    for ref in (None, "linear", "linear:v1.0"):
         assert (await served_file.infer(ref, {"x": X})).model == "linear"
     await served_file.close()

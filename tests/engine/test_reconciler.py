@@ -336,13 +336,13 @@ async def test_a_bare_file_is_unloaded_without_a_registry(
     engine = make()
     await engine.start([str(onnx_file)])
     result = await engine.unload("linear")
-    assert (result.keys, result.persisted) == (["linear:1"], False)
+    assert (result.keys, result.persisted) == (["linear:v1.0"], False)
     assert "until it is loaded again or the server ends: a bare model file belongs to no registry" in result.note
     await engine.reconcile()
     assert "was unloaded" in await refused(engine, "linear")
     assert not registry.path.exists()
-    await engine.load("linear:1")
-    assert (await engine.predict(X, ref="linear")).version == "1"
+    await engine.load("linear:v1.0")
+    assert (await engine.predict(X, ref="linear")).version == "v1.0"
 
 
 @SQLITE

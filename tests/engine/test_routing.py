@@ -90,11 +90,11 @@ def test_the_first_model_of_a_registry_stays_the_default_while_it_is_unloaded() 
 def test_a_bare_file_is_independent_of_a_registry_model_with_its_name() -> None:
     plan = ServingPlan(("x/vec.onnx",), stored=Deployment().unload("vec"))
     assert plan.wanted == ("x/vec.onnx",)
-    assert not plan.is_unloaded("vec:1")
+    assert not plan.is_unloaded("vec:v1.0")
     unloaded = ServingPlan(("x/vec.onnx",), local=Deployment().unload("vec"))
     assert unloaded.wanted == ()
-    assert unloaded.is_unloaded("vec:1")
-    assert unloaded.file_of("vec:1") == unloaded.file_of("vec") == "x/vec.onnx"
+    assert unloaded.is_unloaded("vec:v1.0")
+    assert unloaded.file_of("vec:v1.0") == unloaded.file_of("vec") == "x/vec.onnx"
 
 
 def test_an_unloaded_name_answers_only_with_versions_loaded_again() -> None:

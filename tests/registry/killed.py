@@ -29,11 +29,11 @@ from penstock.registry.registry import Registry
 
 
 def publish(registry: Registry, source: Path) -> None:
-    registry.publish(source)
+    registry.publish(source, prove=False)
 
 
 def set_alias(registry: Registry, source: Path) -> None:
-    registry.set_alias("m", "champion", "v1")
+    registry.set_alias("m", "champion", "v1", force=True)
 
 
 def remove(registry: Registry, source: Path) -> None:

@@ -32,9 +32,12 @@ def golden() -> Golden:
 
 
 def _model(content: bytes) -> bytes:
-    """An identity graph for `x`, with text that makes models differ."""
-    ports = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [None, 4]) for name in ("x", "y")]
-    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "g", ports[:1], ports[1:])
+    """The first two columns of `x`, with text that makes models differ."""
+    ports = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [None, n]) for name, n in (("x", 4), ("y", 2))]
+    cut = [helper.make_tensor(name, onnx.TensorProto.INT64, [1], [n]) for name, n in (("from", 0), ("to", 2), ("axis", 1))]
+    graph = helper.make_graph(
+        [helper.make_node("Slice", ["x", "from", "to", "axis"], ["y"])], "g", ports[:1], ports[1:], cut
+    )
     opset = helper.make_opsetid("", 17)
     model: onnx.ModelProto = helper.make_model(graph, opset_imports=[opset], ir_version=9, doc_string=content.decode())
     return model.SerializeToString()

@@ -13,6 +13,9 @@ _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 _SEMVER = re.compile(r"[vV]?([0-9]+(?:\.[0-9]+)*)(?:-([0-9A-Za-z.-]+))?(?:\+[0-9A-Za-z.-]+)?")
 _CHUNKS = re.compile(r"[0-9]+|[^0-9]+")
 
+FILE_VERSION = "v1.0"
+"""The version of a bare model file, served as it is or published without another."""
+
 _Part: TypeAlias = tuple[int, int, str]
 VersionKey: TypeAlias = tuple[int, tuple[_Part, ...], int, tuple[_Part, ...]]
 """A sort key; versions of equal precedence, such as `v1.0` and `1.0.0`, have equal keys."""

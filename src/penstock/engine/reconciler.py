@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
+from penstock.artifacts.refs import FILE_VERSION
 from penstock.engine.async_loader import AsyncLoader
 from penstock.engine.deployment_status import (
     DeploymentStatus,
@@ -225,7 +226,7 @@ class Reconciler:
         server only.
         """
         name = model_name(ref)
-        file = ref in (name, f"{name}:1", self._plan.files.get(name)) and name in self._plan.files
+        file = ref in (name, f"{name}:{FILE_VERSION}", self._plan.files.get(name)) and name in self._plan.files
         loaded = [model.key for model in self._manager.models() if model.name == name]
         if not (file or self._is_known(ref) or (ref == name and loaded)):
             await self._loader.run(self._manager.key, ref)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from penstock.artifacts.refs import name_of
+from penstock.artifacts.refs import FILE_VERSION, name_of
 from penstock.errors import ModelNotFound
 from penstock.formats import is_model_file
 from penstock.registry.deployment import Deployment
@@ -57,7 +57,7 @@ class ServingPlan:
 
     def file_of(self, ref: str) -> str | None:
         """The file that a name, or its only version, stands for."""
-        return self.files.get(ref) or self.files.get(ref.removesuffix(":1"))
+        return self.files.get(ref) or self.files.get(ref.removesuffix(f":{FILE_VERSION}"))
 
     def is_withdrawn(self, ref: str) -> bool:
         """True when a reference is not to be loaded because an operator unloaded it."""

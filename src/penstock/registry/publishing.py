@@ -8,12 +8,16 @@ from pathlib import Path
 from penstock.artifacts import files
 from penstock.artifacts.artifact import Artifact
 from penstock.artifacts.manifest import MANIFEST
-from penstock.errors import IntegrityError, InvalidInput
+from penstock.errors import IntegrityError, InvalidInput, ModelLoadError
 from penstock.formats import Trust
+from penstock.imports import import_attribute
 from penstock.scan.gate import require_allowed, scan_artifact
 
 DATABASE = "registry.db"
 """The file of the default database; no model may have its name."""
+
+PROOF = "penstock.engine.loading.load:prove_artifact"
+"""What loads an artifact as a server does; imported by its name, since the registry lies below the engine."""
 
 
 def open_source(source: Path | str) -> Artifact:
@@ -31,6 +35,27 @@ def _resolved(source: Path) -> Path:
         return source.resolve()
     except (RuntimeError, OSError):
         raise IntegrityError(f"{source} is a symbolic link to itself") from None
+
+
+def prove_copy(artifact: Artifact, trust: Trust, copy: Path) -> None:
+    """Load a copy of an artifact's files as a server does. Raises ModelLoadError, which names the files of the source."""
+    try:
+        import_attribute(PROOF)(replace(artifact, path=copy), trust)
+    except ModelLoadError as error:
+        sentence = str(error).replace(str(copy), str(artifact.path))
+        raise type(error)(f"{sentence}; only prove=False (--no-prove) publishes it all the same") from error
+
+
+def prove_alias(artifact: Artifact, trust: Trust, alias: str, now: str | None) -> None:
+    """Load an artifact as a server does, before an alias moves to it from the version `now`. Raises ModelLoadError."""
+    try:
+        import_attribute(PROOF)(artifact, trust)
+    except ModelLoadError as error:
+        stays = f"stays at {now}" if now is not None else "is not set"
+        raise type(error)(
+            f"{artifact.name}@{alias} {stays}, since this machine cannot load the version: {error}; "
+            "only force=True (--force) moves it all the same"
+        ) from error
 
 
 def shipped(name: str) -> tuple[Path, ...]:

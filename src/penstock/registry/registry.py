@@ -19,7 +19,7 @@ from penstock.errors import ConfigError, IntegrityError, InvalidInput, ModelNotF
 from penstock.formats import Trust
 from penstock.registry.deployment import Change, Deployment
 from penstock.registry.layout import Layout
-from penstock.registry.publishing import DATABASE, copy_verified, open_source, require_trusted, shipped
+from penstock.registry.publishing import DATABASE, copy_verified, open_source, prove_alias, prove_copy, require_trusted, shipped
 from penstock.registry.staging import Staging
 from penstock.scan.trust import at_least, check_trust, strongest
 
@@ -31,7 +31,7 @@ _SHOWN = 20
 _LONGEST_REASON = 200
 
 CHAMPION = "champion"
-"""By convention, the alias of the default version."""
+"""The alias of the version that a bare name means."""
 
 
 class Registry:
@@ -108,8 +108,9 @@ class Registry:
     def resolve(self, ref: str | Ref) -> tuple[str, str]:
         """The exact name and version of a reference.
 
-        A bare name is its highest release or, without any release, its highest version. Raises InvalidInput for an
-        invalid reference and ModelNotFound naming the models, versions or aliases that exist.
+        A bare name is the version that was chosen: the one of its alias `champion`, or without that alias the
+        `highest`. Raises InvalidInput for an invalid reference and ModelNotFound naming the models, versions or aliases
+        that exist.
         """
         wanted = ref if isinstance(ref, Ref) else parse_ref(ref)
         if wanted.alias is not None:
@@ -117,8 +118,14 @@ class Registry:
         if wanted.version is not None:
             self._require(wanted.name, wanted.version)
             return wanted.name, wanted.version
-        versions = self._known_versions(wanted.name)
-        return wanted.name, next(filter(is_release, reversed(versions)), versions[-1])
+        if CHAMPION in self._store.aliases(wanted.name):
+            return wanted.name, self._aliased(wanted.name, CHAMPION)
+        return wanted.name, self.highest(wanted.name)
+
+    def highest(self, name: str) -> str:
+        """A model's highest release or, without any release, its highest version. Raises ModelNotFound."""
+        versions = self._known_versions(check_name(name))
+        return next(filter(is_release, reversed(versions)), versions[-1])
 
     def get(self, ref: str | Ref) -> Artifact:
         """The artifact of a reference, its manifest checked against the digest recorded when it was published.
@@ -178,31 +185,37 @@ class Registry:
 
     # Publishing
 
-    def publish(self, source: Path | str, trust: str = "data") -> Artifact:
-        """Copy an artifact directory into the registry and verify every byte.
+    def publish(self, source: Path | str, trust: str = "data", *, prove: bool = True) -> Artifact:
+        """Copy an artifact directory into the registry, verify every byte, and prove that it can be served.
 
-        At any moment the version is complete or does not exist. Publishing the same artifact again returns the
-        published one. `trust` above data states that the source of this artifact is trusted: its digest is pinned to
-        that tier, and every server of this registry may open it. Raises IntegrityError naming the faulty file of the
-        source, Untrusted for a form that needs more trust, InvalidInput if the version exists with other content,
-        ConfigError if the registry cannot be written.
+        The proof loads the copy as a server does: its tasks with their settings, and a variant that agrees with the
+        golden samples. `prove=False` publishes without it, such as a version that only other machines can run. At any
+        moment the version is complete or does not exist. Publishing the same artifact again returns the published one.
+        No alias is set: without `champion`, the bare name means the highest release, which this may be.
+        `trust` above data states that the source of this artifact is trusted: its digest is pinned to that tier, and
+        every server of this registry may open it. Raises IntegrityError naming the faulty file of the source, Untrusted
+        for a form that needs more trust, another ModelLoadError for a failed proof, InvalidInput if the version exists
+        with other content, ConfigError if the registry cannot be written.
         """
         check_trust(trust)
         artifact = open_source(source)
         with self._sentences():
             published = self._published(artifact)
             if published is None:
-                published = self._publish_new(artifact, trust)
+                published = self._publish_new(artifact, trust, prove)
             else:
                 self._pin(artifact, trust)
         return published or self.get(Ref(artifact.name, artifact.version))
 
-    def _publish_new(self, artifact: Artifact, trust: str) -> Artifact | None:
-        """Copy, scan the copy and rename it. The published artifact if another process was faster, else None."""
+    def _publish_new(self, artifact: Artifact, trust: str, prove: bool) -> Artifact | None:
+        """Copy, scan and prove the copy, and rename it. The published artifact if another process was faster."""
         with self._staging.slot() as slot:
             self._store.prepare()  # fails before the copy if the database cannot be written
             copy_verified(artifact, slot)
-            require_trusted(artifact, slot, strongest(check_trust(trust), self.trusted(artifact.digest)))
+            tier = strongest(check_trust(trust), self.trusted(artifact.digest))
+            require_trusted(artifact, slot, tier)
+            if prove:
+                prove_copy(artifact, tier, slot)
             with self._exclusive():
                 published = self._published(artifact)
                 if published is None:
@@ -237,27 +250,24 @@ class Registry:
         slot.rename(home / artifact.version)
         files.sync_directory(home)
 
-    def publish_bundled(self, name: str, trust: str = "data") -> Artifact | None:
+    def publish_bundled(self, name: str, trust: str = "data", *, prove: bool = True) -> Artifact | None:
         """Publish every version of a model that an installed package ships; returns its default version.
 
-        None if no package ships a model of that name.
+        Where the model is new, its default version gets the alias `champion`. None if no package ships the model.
         """
-        published = [self.publish(source, trust) for source in shipped(name)]
-        return published[0] if published else None
+        new, default = not self.versions(name), None
+        for source in shipped(name):
+            artifact = self.publish(source, trust, prove=prove)
+            if default is None and new and not self.aliases(name):
+                # before the other versions are published, which another server could take for the default
+                self.set_alias(name, CHAMPION, artifact.version, force=True)
+            default = default or artifact
+        return default
 
     def ensure(self, ref: str) -> None:
-        """Publish the model of `ref` if it is not in the registry but an installed package ships it.
-
-        The package's default version gets the alias `champion`.
-        """
-        name = name_of(ref)
-        if self.versions(name):
-            return
-        for number, source in enumerate(shipped(name)):
-            artifact = self.publish(source)
-            # before the other versions are published, which another server could take for the default
-            if number == 0 and not self.aliases(name):
-                self.set_alias(name, CHAMPION, artifact.version)
+        """Publish the model of `ref` if it is not in the registry but an installed package ships it."""
+        if not self.versions(name_of(ref)):
+            self.publish_bundled(name_of(ref), prove=False)  # it is loaded next, which proves it
 
     # Trust
 
@@ -279,11 +289,19 @@ class Registry:
 
     # Aliases
 
-    def set_alias(self, name: str, alias: str, version: str) -> None:
-        """Point an alias at an existing version, in place of its present one."""
+    def set_alias(self, name: str, alias: str, version: str, *, force: bool = False, trust: str = "data") -> None:
+        """Point an alias at an existing version, in place of its present one.
+
+        The version is loaded first, as by a server that is started with `trust`: one that this machine cannot load
+        raises its ModelLoadError, and the alias stays. `force` moves it without that, as for other machines.
+        """
         check_name(alias, "alias")
         with self._sentences():
             self._require(name, version)
+            now = self.aliases(name).get(alias)
+            if not force and now != version:
+                artifact = self.get(Ref(name, version))
+                prove_alias(artifact, strongest(check_trust(trust), self.trusted(artifact.digest)), alias, now)
             with self._exclusive():
                 self._require(name, version)
                 self._store.set_alias(name, alias, version)

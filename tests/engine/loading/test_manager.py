@@ -251,7 +251,7 @@ def test_clear_cache_unloads_one_model_or_all(registry: Registry, publish: Publi
 def test_a_bare_file_is_a_model_under_its_file_name(registry: Registry, onnx_file: Path) -> None:
     manager = ModelManager(registry)
     model = manager.load_model(onnx_file)
-    assert (model.key, model.task.kind, model.artifact) == ("linear:1", "vector-classification", None)
+    assert (model.key, model.task.kind, model.artifact) == ("linear:v1.0", "vector-classification", None)
     assert manager.get_model("linear") is model
     assert model.info.num_parameters == FEATURES * CLASSES
     with pytest.raises(ModelNotFound, match="version 1 only"):

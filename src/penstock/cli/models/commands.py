@@ -12,9 +12,17 @@ from penstock.cli.models.gc import gc
 from penstock.cli.models.import_command import import_model
 from penstock.cli.models.publish import publish
 from penstock.cli.models.show import show
-from penstock.cli.models.summary import print_summaries, summarize
-from penstock.cli.options import ConfigOption, JsonOption, RefArgument, RegistryOption, open_registry, read_settings
-from penstock.cli.output import print_json
+from penstock.cli.models.summary import print_summaries, remove_last_champion, summarize
+from penstock.cli.options import (
+    ConfigOption,
+    JsonOption,
+    RefArgument,
+    RegistryOption,
+    TrustOption,
+    open_registry,
+    read_settings,
+)
+from penstock.cli.output import print_json, working
 
 if TYPE_CHECKING:
     from penstock.registry.registry import Registry
@@ -56,19 +64,28 @@ def alias(
         str | None, typer.Argument(metavar="[VERSION]", help="The version to point at; else the highest release.")
     ] = None,
     remove: Annotated[bool, typer.Option("--remove", help="Remove the alias instead.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Move it also to a version that this machine cannot load.")
+    ] = False,
+    trust: TrustOption = None,
     config: ConfigOption = None,
     registry: RegistryOption = None,
 ) -> None:
-    """Point an alias at a version: after `penstock models alias digits champion v1.0`, digits@champion is v1.0."""
+    """Point an alias at a version: after `penstock models alias digits champion v1.0`, digits@champion is v1.0.
+
+    The version is loaded first; if that fails, the alias stays where it is. A bare name means its champion.
+    """
     if remove and version is not None:
         raise typer.BadParameter("--remove removes the alias from any version; leave VERSION out")
-    with _registry(config, registry) as models:
+    settings = read_settings(config, registry=registry, trust=trust)
+    with open_registry(settings) as models:
         if remove:
             models.remove_alias(name, alias)
             typer.echo(f"removed {name}@{alias}")
             return
-        _, version = models.resolve(f"{name}:{version}" if version else name)
-        models.set_alias(name, alias, version)
+        version = version or models.highest(name)
+        with working(f"loading {name}:{version}"):
+            models.set_alias(name, alias, version, force=force, trust=settings.trust)
     typer.echo(f"{name}@{alias} is {name}:{version}")
 
 
@@ -79,10 +96,14 @@ def remove(
     config: ConfigOption = None,
     registry: RegistryOption = None,
 ) -> None:
-    """Remove one version and its files; refused while an alias points at it."""
+    """Remove one version and its files; refused while an alias points at it.
+
+    With the last version of a model goes its alias champion.
+    """
     if not yes:
         typer.confirm(f"Remove {ref} and its files?", abort=True)
     with _registry(config, registry) as models:
+        remove_last_champion(models, ref)
         models.remove(ref)
     typer.echo(f"removed {ref}")
 

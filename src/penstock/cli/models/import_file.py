@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from penstock.artifacts.artifact import Artifact, Golden, TaskEntry, VariantSource, write_artifact
 from penstock.artifacts.card import render_card
+from penstock.artifacts.refs import FILE_VERSION
 from penstock.backends.base import BackendOptions, require_file
 from penstock.backends.catalog import format_of, open_backend
 from penstock.cli.models.random_samples import self_reference
@@ -50,7 +51,7 @@ def publish_file(
     Raises UnsupportedFormat, Untrusted, ModelLoadError, InvalidInput or ConfigError; nothing is published then.
     """
     model = _inspect(path, trust, description or FileDescription())
-    name, version = name or path.stem, version or "v1.0"
+    name, version = name or path.stem, version or FILE_VERSION
     text = read_text(card) if card else _card(name, version, path, model)
     with tempfile.TemporaryDirectory(prefix="penstock-") as scratch:
         artifact = write_artifact(

@@ -17,7 +17,7 @@ from penstock.cli.file_options import (
     describe,
     file_options,
 )
-from penstock.cli.models.summary import check_aliases, set_aliases, summarize
+from penstock.cli.models.summary import check_aliases, live, set_aliases, summarize
 from penstock.cli.options import ConfigOption, JsonOption, PinOption, RegistryOption, open_registry, read_settings
 from penstock.cli.output import print_json, size, working
 
@@ -32,7 +32,7 @@ _Version = Annotated[str | None, typer.Option(help="For a file: the version.", s
 _Card = Annotated[Path | None, typer.Option(help="For a file: its model card, Markdown.", show_default="a minimal one")]
 _Aliases = Annotated[list[str] | None, typer.Option(help="Point this alias at the version; repeatable.")]
 _Prove = Annotated[
-    bool, typer.Option(help="Load an artifact and run its golden samples first; refuse it if that fails.")
+    bool, typer.Option(help="Load the model and run its golden samples first; refuse it if that fails.")
 ]
 
 
@@ -59,6 +59,9 @@ def publish(
 
     A bare file is imported, as by `penstock models import`: it gets golden samples from its own answers
     to random inputs. They prove that later loads answer alike, not that the model is right.
+
+    A model's first version gets the alias champion, which its bare name means. Later versions do not
+    answer to the bare name until `penstock models alias NAME champion VERSION`.
     """
     if (path is None) != bundled:
         raise typer.BadParameter("give either PATH or --bundled")
@@ -69,13 +72,16 @@ def publish(
     with open_registry(read_settings(config, registry=registry)) as models:
         published = _publish(models, path, options, about, prove=prove, trust=trust)
         for artifact in published:
-            set_aliases(models, artifact, aliases)
+            set_aliases(models, artifact, aliases, prove=prove)
         summaries = [summarize(models, artifact) for artifact in published]
+        sentences = dict.fromkeys(live(models, artifact) for artifact in published)
     if as_json:
         print_json({"models": summaries})
         return
     for artifact in published:
         typer.echo(f"published {artifact.ref} ({size(artifact.size_bytes)}) to {artifact.path}")
+    for sentence in sentences:
+        typer.echo(sentence)
 
 
 def _publish(
@@ -84,29 +90,14 @@ def _publish(
     """Publish every bundled model without a path, else the artifact directory or the model file."""
     if path is None:
         _refuse_file_options(options | about, "--bundled")
-        return _publish_bundled(models, trust)
+        return _publish_bundled(models, trust, prove=prove)
     with working(f"publishing {path.name}"):
         if path.is_dir():
             _refuse_file_options(options | about, "an artifact directory")
-            return [_publish_artifact(models, path, prove=prove, trust=trust)]
+            return [models.publish(path, trust, prove=prove)]
         from penstock.cli.models.import_file import publish_file
 
-        return [publish_file(models, path, trust=trust, description=describe(about), **options)]
-
-
-def _publish_artifact(models: Registry, path: Path, *, prove: bool, trust: str) -> Artifact:
-    if prove:
-        _prove(path, trust)
-    return models.publish(path, trust)
-
-
-def _prove(path: Path, trust: str) -> None:
-    """Load the artifact once, so that one that no server can load is refused now and not at the next start."""
-    from penstock.artifacts.artifact import Artifact
-    from penstock.engine.loading.load import load_artifact
-    from penstock.options import EngineOptions
-
-    load_artifact(Artifact.open(path), EngineOptions(trust=trust)).close()
+        return [publish_file(models, path, trust=trust, prove=prove, description=describe(about), **options)]
 
 
 def _refuse_file_options(options: dict[str, Any], source: str) -> None:
@@ -116,13 +107,13 @@ def _refuse_file_options(options: dict[str, Any], source: str) -> None:
         raise typer.BadParameter(f"{flag} describes a bare file; {source} has its own manifest")
 
 
-def _publish_bundled(models: Registry, trust: str) -> list[Artifact]:
+def _publish_bundled(models: Registry, trust: str, *, prove: bool) -> list[Artifact]:
     from penstock.artifacts.bundled import bundled
 
     published = []
     for name in sorted(bundled()):
         with working(f"publishing {name}"):
-            artifact = models.publish_bundled(name, trust)
+            artifact = models.publish_bundled(name, trust, prove=prove)
         if artifact is not None:
             published.append(artifact)
     return published

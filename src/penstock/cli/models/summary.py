@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from penstock.artifacts.refs import parse_ref
 from penstock.cli.output import print_table, size
 
 if TYPE_CHECKING:
@@ -11,6 +12,8 @@ if TYPE_CHECKING:
 
     from penstock.artifacts.artifact import Artifact
     from penstock.registry.registry import Registry
+
+CHAMPION = "champion"
 
 
 def summarize(models: Registry, artifact: Artifact) -> dict[str, Any]:
@@ -46,7 +49,32 @@ def check_aliases(aliases: Iterable[str]) -> None:
         check_name(alias, "alias")
 
 
-def set_aliases(models: Registry, artifact: Artifact, aliases: Iterable[str]) -> None:
-    """Point every alias at the artifact's version."""
+def set_aliases(models: Registry, artifact: Artifact, aliases: Iterable[str], *, prove: bool = True) -> None:
+    """Point every alias at the artifact's version, and `champion` too if it is the model's first version.
+
+    Raises the ModelLoadError of a version that this machine cannot load, unless it is not to be proven.
+    """
     for alias in aliases:
-        models.set_alias(artifact.name, alias, artifact.version)
+        models.set_alias(artifact.name, alias, artifact.version, force=not prove)
+    first = models.versions(artifact.name) == [artifact.version]
+    if first and CHAMPION not in models.aliases(artifact.name):
+        models.set_alias(artifact.name, CHAMPION, artifact.version, force=True)
+
+
+def live(models: Registry, artifact: Artifact) -> str:
+    """What the model's bare name means, and how a version that was published besides it becomes that."""
+    name, version = models.resolve(artifact.name)
+    why = CHAMPION if CHAMPION in models.aliases(name) else f"the highest release; there is no {CHAMPION}"
+    sentence = f"live: {name}:{version} ({why})"
+    if version == artifact.version:
+        return sentence
+    makes = f"penstock models alias {name} {CHAMPION} {artifact.version}"
+    return f"{sentence}; {artifact.ref} is published but not live; {makes} makes it live"
+
+
+def remove_last_champion(models: Registry, ref: str) -> None:
+    """Remove the alias `champion` where nothing else holds the model's only version: there is no other to choose."""
+    wanted = parse_ref(ref)
+    only = [wanted.version] == models.versions(wanted.name)
+    if only and models.aliases(wanted.name) == {CHAMPION: wanted.version}:
+        models.remove_alias(wanted.name, CHAMPION)

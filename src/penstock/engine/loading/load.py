@@ -11,6 +11,7 @@ from typing import Any
 from penstock.artifacts.artifact import Artifact
 from penstock.artifacts.manifest import Manifest, default_variant_name
 from penstock.artifacts.policies import BatchingPolicy
+from penstock.artifacts.refs import FILE_VERSION
 from penstock.backends.catalog import format_of
 from penstock.engine.batching.limits import BatchLimits
 from penstock.engine.batching.padding import public_signature
@@ -63,8 +64,18 @@ def load_artifact(artifact: Artifact, options: EngineOptions, selection: Variant
     )
 
 
+def prove_artifact(artifact: Artifact, trust: str) -> ModelInfo:
+    """Load an artifact as a server of this machine does, with the default options, and close it again.
+
+    The first variant that works proves it. Raises ModelLoadError.
+    """
+    model = load_artifact(artifact, EngineOptions(trust=trust, choosing="first"))
+    model.close()
+    return model.info
+
+
 def load_file(path: Path, options: EngineOptions, description: FileDescription | None = None) -> LoadedModel:
-    """Bring up a bare model file under its file name, as version 1. It has no golden samples to verify it."""
+    """Bring up a bare model file under its file name, as version v1.0. It has no golden samples to verify it."""
     about = description or FileDescription()
     if not path.is_file():
         raise ModelLoadError(f"{path}: there is no such model file")
@@ -85,7 +96,7 @@ def load_file(path: Path, options: EngineOptions, description: FileDescription |
         ready,
         task,
         name=path.stem,
-        version="1",
+        version=FILE_VERSION,
         variant=default_variant_name(format, options.precision),
         precision=options.precision,
         num_parameters=None,

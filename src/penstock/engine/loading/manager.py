@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Unpack
 
 from penstock.artifacts.artifact import Artifact
-from penstock.artifacts.refs import name_of
+from penstock.artifacts.refs import FILE_VERSION, name_of
 from penstock.backends.verification import warm_up
 from penstock.engine.config import check_at_least
 from penstock.engine.loading.fork_safety import call_after_fork
@@ -143,18 +143,18 @@ class ModelManager:
         return self._resolve(ref)[0]
 
     def _resolve(self, ref: str) -> tuple[str, Path | None]:
-        """The key, and the path of a file: while it is loaded, a file is a model under its stem, in version 1."""
+        """The key, and the path of a file: while it is loaded, a file is a model under its stem, in version v1.0."""
         if is_model_file(ref):
             path = Path(ref)
             if not re.fullmatch(r"[^:@/]+", path.stem):
                 raise InvalidInput(f"{path}: a model cannot be called {path.stem!r}; rename the file")
-            return f"{path.stem}:1", path
+            return f"{path.stem}:{FILE_VERSION}", path
         name = name_of(ref)
-        file = self.cache.find(f"{name}:1")
+        file = self.cache.find(f"{name}:{FILE_VERSION}")
         if file is None or file.path is None:
             return ":".join(self.registry.resolve(ref)), None
         if ref not in (name, file.key):
-            raise ModelNotFound(f"{ref}: {name} is a bare model file, which has the version 1 only")
+            raise ModelNotFound(f"{ref}: {name} is a bare model file, which has the version {FILE_VERSION} only")
         return file.key, file.path
 
     def _used(self, model: LoadedModel, path: Path | None) -> LoadedModel:
@@ -166,6 +166,11 @@ class ModelManager:
     def outdated(self, model: LoadedModel) -> bool:
         """True if the registry holds other content under the model's name and version by now."""
         return model.artifact is not None and self.registry.get(model.key).digest != model.artifact.digest
+
+    def has_current(self, key: str) -> bool:
+        """True if this `name:version` is loaded, with the content that the registry holds now."""
+        model = self.cache.find(key)
+        return model is not None and model.artifact is not None and not self.outdated(model)
 
     # Looking
 

@@ -18,6 +18,7 @@ from penstock.gateway.http import JSON, Call, Handler, Reply, json_reply
 from penstock.gateway.native.decoding import parse
 from penstock.gateway.native.predict import is_json
 from penstock.gateway.problems import Refusal
+from penstock.registry.registry import CHAMPION
 from penstock.tasks.validation_errors import refusal
 
 log = logging.getLogger(__name__)
@@ -43,6 +44,7 @@ class AliasCommand(_Command):
     """The version an alias points at."""
 
     version: str | None = Field(default=None, description="Without it, the highest release.", examples=["v1.0"])
+    force: bool = Field(default=False, description="Move it also to a version that this server cannot load.")
 
 
 class DrainCommand(_Command):
@@ -170,10 +172,13 @@ async def unload(call: Call) -> Reply:
 
 @_guarded
 async def set_alias(call: Call) -> Reply:
-    """`PUT /admin/models/{name}/aliases/{alias}`: write the alias to the registry; every server follows."""
-    version = (await _body(call, AliasCommand)).version
+    """`PUT /admin/models/{name}/aliases/{alias}`: write the alias to the registry; every server follows.
+
+    409 if the version cannot be loaded here: the alias stays.
+    """
+    command = await _body(call, AliasCommand)
     name, alias = call.params["name"], call.params["alias"]
-    version = await asyncio.to_thread(_set_alias, call, name, alias, version)
+    version = await asyncio.to_thread(_set_alias, call, name, alias, command)
     _audit(call, "aliased", f"{name}@{alias}={version}")
     return await _aliased(call, version)
 
@@ -237,17 +242,19 @@ async def _model(call: Call) -> str:
     return ref
 
 
-def _set_alias(call: Call, name: str, alias: str, version: str | None) -> str:
-    registry = call.service.engine.registry
-    _, found = registry.resolve(f"{name}:{version}" if version else name)
-    registry.set_alias(name, alias, found)
+def _set_alias(call: Call, name: str, alias: str, command: AliasCommand) -> str:
+    engine, version = call.service.engine, command.version
+    _, found = engine.registry.resolve(f"{name}:{version}" if version else f"{name}:{engine.registry.highest(name)}")
+    force = command.force or engine.manager.has_current(f"{name}:{found}")
+    engine.registry.set_alias(name, alias, found, force=force, trust=engine.config.trust)
     return found
 
 
 async def _aliased(call: Call, version: str | None) -> Reply:
     name, alias = call.params["name"], call.params["alias"]
     await call.service.reconcile()
-    problem = call.service.engine.deployment.outdated.get(f"{name}@{alias}")
+    outdated = call.service.engine.deployment.outdated
+    problem = outdated.get(f"{name}@{alias}") or (outdated.get(name) if alias == CHAMPION else None)
     return json_reply(Aliased(name=name, alias=alias, version=version, problem=problem))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -48,7 +49,9 @@ class ModelSummary(_Shown):
 
     name: str
     versions: list[str] = Field(description="In ascending order.")
-    latest: str | None = Field(description="The version that the name alone refers to.")
+    latest: str | None = Field(
+        description="The version that the name alone refers to: its champion, else the highest release."
+    )
     aliases: dict[str, str] = Field(description="Version by alias.")
     loaded: list[str] = Field(description="The loaded versions.")
 
@@ -224,14 +227,20 @@ def _summary_of(registry: Registry, loaded: list[LoadedModel], name: str) -> Mod
 
 
 def _summary(registry: Registry, loaded: list[LoadedModel], name: str) -> ModelSummary:
-    versions = registry.versions(name)
     return ModelSummary(
         name=name,
-        versions=versions,
-        latest=registry.resolve(name)[1] if versions else None,
+        versions=registry.versions(name),
+        latest=_meant(registry, name),
         aliases=registry.aliases(name),
         loaded=[model.version for model in loaded if model.name == name],
     )
+
+
+def _meant(registry: Registry, name: str) -> str | None:
+    """The version that a name alone means; None where its champion is gone, or the model meanwhile."""
+    with suppress(ModelNotFound):
+        return registry.resolve(name)[1]
+    return None
 
 
 def _bare_summary(model: LoadedModel) -> ModelSummary:
