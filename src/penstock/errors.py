@@ -22,6 +22,7 @@ The message of an error is one sentence that names the cause and the fix.
 
 from __future__ import annotations
 
+import re
 from typing import Literal, NamedTuple
 
 
@@ -51,6 +52,23 @@ def first_line(error: BaseException, longest: int = 200) -> str:
 def type_and_message(error: BaseException, longest: int = 500) -> str:
     """The error's type and its message on one line, for an error of foreign code."""
     return shortened(f"{type(error).__name__}: {' '.join(str(error).split())}", longest)
+
+
+_JSON_WORDS = {
+    "valid tuple": "valid list",
+    "valid dictionary": "valid object",
+    "Tuple": "List",
+    "Dictionary": "Object",
+    "None": "null",
+    "True": "true",
+    "False": "false",
+}
+_PYTHON_WORDS = re.compile(rf"\b({'|'.join(_JSON_WORDS)})\b(?: or instance of \w+)?")
+
+
+def in_json_words(message: str) -> str:
+    """A message of Pydantic about a document, with the words of JSON: list, object, null and true."""
+    return _PYTHON_WORDS.sub(lambda found: _JSON_WORDS[found[1]], message)
 
 
 class FieldError(NamedTuple):

@@ -79,8 +79,8 @@ class Format:
     """Suffixes that are used for it but promise nothing, since files of other programs have them as well."""
     weights_suffix: str = ""
     """The suffix of a second file, named like the model otherwise, that holds the weights."""
-    external_data: tuple[str, ...] = ()
-    """What exporters append to the model's file name to name a second file, which the model refers to."""
+    external_files: str = ""
+    """The `module:function` that lists the names of the files that a model's content refers to."""
     suffixes: tuple[str, ...] = field(init=False)
     """Every suffix that its files may have, those of its own first."""
 
@@ -140,7 +140,7 @@ _ROWS = (
         options=frozenset(
             {"device", "threads", "precision", "enable_onnx_optimization", "cache_dir", "shared_threads"}
         ),
-        external_data=(".data", "_data"),
+        external_files="penstock.scan.onnx:external_files",
     ),
     Format(
         name="openvino",

@@ -59,6 +59,9 @@ class Settings(EngineOptions):
     workers: Whole = option(1, "Server processes; each holds its own copy of the models.", ge=1, le=256)
     registry: HomePath = option(Path("registry"), "Directory of the model registry.")
     model_path: HomePath | None = option(None, "A model file to serve, without a registry.", alias="MODEL_PATH")
+    strict: bool = option(
+        False, "Refuse to start if any model cannot be served; else the others are served, and readiness names it."
+    )
     use_fp16: bool = option(
         False, "Run in half precision where the device gains from it, if `precision` is not set.", alias="USE_FP16"
     )

@@ -20,7 +20,7 @@ from penstock.gateway.service import RECONCILE_EVERY_S
 from penstock.registry.registry import Registry
 
 GOOD = {"input_data": [1, 2, 3, 4]}
-REFS = ("vec@champion", "raw")
+REFS = ("vec@stable", "raw")
 Pair = tuple[Process, Process]
 
 
@@ -61,7 +61,7 @@ def pair(start: Callable[[], Process]) -> Pair:
 
 
 def _answering(process: Process) -> str:
-    reply = httpx.post(f"{process.url}/models/vec@champion/predict", json=GOOD)
+    reply = httpx.post(f"{process.url}/models/vec@stable/predict", json=GOOD)
     assert reply.status_code == 200, reply.text
     return str(reply.json()["model_version"])
 
@@ -85,7 +85,7 @@ def test_a_change_on_one_host_is_followed_on_all(pair: Pair, registry: Registry)
     """
     assert RECONCILE_EVERY_S <= 0.5
     for version in ("v2.0", "v1.0", "v2.0"):
-        registry.set_alias("vec", "champion", version)
+        registry.set_alias("vec", "stable", version)
         _wait_for_version(pair, version)
 
 
@@ -101,7 +101,7 @@ def test_while_the_database_is_down_serving_continues_unchanged(
         assert httpx.get(f"{pair[0].url}/health/ready").status_code == 200
         time.sleep(0.1)
     {"crash": own_server.start, "freeze": own_server.thaw}[end]()
-    registry.set_alias("vec", "champion", "v2.0")
+    registry.set_alias("vec", "stable", "v2.0")
     _wait_for_version(pair, "v2.0")
     if end == "crash":
         lost, back = "the registry cannot be followed", "the registry is followed again"
@@ -122,4 +122,4 @@ def test_a_server_that_starts_without_its_database_reports_it(
     assert "start it, or check host and port" in err
     assert len([line for line in err.splitlines() if "database" in line]) == 1
     with pytest.raises(ConfigError, match="Connection refused"):
-        registry.set_alias("vec", "champion", "v2.0")
+        registry.set_alias("vec", "stable", "v2.0")

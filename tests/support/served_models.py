@@ -18,11 +18,11 @@ SIDE = 8
 
 
 def build_registry(root: Path, database_url: str | None = None) -> Path:
-    """`vec` v1.0 (@champion) and v2.0, `pic` 1.0, `raw` 1.0 and `slow` 1.0, in a registry below `root`."""
+    """`vec` v1.0 (@stable) and v2.0, `pic` 1.0, `raw` 1.0 and `slow` 1.0, in a registry below `root`."""
     with Registry(root / "registry", database_url) as registry:
         for version, seed in (("v1.0", 0), ("v2.0", 1)):
             registry.publish(_vector(root, version, seed))
-        registry.set_alias("vec", "champion", "v1.0")
+        registry.set_alias("vec", "stable", "v1.0")
         registry.publish(_picture(root))
         registry.publish(_raw(root))
         registry.publish(_slow(root))

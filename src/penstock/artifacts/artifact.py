@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -158,7 +158,8 @@ class Artifact:
 class VariantSource:
     """A model file for a variant of a new artifact.
 
-    `companions` are files that the model file refers to by name. Variants of one artifact differ in `name`, by default
+    `companions` are the files that the model file refers to by name, or by a path relative to it: a mapping from those
+    names, or the files, each under its own name. Variants of one artifact differ in `name`, by default
     `<format>-<precision>`.
     """
 
@@ -170,7 +171,7 @@ class VariantSource:
     num_parameters: int | None = None
     max_abs_error: float | None = None
     benchmark: Mapping[str, Any] | None = None
-    companions: Sequence[Path] = ()
+    companions: Sequence[Path] | Mapping[str, Path] = ()
     name: str | None = None
 
     @property
@@ -283,7 +284,7 @@ def _add_variant(target: Path, source: VariantSource) -> Variant:
     main = f"{directory}/model{source.source.suffix}"
     try:
         entries = [_add_file(target, main, source.source)]
-        entries += [_add_file(target, f"{directory}/{path.name}", path) for path in source.companions]
+        entries += [_add_file(target, f"{directory}/{name}", path) for name, path in _named(source.companions)]
         return Variant(
             name=source.variant_name,
             format=source.format,
@@ -298,6 +299,10 @@ def _add_variant(target: Path, source: VariantSource) -> Variant:
         )
     except ValidationError as error:
         raise InvalidInput(f"variant {source.variant_name}: {describe(error)}") from None
+
+
+def _named(companions: Sequence[Path] | Mapping[str, Path]) -> Iterable[tuple[str, Path]]:
+    return companions.items() if isinstance(companions, Mapping) else ((path.name, path) for path in companions)
 
 
 def _add_file(target: Path, path: str, source: Path) -> FileEntry:

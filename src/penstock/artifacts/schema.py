@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from penstock.artifacts.refs import shown
-from penstock.errors import InvalidInput, printable
+from penstock.errors import InvalidInput, in_json_words, printable
 
 _VERSION = re.compile(r"(0|[1-9][0-9]{0,5})\.(0|[1-9][0-9]{0,5})", re.ASCII)
 _LARGEST = 999_999
@@ -131,6 +131,8 @@ def describe(error: ValidationError) -> str:
     first = faults[0]
     where = printable(".".join(map(str, first["loc"]))) or "the manifest"
     what = first["msg"].removeprefix("Value error, ").removeprefix(f"{where}: ")
+    if not first["msg"].startswith("Value error"):
+        what = in_json_words(what)
     if first["type"] == _UNKNOWN:
         what = "there is no such field"
     return f"{where}: {what}" + (f" (and {len(faults) - 1} more)" if len(faults) > 1 else "")

@@ -39,6 +39,9 @@ PinOption = Annotated[
         help="Trust the source of the model: code (programs) or native (machine code); its digest is pinned to that.",
     ),
 ]
+ProveOption = Annotated[
+    bool, typer.Option(help="Load the model and run its golden samples first; refuse it if that fails.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 RefArgument = Annotated[str, typer.Argument(metavar="REF", help="name, name:version or name@alias.")]
 

@@ -53,6 +53,10 @@ def serve(
     max_wait_ms: Annotated[
         float | None, typer.Option(min=0, help="Maximum time an idle model waits to fill a batch.", show_default="0")
     ] = None,
+    strict: Annotated[
+        bool | None,
+        typer.Option("--strict/--no-strict", help="Refuse to start if any model cannot be served.", show_default="no"),
+    ] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.", show_default="info")] = None,
     log_format: Annotated[str | None, typer.Option(help="json or console.", show_default="json")] = None,
     access_log: Annotated[

@@ -75,7 +75,7 @@ class Reconciler:
         With any of them named, only those and what operators loaded are served. A named model that is not in the
         registry but ships in an installed package is published first. Of a whole registry, as many as `max_models` are
         loaded now and the others at their first request. `strict` raises the first error; otherwise `failed` names it
-        and the others are served. What an operator unloaded stays unloaded, also when it is named.
+        and the others are served, but an invalid reference is raised all the same. What an operator unloaded stays unloaded, also when it is named.
         """
         named = tuple(dict.fromkeys([*([self.default_ref] if self.default_ref else []), *refs]))
         self._plan = replace(self._plan, arguments=named)
@@ -88,7 +88,7 @@ class Reconciler:
         self.default_ref = plan.default(None, answering=False)
         first = {*plan.arguments, *plan.names}
         for ref in plan.wanted:
-            await self._bring_up(ref, strict=strict and ref in first)
+            await self._bring_up(ref, fatal=() if ref not in first else PenstockError if strict else InvalidInput)
         self.followed = Revisions(plan.stored.revision, plan.local.revision)
 
     def _publish_bundled(self, refs: Sequence[str]) -> None:
@@ -96,16 +96,16 @@ class Reconciler:
             if not is_model_file(ref):
                 self._registry.ensure(ref)
 
-    async def _bring_up(self, ref: str, *, strict: bool = False) -> None:
-        """Load a model that should be served, or note why it is not."""
+    async def _bring_up(self, ref: str, *, fatal: type[PenstockError] | tuple[()] = ()) -> None:
+        """Load a model that should be served, or note why it is not. Raises what is `fatal`."""
         before = self.routes.get(ref)
         try:
             await self.model(ref)
         except ModelUnloaded:  # such as the version that its name means
             self._attempts.forget(ref)
+        except fatal:
+            raise
         except PenstockError as error:
-            if strict:
-                raise
             self._note(ref, before, error)
         self._pin()
 
@@ -309,7 +309,7 @@ class Reconciler:
 
     def reasons(self) -> list[str]:
         """Why this process is not ready. An unload by an operator is a reason only if no other model is left."""
-        reasons = [f"{ref}: {problem}" for ref, problem in self.failed.items()]
+        reasons = [why if why.startswith(f"{ref}:") else f"{ref}: {why}" for ref, why in self.failed.items()]
         if not self.wanted and self._plan.deployment.unloads:
             unloaded = ", ".join(sorted(self._plan.deployment.unloads))
             reasons.append(

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from penstock.engine.engine import InferenceEngine
-from penstock.errors import ModelNotReady, PenstockError
+from penstock.errors import ModelLoadError, ModelNotReady, PenstockError
 from penstock.gateway.admin_commands import AdminCommands
 from penstock.gateway.worker_group import WorkerGroup
 from penstock.monitor.metrics import Metrics
@@ -49,11 +49,16 @@ class Service:
         self._background: list[asyncio.Task[None]] = []
 
     async def start(self, refs: Sequence[str] = ()) -> None:
-        """Load the models. Raises the PenstockError of a model that was named and cannot be served."""
-        strict = bool(refs) or self.engine.default_ref is not None
+        """Load the models. Raises the PenstockError of the only model that was named, or of all that were.
+
+        Of several, those that can be served are, unless the setting `strict` refuses that.
+        """
+        named = {*refs, *filter(None, [self.engine.default_ref])}
         if self.workers is not None:
             self.engine.deployment.share(self.workers.deployment_store())
-        await self.engine.start(refs, strict=strict)
+        await self.engine.start(refs, strict=self.settings.strict or len(named) == 1)
+        if named and not self.engine.loaded() and self.engine.deployment.failed:
+            raise ModelLoadError("; ".join(self.engine.deployment.reasons()))
         await self._follow_drain()
         await self.models_changed()
         # objects made so far live as long as the process; frozen, they cost no further collections (50 ms each)

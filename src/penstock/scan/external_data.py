@@ -14,6 +14,11 @@ _IN_MEMORY = "_ORT_MEM_ADDR_"
 """The marker that makes runtimes read an offset as an address in their own memory."""
 
 
+def plain_location(location: str) -> str:
+    """A location without the steps that stay where they are, as in `./weights.bin`."""
+    return "/".join(part for part in location.split("/") if part != ".")
+
+
 def external_size(model: Path, location: str) -> int:
     """The size of the file that `model` names; raises Refused unless it is a regular file in the model's directory.
 
@@ -21,12 +26,13 @@ def external_size(model: Path, location: str) -> int:
     """
     if _IN_MEMORY in location:
         raise Refused(f"its external data {quoted(location)} is an address in memory")
+    plain = plain_location(location)
     try:
-        check_path(location)
+        check_path(plain)
     except ValueError:
         raise Refused(f"its external data {quoted(location)} is not a relative path inside its directory") from None
     path = model.parent
-    for part in location.split("/"):
+    for part in plain.split("/"):
         path = path / part
         status = _status(path, location)
         if stat.S_ISLNK(status.st_mode):

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
-from penstock.errors import FieldError, InvalidInput, ModelLoadError, printable
+from penstock.errors import FieldError, InvalidInput, ModelLoadError, in_json_words, printable
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -66,9 +67,12 @@ def parse_config(model: type[Model], kind: str, config: Mapping[str, Any]) -> Mo
 def _field_errors(error: ValidationError, whole: str) -> tuple[FieldError, ...]:
     """The first errors, in Pydantic's order and wording; `whole` is the name for an error of no single field."""
     faults = error.errors(include_url=False, include_context=False, include_input=False)[:MAX_ERRORS]
-    return tuple(
-        FieldError(field_path(fault["loc"]) or whole, fault["msg"].removeprefix("Value error, ")) for fault in faults
-    )
+    return tuple(FieldError(field_path(fault["loc"]) or whole, _message(fault)) for fault in faults)
+
+
+def _message(fault: ErrorDetails) -> str:
+    own, message = "Value error, ", fault["msg"]
+    return message.removeprefix(own) if message.startswith(own) else in_json_words(message)
 
 
 def _sentence(errors: tuple[FieldError, ...], count: int) -> str:

@@ -183,20 +183,20 @@ def test_of_a_whole_registry_an_unloaded_model_is_not_loaded_by_the_next_request
     http = whole.http
     order(http, "unload", "vec")
     problem(predict(http), 404, "was unloaded")
-    problem(predict(http, "vec@champion"), 404, "was unloaded")
+    problem(predict(http, "vec@stable"), 404, "was unloaded")
     with Registry(whole.settings.registry, whole.settings.database_url) as registry:
         registry.set_alias("vec", "other", "v2.0")
     whole.call(whole.service.reconcile)
     assert http.get("/health/ready").json()["reasons"] == []
     assert "vec" not in http.get("/admin").json()["wanted"]
-    order(http, "load", "vec@champion")
-    assert predict(http, "vec@champion").json()["model_version"] == "v1.0"
+    order(http, "load", "vec@stable")
+    assert predict(http, "vec@stable").json()["model_version"] == "v1.0"
 
 
 def test_one_version_can_be_unloaded_while_the_other_is_served(whole: Live) -> None:
-    assert predict(whole.http, "vec@champion").status_code == 200
+    assert predict(whole.http, "vec@stable").status_code == 200
     assert order(whole.http, "unload", "vec:v1.0").json()["unloaded"] == ["vec:v1.0"]
-    problem(predict(whole.http, "vec@champion"), 404, "vec:v1.0 was unloaded")
+    problem(predict(whole.http, "vec@stable"), 404, "vec:v1.0 was unloaded")
     assert predict(whole.http, "vec:v2.0").status_code == 200
 
 
@@ -253,12 +253,12 @@ def test_a_bare_file_comes_back_under_its_name(serve: Serve, registry_path: Path
 
 def test_an_alias_is_moved_in_the_registry_and_followed_at_once(keyed: Live) -> None:
     http = keyed.http
-    assert predict(http, "vec@champion").json()["model_version"] == "v1.0"
-    reply = http.put("/admin/models/vec/aliases/champion", json={"version": "v2.0"})
-    assert reply.json() == {"name": "vec", "alias": "champion", "version": "v2.0", "problem": None}
-    assert predict(http, "vec@champion").json()["model_version"] == "v2.0"
+    assert predict(http, "vec@stable").json()["model_version"] == "v1.0"
+    reply = http.put("/admin/models/vec/aliases/stable", json={"version": "v2.0"})
+    assert reply.json() == {"name": "vec", "alias": "stable", "version": "v2.0", "problem": None}
+    assert predict(http, "vec@stable").json()["model_version"] == "v2.0"
     with Registry(keyed.settings.registry, keyed.settings.database_url) as registry:
-        assert registry.aliases("vec") == {"champion": "v2.0"}
+        assert registry.aliases("vec") == {"stable": "v2.0"}
 
 
 def test_without_a_version_an_alias_means_the_highest_release_and_it_can_be_removed(keyed: Live) -> None:
@@ -268,21 +268,21 @@ def test_without_a_version_an_alias_means_the_highest_release_and_it_can_be_remo
 
 
 def test_an_alias_of_a_missing_version_or_model_is_refused(keyed: Live) -> None:
-    problem(keyed.http.put("/admin/models/vec/aliases/champion", json={"version": "v9"}), 404, "v9", "v1.0")
-    problem(keyed.http.put("/admin/models/nothing/aliases/champion"), 404, "nothing")
+    problem(keyed.http.put("/admin/models/vec/aliases/stable", json={"version": "v9"}), 404, "v9", "v1.0")
+    problem(keyed.http.put("/admin/models/nothing/aliases/stable"), 404, "nothing")
     problem(keyed.http.put("/admin/models/vec/aliases/a%20b", json={"version": "v1.0"}), 422, "alias")
 
 
 def test_an_alias_to_a_broken_version_reports_that_the_old_one_is_still_served(keyed: Live) -> None:
-    assert predict(keyed.http, "vec@champion").status_code == 200
+    assert predict(keyed.http, "vec@stable").status_code == 200
     order(keyed.http, "unload", "vec:v2.0")
     file = next(Path(keyed.settings.registry).glob("vec/v2.0/variants/*/model.onnx"))
     file.write_bytes(b"broken")
     order(keyed.http, "load", "vec:v2.0")
-    reply = keyed.http.put("/admin/models/vec/aliases/champion", json={"version": "v2.0"}).json()
+    reply = keyed.http.put("/admin/models/vec/aliases/stable", json={"version": "v2.0"}).json()
     assert reply["version"] == "v2.0"
     assert reply["problem"]
-    assert predict(keyed.http, "vec@champion").json()["model_version"] == "v1.0"
+    assert predict(keyed.http, "vec@stable").json()["model_version"] == "v1.0"
 
 
 # Drain

@@ -33,7 +33,8 @@ def test_probes_answer(http: httpx.Client, path: str) -> None:
 
 
 def test_a_server_that_is_not_ready_gives_the_reason(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(live.service.engine.deployment.failed, "broken", "its golden samples differ")
+    failed = property(lambda _: {"broken": "its golden samples differ"})
+    monkeypatch.setattr(type(live.service.engine.deployment), "failed", failed)
     for path in ("/health", "/health/ready", "/readyz"):
         reply = live.http.get(path)
         assert reply.status_code == 503
@@ -115,7 +116,7 @@ def test_all_models_are_listed(http: httpx.Client) -> None:
     assert set(models) == {"vec", "pic", "raw", "slow"}
     assert models["vec"]["versions"] == ["v1.0", "v2.0"]
     assert models["vec"]["latest"] == "v2.0"
-    assert models["vec"]["aliases"] == {"champion": "v1.0"}
+    assert models["vec"]["aliases"] == {"stable": "v1.0"}
     assert "v2.0" in models["vec"]["loaded"]
     assert http.get("/models/vec").json() == models["vec"]
 

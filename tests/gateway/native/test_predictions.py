@@ -46,7 +46,7 @@ def picture(left: int = 255, right: int = 0, kind: str = "PNG", size: int = 16) 
     "path", ["/inference/predict", "/predict", "/models/vec:v1.0/predict", "/models/vec/versions/v1.0/predict"]
 )
 def test_a_vector_is_classified(http: httpx.Client, path: str) -> None:
-    path = path.replace("vec:v1.0", "vec@champion")
+    path = path.replace("vec:v1.0", "vec@stable")
     reply = http.post(path, json={"input_data": ROW, "model_version": "v1.0"})
     assert reply.status_code == 200, reply.text
     answer = reply.json()
@@ -66,7 +66,7 @@ def test_several_rows_come_flattened(http: httpx.Client) -> None:
 
 
 def test_the_bare_name_means_the_latest_version_and_an_alias_its_version(http: httpx.Client) -> None:
-    for name, seed, version in (("vec", 1, "v2.0"), ("vec@champion", 0, "v1.0")):
+    for name, seed, version in (("vec", 1, "v2.0"), ("vec@stable", 0, "v1.0")):
         reply = http.post(f"/models/{name}/predict", json={"input_data": ROW})
         check_vector(reply.json(), [ROW], seed)
         assert reply.headers["x-penstock-model"] == f"vec:{version}/onnx-fp32"

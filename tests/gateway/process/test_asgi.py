@@ -38,7 +38,7 @@ def uvicorn(directory: Path, port: int, **environ: str) -> subprocess.Popen[str]
 def test_uvicorn_serves_the_factory_with_settings_from_the_environment(
     tmp_path: Path, registry_path: Path, free_port: int, database: Callable[[Path], str]
 ) -> None:
-    environ = {"PENSTOCK_REGISTRY": str(registry_path), "PENSTOCK_DEFAULT_MODEL": "vec@champion"}
+    environ = {"PENSTOCK_REGISTRY": str(registry_path), "PENSTOCK_DEFAULT_MODEL": "vec@stable"}
     server = uvicorn(tmp_path, free_port, **environ, DATABASE_URL=database(registry_path))
     try:
         reply = _until_it_answers(server, f"http://127.0.0.1:{free_port}/predict")

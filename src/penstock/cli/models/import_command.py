@@ -17,8 +17,16 @@ from penstock.cli.file_options import (
     describe,
     file_options,
 )
-from penstock.cli.models.summary import check_aliases, set_aliases
-from penstock.cli.options import ConfigOption, JsonOption, PinOption, RegistryOption, open_registry, read_settings
+from penstock.cli.models.summary import check_aliases, live, set_aliases
+from penstock.cli.options import (
+    ConfigOption,
+    JsonOption,
+    PinOption,
+    ProveOption,
+    RegistryOption,
+    open_registry,
+    read_settings,
+)
 from penstock.cli.output import print_json, size, working
 
 if TYPE_CHECKING:
@@ -62,6 +70,7 @@ def import_model(
     no_batch: NoBatchOption = None,
     card: _Card = None,
     alias: _Aliases = None,
+    prove: ProveOption = True,
     trust: PinOption = "data",
     as_json: JsonOption = False,
     config: ConfigOption = None,
@@ -87,13 +96,16 @@ def import_model(
     with open_registry(read_settings(config, registry=registry)) as models:
         with working(f"importing {path.name}"):
             artifact = publish_file(
-                models, path, name=name, version=version, card=card, trust=trust, description=description
+                models, path, name=name, version=version, card=card, trust=trust, prove=prove,
+                description=description,
             )  # fmt: skip
-        set_aliases(models, artifact, aliases)
+        set_aliases(models, artifact, aliases, prove=prove)
+        sentence = live(models, artifact)
     if as_json:
         print_json({"ref": artifact.ref, "path": artifact.path, "manifest": artifact.manifest.to_json()})
     else:
         _print(artifact)
+        typer.echo(sentence)
 
 
 def _print(artifact: Artifact) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 import tempfile
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -20,7 +19,10 @@ from penstock.engine.loading.load_overrides import described_file
 from penstock.errors import InvalidInput, UnsupportedFormat
 from penstock.file_description import FileDescription, read_text
 from penstock.formats import FORMATS, format_of_kind
+from penstock.imports import import_attribute
 from penstock.registry.registry import Registry
+from penstock.scan.external_data import plain_location
+from penstock.scan.memory_map import mapped
 from penstock.scan.scanner import scan_file
 from penstock.tasks.catalog import load_task, task_for_bare
 from penstock.tensors import Signature
@@ -44,9 +46,12 @@ def publish_file(
     version: str | None = None,
     card: Path | None = None,
     trust: str = "data",
+    prove: bool = True,
     description: FileDescription | None = None,
 ) -> Artifact:
     """Publish a bare model file under `name` (by default the file's name) and `version` (v1.0).
+
+    Unless `prove` is false, the artifact is loaded as by a server first.
 
     Raises UnsupportedFormat, Untrusted, ModelLoadError, InvalidInput or ConfigError; nothing is published then.
     """
@@ -60,13 +65,13 @@ def publish_file(
             version=version,
             task=model.task,
             signature=model.signature,
-            variants=[replace(model.variant, companions=_companions(path, model.variant.format, Path(scratch)))],
+            variants=[replace(model.variant, companions=_companions(path, model.variant.format))],
             golden=model.golden,
             card=text,
             lineage=_lineage(path, model.golden_origin),
             created_at=_modified_at(path),
         )
-        return models.publish(artifact.path, trust)
+        return models.publish(artifact.path, trust, prove=prove)
 
 
 def _inspect(path: Path, trust: str, about: FileDescription) -> InspectedModel:
@@ -125,14 +130,16 @@ def _name_of(architecture: str | type | None) -> str | None:
     return f"{architecture.__module__}:{architecture.__qualname__}" if isinstance(architecture, type) else architecture
 
 
-def _companions(path: Path, format: str, scratch: Path) -> list[Path]:
-    """The weight files of a model, under the names that the model in the artifact refers to."""
+def _companions(path: Path, format: str) -> dict[str, Path]:
+    """The weight files of a model, by the names that the model in the artifact refers to."""
     row = FORMATS[format]
     if row.weights_suffix:  # named like the model, which the artifact names `model`
-        weights = scratch / f"model{row.weights_suffix}"
-        shutil.copyfile(path.with_suffix(row.weights_suffix), weights)
-        return [weights]
-    return [file for file in (path.with_name(path.name + suffix) for suffix in row.external_data) if file.is_file()]
+        return {f"model{row.weights_suffix}": path.with_suffix(row.weights_suffix)}
+    if not row.external_files:
+        return {}
+    with mapped(path) as data:
+        locations = {plain_location(name) for name in import_attribute(row.external_files)(data)}
+    return {name: path.parent / name for name in sorted(locations)}
 
 
 def _lineage(path: Path, golden_origin: str) -> dict[str, Any]:

@@ -18,7 +18,15 @@ from penstock.cli.file_options import (
     file_options,
 )
 from penstock.cli.models.summary import check_aliases, live, set_aliases, summarize
-from penstock.cli.options import ConfigOption, JsonOption, PinOption, RegistryOption, open_registry, read_settings
+from penstock.cli.options import (
+    ConfigOption,
+    JsonOption,
+    PinOption,
+    ProveOption,
+    RegistryOption,
+    open_registry,
+    read_settings,
+)
 from penstock.cli.output import print_json, size, working
 
 if TYPE_CHECKING:
@@ -31,9 +39,6 @@ _Name = Annotated[str | None, typer.Option(help="For a file: the model's name.",
 _Version = Annotated[str | None, typer.Option(help="For a file: the version.", show_default="v1.0")]
 _Card = Annotated[Path | None, typer.Option(help="For a file: its model card, Markdown.", show_default="a minimal one")]
 _Aliases = Annotated[list[str] | None, typer.Option(help="Point this alias at the version; repeatable.")]
-_Prove = Annotated[
-    bool, typer.Option(help="Load the model and run its golden samples first; refuse it if that fails.")
-]
 
 
 def publish(
@@ -49,7 +54,7 @@ def publish(
     no_batch: NoBatchOption = None,
     card: _Card = None,
     alias: _Aliases = None,
-    prove: _Prove = True,
+    prove: ProveOption = True,
     trust: PinOption = "data",
     as_json: JsonOption = False,
     config: ConfigOption = None,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -32,13 +34,30 @@ log = logging.getLogger(__name__)
 def load_artifact(artifact: Artifact, options: EngineOptions, selection: VariantSelection | None = None) -> LoadedModel:
     """Bring up the variant that is the fastest on this machine and passes its golden samples.
 
-    Raises IntegrityError at once for an altered file, else the ModelLoadError of the first variant that failed.
+    Raises IntegrityError at once for an altered file, else the ModelLoadError of the first variant that failed; each
+    begins with `name:version`.
     """
+    with naming(artifact.ref):
+        return _load_artifact(artifact, options, selection or VariantSelection(effort=options.choosing))
+
+
+@contextmanager
+def naming(ref: str) -> Iterator[None]:
+    """Let every ModelLoadError begin with the model that could not be loaded."""
+    try:
+        yield
+    except ModelLoadError as error:
+        if str(error).startswith(ref):
+            raise
+        raise type(error)(f"{ref}: {error}") from error
+
+
+def _load_artifact(artifact: Artifact, options: EngineOptions, selection: VariantSelection) -> LoadedModel:
     manifest = artifact.manifest
     signature = public_signature(manifest.signature, manifest.padding)
     task, *more_tasks = [load_task(entry.kind, entry.config, signature) for entry in manifest.tasks()]
     limits = batch_limits(options, artifact.name, manifest)
-    selected = select_variant(artifact, options, limits, selection or VariantSelection(effort=options.choosing))
+    selected = select_variant(artifact, options, limits, selection)
     variant, ready = selected.variant, selected.ready
     for each in (task, *more_tasks):  # the manifest's, with the names of axes that the file records
         each.signature = ready.backend.signature

@@ -15,7 +15,7 @@ from penstock.artifacts.refs import FILE_VERSION, name_of
 from penstock.backends.verification import warm_up
 from penstock.engine.config import check_at_least
 from penstock.engine.loading.fork_safety import call_after_fork
-from penstock.engine.loading.load import batch_limits, load_artifact, load_file
+from penstock.engine.loading.load import batch_limits, load_artifact, load_file, naming
 from penstock.engine.loading.load_backoff import LoadBackoff
 from penstock.engine.loading.load_overrides import LoadKeywords, LoadOverrides
 from penstock.engine.loading.loaded_model import LoadedModel, ModelInfo
@@ -112,7 +112,8 @@ class ModelManager:
         if path is not None:
             model = load_file(path, options, overrides.description.over(options.file_description))
         else:
-            model = self._load_artifact(self.registry.get(key), options, overrides)
+            with naming(key):
+                model = self._load_artifact(self.registry.get(key), options, overrides)
         try:
             if self._attach:
                 model.attach(self.registry)
