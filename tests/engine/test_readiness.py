@@ -188,7 +188,7 @@ class Following(RuleBasedStateMachine):
             assert ours.wanted == theirs.wanted
             behind = ours.outdated.keys() & set(ours.wanted)  # an older version goes on answering
             assert ours.failed.keys() | behind == theirs.failed.keys()
-            assert self.engine.ready()[0] == (fresh.ready()[0] or not ours.failed and bool(behind))
+            assert self.engine.ready()[0] == (fresh.ready()[0] or (not ours.failed and bool(behind)))
             for ref in set(ours.wanted) - behind:
                 assert await self._answers(self.engine, ref) == await self._answers(fresh, ref)
         finally:

@@ -34,7 +34,9 @@ def golden() -> Golden:
 def _model(content: bytes) -> bytes:
     """The first two columns of `x`, with text that makes models differ."""
     ports = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [None, n]) for name, n in (("x", 4), ("y", 2))]
-    cut = [helper.make_tensor(name, onnx.TensorProto.INT64, [1], [n]) for name, n in (("from", 0), ("to", 2), ("axis", 1))]
+    cut = [
+        helper.make_tensor(name, onnx.TensorProto.INT64, [1], [n]) for name, n in (("from", 0), ("to", 2), ("axis", 1))
+    ]
     graph = helper.make_graph(
         [helper.make_node("Slice", ["x", "from", "to", "axis"], ["y"])], "g", ports[:1], ports[1:], cut
     )

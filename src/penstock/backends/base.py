@@ -44,6 +44,8 @@ class Backend(ABC):
     """The number of trained parameters, None when the format does not record it."""
     num_bytes: int | None = None
     """Memory of the weights, None when unknown."""
+    lowered_to: str | None = None
+    """The precision that it was switched to at load, such as fp16; None: that of its file."""
     own_threads: bool = False
     """True when `BackendOptions.threads` applies to this model alone and not to the whole process."""
     warnings: tuple[str, ...] = ()

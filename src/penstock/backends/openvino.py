@@ -76,7 +76,9 @@ class OpenVinoBackend(Backend):
             compiled = runtime().compile_model(model, "CPU", _properties(options, precision, file.path))
         except Exception as error:
             raise ModelLoadError(f"{file.path}: OpenVINO could not compile the model: {_detail(error)}") from None
-        return cls(model, compiled, _signature(file, model), (*_device_warnings(options), *warnings))
+        backend = cls(model, compiled, _signature(file, model), (*_device_warnings(options), *warnings))
+        backend.lowered_to = "bf16" if precision == "bf16" else None
+        return backend
 
     def run(self, inputs: Arrays) -> Arrays:
         """Outputs by name, for one batch that the signature has validated."""

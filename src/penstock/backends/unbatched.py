@@ -18,7 +18,7 @@ class RowByRow(Backend):
         self.inner = inner
         self.format, self.device, self.signature = inner.format, inner.device, inner.signature.with_rows()
         self.num_parameters, self.num_bytes = inner.num_parameters, inner.num_bytes
-        self.own_threads, self.warnings = inner.own_threads, inner.warnings
+        self.own_threads, self.warnings, self.lowered_to = inner.own_threads, inner.warnings, inner.lowered_to
 
     @classmethod
     def open(cls, file: ModelFile, options: BackendOptions) -> Backend:  # noqa: ARG003

@@ -6,6 +6,7 @@ import os
 import platform
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -14,10 +15,11 @@ import typer
 import penstock
 from penstock.cli.options import ConfigOption, DeviceOption, JsonOption, RegistryOption, open_registry, read_settings
 from penstock.cli.output import print_json, print_table, size
-from penstock.errors import ConfigError, PenstockError
+from penstock.errors import ConfigError, ModelNotFound, PenstockError
 from penstock.formats import runtime_packages
 
 if TYPE_CHECKING:
+    from penstock.registry.registry import Registry
     from penstock.settings import Settings
 
 PACKAGES = ("numpy", *runtime_packages(), "granian", "fastapi", "pydantic", "sqlalchemy", "pillow", "pysimdjson")
@@ -60,7 +62,7 @@ def examine(overrides: dict[str, object], config: Path | None = None) -> Iterato
         yield Finding("settings", "refused", str(error))
         return
     yield Finding("settings", "valid")
-    checks: tuple[Callable[[Settings], Finding], ...] = (_device, _registry, _database, _model_path, _port)
+    checks: tuple[Callable[[Settings], Finding], ...] = (_device, _registry, _database, _models, _model_path, _port)
     for check in checks:
         yield check(settings)
 
@@ -143,6 +145,37 @@ def _database(settings: Settings) -> Finding:
     except PenstockError as error:
         return Finding("database", shown, str(error))
     return Finding("database", f"{shown}: {count} published versions", "; ".join(broken) or None)
+
+
+def _models(settings: Settings) -> Finding:
+    """Whether the versions that names and aliases mean load as by a server."""
+    from penstock.engine.loading.manager import ModelManager
+
+    broken: list[str] = []
+    try:
+        with open_registry(settings) as registry:
+            manager, refs = ModelManager(registry, settings), _chosen(registry)
+            for ref in refs:
+                try:
+                    manager.check(ref)
+                except PenstockError as error:
+                    broken.append(str(error))
+    except PenstockError as error:
+        return Finding("models", "unknown", str(error))
+    return Finding(
+        "models", f"{len(refs) - len(broken)} of {len(refs)} chosen versions load", "; ".join(broken) or None
+    )
+
+
+def _chosen(registry: Registry) -> list[str]:
+    """The versions that a bare name or an alias means."""
+    chosen: dict[str, None] = {}
+    for name in registry.list():
+        versions = [*registry.aliases(name).values()]
+        with suppress(ModelNotFound):  # its champion is gone, which the aliases show
+            versions.insert(0, registry.resolve(name)[1])
+        chosen |= dict.fromkeys(f"{name}:{version}" for version in versions)
+    return list(chosen)
 
 
 def _model_path(settings: Settings) -> Finding:

@@ -38,7 +38,7 @@ def _resolved(source: Path) -> Path:
 
 
 def prove_copy(artifact: Artifact, trust: Trust, copy: Path) -> None:
-    """Load a copy of an artifact's files as a server does. Raises ModelLoadError, which names the files of the source."""
+    """Load a copy of an artifact's files as a server does. Raises ModelLoadError naming the files of the source."""
     try:
         import_attribute(PROOF)(replace(artifact, path=copy), trust)
     except ModelLoadError as error:

@@ -19,7 +19,15 @@ from penstock.errors import ConfigError, IntegrityError, InvalidInput, ModelNotF
 from penstock.formats import Trust
 from penstock.registry.deployment import Change, Deployment
 from penstock.registry.layout import Layout
-from penstock.registry.publishing import DATABASE, copy_verified, open_source, prove_alias, prove_copy, require_trusted, shipped
+from penstock.registry.publishing import (
+    DATABASE,
+    copy_verified,
+    open_source,
+    prove_alias,
+    prove_copy,
+    require_trusted,
+    shipped,
+)
 from penstock.registry.staging import Staging
 from penstock.scan.trust import at_least, check_trust, strongest
 

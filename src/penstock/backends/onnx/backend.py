@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from penstock.backends.base import Backend, BackendOptions, ModelFile, empty_outputs, no_rows, require_file
 from penstock.backends.devices import Device
 from penstock.backends.onnx.errors import run_error
-from penstock.backends.onnx.session import Opened, open_session
+from penstock.backends.onnx.session import TENSORRT, Opened, open_session
 from penstock.backends.onnx.weights import weigh
 from penstock.datatypes import BF16, DATATYPES, as_text, datatype_of_onnx
 from penstock.errors import InferenceError, InvalidInput, ModelLoadError, UnsupportedFormat
@@ -52,7 +52,10 @@ class OnnxBackend(Backend):
         for spec in (*signature.inputs, *signature.outputs):
             if spec.dtype == BF16:
                 raise UnsupportedFormat(f"{file.path}: {spec.name} is BF16, which ONNX Runtime cannot pass to numpy")
-        return cls(file.path, opened, signature)
+        backend = cls(file.path, opened, signature)
+        if options.precision == "fp16" and TENSORRT in opened.session.get_providers():
+            backend.lowered_to = "fp16"
+        return backend
 
     def run(self, inputs: Arrays) -> Arrays:
         """Outputs by name, for one batch that the signature has validated."""

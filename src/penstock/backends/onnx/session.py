@@ -19,7 +19,7 @@ from penstock.errors import ModelLoadError
 if TYPE_CHECKING:
     import onnxruntime
 
-_TENSORRT, _CUDA, _COREML, _CPU = (f"{name}ExecutionProvider" for name in ("Tensorrt", "CUDA", "CoreML", "CPU"))
+TENSORRT, _CUDA, _COREML, _CPU = (f"{name}ExecutionProvider" for name in ("Tensorrt", "CUDA", "CoreML", "CPU"))
 _PROVIDERS = {"cuda": _CUDA, "mps": _COREML}
 _CUDA_OPTIONS = {
     "arena_extend_strategy": "kSameAsRequested",
@@ -53,7 +53,7 @@ class _Choice(NamedTuple):
         return str(name if isinstance(name, str) else name[0])
 
     def __str__(self) -> str:
-        return f"TensorRT on {self.device}" if self.first == _TENSORRT else str(self.device)
+        return f"TensorRT on {self.device}" if self.first == TENSORRT else str(self.device)
 
 
 def open_session(path: Path, options: BackendOptions) -> Opened:
@@ -77,7 +77,7 @@ def open_session(path: Path, options: BackendOptions) -> Opened:
                 return Opened(session, Placement(choice.device, tuple(warnings)), shared)
             # ONNX Runtime only prints this, and continues with the other providers
             why = f"ONNX Runtime could not start its {choice.first.removesuffix('ExecutionProvider')} provider"
-        next_best = choice.device if choice.first == _TENSORRT else "the CPU"
+        next_best = choice.device if choice.first == TENSORRT else "the CPU"
         warnings.append(f"{choice} could not be used, the model runs on {next_best}: {why}")
     raise AssertionError("the CPU is always a choice")
 
@@ -85,8 +85,8 @@ def open_session(path: Path, options: BackendOptions) -> Opened:
 def _choices(device: Device, options: BackendOptions, available: list[str]) -> Iterator[_Choice]:
     if device.kind == "cuda":
         cuda = (_CUDA, {"device_id": str(device.number), **_CUDA_OPTIONS})
-        if _TENSORRT in available and options.cache_dir is not None:  # building an engine takes minutes
-            yield _Choice(device, [(_TENSORRT, _tensorrt_options(device, options, options.cache_dir)), cuda, _CPU])
+        if TENSORRT in available and options.cache_dir is not None:  # building an engine takes minutes
+            yield _Choice(device, [(TENSORRT, _tensorrt_options(device, options, options.cache_dir)), cuda, _CPU])
         yield _Choice(device, [cuda, _CPU])
     if device.kind == "mps":
         yield _Choice(device, [_COREML, _CPU])
@@ -116,7 +116,7 @@ def _wanted(options: BackendOptions, available: list[str]) -> tuple[Device, list
             f"{device} was requested, but this ONNX Runtime has no provider for it; the model runs on the CPU"
         )
         device = CPU
-    by_tensorrt = options.precision == "fp16" and device.kind == "cuda" and _TENSORRT in available
+    by_tensorrt = options.precision == "fp16" and device.kind == "cuda" and TENSORRT in available
     if options.precision != "fp32" and not (by_tensorrt and options.cache_dir is not None):
         warnings.append(f"{options.precision} was requested, but an ONNX model keeps the precision of its export")
     return device, warnings

@@ -135,7 +135,7 @@ class TorchBackend(Backend):
         objection = self._objection(exact, lowered, half)
         if objection is None:
             self._use(lowered, half)
-            self.num_bytes = module_bytes(lowered)
+            self.num_bytes, self.lowered_to = module_bytes(lowered), precision
         else:
             self._use(exact, None)
             self.warnings += (f"{precision} was requested, but {objection}; the model runs in fp32",)

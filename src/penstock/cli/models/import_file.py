@@ -14,7 +14,7 @@ from penstock.artifacts.card import render_card
 from penstock.artifacts.refs import FILE_VERSION
 from penstock.backends.base import BackendOptions, require_file
 from penstock.backends.catalog import format_of, open_backend
-from penstock.cli.models.random_samples import self_reference
+from penstock.cli.models.random_samples import observed_signature, self_reference
 from penstock.engine.loading.load_overrides import described_file
 from penstock.errors import InvalidInput, UnsupportedFormat
 from penstock.file_description import FileDescription, read_text
@@ -80,9 +80,10 @@ def _inspect(path: Path, trust: str, about: FileDescription) -> InspectedModel:
     file = described_file(path, format, about, trust)
     backend = open_backend(format, file, BackendOptions(device="cpu", trust=trust))
     try:
-        entry = TaskEntry(kind=about.task or task_for_bare(backend.signature), config=about.task_config)
-        load_task(entry.kind, entry.config, backend.signature)
         golden, origin = self_reference(backend)
+        signature = observed_signature(backend, golden)
+        entry = TaskEntry(kind=about.task or task_for_bare(signature), config=about.task_config)
+        load_task(entry.kind, entry.config, signature)
     finally:
         backend.close()
     variant = VariantSource(
@@ -94,7 +95,7 @@ def _inspect(path: Path, trust: str, about: FileDescription) -> InspectedModel:
         num_parameters=backend.num_parameters,
         max_abs_error=None if golden is None else 0.0,
     )
-    return InspectedModel(backend.signature, entry, variant, golden, origin)
+    return InspectedModel(signature, entry, variant, golden, origin)
 
 
 def _format(path: Path, about: FileDescription) -> str:

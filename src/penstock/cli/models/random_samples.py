@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import replace
 
 import numpy as np
 
 from penstock.artifacts.golden import Golden
 from penstock.backends.base import Backend
-from penstock.backends.verification import FREE_LENGTHS, SEED, random_array
+from penstock.backends.verification import FREE_LENGTHS, SEED, random_array, trial_batches
 from penstock.errors import InferenceError
-from penstock.tensors import Array, Arrays
+from penstock.tensors import Array, Arrays, Signature, TensorSpec
 
 ROWS = 8
 
@@ -33,6 +35,24 @@ def self_reference(backend: Backend) -> tuple[Golden | None, str]:
             origin = f"self-reference: the file's own answers to {rows} random inputs, seed {SEED}"
             return Golden(inputs, outputs), origin
     return None, "none: the model gave no finite answers to random inputs"
+
+
+def observed_signature(backend: Backend, golden: Golden | None) -> Signature:
+    """The signature, without the lengths of outputs that a run does not keep: what an exporter notes is no promise."""
+    signature = backend.signature
+    runs = [] if golden is None else [golden.outputs]
+    if all(spec.dtype != "BYTES" for spec in signature.inputs):
+        for batch in trial_batches(signature.inputs, FREE_LENGTHS[0]):
+            with suppress(InferenceError):
+                runs.append(backend.run(batch))
+    return replace(signature, outputs=tuple(_as_observed(spec, runs) for spec in signature.outputs))
+
+
+def _as_observed(spec: TensorSpec, runs: Sequence[Arrays]) -> TensorSpec:
+    shapes = [run[spec.name].shape for run in runs if spec.name in run and run[spec.name].ndim == len(spec.shape)]
+    kept = [all(shape[axis] == length for shape in shapes) for axis, length in enumerate(spec.shape)]
+    lengths = (n if same or not axis else -1 for axis, (n, same) in enumerate(zip(spec.shape, kept, strict=True)))
+    return replace(spec, shape=tuple(lengths))
 
 
 def _inputs(backend: Backend, length: int) -> Iterator[tuple[str, Array]]:

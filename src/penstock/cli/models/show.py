@@ -2,23 +2,41 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
 from penstock.cli.models.summary import summarize
 from penstock.cli.options import ConfigOption, JsonOption, RefArgument, RegistryOption, open_registry, read_settings
 from penstock.cli.output import print_json, print_table, size, working
+from penstock.errors import ModelLoadError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from penstock.artifacts.artifact import Artifact
+    from penstock.engine.loading.loaded_model import ModelInfo
     from penstock.engine.loading.selection_cache import SelectionResult
     from penstock.registry.registry import Registry
     from penstock.settings import Settings
 
 _Try = Annotated[bool, typer.Option("--try", help="Measure every variant now and remember the fastest.")]
+
+
+class Check(NamedTuple):
+    """Whether a server with these settings could load a version on this machine: as what, or why not."""
+
+    info: ModelInfo | None
+    problem: str | None
+
+    def to_json(self) -> dict[str, Any]:
+        """`servable`, and either the facts about the loaded model or the problem."""
+        return {
+            "servable": self.problem is None,
+            "problem": self.problem,
+            "served_as": None if self.info is None else asdict(self.info),
+        }
 
 
 def show(
@@ -28,29 +46,44 @@ def show(
     config: ConfigOption = None,
     registry: RegistryOption = None,
 ) -> None:
-    """Show the manifest of a version, and for each variant whether this machine selects it and why."""
+    """Show the manifest of a version, and what loading it on this machine gives.
+
+    It is loaded as by a server: its files are hashed and its golden samples run. If that fails, the exit code is 1.
+    """
     settings = read_settings(config, registry=registry)
     with open_registry(settings) as models:
         artifact = models.get(ref)
         summary = summarize(models, artifact)
-        results = _selection_results(models, settings, artifact, measure=measure)
+        with working(f"loading {artifact.ref}"):
+            results, check = _loaded(models, settings, artifact, measure=measure)
     if as_json:
-        print_json(_document(artifact, summary, results))
+        print_json({**_document(artifact, summary, results), **check.to_json()})
     else:
-        _print(artifact, summary["aliases"], results)
+        _print(artifact, summary["aliases"], results, check)
+    raise typer.Exit(0 if check.problem is None else 1)
 
 
-def _selection_results(
+def _loaded(
     models: Registry, settings: Settings, artifact: Artifact, *, measure: bool
-) -> tuple[SelectionResult, ...]:
-    """For each variant whether a server with these settings selects it on this machine."""
+) -> tuple[tuple[SelectionResult, ...], Check]:
+    """For each variant whether a server with these settings selects it on this machine; and what a load gives."""
     from penstock.engine.loading.manager import ModelManager
 
     manager = ModelManager(models, settings)
-    if not measure:
-        return manager.selection_results(artifact.ref)
-    with working(f"measuring {artifact.ref}"):
-        return manager.selection_results(artifact.ref, measure=True)
+    results: tuple[SelectionResult, ...] = ()
+    try:
+        results = manager.selection_results(artifact.ref, measure=measure)
+        info = manager.check(artifact.ref)
+    except ModelLoadError as error:
+        return tuple(result._replace(taken=False, reason=_why(result, error)) for result in results), Check(
+            None, str(error)
+        )
+    agree = any(result.taken and result.variant == info.variant for result in results)
+    return results if agree else info.choice, Check(info, None)
+
+
+def _why(result: SelectionResult, error: ModelLoadError) -> str:
+    return str(error) if result.taken else result.reason
 
 
 def _document(artifact: Artifact, summary: dict[str, Any], results: tuple[SelectionResult, ...]) -> dict[str, Any]:
@@ -65,13 +98,26 @@ def _document(artifact: Artifact, summary: dict[str, Any], results: tuple[Select
     }
 
 
-def _print(artifact: Artifact, aliases: list[str], results: tuple[SelectionResult, ...]) -> None:
-    print_table(("fact", "value"), _facts(artifact, aliases))
+def _print(artifact: Artifact, aliases: list[str], results: tuple[SelectionResult, ...], check: Check) -> None:
+    print_table(("fact", "value"), (*_facts(artifact, aliases), *_served(check)))
     print_table(("tensor", "name", "dtype", "shape"), _tensors(artifact))
     print_table(("variant", "format", "parameters", "file", "size", "max error", "sha256"), _variants(artifact))
     print_table(("variant", "selected", "reason"), ((v.variant, "yes" if v.taken else "no", v.reason) for v in results))
     if artifact.manifest.schema_warning:
         typer.echo(f"warning: {artifact.manifest.schema_warning}")
+    if check.problem is not None:
+        typer.echo(f"{artifact.ref} cannot be served here: {check.problem}")
+
+
+def _served(check: Check) -> Iterator[tuple[str, object]]:
+    """What a load found, where it is not what the manifest says."""
+    info = check.info
+    if info is None:
+        yield "served here", "no"
+        return
+    yield "served here", f"as {', '.join(info.tasks)}; {info.variant} in {info.precision} on {info.device}"
+    for warning in info.warnings:
+        yield "warning", warning
 
 
 def _facts(artifact: Artifact, aliases: list[str]) -> Iterator[tuple[str, object]]:

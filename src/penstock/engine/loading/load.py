@@ -67,7 +67,7 @@ def _load_artifact(artifact: Artifact, options: EngineOptions, selection: Varian
         name=artifact.name,
         version=artifact.version,
         variant=variant.name,
-        precision=variant.precision,
+        precision=ready.backend.lowered_to or variant.precision,
         num_parameters=variant.num_parameters,
         size_bytes=variant.size_bytes,
         sha256=variant.main.sha256,
@@ -111,13 +111,14 @@ def load_file(path: Path, options: EngineOptions, description: FileDescription |
     except BaseException:
         ready.backend.close()
         raise
+    precision = ready.backend.lowered_to or "fp32"  # what was asked for is not what it runs in
     info = _info(
         ready,
         task,
         name=path.stem,
         version=FILE_VERSION,
-        variant=default_variant_name(format, options.precision),
-        precision=options.precision,
+        variant=default_variant_name(format, precision),
+        precision=precision,
         num_parameters=None,
         size_bytes=path.stat().st_size,
         sha256=digest,

@@ -58,6 +58,29 @@ class LoadOverrides:
         """True for a plain `load_model(ref)`."""
         return not (self.options or self.variant or self.description.stated)
 
+    def on(self, options: BackendOptions, variant: str) -> Self:
+        """What a model was loaded with: all its options, and the variant that was selected."""
+        return replace(
+            self, options={name: getattr(options, name) for name in BackendOptions.model_fields}, variant=variant
+        )
+
+    def met_by(self, loaded: LoadOverrides, device: str, options: BackendOptions) -> bool:
+        """True if a model that was loaded with other overrides, and runs on `device`, is what these ask for.
+
+        `options` are all options, with these in their places.
+
+        An example only shows a way to run the model, so a model that was loaded with another one is the same.
+        """
+        asked = {name: getattr(options, name) for name in self.options}
+        if asked.get("device") == device:
+            del asked["device"]
+        stated = [name for name in self.description.stated if name != "example"]
+        return (
+            all(loaded.options.get(name) == value for name, value in asked.items())
+            and self.variant in (None, loaded.variant)
+            and all(getattr(self.description, name) == getattr(loaded.description, name) for name in stated)
+        )
+
     def check(self, key: str, path: Path | None) -> None:
         """Raises InvalidInput for an override that does not fit a registry reference or a file."""
         stated = [{"example": "example_input"}.get(name, name) for name in self.description.stated]

@@ -13,6 +13,7 @@ from typing import Any
 from penstock.artifacts.artifact import Artifact
 from penstock.backends.base import Backend
 from penstock.engine.batching.padding import ArrayBatcher
+from penstock.engine.loading.load_overrides import LoadOverrides
 from penstock.engine.loading.selection_cache import SelectionResult
 from penstock.engine.tasks.ranges import RangePolicies
 from penstock.engine.tasks.task_runner import TaskRunner
@@ -81,6 +82,7 @@ class LoadedModel:
         "info",
         "key",
         "leases",
+        "loaded_with",
         "name",
         "path",
         "retired",
@@ -112,6 +114,8 @@ class LoadedModel:
         self.artifact = artifact
         self.path = path
         self.leases = 0
+        self.loaded_with = LoadOverrides()
+        """All options, the variant and the description that a manager loaded it with."""
         self.retired = False
         self.used_at = time.monotonic()
         ranges = artifact.manifest.ranges if artifact is not None else None

@@ -67,8 +67,8 @@ class ModelManager:
     def load_model(self, ref: str | Path, *, fresh: bool = False, **overrides: Unpack[LoadKeywords]) -> LoadedModel:
         """The loaded model for a registry reference or a model file; concurrent callers share one load.
 
-        The overrides hold if the model is not loaded yet: options in place of the manager's, and `variant`, one of the
-        artifact's by name, such as onnx-fp32. The others describe a model file: the kind of its `task`, the names of
+        The overrides are options in place of the manager's, and `variant`, one of the artifact's by name, such as
+        onnx-fp32; a model that is loaded with others is loaded again, and replaced when that is done. The others describe a model file: the kind of its `task`, the names of
         its classes (`labels`), the task's configuration or steps (`preprocess`; both also as a file), the axis of the
         batch by name (`batch_axes`) or that there is none (`no_batch`), and an `example_input` that it runs with: an
         array or tensor, a tuple of them, a mapping by name, or a file of them. A file of weights (.ckpt, .pt, .pth,
@@ -85,9 +85,16 @@ class ModelManager:
         stale: LoadedModel | None = None
         while True:
             model = self._load_once(key, path, options, chosen, stale)
-            if not fresh or not self.outdated(model):
+            if self._meets(model, chosen, options) and not (fresh and self.outdated(model)):
                 return self._used(model, path)
             stale = model
+
+    def _meets(self, model: LoadedModel, overrides: LoadOverrides, options: EngineOptions) -> bool:
+        """True if a model runs as the overrides of another call ask."""
+        if overrides.empty or overrides.met_by(model.loaded_with, model.info.device, options):
+            return True
+        log.info("%s is loaded again, with other options than before", model.key)
+        return False
 
     def _load_once(
         self, key: str, path: Path | None, options: EngineOptions, overrides: LoadOverrides, stale: LoadedModel | None
@@ -120,6 +127,7 @@ class ModelManager:
         except BaseException:
             model.close()
             raise
+        model.loaded_with = overrides.on(options, model.variant)
         self.cache.add(model)
         for warning in model.backend.warnings:
             log.warning("%s: %s", model.key, warning)
@@ -176,16 +184,21 @@ class ModelManager:
     # Looking
 
     def get_model(self, ref: str | Path) -> LoadedModel:
-        """A loaded model; raises ModelNotReady if it is known but not loaded."""
+        """A loaded model, which counts as used now; raises ModelNotReady if it is known but not loaded."""
+        model = self._loaded(ref)
+        model.used_at = time.monotonic()
+        return model
+
+    def get_model_info(self, ref: str | Path) -> ModelInfo:
+        """The facts about a loaded model, which does not count as a use."""
+        return self._loaded(ref).info
+
+    def _loaded(self, ref: str | Path) -> LoadedModel:
         key = self.key(str(ref))
         model = self.cache.find(key)
         if model is None:
             raise ModelNotReady(f"{key} is not loaded; load_model() loads it")
         return model
-
-    def get_model_info(self, ref: str | Path) -> ModelInfo:
-        """The facts about a loaded model."""
-        return self.get_model(ref).info
 
     def list_cached_models(self) -> list[ModelInfo]:
         """The facts about every loaded model, least recently used first."""
@@ -205,6 +218,18 @@ class ModelManager:
         model = load_artifact(artifact, options, self._selection(options.override(choosing="all")))
         model.close()
         return model.info.choice
+
+    def check(self, ref: str) -> ModelInfo:
+        """Load an artifact as a server with these options does, and close it again; the first variant that works.
+
+        Raises ModelNotFound or ModelLoadError.
+        """
+        key = self.key(ref)
+        with naming(key):
+            artifact = self.registry.get(key)
+        model = load_artifact(artifact, self._trusted(artifact, self._options.override(choosing="first")))
+        model.close()
+        return model.info
 
     def warmup(self, ref: str | Path, batch_size: int = 32) -> dict[int, float]:
         """Run the model at 1, 2, 4, … `batch_size` rows; the median seconds by number of rows. Loads it if needed."""

@@ -56,11 +56,9 @@ class VariantRace:
         self._results.append(SelectionResult(variant.name, False, reason))
 
     def fail(self, variant: Variant, error: ModelLoadError) -> None:
-        """Record a variant that does not load. Missing trust is a decision of the operator and is not logged."""
+        """Record a variant that does not load."""
         self.reject(variant, str(error))
         self._failures.append(error)
-        if not isinstance(error, Untrusted):
-            log.warning("%s", error)
 
     def enter(self, variant: Variant, ready: ReadyBackend) -> None:
         """Race a variant that works against the leader; the slower one is closed."""
@@ -97,7 +95,10 @@ class VariantRace:
         several = f"the fastest of {self._measured}" if self._measured > 1 else "the first that works"
         reason = "the only one that can be tried" if candidates == 1 else several
         taken = SelectionResult(leader.name, True, f"{reason} ({_times(ready)})")
+        # missing trust is a decision of the operator
         failures = tuple(str(failure) for failure in self._failures if not isinstance(failure, Untrusted))
+        for failure in failures:
+            log.warning("%s", failure)
         results = in_manifest_order(self._artifact, [taken, *self._results])
         return SelectedVariant(leader, ready, results, failures, self._measured)
 

@@ -223,6 +223,6 @@ def _bring_up(artifact: Artifact, variant: Variant, options: BackendOptions, lim
     file = ModelFile(
         artifact.variant_path(variant), artifact.signature, variant.architecture, variant.architecture_args
     )
-    if options.precision == "int8":  # a variant holds it or does not: no runtime makes it at load
+    if options.precision in ("int8", variant.precision):  # held by a variant already, and int8 is never made at load
         options = options.override(precision="fp32")
     return bring_up(variant.format, file, options, limits, artifact.golden(), f"{artifact.ref}/{variant.name}")
