@@ -93,6 +93,7 @@ class FailedAttempts:
 
 
 def load_note(ref: str, pin: bool, not_stored: str) -> str:
+    """How long a load holds and where; `not_stored` is why it is not stored."""
     if not_stored:
         return f"{ref} is served by this server only, until it ends: {not_stored}"
     if pin:
@@ -101,6 +102,7 @@ def load_note(ref: str, pin: bool, not_stored: str) -> str:
 
 
 def unload_note(ref: str, not_stored: str) -> str:
+    """How long an unload holds and where; `not_stored` is why it is not stored."""
     if not_stored:
         return f"{ref} stays unloaded on this server only, until it is loaded again or the server ends: {not_stored}"
     return f"{ref} stays unloaded on every server of this registry, also after a restart, until it is loaded again"

@@ -75,7 +75,8 @@ class Reconciler:
         With any of them named, only those and what operators loaded are served. A named model that is not in the
         registry but ships in an installed package is published first. Of a whole registry, as many as `max_models` are
         loaded now and the others at their first request. `strict` raises the first error; otherwise `failed` names it
-        and the others are served, but an invalid reference is raised all the same. What an operator unloaded stays unloaded, also when it is named.
+        and the others are served, but an invalid reference is raised all the same. What an operator unloaded stays
+        unloaded, also when it is named.
         """
         named = tuple(dict.fromkeys([*([self.default_ref] if self.default_ref else []), *refs]))
         self._plan = replace(self._plan, arguments=named)
@@ -130,10 +131,9 @@ class Reconciler:
         ref = ref or self.default_ref
         if ref is None:
             raise ModelNotFound("there is no model to serve yet: publish one with `penstock models publish`")
-        changes = None
-        while changes != self._changes:  # else what the reference meant when the load began may be followed already
-            changes = self._changes
-            model = await self._found(ref)
+        changes, model = self._changes, await self._found(ref)
+        while changes != self._changes:  # what the reference meant when the load began may be outdated, and followed
+            changes, model = self._changes, await self._found(ref)
         if len(self.routes) > MAX_ROUTES:
             self._forget_routes()
         self.routes[ref] = model
@@ -151,7 +151,7 @@ class Reconciler:
             self._refuse_unloaded(key)
             model = await self._loader.load(key)
         except ModelLoadError as error:
-            if ref in self._plan.wanted:
+            if before is not None and ref in self._plan.wanted:  # evicted, and now it does not load
                 self._note(ref, before, error)
             raise
         self._drop_unloaded(model)

@@ -171,7 +171,7 @@ def test_a_model_is_shown_with_the_digest_and_size_of_its_files(penstock: Pensto
 
 def test_the_card_is_printed_as_markdown_or_html(penstock: Penstock, published: str) -> None:
     assert penstock("models", "card", published).out.startswith("---\nlicense:")
-    assert "<h1>linear v2.0</h1>" in penstock("models", "card", published, "--html").out
+    assert "<h1>linear v1.0</h1>" in penstock("models", "card", published, "--html").out
 
 
 def test_an_alias_is_moved_and_removed(penstock: Penstock, published: str) -> None:

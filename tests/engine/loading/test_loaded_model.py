@@ -29,7 +29,7 @@ class Scripted:
     """A minimal backend, to check which of two is kept and which is closed."""
 
     format, device, own_threads = "onnx", "cpu", True
-    num_parameters, num_bytes, warnings = 0, None, ()
+    num_parameters, num_bytes, lowered_to, warnings = 0, None, None, ()
     signature = SIGNATURE
 
     def __init__(self, threads: int | None) -> None:

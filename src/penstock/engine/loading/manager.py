@@ -68,7 +68,8 @@ class ModelManager:
         """The loaded model for a registry reference or a model file; concurrent callers share one load.
 
         The overrides are options in place of the manager's, and `variant`, one of the artifact's by name, such as
-        onnx-fp32; a model that is loaded with others is loaded again, and replaced when that is done. The others describe a model file: the kind of its `task`, the names of
+        onnx-fp32. A model that is loaded with others is loaded again, and then takes the place of the loaded one. The
+        other overrides describe a model file: the kind of its `task`, the names of
         its classes (`labels`), the task's configuration or steps (`preprocess`; both also as a file), the axis of the
         batch by name (`batch_axes`) or that there is none (`no_batch`), and an `example_input` that it runs with: an
         array or tensor, a tuple of them, a mapping by name, or a file of them. A file of weights (.ckpt, .pt, .pth,
