@@ -82,5 +82,5 @@ async def test_a_strict_server_starts_with_all_models_or_not_at_all(make: Make, 
 
 
 async def test_an_invalid_reference_stops_the_start(make: Make) -> None:
-    with pytest.raises(InvalidInput, match="ref"):
+    with pytest.raises(InvalidInput, match="is not a name"):
         await make().start(("good", "b ad"))

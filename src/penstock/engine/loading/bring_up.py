@@ -50,8 +50,27 @@ class ReadyBackend(NamedTuple):
 def bring_up(
     format: str, file: ModelFile, options: BackendOptions, limits: BatchLimits, golden: Golden | None, what: str
 ) -> ReadyBackend:
+    """Open, verify and time a model, with fewer rows in a run than the limits where the memory holds no more."""
+    asked = limits.batch_rows
+    while True:
+        try:
+            ready = _bring_up(format, file, options, limits, golden, what)
+            break
+        except ModelLoadError as error:
+            if not isinstance(error.__cause__, OutOfMemory) or limits.batch_rows == 1:
+                raise
+            limits = replace(limits, batch_rows=limits.batch_rows // 2)
+    if limits.batch_rows < asked:
+        lowered = f"a run takes {limits.batch_rows} rows at most: {asked}, as was asked for, do not fit into memory"
+        ready.backend.warnings = (*ready.backend.warnings, lowered)
+    return ready
+
+
+def _bring_up(
+    format: str, file: ModelFile, options: BackendOptions, limits: BatchLimits, golden: Golden | None, what: str
+) -> ReadyBackend:
     """Open, verify and time a model; a fast one also with one thread a run, and the better of the two is kept."""
-    ready, limits = _open_fitting(format, file, options, limits, golden, what)
+    ready = _open(format, file, options, limits, golden, what)
     tunable = ready.backend.own_threads and ready.backend.device == "cpu" and options.threads is None
     if not tunable or ready.one_row_s > ONE_ROW_S:
         return ready
@@ -63,25 +82,6 @@ def bring_up(
     better, other = (single, ready) if keep else (ready, single)
     other.backend.close()
     return better
-
-
-def _open_fitting(
-    format: str, file: ModelFile, options: BackendOptions, limits: BatchLimits, golden: Golden | None, what: str
-) -> tuple[ReadyBackend, BatchLimits]:
-    """As `_open`, with half the rows in a run, and half again, where the memory does not hold as many."""
-    asked = limits.batch_rows
-    while True:
-        try:
-            ready = _open(format, file, options, limits, golden, what)
-        except ModelLoadError as error:
-            if not isinstance(error.__cause__, OutOfMemory) or limits.batch_rows == 1:
-                raise
-            limits = replace(limits, batch_rows=limits.batch_rows // 2)
-            continue
-        if limits.batch_rows < asked:
-            lowered = f"a run takes {limits.batch_rows} rows at most: {asked}, as was asked for, do not fit into memory"
-            ready.backend.warnings += (lowered,)
-        return ready, limits
 
 
 def _open(
