@@ -117,8 +117,7 @@ class Registry:
         """The exact name and version of a reference.
 
         A bare name is the version that was chosen: the one of its alias `champion`, or without that alias the
-        `highest`. Raises InvalidInput for an invalid reference and ModelNotFound naming the models, versions or aliases
-        that exist.
+        `highest`. Raises InvalidInput for an invalid reference, ModelNotFound naming what exists.
         """
         wanted = ref if isinstance(ref, Ref) else parse_ref(ref)
         if wanted.alias is not None:
@@ -197,9 +196,9 @@ class Registry:
         """Copy an artifact directory into the registry, verify every byte, and prove that it can be served.
 
         The proof loads the copy as a server does: its tasks with their settings, and a variant that agrees with the
-        golden samples. `prove=False` publishes without it, such as a version that only other machines can run. At any
-        moment the version is complete or does not exist. Publishing the same artifact again returns the published one.
-        No alias is set: without `champion`, the bare name means the highest release, which this may be.
+        golden samples; `prove=False` does without, as for other machines. At any moment the version is complete or does
+        not exist. Publishing the same artifact again returns the published one. No alias is set: without `champion`,
+        the bare name means the highest release, which this may be.
         `trust` above data states that the source of this artifact is trusted: its digest is pinned to that tier, and
         every server of this registry may open it. Raises IntegrityError naming the faulty file of the source, Untrusted
         for a form that needs more trust, another ModelLoadError for a failed proof, InvalidInput if the version exists
@@ -300,8 +299,8 @@ class Registry:
     def set_alias(self, name: str, alias: str, version: str, *, force: bool = False, trust: str = "data") -> None:
         """Point an alias at an existing version, in place of its present one.
 
-        The version is loaded first, as by a server that is started with `trust`: one that this machine cannot load
-        raises its ModelLoadError, and the alias stays. `force` moves it without that, as for other machines.
+        The version is loaded first, as by a server with this `trust`: one that this machine cannot load raises its
+        ModelLoadError, and the alias stays. `force` moves it without that, as for other machines.
         """
         check_name(alias, "alias")
         with self._sentences():
