@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, TypeAlias
+from typing import Annotated, Any, ClassVar, Self, TypeAlias
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationInfo,
+    WithJsonSchema,
+    model_validator,
+)
 
 from penstock.datatypes import BF16, float_from_bf16, to_json_values
 from penstock.errors import InvalidInput
@@ -36,6 +44,13 @@ class TensorRequest(BaseModel):
     model_version: str | None = Field(
         default=None, description="The model version; the default is that of the reference."
     )
+    _finite: bool = PrivateAttr(default=False)
+    """True for a request from JSON, where a number too large to be one, such as 1e400, reads as infinity."""
+
+    @model_validator(mode="after")
+    def _note_origin(self, info: ValidationInfo) -> Self:
+        self._finite = info.mode == "json"
+        return self
 
 
 class _Outputs(BaseModel):
@@ -69,13 +84,16 @@ class TensorTask(Task):
         parse_config(TensorConfig, self.kind, config)
 
     def preprocess(self, request: Any) -> Arrays:
-        """The inputs as checked arrays. Raises InvalidInput naming `inputs.<name>`."""
+        """The inputs as checked arrays. Raises InvalidInput naming `inputs.<name>`.
+
+        NaN is refused. Infinity is a value, as in masks of -inf; only JSON has none.
+        """
         given: dict[str, Any] = request.inputs
         for name in given:
             if all(name != spec.name for spec in self.signature.inputs):
                 known = ", ".join(spec.name for spec in self.signature.inputs)
                 raise _wrong(name, f"the model has no such input; it takes {known}")
-        return {spec.name: self._read(spec, given) for spec in self.signature.inputs}
+        return {spec.name: self._read(spec, given, request._finite) for spec in self.signature.inputs}
 
     def postprocess(self, outputs: Arrays, request: Any) -> TensorResponse:  # noqa: ARG002
         """The outputs as nested lists. Raises InvalidInput naming `outputs.<name>` for bytes that are not UTF-8."""
@@ -96,7 +114,7 @@ class TensorTask(Task):
             raise InvalidInput(f"inputs: the model takes several, give a mapping of {names} to arrays", field="inputs")
         return TensorRequest(inputs={self.signature.inputs[0].name: value})
 
-    def _read(self, spec: TensorSpec, given: dict[str, Any]) -> Array:
+    def _read(self, spec: TensorSpec, given: dict[str, Any], finite: bool) -> Array:
         if spec.name not in given:
             raise _wrong(spec.name, "this input is missing")
         try:
@@ -105,8 +123,12 @@ class TensorTask(Task):
             raise _wrong(spec.name, str(error).removeprefix(f"{spec.name}: ")) from None
         if array.ndim and not len(array):
             raise _wrong(spec.name, "give at least 1 row")
-        if spec.kind == "f" and not np.isfinite(float_from_bf16(array) if spec.dtype == BF16 else array).all():
-            raise _wrong(spec.name, "a value is not a finite number")
+        if spec.kind == "f":
+            values = float_from_bf16(array) if spec.dtype == BF16 else array
+            if finite and not np.isfinite(values).all():
+                raise _wrong(spec.name, "a value is not a finite number")
+            if np.isnan(values).any():
+                raise _wrong(spec.name, "a value is not a number (NaN)")
         return array
 
 

@@ -51,8 +51,6 @@ class Outline:
     """`{`, `[` or the empty text."""
     weight: int
     """Bytes that it takes as Python objects, at least as many as a scan saw before it stopped."""
-    values: int
-    """About as many values."""
     members: list[Member]
     too_many: bool
     """True for more than MAX_MEMBERS members, which are then not all listed."""
@@ -92,12 +90,11 @@ def outline(document: bytes, start: int = 0, end: int | None = None, *, listed: 
     kind = kind if kind in ("{", "[") else ""
     most = allowance(len(document))
     found: list[tuple[Marks, Marks]] = []
-    weight = values = depth = count = 0
+    weight = depth = count = 0
     for positions, kinds in _marks(document, start, end):
         weight += int(_WEIGHTS[kinds].sum())
         changes = (kinds <= _OBJECT).astype(np.int32) - ((kinds == _LIST_END) | (kinds == _OBJECT_END))
         depths = depth + np.cumsum(changes)
-        values += int(np.count_nonzero(kinds == _COMMA))
         if listed and kind:
             top = ((depths == 1) & ((kinds == _COMMA) | (kinds == _COLON))) | ((depths == 0) & (changes < 0))
             found.append((positions[top], kinds[top]))
@@ -106,7 +103,7 @@ def outline(document: bytes, start: int = 0, end: int | None = None, *, listed: 
         if (weight > most and not (listed and kind)) or count > 2 * MAX_MEMBERS:
             break
     members = list(_members(document, start, found, kind)) if listed and kind else []
-    return Outline(kind, weight, values + 1, members[:MAX_MEMBERS], len(members) > MAX_MEMBERS)
+    return Outline(kind, weight, members[:MAX_MEMBERS], len(members) > MAX_MEMBERS)
 
 
 def _members(document: bytes, start: int, found: list[tuple[Marks, Marks]], kind: str) -> Iterator[Member]:
@@ -126,6 +123,8 @@ def _members(document: bytes, start: int, found: list[tuple[Marks, Marks]], kind
             yield Member(key, began, at)
             expected = _COLON if kind == "{" else _COMMA
         began = at + 1
+    if len(marks) <= MAX_MEMBERS:
+        raise InvalidInput("body: not valid JSON: it ends too early", field="body")
 
 
 def _closed(member: Member, expected: int, kind: str) -> Member:

@@ -35,7 +35,7 @@ _UNBRACKETED: Final = bytes.maketrans(b"[]", b"  ")
 def check_light(body: bytes) -> None:
     """Raise InvalidInput for a large body that would take too much memory as Python objects."""
     if len(body) >= LARGE and not is_light(body):
-        raise _too_many("body", outline(body, listed=False))
+        raise _too_many("body")
 
 
 def read_heavy(task: Task, body: bytes) -> BaseModel:
@@ -170,7 +170,7 @@ def _parsed(body: bytes, member: Member, field: str) -> Any:
     """A value that is not an array of numbers, if it is light."""
     text = body[member.start : member.end]
     if not is_light(text):
-        raise _too_many(field, outline(text, listed=False))
+        raise _too_many(field)
     try:
         return from_json(text, allow_inf_nan=False)
     except ValueError as error:
@@ -186,15 +186,12 @@ def _without(body: bytes, members: list[Member]) -> bytes:
 
 
 def _heaviest(body: bytes, members: list[Member]) -> InvalidInput:
-    sizes = [(outline(body, each.start, each.end, listed=False), each) for each in members]
-    found, member = max(sizes, key=lambda pair: pair[0].weight)
-    return _too_many(printable(member.key, 100), found)
+    heaviest = max(members, key=lambda member: outline(body, member.start, member.end, listed=False).weight)
+    return _too_many(printable(heaviest.key, 100))
 
 
-def _too_many(field: str, found: Outline) -> InvalidInput:
-    return InvalidInput(
-        f"{field}: too many values for one request, more than {found.values // 1000 * 1000:,}; send fewer", field=field
-    )
+def _too_many(field: str) -> InvalidInput:
+    return InvalidInput(f"{field}: too many values, lists or objects for one request; send fewer", field=field)
 
 
 # Arrays of numbers
