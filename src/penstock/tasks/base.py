@@ -48,7 +48,7 @@ class Task(ABC):
     series_field: ClassVar[str | None] = None
     """The field that is an object of flat arrays of numbers, each of which may arrive as an `array.array("d")`."""
     tensors_field: ClassVar[str | None] = None
-    """The field that is an object of nested arrays by the names of the model's inputs; each may arrive as an ndarray."""
+    """The field that is an object of nested arrays by the model's inputs, each of which may arrive as an ndarray."""
     upload_field: ClassVar[str | None] = None
     """The field of `Request` that takes the bytes of an uploaded file."""
     inline: ClassVar[bool] = False

@@ -121,26 +121,6 @@ def test_datatypes_are_named_as_on_the_wire(tmp_path: Path, onnx_type: int, wire
 
 
 @pytest.mark.parametrize(
-    ("x", "y", "says"),
-    [
-        (value("x", ["n"], TensorProto.BFLOAT16), value("y", ["n"], TensorProto.BFLOAT16), "x is BF16"),
-        (
-            helper.make_tensor_sequence_value_info("x", FLOAT, None),
-            helper.make_tensor_sequence_value_info("y", FLOAT, None),
-            r"seq\(tensor\(float\)\)",
-        ),
-    ],
-    ids=["bfloat16", "sequence"],
-)
-def test_a_bare_file_with_an_unsupported_datatype_is_refused(
-    tmp_path: Path, x: onnx.ValueInfoProto, y: onnx.ValueInfoProto, says: str
-) -> None:
-    path = relu(tmp_path / "m.onnx", x, y)
-    with pytest.raises(UnsupportedFormat, match=rf"m\.onnx: .*{says}"):
-        open_onnx(path)
-
-
-@pytest.mark.parametrize(
     ("inputs", "outputs"),
     [
         ({"z": ("FP32", (-1, 4))}, {"y": ("FP32", (-1, 3))}),

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from penstock.backends.base import Backend, BackendOptions, ModelFile, empty_outputs, no_rows, require_file
 from penstock.backends.devices import Device
 from penstock.backends.onnx.errors import run_error
+from penstock.backends.onnx.ports import Port, flatten, names_to_run, ports, run_with_bf16
 from penstock.backends.onnx.session import TENSORRT, Opened, open_session
 from penstock.backends.onnx.weights import weigh
-from penstock.datatypes import BF16, DATATYPES, as_text, datatype_of_onnx
+from penstock.datatypes import BF16, DATATYPES, as_text
 from penstock.errors import InferenceError, InvalidInput, ModelLoadError, UnsupportedFormat
 from penstock.tensors import Array, Arrays, Signature, TensorSpec, named_dims
 
@@ -37,7 +40,12 @@ class OnnxBackend(Backend):
         self.num_parameters, self.num_bytes = weigh(path) or (None, None)
         self.own_threads = not opened.shares_threads
         self._session: onnxruntime.InferenceSession | None = opened.session
-        self._output_names = [spec.name for spec in signature.outputs]
+        wanted = [spec.name for spec in signature.outputs]
+        found = ports(path, "output", opened.session.get_outputs())
+        self._output_names = names_to_run(found, wanted)
+        self._of_maps = {port.name: port for port in found if port.of_map is not None and port.name in wanted}
+        types = {spec.name: spec.dtype for spec in (*signature.inputs, *signature.outputs)}
+        self._bf16_types = types if BF16 in types.values() else None
         self._plain = _run_options()
         self._shrinking = _run_options(shrink=_arena(device))
         self._texts = [spec.name for spec in signature.inputs if spec.dtype == "BYTES"]
@@ -49,9 +57,9 @@ class OnnxBackend(Backend):
         require_file(file.path)
         opened = open_session(file.path, options)
         signature = _signature(file, opened.session)
-        for spec in (*signature.inputs, *signature.outputs):
-            if spec.dtype == BF16:
-                raise UnsupportedFormat(f"{file.path}: {spec.name} is BF16, which ONNX Runtime cannot pass to numpy")
+        kinds = {spec.dtype for spec in (*signature.inputs, *signature.outputs)}
+        if {BF16, "BYTES"} <= kinds:
+            raise UnsupportedFormat(f"{file.path}: ONNX Runtime cannot run BF16 and text in one model")
         backend = cls(file.path, opened, signature)
         if options.precision == "fp16" and TENSORRT in opened.session.get_providers():
             backend.lowered_to = "fp16"
@@ -70,10 +78,21 @@ class OnnxBackend(Backend):
         for name in self._texts:  # ONNX Runtime would take the `repr` of bytes
             inputs = {**inputs, name: _text(name, inputs[name])}
         try:
-            outputs = session.run(self._output_names, inputs, self._options_for(size))
+            if self._bf16_types is None:
+                outputs = session.run(self._output_names, inputs, self._options_for(size))
+            else:
+                options = self._options_for(size)
+                outputs = run_with_bf16(session, self._output_names, inputs, self._bf16_types, options)
         except Exception as error:
             raise run_error(error) from None
-        return dict(zip(self._output_names, outputs, strict=True))
+        named = dict(zip(self._output_names, outputs, strict=True))
+        return self._flattened(named) if self._of_maps else named
+
+    def _flattened(self, named: dict[str, Any]) -> Arrays:
+        whole: Arrays = {}
+        for name, value in named.items():
+            whole |= {name: value} if isinstance(value, np.ndarray) else flatten(name, value, self._of_maps)
+        return {spec.name: whole[spec.name] for spec in self.signature.outputs}
 
     def close(self) -> None:
         """Drop the session; its memory is freed when the last run has ended."""
@@ -117,19 +136,20 @@ def _signature(file: ModelFile, session: onnxruntime.InferenceSession) -> Signat
     """The manifest's signature, checked against the session; for a bare file the session's own."""
     if file.signature is None:
         return _own_signature(file.path, session)
-    _require_same(file.path, "inputs", file.signature.inputs, session.get_inputs())
+    inputs, outputs = _ports(file.path, session)
+    _require_same(file.path, "inputs", file.signature.inputs, inputs)
     named = {spec.name for spec in file.signature.outputs}
-    used = [value for value in session.get_outputs() if value.name in named]  # a file may have more outputs
-    _require_same(file.path, "outputs", file.signature.outputs, used or session.get_outputs())
-    return file.signature.with_dims({value.name: named_dims(value.shape) for value in session.get_inputs()})
+    used = [port for port in outputs if port.name in named]  # a file may have more outputs
+    _require_same(file.path, "outputs", file.signature.outputs, used or outputs)
+    return file.signature.with_dims({port.name: named_dims(port.shape) for port in inputs})
+
+
+def _ports(path: Path, session: onnxruntime.InferenceSession) -> tuple[list[Port], list[Port]]:
+    return ports(path, "input", session.get_inputs()), ports(path, "output", session.get_outputs())
 
 
 def _own_signature(path: Path, session: onnxruntime.InferenceSession) -> Signature:
-    try:
-        inputs = tuple(_spec(value) for value in session.get_inputs())
-        outputs = tuple(_spec(value) for value in session.get_outputs())
-    except UnsupportedFormat as error:
-        raise UnsupportedFormat(f"{path}: {error}") from None
+    inputs, outputs = (tuple(port.spec() for port in side) for side in _ports(path, session))
     return Signature(inputs, outputs, _has_batch_axis(inputs, outputs))
 
 
@@ -145,11 +165,7 @@ def _has_batch_axis(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec])
     return None not in fixed and len(fixed) <= 1
 
 
-def _spec(value: onnxruntime.NodeArg) -> TensorSpec:
-    return TensorSpec(value.name, datatype_of_onnx(value.type), tuple(_shape(value)), named_dims(value.shape))
-
-
-def _require_same(path: Path, side: str, recorded: tuple[TensorSpec, ...], found: list[onnxruntime.NodeArg]) -> None:
+def _require_same(path: Path, side: str, recorded: tuple[TensorSpec, ...], found: list[Port]) -> None:
     """Names and types must agree, and for inputs every length the graph has fixed; a manifest may fix more.
 
     The lengths of outputs in a graph are often wrong, and runs do not depend on them.
@@ -163,17 +179,17 @@ def _require_same(path: Path, side: str, recorded: tuple[TensorSpec, ...], found
     raise ModelLoadError(f"{path}: its manifest says the {side} are {wanted}; the file has {has}")
 
 
-def _same_type(spec: TensorSpec, value: onnxruntime.NodeArg) -> bool:
+def _same_type(spec: TensorSpec, value: Port) -> bool:
     return DATATYPES[spec.dtype].onnx == str(value.type)
 
 
-def _same_type_and_lengths(spec: TensorSpec, value: onnxruntime.NodeArg) -> bool:
+def _same_type_and_lengths(spec: TensorSpec, value: Port) -> bool:
     shape = _shape(value)
     pairs = zip(shape, spec.shape, strict=False)
     ranks_agree = not shape or len(shape) == len(spec.shape)  # empty: the graph does not record it
     return _same_type(spec, value) and ranks_agree and all(fixed in (-1, length) for fixed, length in pairs)
 
 
-def _shape(value: onnxruntime.NodeArg) -> list[int]:
+def _shape(value: Port) -> list[int]:
     """Symbolic and unnamed dimensions are free (-1); fixed ones, including a fixed batch, are unchanged."""
     return [length if isinstance(length, int) else -1 for length in value.shape]

@@ -139,7 +139,8 @@ class Batcher(Generic[Payload, Batch, Result]):
 
         `deadline` is absolute, in `time.monotonic()` seconds. A higher `priority` goes first, and evicts a lower one
         from a full queue; inside a priority the earlier deadline goes first. A request of more rows than a batch is cut
-        into parts. `admitted` payloads are taken by a full queue as well. Raises Overloaded, DeadlineExceeded, ModelNotReady (closed), InvalidInput or InferenceError.
+        into parts. `admitted` payloads are taken by a full queue as well. Raises Overloaded, DeadlineExceeded,
+        ModelNotReady (closed), InvalidInput or InferenceError.
         """
         key, rows, size = self._collator.measure(payload)
         loop, now = asyncio.get_running_loop(), time.monotonic()

@@ -24,9 +24,7 @@ MAX_MEMBERS: Final = 2048
 """Of an object or a list whose members are read one by one."""
 
 _LIST, _OBJECT, _LIST_END, _OBJECT_END, _COMMA, _COLON, _QUOTE = range(1, 8)
-_TABLE = bytes(
-    {ord(mark): kind for kind, mark in enumerate('[{]},:"', 1)}.get(byte, 0) for byte in range(256)
-)
+_TABLE = bytes({ord(mark): kind for kind, mark in enumerate('[{]},:"', 1)}.get(byte, 0) for byte in range(256))
 _WEIGHTS = np.array([0, 88, 200, 0, 0, 40, 40, 32], np.int64)
 """Bytes per mark: a list, an object, a value after a comma or a colon, and half a text for each quote."""
 _BLANKS = re.compile(rb"[ \t\r\n]*")

@@ -5,6 +5,7 @@ Between blocks the interpreter's lock is free, so that the event loop goes on wh
 
 from __future__ import annotations
 
+import functools
 from array import array
 from collections.abc import Callable, Iterator
 from typing import Any, Final, NamedTuple
@@ -20,7 +21,7 @@ from penstock.errors import InvalidInput, printable
 from penstock.gateway.native.json_outline import MAX_MEMBERS, Member, Outline, allowance, is_light, outline
 from penstock.tasks.base import Task
 from penstock.tasks.validation_errors import refusal
-from penstock.tensors import Array, TensorSpec
+from penstock.tensors import Array, Signature
 
 LARGE: Final = 256 * 1024
 """Bodies of so many bytes are looked at before they are parsed; smaller ones cannot take much."""
@@ -121,8 +122,7 @@ def _arrays(task: Task, body: bytes, found: Outline) -> Iterator[tuple[str, tupl
         elif member.key == task.series_field and mark == b"{":
             yield member.key, (member, _each(body, member, _series))
         elif member.key == task.tensors_field and mark == b"{":
-            specs = {spec.name: spec for spec in task.signature.inputs}
-            yield member.key, (member, _each(body, member, lambda *place: _tensor(specs, *place)))
+            yield member.key, (member, _each(body, member, functools.partial(_tensor, task.signature)))
 
 
 def _first(body: bytes, member: Member) -> bytes:
@@ -146,14 +146,15 @@ def _series(body: bytes, member: Member, field: str) -> Any:
     if _first(body, member) != b"[":
         return _parsed(body, member, field)
     values = array("d")
-    values.frombytes(memoryview(_flat(body, member, field)).cast("B"))
+    values.frombytes(_flat(body, member, field).tobytes())
     return values
 
 
-def _tensor(specs: dict[str, TensorSpec], body: bytes, member: Member, field: str) -> Any:
-    spec = specs.get(member.key)
+def _tensor(signature: Signature, body: bytes, member: Member, field: str) -> Any:
+    spec = next((spec for spec in signature.inputs if spec.name == member.key), None)
     if spec is None:
-        raise InvalidInput(f"{field}: the model has no such input; it takes {', '.join(specs)}", field=field)
+        known = ", ".join(spec.name for spec in signature.inputs)
+        raise InvalidInput(f"{field}: the model has no such input; it takes {known}", field=field)
     if spec.dtype == "BYTES" or _first(body, member) != b"[":
         return _parsed(body, member, field)
     return read_numbers(body, member.start, member.end, spec.dtype, field)
