@@ -232,7 +232,7 @@ def _as_objects(values: Sequence[Any]) -> NDArray[Any]:
 
 
 def _kind(of: type) -> str:
-    """numpy's letter for the kind of a value; "-" for a value of no datatype."""
+    """Numpy's letter for the kind of a value; "-" for a value of no datatype."""
     found = _KINDS.get(of)
     if found is not None:
         return found

@@ -81,7 +81,7 @@ def test_infinity_is_a_value_in_python_and_not_in_json():
     masks = task(TensorSpec("x", "BF16", (-1, 2)))
     assert masks.preprocess(TensorRequest(inputs={"x": [[-math.inf, 1]]}))["x"].tolist() == [[0xFF80, 0x3F80]]
     for text in ("1e400", "-1e400"):
-        request = TensorRequest.model_validate_json('{"inputs": {"x": [[%s, 1]]}}' % text)
+        request = TensorRequest.model_validate_json(f'{{"inputs": {{"x": [[{text}, 1]]}}}}')
         assert fields(FLOATS.preprocess, request) == ["inputs.x"]
 
 

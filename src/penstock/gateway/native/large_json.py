@@ -18,7 +18,7 @@ from pydantic_core import from_json
 
 from penstock.datatypes import read_array
 from penstock.errors import InvalidInput, printable
-from penstock.gateway.native.json_outline import MAX_MEMBERS, Member, Outline, allowance, is_light, outline
+from penstock.gateway.native.json_outline import MAX_MEMBERS, Member, Outline, is_light, outline
 from penstock.tasks.base import Task
 from penstock.tasks.validation_errors import refusal
 from penstock.tensors import Array, Signature

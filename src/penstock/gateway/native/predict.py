@@ -28,7 +28,6 @@ from penstock.gateway.native.decoding import Batch, named_task, read_json
 from penstock.gateway.native.fast_json import has_arrays
 from penstock.gateway.native.uploads import read_upload
 from penstock.gateway.problems import BatchItemError, Refusal, describe
-from penstock.tasks.base import Task
 from penstock.tasks.validation_errors import refusal
 
 MAX_BATCH_ITEMS = 1024
