@@ -45,6 +45,15 @@ TABLES = ("models",)
 """Settings that are tables of `penstock.toml`; the environment, which is flat, cannot hold them."""
 
 
+_HOST = re.compile(r"(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?|\[[0-9A-Fa-f:.]+\]")
+"""A host name, an IPv4 address, or an IPv6 address in brackets, as in a URL."""
+
+
+def is_admin_key(text: str) -> bool:
+    """True for a key that is long enough and that every client can send in a header."""
+    return len(text) >= MIN_ADMIN_KEY and text.isascii() and text.isprintable() and text == text.strip()
+
+
 def _comma_list(value: Any) -> Any:
     return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
@@ -72,6 +81,11 @@ class Settings(EngineOptions):
     cors_origins: Annotated[tuple[str, ...], BeforeValidator(_comma_list)] = option(
         (), "Origins whose pages may call the server (comma list), or `*`.", alias="CORS_ORIGINS"
     )
+    allowed_hosts: Annotated[tuple[str, ...], BeforeValidator(_comma_list)] = option(
+        (),
+        "Host names that requests may be addressed to (comma list), with `*.` for all names below one, or `*` for any; "
+        "on a loopback address those of this machine are always allowed.",
+    )
     drain_timeout_s: Float = option(30.0, "Maximum time a stopping server waits for requests in flight.", ge=0)
     log_level: Annotated[Literal["debug", "info", "warning", "error"], LOWER] = option(
         "info", "Lowest level of the messages to log: debug, info, warning or error."
@@ -82,7 +96,8 @@ class Settings(EngineOptions):
     access_log: bool = option(False, "Log every request.")
     admin_key: str | None = option(
         None,
-        "Key of the routes below /admin; without it they answer only on a loopback address.",
+        "Key of the routes below /admin; the default is one that the first server generates and keeps in `admin.key` "
+        "beside the registry's database.",
         secret=True,
         min_length=MIN_ADMIN_KEY,
     )
@@ -100,6 +115,21 @@ class Settings(EngineOptions):
         for origin in value:
             if origin != "*" and not re.fullmatch(r"https?://[^/\s]+", origin):
                 raise ValueError(f"should hold origins such as https://example.org, without a path; {origin!r} is none")
+        return value
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _hosts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for host in value:
+            if host != "*" and not _HOST.fullmatch(host):
+                raise ValueError(f"should hold names such as models.example.org, without a port; {host!r} is none")
+        return tuple(host.lower().removesuffix(".") for host in value)
+
+    @field_validator("admin_key")
+    @classmethod
+    def _sendable(cls, value: str | None) -> str | None:
+        if value is not None and not is_admin_key(value):
+            raise ValueError("should be printable ASCII characters without spaces at the ends, as headers hold them")
         return value
 
     @model_validator(mode="after")

@@ -32,7 +32,7 @@ def predict(process: Process, name: str = "vec") -> httpx.Response:
 
 
 def command(process: Process, verb: str, model: str) -> dict[str, object]:
-    reply = httpx.post(f"{process.url}/admin/{verb}", json={"model": model}, timeout=LONG_S)
+    reply = httpx.post(f"{process.url}/admin/{verb}", json={"model": model}, headers=process.auth, timeout=LONG_S)
     assert reply.status_code == 200, reply.text
     answer: dict[str, object] = reply.json()
     return answer
@@ -58,7 +58,7 @@ def test_an_unload_survives_a_restart_and_is_followed_by_every_server_of_the_reg
     again = serve(*arguments)
     again.wait_for()
     assert "unloaded by an operator; it is not served until it is loaded again" in predict(again).json()["detail"]
-    assert httpx.get(f"{again.url}/admin").json()["unloaded"] == ["vec"]
+    assert httpx.get(f"{again.url}/admin", headers=again.auth).json()["unloaded"] == ["vec"]
     assert command(again, "load", "vec")["persisted"] is True
     assert predict(again).status_code == 200
     again.send()

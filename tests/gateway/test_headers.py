@@ -93,12 +93,12 @@ def test_a_trailing_slash_redirects(http: httpx.Client) -> None:
 @pytest.mark.parametrize(
     ("request_head", "status"),
     [
-        (b"GET /health HTTP/1.1\r\nHost: x\r\nX-Request-ID: a\r\nX-Request-ID: b\r\n\r\n", b"200"),
+        (b"GET /health HTTP/1.1\r\nHost: localhost\r\nX-Request-ID: a\r\nX-Request-ID: b\r\n\r\n", b"200"),
         (b"GET /health HTTP/1.0\r\n\r\n", b"200"),
-        (b"GET /models/%C3%A9%00%0d%0aX HTTP/1.1\r\nHost: x\r\n\r\n", b"404"),
-        (b"GET /health?x=%ff&y HTTP/1.1\r\nHost: x\r\n\r\n", b"200"),
-        (b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n", b"400"),
-        (b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", b"400"),
+        (b"GET /models/%C3%A9%00%0d%0aX HTTP/1.1\r\nHost: localhost\r\n\r\n", b"404"),
+        (b"GET /health?x=%ff&y HTTP/1.1\r\nHost: localhost\r\n\r\n", b"200"),
+        (b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: -1\r\n\r\n", b"400"),
+        (b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", b"400"),
     ],
 )
 def test_unusual_requests_get_a_reply(raw_connection: Callable[[], Any], request_head: bytes, status: bytes) -> None:

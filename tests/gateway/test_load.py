@@ -95,7 +95,7 @@ async def test_a_client_that_disconnects_frees_its_place(
     busy = asyncio.create_task(client.post("/models/slow/predict", json=rounds(2000)))
     await until(lambda: running(live))
     body = b'{"input_data": [1, 0, 0, 0]}'
-    head = b"POST /models/slow/predict HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n"
+    head = b"POST /models/slow/predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n"
     with ExitStack() as leaving:
         for waiting in range(1, 4):
             leaving.enter_context(raw_connection()).sendall(head % len(body) + body)
@@ -113,7 +113,7 @@ async def test_large_bodies_share_a_budget(
     monkeypatch.setattr(live.gateway.limits, "max_total_bytes", 250_000)
     body = b'{"input_data": [1, 2, 3, 4]}'
     with raw_connection() as connection:
-        connection.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 150000\r\n\r\n{")
+        connection.sendall(b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 150000\r\n\r\n{")
         await until(lambda: live.gateway.limits.held_bytes)
         large = await client.post("/predict", content=body.ljust(150_000))
         chunked = await client.post("/predict", content=_chunks(body.ljust(150_000)))
@@ -142,7 +142,7 @@ async def test_a_body_that_never_arrives_times_out(
 ) -> None:
     monkeypatch.setattr(live.gateway.limits, "timeout_s", 0.2)
     with raw_connection() as connection:
-        connection.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+        connection.sendall(b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{")
         reply = await asyncio.to_thread(connection.recv, 4096)
     assert reply.startswith(b"HTTP/1.1 408 ")
     assert b"urn:penstock:request-timeout" in reply

@@ -82,7 +82,7 @@ def test_a_body_that_never_arrives_is_refused_in_the_format_of_its_protocol(
 ) -> None:
     monkeypatch.setattr(two_protocols.gateway.limits, "timeout_s", 0.2)
     with socket.create_connection(("127.0.0.1", two_protocols.port), timeout=LONG_S) as connection:
-        connection.sendall(b"POST /v9/read HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+        connection.sendall(b"POST /v9/read HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{")
         received = connection.recv(4096)
     assert received.startswith(b"HTTP/1.1 408 ")
     assert b'"other_error": "Refusal"' in received
@@ -101,7 +101,7 @@ def test_a_draining_server_refuses_in_the_format_of_the_protocol(kind: str, tmp_
         Live(kind, Settings(registry=tmp_path), (), (NATIVE, OTHER)) as live,
         socket.create_connection(("127.0.0.1", live.port), timeout=LONG_S) as connection,
     ):
-        connection.sendall(b"POST /v9/read HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+        connection.sendall(b"POST /v9/read HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{")
         until(lambda: any(call.reading for call in live.gateway.inflight.calls.values()))
         live.call(lambda: live.gateway.drain(0))
         received = connection.recv(4096)

@@ -189,7 +189,7 @@ def test_a_bad_deadline_is_422_and_names_the_header(http: httpx.Client, value: s
 def test_a_body_beyond_the_limit_is_413_before_it_is_read(live: Live, raw_connection: Callable[[], Any]) -> None:
     with raw_connection() as connection:
         connection.sendall(
-            b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
             b"Content-Length: 100000000\r\n\r\n" + b" " * 1000
         )
         if live.kind == "asgi":  # Uvicorn's replies only reach a client that has sent its body
@@ -231,7 +231,7 @@ def test_the_connection_after_a_refusal_is_usable(http: httpx.Client) -> None:
 def test_a_client_that_disconnects_within_its_body_does_no_harm(live: Live, raw_connection: Callable[[], Any]) -> None:
     for headers in (b"Content-Length: 1000", b"Transfer-Encoding: chunked"):
         with raw_connection() as connection:
-            connection.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\n" + headers + b'\r\n\r\n5\r\n{"inp')
+            connection.sendall(b"POST /predict HTTP/1.1\r\nHost: localhost\r\n" + headers + b'\r\n\r\n5\r\n{"inp')
     wait_until(lambda: not len(live.gateway.inflight))
     assert live.http.post("/predict", json=GOOD).status_code == 200
 

@@ -26,6 +26,7 @@ from penstock.gateway.native.routes import NATIVE
 from penstock.gateway.process.asgi import AsgiApp, create_app
 from penstock.gateway.process.server import free_address, granian_server
 from penstock.gateway.service import Service
+from penstock.registry.admin_key import key_file, read_key
 from penstock.settings import Settings
 
 REFS = ("vec", "pic", "raw", "slow")
@@ -90,7 +91,7 @@ class Live:
     async def _granian(self) -> None:
         self.loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
         self.service = Service(self.settings)
-        self.gateway = build_gateway(self.service, protocols=self._protocols)
+        self.gateway = build_gateway(self.service, listener=self.settings.host, protocols=self._protocols)
         server = granian_server(self.gateway, self.settings)
         listening = asyncio.create_task(server.serve())
         await self.service.start(self._refs)
@@ -131,6 +132,13 @@ class Process:
             text=True,
         )
         self.pid = self._popen.pid
+        registry = arguments[arguments.index("--registry") + 1] if "--registry" in arguments else "registry"
+        self._key_file = key_file(directory / registry, environ.get("DATABASE_URL"))
+
+    @property
+    def auth(self) -> dict[str, str]:
+        """The header with the admin key that the server generated and keeps."""
+        return {"Authorization": f"Bearer {read_key(self._key_file)}"}
 
     def wait_for(self, path: str = "/health/ready", status: int = 200, timeout_s: float = LONG_S) -> httpx.Response:
         until = time.monotonic() + timeout_s

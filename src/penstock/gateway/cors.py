@@ -5,7 +5,7 @@ from __future__ import annotations
 from penstock.gateway.http import Call, Headers, Reply, Routes, Step
 
 _REQUEST_HEADERS = (
-    "Accept, Accept-Language, Authorization, Content-Language, Content-Type, "
+    "Accept, Accept-Language, Authorization, Content-Language, Content-Type, X-API-Key, X-Penstock-Admin-Key, "
     "X-Penstock-Key, X-Penstock-Priority, X-Request-ID, X-Request-Timeout-Ms"
 )
 _EXPOSED = "Retry-After, Server-Timing, X-Penstock-Flags, X-Penstock-Model, X-Request-ID"

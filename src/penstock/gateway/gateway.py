@@ -10,6 +10,7 @@ import secrets
 import time
 from collections.abc import Sequence
 
+from penstock.gateway.auth import HostRule, check_origin
 from penstock.gateway.http import BodyLimits, Call, Disconnected, Endpoint, Headers, Protocol, Reply, Routes, Step
 from penstock.gateway.inflight import Inflight
 from penstock.gateway.problems import CLOSE, error_headers, is_server_fault
@@ -22,6 +23,8 @@ log = logging.getLogger(__name__)
 _REQUEST_ID = re.compile(r"[!-~]{1,128}")
 _ID_PREFIX = secrets.token_hex(4)
 _ids = itertools.count(1)
+
+MAX_KNOWN_HOSTS = 64
 
 MIN_BODY_BUDGET = 256 * 1024 * 1024
 """Large bodies may take this much memory together, or four of the largest where that is more."""
@@ -101,6 +104,9 @@ class Gateway:
             if row.guarded:
                 for guard in self._guard:
                     guard(call)
+            if row.changes:
+                check_origin(call)
+                call.json_only = not row.upload
             reply = await row.handler(call)
             return reply if isinstance(reply.body, bytes) else await open_stream(call, reply)
         except Disconnected:
@@ -138,6 +144,23 @@ class RequestId(Step):
     def add_headers(self, call: Call, headers: Headers) -> None:
         """Return it."""
         headers.append(("x-request-id", call.request_id))
+
+
+class KnownHosts(Step):
+    """Answers only requests that are addressed to this server, as its rule says."""
+
+    def __init__(self, rule: HostRule) -> None:
+        self._rule = rule
+        self._known: set[str] = set()
+
+    def answer(self, call: Call) -> Reply | None:
+        """None; raises the refusal of the rule, which is asked only once for each spelling of a host."""
+        hosts = call.header_values("host")
+        if len(hosts) == 1 and hosts[0] in self._known and call.authority is None:
+            return None
+        if self._rule.check(call, hosts) and len(self._known) < MAX_KNOWN_HOSTS:
+            self._known.add(hosts[0])
+        return None
 
 
 class Tracking(Step):

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import re
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeAlias
 from urllib.parse import quote
@@ -93,7 +93,7 @@ class ReplyStream(ABC):
 class Call(ABC):
     """One request. The body is read only when a handler asks for it: a refusal costs little.
 
-    A subclass sets `service`, `limits`, `method`, `path` and `header`, and sends the reply.
+    A subclass sets `service`, `limits`, `method`, `path`, `header` and `header_values`, and sends the reply.
     """
 
     service: Service
@@ -103,12 +103,22 @@ class Call(ABC):
     path: str
     header: Callable[[str], str | None]
     """The value of a header by its lower-case name."""
+    header_values: Callable[[str], Sequence[str]]
+    """The values of a header that may be sent several times."""
+    authority: str | None = None
+    """The host in the target of the request: with HTTP/2, or where a client sends a whole URL."""
+    server: str | None = None
+    """The local address of the connection, where the server tells it."""
+    http_version = "1.1"
     query: str = ""
     """The raw query string, without the question mark."""
     params: Mapping[str, str] = _NO_PARAMS
     request_id = ""
     reading = False
     """True while the body is read."""
+    json_only = False
+    """True if a body of another content type is refused: where something is stored, since pages of other origins can
+    send only other types without asking first."""
     unread = False
     """True if the body was refused and the client may still be sending it."""
     held_bytes = 0
@@ -124,7 +134,7 @@ class Call(ABC):
 
     async def body(self) -> bytes:
         """The whole body. Raises Disconnected; before all is read also Refusal (413) for one beyond the limit, and
-        Overloaded while other large bodies take the memory.
+        Overloaded while other large bodies take the memory; Refusal (415) if the route takes only JSON.
         """
         length = self.header("content-length")
         sized = length is not None and length.isdigit()
@@ -132,11 +142,14 @@ class Call(ABC):
             self._check_size(int(length or 0))
         self.reading = True
         try:
-            return await (self._whole() if sized else self._collect())
+            body = await (self._whole() if sized else self._collect())
         except RuntimeError:  # Granian's ProtocolClosed: the client left in the middle
             raise Disconnected from None
         finally:
             self.reading = False
+        if self.json_only and body:
+            check_json(self)
+        return body
 
     async def _collect(self) -> bytes:
         chunks = []
@@ -208,6 +221,9 @@ class Endpoint:
     status; a Pydantic model in them stands for its schema. `parameters` are OpenAPI parameter objects of the query, and
     of the path where a name does not say enough. `example` is a request body. `guarded` rows need admin access. A row
     without a `tag` is served and not documented.
+
+    `changes` says that the row changes or stores something; unless given, every row does but those of GET. Then pages
+    of other origins are refused, and a body must be JSON, unless `upload` is true.
     """
 
     method: str
@@ -224,6 +240,11 @@ class Endpoint:
     example: Any = None
     guarded: bool = False
     parameters: tuple[Mapping[str, Any], ...] = ()
+    changes: bool | None = None
+
+    def __post_init__(self) -> None:
+        if self.changes is None:
+            object.__setattr__(self, "changes", self.method != "GET")
 
 
 class Routes:
@@ -314,6 +335,22 @@ class Step:
 
     def leave(self, call: Call) -> None:
         """The last hook: the reply was sent, or the client has disconnected."""
+
+
+def is_json(content_type: str) -> bool:
+    """True for `application/json` and `application/*+json`, with any parameters."""
+    if content_type == JSON:
+        return True
+    kind = content_type.partition(";")[0].strip().lower()
+    return kind == JSON or (kind.startswith("application/") and kind.endswith("+json"))
+
+
+def check_json(call: Call) -> None:
+    """Raises Refusal (415) for a content type other than JSON, and for none."""
+    given = call.header_values("content-type")
+    if len(given) != 1 or not is_json(given[0]):
+        shown = shortened(", ".join(given), 100) or "a body without a content type"
+        raise Refusal(415, f"send {JSON}, not {shown}")
 
 
 def problem_reply(error: Exception, call: Call) -> Reply:

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from penstock.gateway.auth import AdminGuard
+from penstock.gateway.auth import AdminGuard, HostRule
 from penstock.gateway.cors import Cors
-from penstock.gateway.gateway import AccessRecord, CloseWhileDraining, Gateway, RequestId, Tracking
+from penstock.gateway.gateway import AccessRecord, CloseWhileDraining, Gateway, KnownHosts, RequestId, Tracking
 from penstock.gateway.http import Protocol, Step
 from penstock.gateway.native.routes import NATIVE
 from penstock.gateway.plugins import PluginRoutes
@@ -20,7 +20,9 @@ from penstock.monitor.access import AccessLog
 def build_gateway(
     service: Service, *, listener: str | None = None, protocols: Sequence[Protocol] = (NATIVE,)
 ) -> Gateway:
-    """The gateway of an HTTP listener. `listener` is the IP address it listens on, None if that is unknown."""
+    """The gateway of an HTTP listener. `listener` is the IP address it listens on, or the path of a Unix socket that
+    only those can connect to who may administer the server; None if another server listens.
+    """
     gateway = Gateway(service, protocols)
     gateway.set_steps(*http_steps(gateway, listener))
     PluginRoutes(gateway).follow()
@@ -28,7 +30,7 @@ def build_gateway(
 
 
 def http_steps(gateway: Gateway, listener: str | None) -> list[Step]:
-    """The steps of a TCP listener, in the order in which they run."""
+    """The steps of a listener, in the order in which they run."""
     service, settings = gateway.service, gateway.service.settings
     steps: list[Step] = [RequestId()]
     if settings.access_log and AccessLog.wanted():
@@ -36,7 +38,10 @@ def http_steps(gateway: Gateway, listener: str | None) -> list[Step]:
         service.engine.observers.append(access.observe)
         steps.append(AccessRecord(access))
     steps.append(Tracking(gateway.inflight))
+    hosts = HostRule(settings, listener)
+    if hosts.needed:
+        steps.append(KnownHosts(hosts))
     if settings.cors_origins:
         steps.append(Cors(settings.cors_origins, gateway.routes))
-    steps += [AdminGuard(settings.admin_key, listener), CloseWhileDraining(service)]
+    steps += [AdminGuard(service.admin_key, listener), CloseWhileDraining(service)]
     return steps

@@ -63,6 +63,7 @@ _REFUSALS: dict[int, tuple[str, str]] = {
     409: ("not-done", "Conflict"),
     413: ("body-too-large", "The body is too large"),
     415: ("unsupported-media-type", "Unsupported media type"),
+    421: ("misdirected", "The request is for another host"),
 }
 
 

@@ -14,6 +14,7 @@ from penstock.errors import ModelLoadError, ModelNotReady, PenstockError
 from penstock.gateway.admin_commands import AdminCommands
 from penstock.gateway.worker_group import WorkerGroup
 from penstock.monitor.metrics import Metrics
+from penstock.registry.admin_key import AdminKey
 from penstock.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -37,6 +38,7 @@ class Service:
         self.metrics = Metrics(self.engine)
         self.workers = workers
         self.commands = AdminCommands(self)
+        self.admin_key = AdminKey.of(settings)
         self._reconciling = asyncio.Lock()
         self.on_models_changed: list[Callable[[], Awaitable[None]]] = []
         """Called after models may have been loaded or unloaded."""
@@ -53,6 +55,7 @@ class Service:
 
         Of several, those that can be served are, unless the setting `strict` refuses that.
         """
+        await asyncio.to_thread(self.admin_key.prepare)
         named = {*refs, *filter(None, [self.engine.default_ref])}
         if self.workers is not None:
             self.engine.deployment.share(self.workers.deployment_store())

@@ -58,6 +58,9 @@ class Task(ABC):
     """
     refuses_nan: ClassVar[bool] = False
     """True if `postprocess` itself raises OutOfRange for outputs that are not finite."""
+    stores: ClassVar[bool] = False
+    """True if its predictions store something, such as a history: web pages of other origins may not request them, and
+    their JSON needs its content type."""
     example: ClassVar[Any] = None
     """A request as JSON values; the example in the API documentation."""
 

@@ -83,6 +83,7 @@ class HydraulicDiagnostics(Task):
     series_field: ClassVar[str | None] = "sensor_data"
     inline: ClassVar[bool] = True
     refuses_nan: ClassVar[bool] = True
+    stores: ClassVar[bool] = True
     example: ClassVar[Any] = {
         "equipment_id": "exc_001",
         "sensor_data": {

@@ -22,8 +22,8 @@ _TAGS = {
     "models": "Models in the registry.",
     "health": "Health probes.",
     "monitoring": "Statistics and metrics.",
-    "admin": "Load and unload models, move aliases, drain. The admin key is required; if none is set, these routes are "
-    "available on a loopback address only.",
+    "admin": "Load and unload models, move aliases, drain. The admin key is required: the setting `admin_key`, or "
+    "the one that the server keeps in `admin.key`.",
 }
 
 VECTOR_PATH = "/inference/predict"
@@ -86,7 +86,8 @@ _OUT: dict[str, Json] = {
     "Retry-After": {"description": "Seconds.", "schema": {"type": "integer", "minimum": 1}},
 }
 _SECURITY: Json = {
-    "adminKey": {"type": "http", "scheme": "bearer", "description": "The setting `admin_key`."},
+    "adminKey": {"type": "http", "scheme": "bearer", "description": "The admin key."},
+    "apiKeyHeader": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
     "adminKeyHeader": {"type": "apiKey", "in": "header", "name": "X-Penstock-Admin-Key"},
 }
 _BINARY: Json = {"type": "string", "contentMediaType": "application/octet-stream", "format": "binary"}
@@ -134,7 +135,7 @@ def _operation(row: Endpoint, refs: Mapping[_Key, Json], example: Example | None
         "responses": _responses(row, refs),
     }
     if row.guarded:
-        operation["security"] = [{"adminKey": []}, {"adminKeyHeader": []}, {}]
+        operation["security"] = [{"adminKey": []}, {"apiKeyHeader": []}, {"adminKeyHeader": []}]
     if row.description:
         operation["description"] = row.description
     if row.requests:

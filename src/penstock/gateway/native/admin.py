@@ -12,11 +12,10 @@ from typing import TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from penstock.artifacts.refs import parse_ref
-from penstock.errors import ConfigError, InvalidInput, ModelLoadError, shortened
+from penstock.errors import ConfigError, InvalidInput, ModelLoadError
 from penstock.formats import is_model_file
-from penstock.gateway.http import JSON, Call, Handler, Reply, json_reply
+from penstock.gateway.http import Call, Handler, Reply, json_reply
 from penstock.gateway.native.decoding import parse
-from penstock.gateway.native.predict import is_json
 from penstock.gateway.problems import Refusal
 from penstock.registry.registry import CHAMPION
 from penstock.tasks.validation_errors import refusal
@@ -218,9 +217,6 @@ async def resume(call: Call) -> Reply:
 async def _body(call: Call, kind: type[Body]) -> Body:
     """The command in a body, which may be empty if every field has a default. Raises InvalidInput or Refusal."""
     body = await call.body()
-    content_type = call.header("content-type") or ""
-    if body and not is_json(content_type):  # browsers send other types across origins without a preflight
-        raise Refusal(415, f"send {JSON}, not {shortened(content_type, 100) or 'a body without a content type'}")
     if len(body) > MAX_BODY_BYTES:
         raise Refusal(413, f"the body may be {MAX_BODY_BYTES} bytes at most")
     try:

@@ -23,7 +23,8 @@ from penstock.engine.observation import Prediction
 from penstock.engine.tasks.ranges import Flag
 from penstock.errors import FieldError, InvalidInput, ModelNotFound, PenstockError, quoted, shortened
 from penstock.formats import is_model_file
-from penstock.gateway.http import JSON, Call, Reply
+from penstock.gateway.auth import check_origin
+from penstock.gateway.http import JSON, Call, Reply, check_json, is_json
 from penstock.gateway.native.decoding import Batch, named_task, read_json
 from penstock.gateway.native.fast_json import has_arrays
 from penstock.gateway.native.uploads import read_upload
@@ -86,6 +87,8 @@ async def _answer(call: Call, ref: str | None, *, vector: bool = False, fixed: b
         version = getattr(request, "model_version", None)
         if version is not None and version != lease.model.version:
             await _move(call, lease, version, fixed)
+        if lease.runner.task.stores:
+            _check_sender(call, upload=lease.runner.task.upload_field is not None)
         lease.started = time.monotonic()  # measure the engine only, without the transfer of the body
         prediction = await engine.pipeline.predict(lease, request, in_thread=large)
     return await asyncio.to_thread(_reply, prediction) if large else _reply(prediction)
@@ -245,12 +248,14 @@ def _check_json(content_type: str) -> None:
         raise Refusal(415, f"this model takes {JSON}, not {shortened(content_type, 100)}")
 
 
-def is_json(content_type: str) -> bool:
-    """True for `application/json` and `application/*+json`, with any parameters."""
-    if content_type == JSON:
-        return True
-    kind = content_type.partition(";")[0].strip().lower()
-    return kind == JSON or (kind.startswith("application/") and kind.endswith("+json"))
+def _check_sender(call: Call, *, upload: bool = False) -> None:
+    """For a task that stores something. Raises Refusal: 403 for a page of another origin, 415 for undeclared JSON.
+
+    `upload`: the task takes files, whose content types were checked when they were read.
+    """
+    check_origin(call)
+    if not upload:
+        check_json(call)
 
 
 # Replying
@@ -310,6 +315,8 @@ async def predict_batch(call: Call) -> Reply:
         lease.task = _task_of_batch(call, batch.shell.get("task"))
         await _hold_model(call, lease, batch.shell.get("model"))
         items = await _decode(_read_items, lease, batch) if large else _read_items(lease, batch)
+        if lease.runner.task.stores:
+            _check_sender(call)
         lease.started = time.monotonic()
         good = [item for item in items if not isinstance(item, PenstockError)]
         results = iter(await engine.pipeline.predict_batch(lease, good))

@@ -12,7 +12,7 @@ from penstock.gateway.http import JSON, Endpoint, Protocol, problem_reply
 from penstock.gateway.native import admin, health, models, task_models
 from penstock.gateway.native import predict as native
 
-_PREDICT = (404, 413, 415, 422, 429, 500, 503, 504)
+_PREDICT = (403, 404, 413, 415, 422, 429, 500, 503, 504)
 """Statuses of a refused prediction."""
 
 _ANY_TASK = (
@@ -97,30 +97,30 @@ _PREDICTIONS = (
         "POST", "/inference/predict", native.predict_vector, "inference", "Classify vectors of numbers",
         "Answered by the default model, or by the first served model that takes a vector.",
         requests=task_models.VECTOR_REQUESTS, responses=task_models.VECTOR_RESPONSES,
-        problems=_PREDICT, example=_VECTOR_EXAMPLE,
+        problems=_PREDICT, changes=False, example=_VECTOR_EXAMPLE,
     ),
     Endpoint(
         "POST", "/predict", native.predict, "inference", "Predict with the default model", _ANY_TASK,
         requests=task_models.REQUESTS, upload=True, responses=task_models.RESPONSES,
-        problems=_PREDICT, example=_VECTOR_EXAMPLE,
+        problems=_PREDICT, changes=False, example=_VECTOR_EXAMPLE,
     ),
     Endpoint(
         "POST", "/predict/batch", native.predict_batch, "inference", "Predict several requests with one model",
         "Every item succeeds or fails on its own; a failed item has an `error` in place of its prediction.",
         requests=(native.BatchRequest,), responses=(native.batch_response(task_models.RESPONSES),),
-        problems=_PREDICT, example={"requests": [_VECTOR_EXAMPLE, _VECTOR_EXAMPLE]},
+        problems=_PREDICT, changes=False, example={"requests": [_VECTOR_EXAMPLE, _VECTOR_EXAMPLE]},
     ),
     Endpoint(
         "POST", "/models/{name}/predict", native.predict_model, "inference", "Predict with a model",
         f"`name` may carry an alias: `digits@champion`. {_ANY_TASK}",
         requests=task_models.REQUESTS, upload=True, responses=task_models.RESPONSES,
-        problems=_PREDICT, example=_VECTOR_EXAMPLE,
+        problems=_PREDICT, changes=False, example=_VECTOR_EXAMPLE,
     ),
     Endpoint(
         "POST", "/models/{name}/versions/{version}/predict", native.predict_version, "inference",
         "Predict with a version of a model", _ANY_TASK,
         requests=task_models.REQUESTS, upload=True, responses=task_models.RESPONSES,
-        problems=_PREDICT, example=_VECTOR_EXAMPLE,
+        problems=_PREDICT, changes=False, example=_VECTOR_EXAMPLE,
     ),
 )  # fmt: skip
 

@@ -99,8 +99,16 @@ class AsgiCall(Call):
         self.path = scope["path"]
         self.query = scope["query_string"].decode("latin-1")
         self.header = headers.get
+        self.server = (scope.get("server") or (None,))[0]
+        self.http_version = scope.get("http_version", "1.1")
+        self._headers = scope["headers"]
         self._receive = receive
         self._send = send
+
+    def header_values(self, name: str) -> list[str]:
+        """The values of a header that may be sent several times."""
+        wanted = name.encode("latin-1")
+        return [value.decode("latin-1") for given, value in self._headers if given == wanted]
 
     async def _whole(self) -> bytes:
         message = await self._next()

@@ -31,9 +31,18 @@ class RsgiCall(Call):
         self.method = scope.method
         self.path = scope.path
         self.query = scope.query_string
-        self.header = scope.headers.get
+        headers = scope.headers
+        self.header = headers.get
+        self.header_values = headers.get_all
+        self.authority = scope.authority
         self._scope = scope
         self._protocol = protocol
+
+    @property
+    def http_version(self) -> str:  # type: ignore[override]  # read only where it is needed
+        """As in the request, `1.0`, `1.1` or `2`."""
+        version: str = self._scope.http_version
+        return "1.0" if version == "1" else version
 
     def _whole(self) -> Awaitable[bytes]:
         return self._protocol()  # type: ignore[no-any-return]
