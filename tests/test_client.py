@@ -11,6 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import httpx
 import numpy as np
 import pytest
 
@@ -25,6 +26,7 @@ from penstock.errors import (
     Overloaded,
     PenstockError,
 )
+from penstock.registry.admin_key import AdminKey
 
 
 class Received(NamedTuple):
@@ -73,7 +75,7 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(self.server.body)
 
-    do_GET = do_POST = _answer
+    do_GET = do_POST = do_PUT = do_DELETE = _answer
 
     def log_message(self, *_: object) -> None:
         """Say nothing."""
@@ -117,6 +119,62 @@ def test_a_reference_becomes_the_route_of_its_model(server: Scripted, client: Cl
 def test_fields_may_be_a_mapping_keywords_and_arrays(server: Scripted, client: Client) -> None:
     client.predict("m", {"inputs": {"x": np.ones((1, 2), np.float32)}}, model_version="v1", batch_size=np.int64(1))
     assert json.loads(server.received[0].body) == {"inputs": {"x": [[1, 1]]}, "model_version": "v1", "batch_size": 1}
+
+
+def test_commands_carry_the_admin_key_and_predictions_do_not(server: Scripted) -> None:
+    with Client(server.url, "an api key", admin_key="a-key-of-enough-letters") as client:
+        client.load("digits@champion")
+        client.unload("digits:v1.0")
+        client.set_alias("digits", "champion", "v2.0")
+        client.set_alias("a/b", "x y")
+        client.remove_alias("digits", "champion")
+        client.drain(wait_s=2)
+        client.resume()
+        client.server_state()
+        client.predict("digits", input_data=[1])
+    *commands, prediction = server.received
+    assert [(each.method, each.path, json.loads(each.body or "null")) for each in commands] == [
+        ("POST", "/admin/load", {"model": "digits@champion"}),
+        ("POST", "/admin/unload", {"model": "digits:v1.0"}),
+        ("PUT", "/admin/models/digits/aliases/champion", {"version": "v2.0"}),
+        ("PUT", "/admin/models/a%2Fb/aliases/x%20y", {"version": None}),
+        ("DELETE", "/admin/models/digits/aliases/champion", None),
+        ("POST", "/admin/drain", {"wait_s": 2}),
+        ("DELETE", "/admin/drain", None),
+        ("GET", "/admin", None),
+    ]
+    assert {each.headers["x-penstock-admin-key"] for each in commands} == {"a-key-of-enough-letters"}
+    assert {each.headers["authorization"] for each in server.received} == {"Bearer an api key"}
+    assert "x-penstock-admin-key" not in prediction.headers
+
+
+def test_on_the_same_machine_the_key_is_that_of_the_settings_or_of_the_file(
+    server: Scripted, client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    client.resume()
+    kept = AdminKey(None, tmp_path / "registry" / "admin.key")
+    kept.prepare()
+    client.resume()
+    monkeypatch.setenv("PENSTOCK_ADMIN_KEY", "a-key-of-enough-letters")
+    client.resume()
+    sent = [each.headers.get("x-penstock-admin-key") for each in server.received]
+    assert sent == [None, kept.current(), "a-key-of-enough-letters"]
+
+
+def test_another_machine_gets_no_key_that_it_was_not_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PENSTOCK_ADMIN_KEY", "a-key-of-enough-letters")
+    for url in ("http://models.example", "http://localhost.evil.example", "http://127.0.0.1@evil.example"):
+        seen: list[httpx.Request] = []
+
+        def answer(request: httpx.Request, seen: list[httpx.Request] = seen) -> httpx.Response:
+            seen.append(request)
+            return httpx.Response(200, json={})
+
+        with Client(url) as client:
+            client._http = httpx.Client(base_url=url, transport=httpx.MockTransport(answer))
+            client.resume()
+        assert "x-penstock-admin-key" not in seen[0].headers
 
 
 @pytest.mark.parametrize("value", [float("nan"), np.array([np.inf]), object(), {1, 2}])

@@ -55,6 +55,9 @@ class Client:
     highest that the server allows. Every method raises the exception of `penstock.errors` that the server reports:
     InvalidInput with the faulty fields, ModelNotFound, Overloaded and ModelNotReady with `retry_after_s`,
     DeadlineExceeded, InferenceError; ModelNotReady also when no server answers.
+
+    Commands to the server (`load`, `unload`, `set_alias`, …) carry `admin_key`. Without one, for a server on this machine,
+    it is the key of the settings, or the one that the server keeps beside the registry of the settings.
     """
 
     def __init__(
@@ -63,11 +66,13 @@ class Client:
         api_key: str | None = None,
         timeout_s: float = 30.0,
         priority: int = 0,
+        admin_key: str | None = None,
     ) -> None:
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self.base_url = base_url.rstrip("/")
         self._timeout_s = timeout_s
         self._priority = priority
+        self._admin_key = admin_key
         self._http = httpx.Client(base_url=self.base_url, headers=headers, timeout=timeout_s)
 
     def predict(self, model: str | None = None, request: Mapping[str, Any] | None = None, **fields: Any) -> Json:
@@ -106,6 +111,34 @@ class Client:
         """Counters and times since the server started, per model."""
         return self._get("/stats")
 
+    def load(self, model: str) -> Json:
+        """Have the server serve a model; returns when it is loaded and verified."""
+        return self._command("POST", "/admin/load", {"model": model})
+
+    def unload(self, model: str) -> Json:
+        """Have the server stop serving a model, until it is loaded again."""
+        return self._command("POST", "/admin/unload", {"model": model})
+
+    def set_alias(self, name: str, alias: str, version: str | None = None) -> Json:
+        """Point an alias at a version; at the highest release without one."""
+        return self._command("PUT", _alias_path(name, alias), {"version": version})
+
+    def remove_alias(self, name: str, alias: str) -> Json:
+        """Remove an alias."""
+        return self._command("DELETE", _alias_path(name, alias))
+
+    def drain(self, wait_s: float = 0.0) -> Json:
+        """Have the server refuse predictions, and wait up to `wait_s` for those in flight; `resume` ends it."""
+        return self._command("POST", "/admin/drain", {"wait_s": wait_s})
+
+    def resume(self) -> Json:
+        """Have the server accept predictions again after a drain."""
+        return self._command("DELETE", "/admin/drain")
+
+    def server_state(self) -> Json:
+        """What the server serves: wanted, loaded and unloaded models, and problems."""
+        return self._command("GET", "/admin")
+
     def close(self) -> None:
         """Close the connections."""
         self._http.close()
@@ -125,6 +158,14 @@ class Client:
         if content_type:
             headers["Content-Type"] = content_type
         return self._checked(self._send("POST", path, headers=headers, **body))
+
+    def _command(self, method: str, path: str, body: Json | None = None) -> Json:
+        key = self._admin_key
+        if key is None and self._http.base_url.host in _THIS_MACHINE:  # no other machine gets a key that it was not given
+            key = _kept_key()
+        headers = {} if key is None else {"X-Penstock-Admin-Key": key}
+        more = {} if body is None else {"json": body}
+        return self._checked(self._send(method, path, headers=headers, **more))
 
     def _get(self, path: str) -> Json:
         return self._checked(self._send("GET", path))
@@ -150,6 +191,21 @@ class Client:
         if not isinstance(body, dict):
             raise PenstockError(f"{response.url} answered {response.status_code} without a JSON object")
         return body
+
+
+_THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
+
+
+def _kept_key() -> str | None:
+    """The admin key of the settings, or of the file beside their registry; None where neither can be read."""
+    from penstock.registry.admin_key import AdminKey
+    from penstock.settings import load_settings
+
+    return AdminKey.of(load_settings().settings).current()
+
+
+def _alias_path(name: str, alias: str) -> str:
+    return f"/admin/models/{quote(name, safe='')}/aliases/{quote(alias, safe='')}"
 
 
 def _path(model: str | None) -> str:

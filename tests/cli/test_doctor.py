@@ -49,6 +49,26 @@ def test_a_port_in_use_is_a_problem(penstock: Penstock, monkeypatch: pytest.Monk
     assert done.out.endswith("need attention\n")
 
 
+def test_the_place_of_the_admin_key_is_shown_and_never_the_key(
+    penstock: Penstock, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = Path("registry").absolute() / "admin.key"
+    assert findings(penstock("doctor", "--json"))["admin key"]["value"].startswith(str(file))
+    file.parent.mkdir()
+    file.write_text("")
+    file.chmod(0o600)
+    broken = penstock("doctor", "--json")
+    assert broken.code == 1
+    assert "holds no admin key" in findings(broken)["admin key"]["wrong"]
+    file.write_text("a-key-of-enough-letters")
+    found = penstock("doctor", "--json")
+    assert findings(found)["admin key"] == {"what": "admin key", "value": str(file), "wrong": None}
+    monkeypatch.setenv("PENSTOCK_ADMIN_KEY", "another-key-of-enough-letters")
+    given = penstock("doctor", "--json")
+    assert findings(given)["admin key"]["value"] == "the setting admin_key"
+    assert "key-of-enough" not in found.out + given.out + penstock("config", "show").out
+
+
 def test_unreadable_settings_are_reported_and_the_machine_is_still_shown(
     penstock: Penstock, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -62,7 +62,15 @@ def examine(overrides: dict[str, object], config: Path | None = None) -> Iterato
         yield Finding("settings", "refused", str(error))
         return
     yield Finding("settings", "valid")
-    checks: tuple[Callable[[Settings], Finding], ...] = (_device, _registry, _database, _models, _model_path, _port)
+    checks: tuple[Callable[[Settings], Finding], ...] = (
+        _device,
+        _registry,
+        _database,
+        _admin_key,
+        _models,
+        _model_path,
+        _port,
+    )
     for check in checks:
         yield check(settings)
 
@@ -176,6 +184,22 @@ def _chosen(registry: Registry) -> list[str]:
             versions.insert(0, registry.resolve(name)[1])
         chosen |= dict.fromkeys(f"{name}:{version}" for version in versions)
     return list(chosen)
+
+
+def _admin_key(settings: Settings) -> Finding:
+    """Where the key of the admin routes is; never the key."""
+    from penstock.registry.admin_key import AdminKey, read_key
+
+    file = AdminKey.of(settings).file
+    if settings.admin_key is not None:
+        return Finding("admin key", "the setting admin_key")
+    if not os.path.lexists(file):
+        return Finding("admin key", f"{file} (the first server that starts writes it)")
+    try:
+        read_key(file)
+    except ConfigError as error:
+        return Finding("admin key", str(file), str(error))
+    return Finding("admin key", str(file))
 
 
 def _model_path(settings: Settings) -> Finding:

@@ -244,7 +244,7 @@ def _check_json(content_type: str) -> None:
 
     A body without a content type, or with the default of `curl -d`, is read as JSON.
     """
-    if content_type and not is_json(content_type) and not content_type.startswith(_CURL):
+    if content_type not in ("", JSON) and not is_json(content_type) and not content_type.startswith(_CURL):
         raise Refusal(415, f"this model takes {JSON}, not {shortened(content_type, 100)}")
 
 
