@@ -161,7 +161,9 @@ class Client:
 
     def _command(self, method: str, path: str, body: Json | None = None) -> Json:
         key = self._admin_key
-        if key is None and self._http.base_url.host in _THIS_MACHINE:  # no other machine gets a key that it was not given
+        if (
+            key is None and self._http.base_url.host in _THIS_MACHINE
+        ):  # no other machine gets a key that it was not given
             key = _kept_key()
         headers = {} if key is None else {"X-Penstock-Admin-Key": key}
         more = {} if body is None else {"json": body}

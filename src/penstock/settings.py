@@ -32,10 +32,12 @@ from penstock.options import (
     option,
     suggestion,
 )
+from penstock.patterns import checked_pattern
 
 PREFIX = "PENSTOCK_"
 MIN_ADMIN_KEY = 16
 """Characters: a shorter key can be guessed."""
+MOST_PATTERNS = 50
 CONFIG_FILE = "penstock.toml"
 
 _OWN_FLAGS = ("model_path", "model_type")
@@ -56,6 +58,10 @@ def is_admin_key(text: str) -> bool:
 
 def _comma_list(value: Any) -> Any:
     return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+def _list_of_one(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else value
 
 
 class Settings(EngineOptions):
@@ -94,6 +100,11 @@ class Settings(EngineOptions):
         "json", "Format of the log: json (one object a line) or console (for people)."
     )
     access_log: bool = option(False, "Log every request.")
+    redact_patterns: Annotated[tuple[str, ...], BeforeValidator(_list_of_one)] = option(
+        (),
+        "Regular expressions of what logs must not hold, besides e-mail addresses and the like; the environment holds "
+        "one expression, which may have alternatives.",
+    )
     admin_key: str | None = option(
         None,
         "Key of the routes below /admin; the default is one that the first server generates and keeps in `admin.key` "
@@ -124,6 +135,15 @@ class Settings(EngineOptions):
             if host != "*" and not _HOST.fullmatch(host):
                 raise ValueError(f"should hold names such as models.example.org, without a port; {host!r} is none")
         return tuple(host.lower().removesuffix(".") for host in value)
+
+    @field_validator("redact_patterns")
+    @classmethod
+    def _quick_patterns(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if len(value) > MOST_PATTERNS:
+            raise ValueError(f"should hold {MOST_PATTERNS} expressions at most")
+        for text in value:
+            checked_pattern(text)
+        return value
 
     @field_validator("admin_key")
     @classmethod

@@ -246,7 +246,9 @@ def test_under_another_server_the_connection_tells_whether_it_is_local() -> None
     assert not HostRule(Settings(host="0.0.0.0"), None).needed  # behind a proxy in the same pod
 
 
-@pytest.mark.parametrize("text", ["http://models.example", "models.example:8002", "a b", "models.example/x", "*.*", "é"])
+@pytest.mark.parametrize(
+    "text", ["http://models.example", "models.example:8002", "a b", "models.example/x", "*.*", "é"]
+)
 def test_an_allowed_host_is_a_name(text: str) -> None:
     from penstock.errors import ConfigError
 

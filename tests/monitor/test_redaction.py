@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock.monitor.redaction import LONGEST, scrub, scrub_field
+from penstock.monitor.redaction import LONGEST, redact_also, scrub, scrub_field
+from penstock.patterns import checked_pattern
 
 
 @pytest.mark.parametrize(
@@ -25,6 +27,28 @@ from penstock.monitor.redaction import LONGEST, scrub, scrub_field
         ("030 1234567", "[phone]"),
         ("0049 30 1234567", "[phone]"),
         ("phone=4155552671", "[phone]"),
+        ("/users/+41791234567/history", "/users/[phone]/history"),
+        ("/users/+41791234567/12345", "/users/[phone]/12345"),
+        ("GET /users/%2B41%2079%20123%2045%2067?x=1", "GET /users/[phone]?x=1"),
+        ("/users/0041 79 123 45 67", "/users/[phone]"),
+        ("/call/415-555-2671/now", "/call/[phone]/now"),
+        ("/call/(415) 555-2671", "/call/[phone]"),
+        ("/call/030-1234567", "/call/[phone]"),
+        ("/equipment/0791234567", "/equipment/[phone]"),
+        ("/equipment/4155552671/history", "/equipment/[phone]/history"),
+        ("/find?phone=%2B41791234567", "/find?[phone]"),
+        ("CH93 0076 2011 6238 5295 7", "[iban]"),
+        ("de89370400440532013000 was refused", "[iban] was refused"),
+        ("/accounts/GB29NWBK60161331926819", "/accounts/[iban]"),
+        ("/accounts/FR14%202004%201010%200505%200001%203M02%20606/x", "/accounts/[iban]/x"),
+        ("NO93-8601-1117-947, MT84MALT011000012345MTLCAST001S", "[iban], [iban]"),
+        ("123-45-6789", "[ssn]"),
+        ("/patients/123-45-6789/scans", "/patients/[ssn]/scans"),
+        ("SSN: 123 45 6789, ssn=123456789", "SSN: [ssn], ssn=[ssn]"),
+        ("756.1234.5678.97", "[ahv]"),
+        ("/insured/756.9217.0769.85/x", "/insured/[ahv]/x"),
+        ("756 9217 0769 85 and 756-9217-0769-85", "[ahv] and [ahv]"),
+        ("7569217076985", "[ahv]"),
         ("4111 1111 1111 1111", "[card]"),
         ("card 5500-0000-0000-0004, 4111111111111111", "card [card], [card]"),
         ("378282246310005", "[card]"),
@@ -78,6 +102,18 @@ def test_personal_data_and_credentials_are_redacted(text: str, clean: str) -> No
         "/models/digits/versions/v1.0/predict",
         "penstock.engine.loading.loaded_model",
         "16777216 bytes at most, 1024 items",
+        "/models/digits/versions/2026-11-28/predict",
+        "/equipment/12345678",
+        "/equipment/1764323289",
+        "/archive/2026/11/28/0123",
+        "http://192.168.100.200:8002/health",
+        "/v2/models/resnet50-v1.5/infer",
+        "DE89370400440532013001",
+        "ab12cdefabcdefabcdef is a commit",
+        "7561234567890",
+        "756.123.456",
+        "2026-11-28 10:51:43",
+        "shape [756, 1234, 5678, 97]",
     ],
 )
 def test_text_that_an_operator_needs_is_kept(text: str) -> None:
@@ -96,6 +132,31 @@ def test_every_plain_address_is_found(local: str, domain: str) -> None:
     assert scrub(f"from {local}@{domain}.") == "from [email]."
 
 
+@pytest.fixture
+def own() -> Iterator[None]:
+    redact_also((r"\bEMP-\d{4,8}\b", r"(?i)patient[- ]\w+"))
+    yield
+    redact_also(())
+
+
+def test_patterns_of_the_settings_are_redacted_too(own: None) -> None:
+    assert scrub("EMP-12345 saw Patient Miller, ann@example.com") == "[redacted] saw [redacted], [email]"
+    assert scrub_field("path", "/staff/EMP-1234/x") == "/staff/[redacted]/x"
+    assert scrub("EMP-123") == "EMP-123"
+    long = "word " * 150 + "EMP-12345 " + "x" * 2000 + " EMP-12345"
+    assert scrub(long) == long.replace("EMP-12345", "[redacted]")
+    redact_also(())
+    assert scrub("EMP-12345") == "EMP-12345"
+
+
+def test_slow_patterns_that_are_allowed_stay_quick_on_long_texts() -> None:
+    redact_also([checked_pattern(r"\w+!").pattern])
+    started = time.thread_time()
+    scrub("a" * LONGEST)
+    redact_also(())
+    assert time.thread_time() - started < 1
+
+
 LONG = ("a" * 10**6, "1 " * 10**5, "a@" * 10**4, "key_" * 5000, "+1 " * 7000, "token " * 4000, "eyJ" * 7000)
 ODD = (
     "+1234567890" * 2000,
@@ -104,6 +165,11 @@ ODD = (
     "-----BEGIN PRIVATE KEY-----" * 800,
     "1-" * 10**4,
     "1-eyJ" * 4000,
+    "CH93" * 5000,
+    "/+1" * 7000,
+    "756." * 5000,
+    "ssn " * 5000,
+    "DE89 " * 4000,
 )
 
 

@@ -164,7 +164,12 @@ def test_a_link_a_directory_and_a_pipe_are_not_keys(file: Path, written: Path, t
     link, pipe = tmp_path / "link.key", tmp_path / "pipe.key"
     link.symlink_to(written)
     os.mkfifo(pipe)
-    for path, why in ((link, "symbolic link"), (pipe, "not a file"), (tmp_path, "not a file"), (tmp_path / "x", "No such")):
+    for path, why in (
+        (link, "symbolic link"),
+        (pipe, "not a file"),
+        (tmp_path, "not a file"),
+        (tmp_path / "x", "No such"),
+    ):
         with pytest.raises(ConfigError, match=why):
             read_key(path)
 

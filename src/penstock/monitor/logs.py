@@ -10,7 +10,7 @@ from typing import Any, TextIO
 
 import structlog
 
-from penstock.monitor.redaction import scrub_field
+from penstock.monitor.redaction import redact_also, scrub_field
 from penstock.settings import Settings
 
 _CHATTY = ("alembic", "asyncio", "httpx", "PIL")
@@ -29,6 +29,7 @@ def configure_logging(settings: Settings, stream: TextIO | None = None) -> None:
     Replaces the handlers of the root logger, and captures Python's warnings. Values passed as `extra` become fields of
     the record. All text is redacted with `scrub`.
     """
+    redact_also(settings.redact_patterns)
     handler = _Handler(stream or sys.stderr)
     handler.setFormatter(_formatter(settings.log_format, handler.stream))
     root = logging.getLogger()
@@ -72,7 +73,7 @@ def _formatter(log_format: str, stream: TextIO) -> logging.Formatter:
 
 
 def scrub_record(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """A structlog processor: redact e-mail addresses, phone numbers, tokens, card numbers and secrets in all fields."""
+    """A structlog processor: redact personal data and credentials in all fields."""
     ours = _OURS_OF_ACCESS if event.get("logger") == "penstock.access" else _OURS
     for name, value in event.items():
         if name not in ours and type(value) not in (int, float, bool):
