@@ -198,13 +198,15 @@ def write_artifact(
     padding: Sequence[PaddingPolicy] = (),
     ranges: Ranges | None = None,
     more_tasks: Sequence[TaskEntry] = (),
+    batchable: bool | None = None,
 ) -> Artifact:
     """Write a complete artifact to `directory`, which must be empty or not exist.
 
     The files are written to a temporary directory that is renamed at the end, so `directory` is never incomplete.
     `created_at` is UTC in ISO 8601, by default the current time. `batching` and `padding` are the model's requirements
     on the server, `ranges` its expected values (`measure_ranges`), `more_tasks` the tasks that it supports in addition
-    to `task`. Raises InvalidInput naming the faulty field or file; nothing is left on disk then.
+    to `task`; `batchable` says whether the rows of a batch are independent. Raises InvalidInput naming the faulty field
+    or file; nothing is left on disk then.
     """
     directory = Path(directory)
     _check_names(variants)
@@ -229,6 +231,7 @@ def write_artifact(
                 padding=tuple(padding),
                 ranges=ranges,
                 more_tasks=tuple(more_tasks),
+                batchable=batchable,
             )
         except ValidationError as error:
             raise InvalidInput(describe(error)) from None

@@ -214,7 +214,11 @@ def _schema_version(value: Any) -> str:
 
 
 class Manifest(Entry):
-    """The content of `manifest.json`."""
+    """The content of `manifest.json`.
+
+    `batchable` records whether the rows of a batch were shown to be independent; None: not recorded. With false every
+    request runs whole and alone; true is still measured.
+    """
 
     schema_version: Annotated[str, BeforeValidator(_schema_version)] = str(CURRENT)
     name: Annotated[str, AfterValidator(_name)]
@@ -232,6 +236,7 @@ class Manifest(Entry):
     batching: BatchingPolicy | None = None
     padding: tuple[PaddingPolicy, ...] = ()
     ranges: Ranges | None = None
+    batchable: bool | None = None
     _unknown: tuple[UnknownField, ...] = PrivateAttr(default=())
     """Fields of a newer schema."""
 
@@ -300,6 +305,8 @@ class Manifest(Entry):
         that JSON does not have.
         """
         document = self.model_dump(mode="json", warnings="error")
+        if self.batchable is None:  # a release that does not know the field reads the manifest as well
+            del document["batchable"]
         if self.schema_version == str(FIRST):
             document["schema_version"] = FIRST.major
             for variant in document["variants"]:

@@ -127,7 +127,7 @@ class Pipeline:
     async def _run_cached(self, lease: Lease, arrays: Arrays, pool: TaskThreadPool | None) -> Batched[Arrays]:
         model, cache, deadline = lease.model, self._cache, lease.deadline
         submit = functools.partial(model.batcher.submit, arrays, deadline, lease.priority)
-        if cache is None:
+        if cache is None or not model.cacheable:
             return await submit()
         identity = model.cache_identity
         if not model.at_close:

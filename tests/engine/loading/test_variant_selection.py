@@ -70,7 +70,7 @@ class Machine:
         self.backends: list[Paced] = []
 
     def bring_up(
-        self, format: str, file: Any, options: Any, limits: BatchLimits, golden: Any, what: str
+        self, format: str, file: Any, options: Any, limits: BatchLimits, golden: Any, what: str, known: Any
     ) -> ReadyBackend:
         self.opened.append(format)
         pace = self.forms[format]

@@ -12,11 +12,14 @@ from typing import Any, NamedTuple
 from penstock.artifacts.artifact import Artifact, Golden, TaskEntry, VariantSource, write_artifact
 from penstock.artifacts.card import render_card
 from penstock.artifacts.refs import FILE_VERSION
-from penstock.backends.base import BackendOptions, require_file
+from penstock.backends.base import Backend, BackendOptions, require_file
 from penstock.backends.catalog import format_of, open_backend
+from penstock.backends.row_independence import NOT_DETERMINISTIC, RowProof, prove_rows
+from penstock.backends.verification import Examples
 from penstock.cli.models.random_samples import observed_signature, self_reference
+from penstock.engine.batching.row_proofs import record
 from penstock.engine.loading.load_overrides import described_file
-from penstock.errors import InvalidInput, UnsupportedFormat
+from penstock.errors import InferenceError, InvalidInput, UnsupportedFormat
 from penstock.file_description import FileDescription, read_text
 from penstock.formats import FORMATS, format_of_kind
 from penstock.imports import import_attribute
@@ -27,6 +30,9 @@ from penstock.scan.scanner import scan_file
 from penstock.tasks.catalog import load_task, task_for_bare
 from penstock.tensors import Signature
 
+BATCH_ROWS = 32
+"""Of the proof that rows are independent, as for a server with its default batch size."""
+
 
 class InspectedModel(NamedTuple):
     """The facts about a bare file. `golden_origin` is the source of `golden`, or the reason for None."""
@@ -36,6 +42,7 @@ class InspectedModel(NamedTuple):
     variant: VariantSource
     golden: Golden | None
     golden_origin: str
+    rows: RowProof | None
 
 
 def publish_file(
@@ -68,8 +75,9 @@ def publish_file(
             variants=[replace(model.variant, companions=_companions(path, model.variant.format))],
             golden=model.golden,
             card=text,
-            lineage=_lineage(path, model.golden_origin),
+            lineage=_lineage(path, model),
             created_at=_modified_at(path),
+            batchable=model.rows.batchable if model.rows is not None else None,
         )
         return models.publish(artifact.path, trust, prove=prove)
 
@@ -81,6 +89,9 @@ def _inspect(path: Path, trust: str, about: FileDescription) -> InspectedModel:
     backend = open_backend(format, file, BackendOptions(device="cpu", trust=trust))
     try:
         golden, origin = self_reference(backend)
+        rows = _rows(backend, golden)
+        if golden is not None and rows is not None and rows.why == NOT_DETERMINISTIC:
+            golden, origin = None, f"none: {NOT_DETERMINISTIC}"
         signature = observed_signature(backend, golden)
         entry = TaskEntry(kind=about.task or task_for_bare(signature), config=about.task_config)
         load_task(entry.kind, entry.config, signature)
@@ -95,7 +106,16 @@ def _inspect(path: Path, trust: str, about: FileDescription) -> InspectedModel:
         num_parameters=backend.num_parameters,
         max_abs_error=None if golden is None else 0.0,
     )
-    return InspectedModel(signature, entry, variant, golden, origin)
+    return InspectedModel(signature, entry, variant, golden, origin, rows)
+
+
+def _rows(backend: Backend, golden: Golden | None) -> RowProof | None:
+    """Whether its rows are independent; None if that was not measured."""
+    try:
+        proof = prove_rows(backend, Examples(backend, backend.signature, golden), BATCH_ROWS)
+    except InferenceError:  # it runs with no input that is tried
+        return None
+    return proof if proof.measured else None
 
 
 def _format(path: Path, about: FileDescription) -> str:
@@ -143,15 +163,23 @@ def _companions(path: Path, format: str) -> dict[str, Path]:
     return {name: path.parent / name for name in sorted(locations)}
 
 
-def _lineage(path: Path, golden_origin: str) -> dict[str, Any]:
+def _lineage(path: Path, model: InspectedModel) -> dict[str, Any]:
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"source": path.name, "source_sha256": digest, "golden_samples": golden_origin}
+    rows = {} if model.rows is None else {"rows": record(model.rows)}
+    return {"source": path.name, "source_sha256": digest, "golden_samples": model.golden_origin, **rows}
 
 
 def _modified_at(path: Path) -> str:
     """The file's modification time: publishing the same file twice gives the same artifact."""
     return datetime.fromtimestamp(int(path.stat().st_mtime), UTC).isoformat()
+
+
+def _batching(rows: RowProof | None) -> str:
+    """A paragraph on a model that is not batchable."""
+    if rows is None or rows.batchable:
+        return ""
+    return f"\n\nNot batchable: {rows.sentence}. Each request runs whole and alone."
 
 
 def _card(name: str, version: str, path: Path, model: InspectedModel) -> str:
@@ -161,7 +189,8 @@ def _card(name: str, version: str, path: Path, model: InspectedModel) -> str:
         summary=f"Published from the file `{path.name}`, which has no description.",
         intended_use="Unknown. Write a card and publish with `--card`.",
         training_data="Unknown.",
-        limits=f"Not measured. Golden samples: {model.golden_origin}. They show that later loads answer alike.",
+        limits=f"Not measured. Golden samples: {model.golden_origin}. They show that later loads answer alike."
+        f"{_batching(model.rows)}",
         license="other",
         tags=(model.variant.format,),
         task_type="other",

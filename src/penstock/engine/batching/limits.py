@@ -14,7 +14,7 @@ class BatchLimits:
 
     `timeout_ms` is the longest time a request may take, if the model has a limit of its own. `padding` lets requests of
     several lengths share a run. A model that is `whole` runs each request alone, uncut and unpadded, whatever its rows;
-    a request then counts as one row.
+    a request then counts as one row. `batchable` is what its manifest says.
     """
 
     batch_rows: int = 32
@@ -25,6 +25,7 @@ class BatchLimits:
     timeout_ms: float | None = None
     padding: tuple[PaddingPolicy, ...] = ()
     whole: bool = False
+    batchable: bool | None = None
 
     def for_whole_requests(self) -> BatchLimits:
         """These limits for a model that runs each request alone and uncut."""
@@ -32,7 +33,7 @@ class BatchLimits:
 
     def of(self, manifest: Manifest) -> BatchLimits:
         """These limits, with those that an artifact sets for itself."""
-        return replace(self, padding=manifest.padding).under(manifest.batching)
+        return replace(self, padding=manifest.padding, batchable=manifest.batchable).under(manifest.batching)
 
     def under(self, policy: BatchingPolicy | None) -> BatchLimits:
         """These limits, with those that a policy sets."""

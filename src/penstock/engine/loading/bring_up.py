@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -9,12 +10,16 @@ from penstock.artifacts.golden import Golden
 from penstock.backends.base import Backend, ModelFile
 from penstock.backends.catalog import open_backend
 from penstock.backends.devices import usable_cores
-from penstock.backends.verification import verify, warm_up
+from penstock.backends.row_independence import DECLARED, FEW_ROWS, RowProof, prove_rows
+from penstock.backends.verification import Examples, timed, verify, warm_up
 from penstock.engine.batching.limits import BatchLimits
 from penstock.engine.batching.padding import ArrayBatcher, batcher_for, padded, verify_padding
-from penstock.errors import InferenceError, ModelLoadError, OutOfMemory
+from penstock.engine.batching.row_proofs import KnownProofs, from_record, read_proof, write_proof
+from penstock.errors import GoldenMismatch, InferenceError, ModelLoadError, OutOfMemory
 from penstock.options import BackendOptions
 from penstock.tensors import Signature
+
+log = logging.getLogger(__name__)
 
 ONE_ROW_S = 0.002
 """A model that runs one row within this time is also tried with single-threaded runs, one per core at the same time.
@@ -31,6 +36,7 @@ class ReadyBackend(NamedTuple):
     limits: BatchLimits
     timings: dict[int, float]
     runners: int
+    rows: RowProof = RowProof(batchable=True)
 
     @property
     def one_row_s(self) -> float:
@@ -42,40 +48,40 @@ class ReadyBackend(NamedTuple):
         """Seconds of a full batch."""
         return self.timings[max(self.timings)]
 
+    @property
+    def row_s(self) -> float:
+        """Seconds of a row in a full batch; of a model that is not batchable, of a run."""
+        return self.full_s / max(self.timings)
+
     def batcher(self) -> ArrayBatcher:
         """The queue in front of the backend, with the batch size and the parallel runs that were verified."""
         return batcher_for(self.backend, self.limits, full_batch_s=self.full_s, concurrency=self.runners)
 
 
 def bring_up(
-    format: str, file: ModelFile, options: BackendOptions, limits: BatchLimits, golden: Golden | None, what: str
+    format: str,
+    file: ModelFile,
+    options: BackendOptions,
+    limits: BatchLimits,
+    golden: Golden | None,
+    what: str,
+    known: KnownProofs | None = None,
 ) -> ReadyBackend:
-    """Open, verify and time a model, with fewer rows in a run than the limits where the memory holds no more."""
-    asked = limits.batch_rows
-    while True:
-        try:
-            ready = _bring_up(format, file, options, limits, golden, what)
-            break
-        except ModelLoadError as error:
-            if not isinstance(error.__cause__, OutOfMemory) or limits.batch_rows == 1:
-                raise
-            limits = replace(limits, batch_rows=limits.batch_rows // 2)
-    if limits.batch_rows < asked:
-        lowered = f"a run takes {limits.batch_rows} rows at most: {asked}, as was asked for, do not fit into memory"
-        ready.backend.warnings = (*ready.backend.warnings, lowered)
-    return ready
+    """Open, verify and time a model; a fast one also with one thread a run, and the better of the two is kept.
 
-
-def _bring_up(
-    format: str, file: ModelFile, options: BackendOptions, limits: BatchLimits, golden: Golden | None, what: str
-) -> ReadyBackend:
-    """Open, verify and time a model; a fast one also with one thread a run, and the better of the two is kept."""
-    ready = _open(format, file, options, limits, golden, what)
+    `known` are the proofs of earlier loads that rows are independent.
+    """
+    known = known or KnownProofs()
+    path = known.path(format, options, limits.batch_rows)
+    proof = _declared(known) if limits.batchable is False else read_proof(path)
+    ready, limits = _open_fitting(format, file, options, limits, golden, what, proof)
+    if proof is None and ready.rows.measured:
+        write_proof(path, ready.rows)
     tunable = ready.backend.own_threads and ready.backend.device == "cpu" and options.threads is None
     if not tunable or ready.one_row_s > ONE_ROW_S:
         return ready
     try:
-        single = _open(format, file, options.override(threads=1), limits, golden, what)
+        single = _open(format, file, options.override(threads=1), limits, golden, what, ready.rows)
     except ModelLoadError:
         return ready
     keep = single.one_row_s <= ONE_ROW_S and single.full_s / single.runners <= 1.1 * ready.full_s
@@ -84,24 +90,103 @@ def _bring_up(
     return better
 
 
+def _open_fitting(
+    format: str,
+    file: ModelFile,
+    options: BackendOptions,
+    limits: BatchLimits,
+    golden: Golden | None,
+    what: str,
+    rows: RowProof | None,
+) -> tuple[ReadyBackend, BatchLimits]:
+    """As `_open`, with half the rows in a run, and half again, where the memory does not hold as many."""
+    asked = limits.batch_rows
+    while True:
+        try:
+            ready = _open(format, file, options, limits, golden, what, rows)
+        except ModelLoadError as error:
+            if not isinstance(error.__cause__, OutOfMemory) or limits.batch_rows == 1:
+                raise
+            limits = replace(limits, batch_rows=limits.batch_rows // 2)
+            continue
+        if limits.batch_rows < asked and not ready.limits.whole:
+            lowered = f"a run takes {limits.batch_rows} rows at most: {asked}, as was asked for, do not fit into memory"
+            ready.backend.warnings += (lowered,)
+        return ready, limits
+
+
 def _open(
-    format: str, file: ModelFile, options: BackendOptions, limits: BatchLimits, golden: Golden | None, what: str
+    format: str,
+    file: ModelFile,
+    options: BackendOptions,
+    limits: BatchLimits,
+    golden: Golden | None,
+    what: str,
+    rows: RowProof | None,
 ) -> ReadyBackend:
     backend = padded(open_backend(format, file, options), limits.padding)
     try:
         limits = _limits_for(backend.signature, limits)
-        if golden is not None:
-            verify(backend, golden, limits.batch_rows, what)
-        verify_padding(backend, golden, limits.batch_rows, what)
+        rows = rows or _prove(backend, limits, golden)
+        if rows.influenced:
+            limits = _for_whole_requests(limits, options, rows, what)
+        _verify(backend, golden, limits, what)
         written = file.signature is not None
-        timings = warm_up(backend, backend.signature, limits.batch_rows, golden, written=written)
-        return ReadyBackend(backend, limits, timings, _runners(backend, options))
+        timings = _timings(backend, limits, golden, written=written)
+        return ReadyBackend(backend, limits, timings, _runners(backend, options), rows)
     except InferenceError as error:
         backend.close()
         raise ModelLoadError(f"{what}: the model fails when it runs: {error}") from error
     except BaseException:
         backend.close()
         raise
+
+
+def _declared(known: KnownProofs) -> RowProof:
+    """The proof of a model whose manifest says that it is not batchable: as recorded there, and not measured again."""
+    return replace(from_record(known.recorded) or RowProof(batchable=False, why=DECLARED), batchable=False)
+
+
+def _prove(backend: Backend, limits: BatchLimits, golden: Golden | None) -> RowProof:
+    """The proof that rows are independent, or that they are not."""
+    return prove_rows(backend, Examples(backend, backend.signature, golden), limits.batch_rows)
+
+
+def _for_whole_requests(limits: BatchLimits, options: BackendOptions, rows: RowProof, what: str) -> BatchLimits:
+    """The limits of a model that is not batchable. Raises ModelLoadError where the settings refuse such models."""
+    if options.not_batchable == "refuse":
+        raise ModelLoadError(
+            f"{what}: it is not batchable: {rows.sentence}; export it so that its rows are independent, or "
+            "set not_batchable to serve, which runs each request alone"
+        )
+    return limits.for_whole_requests()
+
+
+def _verify(backend: Backend, golden: Golden | None, limits: BatchLimits, what: str) -> None:
+    """Compare with the golden samples; those of a model that is not batchable are one request, or one request a row."""
+    if not limits.whole:
+        if golden is not None:
+            verify(backend, golden, limits.batch_rows, what)
+        verify_padding(backend, golden, limits.batch_rows, what)
+    elif golden is not None:
+        try:
+            verify(backend, golden, golden.rows, what)
+        except (GoldenMismatch, InferenceError) as error:
+            try:
+                verify(backend, golden, 1, what)
+            except (GoldenMismatch, InferenceError):
+                raise error from None
+
+
+def _timings(backend: Backend, limits: BatchLimits, golden: Golden | None, *, written: bool) -> dict[int, float]:
+    try:
+        return warm_up(backend, backend.signature, limits.batch_rows, golden, written=written)
+    except InferenceError:
+        if not limits.whole:  # else one row may be too few, as for statistics of the rows
+            raise
+        inputs = Examples(backend, backend.signature, golden).of(FEW_ROWS)
+        backend.run(inputs)
+        return {FEW_ROWS: timed(backend, inputs)}
 
 
 def _runners(backend: Backend, options: BackendOptions) -> int:

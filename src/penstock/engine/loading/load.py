@@ -17,6 +17,7 @@ from penstock.artifacts.refs import FILE_VERSION
 from penstock.backends.catalog import format_of
 from penstock.engine.batching.limits import BatchLimits
 from penstock.engine.batching.padding import public_signature
+from penstock.engine.batching.row_proofs import KnownProofs
 from penstock.engine.loading.bring_up import ReadyBackend, bring_up
 from penstock.engine.loading.load_overrides import described_file
 from penstock.engine.loading.loaded_model import LoadedModel, ModelInfo
@@ -86,15 +87,22 @@ def _load_artifact(artifact: Artifact, options: EngineOptions, selection: Varian
 def prove_artifact(artifact: Artifact, trust: str) -> ModelInfo:
     """Load an artifact as a server of this machine does, with the default options, and close it again.
 
-    The first variant that works proves it. Raises ModelLoadError.
+    The first variant that works proves it. Raises ModelLoadError, also where the manifest says that rows are
+    independent and the measurement says that they are not.
     """
     model = load_artifact(artifact, EngineOptions(trust=trust, choosing="first"))
     model.close()
+    check_claim(model)
     return model.info
 
 
-def load_file(path: Path, options: EngineOptions, description: FileDescription | None = None) -> LoadedModel:
-    """Bring up a bare model file under its file name, as version v1.0. It has no golden samples to verify it."""
+def load_file(
+    path: Path, options: EngineOptions, description: FileDescription | None = None, proofs: Path | None = None
+) -> LoadedModel:
+    """Bring up a bare model file under its file name, as version v1.0. It has no golden samples to verify it.
+
+    `proofs` is the directory that keeps the proofs that rows are independent; without it every load measures.
+    """
     about = description or FileDescription()
     if not path.is_file():
         raise ModelLoadError(f"{path}: there is no such model file")
@@ -102,12 +110,14 @@ def load_file(path: Path, options: EngineOptions, description: FileDescription |
     format = format_of(path, options.model_type, signed=signed, has_architecture=has_class)
     limits = batch_limits(options, path.stem)
     model_file = described_file(path, format, about, options.trust)
-    ready = bring_up(format, model_file, options, limits, None, str(path))
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    by_file = not has_class and about.example is None  # a class and an example may change while the file does not
+    known = KnownProofs(proofs, digest if by_file else "")
+    ready = bring_up(format, model_file, options, limits, None, str(path), known)
     try:
         signature = ready.backend.signature
         task = load_task(about.task or task_for_bare(signature), about.task_config, signature)
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
     except BaseException:
         ready.backend.close()
         raise
@@ -162,6 +172,27 @@ def _unmet_precision(artifact: Artifact, precision: str, options: EngineOptions)
     return (f"int8 was requested, {artifact.ref} has no int8 variant that runs here; it runs in {precision}",)
 
 
+def check_claim(model: LoadedModel) -> None:
+    """Raise ModelLoadError if the model's manifest says that it is batchable, against the measurement."""
+    rows = model.info.row_proof
+    claimed = model.artifact is not None and model.artifact.manifest.batchable
+    if claimed and rows.influenced:
+        raise ModelLoadError(
+            f"{model.key}: batchable: its manifest says true, but {rows.sentence}; write false, or leave it out"
+        )
+
+
+def _row_warning(ready: ReadyBackend, name: str, version: str) -> tuple[str, ...]:
+    """The warning about a model that is not batchable, which is logged as well."""
+    rows = ready.rows
+    if not rows.influenced:
+        return ()
+    claim = "its manifest says that it is batchable, but " if ready.limits.batchable else ""
+    warning = f"{claim}it is not batchable: {rows.sentence}; each request runs whole and alone"
+    log.log(logging.WARNING if rows.measured else logging.INFO, "%s:%s: %s", name, version, warning)
+    return (warning,)
+
+
 def _schema_warning(artifact: Artifact) -> tuple[str, ...]:
     """The warning about ignored fields of a newer manifest, which is logged as well."""
     warning = artifact.manifest.schema_warning
@@ -180,7 +211,7 @@ def _info(
     warnings: tuple[str, ...] = (),
     **facts: Any,
 ) -> ModelInfo:
-    backend, signature = ready.backend, task.signature
+    backend, signature, rows = ready.backend, task.signature, ready.rows
     return ModelInfo(
         format=backend.format,
         task=task.kind,
@@ -193,6 +224,10 @@ def _info(
         batch_ms={rows: round(seconds * 1000, 4) for rows, seconds in ready.timings.items()},
         size_bytes=size_bytes,
         memory_bytes=size_bytes if backend.num_bytes is None else backend.num_bytes,
-        warnings=(*backend.warnings, *warnings),
+        warnings=(*backend.warnings, *warnings, *_row_warning(ready, facts["name"], facts["version"])),
+        batchable=rows.batchable,
+        batch_difference=rows.difference,
+        batch_noise=rows.noise,
+        batch_reason=rows.why,
         **facts,
     )

@@ -12,6 +12,7 @@ from typing import Any
 
 from penstock.artifacts.artifact import Artifact
 from penstock.backends.base import Backend
+from penstock.backends.row_independence import NOT_DETERMINISTIC, RowProof
 from penstock.engine.batching.padding import ArrayBatcher
 from penstock.engine.loading.load_overrides import LoadOverrides
 from penstock.engine.loading.selection_cache import SelectionResult
@@ -36,6 +37,10 @@ class ModelInfo:
     `size_bytes` is the size of its files, `memory_bytes` that of its weights in memory if the backend reports it, else
     the same. `batch_ms` is the measured time of a run by its number of rows. `warnings` are the options that could not
     be met, and `choice` is the selection result of each variant. `tasks` are the kinds of its tasks, the default first.
+
+    Requests of a `batchable` model share runs, since its rows are independent; of another each runs whole and alone.
+    `batch_difference` is the change of a row's outputs by other rows, `batch_noise` the one by their number and order,
+    both measured as shares of the outputs' range, None if not measured. `batch_reason` is what was found.
     """
 
     name: str
@@ -57,6 +62,15 @@ class ModelInfo:
     warnings: tuple[str, ...] = ()
     choice: tuple[SelectionResult, ...] = ()
     tasks: tuple[str, ...] = ()
+    batchable: bool = True
+    batch_difference: float | None = None
+    batch_noise: float | None = None
+    batch_reason: str = ""
+
+    @property
+    def row_proof(self) -> RowProof:
+        """What was found about the rows of a batch."""
+        return RowProof(self.batchable, self.batch_difference, self.batch_noise, self.batch_reason)
 
     def __getitem__(self, name: str) -> Any:
         """A fact by its name, as in a mapping. Raises KeyError naming the facts."""
@@ -79,6 +93,7 @@ class LoadedModel:
         "backend",
         "batcher",
         "cache_identity",
+        "cacheable",
         "info",
         "key",
         "leases",
@@ -127,6 +142,7 @@ class LoadedModel:
         self.info = replace(info, tasks=tuple(self.runners))
         # unique to this load: cached outputs never outlive their model, even if file names are the same
         self.cache_identity = f"{self.key}/{self.variant}/{info.sha256}/{next(_loads)}"
+        self.cacheable = info.batch_reason != NOT_DETERMINISTIC
         self._closing = threading.Lock()
         self.at_close: list[Callable[[], None]] = []
         """Called once the model has answered its last request."""

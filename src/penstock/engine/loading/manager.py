@@ -118,7 +118,8 @@ class ModelManager:
 
     def _load(self, key: str, path: Path | None, options: EngineOptions, overrides: LoadOverrides) -> LoadedModel:
         if path is not None:
-            model = load_file(path, options, overrides.description.over(options.file_description))
+            about = overrides.description.over(options.file_description)
+            model = load_file(path, options, about, self._selection(options).proofs)
         else:
             with naming(key):
                 model = self._load_artifact(self.registry.get(key), options, overrides)

@@ -6,6 +6,7 @@ import logging
 import math
 import statistics
 import time
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from penstock.artifacts.artifact import Artifact, Variant
@@ -14,7 +15,6 @@ from penstock.backends.verification import Examples, timed
 from penstock.engine.loading.bring_up import ReadyBackend
 from penstock.engine.loading.selection_cache import SelectionResult, in_manifest_order
 from penstock.errors import ModelLoadError, UnsupportedFormat, Untrusted
-from penstock.tensors import Arrays
 
 log = logging.getLogger(__name__)
 
@@ -111,12 +111,12 @@ def _times(ready: ReadyBackend) -> str:
 def _gain(holder: ReadyBackend, challenger: ReadyBackend, golden: Golden | None) -> tuple[float, bool]:
     """How many times as fast `challenger` is, over one row and a full batch alike; and whether it won most runs."""
     shares = challenger.runners / holder.runners
-    one_row, full = holder.one_row_s / challenger.one_row_s, holder.full_s / challenger.full_s * shares
+    one_row, full = holder.one_row_s / challenger.one_row_s, holder.row_s / challenger.row_s * shares
     if min(one_row, full) > CLEAR or max(one_row, full) < 1 / CLEAR:
         return math.sqrt(one_row * full), True
     examples = Examples(holder.backend, holder.backend.signature, golden)
-    one = _race(holder, challenger, examples.of(min(holder.timings)))
-    many = _race(holder, challenger, examples.of(max(holder.timings)))
+    one = _race(holder, challenger, examples, min)
+    many = _race(holder, challenger, examples, max)
     return math.sqrt(one.gain * many.gain * shares), (one.won + many.won) / 2 >= 0.75
 
 
@@ -126,11 +126,15 @@ class _RaceTimes(NamedTuple):
     """The fraction of the runs that the challenger won."""
 
 
-def _race(holder: ReadyBackend, challenger: ReadyBackend, inputs: Arrays) -> _RaceTimes:
-    """Run the two in turn, so that other load on the machine affects both."""
+def _race(
+    holder: ReadyBackend, challenger: ReadyBackend, examples: Examples, size: Callable[[Iterable[int]], int]
+) -> _RaceTimes:
+    """Run the two in turn, so that other load on the machine affects both; each with the rows that it runs at once."""
+    held_rows, rows = size(holder.timings), size(challenger.timings)
+    held_inputs, inputs = examples.of(held_rows), examples.of(rows)
     pairs: list[tuple[float, float]] = []
     until = time.monotonic() + RACE_S
     while not pairs or (time.monotonic() < until and len(pairs) < 1000):
-        pairs.append((timed(holder.backend, inputs), timed(challenger.backend, inputs)))
+        pairs.append((timed(holder.backend, held_inputs) / held_rows, timed(challenger.backend, inputs) / rows))
     held, challenged = (statistics.median(times) for times in zip(*pairs, strict=True))
     return _RaceTimes(held / challenged, sum(b < a for a, b in pairs) / len(pairs))

@@ -18,6 +18,7 @@ from penstock.backends.base import ModelFile
 from penstock.backends.catalog import opens_quickly, runnable
 from penstock.backends.devices import missing_features
 from penstock.engine.batching.limits import BatchLimits
+from penstock.engine.batching.row_proofs import KnownProofs
 from penstock.engine.loading.bring_up import ReadyBackend, bring_up
 from penstock.engine.loading.selection_cache import (
     SelectionResult,
@@ -48,6 +49,11 @@ class VariantSelection:
     effort: Effort = "light"
     directory: Path | None = None
 
+    @property
+    def proofs(self) -> Path | None:
+        """The directory of proofs that rows are independent."""
+        return None if self.directory is None else self.directory.with_name("proofs")
+
 
 def select_variant(
     artifact: Artifact, options: BackendOptions, limits: BatchLimits, selection: VariantSelection
@@ -59,16 +65,16 @@ def select_variant(
     """
     candidates, excluded = _candidates(artifact, options, selection)
     if selection.directory is None or len(candidates) < 2 or selection.effort == "first":
-        return _measure(artifact, options, limits, selection.effort, candidates, excluded)
+        return _measure(artifact, options, limits, selection, candidates, excluded)
     thorough = selection.effort == "all"
     path = selection_path(selection.directory, artifact, options, limits.batch_rows, candidates)
     known = read_selection(path, artifact.digest, thorough=thorough)
     if known is not None:
-        selected = _reopen(artifact, options, limits, candidates, known)
+        selected = _reopen(artifact, options, limits, selection, candidates, known)
         if selected is not None:
             return selected
         delete_selection(path)
-    selected = _measure(artifact, options, limits, selection.effort, candidates, excluded)
+    selected = _measure(artifact, options, limits, selection, candidates, excluded)
     if selected.measured > 1:
         write_selection(path, artifact.digest, selected.results, thorough=thorough)
     return selected
@@ -157,6 +163,7 @@ def _reopen(
     artifact: Artifact,
     options: BackendOptions,
     limits: BatchLimits,
+    selection: VariantSelection,
     candidates: list[Variant],
     known: tuple[SelectionResult, ...],
 ) -> SelectedVariant | None:
@@ -166,7 +173,7 @@ def _reopen(
     if variant is None:
         return None
     try:
-        return SelectedVariant(variant, _bring_up(artifact, variant, options, limits), known, ())
+        return SelectedVariant(variant, _bring_up(artifact, variant, options, limits, selection), known, ())
     except IntegrityError:
         raise
     except ModelLoadError as error:
@@ -178,19 +185,19 @@ def _measure(
     artifact: Artifact,
     options: BackendOptions,
     limits: BatchLimits,
-    effort: Effort,
+    selection: VariantSelection,
     candidates: list[Variant],
     excluded: list[SelectionResult],
 ) -> SelectedVariant:
     race = VariantRace(artifact, excluded)
     started = time.monotonic()
     for variant in candidates:
-        reason = _skipped(variant, race.leader, options.precision, effort, time.monotonic() - started)
+        reason = _skipped(variant, race.leader, options.precision, selection.effort, time.monotonic() - started)
         if reason is not None:
             race.reject(variant, reason)
             continue
         try:
-            ready = _bring_up(artifact, variant, options, limits)
+            ready = _bring_up(artifact, variant, options, limits, selection)
         except IntegrityError:
             race.abort()
             raise
@@ -218,11 +225,17 @@ def _skipped(variant: Variant, leader: Variant | None, precision: str, effort: E
     return None
 
 
-def _bring_up(artifact: Artifact, variant: Variant, options: BackendOptions, limits: BatchLimits) -> ReadyBackend:
+def _bring_up(
+    artifact: Artifact, variant: Variant, options: BackendOptions, limits: BatchLimits, selection: VariantSelection
+) -> ReadyBackend:
     artifact.verify(variant)
     file = ModelFile(
         artifact.variant_path(variant), artifact.signature, variant.architecture, variant.architecture_args
     )
     if options.precision in ("int8", variant.precision):  # held by a variant already, and int8 is never made at load
         options = options.override(precision="fp32")
-    return bring_up(variant.format, file, options, limits, artifact.golden(), f"{artifact.ref}/{variant.name}")
+    identity = "" if variant.architecture else f"{artifact.digest}/{variant.name}"  # its class may change
+    recorded = artifact.manifest.lineage.get("rows")
+    known = KnownProofs(selection.proofs, identity, recorded if isinstance(recorded, dict) else {})
+    what = f"{artifact.ref}/{variant.name}"
+    return bring_up(variant.format, file, options, limits, artifact.golden(), what, known)

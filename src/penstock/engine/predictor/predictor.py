@@ -281,7 +281,7 @@ class Predictor:
     def _outputs(self, items: Sequence[_Prepared], size: int) -> list[Arrays]:
         """Each item's rows of the outputs, from the cache where it knows them; equal items do not share theirs."""
         cache, identity = self._cache, self._model.cache_identity
-        if cache is None:
+        if cache is None or not self._model.cacheable:
             return self._run(items, size)
         keys = [cache.key(identity, item.arrays) for item in items]
         found = {key: outputs for key in keys if (outputs := cache.get(key)) is not None}

@@ -41,7 +41,31 @@ class ModelInfo(_Shown):
     sha256: str = Field(description="The digest of the variant's main file.")
     loaded_at: str
     tasks: list[str] = Field(description="The default first.", examples=[["vector-classification", "tensor"]])
+    batchable: bool = Field(
+        description="Requests share runs, since rows do not change each other's answers; if false, each request runs "
+        "whole and alone."
+    )
+    batch_difference: float | None = Field(
+        description="Measured change of a row's outputs by other rows in the run, as a share of the outputs' range; "
+        "null if not measured.",
+        examples=[0.0],
+    )
+    batch_noise: float | None = Field(
+        description="Measured change by the number of rows in the run and their order, which rounding explains.",
+        examples=[1e-07],
+    )
+    batch_reason: str = Field(description="What was found.", examples=["rows do not change each other's answers"])
     warnings: list[str] = Field(description="Warnings from loading.")
+
+
+class RowsShown(_Shown):
+    """What was found about the rows of a batch when a version was loaded."""
+
+    version: str
+    batchable: bool
+    batch_difference: float | None
+    batch_noise: float | None
+    batch_reason: str
 
 
 class ModelSummary(_Shown):
@@ -54,6 +78,7 @@ class ModelSummary(_Shown):
     )
     aliases: dict[str, str] = Field(description="Version by alias.")
     loaded: list[str] = Field(description="The loaded versions.")
+    rows: list[RowsShown] = Field(description="Of each loaded version, whether its rows are independent.")
 
 
 class ModelList(_Shown):
@@ -104,6 +129,10 @@ class VersionInfo(_Shown):
     metrics: dict[str, Any]
     variants: list[VariantShown]
     golden_rows: int = Field(description="Number of golden samples that verify it at load.")
+    batchable: bool | None = Field(
+        description="As measured if it is loaded, else as its manifest says; null if that says nothing."
+    )
+    batch_difference: float | None = Field(description="As in `/model/info`; null if it is not loaded or not measured.")
     size_bytes: int
     loaded: bool
 
@@ -136,7 +165,7 @@ async def show_version(call: Call) -> Reply:
     if bare is not None:
         return json_reply(_bare_version(bare))
     artifact = await _artifact(call, f"{name}:{version}")
-    return json_reply(_version(artifact, any(model.key == artifact.ref for model in loaded)))
+    return json_reply(_version(artifact, next((model for model in loaded if model.key == artifact.ref), None)))
 
 
 async def card(call: Call) -> Reply:
@@ -146,6 +175,7 @@ async def card(call: Call) -> Reply:
         raise ModelNotFound(f"{name} is a bare model file, which has no card")
     artifact = await _artifact(call, f"{name}:{version}" if version else name)
     text = await asyncio.to_thread(artifact.card_text)
+    text += _found_at_load(call.service.engine.loaded(), artifact.ref) if text else ""
     if not text:
         raise ModelNotFound(f"{artifact.ref} has no card")
     if not wants_html(call.header("accept") or ""):
@@ -184,6 +214,14 @@ def _quality(parameters: list[str]) -> float:
             except ValueError:
                 return 0.0
     return 1.0
+
+
+def _found_at_load(loaded: list[LoadedModel], ref: str) -> str:
+    """A section of the card on a loaded model that is not batchable, with what was measured on this machine."""
+    rows = next((model.info.row_proof for model in loaded if model.key == ref), None)
+    if rows is None or not rows.influenced:
+        return ""
+    return f"\n## Batches\n\nNot batchable here: {rows.sentence}. Each request runs whole and alone.\n"
 
 
 def _card_page(text: str, ref: str) -> bytes:
@@ -233,7 +271,12 @@ def _summary(registry: Registry, loaded: list[LoadedModel], name: str) -> ModelS
         latest=_meant(registry, name),
         aliases=registry.aliases(name),
         loaded=[model.version for model in loaded if model.name == name],
+        rows=[_rows(model) for model in loaded if model.name == name],
     )
+
+
+def _rows(model: LoadedModel) -> RowsShown:
+    return RowsShown.model_validate(model.info, from_attributes=True)
 
 
 def _meant(registry: Registry, name: str) -> str | None:
@@ -245,10 +288,12 @@ def _meant(registry: Registry, name: str) -> str | None:
 
 def _bare_summary(model: LoadedModel) -> ModelSummary:
     version = model.version
-    return ModelSummary(name=model.name, versions=[version], latest=version, aliases={}, loaded=[version])
+    return ModelSummary(
+        name=model.name, versions=[version], latest=version, aliases={}, loaded=[version], rows=[_rows(model)]
+    )
 
 
-def _version(artifact: Artifact, loaded: bool) -> VersionInfo:
+def _version(artifact: Artifact, loaded: LoadedModel | None) -> VersionInfo:
     manifest = artifact.manifest
     return VersionInfo(
         name=manifest.name,
@@ -262,8 +307,10 @@ def _version(artifact: Artifact, loaded: bool) -> VersionInfo:
         metrics=manifest.metrics,
         variants=[_variant(variant) for variant in manifest.variants],
         golden_rows=manifest.golden.rows if manifest.golden is not None else 0,
+        batchable=manifest.batchable if loaded is None else loaded.info.batchable,
+        batch_difference=None if loaded is None else loaded.info.batch_difference,
         size_bytes=artifact.size_bytes,
-        loaded=loaded,
+        loaded=loaded is not None,
     )
 
 
@@ -304,6 +351,8 @@ def _bare_version(model: LoadedModel) -> VersionInfo:
         metrics={},
         variants=[variant],
         golden_rows=0,
+        batchable=info.batchable,
+        batch_difference=info.batch_difference,
         size_bytes=info.size_bytes,
         loaded=True,
     )
