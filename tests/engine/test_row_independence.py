@@ -182,7 +182,7 @@ def test_a_manifest_may_say_that_a_model_is_not_batchable(tmp_path: Path) -> Non
 def test_a_manifest_that_says_true_does_not_decide(tmp_path: Path) -> None:
     artifact = artifact_of(tmp_path, dynamically_quantized(tmp_path), batchable=True)
     with Registry(tmp_path / "registry") as registry:
-        registry.publish(artifact.path)
+        registry.publish(artifact.path, prove=False)
         model = ModelManager(registry).load_model("m")
     assert not model.info.batchable
     assert model.batcher.limits.whole
@@ -248,7 +248,7 @@ def test_another_content_batch_size_or_precision_is_measured(tmp_path: Path, mea
     assert len(measured) == 3
 
 
-@pytest.mark.parametrize("damage", [b"", b"{}", b"[]", b'{"schema": 1, "batchable": "yes"}', b"\xff"])
+@pytest.mark.parametrize("damage", [b"", b"{}", b"[]", b'{"schema": 1, "proof": {"batchable": "yes"}}', b"\xff"])
 def test_a_damaged_proof_is_measured_again(tmp_path: Path, measured: list[Any], damage: bytes) -> None:
     path = linear(tmp_path / "linear.onnx")
     ModelManager(tmp_path / "registry").load_model(path)
@@ -256,7 +256,7 @@ def test_a_damaged_proof_is_measured_again(tmp_path: Path, measured: list[Any], 
     proof.write_bytes(damage)
     assert ModelManager(tmp_path / "registry").load_model(path).info.batchable
     assert len(measured) == 2
-    assert json.loads(proof.read_bytes())["batchable"] is True
+    assert json.loads(proof.read_bytes())["proof"]["batchable"] is True
 
 
 def test_a_directory_that_cannot_be_written_costs_a_measurement_only(tmp_path: Path, measured: list[Any]) -> None:

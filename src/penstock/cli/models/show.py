@@ -116,6 +116,9 @@ def _served(check: Check) -> Iterator[tuple[str, object]]:
         yield "served here", "no"
         return
     yield "served here", f"as {', '.join(info.tasks)}; {info.variant} in {info.precision} on {info.device}"
+    rows = info.row_proof
+    noise = "" if rows.noise is None else f"; noise of the number of rows {rows.noise:.2g}"
+    yield "batchable", f"{'yes' if rows.batchable else 'no'}: {rows.sentence}{noise}"
     for warning in info.warnings:
         yield "warning", warning
 

@@ -229,7 +229,8 @@ class ModelManager:
         key = self.key(ref)
         with naming(key):
             artifact = self.registry.get(key)
-        model = load_artifact(artifact, self._trusted(artifact, self._options.override(choosing="first")))
+        options = self._trusted(artifact, self._options.override(choosing="first"))
+        model = load_artifact(artifact, options, self._selection(options))
         model.close()
         return model.info
 
