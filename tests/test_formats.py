@@ -200,11 +200,11 @@ def test_a_missing_runtime_says_what_to_install(file: Path, monkeypatch: pytest.
 
 def test_a_backend_that_infers_no_signature_says_what_is_missing(file: Path, scale: Format) -> None:
     with pytest.raises(UnsupportedFormat, match="scale does not record its outputs; describe them"):
-        outputs_from_runs("scale", ModelFile(file), [{"x": X}], "code")
+        outputs_from_runs("scale", ModelFile(file), SIGNATURE.inputs, "code")
     with pytest.raises(ModelLoadError, match="an example input needs the architecture too"):
         signature_from_example("scale", ModelFile(file), X, "code")
     with pytest.raises(Untrusted):
-        outputs_from_runs("scale", ModelFile(file), [{"x": X}], "data")
+        outputs_from_runs("scale", ModelFile(file), SIGNATURE.inputs, "data")
 
 
 # --- the rows that ship ----------------------------------------------------------------------------------------

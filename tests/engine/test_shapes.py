@@ -12,6 +12,7 @@ from onnx import TensorProto, helper
 
 from penstock.artifacts.artifact import TaskEntry, VariantSource, write_artifact
 from penstock.backends.base import Backend
+from penstock.backends.examples import Examples
 from penstock.backends.verification import warm_up
 from penstock.engine.batching.limits import BatchLimits
 from penstock.engine.predictor.predictor import Predictor
@@ -109,4 +110,4 @@ def test_outputs_that_do_not_match_the_signature_are_found_in_the_first_run(
 ) -> None:
     backend = Wrong(**outputs)
     with pytest.raises(InferenceError, match=sentence):
-        warm_up(backend, backend.signature, BatchLimits().batch_rows, None)
+        warm_up(backend, backend.signature, BatchLimits().batch_rows, Examples(backend, backend.signature, None))

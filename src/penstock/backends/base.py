@@ -33,6 +33,20 @@ class ModelFile:
     no_batch: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class InputHints:
+    """What a model's file says of its inputs beyond the signature, for inputs to try it with.
+
+    By input and axis: the length that the first operator needs (`lengths`), or the least one (`least`). `ids`: the
+    number of rows of the table that an integer input indexes. `numbers`: constants that may be lengths.
+    """
+
+    lengths: Mapping[tuple[str, int], int] = field(default_factory=dict)
+    least: Mapping[tuple[str, int], int] = field(default_factory=dict)
+    ids: Mapping[str, int] = field(default_factory=dict)
+    numbers: tuple[int, ...] = ()
+
+
 class Backend(ABC):
     """Runs one batch of one model. Threads may call `run` at the same time."""
 
@@ -68,10 +82,10 @@ class Backend(ABC):
     def outputs_from_runs(
         cls,
         file: ModelFile,
-        batches: Sequence[Arrays],  # noqa: ARG003
+        inputs: Sequence[TensorSpec],  # noqa: ARG003
         trust: str,  # noqa: ARG003
     ) -> tuple[TensorSpec, ...]:
-        """The outputs that the model gives for `batches`; lengths that differ among them are free (-1).
+        """The outputs that the model gives for these inputs; lengths that change with theirs are free (-1).
 
         Raises UnsupportedFormat when the format does not support it, ModelLoadError when the model does not run.
         """
@@ -85,6 +99,10 @@ class Backend(ABC):
 
         Raises InferenceError (OutOfMemory when the batch does not fit).
         """
+
+    def input_hints(self) -> InputHints:
+        """What the model's file says of its inputs; nothing for most formats."""
+        return InputHints()
 
     def close(self) -> None:  # noqa: B027  most backends hold nothing but references
         """Free the memory. Safe to call twice; `run` after it raises InferenceError."""

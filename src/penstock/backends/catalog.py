@@ -17,7 +17,7 @@ from penstock.imports import import_attribute
 from penstock.scan.gate import require_allowed, untrusted
 from penstock.scan.scanner import kind_of_file, scan_file
 from penstock.scan.trust import at_least
-from penstock.tensors import Arrays, Signature, TensorSpec
+from penstock.tensors import Signature, TensorSpec
 
 
 def runnable(format: str) -> bool:
@@ -49,14 +49,16 @@ def open_backend(format: str, file: ModelFile, options: BackendOptions) -> Backe
 
 def signature_from_example(format: str, file: ModelFile, example: Any, trust: str) -> Signature:
     """The signature of a model whose file records none, read from one run on `example`; see `Backend`."""
-    return _backend_for(format, file.path, trust).signature_from_example(file, example, trust)
-
-
-def outputs_from_runs(format: str, file: ModelFile, batches: Sequence[Arrays], trust: str) -> tuple[TensorSpec, ...]:
-    """The outputs of a model whose file records none, read from runs on `batches`; see `Backend`."""
     backend = _backend_for(format, file.path, trust)
     require_allowed(scan_file(file.path, format), trust)
-    return backend.outputs_from_runs(file, batches, trust)
+    return backend.signature_from_example(file, example, trust)
+
+
+def outputs_from_runs(format: str, file: ModelFile, inputs: Sequence[TensorSpec], trust: str) -> tuple[TensorSpec, ...]:
+    """The outputs of a model whose file records none, read from runs; see `Backend`."""
+    backend = _backend_for(format, file.path, trust)
+    require_allowed(scan_file(file.path, format), trust)
+    return backend.outputs_from_runs(file, inputs, trust)
 
 
 def _backend_for(format: str, path: Path, trust: str) -> type[Backend]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
-from penstock.backends.base import Backend, BackendOptions, ModelFile, empty_outputs
+from penstock.backends.base import Backend, BackendOptions, InputHints, ModelFile, empty_outputs
 from penstock.errors import InferenceError, InvalidInput, UnsupportedFormat
 from penstock.tensors import Array, Arrays
 
@@ -35,6 +36,13 @@ class RowByRow(Backend):
             return empty_outputs(self.signature)
         answers = [self.inner.run({name: array[row, ...] for name, array in inputs.items()}) for row in range(rows)]
         return {name: _stacked(name, [answer[name] for answer in answers]) for name in answers[0]}
+
+    def input_hints(self) -> InputHints:
+        """Those of the wrapped backend, whose axes are one less."""
+        hints = self.inner.input_hints()
+        lengths = {(name, axis + 1): length for (name, axis), length in hints.lengths.items()}
+        least = {(name, axis + 1): length for (name, axis), length in hints.least.items()}
+        return replace(hints, lengths=lengths, least=least)
 
     def close(self) -> None:
         """Close the wrapped backend."""

@@ -13,8 +13,15 @@ import zoo
 from torch import nn
 
 from penstock.backends.base import BackendOptions, ModelFile
+from penstock.backends.catalog import open_backend, signature_from_example
 from penstock.backends.torch.torchscript import TorchScriptBackend
+from penstock.cli.models.import_file import publish_file
+from penstock.engine.loading.load import load_file
+from penstock.engine.predictor.predictor import Predictor
 from penstock.errors import InferenceError, IntegrityError, ModelLoadError, OutOfMemory, UnsupportedFormat
+from penstock.file_description import FileDescription
+from penstock.options import EngineOptions
+from penstock.registry.registry import Registry
 from penstock.tensors import Signature, TensorSpec
 
 
@@ -168,3 +175,54 @@ def test_opening_one_changes_no_filter_of_warnings(tmp_path: Path) -> None:
     before = list(warnings.filters)
     TorchScriptBackend.open(ModelFile(path, zoo.MLP.signature), BackendOptions(device="cpu", trust="code"))
     assert list(warnings.filters) == before
+
+
+class Vad(torch.nn.Module):
+    """As voice detectors are saved: one sampling rate and one length, and refusals in its own words."""
+
+    def forward(self, x: torch.Tensor, sr: int) -> torch.Tensor:
+        if sr != 16000:
+            raise ValueError(f"Supported sampling rates: [16000], not {sr}")
+        if x.shape[-1] != 512:
+            raise ValueError(f"Provided number of samples is {x.shape[-1]} (supported: 512 for 16000)")
+        return x.mean(1, keepdim=True)
+
+
+@pytest.fixture
+def vad(tmp_path: Path) -> Path:
+    path = tmp_path / "vad.jit"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PyTorch has deprecated TorchScript
+        torch.jit.script(Vad().eval()).save(str(path))
+    return path
+
+
+def test_an_example_gives_the_signature_of_a_program_with_a_plain_number(vad: Path) -> None:
+    example = {"sr": 16000, "x": np.ones((2, 512), np.float32)}
+    found = signature_from_example("torchscript", ModelFile(vad), example, "code")
+    assert found == Signature(
+        (TensorSpec("x", "FP32", (-1, 512)), TensorSpec("sr", "INT64", (-1,))),
+        (TensorSpec("output", "FP32", (-1, 1)),),
+    )
+    backend = open_backend("torchscript", ModelFile(vad, found), BackendOptions(device="cpu", trust="code"))
+    rate = np.full(2, 16000)
+    np.testing.assert_allclose(backend.run({"x": example["x"], "sr": rate})["output"], 1.0)
+    with pytest.raises(InferenceError, match="sr is one number for all rows of a run, not 2"):
+        backend.run({"x": example["x"], "sr": np.array([16000, 8000])})
+    with pytest.raises(InferenceError, match="Supported sampling rates"):
+        backend.run({"x": example["x"], "sr": rate // 2})
+
+
+def test_such_a_program_is_loaded_and_imported_with_an_example(vad: Path, tmp_path: Path) -> None:
+    file = tmp_path / "example.npz"
+    np.savez(file, x=np.ones((1, 512), np.float32), sr=16000)
+    about = FileDescription(example=file)
+    model = load_file(vad, EngineOptions(trust="code", model_type="torchscript", device="cpu"), about)
+    assert model.info.proven
+    model.close()
+    with Registry(tmp_path / "registry") as registry:
+        artifact = publish_file(registry, vad, trust="code", description=about)
+        assert artifact.manifest.golden is not None
+        with Predictor(artifact.ref, registry=registry, device="cpu") as predictor:
+            answer = predictor.predict({"x": np.full((1, 512), 3.0), "sr": [16000]})
+    assert answer.outputs["output"] == [[3.0]]

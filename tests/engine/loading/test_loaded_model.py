@@ -15,7 +15,7 @@ from penstock.artifacts.artifact import Artifact, Golden, TaskEntry, VariantSour
 from penstock.backends.base import BackendOptions
 from penstock.backends.catalog import open_backend
 from penstock.backends.onnx.backend import OnnxBackend
-from penstock.backends.verification import verify, warm_up
+from penstock.backends.verification import verify
 from penstock.engine.batching.limits import BatchLimits
 from penstock.engine.loading import bring_up as bring_up_module
 from penstock.engine.loading import variant_selection
@@ -187,20 +187,6 @@ def test_golden_samples_are_run_in_batches_of_the_size_that_is_served() -> None:
     assert sizes == [4, 4, 2]
 
 
-def test_warm_up_makes_inputs_for_free_axes_and_text() -> None:
-    seen: dict[int, tuple[Any, ...]] = {}
-
-    class Recording:
-        def run(self, inputs: Arrays) -> Arrays:
-            seen[len(inputs["t"])] = (inputs["t"].shape, inputs["s"].dtype, inputs["s"].tolist()[0])
-            return {}
-
-    signature = Signature((TensorSpec("t", "FP32", (-1, -1, 3)), TensorSpec("s", "BYTES", (-1,))), ())
-    timings = warm_up(Recording(), signature, 3, None)  # type: ignore[arg-type]
-    assert list(timings) == [1, 2, 3]
-    assert seen[2] == ((2, 8, 3), np.dtype(object), "")
-
-
 def test_a_model_that_fails_when_it_is_run_is_a_load_error_and_is_closed(
     publish: Publish, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -211,26 +197,6 @@ def test_a_model_that_fails_when_it_is_run_is_a_load_error_and_is_closed(
     with pytest.raises(ModelLoadError, match="the model fails when it runs: no such kernel"):
         load_artifact(artifact, EngineOptions())
     assert closed == ["closed"]
-
-
-def test_free_axes_are_tried_with_several_lengths() -> None:
-    class Picky:
-        def run(self, inputs: Arrays) -> Arrays:
-            if inputs["x"].shape[1] < 100:
-                raise InferenceError("too small for the kernel")
-            return {}
-
-    signature = Signature((TensorSpec("x", "FP32", (-1, -1, -1)),), ())
-    assert list(warm_up(Picky(), signature, 2, None)) == [1, 2]  # type: ignore[arg-type]
-
-
-def test_a_model_that_runs_with_no_length_gives_the_reason() -> None:
-    class Broken:
-        def run(self, inputs: Arrays) -> Arrays:
-            raise InferenceError(f"not {inputs['x'].shape[1]}")
-
-    with pytest.raises(InferenceError, match="not 1"):
-        warm_up(Broken(), Signature((TensorSpec("x", "FP32", (-1, -1)),), ()), 2, None)  # type: ignore[arg-type]
 
 
 def test_the_real_backend_passes_its_own_golden_samples(publish: Publish) -> None:

@@ -8,9 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from penstock.backends.base import Backend, BackendOptions, ModelFile, empty_outputs, no_rows, require_file
+from penstock.backends.base import (
+    Backend,
+    BackendOptions,
+    InputHints,
+    ModelFile,
+    empty_outputs,
+    no_rows,
+    require_file,
+)
 from penstock.backends.devices import Device
 from penstock.backends.onnx.errors import run_error
+from penstock.backends.onnx.hints import read_hints
 from penstock.backends.onnx.ports import Port, flatten, names_to_run, ports, run_with_bf16
 from penstock.backends.onnx.session import TENSORRT, Opened, open_session
 from penstock.backends.onnx.weights import weigh
@@ -38,6 +47,7 @@ class OnnxBackend(Backend):
         self.device = str(device)
         self.signature = signature
         self.num_parameters, self.num_bytes = weigh(path) or (None, None)
+        self._path = path
         self.own_threads = not opened.shares_threads
         self._session: onnxruntime.InferenceSession | None = opened.session
         wanted = [spec.name for spec in signature.outputs]
@@ -93,6 +103,10 @@ class OnnxBackend(Backend):
         for name, value in named.items():
             whole |= {name: value} if isinstance(value, np.ndarray) else flatten(name, value, self._of_maps)
         return {spec.name: whole[spec.name] for spec in self.signature.outputs}
+
+    def input_hints(self) -> InputHints:
+        """What the graph says of its inputs."""
+        return read_hints(self._path)
 
     def close(self) -> None:
         """Drop the session; its memory is freed when the last run has ended."""

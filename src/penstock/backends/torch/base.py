@@ -11,9 +11,10 @@ import numpy as np
 
 from penstock.backends.base import Backend, empty_outputs, no_rows
 from penstock.backends.devices import Device, usable_cores
+from penstock.backends.examples import Examples
 from penstock.backends.torch.precision import close_enough, gains, half_type
 from penstock.datatypes import BF16, DATATYPES
-from penstock.errors import InferenceError, ModelLoadError, OutOfMemory, UnsupportedFormat, first_line
+from penstock.errors import InferenceError, InvalidInput, ModelLoadError, OutOfMemory, UnsupportedFormat, first_line
 from penstock.tensors import Array, Arrays, Signature, TensorSpec
 
 if TYPE_CHECKING:
@@ -108,21 +109,25 @@ class TorchBackend(Backend):
         return tensor
 
     def _require_signature(self, path: Path) -> None:
-        """Raise ModelLoadError when a batch made from the signature does not run, or its outputs do not fit.
+        """Raise ModelLoadError when the outputs of a run do not fit the signature.
 
-        Skipped when an axis after the batch is free: the lengths that the model accepts are unknown.
+        Skipped when an axis after the batch is free, and when no input is found that the model runs with.
         """
-        batch = probe(self.signature, rows=2)
-        if batch is None:
+        if any(spec.row_elements < 0 for spec in self.signature.inputs):
             return
         try:
-            outputs = self._run(batch)
+            outputs = self.run(Examples(self, self.signature, None).of(2))
+        except OutOfMemory:
+            raise ModelLoadError(f"{path}: the model does not fit into the memory of {self.device}") from None
+        except _OtherOutputs as error:
+            raise ModelLoadError(f"{path}: it does not run as its signature says: {error}") from None
+        except InferenceError:
+            return
+        try:
             for spec in self.signature.outputs:
                 spec.check(outputs[spec.name])
-        except Exception as error:
-            if is_memory(error):
-                raise load_error(path, self.device, error) from None
-            raise ModelLoadError(f"{path}: it does not run as its signature says: {reason(error)}") from None
+        except InvalidInput as error:
+            raise ModelLoadError(f"{path}: it does not run as its signature says: {error}") from None
 
     def _lower(self, precision: str, device: Device) -> None:
         """Switch to half precision when it was requested, the hardware supports it, and this model is faster in it."""
@@ -171,6 +176,10 @@ class TorchBackend(Backend):
             return InferenceError(f"the model could not run the batch: {reason(error)}")
         free_cuda_cache(self.device)
         return OutOfMemory("the batch does not fit into memory")
+
+
+class _OtherOutputs(InferenceError):
+    """The model gives other outputs than its signature says."""
 
 
 def require_numbers(path: Path, signature: Signature) -> None:
@@ -243,11 +252,11 @@ def by_output_name(result: Any, specs: Sequence[TensorSpec]) -> list[Any]:
     if isinstance(result, Mapping):
         missing = next((spec.name for spec in specs if spec.name not in result), None)
         if missing is not None:
-            raise InferenceError(f"the model returned no output {missing!r}, but {', '.join(map(str, result))}")
+            raise _OtherOutputs(f"the model returned no output {missing!r}, but {', '.join(map(str, result))}")
         return [result[spec.name] for spec in specs]
     outputs = list(result) if isinstance(result, tuple | list) else [result]
     if len(outputs) != len(specs):
-        raise InferenceError(f"the model returned {len(outputs)} outputs, its signature names {len(specs)}")
+        raise _OtherOutputs(f"the model returned {len(outputs)} outputs, its signature names {len(specs)}")
     return outputs
 
 
@@ -269,10 +278,10 @@ def _to_numpy(output: Any, spec: TensorSpec, dtype: torch.dtype) -> Array:
     import torch
 
     if not isinstance(output, torch.Tensor):
-        raise InferenceError(f"the model's output {spec.name!r} is a {type(output).__name__}, not a tensor")
+        raise _OtherOutputs(f"the model's output {spec.name!r} is a {type(output).__name__}, not a tensor")
     if output.dtype != dtype:
         if not (output.is_floating_point() and dtype.is_floating_point):
-            raise InferenceError(f"the model's output {spec.name!r} is {output.dtype}, its signature says {spec.dtype}")
+            raise _OtherOutputs(f"the model's output {spec.name!r} is {output.dtype}, its signature says {spec.dtype}")
         output = output.to(dtype)
     output = output.detach().cpu()
     array: Array = (output.contiguous().view(torch.uint16) if spec.dtype == BF16 else output).numpy()

@@ -23,7 +23,7 @@ from penstock.backends.torch.compiled import Compiled, keep_in
 from penstock.backends.torch.infer_signature import output_specs, signature_of
 from penstock.backends.torch.quiet import quietly
 from penstock.errors import ModelLoadError
-from penstock.tensors import Arrays, Signature, TensorSpec
+from penstock.tensors import Signature, TensorSpec
 
 if TYPE_CHECKING:
     import torch
@@ -90,11 +90,11 @@ class EagerBackend(TorchBackend):
         return signature_of(file.path, model, example)
 
     @classmethod
-    def outputs_from_runs(cls, file: ModelFile, batches: Sequence[Arrays], trust: str) -> tuple[TensorSpec, ...]:
-        """The outputs that the model gives for `batches`; raises ModelLoadError when it does not run."""
+    def outputs_from_runs(cls, file: ModelFile, inputs: Sequence[TensorSpec], trust: str) -> tuple[TensorSpec, ...]:
+        """The outputs that the model gives for these inputs; raises ModelLoadError when it does not run."""
         if file.architecture is None:
             raise ModelLoadError(f"{file.path}: weights alone do not say which class they fill; name its architecture")
-        return output_specs(file.path, _filled(file, file.architecture, trust).eval(), batches)
+        return output_specs(file.path, _filled(file, file.architecture, trust).eval(), inputs, file.example)
 
     def _call(self, tensors: dict[str, torch.Tensor]) -> Any:
         compiled = self._compiled

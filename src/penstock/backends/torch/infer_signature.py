@@ -4,78 +4,123 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
+from penstock.backends.base import Backend, BackendOptions, ModelFile
+from penstock.backends.examples import Examples
+from penstock.backends.probing.example_file import read_example, several
 from penstock.backends.torch.base import named_outputs, reason, spec_of
 from penstock.datatypes import datatype_of_numpy
-from penstock.errors import InvalidInput, ModelLoadError, first_line
+from penstock.errors import InferenceError, InvalidInput, ModelLoadError, UnsupportedFormat, first_line
 from penstock.tensors import Array, Arrays, Signature, TensorSpec
 
 if TYPE_CHECKING:
     import torch
 
+Model: TypeAlias = "torch.nn.Module | Any"
+"""What takes tensors and returns some, by position."""
+
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
-def signature_of(path: Path, model: torch.nn.Module, example: Any) -> Signature:
+def signature_of(path: Path, model: Model, example: Any, names: Sequence[str] | None = None) -> Signature:
     """The signature that `model` shows when it runs on `example`, whose first axis is the batch.
 
-    `example` is an array or tensor, a tuple of them in the order of `forward`, or a mapping by name. Inputs are named
-    as the parameters of `forward`; outputs by the keys the model returns, else `output` or `output_0`, `output_1`, …
-    Axis 0 is free, and every other length is fixed. Raises ModelLoadError when the model does not run.
+    `example` is an array or tensor, a tuple of them in the order of `forward`, a mapping by name, or a file. Inputs are
+    named as the parameters of `forward`, which `names` gives where Python does not know them; outputs by the keys the
+    model returns, else `output` or `output_0`, `output_1`, … Axis 0 is free, and every other length is fixed. Raises
+    ModelLoadError when the model does not run.
     """
-    inputs = _named_inputs(model, example)
+    inputs = _named_inputs(model, read_example(example), names)
     try:
         results = _run(model, inputs.values())
-        outputs = {name: value.numpy() for name, value in results.items()}
+        outputs = {name: value.detach().numpy() for name, value in results.items()}
     except (Exception, SystemExit) as error:
         raise ModelLoadError(f"{path}: the model does not run on the example input: {first_line(error)}") from None
     return Signature(_specs(inputs), _specs(outputs))
 
 
-def output_specs(path: Path, model: torch.nn.Module, batches: Sequence[Arrays]) -> tuple[TensorSpec, ...]:
-    """The outputs that `model` gives for `batches`; lengths that differ among them are free (-1).
+def output_specs(path: Path, model: Model, inputs: Sequence[TensorSpec], example: Any = None) -> tuple[TensorSpec, ...]:
+    """The outputs of `model` for inputs of these specs, on `example` or else on made-up values.
 
-    Inputs are passed in the order of a batch; outputs are named as by `signature_of`. Raises ModelLoadError when the
-    model does not run.
+    Lengths that change with the number of rows and with free lengths of the inputs are free (-1). Inputs are passed in
+    their order; outputs are named as by `signature_of`. Raises ModelLoadError when the model does not run.
     """
+    trial = _Trial(path, model, Signature(tuple(inputs), ()))
     try:
-        results = [_run(model, batch.values()) for batch in batches]
-        runs = [[spec_of(name, value.dtype, value.shape) for name, value in result.items()] for result in results]
-        return tuple(_free_where_they_differ(specs) for specs in zip(*runs, strict=True))
-    except Exception as error:
-        raise ModelLoadError(f"{path}: the model does not run on the inputs described: {reason(error)}") from None
+        examples = Examples(trial, trial.signature, None, example)
+        trial.seen.clear()
+        for batch in (examples.of(2), *examples.longer(3)):
+            with suppress(InferenceError):
+                trial.run(batch)
+        if not trial.seen:
+            trial.run(examples.of(1))
+    except (InferenceError, InvalidInput) as error:
+        raise ModelLoadError(f"{path}: the model does not run on the inputs described: {error}") from None
+    return tuple(map(_free_where_they_differ, zip(*trial.seen, strict=True)))
 
 
-def _run(model: torch.nn.Module, arrays: Iterable[Array]) -> dict[str, torch.Tensor]:
+class _Trial(Backend):
+    """A model whose outputs are not known yet; it keeps their specs of each run."""
+
+    def __init__(self, path: Path, model: Model, signature: Signature) -> None:
+        self.signature = signature
+        self.seen: list[list[TensorSpec]] = []
+        self._path = path
+        self._model = model
+
+    @classmethod
+    def open(cls, file: ModelFile, options: BackendOptions) -> Backend:  # noqa: ARG003
+        """Not supported: it has a model already."""
+        raise UnsupportedFormat(f"{file.path}: open the model with the backend of its format")
+
+    def run(self, inputs: Arrays) -> Arrays:
+        """The outputs; raises InferenceError when the model does not run."""
+        try:
+            results = _run(self._model, inputs.values())
+            self.seen.append([spec_of(name, value.dtype, value.shape) for name, value in results.items()])
+            return {name: value.float().numpy() for name, value in results.items()}
+        except (Exception, SystemExit) as error:
+            raise InferenceError(reason(error)) from error
+
+
+def _run(model: Model, arrays: Iterable[Array]) -> dict[str, torch.Tensor]:
     import torch
 
     with torch.inference_mode():
         return named_outputs(model(*(torch.from_numpy(array.copy()) for array in arrays)))
 
 
-def _named_inputs(model: torch.nn.Module, example: Any) -> dict[str, Array]:
+def _named_inputs(model: Model, example: Any, names: Sequence[str] | None) -> dict[str, Array]:
+    """The arrays in the order of the parameters; a plain number becomes one value a row."""
+    known = names or [
+        one.name for one in inspect.signature(model.forward).parameters.values() if one.kind in _POSITIONAL
+    ]
     if isinstance(example, Mapping):
-        return {str(name): _array(value) for name, value in example.items()}
-    values = example if isinstance(example, tuple | list) else (example,)
-    parameters = inspect.signature(model.forward).parameters.values()
-    names = [parameter.name for parameter in parameters if parameter.kind in _POSITIONAL]
-    names += [f"input_{number}" for number in range(len(names), len(values))]
-    return {name: _array(value) for name, value in zip(names, values, strict=False)}
+        given = {str(name): value for name, value in example.items()}
+        if given.keys() <= {*known}:
+            given = {name: given[name] for name in known if name in given}
+        elif all(name == f"arr_{number}" for number, name in enumerate(given)):  # of `numpy.savez(file, x, y)`
+            given = dict(zip(known, given.values(), strict=False))
+    else:
+        values = several(example)
+        more = [f"input_{number}" for number in range(len(known), len(values))]
+        given = dict(zip([*known, *more], values, strict=False))
+    rows = max((len(value) for value in given.values() if np.ndim(value)), default=1)
+    return {name: _array(value, rows) for name, value in given.items()}
 
 
-def _array(value: Any) -> Array:
+def _array(value: Any, rows: int) -> Array:
     """An array of a type that models take: float64 of Python and numpy becomes float32."""
     is_tensor = hasattr(value, "detach")
     array: Array = value.detach().cpu().numpy() if is_tensor else np.asarray(value)
     if array.dtype == np.float64 and not is_tensor:
         array = array.astype(np.float32)
-    if array.ndim == 0:
-        raise InvalidInput("example_input: it has no batch axis; give an array of at least one row")
-    return array
+    return np.full(rows, array) if array.ndim == 0 else array
 
 
 def _specs(arrays: Mapping[str, Array]) -> tuple[TensorSpec, ...]:

@@ -14,9 +14,9 @@ from penstock.artifacts.card import render_card
 from penstock.artifacts.refs import FILE_VERSION
 from penstock.backends.base import Backend, BackendOptions, require_file
 from penstock.backends.catalog import format_of, open_backend
+from penstock.backends.examples import Examples
 from penstock.backends.row_independence import NOT_DETERMINISTIC, RowProof, prove_rows
-from penstock.backends.verification import Examples
-from penstock.cli.models.random_samples import observed_signature, self_reference
+from penstock.cli.models.random_samples import observe
 from penstock.engine.batching.row_proofs import record
 from penstock.engine.loading.load_overrides import described_file
 from penstock.errors import InferenceError, InvalidInput, UnsupportedFormat
@@ -88,11 +88,10 @@ def _inspect(path: Path, trust: str, about: FileDescription) -> InspectedModel:
     file = described_file(path, format, about, trust)
     backend = open_backend(format, file, BackendOptions(device="cpu", trust=trust))
     try:
-        golden, origin = self_reference(backend)
-        rows = _rows(backend, golden)
+        golden, origin, signature, examples = observe(backend, about.example)
+        rows = _rows(backend, examples)
         if golden is not None and rows is not None and rows.why == NOT_DETERMINISTIC:
             golden, origin = None, f"none: {NOT_DETERMINISTIC}"
-        signature = observed_signature(backend, golden)
         entry = TaskEntry(kind=about.task or task_for_bare(signature), config=about.task_config)
         load_task(entry.kind, entry.config, signature)
     finally:
@@ -109,11 +108,13 @@ def _inspect(path: Path, trust: str, about: FileDescription) -> InspectedModel:
     return InspectedModel(signature, entry, variant, golden, origin, rows)
 
 
-def _rows(backend: Backend, golden: Golden | None) -> RowProof | None:
+def _rows(backend: Backend, examples: Examples | None) -> RowProof | None:
     """Whether its rows are independent; None if that was not measured."""
+    if examples is None:  # it runs with no input that was tried
+        return None
     try:
-        proof = prove_rows(backend, Examples(backend, backend.signature, golden), BATCH_ROWS)
-    except InferenceError:  # it runs with no input that is tried
+        proof = prove_rows(backend, examples, BATCH_ROWS)
+    except InferenceError:
         return None
     return proof if proof.measured else None
 
@@ -137,10 +138,11 @@ def _format(path: Path, about: FileDescription) -> str:
         raise InvalidInput(f"architecture: {path} is a model of the format {format}, which needs none; leave it out")
     if row.records_signature == "always" and about.signature is not None:
         raise InvalidInput(f"input: {path} records its inputs and outputs itself; leave them out", field="input")
-    described = about.signature is not None or (row.needs_architecture and about.example is not None)
+    described = about.signature is not None or about.example is not None
     if row.records_signature == "never" and not described:
         raise InvalidInput(
-            f"input: {path} does not record the model's inputs; describe them, as in --input x:FP32:-1x784",
+            f"input: {path} does not record the model's inputs; describe them, as in --input x:FP32:-1x784, "
+            "or give an --example",
             field="input",
         )
     return format

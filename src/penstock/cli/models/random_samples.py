@@ -1,51 +1,79 @@
-"""Random inputs for a bare model file, and golden samples from its own answers to them."""
+"""What runs of a bare model file show: golden samples from its own answers, and which lengths of its outputs hold."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from penstock.artifacts.golden import Golden
 from penstock.backends.base import Backend
-from penstock.backends.verification import FREE_LENGTHS, SEED, random_array, trial_batches
+from penstock.backends.examples import Examples
+from penstock.backends.probing.search import all_finite
+from penstock.backends.probing.values import SEED
 from penstock.errors import InferenceError
-from penstock.tensors import Array, Arrays, Signature, TensorSpec
+from penstock.tensors import Arrays, Signature, TensorSpec
 
 ROWS = 8
 
 
-def self_reference(backend: Backend) -> tuple[Golden | None, str]:
-    """Golden samples from the model's own answers, and a sentence on their origin for the lineage.
+class Observed(NamedTuple):
+    """Golden samples, a sentence on their origin for the lineage (or why there are none), and the signature.
 
-    None if the model gives no finite answers at any length that is tried.
+    The signature is without the lengths of outputs that a run does not keep: what an exporter notes is no promise.
     """
-    for length in FREE_LENGTHS:
-        inputs = dict(_inputs(backend, length))
-        if len(inputs) < len(backend.signature.inputs):
-            break
-        try:
-            outputs = backend.run(inputs)
-        except InferenceError:
-            continue
-        if _usable(inputs, outputs):
-            rows = len(next(iter(inputs.values())))
-            origin = f"self-reference: the file's own answers to {rows} random inputs, seed {SEED}"
-            return Golden(inputs, outputs), origin
-    return None, "none: the model gave no finite answers to random inputs"
+
+    golden: Golden | None
+    origin: str
+    signature: Signature
+    examples: Examples | None = None
+    """Inputs that it runs with, if any were found."""
 
 
-def observed_signature(backend: Backend, golden: Golden | None) -> Signature:
-    """The signature, without the lengths of outputs that a run does not keep: what an exporter notes is no promise."""
-    signature = backend.signature
+def observe(backend: Backend, example: Any = None) -> Observed:
+    """Run a model on the user's example, or else on made-up inputs.
+
+    Raises InvalidInput for an example that does not fit the model, InferenceError for one that it does not run with.
+    """
+    try:
+        examples = Examples(backend, backend.signature, None, example)
+    except InferenceError as error:
+        if example is not None:
+            raise
+        return Observed(None, f"none: no input was found that the model runs with ({error})", backend.signature)
+    golden, origin = _self_reference(backend, examples)
     runs = [] if golden is None else [golden.outputs]
-    if all(spec.dtype != "BYTES" for spec in signature.inputs):
-        for batch in trial_batches(signature.inputs, FREE_LENGTHS[0]):
-            with suppress(InferenceError):
-                runs.append(backend.run(batch))
-    return replace(signature, outputs=tuple(_as_observed(spec, runs) for spec in signature.outputs))
+    for batch in (examples.of(2), *examples.longer(3)):
+        with suppress(InferenceError):
+            runs.append(backend.run(batch))
+    outputs = tuple(_as_observed(spec, runs) for spec in backend.signature.outputs)
+    return Observed(golden, origin, replace(backend.signature, outputs=outputs), examples)
+
+
+def _self_reference(backend: Backend, examples: Examples) -> tuple[Golden | None, str]:
+    signature = backend.signature
+    if any(spec.dtype == "BYTES" for spec in (*signature.inputs, *signature.outputs)):
+        return None, "none: golden samples hold no text"
+    fixed = next((spec.shape[0] for spec in signature.inputs if spec.shape and spec.shape[0] > 0), None)
+    rows = fixed or (ROWS if examples.made_up else examples.rows)
+    inputs = examples.of(rows)
+    try:
+        outputs = backend.run(inputs)
+    except InferenceError as error:
+        return None, f"none: the model does not run with {rows} rows ({error})"
+    if not _usable(rows, outputs):
+        return None, "none: the model gave no finite answers to random inputs"
+    source = f"{rows} random inputs, seed {SEED}" if examples.made_up else "the example"
+    return Golden(inputs, outputs), f"self-reference: the file's own answers to {source}"
+
+
+def _usable(rows: int, outputs: Arrays) -> bool:
+    return all_finite(outputs) and all(
+        np.ndim(array) > 0 and len(array) == rows and array.dtype.kind != "O" for array in outputs.values()
+    )
 
 
 def _as_observed(spec: TensorSpec, runs: Sequence[Arrays]) -> TensorSpec:
@@ -53,21 +81,3 @@ def _as_observed(spec: TensorSpec, runs: Sequence[Arrays]) -> TensorSpec:
     kept = [all(shape[axis] == length for shape in shapes) for axis, length in enumerate(spec.shape)]
     lengths = (n if same or not axis else -1 for axis, (n, same) in enumerate(zip(spec.shape, kept, strict=True)))
     return replace(spec, shape=tuple(lengths))
-
-
-def _inputs(backend: Backend, length: int) -> Iterator[tuple[str, Array]]:
-    """One array per input; none for text."""
-    random = np.random.default_rng(SEED)
-    fixed = [spec.shape[0] for spec in backend.signature.inputs if spec.shape[0] > 0]
-    for spec in backend.signature.inputs:
-        if spec.dtype != "BYTES":
-            shape = (fixed[0] if fixed else ROWS, *(n if n > 0 else length for n in spec.shape[1:]))
-            yield spec.name, random_array(spec, shape, random)
-
-
-def _usable(inputs: Arrays, outputs: Arrays) -> bool:
-    rows = len(next(iter(inputs.values())))
-    return all(
-        array.ndim > 0 and len(array) == rows and array.dtype.kind != "O" and bool(np.isfinite(array).all())
-        for array in outputs.values()
-    )

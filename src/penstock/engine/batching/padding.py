@@ -15,7 +15,7 @@ import numpy as np
 
 from penstock.artifacts.golden import Golden
 from penstock.artifacts.policies import PaddingPolicy
-from penstock.backends.base import Backend, BackendOptions, ModelFile
+from penstock.backends.base import Backend, BackendOptions, InputHints, ModelFile
 from penstock.engine.batching.batcher import INLINE_BELOW_S, Batcher
 from penstock.engine.batching.collation import ArrayCollator, Collator, WholeCollator
 from penstock.engine.batching.limits import BatchLimits
@@ -211,6 +211,10 @@ class PaddedBackend(Backend):
     def run(self, inputs: Arrays) -> Arrays:
         """Outputs for rows of one length, cut back to it."""
         return self.padding.split(self.inner.run(self.padding.stack([inputs])), [inputs])[0]
+
+    def input_hints(self) -> InputHints:
+        """Those of the wrapped backend."""
+        return self.inner.input_hints()
 
     def close(self) -> None:
         """Close the wrapped backend."""

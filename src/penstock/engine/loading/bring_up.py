@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -10,12 +11,13 @@ from penstock.artifacts.golden import Golden
 from penstock.backends.base import Backend, ModelFile
 from penstock.backends.catalog import open_backend
 from penstock.backends.devices import usable_cores
+from penstock.backends.examples import Examples
 from penstock.backends.row_independence import DECLARED, FEW_ROWS, RowProof, prove_rows
-from penstock.backends.verification import Examples, timed, verify, warm_up
+from penstock.backends.verification import timed, verify, warm_up
 from penstock.engine.batching.limits import BatchLimits
 from penstock.engine.batching.padding import ArrayBatcher, batcher_for, padded, verify_padding
 from penstock.engine.batching.row_proofs import KnownProofs, from_record, read_proof, write_proof
-from penstock.errors import GoldenMismatch, InferenceError, ModelLoadError, OutOfMemory
+from penstock.errors import GoldenMismatch, InferenceError, InvalidInput, ModelLoadError, OutOfMemory
 from penstock.options import BackendOptions
 from penstock.tensors import Signature
 
@@ -29,6 +31,10 @@ requests. A single request takes longer; above this limit the difference would m
 """
 
 
+UNKNOWN_S = 1.0
+"""What a run of an unproven model counts as until it has been measured."""
+
+
 class ReadyBackend(NamedTuple):
     """A verified and timed backend: median seconds of a run by its number of rows, and the number of parallel runs."""
 
@@ -37,21 +43,24 @@ class ReadyBackend(NamedTuple):
     timings: dict[int, float]
     runners: int
     rows: RowProof = RowProof(batchable=True)
+    examples: Examples | None = None
+    unproven: bool = False
+    """No input was found that the model runs with. It was not timed then, and nothing is known of its rows."""
 
     @property
     def one_row_s(self) -> float:
         """Seconds of the smallest batch: one row, unless the model has a fixed batch."""
-        return self.timings[min(self.timings)]
+        return self.timings[min(self.timings)] if self.timings else math.inf
 
     @property
     def full_s(self) -> float:
         """Seconds of a full batch."""
-        return self.timings[max(self.timings)]
+        return self.timings[max(self.timings)] if self.timings else UNKNOWN_S
 
     @property
     def row_s(self) -> float:
         """Seconds of a row in a full batch; of a model that is not batchable, of a run."""
-        return self.full_s / max(self.timings)
+        return self.full_s / max(self.timings, default=1)
 
     def batcher(self) -> ArrayBatcher:
         """The queue in front of the backend, with the batch size and the parallel runs that were verified."""
@@ -75,7 +84,7 @@ def bring_up(
     path = known.path(format, options, limits.batch_rows)
     proof = _declared(known) if limits.batchable is False else read_proof(path)
     ready, limits = _open_fitting(format, file, options, limits, golden, what, proof)
-    if proof is None and ready.rows.measured:
+    if proof is None and ready.rows.measured and not ready.unproven:
         write_proof(path, ready.rows)
     tunable = ready.backend.own_threads and ready.backend.device == "cpu" and options.threads is None
     if not tunable or ready.one_row_s > ONE_ROW_S:
@@ -127,13 +136,15 @@ def _open(
     backend = padded(open_backend(format, file, options), limits.padding)
     try:
         limits = _limits_for(backend.signature, limits)
-        rows = rows or _prove(backend, limits, golden)
+        examples = _examples(backend, file, golden, what)
+        if isinstance(examples, InferenceError):
+            return _unproven(backend, limits, options, examples, what)
+        rows = rows or prove_rows(backend, examples, limits.batch_rows)
         if rows.influenced:
             limits = _for_whole_requests(limits, options, rows, what)
         _verify(backend, golden, limits, what)
-        written = file.signature is not None
-        timings = _timings(backend, limits, golden, written=written)
-        return ReadyBackend(backend, limits, timings, _runners(backend, options), rows)
+        timings = _timings(backend, limits, examples, written=file.signature is not None)
+        return ReadyBackend(backend, limits, timings, _runners(backend, options), rows, examples)
     except InferenceError as error:
         backend.close()
         raise ModelLoadError(f"{what}: the model fails when it runs: {error}") from error
@@ -142,14 +153,35 @@ def _open(
         raise
 
 
+def _examples(backend: Backend, file: ModelFile, golden: Golden | None, what: str) -> Examples | InferenceError:
+    """Inputs that the model runs with, or its error where none were found.
+
+    Raises ModelLoadError where the user's example does not fit, and the model's InferenceError where it fails with it.
+    """
+    try:
+        return Examples(backend, backend.signature, golden, file.example)
+    except InvalidInput as error:
+        raise ModelLoadError(f"{what}: {error}") from error
+    except InferenceError as error:
+        if file.example is not None or isinstance(error, OutOfMemory):
+            raise
+        return error
+
+
+def _unproven(
+    backend: Backend, limits: BatchLimits, options: BackendOptions, error: InferenceError, what: str
+) -> ReadyBackend:
+    """A model that ran with nothing that was tried: it serves each request whole and alone, unless that is refused."""
+    sentence = f"unproven, as no input was found that it runs with ({error}); give one with --example FILE"
+    if options.unproven == "refuse":
+        raise ModelLoadError(f"{what}: {sentence}, or set unproven to allow")
+    rows, runners = RowProof(batchable=False, why=sentence), _runners(backend, options)
+    return ReadyBackend(backend, limits.for_whole_requests(), {}, runners, rows, unproven=True)
+
+
 def _declared(known: KnownProofs) -> RowProof:
     """The proof of a model whose manifest says that it is not batchable: as recorded there, and not measured again."""
     return replace(from_record(known.recorded) or RowProof(batchable=False, why=DECLARED), batchable=False)
-
-
-def _prove(backend: Backend, limits: BatchLimits, golden: Golden | None) -> RowProof:
-    """The proof that rows are independent, or that they are not."""
-    return prove_rows(backend, Examples(backend, backend.signature, golden), limits.batch_rows)
 
 
 def _for_whole_requests(limits: BatchLimits, options: BackendOptions, rows: RowProof, what: str) -> BatchLimits:
@@ -178,15 +210,16 @@ def _verify(backend: Backend, golden: Golden | None, limits: BatchLimits, what: 
                 raise error from None
 
 
-def _timings(backend: Backend, limits: BatchLimits, golden: Golden | None, *, written: bool) -> dict[int, float]:
+def _timings(backend: Backend, limits: BatchLimits, examples: Examples, *, written: bool) -> dict[int, float]:
     try:
-        return warm_up(backend, backend.signature, limits.batch_rows, golden, written=written)
+        return warm_up(backend, backend.signature, limits.batch_rows, examples, written=written)
     except InferenceError:
         if not limits.whole:  # else one row may be too few, as for statistics of the rows
             raise
-        inputs = Examples(backend, backend.signature, golden).of(FEW_ROWS)
+        rows = FEW_ROWS if examples.made_up else examples.rows
+        inputs = examples.of(rows)
         backend.run(inputs)
-        return {FEW_ROWS: timed(backend, inputs)}
+        return {rows: timed(backend, inputs)}
 
 
 def _runners(backend: Backend, options: BackendOptions) -> int:

@@ -106,7 +106,7 @@ def load_file(
     about = description or FileDescription()
     if not path.is_file():
         raise ModelLoadError(f"{path}: there is no such model file")
-    signed, has_class = about.signature is not None, about.architecture is not None
+    signed, has_class = bool({"signature", "example"} & {*about.stated}), about.architecture is not None
     format = format_of(path, options.model_type, signed=signed, has_architecture=has_class)
     limits = batch_limits(options, path.stem)
     model_file = described_file(path, format, about, options.trust)
@@ -229,5 +229,6 @@ def _info(
         batch_difference=rows.difference,
         batch_noise=rows.noise,
         batch_reason=rows.why,
+        proven=not ready.unproven,
         **facts,
     )

@@ -9,12 +9,11 @@ from typing import Any, Self
 
 from penstock.backends.base import ModelFile
 from penstock.backends.catalog import outputs_from_runs, signature_from_example
-from penstock.backends.verification import FREE_LENGTHS, trial_batches
-from penstock.errors import InvalidInput, ModelLoadError, Untrusted
+from penstock.errors import InvalidInput
 from penstock.file_description import FileDescription, Labels, Preprocess, described
 from penstock.formats import FORMATS
 from penstock.options import BackendKeywords, BackendOptions, check_names, given
-from penstock.tensors import Signature, TensorSpec
+from penstock.tensors import Signature
 
 
 class FileKeywords(BackendKeywords, total=False):
@@ -107,23 +106,10 @@ def described_file(path: Path, format: str, about: FileDescription, trust: str) 
         no_batch=about.no_batch,
     )
     if about.signature is None:
-        if about.example is None or not FORMATS[format].needs_architecture:
+        if about.example is None or FORMATS[format].records_signature != "never":
             return file
         return replace(file, signature=signature_from_example(format, file, about.example, trust))
     if about.signature.outputs:
         return file
-    outputs = _outputs(file, format, trust, about.signature.inputs)
+    outputs = outputs_from_runs(format, file, about.signature.inputs, trust)
     return replace(file, signature=replace(about.signature, outputs=outputs))
-
-
-def _outputs(file: ModelFile, format: str, trust: str, inputs: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
-    """The outputs that trial runs on random inputs give, at the first free length that the model accepts."""
-    failure: ModelLoadError | None = None
-    for length in FREE_LENGTHS:
-        try:
-            return outputs_from_runs(format, file, trial_batches(inputs, length), trust)
-        except Untrusted:
-            raise
-        except ModelLoadError as error:
-            failure = failure or error
-    raise failure or ModelLoadError(f"{file.path}: there is no length to try the model with")

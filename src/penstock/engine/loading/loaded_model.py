@@ -41,6 +41,8 @@ class ModelInfo:
     Requests of a `batchable` model share runs, since its rows are independent; of another each runs whole and alone.
     `batch_difference` is the change of a row's outputs by other rows, `batch_noise` the one by their number and order,
     both measured as shares of the outputs' range, None if not measured. `batch_reason` is what was found.
+
+    `proven` is False for a model that ran with no input that was tried at load.
     """
 
     name: str
@@ -66,6 +68,7 @@ class ModelInfo:
     batch_difference: float | None = None
     batch_noise: float | None = None
     batch_reason: str = ""
+    proven: bool = True
 
     @property
     def row_proof(self) -> RowProof:

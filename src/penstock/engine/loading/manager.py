@@ -12,6 +12,7 @@ from typing import Any, Unpack
 
 from penstock.artifacts.artifact import Artifact
 from penstock.artifacts.refs import FILE_VERSION, name_of
+from penstock.backends.examples import Examples
 from penstock.backends.verification import warm_up
 from penstock.engine.config import check_at_least
 from penstock.engine.loading.fork_safety import call_after_fork
@@ -239,7 +240,8 @@ class ModelManager:
         check_at_least("batch_size", batch_size, 1)
         model = self.load_model(ref)
         golden = model.artifact.golden() if model.artifact is not None else None
-        return warm_up(model.backend, model.signature, batch_size, golden, written=model.artifact is not None)
+        examples = Examples(model.backend, model.signature, golden)
+        return warm_up(model.backend, model.signature, batch_size, examples, written=model.artifact is not None)
 
     # Leases, eviction and the end
 

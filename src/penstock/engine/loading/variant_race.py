@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 from penstock.artifacts.artifact import Artifact, Variant
 from penstock.artifacts.golden import Golden
-from penstock.backends.verification import Examples, timed
+from penstock.backends.examples import Examples
+from penstock.backends.verification import timed
 from penstock.engine.loading.bring_up import ReadyBackend
 from penstock.engine.loading.selection_cache import SelectionResult, in_manifest_order
 from penstock.errors import ModelLoadError, UnsupportedFormat, Untrusted
@@ -67,6 +68,9 @@ class VariantRace:
         if leader is None or best is None:
             self.leader, self._ready = variant, ready
             return
+        if best.unproven or ready.unproven:
+            self._prefer_proven(leader, best, variant, ready)
+            return
         gain, sure = _gain(best, ready, self._artifact.golden())
         if gain > NOISE and sure:
             best.backend.close()
@@ -78,6 +82,16 @@ class VariantRace:
             f"{1 / gain:.1f} times as slow as {leader.name}" if gain < 1 / NOISE else f"no faster than {leader.name}"
         )
         self.reject(variant, f"{slower} ({_times(ready)})")
+
+    def _prefer_proven(self, leader: Variant, best: ReadyBackend, variant: Variant, ready: ReadyBackend) -> None:
+        """A variant that ran goes before one that could not be tried; of two that could not, the simpler one stays."""
+        if best.unproven and not ready.unproven:
+            best.backend.close()
+            self.reject(leader, best.rows.why)
+            self.leader, self._ready = variant, ready
+        else:
+            ready.backend.close()
+            self.reject(variant, ready.rows.why)
 
     def abort(self) -> None:
         """Close the leader."""
@@ -104,6 +118,8 @@ class VariantRace:
 
 
 def _times(ready: ReadyBackend) -> str:
+    if ready.unproven:
+        return "not measured"
     full = max(ready.timings)
     return f"{ready.one_row_s * 1e3:.3g} ms for {min(ready.timings)}, {ready.full_s * 1e3:.3g} ms for {full} rows"
 
@@ -114,7 +130,7 @@ def _gain(holder: ReadyBackend, challenger: ReadyBackend, golden: Golden | None)
     one_row, full = holder.one_row_s / challenger.one_row_s, holder.row_s / challenger.row_s * shares
     if min(one_row, full) > CLEAR or max(one_row, full) < 1 / CLEAR:
         return math.sqrt(one_row * full), True
-    examples = Examples(holder.backend, holder.backend.signature, golden)
+    examples = holder.examples or Examples(holder.backend, holder.backend.signature, golden)
     one = _race(holder, challenger, examples, min)
     many = _race(holder, challenger, examples, max)
     return math.sqrt(one.gain * many.gain * shares), (one.won + many.won) / 2 >= 0.75

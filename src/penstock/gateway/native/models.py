@@ -55,6 +55,7 @@ class ModelInfo(_Shown):
         examples=[1e-07],
     )
     batch_reason: str = Field(description="What was found.", examples=["rows do not change each other's answers"])
+    proven: bool = Field(description="False if no input was found at load that the model runs with.")
     warnings: list[str] = Field(description="Warnings from loading.")
 
 
