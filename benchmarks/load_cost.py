@@ -1,7 +1,8 @@
 """`python benchmarks/load_cost.py [--model FILE] [--rounds N]`: what a load costs beside ONNX Runtime's own.
 
-CPU seconds of this process, all threads, after every import: `load_file` and `load_artifact` of a small model (opened,
-tried, warmed up, ready to answer) against `onnxruntime.InferenceSession` and one run. Medians of rounds in turn.
+CPU time of this process, all threads, after every import: `ModelManager.load_model` of a small model, as a file and as
+an artifact (checked, opened, warmed up, ready to answer), against `onnxruntime.InferenceSession` and one run. Medians
+of rounds in turn. The first load on a machine also proves that rows are independent; it is printed apart.
 """
 
 from __future__ import annotations
@@ -17,11 +18,8 @@ import numpy as np
 import onnxruntime as ort
 from turns import Result, in_turn
 
-from penstock.artifacts.artifact import Artifact
-from penstock.engine.loading.load import load_artifact, load_file
-from penstock.engine.loading.loaded_model import LoadedModel
-from penstock.engine.loading.variant_selection import VariantSelection
-from penstock.options import EngineOptions
+from penstock.engine.loading.manager import ModelManager
+from penstock.registry.registry import Registry
 
 ARTIFACT = Path(__file__).parents[1] / "src" / "penstock_digits" / "artifacts" / "digits"
 LIMIT = 5.0
@@ -45,23 +43,23 @@ def bare(path: Path) -> None:
     session.run(None, inputs)
 
 
-def closed(model: LoadedModel) -> None:
-    model.close()
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path, default=ARTIFACT / "variants" / "onnx-fp32" / "model.onnx")
     parser.add_argument("--rounds", type=int, default=5)
     given = parser.parse_args()
-    options = EngineOptions(device="cpu")
-    artifact = Artifact.open(ARTIFACT)
-    with tempfile.TemporaryDirectory() as kept:
-        selection = VariantSelection(directory=Path(kept))
+    with tempfile.TemporaryDirectory() as folder, Registry(folder) as registry:
+        manager = ModelManager(registry, device="cpu")
+        ref = registry.publish(ARTIFACT).ref
+
+        def load(what: str | Path) -> None:
+            manager.load_model(what)
+            manager.clear_cache()
+
         sides: dict[str, Callable[[], Result]] = {
             "onnxruntime": lambda: cpu_ms(lambda: bare(given.model)),
-            "load_file": lambda: cpu_ms(lambda: closed(load_file(given.model, options))),
-            "load_artifact": lambda: cpu_ms(lambda: closed(load_artifact(artifact, options, selection))),
+            "file": lambda: cpu_ms(lambda: load(given.model)),
+            "artifact": lambda: cpu_ms(lambda: load(ref)),
         }
         for name, side in sides.items():
             print(f"    first {name}: {side()}")  # imports what is imported late

@@ -32,6 +32,12 @@ def opens_quickly(format: str) -> bool:
     return row is None or not row.runtime.slow_import or row.runtime.package in sys.modules
 
 
+def has_own_threads(format: str) -> bool:
+    """True when the threads of a run are set for each model, not for the process; False if it cannot run here."""
+    row = FORMATS.get(format)
+    return row is not None and runnable(format) and bool(import_attribute(row.backend).own_threads)
+
+
 def open_backend(format: str, file: ModelFile, options: BackendOptions) -> Backend:
     """Load `file` with the backend of its format.
 

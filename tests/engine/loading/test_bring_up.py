@@ -69,7 +69,7 @@ async def test_a_model_that_no_probe_runs_is_served_unproven(
 
 
 def test_a_setting_refuses_it(secretive: Path) -> None:
-    with pytest.raises(ModelLoadError, match=r"secretive\.onnx: no input was found .*--example FILE"):
+    with pytest.raises(ModelLoadError, match=r"secretive\.onnx: unproven, as no input was found .*--example FILE"):
         load_file(secretive, EngineOptions(unproven="refuse"))
 
 

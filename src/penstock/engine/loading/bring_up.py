@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import glob
 import logging
 import math
+from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import NamedTuple
 
 from penstock.artifacts.golden import Golden
 from penstock.backends.base import Backend, ModelFile
-from penstock.backends.catalog import open_backend
-from penstock.backends.devices import usable_cores
+from penstock.backends.catalog import has_own_threads, open_backend
+from penstock.backends.devices import missing_features, usable_cores
 from penstock.backends.examples import Examples
 from penstock.backends.row_independence import DECLARED, FEW_ROWS, RowProof, prove_rows
 from penstock.backends.verification import timed, verify, warm_up
@@ -24,11 +27,13 @@ from penstock.tensors import Signature
 log = logging.getLogger(__name__)
 
 ONE_ROW_S = 0.002
-"""A model that runs one row within this time is also tried with single-threaded runs, one per core at the same time.
+"""A model that runs one row on one thread within this time runs so, with one run per core at the same time.
 
 Under load that is faster than one run with all threads, which waits for its slowest thread while the other cores decode
 requests. A single request takes longer; above this limit the difference would matter.
 """
+SMALL_BYTES = 16 << 20
+"""Files up to this size are opened for one thread first, which is all that a load of a quick model costs."""
 
 
 UNKNOWN_S = 1.0
@@ -83,20 +88,50 @@ def bring_up(
     known = known or KnownProofs()
     path = known.path(format, options, limits.batch_rows)
     proof = _declared(known) if limits.batchable is False else read_proof(path)
-    ready, limits = _open_fitting(format, file, options, limits, golden, what, proof)
+    ready = _tuned(format, file, options, limits, golden, what, proof)
     if proof is None and ready.rows.measured and not ready.unproven:
         write_proof(path, ready.rows)
-    tunable = ready.backend.own_threads and ready.backend.device == "cpu" and options.threads is None
-    if not tunable or ready.one_row_s > ONE_ROW_S:
+    return ready
+
+
+def _tuned(
+    format: str,
+    file: ModelFile,
+    options: BackendOptions,
+    limits: BatchLimits,
+    golden: Golden | None,
+    what: str,
+    rows: RowProof | None,
+) -> ReadyBackend:
+    """With one thread a run if one row is quick on it, else with all."""
+    one_thread = options.override(threads=1)
+    on_cpu = options.device == "cpu" or (options.device == "auto" and bool(missing_features(["cuda"])))
+    tunable = options.threads is None and not options.shared_threads and on_cpu and has_own_threads(format)
+    small = tunable and _size(file.path) <= SMALL_BYTES
+    if small:
+        with suppress(_Slow):
+            return _open_fitting(format, file, one_thread, limits, golden, what, rows, ONE_ROW_S)[0]
+    ready, limits = _open_fitting(format, file, options, limits, golden, what, rows)
+    if small or not tunable or ready.one_row_s > ONE_ROW_S:
         return ready
     try:
-        single = _open(format, file, options.override(threads=1), limits, golden, what, ready.rows)
-    except ModelLoadError:
+        single = _open(format, file, one_thread, limits, golden, what, ready.rows, ONE_ROW_S)
+    except (_Slow, ModelLoadError):
         return ready
-    keep = single.one_row_s <= ONE_ROW_S and single.full_s / single.runners <= 1.1 * ready.full_s
-    better, other = (single, ready) if keep else (ready, single)
-    other.backend.close()
-    return better
+    ready.backend.close()
+    return single
+
+
+class _Slow(Exception):
+    """One row takes longer than it may."""
+
+
+def _size(path: Path) -> int:
+    """The bytes of a model file and of the files that belong to it by their names."""
+    try:
+        return sum(one.stat().st_size for one in path.parent.glob(f"{glob.escape(path.stem)}*") if one.is_file())
+    except OSError:
+        return 0
 
 
 def _open_fitting(
@@ -107,12 +142,13 @@ def _open_fitting(
     golden: Golden | None,
     what: str,
     rows: RowProof | None,
+    at_most_s: float = math.inf,
 ) -> tuple[ReadyBackend, BatchLimits]:
     """As `_open`, with half the rows in a run, and half again, where the memory does not hold as many."""
     asked = limits.batch_rows
     while True:
         try:
-            ready = _open(format, file, options, limits, golden, what, rows)
+            ready = _open(format, file, options, limits, golden, what, rows, at_most_s)
         except ModelLoadError as error:
             if not isinstance(error.__cause__, OutOfMemory) or limits.batch_rows == 1:
                 raise
@@ -132,18 +168,23 @@ def _open(
     golden: Golden | None,
     what: str,
     rows: RowProof | None,
+    at_most_s: float = math.inf,
 ) -> ReadyBackend:
+    """Raises _Slow for a model that takes longer than `at_most_s` for a row."""
     backend = padded(open_backend(format, file, options), limits.padding)
     try:
         limits = _limits_for(backend.signature, limits)
         examples = _examples(backend, file, golden, what)
         if isinstance(examples, InferenceError):
             return _unproven(backend, limits, options, examples, what)
+        _require_quick(backend, examples, at_most_s)
         rows = rows or prove_rows(backend, examples, limits.batch_rows)
         if rows.influenced:
             limits = _for_whole_requests(limits, options, rows, what)
         _verify(backend, golden, limits, what)
         timings = _timings(backend, limits, examples, written=file.signature is not None)
+        if timings[min(timings)] > at_most_s:
+            raise _Slow
         return ReadyBackend(backend, limits, timings, _runners(backend, options), rows, examples)
     except InferenceError as error:
         backend.close()
@@ -151,6 +192,15 @@ def _open(
     except BaseException:
         backend.close()
         raise
+
+
+def _require_quick(backend: Backend, examples: Examples, at_most_s: float) -> None:
+    """Raises _Slow; the first run of a shape allocates, so the better one of two counts."""
+    if at_most_s < math.inf:
+        inputs = examples.of(1)
+        with suppress(InferenceError):  # one row may be too few
+            if min(timed(backend, inputs) for _ in range(2)) > at_most_s:
+                raise _Slow
 
 
 def _examples(backend: Backend, file: ModelFile, golden: Golden | None, what: str) -> Examples | InferenceError:
