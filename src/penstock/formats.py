@@ -6,7 +6,10 @@ engine, command line and settings read the rows and hold no table of formats.
 
 from __future__ import annotations
 
+import functools
+import importlib.metadata
 from collections.abc import Callable, Collection, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
@@ -253,3 +256,14 @@ def is_model_file(ref: str) -> bool:
         return "/" in ref
     name = ref.lower()
     return any(name.endswith(row.suffixes) for row in FORMATS.values())
+
+
+@functools.cache
+def runtime_version(format: str) -> str:
+    """The installed version of the package that runs a format; empty without one.
+
+    Kept for the process: reading it parses the whole metadata of the package.
+    """
+    with suppress(KeyError, importlib.metadata.PackageNotFoundError):
+        return importlib.metadata.version(FORMATS[format].runtime.package)
+    return ""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
 import logging
 import math
@@ -17,7 +16,7 @@ from typing import Any
 
 from penstock.backends.devices import cpu_flags, usable_cores
 from penstock.backends.row_independence import RowProof
-from penstock.formats import FORMATS
+from penstock.formats import FORMATS, runtime_version
 from penstock.options import BackendOptions
 
 log = logging.getLogger(__name__)
@@ -44,7 +43,7 @@ class KnownProofs:
         relevant = FORMATS[format].options | {"device", "precision", "threads"} if format in FORMATS else set()
         machine = [platform.machine(), sorted(cpu_flags()), usable_cores()]
         read = options.model_dump(mode="json", include=set(relevant) - {"cache_dir", "trust"})
-        facts = [_SCHEMA, self.identity, format, _runtime_version(format), machine, batch_rows, read]
+        facts = [_SCHEMA, self.identity, format, runtime_version(format), machine, batch_rows, read]
         return self.directory / f"{hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]}.json"
 
 
@@ -88,9 +87,3 @@ def write_proof(path: Path | None, proof: RowProof) -> None:
         log.debug("the proof that rows are independent cannot be written to %s: %s", path.parent, error)
         with suppress(OSError):
             temporary.unlink()
-
-
-def _runtime_version(format: str) -> str:
-    with suppress(KeyError, importlib.metadata.PackageNotFoundError):
-        return importlib.metadata.version(FORMATS[format].runtime.package)
-    return ""

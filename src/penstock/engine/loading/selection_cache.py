@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
 import logging
 import platform
@@ -15,7 +14,7 @@ from typing import NamedTuple
 
 from penstock.artifacts.artifact import Artifact, Variant
 from penstock.backends.devices import cpu_flags, usable_cores
-from penstock.formats import FORMATS
+from penstock.formats import FORMATS, runtime_version
 from penstock.options import BackendOptions
 
 log = logging.getLogger(__name__)
@@ -47,7 +46,7 @@ def selection_path(
     candidates = list(candidates)
     options_read = (FORMATS[each.format].options for each in candidates if each.format in FORMATS)
     relevant = {"trust", "precision"}.union(*options_read) - {"cache_dir"}
-    runtimes = sorted((variant.name, _runtime_version(variant.format)) for variant in candidates)
+    runtimes = sorted((variant.name, runtime_version(variant.format)) for variant in candidates)
     machine = [platform.machine(), sorted(cpu_flags()), usable_cores()]
     facts = [
         _SCHEMA,
@@ -58,12 +57,6 @@ def selection_path(
         runtimes,
     ]
     return directory / f"{hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]}.json"
-
-
-def _runtime_version(format: str) -> str:
-    with suppress(KeyError, importlib.metadata.PackageNotFoundError):
-        return importlib.metadata.version(FORMATS[format].runtime.package)
-    return ""
 
 
 def read_selection(path: Path, digest: str, *, thorough: bool = False) -> tuple[SelectionResult, ...] | None:
