@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -16,7 +17,10 @@ from penstock.errors import InferenceError, InvalidInput
 
 Array: TypeAlias = NDArray[Any]
 Arrays: TypeAlias = dict[str, Array]
-"""Tensors by name; axis 0 of each is the batch."""
+"""Tensors by name; axis 0 of each is the batch, unless the signature says otherwise."""
+
+
+NO_AXES: Mapping[str, int | None] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,12 +28,14 @@ class TensorSpec:
     """Name, wire datatype and shape of one tensor; -1 in the shape is a free axis, axis 0 is the batch.
 
     `dims` names the axes that have names: free axes of one name have one length in a request. Comparisons ignore them.
+    A tensor that is not `ranked` has any number of axes; its shape is empty.
     """
 
     name: str
     dtype: str
     shape: tuple[int, ...]
     dims: tuple[str | None, ...] = field(default=(), compare=False)
+    ranked: bool = True
 
     def __post_init__(self) -> None:
         if self.dims and len(self.dims) != len(self.shape):
@@ -71,16 +77,21 @@ class TensorSpec:
                 array = array.reshape(_empty_shape(array.shape, self.shape))
         # Most models fix every axis but the batch: one comparison is enough, and the loop is for the others.
         shape = self.shape
-        if (array.shape[1:] != shape[1:] or shape[:1] != (-1,) or not array.ndim) and not _fits(array.shape, shape):
+        if (array.shape[1:] != shape[1:] or shape[:1] != (-1,) or not array.ndim) and not self.takes(array.shape):
             raise InvalidInput(
                 f"{self.name}: the shape is {list(array.shape)}, the model takes {list(shape)}", field=self.name
             )
         return array if array.flags.c_contiguous else np.ascontiguousarray(array)
 
+    def takes(self, shape: tuple[int, ...]) -> bool:
+        """True for a shape that this one allows."""
+        return _fits(shape, self.shape) or not self.ranked
+
     def to_json(self) -> dict[str, Any]:
         """As in a manifest."""
         named = {"dims": list(self.dims)} if any(self.dims) else {}
-        return {"name": self.name, "dtype": self.dtype, "shape": list(self.shape), **named}
+        unranked = {} if self.ranked else {"ranked": False}
+        return {"name": self.name, "dtype": self.dtype, "shape": list(self.shape), **named, **unranked}
 
 
 def _empty_shape(have: tuple[int, ...], want: tuple[int, ...]) -> tuple[int, ...]:
@@ -99,28 +110,66 @@ def _fits(have: tuple[int, ...], want: tuple[int, ...]) -> bool:
 class Signature:
     """Names, datatypes and shapes of a model's inputs and outputs. It validates one request; nothing else does.
 
-    Requests always have a batch axis. The file of a model that is not `batched` has none: each row runs separately.
+    The batch is axis 0 of every tensor, except for those in `batch_axes`: another axis, or None for a tensor without a
+    batch axis, as one without axes. The requests of a model with such a tensor run one by one, in the shapes of its
+    file (`whole`).
+
+    Requests to a model that is not `batched` have a batch axis that its file does not have: each row runs separately.
+    They may also have the shapes of the file.
     """
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     batched: bool = True
+    batch_axes: Mapping[str, int | None] = field(default_factory=dict, hash=False)
     _ties: tuple[Tie, ...] = field(init=False, compare=False, repr=False)
+    _plain: bool = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_ties", tuple(_ties(self.inputs)))
+        """Raises InvalidInput naming the tensor that `batch_axes` does not fit."""
+        axes = self.batch_axes
+        if self.batched:
+            _checked_axes(axes, self.inputs, self.outputs)
+            axes = {**dict.fromkeys(_without_batch(self.inputs, self.outputs)), **axes}
+        axes = {name: axis for name, axis in axes.items() if axis != 0}
+        object.__setattr__(self, "batch_axes", axes)
+        object.__setattr__(self, "_ties", tuple(_ties(self.inputs, axes)))
+        object.__setattr__(self, "_plain", self.batched and not axes)
+
+    @property
+    def whole(self) -> bool:
+        """True if a tensor has no batch axis: every request is one run, in the shapes of the file."""
+        return None in self.batch_axes.values()
+
+    @property
+    def stated_axes(self) -> dict[str, int | None]:
+        """The `batch_axes` that the shapes alone do not say."""
+        implied = {*_without_batch(self.inputs, self.outputs)}
+        return {name: axis for name, axis in self.batch_axes.items() if axis is not None or name not in implied}
+
+    @property
+    def fixed_rows(self) -> int | None:
+        """The only number of rows that the model takes, None if it takes any or has no batch axis."""
+        if self.whole:
+            return None
+        lengths = (spec.shape[self.batch_axes.get(spec.name) or 0] for spec in self.inputs)
+        return next((length for length in lengths if length > 0), None)
 
     def validate(self, arrays: Mapping[str, ArrayLike]) -> tuple[Arrays, int]:
-        """The checked inputs in signature order, and their number of rows (axis 0, the same for all).
+        """The checked inputs in signature order, and their number of rows (the same for all; 1 for a whole request).
 
         Raises InvalidInput naming the tensor that is missing, unknown, of another type, shape, row count or of another
         length than an axis of the same name.
         """
         checked: Arrays = {}
         rows = -1
+        plain = self._plain
         for spec in self.inputs:
             if spec.name not in arrays:
                 raise InvalidInput(f"{spec.name}: this input is missing", field=spec.name)
+            if not plain:
+                checked[spec.name] = self.check(spec, arrays[spec.name])
+                continue
             array = checked[spec.name] = spec.check(arrays[spec.name])
             if rows < 0:
                 rows = len(array)
@@ -130,9 +179,37 @@ class Signature:
             unknown = next(name for name in arrays if name not in checked)
             known = ", ".join(spec.name for spec in self.inputs)
             raise InvalidInput(f"{unknown}: the model has no such input; it takes {known}", field=unknown)
+        if not plain:
+            rows = self.rows(checked)
         for tie in self._ties:
             tie.check(checked)
         return checked, rows
+
+    def check(self, spec: TensorSpec, value: ArrayLike) -> Array:
+        """One input of this signature, checked by `spec`; that of a model that is not batched may have no rows."""
+        if not self.batched and _rank(value) == len(spec.shape) - 1:
+            return _without_rows(spec).check(value)
+        return spec.check(value)
+
+    def rows(self, arrays: Arrays) -> int:
+        """The number of rows of checked inputs. Raises InvalidInput naming the one that differs."""
+        if self.whole or self.in_file_shape(arrays):
+            return 1
+        rows = -1
+        for name, array in arrays.items():
+            axis = self.batch_axes.get(name) or 0
+            if array.ndim <= axis:
+                raise InvalidInput(f"{name}: a single value, other inputs have rows", field=name)
+            if rows >= 0 and array.shape[axis] != rows:
+                raise InvalidInput(
+                    f"{name}: {array.shape[axis]} rows (axis {axis}), other inputs have {rows}", field=name
+                )
+            rows = array.shape[axis]
+        return rows
+
+    def in_file_shape(self, arrays: Arrays) -> bool:
+        """True for inputs of a model that is not batched that have no rows: the shapes of its file."""
+        return not self.batched and all(arrays[spec.name].ndim == len(spec.shape) - 1 for spec in self.inputs)
 
     def check_outputs(self, outputs: Arrays, rows: int, *, lengths: bool = True) -> None:
         """Check the outputs of a run of so many rows, axes past the batch only if `lengths`.
@@ -147,12 +224,14 @@ class Signature:
                 raise InferenceError(
                     f"the model's output {spec.name!r} is of type {array.dtype}, its signature says {spec.dtype}"
                 )
-        check_rows(outputs, rows)
+        if not self.whole:
+            check_rows(outputs, rows, self.batch_axes)
         for spec in self.outputs if lengths else ():
-            got, promised = outputs[spec.name].shape, spec.shape
-            if len(got) != len(promised) or any(0 <= n != m for m, n in zip(got[1:], promised[1:], strict=True)):
+            got, axis = outputs[spec.name].shape, None if self.whole else self.batch_axes.get(spec.name, 0)
+            promised = tuple(-1 if number == axis else length for number, length in enumerate(spec.shape))
+            if spec.ranked and not _fits(got, promised):
                 raise InferenceError(
-                    f"the model's output {spec.name!r} has the shape {list(got)}, its signature says {list(promised)}"
+                    f"the model's output {spec.name!r} has the shape {list(got)}, its signature says {list(spec.shape)}"
                 )
 
     def with_dims(self, dims: Mapping[str, tuple[str | None, ...]]) -> Signature:
@@ -178,16 +257,19 @@ class Signature:
     def to_json(self) -> dict[str, Any]:
         """As in a manifest."""
         unbatched = {} if self.batched else {"batched": False}
+        axes = {"batch_axes": self.stated_axes} if self.stated_axes else {}
         return {
             "inputs": [t.to_json() for t in self.inputs],
             "outputs": [t.to_json() for t in self.outputs],
             **unbatched,
+            **axes,
         }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Signature:
-        """The inverse of `to_json`; raises InvalidInput when a datatype is unknown."""
-        return cls(_specs(data["inputs"]), _specs(data["outputs"]), bool(data.get("batched", True)))
+        """The inverse of `to_json`; raises InvalidInput when a datatype is unknown or a batch axis does not exist."""
+        batched, axes = bool(data.get("batched", True)), data.get("batch_axes") or {}
+        return cls(_specs(data["inputs"]), _specs(data["outputs"]), batched, axes)
 
 
 class Tie(NamedTuple):
@@ -209,6 +291,38 @@ class Tie(NamedTuple):
                 )
 
 
+def _checked_axes(axes: Mapping[str, int | None], inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> None:
+    """Raise InvalidInput naming the tensor that a batch axis does not fit."""
+    ranks = {spec.name: len(spec.shape) if spec.ranked else None for spec in (*inputs, *outputs)}
+    for name, axis in axes.items():
+        if name not in ranks:
+            known = ", ".join(ranks)
+            raise InvalidInput(f"batch_axes: the model has no tensor {name!r}; it has {known}", field="batch_axes")
+        rank = ranks[name]
+        if axis is not None and (axis < 0 or (rank is not None and axis >= rank)):
+            raise InvalidInput(f"batch_axes: {name} has no axis {axis}, it has {rank} axes", field="batch_axes")
+
+
+def _without_batch(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> Iterator[str]:
+    """The tensors whose axis 0 cannot be the batch: there is none, or its length is fixed and another input's is not.
+
+    A fixed length of an output proves nothing: exporters record the length that they traced with.
+    """
+    firsts = {spec.shape[0] for spec in inputs if spec.shape}
+    for spec in inputs:
+        if not spec.shape or (spec.shape[0] >= 0 and len(firsts) > 1):
+            yield spec.name
+    yield from (spec.name for spec in outputs if not spec.shape)
+
+
+def _rank(value: ArrayLike) -> int | None:
+    """The number of axes; None for what is not an array, which is refused where it is read."""
+    try:
+        return np.ndim(value)
+    except Exception:  # rows of several lengths, or anything from the `__array__` of a value
+        return None
+
+
 def _without_rows(spec: TensorSpec) -> TensorSpec:
     return replace(spec, shape=spec.shape[1:], dims=spec.dims[1:])
 
@@ -217,11 +331,13 @@ def _with_rows(spec: TensorSpec) -> TensorSpec:
     return replace(spec, shape=(-1, *spec.shape), dims=(None, *spec.dims) if spec.dims else ())
 
 
-def _ties(inputs: Sequence[TensorSpec]) -> Iterator[Tie]:
+def _ties(inputs: Sequence[TensorSpec], batch_axes: Mapping[str, int | None]) -> Iterator[Tie]:
     axes: dict[str, list[tuple[str, int]]] = {}
-    for spec in inputs:
+    whole = None in batch_axes.values()
+    for spec in () if whole else inputs:  # a whole request is the model's own to judge: names in files may be wrong
+        batch = batch_axes.get(spec.name, 0)
         for axis, (dim, length) in enumerate(zip(spec.dims, spec.shape, strict=False)):
-            if dim and length < 0 and axis:  # the batch axis is compared separately
+            if dim and length < 0 and axis != batch:  # the batch axis is compared separately
                 axes.setdefault(dim, []).append((spec.name, axis))
     return (Tie(dim, tuple(places)) for dim, places in axes.items() if len(places) > 1)
 
@@ -238,7 +354,13 @@ def named_dims(shape: Iterable[object]) -> tuple[str | None, ...]:
 
 def _specs(items: Iterable[Mapping[str, Any]]) -> tuple[TensorSpec, ...]:
     return tuple(
-        TensorSpec(str(i["name"]), str(i["dtype"]), tuple(int(n) for n in i["shape"]), tuple(i.get("dims", ())))
+        TensorSpec(
+            str(i["name"]),
+            str(i["dtype"]),
+            tuple(int(n) for n in i["shape"]),
+            tuple(i.get("dims", ())),
+            bool(i.get("ranked", True)),
+        )
         for i in items
     )
 
@@ -293,11 +415,12 @@ def split(outputs: Arrays, items: Sequence[Arrays]) -> list[Arrays]:
     return parts
 
 
-def check_rows(outputs: Arrays, rows: int) -> None:
-    """Raise InferenceError naming the output that does not have so many rows."""
+def check_rows(outputs: Arrays, rows: int, axes: Mapping[str, int | None] = NO_AXES) -> None:
+    """Raise InferenceError naming the output that does not have so many rows; `axes` are those that are not axis 0."""
     for name, array in outputs.items():
-        if array.ndim == 0 or len(array) != rows:
-            got = "a single value" if array.ndim == 0 else f"{len(array)} rows"
+        axis = (axes.get(name) or 0) if axes else 0
+        if array.ndim <= axis or array.shape[axis] != rows:
+            got = "a single value" if array.ndim <= axis else f"{array.shape[axis]} rows"
             raise InferenceError(f"the model's output {name!r} has {got} for a batch of {rows}")
 
 
@@ -305,3 +428,10 @@ def cut(arrays: Arrays, rows: int) -> list[Arrays]:
     """Views of at most `rows` rows each, in order."""
     total = len(next(iter(arrays.values())))
     return [{name: array[start : start + rows] for name, array in arrays.items()} for start in range(0, total, rows)]
+
+
+def part(arrays: Arrays, start: int, end: int, axes: Mapping[str, int | None]) -> Arrays:
+    """Views of the rows from `start` to `end`; `axes` are the batch axes that are not axis 0."""
+    return {
+        name: array[(slice(None),) * (axes.get(name) or 0) + (slice(start, end),)] for name, array in arrays.items()
+    }

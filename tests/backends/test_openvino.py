@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 import zoo
+from axis_models import GRAPHS, answers
 
 from penstock.backends import openvino as backend_module
 from penstock.backends.base import BackendOptions, ModelFile
 from penstock.backends.catalog import format_of, open_backend
 from penstock.backends.devices import usable_cores
 from penstock.backends.openvino import OpenVinoBackend, runtime
+from penstock.engine.predictor.predictor import Predictor
 from penstock.errors import (
     ConfigError,
     InferenceError,
@@ -262,3 +264,15 @@ def test_telemetry_that_is_imported_already_is_left_alone(monkeypatch: pytest.Mo
     with backend_module._no_telemetry():
         assert sys.modules["openvino_telemetry"] is mine
     assert sys.modules["openvino_telemetry"] is mine
+
+
+@pytest.mark.parametrize("name", ["silero", "loss", "gram without names", "constant labels", "tiled rows"])
+def test_models_without_a_batch_axis_answer_as_onnx_runtime_does(tmp_path: Path, name: str) -> None:
+    graph = GRAPHS[name]
+    source = graph.save(tmp_path / "m.onnx")
+    with Predictor(save(source, tmp_path / "m.xml"), task="tensor") as predictor:
+        assert predictor.task.signature.whole
+        for request, expected in zip(graph.requests, answers(source, graph.requests), strict=True):
+            outputs = predictor.predict(request).outputs
+            for key, array in expected.items():
+                np.testing.assert_allclose(np.reshape(outputs[key], array.shape), array, rtol=1e-4, atol=1e-5)

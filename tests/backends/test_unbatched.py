@@ -66,8 +66,15 @@ INPUTS = {"x": X, "factor": np.array([2, 3], np.float32), "bias": np.array([[10]
 EXPECTED = [[10, 12, 14], [29, 32, 35]]
 
 
-def test_a_bare_file_whose_axes_cannot_be_a_batch_is_given_one(opened: Open) -> None:
-    backend = opened(scaled)
+SCALED = Signature(
+    (TensorSpec("x", "FP32", (-1, 3)), TensorSpec("factor", "FP32", (-1,)), TensorSpec("bias", "FP32", (-1, 1))),
+    (TensorSpec("y", "FP32", (-1, 3)),),
+    batched=False,
+)
+
+
+def test_each_row_of_a_request_is_a_run_of_its_own(opened: Open) -> None:
+    backend = opened(scaled, SCALED)
     assert not backend.signature.batched
     assert {spec.name: spec.shape for spec in backend.signature.inputs} == {
         "x": (-1, 3),
@@ -82,42 +89,51 @@ def test_a_bare_file_whose_axes_cannot_be_a_batch_is_given_one(opened: Open) -> 
         backend.run(INPUTS)
 
 
+def test_inputs_in_the_shapes_of_the_file_are_one_run_with_outputs_in_its_shapes(opened: Open) -> None:
+    backend = opened(scaled, SCALED)
+    one = {name: array[1] for name, array in INPUTS.items()}
+    checked, rows = backend.signature.validate({name: array.tolist() for name, array in one.items()})
+    assert rows == 1
+    assert backend.run(checked)["y"].tolist() == EXPECTED[1]
+    with pytest.raises(InvalidInput, match=r"bias: 2 rows \(axis 0\), other inputs have 3|a single value"):
+        backend.signature.validate({**one, "bias": INPUTS["bias"]})
+
+
 @pytest.mark.parametrize(
     ("inputs", "outputs", "batched"),
     [
         ({"x": ["n", 3]}, {"y": ["n", 3]}, True),
         ({"x": [8, 3]}, {"y": [8, 3]}, True),
-        ({"x": ["n", 3]}, {"y": [1, 3]}, True),  # an output's length is often what the exporter happened to trace with
-        ({"x": [3]}, {"y": []}, True),  # the rank of an output as well
-        ({"x": []}, {"y": []}, False),
-        ({"x": [1, 3]}, {"y": [3, 1]}, False),
+        ({"x": [3]}, {"y": [3]}, True),
+        ({"x": []}, {"y": []}, True),
+        ({"x": [1, 3]}, {"y": [3, 1]}, True),
+        ({"x": [6]}, {"y": [3]}, False),
     ],
 )
-def test_a_file_without_a_batch_axis_is_detected(
+def test_a_file_of_one_vector_is_given_rows(
     opened: Open, inputs: dict[str, Shape], outputs: dict[str, Shape], batched: bool
 ) -> None:
-    turned = outputs["y"] == list(reversed(inputs["x"])) and len(inputs["x"]) > 1
-    node = helper.make_node("Transpose" if turned else "Identity", ["x"], ["y"])
-
-    def make(path: Path) -> Path:
-        model = helper.make_model(
-            helper.make_graph(
-                [node],
-                "identity",
-                [helper.make_tensor_value_info("x", FLOAT, inputs["x"])],
-                [helper.make_tensor_value_info("y", FLOAT, outputs["y"])],
-            ),
-            opset_imports=[helper.make_opsetid("", 17)],
-            ir_version=9,
+    x, y = inputs["x"], outputs["y"]
+    op = "Transpose" if x == [1, 3] and y == [3, 1] else "Identity"
+    nodes = [helper.make_node(op, ["x"], ["y"])]
+    if not batched:
+        nodes = [helper.make_node("MaxPool", ["in"], ["out"], kernel_shape=[2], strides=[2])]
+        shape, back = (
+            helper.make_node("Constant", [], [name], value_ints=v) for name, v in (("s", [1, 1, 6]), ("b", [3]))
         )
-        onnx.save(model, path)
-        return path
-
-    assert opened(make).signature.batched is batched
+        nodes = [
+            shape,
+            back,
+            helper.make_node("Reshape", ["x", "s"], ["in"]),
+            *nodes,
+            helper.make_node("Reshape", ["out", "b"], ["y"]),
+        ]
+    assert opened(lambda path: save(path, nodes, inputs, outputs)).signature.batched is batched
 
 
 def test_rows_with_answers_of_several_shapes_are_sent_one_by_one(opened: Open) -> None:
-    backend = opened(nonzero)
+    places = Signature((TensorSpec("x", "FP32", (-1, 4)),), (TensorSpec("y", "FP32", (-1, 1, -1)),), batched=False)
+    backend = opened(nonzero, places)
     assert backend.run({"x": np.array([[0, 1, 0, 1]], np.float32)})["y"].tolist() == [[[1, 3]]]
     with pytest.raises(InferenceError, match="output 'y' has another shape for each row"):
         backend.run({"x": np.array([[0, 1, 0, 1], [1, 0, 0, 0]], np.float32)})
@@ -129,21 +145,21 @@ def test_an_empty_row_is_refused_by_name(opened: Open) -> None:
         return save(path, nodes, {"x": ["length"], "factor": []}, {"y": ["length"]})
 
     with pytest.raises(InvalidInput, match=r"x: a row of the shape \[0\] has no elements"):
-        opened(make).run({"x": np.zeros((2, 0), np.float32), "factor": np.ones(2, np.float32)})
+        lengths = Signature(
+            (TensorSpec("x", "FP32", (-1, -1)), TensorSpec("factor", "FP32", (-1,))),
+            (TensorSpec("y", "FP32", (-1, -1)),),
+            batched=False,
+        )
+        opened(make, lengths).run({"x": np.zeros((2, 0), np.float32), "factor": np.ones(2, np.float32)})
 
 
 def test_an_artifact_of_an_unbatched_model_is_verified_and_served(tmp_path: Path) -> None:
-    signature = Signature(
-        (TensorSpec("x", "FP32", (-1, 3)), TensorSpec("factor", "FP32", (-1,)), TensorSpec("bias", "FP32", (-1, 1))),
-        (TensorSpec("y", "FP32", (-1, 3)),),
-        batched=False,
-    )
     artifact = write_artifact(
         tmp_path / "source",
         name="scaled",
         version="1",
         task=TaskEntry(kind="tensor"),
-        signature=signature,
+        signature=SCALED,
         variants=[VariantSource("onnx", "fp32", scaled(tmp_path / "scaled.onnx"))],
         golden=Golden(INPUTS, {"y": np.array(EXPECTED, np.float32)}),
         card="",
@@ -153,5 +169,7 @@ def test_an_artifact_of_an_unbatched_model_is_verified_and_served(tmp_path: Path
         assert not registry.get("scaled:1").signature.batched
         with Predictor("scaled", registry=registry) as predictor:
             assert predictor.predict(INPUTS).outputs["y"] == EXPECTED
+            one = {name: array[0] for name, array in INPUTS.items()}
+            assert predictor.predict(one).outputs["y"] == EXPECTED[0]
             answers = predictor.predict_batch([{name: a[i : i + 1] for name, a in INPUTS.items()} for i in (0, 1)])
             assert [answer.outputs["y"] for answer in answers] == [[EXPECTED[0]], [EXPECTED[1]]]

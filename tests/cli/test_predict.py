@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from axis_models import GRAPHS, answers
 from linear_models import weights
 
 Penstock = Callable[..., Any]
@@ -188,3 +189,19 @@ def test_a_wrong_task_in_a_json_document_is_refused(
     done = penstock("predict", onnx_file, "-", *options, stdin=json.dumps(document).encode())
     assert done.code == 1
     assert fault in done.err
+
+
+@pytest.mark.parametrize("name", ["silero", "gru with a state", "top k", "single values", "an empty past"])
+@pytest.mark.parametrize("kind", ["npz", "json"])
+def test_a_model_without_a_batch_axis_is_asked_in_the_shapes_of_its_file(
+    penstock: Penstock, name: str, kind: str
+) -> None:
+    graph = GRAPHS[name]
+    path = graph.save(Path("m.onnx").absolute())
+    request = graph.requests[0]
+    lists = {key: array.tolist() for key, array in request.items()}
+    data = npz(**request) if kind == "npz" else json.dumps({"inputs": lists}).encode()
+    done = penstock("predict", path, "-", stdin=data)
+    assert done.code == 0, done.err
+    for key, array in answers(path, [request])[0].items():
+        np.testing.assert_allclose(done.json()["outputs"][key], array, rtol=1e-5, atol=1e-6)

@@ -73,10 +73,21 @@ def test_axis_names_come_from_the_file_if_the_manifest_has_none(tmp_path: Path, 
         predictor.predict(CLASH)
 
 
-def test_a_model_whose_answer_has_no_rows_is_not_loaded(tmp_path: Path) -> None:
-    path = save(tmp_path / "mean.onnx", "ReduceMean", {"x": ["batch", 3]}, [1, 1])
-    with pytest.raises(ModelLoadError, match=r"mean\.onnx: .*output 'y' has 1 rows for a batch of 2"):
-        Predictor(path)
+def test_a_model_whose_answer_has_no_rows_is_not_loaded_as_one_that_has(tmp_path: Path, registry: Registry) -> None:
+    path = save(tmp_path / "turned.onnx", "Transpose", {"x": ["batch", 3]}, [3, "batch"])
+    artifact = write_artifact(
+        tmp_path / "source",
+        name="turned",
+        version="1",
+        task=TaskEntry(kind="vector-classification"),
+        signature=Signature((TensorSpec("x", "FP32", (-1, 3)),), (TensorSpec("y", "FP32", (-1, 3)),)),
+        variants=[VariantSource("onnx", "fp32", path)],
+        golden=None,
+        card="",
+    )
+    registry.publish(artifact.path)
+    with pytest.raises(ModelLoadError, match="the task vector-classification needs rows, and y has no batch axis"):
+        Predictor("turned", registry=registry)
 
 
 class Wrong(Backend):

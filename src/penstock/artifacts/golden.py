@@ -17,6 +17,7 @@ _OUTPUT = "output/"
 class Golden:
     """Real inputs with the reference outputs, axis 0 the sample, and the tolerance of a comparison.
 
+    For a model some tensor of which has no batch axis they are `whole`: one request, in the shapes of the model's file.
     An answer agrees if `|answer - output| <= atol + rtol * |output|`. The reference is the unoptimized model, in fp32,
     so an artifact of int8 variants only needs no fp32 variant but a tolerance that fits int8.
     """
@@ -25,17 +26,22 @@ class Golden:
     outputs: Arrays
     atol: float = 1e-4
     rtol: float = 1e-3
+    whole: bool = False
 
     @property
     def rows(self) -> int:
-        """The number of samples."""
-        return len(next(iter(self.inputs.values())))
+        """The number of samples; for those of a whole model that of one request, 1."""
+        return 1 if self.whole else len(next(iter(self.inputs.values())))
 
     def checked(self, signature: Signature) -> Golden:
         """The same samples in the signature's order and datatypes; raises InvalidInput naming the faulty tensor."""
+        whole = signature.whole
         inputs = _checked(self.inputs, signature)
-        outputs = _checked(self.outputs, Signature(signature.outputs, ()))
-        golden = Golden(inputs, outputs, self.atol, self.rtol)
+        axes = {spec.name: None if whole else signature.batch_axes.get(spec.name, 0) for spec in signature.outputs}
+        outputs = _checked(self.outputs, Signature(signature.outputs, (), batch_axes=axes))
+        golden = Golden(inputs, outputs, self.atol, self.rtol, whole)
+        if whole:
+            return golden
         if golden.rows == 0:
             raise InvalidInput("the golden samples have no rows", field="golden")
         for name, output in outputs.items():

@@ -101,17 +101,23 @@ def default_variant_name(format: str, precision: str) -> str:
     return f"{format}-{precision}"
 
 
+BatchAxes = dict[str, Annotated[StrictInt, Field(ge=0)] | None]
+"""The batch axis by tensor, for those where it is not axis 0; null for a tensor without one."""
+
+
 class _TensorEntry(Entry):
     name: str = Field(min_length=1)
     dtype: str
     shape: tuple[Annotated[StrictInt, Field(ge=-1)], ...]
     dims: tuple[str | None, ...] = ()
+    ranked: bool = True
 
 
 class _SignatureEntry(Entry):
     inputs: tuple[_TensorEntry, ...] = Field(min_length=1)
     outputs: tuple[_TensorEntry, ...] = Field(min_length=1)
     batched: bool = True
+    batch_axes: BatchAxes = Field(default_factory=dict)
 
 
 def _signature(value: Any) -> Signature:
@@ -134,9 +140,14 @@ def _distinct(names: Iterable[str], what: str) -> None:
         seen.add(name)
 
 
-SignatureField = Annotated[
-    Signature, PlainValidator(_signature), PlainSerializer(Signature.to_json, return_type=dict[str, Any])
-]
+def _shapes(signature: Signature) -> dict[str, Any]:
+    """Without the batch axes, which are a field of the manifest."""
+    document = signature.to_json()
+    document.pop("batch_axes", None)
+    return document
+
+
+SignatureField = Annotated[Signature, PlainValidator(_signature), PlainSerializer(_shapes, return_type=dict[str, Any])]
 
 
 class FileEntry(Entry):
@@ -237,8 +248,25 @@ class Manifest(Entry):
     padding: tuple[PaddingPolicy, ...] = ()
     ranges: Ranges | None = None
     batchable: bool | None = None
+    batch_axes: BatchAxes | None = None
+    """The batch axes that are not axis 0, as found or stated; None where nothing was recorded."""
     _unknown: tuple[UnknownField, ...] = PrivateAttr(default=())
     """Fields of a newer schema."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _axes_of_the_signature(cls, data: Any) -> Any:
+        """The batch axes are recorded in the manifest, and used in its signature."""
+        if not isinstance(data, Mapping) or "signature" not in data:
+            return data
+        signature, axes = data["signature"], data.get("batch_axes")
+        if isinstance(axes, Mapping):
+            if isinstance(signature, Signature):
+                return {**data, "signature": {**signature.to_json(), "batch_axes": axes}}
+            return {**data, "signature": {**signature, "batch_axes": axes}} if isinstance(signature, Mapping) else data
+        own = signature.to_json() if isinstance(signature, Signature) else signature
+        stated = own.get("batch_axes") if isinstance(own, Mapping) else None
+        return {**data, "batch_axes": stated} if stated and axes is None else data
 
     @model_validator(mode="after")
     def _padding_fits(self) -> Manifest:
@@ -305,8 +333,9 @@ class Manifest(Entry):
         that JSON does not have.
         """
         document = self.model_dump(mode="json", warnings="error")
-        if self.batchable is None:  # a release that does not know the field reads the manifest as well
-            del document["batchable"]
+        for name in ("batchable", "batch_axes"):
+            if document[name] is None:  # a release that does not know the field reads the manifest as well
+                del document[name]
         if self.schema_version == str(FIRST):
             document["schema_version"] = FIRST.major
             for variant in document["variants"]:

@@ -66,6 +66,8 @@ def check_padding(policies: Sequence[PaddingPolicy], signature: Signature) -> No
     """Check the policies against a signature. Raises ValueError naming the tensor that cannot be padded."""
     if policies and not signature.batched:
         raise ValueError("a model without a batch axis runs every request alone and cannot be padded")
+    if policies and signature.batch_axes:
+        raise ValueError("a model whose batch is not axis 0 of every tensor cannot be padded")
     inputs = {spec.name: spec for spec in signature.inputs}
     outputs = {spec.name: spec for spec in signature.outputs}
     masks = {policy.mask for policy in policies}

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from penstock.batch_axes import Reading, Stated
 from penstock.errors import IntegrityError, ModelLoadError, UnsupportedFormat
 from penstock.options import BackendOptions as BackendOptions
 from penstock.tensors import Arrays, Signature, TensorSpec
@@ -29,8 +30,13 @@ class ModelFile:
     architecture: str | type | None = None
     architecture_args: Mapping[str, Any] = field(default_factory=dict)
     example: Any = None
-    batch_axes: Mapping[str, int] = field(default_factory=dict)
+    batch_axes: Mapping[str, int | None] = field(default_factory=dict)
     no_batch: bool = False
+
+    @property
+    def stated(self) -> Stated | None:
+        """What is stated of the batch axes, if anything."""
+        return Stated(self.batch_axes, self.no_batch) if self.batch_axes or self.no_batch else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +70,8 @@ class Backend(ABC):
     """True when `BackendOptions.threads` applies to this model alone and not to the whole process."""
     warnings: tuple[str, ...] = ()
     """One sentence for each option that could not be met at load, such as a GPU that is missing."""
+    reading: Reading | None = None
+    """How the batch axes of the signature were read; None where rows run one by one."""
 
     @classmethod
     @abstractmethod
@@ -121,14 +129,22 @@ def require_file(path: Path) -> None:
         raise ModelLoadError(f"{path}: the file cannot be read ({error.strerror})") from None
 
 
-def no_rows(inputs: Arrays) -> bool:
-    """True for a batch of zero rows; runtimes differ on these, so no backend passes one on."""
-    return any(array.ndim and not len(array) for array in inputs.values())
+def no_rows(inputs: Arrays, signature: Signature) -> bool:
+    """True for a batch of zero rows; runtimes differ on these, so no backend passes one on.
+
+    Without a batch axis an empty tensor is as good as any other.
+    """
+    if not signature.batched or signature.whole:
+        return False
+    axes = signature.batch_axes
+    return any(not array.shape[axes.get(name) or 0] for name, array in inputs.items())
 
 
 def empty_outputs(signature: Signature) -> Arrays:
-    """The outputs for a batch of zero rows; free axes after the batch axis have length 0."""
-    return {
-        spec.name: np.empty((0, *(max(length, 0) for length in spec.shape[1:])), dtype=spec.numpy)
-        for spec in signature.outputs
-    }
+    """The outputs for a batch of zero rows; free axes besides the batch axis have length 0."""
+    return {spec.name: np.empty(_no_rows_of(spec, signature), dtype=spec.numpy) for spec in signature.outputs}
+
+
+def _no_rows_of(spec: TensorSpec, signature: Signature) -> list[int]:
+    batch = signature.batch_axes.get(spec.name) or 0
+    return [0 if axis == batch else max(length, 0) for axis, length in enumerate(spec.shape)]

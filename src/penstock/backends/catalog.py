@@ -11,7 +11,8 @@ from typing import Any
 
 from penstock.backends.base import Backend, BackendOptions, ModelFile, require_file
 from penstock.backends.unbatched import RowByRow
-from penstock.errors import UnsupportedFormat, Untrusted
+from penstock.batch_axes import Stated, is_one_row, read_axes
+from penstock.errors import InvalidInput, UnsupportedFormat, Untrusted
 from penstock.formats import FORMATS, Format, formats_of_suffix
 from penstock.imports import import_attribute
 from penstock.scan.gate import require_allowed, untrusted
@@ -47,10 +48,28 @@ def open_backend(format: str, file: ModelFile, options: BackendOptions) -> Backe
     backend = _backend_for(format, file.path, options.trust)
     require_file(file.path)
     require_allowed(scan_file(file.path, format), options.trust)  # before any runtime reads a byte of it
-    if file.signature is not None and not file.signature.batched:
-        file = replace(file, signature=file.signature.without_rows())
+    written = file.signature
+    if written is not None and not written.batched:
+        return RowByRow(backend.open(replace(file, signature=written.without_rows()), options))
     opened = backend.open(file, options)
-    return opened if opened.signature.batched else RowByRow(opened)
+    if written is None and file.stated is None and is_one_row(opened.signature):
+        opened.signature = replace(opened.signature, batched=False)
+        return RowByRow(opened)
+    try:
+        _read_axes(opened, file.stated)
+    except InvalidInput:
+        opened.close()
+        raise
+    return opened
+
+
+def _read_axes(backend: Backend, stated: Stated | None) -> None:
+    """Give the backend's signature the batch axes that are stated or can be read."""
+    signature = backend.signature
+    if stated is None and signature.stated_axes:
+        stated = Stated(signature.stated_axes, by="from the signature")
+    backend.reading = read_axes(signature, stated)
+    backend.signature = backend.reading.applied(signature)
 
 
 def signature_from_example(format: str, file: ModelFile, example: Any, trust: str) -> Signature:

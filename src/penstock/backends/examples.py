@@ -27,10 +27,12 @@ class Examples:
         """
         self.signature = signature
         self._kept: Arrays | None = None
+        self.given: Arrays | None = None
+        """The user's example."""
         self._lengths: Lengths = {}
         self._values: Values = STYLES[0]
         if given is not None:
-            self._kept = _checked(backend, signature, given)
+            self._kept = self.given = _checked(backend, signature, given)
         elif golden is not None:
             self._kept = golden.inputs
         else:
@@ -44,10 +46,12 @@ class Examples:
     @property
     def rows(self) -> int:
         """The rows of the golden samples or of the user's example; 1 for made-up inputs."""
-        return 1 if self._kept is None else len(next(iter(self._kept.values())))
+        return 1 if self._kept is None else self.signature.rows(self._kept)
 
     def of(self, rows: int) -> Arrays:
         """A batch of this many rows, the same at each call. An axis of a fixed length keeps it."""
+        if self._kept is not None and self.signature.whole:
+            return self._kept
         if self._kept is not None:
             return {name: np.ascontiguousarray(_tile(array, rows)) for name, array in self._kept.items()}
         return make_inputs(self.signature, rows, self._lengths, self._values)
@@ -62,7 +66,7 @@ class Examples:
     def under(self, signature: Signature) -> Self:
         """The same inputs, with the axes of the same model read in another way."""
         other = object.__new__(type(self))
-        other.signature, other._kept, other._values = signature, self._kept, self._values
+        other.signature, other._kept, other._values, other.given = signature, self._kept, self._values, self.given
         other._lengths = {axis: self._lengths.get(axis, LENGTHS[0]) for axis in free_axes(signature)}
         return other
 

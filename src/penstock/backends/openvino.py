@@ -85,7 +85,7 @@ class OpenVinoBackend(Backend):
         compiled = self._compiled
         if compiled is None:
             raise InferenceError("the model is closed")
-        if no_rows(inputs):
+        if no_rows(inputs, self.signature):
             return empty_outputs(self.signature)
         self._require_types(inputs)
         try:
@@ -216,7 +216,7 @@ def _signature(file: ModelFile, model: openvino.Model) -> Signature:
     inputs = tuple(_spec(file.path, "input", port) for port in model.inputs)
     outputs = tuple(_spec(file.path, "output", port) for port in model.outputs)
     if file.signature is None:
-        return Signature(inputs, outputs, all(spec.shape for spec in inputs))
+        return Signature(inputs, outputs)
     _require_same(file, "inputs", file.signature.inputs, inputs, whole=True)
     _require_same(file, "outputs", file.signature.outputs, outputs, whole=False)
     return file.signature
@@ -231,9 +231,7 @@ def _spec(path: Path, side: str, port: Any) -> TensorSpec:
         raise UnsupportedFormat(f"{path}: unsupported tensor type {kind}")
     lengths = port.get_partial_shape()
     if lengths.rank.is_dynamic:
-        raise UnsupportedFormat(
-            f"{path}: the {side} {port.get_any_name()} has no fixed rank; export the model with one"
-        )
+        return TensorSpec(port.get_any_name(), _TYPES[kind], (), ranked=False)
     shape = tuple(-1 if length.is_dynamic else length.get_length() for length in lengths)
     return TensorSpec(port.get_any_name(), _TYPES[kind], shape)
 
@@ -254,7 +252,9 @@ def _fits(spec: TensorSpec, has: TensorSpec, *, lengths: bool) -> bool:
     if spec.dtype != has.dtype or not lengths:
         return spec.dtype == has.dtype
     pairs = zip(has.shape, spec.shape, strict=False)
-    return len(spec.shape) == len(has.shape) and all(fixed in (-1, length) for fixed, length in pairs)
+    return (len(spec.shape) == len(has.shape) or not has.ranked) and all(
+        fixed in (-1, length) for fixed, length in pairs
+    )
 
 
 def _typed(output: Array, dtype: np.dtype[Any]) -> Array:

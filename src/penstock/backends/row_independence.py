@@ -57,7 +57,7 @@ class RowProof:
     @property
     def influenced(self) -> bool:
         """True if rows influence each other, or could not be shown not to: each request runs whole and alone."""
-        return not self.batchable and self.why != FIXED_BATCH
+        return not self.batchable and self.why not in (FIXED_BATCH, NO_BATCH)
 
     @property
     def sentence(self) -> str:
@@ -69,7 +69,9 @@ NOT_DETERMINISTIC = "the same input gives another answer each time"
 FIXED_BATCH = "its number of rows is fixed"
 DECLARED = "its manifest says so"
 ROW_BY_ROW = "each row is a run of its own"
-_BY_CONSTRUCTION = (FIXED_BATCH, DECLARED, ROW_BY_ROW)
+NO_BATCH = "a tensor has no batch axis, so each request is one run"
+WHOLE = RowProof(batchable=False, why=NO_BATCH)
+_BY_CONSTRUCTION = (FIXED_BATCH, DECLARED, ROW_BY_ROW, NO_BATCH)
 
 
 class RowSource(Protocol):

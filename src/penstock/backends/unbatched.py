@@ -13,7 +13,10 @@ from penstock.tensors import Array, Arrays
 
 
 class RowByRow(Backend):
-    """Wraps a backend that takes single rows; its signature has the batch axis that requests use."""
+    """Wraps a backend that takes single rows; its signature has the batch axis that requests use.
+
+    Inputs in the shapes of the file are a run of their own, and so are their outputs.
+    """
 
     def __init__(self, inner: Backend) -> None:
         self.inner = inner
@@ -28,6 +31,8 @@ class RowByRow(Backend):
 
     def run(self, inputs: Arrays) -> Arrays:
         """Outputs by name, axis 0 the rows. Raises InvalidInput for empty rows, InferenceError when a run fails."""
+        if self.signature.in_file_shape(inputs):
+            return self.inner.run(inputs)
         for name, array in inputs.items():
             if len(array) and not array.size:
                 raise InvalidInput(f"{name}: a row of the shape {list(array.shape[1:])} has no elements", field=name)

@@ -26,14 +26,20 @@ WARM_UP_BUDGET_S = 1.0
 
 def verify(backend: Backend, golden: Golden, batch_rows: int, what: str) -> None:
     """Run the golden samples and compare; raises GoldenMismatch naming the output, the difference and the tolerance."""
-    rows = len(next(iter(golden.inputs.values())))
-    for start in range(0, rows, batch_rows):
+    if golden.whole:
+        _compare_all(backend.run(golden.inputs), golden.outputs, golden, what)
+        return
+    for start in range(0, golden.rows, batch_rows):
         part = slice(start, start + batch_rows)
         outputs = backend.run({name: array[part] for name, array in golden.inputs.items()})
-        for name, expected in golden.outputs.items():
-            if name not in outputs:
-                raise GoldenMismatch(f"{what}: the model has no output {name!r}, which its golden samples have")
-            _compare(outputs[name], expected[part], golden, f"{what}: output {name!r}")
+        _compare_all(outputs, {name: array[part] for name, array in golden.outputs.items()}, golden, what)
+
+
+def _compare_all(got: Arrays, expected: Arrays, golden: Golden, what: str) -> None:
+    for name, array in expected.items():
+        if name not in got:
+            raise GoldenMismatch(f"{what}: the model has no output {name!r}, which its golden samples have")
+        _compare(got[name], array, golden, f"{what}: output {name!r}")
 
 
 def _compare(got: Array, expected: Array, golden: Golden, what: str) -> None:
@@ -71,7 +77,7 @@ def warm_up(
         began = time.perf_counter()
         outputs = backend.run(inputs)  # the first run of a shape allocates and, on some devices, compiles
         first_s = time.perf_counter() - began
-        signature.check_outputs(outputs, len(next(iter(inputs.values()))), lengths=written)
+        signature.check_outputs(outputs, signature.rows(inputs), lengths=written)
         if rows in (sizes[0], sizes[-1]):
             timings[rows] = statistics.median(timed(backend, inputs) for _ in range(3))
         else:  # a run of twice the rows takes about twice as long, unless it compiled
@@ -88,7 +94,7 @@ def timed(backend: Backend, inputs: Arrays) -> float:
 
 
 def _batch_sizes(signature: Signature, limit: int) -> Iterator[int]:
-    if any(spec.shape and spec.shape[0] > 0 for spec in signature.inputs):
+    if signature.fixed_rows is not None:
         yield limit
         return
     rows = 1

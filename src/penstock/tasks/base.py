@@ -56,6 +56,8 @@ class Task(ABC):
 
     It applies to the methods of the class that sets it: a subclass that overrides one of them must set it again.
     """
+    needs_rows: ClassVar[bool] = False
+    """True if it reads and answers rows: it does not fit a model with a tensor that has no batch axis."""
     refuses_nan: ClassVar[bool] = False
     """True if `postprocess` itself raises OutOfRange for outputs that are not finite."""
     stores: ClassVar[bool] = False

@@ -48,17 +48,29 @@ def kinds() -> list[str]:
 
 def load_task(kind: str, config: Mapping[str, Any], signature: Signature) -> Task:
     """The task that an artifact names. Raises ModelLoadError if it is unknown, broken, or does not fit the model."""
+    found = task_class(kind)
+    require_rows(found, signature)
     try:
-        return task_class(kind)(config, signature)
+        return found(config, signature)
     except PenstockError:
         raise
     except Exception as error:  # a plug-in may raise anything while it reads its settings
         raise ModelLoadError(f"the task {kind!r} could not be set up: {type_and_message(error)}") from error
 
 
+def require_rows(task: Task | type[Task], signature: Signature) -> None:
+    """Raise ModelLoadError for a task that needs rows and a model with a tensor that has no batch axis."""
+    if not task.needs_rows or not signature.whole:
+        return
+    without = next(name for name, axis in signature.batch_axes.items() if axis is None)
+    raise ModelLoadError(
+        f"the task {task.kind} needs rows, and {without} has no batch axis; such a model has the task tensor only"
+    )
+
+
 def task_for_bare(signature: Signature) -> str:
     """The kind of task for a bare model file, chosen from its signature."""
-    if len(signature.inputs) != 1 or len(signature.outputs) != 1:
+    if signature.whole or len(signature.inputs) != 1 or len(signature.outputs) != 1:
         return "tensor"
     given, answer = signature.inputs[0], signature.outputs[0]
     rows_of_floats = all(

@@ -70,6 +70,7 @@ class ImageClassification(Task):
     """One image per request; the manifest defines its preprocessing."""
 
     kind: ClassVar[str] = "image-classification"
+    needs_rows: ClassVar[bool] = True
     Request: ClassVar[type[BaseModel]] = ImageRequest
     Response: ClassVar[type[BaseModel]] = ImageResponse
     upload_field: ClassVar[str | None] = "image"

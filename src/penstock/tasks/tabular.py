@@ -71,6 +71,7 @@ class TabularTask(Task):
     """Maps named columns to the model's inputs: all in its only input, or each to the input of its name."""
 
     kind: ClassVar[str] = "tabular"
+    needs_rows: ClassVar[bool] = True
     Request: ClassVar[type[BaseModel]] = TabularRequest
     Response: ClassVar[type[BaseModel]] = TabularResponse
     inline: ClassVar[bool] = True

@@ -118,10 +118,10 @@ class TensorTask(Task):
         if spec.name not in given:
             raise _wrong(spec.name, "this input is missing")
         try:
-            array = spec.check(given[spec.name])
+            array = self.signature.check(spec, given[spec.name])
         except InvalidInput as error:
             raise _wrong(spec.name, str(error).removeprefix(f"{spec.name}: ")) from None
-        if array.ndim and not len(array):
+        if array.ndim and not len(array) and not self.signature.whole:
             raise _wrong(spec.name, "give at least 1 row")
         if spec.kind == "f":
             values = float_from_bf16(array) if spec.dtype == BF16 else array

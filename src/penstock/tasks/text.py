@@ -66,6 +66,7 @@ class TextClassification(Task):
     """Texts to classes; one BYTES input [batch] or [batch, 1]."""
 
     kind: ClassVar[str] = "text-classification"
+    needs_rows: ClassVar[bool] = True
     Request: ClassVar[type[BaseModel]] = TextRequest
     Response: ClassVar[type[BaseModel]] = TextResponse
     inline: ClassVar[bool] = True

@@ -95,6 +95,7 @@ class VectorClassification(Task):
     """Classifies flat rows of numbers; the model has one float input with a fixed number of features."""
 
     kind: ClassVar[str] = "vector-classification"
+    needs_rows: ClassVar[bool] = True
     Request: ClassVar[type[BaseModel]] = VectorRequest
     Response: ClassVar[type[BaseModel]] = VectorResponse
     array_field: ClassVar[str | None] = "input_data"

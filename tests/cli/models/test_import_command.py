@@ -173,6 +173,8 @@ def test_a_file_that_is_not_a_model_is_refused(penstock: Penstock) -> None:
         ("x:FP32:-1x784", TensorSpec("x", "FP32", (-1, 784))),
         ("a:b:int64:?", TensorSpec("a:b", "INT64", (-1,))),
         ("mask:bool:8,3,3", TensorSpec("mask", "BOOL", (8, 3, 3))),
+        ("past:FP32:1,0,3", TensorSpec("past", "FP32", (1, 0, 3))),
+        ("rate:INT64:", TensorSpec("rate", "INT64", ())),
     ],
 )
 def test_a_tensor_is_described_in_a_few_characters(text: str, spec: TensorSpec) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ from penstock.backends.devices import Device
 from penstock.backends.onnx.errors import run_error
 from penstock.backends.onnx.hints import read_hints
 from penstock.backends.onnx.ports import Port, flatten, names_to_run, ports, run_with_bf16
+from penstock.backends.onnx.ranks import without_shape
 from penstock.backends.onnx.session import TENSORRT, Opened, open_session
 from penstock.backends.onnx.weights import weigh
 from penstock.datatypes import BF16, DATATYPES, as_text
@@ -83,7 +84,7 @@ class OnnxBackend(Backend):
         size = 0
         for array in inputs.values():
             size += array.nbytes
-        if not size and no_rows(inputs):
+        if not size and no_rows(inputs, self.signature):
             return empty_outputs(self.signature)
         for name in self._texts:  # ONNX Runtime would take the `repr` of bytes
             inputs = {**inputs, name: _text(name, inputs[name])}
@@ -163,20 +164,13 @@ def _ports(path: Path, session: onnxruntime.InferenceSession) -> tuple[list[Port
 
 
 def _own_signature(path: Path, session: onnxruntime.InferenceSession) -> Signature:
-    inputs, outputs = (tuple(port.spec() for port in side) for side in _ports(path, session))
-    return Signature(inputs, outputs, _has_batch_axis(inputs, outputs))
-
-
-def _has_batch_axis(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> bool:
-    """False when axis 0 cannot be the batch: it is missing, or its fixed lengths differ.
-
-    A length that is fixed in outputs only proves nothing: exporters record the length that they traced with.
-    """
-    given = {spec.shape[0] if spec.shape else None for spec in inputs}
-    fixed = {length for length in given if length != -1}
-    if fixed == given:
-        fixed |= {spec.shape[0] for spec in outputs if spec.shape and spec.shape[0] > 0}
-    return None not in fixed and len(fixed) <= 1
+    sides = [tuple(port.spec() for port in side) for side in _ports(path, session)]
+    single = any(not spec.shape for side in sides for spec in side)
+    unranked = without_shape(path) if single else frozenset()
+    inputs, outputs = (
+        tuple(replace(spec, ranked=bool(spec.shape) or spec.name not in unranked) for spec in side) for side in sides
+    )
+    return Signature(inputs, outputs)
 
 
 def _require_same(path: Path, side: str, recorded: tuple[TensorSpec, ...], found: list[Port]) -> None:

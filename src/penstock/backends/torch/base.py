@@ -15,7 +15,7 @@ from penstock.backends.examples import Examples
 from penstock.backends.torch.precision import close_enough, gains, half_type
 from penstock.datatypes import BF16, DATATYPES
 from penstock.errors import InferenceError, InvalidInput, ModelLoadError, OutOfMemory, UnsupportedFormat, first_line
-from penstock.tensors import Array, Arrays, Signature, TensorSpec
+from penstock.tensors import Array, Arrays, Signature, TensorSpec, named_dims
 
 if TYPE_CHECKING:
     import torch
@@ -57,7 +57,7 @@ class TorchBackend(Backend):
         """Outputs by name, for one batch that the signature has validated."""
         if self._closed:
             raise InferenceError("the model is closed")
-        if no_rows(inputs):
+        if no_rows(inputs, self.signature):
             return empty_outputs(self.signature)
         try:
             return self._run(inputs)
@@ -234,9 +234,10 @@ def module_bytes(module: torch.nn.Module) -> int:
 
 
 def spec_of(name: str, dtype: torch.dtype, shape: Iterable[Any]) -> TensorSpec:
-    """The spec of a tensor; a length that is not a plain number is free."""
-    lengths = tuple(length if type(length) is int else -1 for length in shape)
-    return TensorSpec(name, _wire_name(dtype), lengths)
+    """The spec of a tensor; a length that is not a plain number is free, and named by its symbol."""
+    dims = [length if type(length) is int else str(length) for length in shape]
+    lengths = tuple(length if isinstance(length, int) else -1 for length in dims)
+    return TensorSpec(name, _wire_name(dtype), lengths, named_dims(dims))
 
 
 def _wire_name(dtype: torch.dtype) -> str:

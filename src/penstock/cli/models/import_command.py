@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from penstock.artifacts.artifact import Artifact
     from penstock.tensors import Signature, TensorSpec
 
-_FORM = "x:FP32:-1x784; the first length is the batch, -1 is free; repeatable, in the model's order"
+_FORM = "x:FP32:-1x784; -1 is free; repeatable, in the model's order"
 
 _File = Annotated[Path, typer.Argument(metavar="FILE", help="An ONNX, OpenVINO, TorchScript, .pt2 or weights file.")]
 _Name = Annotated[str | None, typer.Option(help="The model's name.", show_default="the file's")]

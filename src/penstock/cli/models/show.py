@@ -100,7 +100,7 @@ def _document(artifact: Artifact, summary: dict[str, Any], results: tuple[Select
 
 def _print(artifact: Artifact, aliases: list[str], results: tuple[SelectionResult, ...], check: Check) -> None:
     print_table(("fact", "value"), (*_facts(artifact, aliases), *_served(check)))
-    print_table(("tensor", "name", "dtype", "shape"), _tensors(artifact))
+    print_table(("tensor", "name", "dtype", "shape", "batch axis"), _tensors(artifact))
     print_table(("variant", "format", "parameters", "file", "size", "max error", "sha256"), _variants(artifact))
     print_table(("variant", "selected", "reason"), ((v.variant, "yes" if v.taken else "no", v.reason) for v in results))
     if artifact.manifest.schema_warning:
@@ -119,6 +119,8 @@ def _served(check: Check) -> Iterator[tuple[str, object]]:
     rows = info.row_proof
     noise = "" if rows.noise is None else f"; noise of the number of rows {rows.noise:.2g}"
     yield "batchable", f"{'yes' if rows.batchable else 'no'}: {rows.sentence}{noise}"
+    for sentence in info.assumed:
+        yield "assumed", sentence
     for warning in info.warnings:
         yield "warning", warning
 
@@ -146,7 +148,8 @@ def _golden(artifact: Artifact) -> str:
 def _tensors(artifact: Artifact) -> Iterator[tuple[object, ...]]:
     for side, specs in (("input", artifact.signature.inputs), ("output", artifact.signature.outputs)):
         for spec in specs:
-            yield side, spec.name, spec.dtype, list(spec.shape)
+            axis = artifact.signature.batch_axes.get(spec.name, 0)
+            yield side, spec.name, spec.dtype, list(spec.shape), "none" if axis is None else axis
 
 
 def _variants(artifact: Artifact) -> Iterator[tuple[object, ...]]:

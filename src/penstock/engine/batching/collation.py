@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
+import numpy as np
+
 from penstock import tensors
-from penstock.tensors import Arrays
+from penstock.tensors import Array, Arrays, Signature
 
 Payload = TypeVar("Payload")
 Batch = TypeVar("Batch")
@@ -82,3 +84,73 @@ class WholeCollator:
         """The only result."""
         (result,) = results
         return result
+
+
+class AxisCollator:
+    """Arrays along the batch axis of each tensor, which is not axis 0 of all of them."""
+
+    shared = True
+
+    def __init__(self, axes: Mapping[str, int | None]) -> None:
+        """`axes` are the batch axes that are not axis 0, by input and output."""
+        self._axes = {name: axis or 0 for name, axis in axes.items()}
+
+    def _rows(self, arrays: Arrays) -> int:
+        name, array = next(iter(arrays.items()))
+        return int(array.shape[self._axes.get(name, 0)])
+
+    def _row_shape(self, name: str, array: Array) -> tuple[int, ...]:
+        axis = self._axes.get(name, 0)
+        return (*array.shape[:axis], *array.shape[axis + 1 :])
+
+    def measure(self, payload: Arrays) -> tuple[Hashable, int, int]:
+        """Key, rows and bytes; payloads of equal names, datatypes and row shapes share the key."""
+        key = tuple((name, array.dtype.num, self._row_shape(name, array)) for name, array in payload.items())
+        return key, self._rows(payload), tensors.nbytes(payload)
+
+    def stack(self, payloads: Sequence[Arrays]) -> Arrays:
+        """One batch, each tensor joined along its own axis."""
+        if len(payloads) == 1:
+            return payloads[0]
+        return {
+            name: np.concatenate([payload[name] for payload in payloads], axis=self._axes.get(name, 0))
+            for name in payloads[0]
+        }
+
+    def split(self, outputs: Arrays, payloads: Sequence[Arrays]) -> list[Arrays]:
+        """The outputs of each payload: views of its rows. Raises InferenceError for another number of rows."""
+        rows = [self._rows(payload) for payload in payloads]
+        tensors.check_rows(outputs, sum(rows), self._axes)
+        ends = np.cumsum(rows).tolist()
+        return [tensors.part(outputs, end - n, end, self._axes) for n, end in zip(rows, ends, strict=True)]
+
+    def cut(self, payload: Arrays, rows: int) -> list[Arrays]:
+        """Views of at most `rows` rows each, in order."""
+        starts = range(0, self._rows(payload), rows)
+        return [tensors.part(payload, start, start + rows, self._axes) for start in starts]
+
+    def join(self, results: Sequence[Arrays]) -> Arrays:
+        """The inverse of `cut`, for outputs."""
+        return self.stack(results)
+
+
+class RowCollator:
+    """Each request alone, for a model that runs row by row; rows of the file's own shape are a request of one row."""
+
+    shared = False
+    stack = staticmethod(tensors.stack)
+    cut = staticmethod(tensors.cut)
+    join = staticmethod(tensors.stack)
+
+    def __init__(self, signature: Signature) -> None:
+        """`signature` is that of requests, with rows."""
+        self._signature = signature
+
+    def measure(self, payload: Arrays) -> tuple[Hashable, int, int]:
+        """One key for all, the rows and the bytes."""
+        return None, self._signature.rows(payload), tensors.nbytes(payload)
+
+    def split(self, outputs: Arrays, payloads: Sequence[Arrays]) -> list[Arrays]:
+        """The outputs of the only payload. Raises InferenceError for another number of rows."""
+        (payload,) = payloads
+        return [outputs] if self._signature.in_file_shape(payload) else tensors.split(outputs, payloads)

@@ -17,7 +17,7 @@ from penstock.artifacts.golden import Golden
 from penstock.artifacts.policies import PaddingPolicy
 from penstock.backends.base import Backend, BackendOptions, InputHints, ModelFile
 from penstock.engine.batching.batcher import INLINE_BELOW_S, Batcher
-from penstock.engine.batching.collation import ArrayCollator, Collator, WholeCollator
+from penstock.engine.batching.collation import ArrayCollator, AxisCollator, Collator, RowCollator, WholeCollator
 from penstock.engine.batching.limits import BatchLimits
 from penstock.errors import GoldenMismatch, InferenceError, InvalidInput, ModelLoadError, UnsupportedFormat
 from penstock.tensors import Array, Arrays, Signature, TensorSpec, cut, measure, split, stack
@@ -239,7 +239,10 @@ def collated(
         return _unpadded(backend), WholeCollator()
     if isinstance(backend, PaddedBackend):
         return backend.inner.run, backend.padding
-    return backend.run, ArrayCollator(shared=backend.signature.batched)
+    signature = backend.signature
+    if not signature.batched:
+        return backend.run, RowCollator(signature)
+    return backend.run, AxisCollator(signature.batch_axes) if signature.batch_axes else ArrayCollator()
 
 
 def _unpadded(backend: Backend) -> Callable[[Arrays], Arrays]:

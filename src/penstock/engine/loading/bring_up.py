@@ -15,7 +15,8 @@ from penstock.backends.base import Backend, ModelFile
 from penstock.backends.catalog import has_own_threads, open_backend
 from penstock.backends.devices import missing_features, usable_cores
 from penstock.backends.examples import Examples
-from penstock.backends.row_independence import DECLARED, FEW_ROWS, RowProof, prove_rows
+from penstock.backends.row_independence import DECLARED, FEW_ROWS, WHOLE, RowProof, prove_rows
+from penstock.backends.seen_axes import moved_example, moved_samples, rows_first, settle_axes
 from penstock.backends.verification import timed, verify, warm_up
 from penstock.engine.batching.limits import BatchLimits
 from penstock.engine.batching.padding import ArrayBatcher, batcher_for, padded, verify_padding
@@ -51,6 +52,8 @@ class ReadyBackend(NamedTuple):
     examples: Examples | None = None
     unproven: bool = False
     """No input was found that the model runs with. It was not timed then, and nothing is known of its rows."""
+    assumed: tuple[str, ...] = ()
+    """Sentences on what neither the file nor the user states, and how to say otherwise."""
 
     @property
     def one_row_s(self) -> float:
@@ -171,26 +174,33 @@ def _open(
     at_most_s: float = math.inf,
 ) -> ReadyBackend:
     """Raises _Slow for a model that takes longer than `at_most_s` for a row."""
-    backend = padded(open_backend(format, file, options), limits.padding)
+    opened = open_backend(format, file, options)
     try:
+        examples = None if limits.padding else _settled(opened, file, golden, what)
+        backend = padded(opened, limits.padding)
         limits = _limits_for(backend.signature, limits)
-        examples = _examples(backend, file, golden, what)
+        trial, samples = rows_first(backend), moved_samples(golden, backend.signature)
+        if examples is None:
+            examples = _examples(backend, file, golden, what)
         if isinstance(examples, InferenceError):
-            return _unproven(backend, limits, options, examples, what)
-        _require_quick(backend, examples, at_most_s)
-        rows = rows or prove_rows(backend, examples, limits.batch_rows)
+            return _unproven(backend, limits, options, examples, what)._replace(assumed=_assumed(opened, file))
+        if trial is not backend:
+            examples = Examples(trial, trial.signature, samples, moved_example(examples, backend.signature))
+        _require_quick(trial, examples, at_most_s)
+        rows = WHOLE if backend.signature.whole else rows or prove_rows(trial, examples, limits.batch_rows)
         if rows.influenced:
             limits = _for_whole_requests(limits, options, rows, what)
-        _verify(backend, golden, limits, what)
-        timings = _timings(backend, limits, examples, written=file.signature is not None)
+        _verify(trial, samples, limits, what)
+        timings = _timings(trial, limits, examples, written=file.signature is not None)
         if timings[min(timings)] > at_most_s:
             raise _Slow
-        return ReadyBackend(backend, limits, timings, _runners(backend, options), rows, examples)
+        runners, assumed = _runners(backend, options), _assumed(opened, file)
+        return ReadyBackend(backend, limits, timings, runners, rows, examples, assumed=assumed)
     except InferenceError as error:
-        backend.close()
+        opened.close()
         raise ModelLoadError(f"{what}: the model fails when it runs: {error}") from error
     except BaseException:
-        backend.close()
+        opened.close()
         raise
 
 
@@ -201,6 +211,25 @@ def _require_quick(backend: Backend, examples: Examples, at_most_s: float) -> No
         with suppress(InferenceError):  # one row may be too few
             if min(timed(backend, inputs) for _ in range(2)) > at_most_s:
                 raise _Slow
+
+
+def _settled(backend: Backend, file: ModelFile, golden: Golden | None, what: str) -> Examples | InferenceError:
+    """The inputs to try the model with, which show what is open of its batch axes."""
+    examples = _examples(backend, file, golden, what)
+    if file.stated is None or (backend.reading is not None and backend.reading.unsure):
+        base = None if isinstance(examples, InferenceError) else examples.of(examples.rows)
+        settle_axes(backend, base, written=file.signature is not None)
+    return examples if isinstance(examples, InferenceError) else examples.under(backend.signature)
+
+
+def _assumed(backend: Backend, file: ModelFile) -> tuple[str, ...]:
+    """What was read of the batch axes, where neither the user nor a manifest states them."""
+    signature, reading = backend.signature, backend.reading
+    if file.stated is not None or (file.signature is not None and not signature.whole):
+        return ()
+    if reading is None:
+        return ("the file takes one row, so each row of a request is a run; say otherwise with --no-batch",)
+    return (f"{reading.sentence(signature)}; say otherwise with --batch-axis or --no-batch",)
 
 
 def _examples(backend: Backend, file: ModelFile, golden: Golden | None, what: str) -> Examples | InferenceError:
@@ -280,8 +309,8 @@ def _runners(backend: Backend, options: BackendOptions) -> int:
 
 
 def _limits_for(signature: Signature, limits: BatchLimits) -> BatchLimits:
-    """A model exported for a fixed batch runs exactly that many rows."""
-    fixed = [spec.shape[0] for spec in signature.inputs if spec.shape[0] > 0]
-    if not fixed:
-        return limits
-    return replace(limits, batch_rows=fixed[0], queue_rows=max(fixed[0], limits.queue_rows))
+    """A model exported for a fixed batch runs exactly that many rows, one without a batch axis each request whole."""
+    if signature.whole:
+        return limits.for_whole_requests()
+    fixed = signature.fixed_rows
+    return limits if fixed is None else replace(limits, batch_rows=fixed, queue_rows=max(fixed, limits.queue_rows))

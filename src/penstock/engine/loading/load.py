@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,7 +27,7 @@ from penstock.errors import ModelLoadError
 from penstock.file_description import FileDescription
 from penstock.options import EngineOptions, ModelOptions
 from penstock.tasks.base import Task
-from penstock.tasks.catalog import load_task, task_for_bare
+from penstock.tasks.catalog import load_task, require_rows, task_for_bare
 
 log = logging.getLogger(__name__)
 
@@ -60,8 +60,7 @@ def _load_artifact(artifact: Artifact, options: EngineOptions, selection: Varian
     limits = batch_limits(options, artifact.name, manifest)
     selected = select_variant(artifact, options, limits, selection)
     variant, ready = selected.variant, selected.ready
-    for each in (task, *more_tasks):  # the manifest's, with the names of axes that the file records
-        each.signature = ready.backend.signature
+    _settle((task, *more_tasks), ready)
     info = _info(
         ready,
         task,
@@ -134,6 +133,18 @@ def load_file(
         sha256=digest,
     )
     return LoadedModel(info, task, ready.backend, ready.batcher(), path=path, policies=range_policies(options))
+
+
+def _settle(tasks: Sequence[Task], ready: ReadyBackend) -> None:
+    """Give the tasks the signature as found: with the names of axes that the file records, and its batch axes."""
+    signature = ready.backend.signature
+    try:
+        for task in tasks:
+            require_rows(task, signature)
+            task.signature = signature
+    except BaseException:
+        ready.backend.close()
+        raise
 
 
 def batch_limits(options: EngineOptions, name: str, manifest: Manifest | None = None) -> BatchLimits:
@@ -230,5 +241,6 @@ def _info(
         batch_noise=rows.noise,
         batch_reason=rows.why,
         proven=not ready.unproven,
+        assumed=ready.assumed,
         **facts,
     )

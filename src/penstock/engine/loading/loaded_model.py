@@ -42,7 +42,8 @@ class ModelInfo:
     `batch_difference` is the change of a row's outputs by other rows, `batch_noise` the one by their number and order,
     both measured as shares of the outputs' range, None if not measured. `batch_reason` is what was found.
 
-    `proven` is False for a model that ran with no input that was tried at load.
+    `proven` is False for a model that ran with no input that was tried at load. `assumed` says what neither the file
+    nor the user states, and how to say otherwise.
     """
 
     name: str
@@ -69,6 +70,7 @@ class ModelInfo:
     batch_noise: float | None = None
     batch_reason: str = ""
     proven: bool = True
+    assumed: tuple[str, ...] = ()
 
     @property
     def row_proof(self) -> RowProof:

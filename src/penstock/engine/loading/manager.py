@@ -13,6 +13,7 @@ from typing import Any, Unpack
 from penstock.artifacts.artifact import Artifact
 from penstock.artifacts.refs import FILE_VERSION, name_of
 from penstock.backends.examples import Examples
+from penstock.backends.seen_axes import moved_samples, rows_first
 from penstock.backends.verification import warm_up
 from penstock.engine.config import check_at_least
 from penstock.engine.loading.fork_safety import call_after_fork
@@ -132,6 +133,8 @@ class ModelManager:
             raise
         model.loaded_with = overrides.on(options, model.variant)
         self.cache.add(model)
+        for sentence in model.info.assumed:
+            log.info("%s: %s", model.key, sentence)
         for warning in model.backend.warnings:
             log.warning("%s: %s", model.key, warning)
         return model
@@ -240,8 +243,10 @@ class ModelManager:
         check_at_least("batch_size", batch_size, 1)
         model = self.load_model(ref)
         golden = model.artifact.golden() if model.artifact is not None else None
-        examples = Examples(model.backend, model.signature, golden)
-        return warm_up(model.backend, model.signature, batch_size, examples, written=model.artifact is not None)
+        backend = rows_first(model.backend)
+        examples = Examples(backend, backend.signature, moved_samples(golden, model.signature))
+        rows = 1 if model.signature.whole else batch_size
+        return warm_up(backend, backend.signature, rows, examples, written=model.artifact is not None)
 
     # Leases, eviction and the end
 

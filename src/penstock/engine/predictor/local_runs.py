@@ -9,7 +9,7 @@ from penstock.engine.batching.halving import halve_rows
 from penstock.engine.batching.padding import collated
 from penstock.engine.loading.loaded_model import LoadedModel
 from penstock.errors import OutOfMemory
-from penstock.tensors import Arrays, cut, stack
+from penstock.tensors import Arrays
 
 
 class LocalRuns:
@@ -18,8 +18,7 @@ class LocalRuns:
     def __init__(self, model: LoadedModel) -> None:
         self._whole = model.batcher.limits.whole
         self._run, self._collator = collated(model.backend, whole=self._whole)
-        fixed = (spec.shape[0] for spec in model.signature.inputs if spec.shape[0] > 0)
-        self._fixed_rows = next(fixed, None)
+        self._fixed_rows = model.signature.fixed_rows
 
     def outputs(self, inputs: Sequence[Arrays], rows: Sequence[int], size: int) -> list[Arrays]:
         """Outputs of each request of so many `rows`; those that can share a run do, at most `size` rows of them.
@@ -56,7 +55,8 @@ class LocalRuns:
         size = min(size, self._fixed_rows or size)
         if rows <= size:
             return self._run_part(arrays, rows)
-        return stack([self._run_part(part, min(size, rows - n * size)) for n, part in enumerate(cut(arrays, size))])
+        parts = enumerate(self._collator.cut(arrays, size))
+        return self._collator.join([self._run_part(part, min(size, rows - n * size)) for n, part in parts])
 
     def _run_part(self, arrays: Arrays, rows: int) -> Arrays:
         """One run, or several of fewer rows if that does not fit into memory."""
@@ -65,4 +65,4 @@ class LocalRuns:
         except OutOfMemory as error:
             if self._fixed_rows is not None:
                 raise
-            return stack(halve_rows(self._run, arrays, rows, cut, error))
+            return self._collator.join(halve_rows(self._run, arrays, rows, self._collator.cut, error))

@@ -57,6 +57,7 @@ class ModelInfo(_Shown):
     batch_reason: str = Field(description="What was found.", examples=["rows do not change each other's answers"])
     proven: bool = Field(description="False if no input was found at load that the model runs with.")
     warnings: list[str] = Field(description="Warnings from loading.")
+    assumed: list[str] = Field(description="What neither the file nor the user states, and how to say otherwise.")
 
 
 class RowsShown(_Shown):
