@@ -151,8 +151,7 @@ class RowsFirst(Backend):
     def run(self, inputs: Arrays) -> Arrays:
         """Outputs by name, axis 0 the batch. Raises InferenceError when a run fails."""
         axes = self.inner.signature.batch_axes
-        own = {name: np.ascontiguousarray(np.moveaxis(array, 0, axes.get(name) or 0)) for name, array in inputs.items()}
-        return moved(self.inner.run(own), axes)
+        return moved(self.inner.run(_moved_back(inputs, axes)), axes)
 
     def close(self) -> None:
         """Close the wrapped backend."""
@@ -173,6 +172,14 @@ def moved_samples(golden: Golden | None, signature: Signature) -> Golden | None:
     return replace(golden, inputs=moved(golden.inputs, axes), outputs=moved(golden.outputs, axes))
 
 
+def in_own_axes(golden: Golden | None, signature: Signature) -> Golden | None:
+    """The inverse of `moved_samples`."""
+    if golden is None:
+        return None
+    axes = signature.batch_axes
+    return replace(golden, inputs=_moved_back(golden.inputs, axes), outputs=_moved_back(golden.outputs, axes))
+
+
 def moved_example(examples: Examples, signature: Signature) -> Arrays | None:
     """The user's example with the batch on axis 0, None without one."""
     return None if examples.given is None else moved(examples.given, signature.batch_axes)
@@ -181,6 +188,10 @@ def moved_example(examples: Examples, signature: Signature) -> Arrays | None:
 def moved(arrays: Arrays, axes: Mapping[str, int | None]) -> Arrays:
     """Arrays whose batch is on these axes, with the batch on axis 0."""
     return {name: np.ascontiguousarray(np.moveaxis(array, axes.get(name) or 0, 0)) for name, array in arrays.items()}
+
+
+def _moved_back(arrays: Arrays, axes: Mapping[str, int | None]) -> Arrays:
+    return {name: np.ascontiguousarray(np.moveaxis(array, 0, axes.get(name) or 0)) for name, array in arrays.items()}
 
 
 def _rows_first(spec: TensorSpec, axis: int) -> TensorSpec:

@@ -87,16 +87,22 @@ def has_role(spec: TensorSpec) -> bool:
 def free_axes(signature: Signature) -> dict[Axis, Place]:
     """The free axes besides the batch, each with the place where it comes first."""
     found: dict[Axis, Place] = {}
+    rows = _row_names(signature)
     for spec in signature.inputs:
         for axis, length in enumerate(spec.shape):
-            if length < 0 and axis:
+            if length < 0 and axis and _key(spec, axis) not in rows:
                 found.setdefault(_key(spec, axis), (spec.name, axis))
     return found
 
 
+def _row_names(signature: Signature) -> set[str]:
+    """The names of first axes, which later axes of the same name follow: `x [batch, 3]` and `h [2, batch, 4]`."""
+    return {spec.dims[0] or "" for spec in signature.inputs if spec.dims and spec.shape[0] < 0}
+
+
 def shape_of(spec: TensorSpec, rows: int, lengths: Lengths) -> tuple[int, ...]:
     """The shape of an input in a batch of this many rows; fixed lengths, zero included, stay."""
-    free = (lengths[_key(spec, axis)] if axis and n < 0 else rows for axis, n in enumerate(spec.shape))
+    free = (lengths.get(_key(spec, axis), rows) if axis and n < 0 else rows for axis, n in enumerate(spec.shape))
     return tuple(n if n >= 0 else length for n, length in zip(spec.shape, free, strict=True))
 
 

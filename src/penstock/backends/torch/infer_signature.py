@@ -32,8 +32,9 @@ def signature_of(path: Path, model: Model, example: Any, names: Sequence[str] | 
 
     `example` is an array or tensor, a tuple of them in the order of `forward`, a mapping by name, or a file. Inputs are
     named as the parameters of `forward`, which `names` gives where Python does not know them; outputs by the keys the
-    model returns, else `output` or `output_0`, `output_1`, … Axis 0 is free, and every other length is fixed. Raises
-    ModelLoadError when the model does not run.
+    model returns, else `output` or `output_0`, `output_1`, … Axis 0 is free, and every other length is fixed; an input
+    whose axis 0 is not as long as that of the first has no batch there, see `_specs`. Raises ModelLoadError when the
+    model does not run.
     """
     inputs = _named_inputs(model, read_example(example), names)
     try:
@@ -41,7 +42,7 @@ def signature_of(path: Path, model: Model, example: Any, names: Sequence[str] | 
         outputs = {name: value.detach().numpy() for name, value in results.items()}
     except (Exception, SystemExit) as error:
         raise ModelLoadError(f"{path}: the model does not run on the example input: {first_line(error)}") from None
-    return Signature(_specs(inputs), _specs(outputs))
+    return Signature(_specs(inputs), tuple(_spec(name, array) for name, array in outputs.items()))
 
 
 def output_specs(path: Path, model: Model, inputs: Sequence[TensorSpec], example: Any = None) -> tuple[TensorSpec, ...]:
@@ -124,14 +125,18 @@ def _array(value: Any, rows: int) -> Array:
 
 
 def _specs(arrays: Mapping[str, Array]) -> tuple[TensorSpec, ...]:
-    return tuple(_spec(name, array) for name, array in arrays.items())
+    """Axis 0 is free. Where it has another number of rows, the first axis with that number is: `[2, batch, 128]`."""
+    rows = next((array.shape[0] for array in arrays.values() if array.ndim), 0)
+    return tuple(_spec(name, array, rows) for name, array in arrays.items())
 
 
-def _spec(name: str, array: Array) -> TensorSpec:
+def _spec(name: str, array: Array, rows: int | None = None) -> TensorSpec:
     dtype = datatype_of_numpy(array.dtype)
     if dtype is None:
         raise InvalidInput(f"example_input: {name} has the unsupported tensor type {array.dtype}")
-    return TensorSpec(name, dtype, (-1, *array.shape[1:]))
+    shape = list(array.shape)
+    free = 0 if rows is None or array.shape[:1] == (rows,) else shape.index(rows) if rows in shape else len(shape)
+    return TensorSpec(name, dtype, tuple(-1 if axis == free else length for axis, length in enumerate(shape)))
 
 
 def _free_where_they_differ(specs: Sequence[TensorSpec]) -> TensorSpec:

@@ -16,6 +16,7 @@ from penstock.backends.base import Backend, BackendOptions, require_file
 from penstock.backends.catalog import format_of, open_backend
 from penstock.backends.examples import Examples
 from penstock.backends.row_independence import NOT_DETERMINISTIC, RowProof, prove_rows
+from penstock.backends.seen_axes import rows_first
 from penstock.cli.models.random_samples import observe
 from penstock.engine.batching.row_proofs import record
 from penstock.engine.loading.load_overrides import described_file
@@ -88,7 +89,7 @@ def _inspect(path: Path, trust: str, about: FileDescription) -> InspectedModel:
     file = described_file(path, format, about, trust)
     backend = open_backend(format, file, BackendOptions(device="cpu", trust=trust))
     try:
-        golden, origin, signature, examples = observe(backend, about.example)
+        golden, origin, signature, examples = observe(backend, about.example, stated=file.stated is not None)
         rows = _rows(backend, examples)
         if golden is not None and rows is not None and rows.why == NOT_DETERMINISTIC:
             golden, origin = None, f"none: {NOT_DETERMINISTIC}"
@@ -110,10 +111,10 @@ def _inspect(path: Path, trust: str, about: FileDescription) -> InspectedModel:
 
 def _rows(backend: Backend, examples: Examples | None) -> RowProof | None:
     """Whether its rows are independent; None if that was not measured."""
-    if examples is None:  # it runs with no input that was tried
+    if examples is None or backend.signature.whole:  # it runs with no input that was tried, or has no rows
         return None
     try:
-        proof = prove_rows(backend, examples, BATCH_ROWS)
+        proof = prove_rows(rows_first(backend), examples, BATCH_ROWS)
     except InferenceError:
         return None
     return proof if proof.measured else None

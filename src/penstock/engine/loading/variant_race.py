@@ -12,6 +12,7 @@ from typing import NamedTuple
 from penstock.artifacts.artifact import Artifact, Variant
 from penstock.artifacts.golden import Golden
 from penstock.backends.examples import Examples
+from penstock.backends.seen_axes import rows_first
 from penstock.backends.verification import timed
 from penstock.engine.loading.bring_up import ReadyBackend
 from penstock.engine.loading.selection_cache import SelectionResult, in_manifest_order
@@ -148,9 +149,10 @@ def _race(
     """Run the two in turn, so that other load on the machine affects both; each with the rows that it runs at once."""
     held_rows, rows = size(holder.timings), size(challenger.timings)
     held_inputs, inputs = examples.of(held_rows), examples.of(rows)
+    held, tried = rows_first(holder.backend), rows_first(challenger.backend)
     pairs: list[tuple[float, float]] = []
     until = time.monotonic() + RACE_S
     while not pairs or (time.monotonic() < until and len(pairs) < 1000):
-        pairs.append((timed(holder.backend, held_inputs) / held_rows, timed(challenger.backend, inputs) / rows))
-    held, challenged = (statistics.median(times) for times in zip(*pairs, strict=True))
-    return _RaceTimes(held / challenged, sum(b < a for a, b in pairs) / len(pairs))
+        pairs.append((timed(held, held_inputs) / held_rows, timed(tried, inputs) / rows))
+    before, after = (statistics.median(times) for times in zip(*pairs, strict=True))
+    return _RaceTimes(before / after, sum(b < a for a, b in pairs) / len(pairs))
