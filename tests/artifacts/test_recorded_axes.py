@@ -84,7 +84,7 @@ def test_an_artifact_is_verified_and_served_in_the_shapes_of_its_file(tmp_path: 
         golden=golden,
         card="",
     )
-    assert source.manifest.batch_axes == {"stateN": None}
+    assert source.manifest.batch_axes == {"state": None, "sr": None, "stateN": None}
     with Registry(tmp_path / "registry") as registry:
         if task != "tensor":
             with pytest.raises(ModelLoadError, match=f"the task {task} needs rows, and state has no batch axis"):

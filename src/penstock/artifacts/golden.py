@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -18,6 +19,7 @@ class Golden:
     """Real inputs with the reference outputs, axis 0 the sample, and the tolerance of a comparison.
 
     For a model some tensor of which has no batch axis they are `whole`: one request, in the shapes of the model's file.
+    `axes` are the batch axes that are not axis 0.
     An answer agrees if `|answer - output| <= atol + rtol * |output|`. The reference is the unoptimized model, in fp32,
     so an artifact of int8 variants only needs no fp32 variant but a tolerance that fits int8.
     """
@@ -27,11 +29,13 @@ class Golden:
     atol: float = 1e-4
     rtol: float = 1e-3
     whole: bool = False
+    axes: Mapping[str, int | None] = field(default_factory=dict)
 
     @property
     def rows(self) -> int:
         """The number of samples; for those of a whole model that of one request, 1."""
-        return 1 if self.whole else len(next(iter(self.inputs.values())))
+        name, first = next(iter(self.inputs.items()))
+        return 1 if self.whole else first.shape[self.axes.get(name) or 0]
 
     def checked(self, signature: Signature) -> Golden:
         """The same samples in the signature's order and datatypes; raises InvalidInput naming the faulty tensor."""
@@ -39,17 +43,18 @@ class Golden:
         inputs = _checked(self.inputs, signature)
         axes = {spec.name: None if whole else signature.batch_axes.get(spec.name, 0) for spec in signature.outputs}
         outputs = _checked(self.outputs, Signature(signature.outputs, (), batch_axes=axes))
-        golden = Golden(inputs, outputs, self.atol, self.rtol, whole)
-        if whole:
-            return golden
-        if golden.rows == 0:
-            raise InvalidInput("the golden samples have no rows", field="golden")
-        for name, output in outputs.items():
-            if len(output) != golden.rows:
-                raise InvalidInput(
-                    f"golden output {name!r} has {len(output)} rows for {golden.rows} inputs", field="golden"
-                )
+        golden = Golden(inputs, outputs, self.atol, self.rtol, whole, signature.batch_axes)
+        if not whole:
+            golden._check_rows()
         return golden
+
+    def _check_rows(self) -> None:
+        if self.rows == 0:
+            raise InvalidInput("the golden samples have no rows", field="golden")
+        for name, output in self.outputs.items():
+            rows = output.shape[self.axes.get(name) or 0]
+            if rows != self.rows:
+                raise InvalidInput(f"golden output {name!r} has {rows} rows for {self.rows} inputs", field="golden")
 
     def to_bytes(self) -> bytes:
         """The content of `golden.safetensors`: tensors named `input/<name>` and `output/<name>`."""

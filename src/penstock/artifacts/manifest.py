@@ -264,8 +264,9 @@ class Manifest(Entry):
             if isinstance(signature, Signature):
                 return {**data, "signature": {**signature.to_json(), "batch_axes": axes}}
             return {**data, "signature": {**signature, "batch_axes": axes}} if isinstance(signature, Mapping) else data
-        own = signature.to_json() if isinstance(signature, Signature) else signature
-        stated = own.get("batch_axes") if isinstance(own, Mapping) else None
+        stated = signature.get("batch_axes") if isinstance(signature, Mapping) else None
+        if isinstance(signature, Signature):
+            stated = dict(signature.batch_axes)
         return {**data, "batch_axes": stated} if stated and axes is None else data
 
     @model_validator(mode="after")

@@ -15,7 +15,7 @@ from penstock.backends.base import Backend, BackendOptions, ModelFile
 from penstock.backends.examples import Examples
 from penstock.batch_axes import Axes, Reading
 from penstock.errors import InferenceError, OutOfMemory, UnsupportedFormat
-from penstock.tensors import Array, Arrays, Signature, TensorSpec
+from penstock.tensors import NO_AXES, Array, Arrays, Signature, TensorSpec
 
 _ROWS = (2, 3)
 
@@ -83,7 +83,7 @@ def _only_outputs_differ(reading: Reading, signature: Signature) -> bool:
 def _fixed_rows(signature: Signature, reading: Reading) -> int:
     """The only number of rows that the file takes, 0 if it takes any."""
     lengths = [spec.shape[reading.axes[spec.name] or 0] for spec in signature.inputs]
-    return max(0, *lengths)
+    return max([0, *lengths])
 
 
 def _with_rows(base: Arrays, axes: Axes, rows: int, odd: str = "") -> Arrays:
@@ -169,7 +169,7 @@ def moved_samples(golden: Golden | None, signature: Signature) -> Golden | None:
     if golden is None or golden.whole or not signature.batch_axes:
         return golden
     axes = signature.batch_axes
-    return replace(golden, inputs=moved(golden.inputs, axes), outputs=moved(golden.outputs, axes))
+    return replace(golden, inputs=moved(golden.inputs, axes), outputs=moved(golden.outputs, axes), axes=NO_AXES)
 
 
 def in_own_axes(golden: Golden | None, signature: Signature) -> Golden | None:
@@ -177,7 +177,9 @@ def in_own_axes(golden: Golden | None, signature: Signature) -> Golden | None:
     if golden is None:
         return None
     axes = signature.batch_axes
-    return replace(golden, inputs=_moved_back(golden.inputs, axes), outputs=_moved_back(golden.outputs, axes))
+    return replace(
+        golden, inputs=_moved_back(golden.inputs, axes), outputs=_moved_back(golden.outputs, axes), axes=axes
+    )
 
 
 def moved_example(examples: Examples, signature: Signature) -> Arrays | None:
