@@ -21,7 +21,7 @@ from pydantic import (
     ValidatorFunctionWrapHandler,
     WithJsonSchema,
 )
-from pydantic_core import CoreSchema, PydanticCustomError, core_schema, to_json
+from pydantic_core import CoreSchema, PydanticCustomError, PydanticKnownError, core_schema, to_json
 
 from penstock.errors import printable
 from penstock.tasks.base import TimedResponse
@@ -55,7 +55,10 @@ class _AcceptArrays:
 
 
 def _samples(value: Any, inner: ValidatorFunctionWrapHandler) -> Any:
-    if type(value) is array and value.typecode == "d" and 0 < len(value) <= MAX_SAMPLES:
+    if type(value) is array and value.typecode == "d" and len(value):
+        if len(value) > MAX_SAMPLES:  # before it becomes a list, which takes four times the memory
+            sizes = {"field_type": "List", "max_length": MAX_SAMPLES, "actual_length": len(value)}
+            raise PydanticKnownError("too_long", sizes)
         return value
     if isinstance(value, tuple):
         return inner(list(value))
