@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from penstock.errors import InvalidInput
-from penstock.gateway.native import decoding
+from penstock.gateway.native import decoding, json_outline, large_json
 from penstock.gateway.native import fast_json as arrays
 from penstock.gateway.native.decoding import read_json
 from penstock.tasks.validation_errors import MAX_ERRORS
@@ -520,3 +520,92 @@ def test_objects_with_very_many_keys_take_the_slow_path() -> None:
     assert arrays.read_simdjson(b'{"input_data": [1], "%b": 0}' % (b"k" * 200), TASK) is None
     many = ",".join(f'"k{number}": [0]' for number in range(arrays._MOST_SERIES + 1)).encode()
     assert arrays.read_simdjson(b'{"readings": {%b}}' % many, GAUGES) is None
+
+
+# Large bodies
+
+
+def heavy_verdict(body: bytes) -> Any:
+    found = verdict(lambda: large_json.read_heavy(TASK, body))
+    return found if found[0] == "taken" else "refused"
+
+
+@settings(max_examples=400, deadline=None)
+@given(bodies())
+@example(GOOD)
+@example(b'{"input_data": [1,[2],3]}')
+@example(b'{"input_data": [[1,2,3]]}')
+@example(b'{"input_data": [1,,3]}')
+@example(b'{"input_data": [1 2,3]}')
+@example(b'{"input_data": []}')
+@example(b'{"input_data": [1,2,3], "model_version": "\\"[,\\\\"}')
+@example(b'{"input_data": [1,2,3], "model_version": "a"')
+@example(b'{"input_data": [1,2,3]} x')
+@example(b"[1,2,3]")
+def test_a_body_read_in_blocks_gets_the_verdict_of_the_pydantic_model(body: bytes) -> None:
+    slow = verdict(lambda: decoding.decode_slowly(TASK.Request, body))
+    found = heavy_verdict(body)
+    if slow[0] == "taken" and found == "refused":  # the one difference: a field given twice is refused
+        with pytest.raises(InvalidInput, match="is given twice|Extra inputs"):
+            large_json.read_heavy(TASK, body)
+    else:
+        assert found == (slow if slow[0] == "taken" else "refused")
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 17])
+def test_the_size_of_the_blocks_does_not_matter(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(json_outline, "BLOCK", size)
+    monkeypatch.setattr(large_json, "_BLOCK", size)
+    body = b'{"note": "\\\\\\"[{,\\\\", "input_data" : [ 1, 2.5 ,-3e2 ], "more": {"a": [1, "]"]}}'
+    assert [member.key for member in json_outline.outline(body).members] == ["note", "input_data", "more"]
+    nested = [[[1.5, 2], [3, 4]], [[5, 6], [-7e3, 8]], [[0, 0], [1, 1]]]
+    text = json.dumps(nested, indent=1).encode()
+    assert large_json.read_numbers(text, 0, len(text), "FP32", "x").tolist() == nested
+    for wrong in (b"[[1,2],[3]]", b"[[1],2]", b"[[1]2]", b"[1[2]]", b"[[1],[2]", b"[[1,],[2]]", b"[[],[]]", b"[1][2]"):
+        with pytest.raises(InvalidInput, match="^x: "):
+            large_json.read_numbers(wrong, 0, len(wrong), "FP32", "x")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "text", "says"),
+    [
+        ("INT64", b"[1, 2.5]", "not floats"),
+        ("INT64", b"[18446744073709551617]", "does not fit into INT64"),
+        ("UINT8", b"[256]", "does not fit into UINT8"),
+        ("FP32", b"[1e39]", "does not fit into FP32"),
+        ("FP32", b"[1e400]", "not finite or does not fit"),
+        ("FP32", b"[true]", "not booleans"),
+        ("FP32", b'["a", "b"]', "not text"),
+        ("BOOL", b"[true, 1]", "not numbers"),
+    ],
+)
+def test_numbers_of_a_large_body_are_read_by_the_declared_type(dtype: str, text: bytes, says: str) -> None:
+    with pytest.raises(InvalidInput, match=f"^x: .*{says}"):
+        large_json.read_numbers(text, 0, len(text), dtype, "x")
+
+
+def test_whole_numbers_of_a_large_body_keep_their_digits() -> None:
+    text = b"[18446744073709551615, 1]"
+    assert large_json.read_numbers(text, 0, len(text), "UINT64", "x").tolist() == [2**64 - 1, 1]
+    assert large_json.read_numbers(b"[true,false]", 0, 12, "BOOL", "x").tolist() == [True, False]
+
+
+def test_a_large_batch_is_read_item_by_item() -> None:
+    values = [0.25] * 60_000
+    large = json.dumps({"input_data": values}).encode()
+    batch = decoding.Batch(b'{"model": "m", "requests": [%b, %b, 3, {"x": 1}]}' % (GOOD, large))
+    assert batch.shell == {"model": "m", "requests": [None] * 4}
+    good, long, number, unknown = batch.items(TASK)
+    assert raised(good).input_data.tolist() == [1, 2.5, -300]  # type: ignore[attr-defined]
+    assert raised(long).input_data.tolist() == values  # type: ignore[attr-defined]
+    assert [type(each) for each in (number, unknown)] == [InvalidInput, InvalidInput]
+    assert str(unknown).startswith("input_data: ")
+
+
+def test_a_large_body_may_name_its_task() -> None:
+    body = b'{"task": "tensor", "input_data": [%b]}' % b",".join([b"0"] * 200_000)
+    found = decoding.named_task(body, TASK)
+    assert found is not None
+    kind, read = found
+    assert kind == "tensor"
+    assert read(TASK).input_data.shape == (200_000,)  # type: ignore[attr-defined]
