@@ -58,7 +58,10 @@ def fill(model: torch.nn.Module, checkpoint: Checkpoint) -> None:
     except RuntimeError as error:  # one fault a line
         faults = [line.strip() for line in str(error).splitlines() if "size mismatch" in line]
         detail = faults[0].rstrip(".") if faults else first_line(error)
-        raise ModelLoadError(f"{path}: the weights do not fit {type(model).__name__}: {detail}") from None
+        raise ModelLoadError(
+            f"{path}: the weights do not fit {type(model).__name__}: {detail}; the sizes that it is built with are "
+            "its arguments (--architecture-args, in Python architecture_args)"
+        ) from None
     missing, unexpected = _without_shared(result.missing_keys, own), result.unexpected_keys
     if missing or unexpected:
         faults = [_named("missing", missing), _named("unexpected", unexpected)]
