@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -11,6 +12,7 @@ from penstock.errors import InvalidInput, shortened
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 _SEMVER = re.compile(r"[vV]?([0-9]+(?:\.[0-9]+)*)(?:-([0-9A-Za-z.-]+))?(?:\+[0-9A-Za-z.-]+)?")
+_LISTED = 20
 _CHUNKS = re.compile(r"[0-9]+|[^0-9]+")
 
 FILE_VERSION = "v1.0"
@@ -67,6 +69,13 @@ def check_version(value: str, field: str = "version") -> str:
 def shown(value: object) -> str:
     """A faulty value as a message repeats it: its `repr`, truncated."""
     return shortened(repr(value), 120)
+
+
+def listed(names: Iterable[str]) -> str:
+    """Names as a message lists them: the first ones, and the number of the others."""
+    known = list(names)
+    more = f" and {len(known) - _LISTED} more" if len(known) > _LISTED else ""
+    return ", ".join(known[:_LISTED]) + more
 
 
 def parse_ref(text: str) -> Ref:

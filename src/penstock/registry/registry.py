@@ -14,7 +14,16 @@ from typing import TYPE_CHECKING, Self
 from penstock.artifacts import files
 from penstock.artifacts.artifact import Artifact
 from penstock.artifacts.manifest import MANIFEST
-from penstock.artifacts.refs import Ref, check_name, check_version, is_release, name_of, parse_ref, sorted_versions
+from penstock.artifacts.refs import (
+    Ref,
+    check_name,
+    check_version,
+    is_release,
+    listed,
+    name_of,
+    parse_ref,
+    sorted_versions,
+)
 from penstock.errors import ConfigError, IntegrityError, InvalidInput, ModelNotFound
 from penstock.formats import Trust
 from penstock.registry.deployment import Change, Deployment
@@ -35,7 +44,6 @@ if TYPE_CHECKING:
     from penstock.registry.database.store import Store
 
 DEFAULT_PATH = Path("registry")
-_SHOWN = 20
 _LONGEST_REASON = 200
 
 CHAMPION = "champion"
@@ -178,7 +186,7 @@ class Registry:
     def _require(self, name: str, version: str) -> Path:
         place = self._layout.find(check_name(name), check_version(version))
         if place is None:
-            raise ModelNotFound(f"{name} has no version {version!r}; versions: {_joined(self._known_versions(name))}")
+            raise ModelNotFound(f"{name} has no version {version!r}; versions: {listed(self._known_versions(name))}")
         return place
 
     def _known_versions(self, name: str) -> builtins.list[str]:
@@ -186,7 +194,7 @@ class Registry:
         versions = self.versions(name)
         if not versions:
             names = self.list()
-            known = f"models: {_joined(names)}" if names else f"{self.path} holds no models yet"
+            known = f"models: {listed(names)}" if names else f"{self.path} holds no models yet"
             raise ModelNotFound(f"there is no model {name!r} in the registry; {known}")
         return versions
 
@@ -197,12 +205,12 @@ class Registry:
 
         The proof loads the copy as a server does: its tasks with their settings, and a variant that agrees with the
         golden samples; `prove=False` does without, as for other machines. At any moment the version is complete or does
-        not exist. Publishing the same artifact again returns the published one. No alias is set: without `champion`,
-        the bare name means the highest release, which this may be.
+        not exist. Publishing the same artifact again returns the published one. No alias is set: without `champion` the
+        bare name means the highest release.
         `trust` above data states that the source of this artifact is trusted: its digest is pinned to that tier, and
-        every server of this registry may open it. Raises IntegrityError naming the faulty file of the source, Untrusted
-        for a form that needs more trust, another ModelLoadError for a failed proof, InvalidInput if the version exists
-        with other content, ConfigError if the registry cannot be written.
+        every server of this registry may open it. Raises IntegrityError naming the faulty file, Untrusted, another
+        ModelLoadError for a failed proof, InvalidInput if the version exists with other content, ConfigError if the
+        registry cannot be written.
         """
         check_trust(trust)
         artifact = open_source(source)
@@ -260,7 +268,7 @@ class Registry:
     def publish_bundled(self, name: str, trust: str = "data", *, prove: bool = True) -> Artifact | None:
         """Publish every version of a model that an installed package ships; returns its default version.
 
-        Where the model is new, its default version gets the alias `champion`. None if no package ships the model.
+        If the model is new, its default version gets the alias `champion`. None if no package ships the model.
         """
         new, default = not self.versions(name), None
         for source in shipped(name):
@@ -299,14 +307,16 @@ class Registry:
     def set_alias(self, name: str, alias: str, version: str, *, force: bool = False, trust: str = "data") -> None:
         """Point an alias at an existing version, in place of its present one.
 
-        The version is loaded first, as by a server with this `trust`: one that this machine cannot load raises its
-        ModelLoadError, and the alias stays. `force` moves it without that, as for other machines.
+        The version is loaded first, as by a server with this `trust`; if that fails, its ModelLoadError is raised and
+        the alias stays. `force` moves it without that, as for other machines.
         """
         check_name(alias, "alias")
         with self._sentences():
             self._require(name, version)
             now = self.aliases(name).get(alias)
             if not force and now != version:
+                with self._exclusive():  # fails before the load if the registry cannot be written
+                    pass
                 artifact = self.get(Ref(name, version))
                 prove_alias(artifact, strongest(check_trust(trust), self.trusted(artifact.digest)), alias, now)
             with self._exclusive():
@@ -382,7 +392,7 @@ class Registry:
         pointing = [alias for alias, target in self._store.aliases(name).items() if target == version]
         if pointing:
             raise InvalidInput(
-                f"{name}:{version} cannot be removed while an alias points at it: {_joined(pointing)}", field="ref"
+                f"{name}:{version} cannot be removed while an alias points at it: {listed(pointing)}", field="ref"
             )
 
     def _move_out(self, place: Path, trash: Path) -> None:
@@ -411,11 +421,5 @@ class Registry:
 
 
 def _no_alias(name: str, alias: str, aliases: Iterable[str]) -> ModelNotFound:
-    known = _joined(aliases)
+    known = listed(aliases)
     return ModelNotFound(f"{name} has no alias {alias!r}; " + (f"aliases: {known}" if known else "it has no aliases"))
-
-
-def _joined(names: Iterable[str]) -> str:
-    shown = list(names)
-    more = f" and {len(shown) - _SHOWN} more" if len(shown) > _SHOWN else ""
-    return ", ".join(shown[:_SHOWN]) + more

@@ -254,7 +254,7 @@ def test_a_bare_file_is_a_model_under_its_file_name(registry: Registry, onnx_fil
     assert (model.key, model.task.kind, model.artifact) == ("linear:v1.0", "vector-classification", None)
     assert manager.get_model("linear") is model
     assert model.info.num_parameters == FEATURES * CLASSES
-    with pytest.raises(ModelNotFound, match="version v1.0 only"):
+    with pytest.raises(ModelNotFound, match=r"version v1\.0 only"):
         manager.load_model("linear:2")
 
 

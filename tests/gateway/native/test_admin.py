@@ -216,10 +216,10 @@ def test_a_bare_file_comes_back_under_its_name(serve: Serve, registry_path: Path
     process.wait_for()
     with httpx.Client(base_url=process.url, headers=process.auth) as http:
         unloaded = order(http, "unload", name).json()
-        assert (unloaded["unloaded"], unloaded["persisted"]) == ([f"{name}:1"], False)
+        assert (unloaded["unloaded"], unloaded["persisted"]) == ([f"{name}:v1.0"], False)
         assert "a bare model file belongs to no registry" in unloaded["note"]
         problem(predict(http, name), 404, "was unloaded by an operator")
-        assert order(http, "load", name).json()["model"] == f"{name}:1"
+        assert order(http, "load", name).json()["model"] == f"{name}:v1.0"
         assert predict(http, name).status_code == 200
 
 
@@ -254,7 +254,11 @@ def test_an_alias_to_a_broken_version_reports_that_the_old_one_is_still_served(k
     file = next(Path(keyed.settings.registry).glob("vec/v2.0/variants/*/model.onnx"))
     file.write_bytes(b"broken")
     order(keyed.http, "load", "vec:v2.0")
-    reply = keyed.http.put("/admin/models/vec/aliases/stable", json={"version": "v2.0"}).json()
+    problem(
+        keyed.http.put("/admin/models/vec/aliases/stable", json={"version": "v2.0"}), 409, "vec@stable stays at v1.0",
+        "vec:v2.0: ",
+    )  # fmt: skip
+    reply = keyed.http.put("/admin/models/vec/aliases/stable", json={"version": "v2.0", "force": True}).json()
     assert reply["version"] == "v2.0"
     assert reply["problem"]
     assert predict(keyed.http, "vec@stable").json()["model_version"] == "v1.0"
