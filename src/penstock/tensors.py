@@ -77,15 +77,12 @@ class TensorSpec:
                 array = array.reshape(_empty_shape(array.shape, self.shape))
         # Most models fix every axis but the batch: one comparison is enough, and the loop is for the others.
         shape = self.shape
-        if (array.shape[1:] != shape[1:] or shape[:1] != (-1,) or not array.ndim) and not self.takes(array.shape):
+        usual = array.shape[1:] == shape[1:] and shape[:1] == (-1,) and array.ndim
+        if not usual and self.ranked and not _fits(array.shape, shape):
             raise InvalidInput(
                 f"{self.name}: the shape is {list(array.shape)}, the model takes {list(shape)}", field=self.name
             )
         return array if array.flags.c_contiguous else np.ascontiguousarray(array)
-
-    def takes(self, shape: tuple[int, ...]) -> bool:
-        """True for a shape that this one allows."""
-        return _fits(shape, self.shape) or not self.ranked
 
     def to_json(self) -> dict[str, Any]:
         """As in a manifest."""
@@ -110,12 +107,9 @@ def _fits(have: tuple[int, ...], want: tuple[int, ...]) -> bool:
 class Signature:
     """Names, datatypes and shapes of a model's inputs and outputs. It validates one request; nothing else does.
 
-    The batch is axis 0 of every tensor, except for those in `batch_axes`: another axis, or None for a tensor without a
-    batch axis, as one without axes. The requests of a model with such a tensor run one by one, in the shapes of its
-    file (`whole`).
-
-    Requests to a model that is not `batched` have a batch axis that its file does not have: each row runs separately.
-    They may also have the shapes of the file.
+    The batch is axis 0 of every tensor, except for those in `batch_axes`: another axis, or None for a tensor without,
+    and then each request is one run, in the shapes of the file (`whole`). Requests to a model that is not `batched`
+    have a batch axis that its file does not have, and each row runs separately; or they have the shapes of the file.
     """
 
     inputs: tuple[TensorSpec, ...]
@@ -354,13 +348,7 @@ def named_dims(shape: Iterable[object]) -> tuple[str | None, ...]:
 
 def _specs(items: Iterable[Mapping[str, Any]]) -> tuple[TensorSpec, ...]:
     return tuple(
-        TensorSpec(
-            str(i["name"]),
-            str(i["dtype"]),
-            tuple(int(n) for n in i["shape"]),
-            tuple(i.get("dims", ())),
-            bool(i.get("ranked", True)),
-        )
+        TensorSpec(i["name"], i["dtype"], tuple(map(int, i["shape"])), tuple(i.get("dims", ())), i.get("ranked", True))
         for i in items
     )
 
@@ -428,10 +416,3 @@ def cut(arrays: Arrays, rows: int) -> list[Arrays]:
     """Views of at most `rows` rows each, in order."""
     total = len(next(iter(arrays.values())))
     return [{name: array[start : start + rows] for name, array in arrays.items()} for start in range(0, total, rows)]
-
-
-def part(arrays: Arrays, start: int, end: int, axes: Mapping[str, int | None]) -> Arrays:
-    """Views of the rows from `start` to `end`; `axes` are the batch axes that are not axis 0."""
-    return {
-        name: array[(slice(None),) * (axes.get(name) or 0) + (slice(start, end),)] for name, array in arrays.items()
-    }

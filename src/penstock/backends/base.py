@@ -4,16 +4,61 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
-from penstock.batch_axes import Reading, Stated
 from penstock.errors import IntegrityError, ModelLoadError, UnsupportedFormat
 from penstock.options import BackendOptions as BackendOptions
 from penstock.tensors import Arrays, Signature, TensorSpec
+
+Axes: TypeAlias = "dict[str, int | None]"
+"""The batch axis of each input and output by name, None for one without."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stated:
+    """What a manifest or the user says: an axis by tensor, None for a tensor without; or that there is no batch."""
+
+    axes: Mapping[str, int | None] = field(default_factory=dict)
+    none: bool = False
+    by: str = "as stated"
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What is known of the batch axes, `why`, and the tensors of which a run should show it (`unsure`)."""
+
+    axes: Axes
+    why: str
+    unsure: frozenset[str] = frozenset()
+    opted: bool = False
+    """The user or the manifest states axes: requests may be joined along another axis than 0."""
+
+    def applied(self, signature: Signature) -> Signature:
+        """The signature with the axes to serve with."""
+        axes = {name: axis if self.opted or axis == 0 else None for name, axis in self.axes.items()}
+        return replace(signature, batch_axes=axes)
+
+    def sentence(self, signature: Signature) -> str:
+        """What was found, in words, and what it means for requests."""
+        places = {name: axis for name, axis in self.axes.items() if axis is not None}
+        if not places:
+            found = "no axis is the batch"
+        elif len(places) == len(self.axes) and set(places.values()) == {0}:
+            found = "the batch is axis 0 of every input and output"
+        else:
+            found = "the batch is " + _joined([f"axis {axis} of {name}" for name, axis in places.items()])
+            without = [name for name, axis in self.axes.items() if axis is None]
+            found += f"; {_joined(without)} {'has' if len(without) == 1 else 'have'} none" if without else ""
+        alone = ", so each request is one run, in the shapes of the model's file" if signature.whole else ""
+        return f"{found} ({self.why}){alone}"
+
+
+def _joined(items: Sequence[str]) -> str:
+    return " and ".join([", ".join(items[:-1]), items[-1]] if len(items) > 1 else items)
 
 
 @dataclass(frozen=True, slots=True)

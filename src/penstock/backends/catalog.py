@@ -9,9 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from penstock.backends.base import Backend, BackendOptions, ModelFile, require_file
+from penstock.backends.axes.reading import is_one_row, read_axes
+from penstock.backends.base import Backend, BackendOptions, ModelFile, Stated, require_file
 from penstock.backends.unbatched import RowByRow
-from penstock.batch_axes import Stated, is_one_row, read_axes
 from penstock.errors import InvalidInput, UnsupportedFormat, Untrusted
 from penstock.formats import FORMATS, Format, formats_of_suffix
 from penstock.imports import import_attribute

@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 from penstock.artifacts.artifact import Artifact, Golden, TaskEntry, VariantSource, write_artifact
 from penstock.artifacts.card import render_card
 from penstock.artifacts.refs import FILE_VERSION
+from penstock.backends.axes.seen import rows_first
 from penstock.backends.base import Backend, BackendOptions, require_file
 from penstock.backends.catalog import format_of, open_backend
 from penstock.backends.examples import Examples
 from penstock.backends.row_independence import NOT_DETERMINISTIC, RowProof, prove_rows
-from penstock.backends.seen_axes import rows_first
 from penstock.cli.models.random_samples import observe
 from penstock.engine.batching.row_proofs import record
 from penstock.engine.loading.load_overrides import described_file

@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from penstock.artifacts.golden import Golden
+from penstock.backends.axes.seen import in_own_axes, moved_example, rows_first, settle_axes
 from penstock.backends.base import Backend
 from penstock.backends.examples import Examples
 from penstock.backends.probing.search import all_finite
 from penstock.backends.probing.values import SEED
-from penstock.backends.seen_axes import in_own_axes, moved_example, rows_first, settle_axes
 from penstock.errors import InferenceError
 from penstock.tensors import Arrays, Signature, TensorSpec
 

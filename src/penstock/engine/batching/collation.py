@@ -122,12 +122,12 @@ class AxisCollator:
         rows = [self._rows(payload) for payload in payloads]
         tensors.check_rows(outputs, sum(rows), self._axes)
         ends = np.cumsum(rows).tolist()
-        return [tensors.part(outputs, end - n, end, self._axes) for n, end in zip(rows, ends, strict=True)]
+        return [_part(outputs, end - n, end, self._axes) for n, end in zip(rows, ends, strict=True)]
 
     def cut(self, payload: Arrays, rows: int) -> list[Arrays]:
         """Views of at most `rows` rows each, in order."""
         starts = range(0, self._rows(payload), rows)
-        return [tensors.part(payload, start, start + rows, self._axes) for start in starts]
+        return [_part(payload, start, start + rows, self._axes) for start in starts]
 
     def join(self, results: Sequence[Arrays]) -> Arrays:
         """The inverse of `cut`, for outputs."""
@@ -154,3 +154,8 @@ class RowCollator:
         """The outputs of the only payload. Raises InferenceError for another number of rows."""
         (payload,) = payloads
         return [outputs] if self._signature.in_file_shape(payload) else tensors.split(outputs, payloads)
+
+
+def _part(arrays: Arrays, start: int, end: int, axes: Mapping[str, int]) -> Arrays:
+    """Views of the rows from `start` to `end` along the batch axes, 0 for those not in `axes`."""
+    return {name: array[(slice(None),) * axes.get(name, 0) + (slice(start, end),)] for name, array in arrays.items()}

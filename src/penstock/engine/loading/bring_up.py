@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from penstock.artifacts.golden import Golden
+from penstock.backends.axes.seen import moved_example, moved_samples, rows_first, settle_axes
 from penstock.backends.base import Backend, ModelFile
 from penstock.backends.catalog import has_own_threads, open_backend
 from penstock.backends.devices import missing_features, usable_cores
 from penstock.backends.examples import Examples
 from penstock.backends.row_independence import DECLARED, FEW_ROWS, WHOLE, RowProof, prove_rows
-from penstock.backends.seen_axes import moved_example, moved_samples, rows_first, settle_axes
 from penstock.backends.verification import timed, verify, warm_up
 from penstock.engine.batching.limits import BatchLimits
 from penstock.engine.batching.padding import ArrayBatcher, batcher_for, padded, verify_padding

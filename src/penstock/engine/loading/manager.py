@@ -12,8 +12,8 @@ from typing import Any, Unpack
 
 from penstock.artifacts.artifact import Artifact
 from penstock.artifacts.refs import FILE_VERSION, name_of
+from penstock.backends.axes.seen import moved_samples, rows_first
 from penstock.backends.examples import Examples
-from penstock.backends.seen_axes import moved_samples, rows_first
 from penstock.backends.verification import warm_up
 from penstock.engine.config import check_at_least
 from penstock.engine.loading.fork_safety import call_after_fork

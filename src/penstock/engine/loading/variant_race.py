@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 from penstock.artifacts.artifact import Artifact, Variant
 from penstock.artifacts.golden import Golden
+from penstock.backends.axes.seen import rows_first
 from penstock.backends.examples import Examples
-from penstock.backends.seen_axes import rows_first
 from penstock.backends.verification import timed
 from penstock.engine.loading.bring_up import ReadyBackend
 from penstock.engine.loading.selection_cache import SelectionResult, in_manifest_order

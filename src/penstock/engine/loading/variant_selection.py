@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from penstock.artifacts.artifact import Artifact, Variant
+from penstock.backends.axes.reading import all_axes
 from penstock.backends.base import ModelFile
 from penstock.backends.catalog import opens_quickly, runnable
 from penstock.backends.devices import missing_features
-from penstock.batch_axes import all_axes
 from penstock.engine.batching.limits import BatchLimits
 from penstock.engine.batching.row_proofs import KnownProofs
 from penstock.engine.loading.bring_up import ReadyBackend, bring_up
@@ -231,8 +231,8 @@ def _bring_up(
 ) -> ReadyBackend:
     artifact.verify(variant)
     path, signature = artifact.variant_path(variant), artifact.signature
-    recorded = all_axes(signature) if artifact.manifest.batch_axes is not None else {}
-    file = ModelFile(path, signature, variant.architecture, variant.architecture_args, batch_axes=recorded)
+    axes = all_axes(signature) if artifact.manifest.batch_axes is not None else {}
+    file = ModelFile(path, signature, variant.architecture, variant.architecture_args, batch_axes=axes)
     if options.precision in ("int8", variant.precision):  # held by a variant already, and int8 is never made at load
         options = options.override(precision="fp32")
     identity = "" if variant.architecture else f"{artifact.digest}/{variant.name}"  # its class may change

@@ -11,9 +11,8 @@ from dataclasses import replace
 import numpy as np
 
 from penstock.artifacts.golden import Golden
-from penstock.backends.base import Backend, BackendOptions, ModelFile
+from penstock.backends.base import Axes, Backend, BackendOptions, ModelFile, Reading
 from penstock.backends.examples import Examples
-from penstock.batch_axes import Axes, Reading
 from penstock.errors import InferenceError, OutOfMemory, UnsupportedFormat
 from penstock.tensors import NO_AXES, Array, Arrays, Signature, TensorSpec
 

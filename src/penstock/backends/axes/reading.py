@@ -1,6 +1,6 @@
 """Which axis of each input and output is the batch: stated, or read from names and shapes.
 
-`backends.seen_axes` asks runs of the model for what is left open.
+`seen` asks runs of the model for what is left open.
 
 The order is that of the evidence: what a manifest or the user states; the names of axes (`batch` against `time`) and
 the symbols that inputs and outputs share; and last what the outputs do when the model runs with 2 and with 3 rows.
@@ -12,14 +12,11 @@ other model still runs: one request at a time, in the shapes of its file (`Signa
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TypeAlias
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
+from penstock.backends.base import Axes, Reading, Stated
 from penstock.tensors import Signature, TensorSpec
-
-Axes: TypeAlias = "dict[str, int | None]"
-"""The batch axis of each input and output by name, None for one without."""
 
 _OPERATORS = re.compile(r"[*+/()]")
 _BATCH = re.compile(r"batch|(^|[_.])bsz?($|[_.])", re.IGNORECASE)
@@ -27,45 +24,6 @@ _BATCH = re.compile(r"batch|(^|[_.])bsz?($|[_.])", re.IGNORECASE)
 _LENGTH = re.compile(r"seq|time|len|step|frame|phoneme|token|word|char|(^|[_.])[tl]($|[_.\d])", re.IGNORECASE)
 _MADE_UP = re.compile(r".*_dim_\d+|.*dynamic_axes_\d+", re.IGNORECASE)
 """Names that exporters make up for each tensor: two of them may be one length."""
-
-
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """What is known of the batch axes, `why`, and the tensors of which a run should show it (`unsure`)."""
-
-    axes: Axes
-    why: str
-    unsure: frozenset[str] = frozenset()
-    opted: bool = False
-    """The user or the manifest states axes: requests may be joined along another axis than 0."""
-
-    def applied(self, signature: Signature) -> Signature:
-        """The signature with the axes to serve with."""
-        axes = {name: axis if self.opted or axis == 0 else None for name, axis in self.axes.items()}
-        return replace(signature, batch_axes=axes)
-
-    def sentence(self, signature: Signature) -> str:
-        """What was found, in words, and what it means for requests."""
-        places = {name: axis for name, axis in self.axes.items() if axis is not None}
-        if not places:
-            found = "no axis is the batch"
-        elif len(places) == len(self.axes) and set(places.values()) == {0}:
-            found = "the batch is axis 0 of every input and output"
-        else:
-            found = "the batch is " + _joined([f"axis {axis} of {name}" for name, axis in places.items()])
-            without = [name for name, axis in self.axes.items() if axis is None]
-            found += f"; {_joined(without)} {'has' if len(without) == 1 else 'have'} none" if without else ""
-        alone = ", so each request is one run, in the shapes of the model's file" if signature.whole else ""
-        return f"{found} ({self.why}){alone}"
-
-
-@dataclass(frozen=True, slots=True)
-class Stated:
-    """What a manifest or the user says: an axis by tensor, None for a tensor without; or that there is no batch."""
-
-    axes: Mapping[str, int | None] = field(default_factory=dict)
-    none: bool = False
-    by: str = "as stated"
 
 
 def all_axes(signature: Signature) -> Axes:
@@ -167,7 +125,3 @@ def is_one_row(signature: Signature) -> bool:
     given, answer = signature.inputs[0], signature.outputs[0]
     fixed = all(spec.dtype == "FP32" and len(spec.shape) == 1 and spec.shape[0] > 0 for spec in (given, answer))
     return fixed and answer.shape[0] >= 2 and not _one_fixed_batch(signature.inputs, signature.outputs)
-
-
-def _joined(items: Sequence[str]) -> str:
-    return " and ".join([", ".join(items[:-1]), items[-1]] if len(items) > 1 else items)

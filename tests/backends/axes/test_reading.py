@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-
 from penstock.batch_axes import Reading, Stated, read_axes
+
 from penstock.errors import InvalidInput
 from penstock.tensors import Signature, TensorSpec
 
