@@ -65,7 +65,7 @@ _IBAN_LENGTHS = {
     for country in countries.split()
 }  # fmt: skip
 """Characters of an IBAN by country."""
-_AHV = re.compile(rf"(?<![\w.])756([. -]|%20|)\d{{4}}\1\d{{4}}\1\d{{2}}(?![\w-]|\.\d)")
+_AHV = re.compile(r"(?<![\w.])756([. -]|%20|)\d{4}\1\d{4}\1\d{2}(?![\w-]|\.\d)")
 _SSN = re.compile(
     r"(?<![\w.-])\d{3}-\d{2}-\d{4}(?![\w-]|\.\d)"
     r"|(?i:(?<![a-z])(ssn|social security)([\w ]{0,10}[\"']?[ ]?[:=#]?[ ]?[\"']?))\d{3}[ -]?\d{2}[ -]?\d{4}(?![\w-])"

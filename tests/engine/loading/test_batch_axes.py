@@ -111,3 +111,22 @@ def test_without_a_batch_every_request_is_one_run(tmp_path: Path) -> None:
     assert ready.backend.signature.whole
     assert not ready.assumed
     ready.backend.close()
+
+
+@pytest.mark.parametrize("name", ["a table and places", "gru with a state", "silero", "square"])
+def test_an_example_is_taken_in_the_shapes_of_the_file(name: str, tmp_path: Path) -> None:
+    graph = GRAPHS[name]
+    path = graph.save(tmp_path / "m.onnx")
+    with Predictor(path, example_input=graph.requests[-1]) as predictor:
+        assert predictor.task.signature.whole
+        assert predictor.info.proven
+        for request, answer in zip(graph.requests, answers(path, graph.requests), strict=True):
+            require_equal(read(predictor.predict(request).outputs, answer), answer)
+
+
+def test_a_model_without_a_batch_axis_is_not_called_batchable(tmp_path: Path) -> None:
+    with Predictor(GRAPHS["silero"].save(tmp_path / "m.onnx")) as predictor:
+        assert not predictor.info.batchable
+        assert predictor.info.batch_reason == "a tensor has no batch axis, so each request is one run"
+        assert not predictor.info.warnings
+        assert list(predictor.info.batch_ms) == [1]

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from penstock.artifacts.golden import Golden
 from penstock.backends.base import Axes, Backend, BackendOptions, ModelFile, Reading
 from penstock.backends.examples import Examples
-from penstock.errors import InferenceError, OutOfMemory, UnsupportedFormat
+from penstock.backends.probing.example_file import by_input_name, read_example
+from penstock.errors import InferenceError, InvalidInput, OutOfMemory, UnsupportedFormat
 from penstock.tensors import NO_AXES, Array, Arrays, Signature, TensorSpec
 
 _ROWS = (2, 3)
@@ -35,6 +37,25 @@ def settle_axes(backend: Backend, base: Arrays | None, *, written: bool) -> None
         open_inputs = reading.unsure & {spec.name for spec in signature.inputs}
         reading = replace(reading, axes={**reading.axes, **dict.fromkeys(open_inputs)})
     backend.reading, backend.signature = reading, reading.applied(signature)
+
+
+def settle_by_example(backend: Backend, given: Any) -> None:
+    """An example of the user with another number of rows for each input shows that these have none in common.
+
+    `given` is what `read_example` takes; one that cannot be read is refused by `Examples`.
+    """
+    reading = backend.reading
+    if reading is None or given is None:
+        return
+    try:
+        arrays = by_input_name(read_example(given), backend.signature)
+        rows = {name: np.shape(array)[:1] for name, array in arrays.items() if name in reading.unsure}
+    except (InvalidInput, ValueError):
+        return
+    inputs = [spec.name for spec in backend.signature.inputs if spec.name in rows]
+    if len({rows[name] for name in inputs}) > 1:
+        backend.reading = replace(reading, axes={**reading.axes, **dict.fromkeys(inputs)}, why="from the example")
+        backend.signature = backend.reading.applied(backend.signature)
 
 
 def seen_axes(backend: Backend, reading: Reading, base: Arrays) -> tuple[Reading, Signature]:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from penstock.artifacts.golden import Golden
-from penstock.backends.axes.seen import in_own_axes, moved_example, rows_first, settle_axes
+from penstock.backends.axes.seen import in_own_axes, moved_example, rows_first, settle_axes, settle_by_example
 from penstock.backends.base import Backend
 from penstock.backends.examples import Examples
 from penstock.backends.probing.search import all_finite
@@ -39,6 +39,7 @@ def observe(backend: Backend, example: Any = None, *, stated: bool = False) -> O
 
     Raises InvalidInput for an example that does not fit the model, InferenceError for one that it does not run with.
     """
+    settle_by_example(backend, example)
     try:
         examples = Examples(backend, backend.signature, None, example)
     except InferenceError as error:

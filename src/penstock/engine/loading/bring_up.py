@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from penstock.artifacts.golden import Golden
-from penstock.backends.axes.seen import moved_example, moved_samples, rows_first, settle_axes
+from penstock.backends.axes.seen import moved_example, moved_samples, rows_first, settle_axes, settle_by_example
 from penstock.backends.base import Backend, ModelFile
 from penstock.backends.catalog import has_own_threads, open_backend
 from penstock.backends.devices import missing_features, usable_cores
@@ -215,6 +215,7 @@ def _require_quick(backend: Backend, examples: Examples, at_most_s: float) -> No
 
 def _settled(backend: Backend, file: ModelFile, golden: Golden | None, what: str) -> Examples | InferenceError:
     """The inputs to try the model with, which show what is open of its batch axes."""
+    settle_by_example(backend, file.example)
     examples = _examples(backend, file, golden, what)
     if file.stated is None or (backend.reading is not None and backend.reading.unsure):
         base = None if isinstance(examples, InferenceError) else examples.of(examples.rows)
