@@ -14,7 +14,7 @@ import pytest
 import quantized_models
 from dependent_models import MODELS, DependentModel, dynamically_quantized
 from linear_models import linear
-from row_models import INDEPENDENT, write
+from row_models import DEPENDENT, FEATURES, INDEPENDENT, write
 
 from penstock.artifacts.artifact import Artifact, Golden, TaskEntry, VariantSource, write_artifact
 from penstock.engine.config import InferenceConfig
@@ -264,3 +264,18 @@ def test_a_directory_that_cannot_be_written_costs_a_measurement_only(tmp_path: P
     manager = ModelManager(tmp_path / "registry", cache_dir=tmp_path / "file")
     assert manager.load_model(linear(tmp_path / "linear.onnx")).info.batchable
     assert len(measured) == 1
+
+
+async def test_a_model_that_answers_differently_each_time_is_not_cached(tmp_path: Path) -> None:
+    path = write(tmp_path / "noisy.onnx", DEPENDENT["random numbers"])
+    engine = InferenceEngine(InferenceConfig(cache_size=100), registry=tmp_path / "registry")
+    engine.manager.load_model(path)
+    await engine.start()
+    try:
+        x = np.ones((1, FEATURES), np.float32)
+        answers = [(await engine.infer("noisy", {"x": x})).outputs["y"] for _ in range(2)]
+    finally:
+        await engine.close()
+    assert (answers[0] != answers[1]).any()
+    with Predictor(path, registry=tmp_path, cache_size=100, task="tensor") as predictor:
+        assert _values(predictor.predict({"x": x})).tolist() != _values(predictor.predict({"x": x})).tolist()
