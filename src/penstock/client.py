@@ -56,8 +56,8 @@ class Client:
     InvalidInput with the faulty fields, ModelNotFound, Overloaded and ModelNotReady with `retry_after_s`,
     DeadlineExceeded, InferenceError; ModelNotReady also when no server answers.
 
-    Commands to the server (`load`, `unload`, `set_alias`, …) carry `admin_key`. Without one, for a server on this machine,
-    it is the key of the settings, or the one that the server keeps beside the registry of the settings.
+    Commands to the server (`load`, `unload`, `set_alias`, …) carry `admin_key`. Without one, for a server on this
+    machine, it is the key of the settings, or the one that the server keeps beside the registry of the settings.
     """
 
     def __init__(

@@ -13,7 +13,7 @@ MOST_CHARACTERS = 500
 LONGEST_TEXT = 500
 """Characters of a text that is searched at once."""
 _SLOW_S = 0.05
-"""Of the processor. Quadratic expressions, such as `\\w+x`, take a tenth of that, cubic and exponential ones far more."""
+"""Of processor time. Quadratic expressions, such as `\\w+x`, take a tenth of it, others far more."""
 _LENGTHS = (*range(4, 30), 40, 60, 90, 130, 200, 280, 380, LONGEST_TEXT)
 """How often the repeated part of an expression is tried; an exponential one is slow from about 20 times."""
 _CHARACTERS = {

@@ -16,6 +16,7 @@ from plugin_packages import install
 from waiting import LONG_S
 
 from penstock.artifacts.artifact import TaskEntry, VariantSource, write_artifact
+from penstock.errors import ConfigError
 from penstock.gateway.auth import AdminGuard, HostRule, is_loopback
 from penstock.gateway.http import Endpoint
 from penstock.gateway.native.routes import TABLE
@@ -250,9 +251,7 @@ def test_under_another_server_the_connection_tells_whether_it_is_local() -> None
     "text", ["http://models.example", "models.example:8002", "a b", "models.example/x", "*.*", "é"]
 )
 def test_an_allowed_host_is_a_name(text: str) -> None:
-    from penstock.errors import ConfigError
-
-    with pytest.raises(ConfigError, match="allowed_hosts: .* should hold names such as models.example.org"):
+    with pytest.raises(ConfigError, match=r"allowed_hosts: .* should hold names such as models\.example\.org"):
         Settings(allowed_hosts=text)
 
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from penstock.cli import completion
+
 if TYPE_CHECKING:
     from penstock.registry.registry import Registry
     from penstock.settings import Settings
@@ -43,7 +45,10 @@ ProveOption = Annotated[
     bool, typer.Option(help="Load the model and run its golden samples first; refuse it if that fails.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-RefArgument = Annotated[str, typer.Argument(metavar="REF", help="name, name:version or name@alias.")]
+RefArgument = Annotated[
+    str,
+    typer.Argument(metavar="REF", help="name, name:version or name@alias.", autocompletion=completion.refs),
+]
 
 
 def read_settings(config: Path | None = None, **overrides: Any) -> Settings:

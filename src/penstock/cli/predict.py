@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from penstock.cli import completion
 from penstock.cli.file_options import (
     BatchAxisOption,
     ExampleOption,
@@ -29,7 +30,14 @@ if TYPE_CHECKING:
 
 
 def predict(
-    ref: Annotated[str, typer.Argument(metavar="REF", help="name[:version|@alias], or a model file.")],
+    ref: Annotated[
+        str,
+        typer.Argument(
+            metavar="REF",
+            help="name[:version|@alias], or a model file.",
+            autocompletion=completion.refs_and_files,
+        ),
+    ],
     source: Annotated[
         str, typer.Argument(metavar="INPUT", help="A .json, .npy, .npz or image file; - reads standard input.")
     ],

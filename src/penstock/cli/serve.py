@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from penstock.cli import completion
 from penstock.cli.file_options import (
     BatchAxisOption,
     ExampleOption,
@@ -26,6 +27,7 @@ def serve(
         list[str] | None,
         typer.Argument(
             metavar="REF",
+            autocompletion=completion.refs_and_files,
             help="Models to load at the start: of the registry (name[:version|@alias]), or files.",
         ),
     ] = None,

@@ -305,3 +305,18 @@ def test_an_invalid_alias_is_refused_before_anything_is_published(penstock: Pens
 def test_a_registry_at_or_below_a_file_is_refused(penstock: Penstock, onnx_file: Path, place: str) -> None:
     assert onnx_file.name == "linear.onnx"
     refused(penstock("models", "list", "--registry", place), "linear.onnx", "not a directory")
+
+
+def test_alias_remove_and_card_print_json(penstock: Penstock, published: str) -> None:
+    moved = penstock("models", "alias", published, "newest", "v2.0", "--json")
+    assert moved.json() == {"name": "linear", "alias": "newest", "version": "v2.0"}
+    assert penstock("models", "alias", published, "newest", "--remove", "--json").json()["version"] is None
+    card = penstock("models", "card", f"{published}:v2.0", "--json").json()
+    assert (card["ref"], card["format"]) == ("linear:v2.0", "markdown")
+    assert card["card"].startswith("---\nlicense:")
+    html = penstock("models", "card", f"{published}:v2.0", "--html", "--json").json()
+    assert html["format"] == "html"
+    assert "<h1>linear v2.0</h1>" in html["card"]
+    asked = penstock("models", "remove", f"{published}:v2.0", "--json", stdin=b"y\n")
+    assert (asked.code, asked.json()) == (0, {"removed": "linear:v2.0"})
+    refused(penstock("models", "remove", f"{published}:v2.0", "--json", "--yes"), "v2.0")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from penstock.cli import completion
 from penstock.cli.models.diff import diff
 from penstock.cli.models.gc import gc
 from penstock.cli.models.import_command import import_model
@@ -58,16 +59,22 @@ app.command()(publish)
 
 @app.command()
 def alias(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="The model.")],
-    alias: Annotated[str, typer.Argument(metavar="ALIAS", help="Such as champion.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The model.", autocompletion=completion.names)],
+    alias: Annotated[str, typer.Argument(metavar="ALIAS", help="Such as champion.", autocompletion=completion.aliases)],
     version: Annotated[
-        str | None, typer.Argument(metavar="[VERSION]", help="The version to point at; else the highest release.")
+        str | None,
+        typer.Argument(
+            metavar="[VERSION]",
+            help="The version to point at; else the highest release.",
+            autocompletion=completion.versions,
+        ),
     ] = None,
     remove: Annotated[bool, typer.Option("--remove", help="Remove the alias instead.")] = False,
     force: Annotated[
         bool, typer.Option("--force", help="Move it also to a version that this machine cannot load.")
     ] = False,
     trust: TrustOption = None,
+    as_json: JsonOption = False,
     config: ConfigOption = None,
     registry: RegistryOption = None,
 ) -> None:
@@ -81,18 +88,24 @@ def alias(
     with open_registry(settings) as models:
         if remove:
             models.remove_alias(name, alias)
-            typer.echo(f"removed {name}@{alias}")
-            return
-        version = version or models.highest(name)
-        with working(f"loading {name}:{version}"):
-            models.set_alias(name, alias, version, force=force, trust=settings.trust)
-    typer.echo(f"{name}@{alias} is {name}:{version}")
+        else:
+            version = version or models.highest(name)
+            with working(f"loading {name}:{version}"):
+                models.set_alias(name, alias, version, force=force, trust=settings.trust)
+    if as_json:
+        print_json({"name": name, "alias": alias, "version": version})
+    else:
+        typer.echo(f"removed {name}@{alias}" if remove else f"{name}@{alias} is {name}:{version}")
 
 
 @app.command()
 def remove(
-    ref: Annotated[str, typer.Argument(metavar="NAME:VERSION", help="The version to remove.")],
+    ref: Annotated[
+        str,
+        typer.Argument(metavar="NAME:VERSION", help="The version to remove.", autocompletion=completion.exact_refs),
+    ],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
+    as_json: JsonOption = False,
     config: ConfigOption = None,
     registry: RegistryOption = None,
 ) -> None:
@@ -101,28 +114,36 @@ def remove(
     With the last version of a model goes its alias champion.
     """
     if not yes:
-        typer.confirm(f"Remove {ref} and its files?", abort=True)
+        typer.confirm(f"Remove {ref} and its files?", abort=True, err=as_json)
     with _registry(config, registry) as models:
         remove_last_champion(models, ref)
         models.remove(ref)
-    typer.echo(f"removed {ref}")
+    if as_json:
+        print_json({"removed": ref})
+    else:
+        typer.echo(f"removed {ref}")
 
 
 @app.command()
 def card(
     ref: RefArgument,
     html: Annotated[bool, typer.Option("--html", help="Print HTML.")] = False,
+    as_json: JsonOption = False,
     config: ConfigOption = None,
     registry: RegistryOption = None,
 ) -> None:
     """Print the model card, as Markdown or as HTML."""
     with _registry(config, registry) as models:
-        text = models.get(ref).card_text()
+        artifact = models.get(ref)
+        text = artifact.card_text()
     if html:
         from penstock.artifacts.card import card_html
 
         text = card_html(text)
-    typer.echo(text)
+    if as_json:
+        print_json({"ref": artifact.ref, "format": "html" if html else "markdown", "card": text})
+    else:
+        typer.echo(text)
 
 
 app.command("import")(import_model)

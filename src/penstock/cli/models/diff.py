@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from penstock.cli import completion
 from penstock.cli.options import ConfigOption, JsonOption, RegistryOption, TrustOption, open_registry, read_settings
 from penstock.cli.output import print_json, print_table, working
 from penstock.errors import PenstockError
@@ -16,8 +17,13 @@ if TYPE_CHECKING:
     from penstock.registry.registry import Registry
     from penstock.settings import Settings
 
-_RefA = Annotated[str, typer.Argument(metavar="A", help="name, name:version or name@alias.")]
-_RefB = Annotated[str, typer.Argument(metavar="B", help="The version to compare with A.")]
+_RefA = Annotated[
+    str,
+    typer.Argument(metavar="A", help="name, name:version or name@alias.", autocompletion=completion.refs),
+]
+_RefB = Annotated[
+    str, typer.Argument(metavar="B", help="The version to compare with A.", autocompletion=completion.refs)
+]
 
 
 def diff(

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from penstock.cli import completion
 from penstock.cli.options import ConfigOption, JsonOption, RegistryOption, open_registry, read_settings
 from penstock.cli.output import print_json, print_table, size, working
 
@@ -15,7 +16,12 @@ if TYPE_CHECKING:
 
 def gc(
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="NAME", help="Only versions of these models; default: of every model.")
+        list[str] | None,
+        typer.Argument(
+            metavar="NAME",
+            help="Only versions of these models; default: of every model.",
+            autocompletion=completion.names,
+        ),
     ] = None,
     keep: Annotated[
         int, typer.Option(min=0, help="Keep this many of the highest versions of each model in any case.")
