@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock.errors import first_line, printable, quoted, shortened
+from penstock.errors import first_line, printable, quoted, shortened, worded
 
 
 @pytest.mark.parametrize(
@@ -45,3 +48,40 @@ def test_a_truncated_quoted_text_has_quotes_on_both_ends() -> None:
 )
 def test_the_first_line_of_an_error(error: Exception, line: str) -> None:
     assert first_line(error) == line
+
+
+@pytest.mark.parametrize(
+    ("python", "cli", "server"),
+    [
+        (
+            'm.pt: it runs code; pass trust="code", or publish it with trust="code"',
+            "m.pt: it runs code; pass --trust code, or publish it with --trust code",
+            "m.pt: it runs code; pass PENSTOCK_TRUST=code, or publish it with PENSTOCK_TRUST=code",
+        ),
+        ('device="cuda:7" cannot be used', "--device cuda:7 cannot be used", "PENSTOCK_DEVICE=cuda:7 cannot be used"),
+        ("only prove=False publishes it", "only --no-prove publishes it", "only prove=False publishes it"),
+        ("only force=True moves it", "only --force moves it", 'only "force": true moves it'),
+    ],
+)
+def test_options_are_named_as_the_reader_sets_them(python: str, cli: str, server: str) -> None:
+    assert [worded(python, surface) for surface in ("python", "cli", "server")] == [python, cli, server]
+
+
+@pytest.mark.parametrize("text", ["", "a=b", 'mistrust="code"', 'trust="two words"', 'name="x"', "enforce=True"])
+def test_other_text_keeps_its_words(text: str) -> None:
+    for surface in ("python", "cli", "server"):
+        assert worded(text, surface) == text
+
+
+def test_no_message_of_the_library_names_an_option_of_the_command_line() -> None:
+    """`worded` adds those; a whole command in backticks may be named anywhere."""
+    import penstock
+
+    root = Path(penstock.__file__).parent
+    served = {"gateway/process/server.py", "gateway/process/asgi.py"}  # started by the command line only
+    for file in root.rglob("*.py"):
+        shown = str(file.relative_to(root))
+        if shown.startswith("cli/") or shown in served or shown == "errors.py":
+            continue
+        for line in file.read_text(encoding="utf-8").splitlines():
+            assert not re.search(r"(?<![-\w`])--[a-z]", re.sub(r"`[^`]*`", "", line)), f"{shown}: {line}"

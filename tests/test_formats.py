@@ -143,7 +143,7 @@ def test_its_scanner_is_used(file: Path, scale: Format, tmp_path: Path) -> None:
     assert (scan_file(file).kind, scan_file(file).findings) == ("scale", ())
     file.write_bytes(b'SCALE{"factor": 1, "command": "rm"}')
     assert scan_file(file).tier == "native"
-    with pytest.raises(Untrusted, match=r"it runs a command.*--trust native"):
+    with pytest.raises(Untrusted, match=r"it runs a command.*trust=.native."):
         Predictor(file, registry=tmp_path / "none", trust="code")
     file.write_bytes(b"SCALE but no JSON")
     with pytest.raises(IntegrityError, match="not a scale model"):
@@ -158,7 +158,7 @@ def test_a_bare_file_is_served_at_its_tier_of_trust_and_refused_below_it(
         assert predictor.info.variant == "scale-fp32"
         model = predictor._model.backend
         np.testing.assert_array_equal(model.run({"x": X})["y"], 2 * X)
-    with pytest.raises(Untrusted, match=r"models of the format scale can run code.*--trust code"):
+    with pytest.raises(Untrusted, match=r"models of the format scale can run code.*trust=.code."):
         Predictor(file, registry=tmp_path / "none")
 
 
@@ -173,7 +173,7 @@ def test_a_bare_file_is_published_and_answers_from_the_registry(file: Path, scal
 def test_publishing_it_takes_its_tier_of_trust(file: Path, scale: Format, registry: Registry, tmp_path: Path) -> None:
     made = artifact(tmp_path / "artifact", VariantSource("scale", "fp32", file))
     registry.publish(made.path)
-    with pytest.raises(Untrusted, match="--trust code"):
+    with pytest.raises(Untrusted, match="trust=.code."):
         Predictor("double", registry=registry)
     with Predictor("double", registry=registry, trust="code") as predictor:
         assert predictor.info.format == "scale"

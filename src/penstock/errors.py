@@ -17,13 +17,38 @@ PenstockError
 └── ConfigError                   a setting is wrong, or the machine does not meet it
 
 Errors have no status codes; `penstock.gateway.problems` maps them to HTTP.
-The message of an error is one sentence that names the cause and the fix.
+The message of an error is one sentence that names the cause and the fix. It names options as Python arguments; `worded`
+gives them the words of another surface.
 """
 
 from __future__ import annotations
 
 import re
 from typing import Literal, NamedTuple
+
+Surface = Literal["python", "cli", "server"]
+"""Who reads a message: the author of a call, someone at the command line, or the operator of a server."""
+
+_REMEDY = re.compile(r"\b(trust|device)=\"([\w:.+-]+)\"|\b(force=True|prove=False)(?!\w)")
+_FLAGS = {"cli": {"force=True": "--force", "prove=False": "--no-prove"}, "server": {"force=True": '"force": true'}}
+
+
+def worded(text: str, surface: Surface) -> str:
+    """A message in the words of its reader.
+
+    Messages name an option as a Python argument, `trust="code"`; at the command line that is `--trust code`, and on a
+    server `PENSTOCK_TRUST=code`.
+    """
+    if surface == "python" or "=" not in text:
+        return text
+
+    def say(match: re.Match[str]) -> str:
+        name, value, flag = match.groups()
+        if flag is not None:
+            return _FLAGS[surface].get(flag, flag)
+        return f"--{name} {value}" if surface == "cli" else f"PENSTOCK_{name.upper()}={value}"
+
+    return _REMEDY.sub(say, text)
 
 
 def shortened(text: str, longest: int = 200) -> str:

@@ -48,7 +48,7 @@ def one_of(names: Collection[str]) -> AfterValidator:
 
 
 def _device(value: str) -> str:
-    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", value):
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d{1,3})?", value):
         raise ValueError("should be auto, cpu, cuda, cuda:N or mps")
     return value
 

@@ -8,8 +8,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock.backends.devices import CPU, Device, parse_device, torch_placement, usable_cores
-from penstock.errors import ConfigError
+from penstock.backends import devices
+from penstock.backends.devices import (
+    CPU,
+    Device,
+    parse_device,
+    require_hardware,
+    torch_placement,
+    usable_cores,
+)
+from penstock.errors import ConfigError, UnsupportedFormat
 
 AFFINITY = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
@@ -39,11 +47,24 @@ def test_a_device_is_written_as_it_is_read(text: str) -> None:
     assert str(parse_device(text)) == text
 
 
-def test_a_device_that_torch_does_not_see_is_replaced_by_the_cpu_with_a_warning() -> None:
-    device, warnings = torch_placement("cuda:99")
-    assert device == CPU
-    assert len(warnings) == 1
-    assert "cuda:99" in warnings[0]
+def test_a_device_that_torch_does_not_see_is_refused() -> None:
+    with pytest.raises(UnsupportedFormat) as refused:
+        torch_placement("cuda:99")
+    assert str(refused.value) == (
+        'device="cuda:99" cannot be used: PyTorch finds no such device; device="auto" takes what is there'
+    )
+
+
+def test_hardware_that_is_certainly_missing_is_refused_before_any_model_is_loaded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for device in ("auto", "cpu"):
+        require_hardware(device)
+    monkeypatch.setattr(devices, "_has_cuda", lambda: True)
+    require_hardware("cuda:1")
+    monkeypatch.setattr(devices, "_has_cuda", lambda: False)
+    with pytest.raises(ConfigError, match='device="cuda:1" cannot be used: this machine has none'):
+        require_hardware("cuda:1")
 
 
 def test_the_cpu_is_always_there() -> None:

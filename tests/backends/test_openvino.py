@@ -156,10 +156,9 @@ def test_bf16_is_used_if_the_cpu_supports_it(
 
 
 @pytest.mark.parametrize("device", ["cuda", "cuda:1", "mps"])
-def test_another_device_is_replaced_by_the_cpu_with_a_warning(written: Path, device: str) -> None:
-    backend = open_model(written, device=device)
-    assert backend.device == "cpu"
-    assert [warning.partition(" ")[0] for warning in backend.warnings] == ["cuda:0" if device == "cuda" else device]
+def test_another_device_is_refused(written: Path, device: str) -> None:
+    with pytest.raises(UnsupportedFormat, match="cannot be used: OpenVINO models run on the CPU"):
+        open_model(written, device=device)
 
 
 def test_an_unknown_device_is_a_config_error(written: Path) -> None:

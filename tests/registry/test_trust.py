@@ -119,7 +119,7 @@ def test_weights_that_would_run_code_are_published_only_with_trust(
 ) -> None:
     marker = tmp_path / "marker"
     source = with_variant(write, "pytorch", evil(tmp_path / "m.pt", marker))
-    with pytest.raises(Untrusted, match=r"model\.pt: .*posix\.system.*--trust code") as refused:
+    with pytest.raises(Untrusted, match=r"model\.pt: .*posix\.system.*trust=.code.") as refused:
         registry.publish(source.path)
     assert str(source.path) in str(refused.value)
     assert registry.list() == []

@@ -6,11 +6,12 @@ import functools
 import importlib.util
 import os
 import re
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from penstock.errors import ConfigError
+from penstock.errors import ConfigError, UnsupportedFormat
 
 _DEVICE = re.compile(r"(auto|cpu|mps|cuda)|cuda:(\d{1,3})")
 
@@ -44,7 +45,7 @@ def parse_device(text: str) -> Device:
 
 
 def torch_placement(requested: str) -> Placement:
-    """The device that PyTorch runs on; a missing one is replaced by the CPU, with a warning."""
+    """The device that PyTorch runs on; `auto` is the CPU where there is no other. Raises UnsupportedFormat."""
     device = parse_device(requested)
     gpus, has_mps = _torch_accelerators()
     if device.kind == "auto":
@@ -52,7 +53,19 @@ def torch_placement(requested: str) -> Placement:
     present = {"cpu": True, "cuda": device.number < gpus, "mps": has_mps}
     if present[device.kind]:
         return Placement(device)
-    return Placement(CPU, (f"{device} was requested, but PyTorch finds no such device; the model runs on the CPU",))
+    raise no_device(device, "PyTorch finds no such device")
+
+
+def no_device(device: Device, why: str) -> UnsupportedFormat:
+    """The error for a device that was asked for by name; a model that ran elsewhere would be a surprise."""
+    return UnsupportedFormat(f'device="{device}" cannot be used: {why}; device="auto" takes what is there')
+
+
+def require_hardware(requested: str) -> None:
+    """Raises ConfigError for a device that this machine certainly lacks; loads no runtime."""
+    device = parse_device(requested)
+    if (device.kind == "cuda" and not _has_cuda()) or (device.kind == "mps" and sys.platform != "darwin"):
+        raise ConfigError(f'device="{device}" cannot be used: this machine has none; device="auto" takes what is there')
 
 
 def _torch_accelerators() -> tuple[int, bool]:

@@ -23,7 +23,7 @@ from penstock.backends.base import (
     require_file,
 )
 from penstock.backends.cache_dir import private_directory
-from penstock.backends.devices import cpu_flags, parse_device, usable_cores
+from penstock.backends.devices import cpu_flags, no_device, parse_device, usable_cores
 from penstock.errors import InferenceError, IntegrityError, ModelLoadError, OutOfMemory, UnsupportedFormat, shortened
 from penstock.tensors import Array, Arrays, Signature, TensorSpec
 
@@ -66,6 +66,7 @@ class OpenVinoBackend(Backend):
     def open(cls, file: ModelFile, options: BackendOptions) -> OpenVinoBackend:
         """Compile the model for this CPU. Raises ModelLoadError or a subclass, naming the file."""
         require_file(file.path)
+        _require_cpu(options)
         if _process() != os.getpid():
             raise ModelLoadError(
                 f"{file.path}: OpenVINO hangs in a fork of a process that has used it; start processes with spawn"
@@ -76,7 +77,7 @@ class OpenVinoBackend(Backend):
             compiled = runtime().compile_model(model, "CPU", _properties(options, precision, file.path))
         except Exception as error:
             raise ModelLoadError(f"{file.path}: OpenVINO could not compile the model: {_detail(error)}") from None
-        backend = cls(model, compiled, _signature(file, model), (*_device_warnings(options), *warnings))
+        backend = cls(model, compiled, _signature(file, model), warnings)
         backend.lowered_to = "bf16" if precision == "bf16" else None
         return backend
 
@@ -192,11 +193,10 @@ def _precision(options: BackendOptions) -> tuple[tuple[str, ...], str]:
     return (f"{options.precision} was requested, but an OpenVINO model keeps the precision of its export",), "f32"
 
 
-def _device_warnings(options: BackendOptions) -> tuple[str, ...]:
+def _require_cpu(options: BackendOptions) -> None:
     device = parse_device(options.device)
-    if device.kind in ("auto", "cpu"):
-        return ()
-    return (f"{device} was requested, but OpenVINO models run on the CPU",)
+    if device.kind not in ("auto", "cpu"):
+        raise no_device(device, "OpenVINO models run on the CPU")
 
 
 def _weigh(model: openvino.Model) -> tuple[int, int]:

@@ -118,7 +118,7 @@ def _device(settings: Settings) -> Finding:
     here = {"auto", "cpu", *(name.partition(":")[0] for name in devices.torch_devices())}
     if "CUDAExecutionProvider" in devices.onnx_providers():
         here.add("cuda")
-    missing = f"this machine has no {kind}; models would run on the CPU; set auto or cpu"
+    missing = f"this machine has no {kind}; no model would be loaded; set auto or cpu"
     return Finding("device", settings.device, None if kind in here else missing)
 
 

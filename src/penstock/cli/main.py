@@ -16,7 +16,7 @@ import typer
 import penstock
 from penstock.cli import config, doctor, predict, scan, serve
 from penstock.cli.models import commands as models
-from penstock.errors import PenstockError, type_and_message
+from penstock.errors import PenstockError, type_and_message, worded
 
 app = typer.Typer(
     name="penstock",
@@ -59,7 +59,7 @@ def run(command: Callable[[], object]) -> int:
     try:
         return _finish(command)
     except PenstockError as error:
-        return _fail(str(error), error)
+        return _fail(worded(str(error), "cli"), error)
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from penstock.errors import worded
+
 PIPE_WIDTH = 200
 """Columns of a table that is not printed to a terminal; wide enough for digests."""
 
@@ -28,7 +30,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, tit
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*(Text("" if cell is None else str(cell)) for cell in row))
+        table.add_row(*(Text("" if cell is None else worded(str(cell), "cli")) for cell in row))
     Console(width=None if sys.stdout.isatty() else PIPE_WIDTH).print(table)
 
 

@@ -22,6 +22,7 @@ from penstock.errors import (
     OutOfRange,
     Overloaded,
     PenstockError,
+    worded,
 )
 
 MEDIA_TYPE = "application/problem+json"
@@ -143,6 +144,7 @@ def problem_body(error: BaseException, request_id: str) -> tuple[int, bytes]:
     else:
         status, slug = kind_of(error).status, kind_of(error).slug
         content = describe(error, request_id)
+    content["detail"] = worded(content["detail"], "server")
     return status, orjson.dumps({"type": _PREFIX + slug, **content, "request_id": request_id})
 
 

@@ -10,6 +10,7 @@ from typing import Any, TextIO
 
 import structlog
 
+from penstock.errors import worded
 from penstock.monitor.redaction import redact_also, scrub_field
 from penstock.settings import Settings
 
@@ -59,7 +60,7 @@ def _formatter(log_format: str, stream: TextIO) -> logging.Formatter:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     # Format the traceback here: the console renderer would print local variables, and with them payloads
-    clean: list[Any] = [structlog.processors.format_exc_info, scrub_record]
+    clean: list[Any] = [structlog.processors.format_exc_info, _in_words_of_settings, scrub_record]
     if log_format == "console":
         colours = stream.isatty()
         plain = structlog.dev.plain_traceback
@@ -70,6 +71,13 @@ def _formatter(log_format: str, stream: TextIO) -> logging.Formatter:
         foreign_pre_chain=shared,
         processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *clean, *last],
     )
+
+
+def _in_words_of_settings(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Name options as the operator sets them."""
+    if isinstance(event.get("event"), str):
+        event["event"] = worded(event["event"], "server")
+    return event
 
 
 def scrub_record(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

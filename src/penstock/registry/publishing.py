@@ -43,7 +43,7 @@ def prove_copy(artifact: Artifact, trust: Trust, copy: Path) -> None:
         import_attribute(PROOF)(replace(artifact, path=copy), trust)
     except ModelLoadError as error:
         sentence = str(error).replace(str(copy), str(artifact.path))
-        raise type(error)(f"{sentence}; only prove=False (--no-prove) publishes it all the same") from error
+        raise type(error)(f"{sentence}; only prove=False publishes it all the same") from error
 
 
 def prove_alias(artifact: Artifact, trust: Trust, alias: str, now: str | None) -> None:
@@ -54,7 +54,7 @@ def prove_alias(artifact: Artifact, trust: Trust, alias: str, now: str | None) -
         stays = f"stays at {now}" if now is not None else "is not set"
         raise type(error)(
             f"{artifact.name}@{alias} {stays}, since this machine cannot load the version: {error}; "
-            "only force=True (--force) moves it all the same"
+            "only force=True moves it all the same"
         ) from error
 
 

@@ -25,7 +25,7 @@ def require_allowed(report: Report, trust: str) -> None:
 
 def untrusted(path: Path, what: str, tier: str) -> str:
     """The sentence for a file that needs more trust than it has."""
-    return f"{path}: {what}; if you trust its source, pass --trust {tier}, or publish it with --trust {tier}"
+    return f'{path}: {what}; if you trust its source, pass trust="{tier}", or publish it with trust="{tier}"'
 
 
 def scan_artifact(artifact: Artifact) -> Iterator[Report]:

@@ -381,25 +381,27 @@ def test_without_cuda_auto_is_the_cpu_without_a_warning(tmp_path: Path, device: 
 
 @no_cuda
 @pytest.mark.parametrize("device", ["cuda:0", "cuda:1", "mps"])
-def test_a_missing_device_is_replaced_by_the_cpu_with_a_warning(tmp_path: Path, device: str) -> None:
-    backend = open_onnx(linear(tmp_path / "m.onnx"), device=device)
-    assert backend.device == "cpu"
-    assert len(backend.warnings) == 1
-    assert backend.warnings[0].startswith(f"{device} was requested")
+def test_a_device_that_was_named_and_is_not_here_is_refused(tmp_path: Path, device: str) -> None:
+    with pytest.raises(UnsupportedFormat) as refused:
+        open_onnx(linear(tmp_path / "m.onnx"), device=device)
+    assert str(refused.value) == (
+        f'device="{device}" cannot be used: this ONNX Runtime has no provider for it; device="auto" takes what is there'
+    )
 
 
 @no_cuda
 @pytest.mark.parametrize("action", ["ignore", "error"], ids=["falls-back-silently", "raises"])
-@pytest.mark.parametrize("device", ["auto", "cuda:0"])
 def test_a_cuda_provider_that_does_not_start_is_reported(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str, action: Any
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, action: Any
 ) -> None:
     """This ONNX Runtime has no CUDA: if CUDA is requested, it warns and continues without, as without drivers."""
     monkeypatch.setattr(ort, "get_available_providers", lambda: [CUDA, "CPUExecutionProvider"])
     path = linear(tmp_path / "m.onnx")
     with warnings.catch_warnings():
         warnings.filterwarnings(action, "Specified provider 'CUDAExecutionProvider'", UserWarning)
-        backend = open_onnx(path, device=device)
+        backend = open_onnx(path, device="auto")
+        with pytest.raises(UnsupportedFormat, match=r'device="cuda:0" cannot be used: .*provider'):
+            open_onnx(path, device="cuda:0")
     assert backend.device == "cpu"
     assert len(backend.warnings) == 1
     assert backend.warnings[0].startswith("cuda:0 could not be used, the model runs on the CPU: ")

@@ -150,12 +150,12 @@ def test_weights_that_are_not_inside_the_code_are_refused(crafted: Any) -> None:
         open_package(crafted(**{"weights_config.json": b"{}"}))
 
 
-def test_a_device_and_precision_it_was_not_compiled_for_are_answered_with_warnings(package: Path) -> None:
-    backend = open_package(package, options=BackendOptions(device="cuda", precision="bf16", trust="native"))
+def test_a_precision_it_was_not_compiled_for_is_a_warning_and_a_device_is_refused(package: Path) -> None:
+    backend = open_package(package, options=BackendOptions(precision="bf16", trust="native"))
     assert backend.device == "cpu"
-    precision, device = backend.warnings
-    assert precision == "bf16 was requested, but a package keeps the precision of its compilation"
-    assert device == "cuda was requested, but the package was compiled for the CPU and runs there"
+    assert backend.warnings == ("bf16 was requested, but a package keeps the precision of its compilation",)
+    with pytest.raises(UnsupportedFormat, match='device="cuda:0" cannot be used: the package was compiled for the CPU'):
+        open_package(package, options=BackendOptions(device="cuda", trust="native"))
 
 
 def test_a_program_is_not_a_package(tmp_path: Path) -> None:

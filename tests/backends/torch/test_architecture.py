@@ -67,7 +67,7 @@ def test_an_unregistered_package_is_refused_before_it_is_imported(package: Path)
     assert str(caught.value) == (
         "m.safetensors: the package someones_models of the architecture someones_models:Net is not registered for "
         "models (entry point group penstock.architectures), and importing it runs its code; register it, or allow "
-        "this with trust code"
+        'this with trust="code"'
     )
 
 

@@ -390,13 +390,12 @@ def test_references_and_files_are_distinguished(ref: str, is_file: bool) -> None
     assert is_model_file(ref) is is_file
 
 
-def test_a_missing_device_is_logged(registry: Registry, publish: Publish, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_device_that_was_named_and_is_not_here_is_refused(registry: Registry, publish: Publish) -> None:
     publish()
-    model = ModelManager(registry).load_model("m", device="cuda:7")
-    assert model.info.device == "cpu"
-    logged = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert logged == [f"m:1.0.0: {warning}" for warning in model.info.warnings]
-    assert "cuda:7 was requested" in logged[0]
+    manager = ModelManager(registry)
+    with pytest.raises(ModelLoadError, match=r'm:1\.0\.0.*device="cuda:7" cannot be used.*device="auto" takes'):
+        manager.load_model("m", device="cuda:7")
+    assert manager.load_model("m", device="auto").info.device in ("cpu", "cuda:0")
 
 
 def test_a_warm_up_without_rows_is_refused(registry: Registry, publish: Publish) -> None:

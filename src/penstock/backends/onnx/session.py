@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from penstock.backends.base import BackendOptions
-from penstock.backends.devices import CPU, Device, Placement, parse_device, usable_cores
+from penstock.backends.devices import CPU, Device, Placement, no_device, parse_device, usable_cores
 from penstock.backends.onnx.cache import optimized_form
 from penstock.backends.onnx.errors import load_error
 from penstock.errors import ModelLoadError
@@ -57,9 +57,10 @@ class _Choice(NamedTuple):
 
 
 def open_session(path: Path, options: BackendOptions) -> Opened:
-    """A session on the requested device, or on the next best with a warning that says why.
+    """A session on the requested device; with `auto`, on the next best with a warning that says why.
 
-    Raises ModelLoadError or a subclass, naming the file, when the CPU does not run the model either.
+    Raises ModelLoadError or a subclass, naming the file, when a device that was named cannot run the model, or the CPU
+    cannot.
     """
     import onnxruntime as ort
 
@@ -77,6 +78,8 @@ def open_session(path: Path, options: BackendOptions) -> Opened:
                 return Opened(session, Placement(choice.device, tuple(warnings)), shared)
             # ONNX Runtime only prints this, and continues with the other providers
             why = f"ONNX Runtime could not start its {choice.first.removesuffix('ExecutionProvider')} provider"
+        if options.device != "auto" and choice.first != TENSORRT:
+            raise no_device(choice.device, why)
         next_best = choice.device if choice.first == TENSORRT else "the CPU"
         warnings.append(f"{choice} could not be used, the model runs on {next_best}: {why}")
     raise AssertionError("the CPU is always a choice")
@@ -106,16 +109,13 @@ def _tensorrt_options(device: Device, options: BackendOptions, cache_dir: Path) 
 
 
 def _wanted(options: BackendOptions, available: list[str]) -> tuple[Device, list[str]]:
-    """The device to try first, and a warning for each option that cannot be met."""
+    """The device to try first, and a warning for each option that cannot be met. Raises UnsupportedFormat."""
     device = parse_device(options.device)
     warnings: list[str] = []
     if device.kind == "auto":
         device = Device("cuda") if _CUDA in available else CPU
     elif _PROVIDERS.get(device.kind, _CPU) not in available:
-        warnings.append(
-            f"{device} was requested, but this ONNX Runtime has no provider for it; the model runs on the CPU"
-        )
-        device = CPU
+        raise no_device(device, "this ONNX Runtime has no provider for it")
     by_tensorrt = options.precision == "fp16" and device.kind == "cuda" and TENSORRT in available
     if options.precision != "fp32" and not (by_tensorrt and options.cache_dir is not None):
         warnings.append(f"{options.precision} was requested, but an ONNX model keeps the precision of its export")

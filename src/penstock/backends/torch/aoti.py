@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from penstock.backends.base import BackendOptions, ModelFile, require_file
-from penstock.backends.devices import missing_features, torch_placement
+from penstock.backends.devices import missing_features, no_device, parse_device, torch_placement
 from penstock.backends.signature_match import require_fit, same_type, same_type_and_lengths
 from penstock.backends.torch.base import TorchBackend, load_error, require_numbers, set_threads
 from penstock.backends.torch.pt2_archive import open_archive
@@ -61,11 +61,13 @@ class AotiBackend(TorchBackend):
         signature = _signature(file, package)
         require_numbers(file.path, signature)
         _require_machine(file.path, package)
+        if package.device == "cpu" and options.device not in ("auto", "cpu"):
+            raise no_device(parse_device(options.device), "the package was compiled for the CPU")
         placement = torch_placement(options.device if package.device != "cpu" else "cpu")
         if package.device != placement.device.kind:
             raise ModelLoadError(f"{file.path}: it was compiled for {package.device}, which PyTorch does not find here")
         set_threads(options.threads)
-        backend = cls(None, signature, placement.device, warnings=_warnings(package, options))
+        backend = cls(None, signature, placement.device, warnings=_warnings(options))
         backend.num_parameters, backend.num_bytes = package.num_parameters, package.num_bytes
         backend._load(file.path, package)
         return backend
@@ -201,12 +203,10 @@ def _order(path: Path, package: Package, signature: Signature, taken: Any) -> li
     return [*(name for name in names if name not in keywords), *keywords]
 
 
-def _warnings(package: Package, options: BackendOptions) -> tuple[str, ...]:
+def _warnings(options: BackendOptions) -> tuple[str, ...]:
     warnings: tuple[str, ...] = ()
     if options.precision != "fp32":
         warnings += (f"{options.precision} was requested, but a package keeps the precision of its compilation",)
-    if options.device not in ("auto", "cpu") and package.device == "cpu":
-        warnings += (f"{options.device} was requested, but the package was compiled for the CPU and runs there",)
     return warnings
 
 

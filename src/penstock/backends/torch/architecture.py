@@ -84,14 +84,14 @@ def _find(path: Path, architecture: str | type, trust: str) -> Any:
     if trust == "data" and not _is_known(package):
         raise Untrusted(
             f"{path}: the package {package} of the architecture {architecture} is not registered for models "
-            f"(entry point group {GROUP}), and importing it runs its code; register it, or allow this with trust code"
+            f'(entry point group {GROUP}), and importing it runs its code; register it, or allow this with trust="code"'
         )
     found = _import(path, architecture, module_name, qualified_name)
     home = str(getattr(found, "__module__", "")).partition(".")[0]
     if trust == "data" and isinstance(found, type) and not _is_known(home):  # reached through an import of the module
         raise Untrusted(
             f"{path}: {architecture} is a class of the package {home}, which is not registered for models "
-            f"(entry point group {GROUP}); register it, or allow this with trust code"
+            f'(entry point group {GROUP}); register it, or allow this with trust="code"'
         )
     return found
 

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 import penstock
+from penstock.errors import worded
 from penstock.gateway.http import Call, Reply, json_reply
 from penstock.gateway.problems import retry_after
 
@@ -112,10 +113,10 @@ async def metrics(call: Call) -> Reply:
 
 
 def _state(call: Call) -> tuple[bool, list[str]]:
-    state: tuple[bool, list[str]] = call.service.engine.ready()
-    if not call.service.started and state[0]:
+    ready, reasons = call.service.engine.ready()
+    if not call.service.started and ready:
         return False, ["models are being loaded"]
-    return state
+    return ready, [worded(reason, "server") for reason in reasons]
 
 
 def _probe(good: bool, reasons: list[str]) -> Reply:

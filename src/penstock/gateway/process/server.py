@@ -18,6 +18,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from penstock.backends.devices import require_hardware
 from penstock.errors import ConfigError, PenstockError
 from penstock.gateway.gateway import Gateway
 from penstock.gateway.middleware import build_gateway
@@ -49,6 +50,7 @@ def serve(settings: Settings, refs: Sequence[str] = ()) -> int:
     that was named and cannot be served.
     """
     configure_logging(settings)
+    require_hardware(settings.device)
     host, port = free_address(settings.host, settings.port)
     settings = settings.model_copy(update={"host": host, "port": port})
     if settings.workers == 1:
