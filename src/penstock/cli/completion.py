@@ -33,10 +33,11 @@ def _offered(find: Find) -> Offer:
 
 def _registry(ctx: typer.Context) -> Registry:
     """The registry that the options typed so far select."""
-    from penstock.cli.options import open_registry, read_settings
+    from penstock.registry.registry import Registry
+    from penstock.settings import load_settings
 
-    given = ctx.params
-    return open_registry(read_settings(given.get("config"), registry=given.get("registry")))
+    loaded = load_settings({"registry": ctx.params.get("registry")}, config_file=ctx.params.get("config"))
+    return Registry(loaded.settings.registry, loaded.settings.database_url)
 
 
 @_offered
