@@ -187,7 +187,7 @@ def _open(
         if trial is not backend:
             examples = Examples(trial, trial.signature, samples, moved_example(examples, backend.signature))
         _require_quick(trial, examples, at_most_s)
-        rows = WHOLE if backend.signature.whole else rows or prove_rows(trial, examples, limits.batch_rows)
+        rows = WHOLE if backend.signature.whole else rows or _proof(trial, examples, limits)
         if rows.influenced:
             limits = _for_whole_requests(limits, options, rows, what)
         _verify(trial, samples, limits, what)
@@ -202,6 +202,14 @@ def _open(
     except BaseException:
         opened.close()
         raise
+
+
+def _proof(backend: Backend, examples: Examples, limits: BatchLimits) -> RowProof:
+    """Of a model that runs neither with one row of its samples nor with several, only with all of them: none."""
+    try:
+        return prove_rows(backend, examples, limits.batch_rows)
+    except InferenceError as error:
+        return RowProof(batchable=False, why=f"it does not run with single rows ({error})")
 
 
 def _require_quick(backend: Backend, examples: Examples, at_most_s: float) -> None:
