@@ -22,8 +22,8 @@ def weights(seed: int) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal((FEATURES, CLASSES)).astype(np.float32)
 
 
-def linear(path: Path, seed: int = 0, batch: int | str = "batch") -> Path:
-    """logits = x @ weights(seed)"""
+def linear(path: Path, seed: int = 0, batch: int | str = "batch", classes: str = "a,b,c") -> Path:
+    """logits = x @ weights(seed), with the names of the classes in the metadata; without any they may be anything."""
     graph = helper.make_graph(
         [helper.make_node("MatMul", ["x", "w"], ["logits"])],
         "linear",
@@ -32,5 +32,7 @@ def linear(path: Path, seed: int = 0, batch: int | str = "batch") -> Path:
         [numpy_helper.from_array(weights(seed), "w")],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    if classes:
+        helper.set_model_props(model, {"classes": classes})
     onnx.save(model, path)
     return path

@@ -113,6 +113,8 @@ class Backend(ABC):
     """The precision that it was switched to at load, such as fp16; None: that of its file."""
     own_threads: bool = False
     """True when `BackendOptions.threads` applies to this model alone and not to the whole process."""
+    metadata: Mapping[str, str] = {}
+    """What an exporter noted in the file, by key."""
     warnings: tuple[str, ...] = ()
     """One sentence for each option that could not be met at load, such as a GPU that is missing."""
     reading: Reading | None = None

@@ -102,7 +102,7 @@ class TensorTask(Task):
     def coerce(self, value: Any) -> TensorRequest:
         """Convert a request, a mapping of arrays by input name, or one array for a model with one input.
 
-        Raises InvalidInput.
+        An array with one axis less than the input is one row. Raises InvalidInput.
         """
         if isinstance(value, TensorRequest):
             return value
@@ -112,7 +112,10 @@ class TensorTask(Task):
         if len(self.signature.inputs) != 1:
             names = ", ".join(spec.name for spec in self.signature.inputs)
             raise InvalidInput(f"inputs: the model takes several, give a mapping of {names} to arrays", field="inputs")
-        return TensorRequest(inputs={self.signature.inputs[0].name: value})
+        spec = self.signature.inputs[0]
+        if _axes(value) == len(spec.shape) - 1:
+            value = [value] if isinstance(value, list) else value[None]
+        return TensorRequest(inputs={spec.name: value})
 
     def _read(self, spec: TensorSpec, given: dict[str, Any], finite: bool) -> Array:
         if spec.name not in given:
@@ -130,6 +133,13 @@ class TensorTask(Task):
             if np.isnan(values).any():
                 raise _wrong(spec.name, "a value is not a number (NaN)")
         return array
+
+
+def _axes(value: Any) -> int:
+    """The number of axes of an array, or of lists by their first items; -1 for anything else."""
+    if isinstance(value, list):
+        return 1 + (max(_axes(value[0]), 0) if value else 0)
+    return int(getattr(value, "ndim", -1))
 
 
 def _wrong(name: str, message: str) -> InvalidInput:

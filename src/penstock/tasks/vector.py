@@ -110,6 +110,7 @@ class VectorClassification(Task):
         self.features = spec.row_elements
         self._name, self._dtype, self._row_shape = spec.name, spec.numpy, spec.shape[1:]
         self._limit = float(np.finfo(self._dtype).max)
+        self._fixed_rows = max(spec.shape[0], 0)
         self._steps = build_steps(settings.preprocess, self.features, np.dtype(np.float64), self._limit)
         self.scores = ClassScores(signature, settings.output, settings.labels, "input_data")
 
@@ -120,6 +121,9 @@ class VectorClassification(Task):
         rows = request.batch_size
         if values.size != rows * self.features:
             raise self._wrong_length(values.size, rows)
+        if self._fixed_rows not in (0, rows):
+            message = f"batch_size: the model takes exactly {self._fixed_rows} in a request"
+            raise InvalidInput(message, field="batch_size")
         if not _within(values, self._limit):
             _refuse_number(values, self._dtype)
         if self._steps is not None:

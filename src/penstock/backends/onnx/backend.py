@@ -57,6 +57,7 @@ class OnnxBackend(Backend):
         self._of_maps = {port.name: port for port in found if port.of_map is not None and port.name in wanted}
         types = {spec.name: spec.dtype for spec in (*signature.inputs, *signature.outputs)}
         self._bf16_types = types if BF16 in types.values() else None
+        self.metadata = opened.session.get_modelmeta().custom_metadata_map
         self._plain = _run_options()
         self._shrinking = _run_options(shrink=_arena(device))
         self._texts = [spec.name for spec in signature.inputs if spec.dtype == "BYTES"]

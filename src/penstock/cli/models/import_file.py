@@ -28,7 +28,8 @@ from penstock.registry.registry import Registry
 from penstock.scan.external_data import plain_location
 from penstock.scan.memory_map import mapped
 from penstock.scan.scanner import scan_file
-from penstock.tasks.catalog import load_task, task_for_bare
+from penstock.tasks.catalog import load_task
+from penstock.tasks.guessing import TaskGuess, guess_task
 from penstock.tensors import Signature
 
 BATCH_ROWS = 32
@@ -39,7 +40,7 @@ class InspectedModel(NamedTuple):
     """The facts about a bare file. `golden_origin` is the source of `golden`, or the reason for None."""
 
     signature: Signature
-    task: TaskEntry
+    task: TaskGuess
     variant: VariantSource
     golden: Golden | None
     golden_origin: str
@@ -71,7 +72,8 @@ def publish_file(
             Path(scratch) / "artifact",
             name=name,
             version=version,
-            task=model.task,
+            task=TaskEntry(kind=model.task.kind, config=model.task.config),
+            more_tasks=[TaskEntry(kind=kind) for kind in model.task.more],
             signature=model.signature,
             variants=[replace(model.variant, companions=_companions(path, model.variant.format))],
             golden=model.golden,
@@ -93,8 +95,8 @@ def _inspect(path: Path, trust: str, about: FileDescription) -> InspectedModel:
         rows = _rows(backend, examples)
         if golden is not None and rows is not None and rows.why == NOT_DETERMINISTIC:
             golden, origin = None, f"none: {NOT_DETERMINISTIC}"
-        entry = TaskEntry(kind=about.task or task_for_bare(signature), config=about.task_config)
-        load_task(entry.kind, entry.config, signature)
+        guess = guess_task(signature, about, backend.metadata, backend.run)
+        load_task(guess.kind, guess.config, signature)
     finally:
         backend.close()
     variant = VariantSource(
@@ -106,7 +108,7 @@ def _inspect(path: Path, trust: str, about: FileDescription) -> InspectedModel:
         num_parameters=backend.num_parameters,
         max_abs_error=None if golden is None else 0.0,
     )
-    return InspectedModel(signature, entry, variant, golden, origin, rows)
+    return InspectedModel(signature, guess, variant, golden, origin, rows)
 
 
 def _rows(backend: Backend, examples: Examples | None) -> RowProof | None:
@@ -170,7 +172,9 @@ def _lineage(path: Path, model: InspectedModel) -> dict[str, Any]:
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     rows = {} if model.rows is None else {"rows": record(model.rows)}
-    return {"source": path.name, "source_sha256": digest, "golden_samples": model.golden_origin, **rows}
+    assumed = {"assumed": [model.task.assumed]} if model.task.assumed else {}
+    source = {"source": path.name, "source_sha256": digest, "golden_samples": model.golden_origin}
+    return {**source, **rows, **assumed}
 
 
 def _modified_at(path: Path) -> str:

@@ -27,7 +27,8 @@ from penstock.errors import ModelLoadError
 from penstock.file_description import FileDescription
 from penstock.options import EngineOptions, ModelOptions
 from penstock.tasks.base import Task
-from penstock.tasks.catalog import load_task, require_rows, task_for_bare
+from penstock.tasks.catalog import load_task, require_rows
+from penstock.tasks.guessing import guess_task
 
 log = logging.getLogger(__name__)
 
@@ -77,6 +78,7 @@ def _load_artifact(artifact: Artifact, options: EngineOptions, selection: Varian
             *_schema_warning(artifact),
         ),
         choice=selected.results,
+        assumed=tuple(map(str, manifest.lineage.get("assumed", ()))),
     )
     return LoadedModel(
         info, task, ready.backend, ready.batcher(), artifact, more_tasks=more_tasks, policies=range_policies(options)
@@ -116,7 +118,9 @@ def load_file(
     ready = bring_up(format, model_file, options, limits, None, str(path), known)
     try:
         signature = ready.backend.signature
-        task = load_task(about.task or task_for_bare(signature), about.task_config, signature)
+        guess = guess_task(signature, about, ready.backend.metadata, ready.backend.run)
+        task = load_task(guess.kind, guess.config, signature)
+        more_tasks = [load_task(kind, {}, signature) for kind in guess.more]
     except BaseException:
         ready.backend.close()
         raise
@@ -131,8 +135,11 @@ def load_file(
         num_parameters=None,
         size_bytes=path.stat().st_size,
         sha256=digest,
+        assumed=(guess.assumed,) if guess.assumed else (),
     )
-    return LoadedModel(info, task, ready.backend, ready.batcher(), path=path, policies=range_policies(options))
+    return LoadedModel(
+        info, task, ready.backend, ready.batcher(), path=path, more_tasks=more_tasks, policies=range_policies(options)
+    )
 
 
 def _settle(tasks: Sequence[Task], ready: ReadyBackend) -> None:
@@ -220,6 +227,7 @@ def _info(
     num_parameters: int | None,
     size_bytes: int,
     warnings: tuple[str, ...] = (),
+    assumed: tuple[str, ...] = (),
     **facts: Any,
 ) -> ModelInfo:
     backend, signature, rows = ready.backend, task.signature, ready.rows
@@ -241,6 +249,6 @@ def _info(
         batch_noise=rows.noise,
         batch_reason=rows.why,
         proven=not ready.unproven,
-        assumed=ready.assumed,
+        assumed=(*ready.assumed, *assumed),
         **facts,
     )

@@ -111,6 +111,7 @@ class LoadedModel:
         "task",
         "used_at",
         "variant",
+        "vector_task",
         "version",
     )
 
@@ -144,6 +145,9 @@ class LoadedModel:
             tasks = (*tasks, TensorTask({}, backend.signature))
         self.runners = {each.kind: TaskRunner(each, self.key, batcher.limits, ranges, policies) for each in tasks}
         self.runner = self.runners[task.kind]
+        vectors = (each.kind for each in tasks if each.array_field is not None)
+        self.vector_task: str | None = next(vectors, None)
+        """The first of its tasks that takes one array of numbers."""
         self.info = replace(info, tasks=tuple(self.runners))
         # unique to this load: cached outputs never outlive their model, even if file names are the same
         self.cache_identity = f"{self.key}/{self.variant}/{info.sha256}/{next(_loads)}"

@@ -133,10 +133,10 @@ class ModelManager:
             raise
         model.loaded_with = overrides.on(options, model.variant)
         self.cache.add(model)
-        for sentence in model.info.assumed:
-            log.info("%s: %s", model.key, sentence)
         for warning in model.backend.warnings:
             log.warning("%s: %s", model.key, warning)
+        for sentence in model.info.assumed:
+            log.info("%s: %s", model.key, sentence)
         return model
 
     def _load_artifact(self, artifact: Artifact, options: EngineOptions, overrides: LoadOverrides) -> LoadedModel:

@@ -69,8 +69,11 @@ async def _answer(call: Call, ref: str | None, *, vector: bool = False, fixed: b
     with _lease(call, ref) as lease:
         if vector:
             model = lease.find()
-            if model is None or model.task.array_field is None:
-                lease.ref = await _vector_ref(call)
+            if model is None or model.vector_task is None:
+                model = await _vector_model(call)
+                lease.ref = model.key
+            if model.vector_task != model.task.kind:
+                lease.task = model.vector_task
         if call.query:
             lease.task = _task_of_query(call)
         if lease.check() is None:
@@ -111,15 +114,17 @@ def _lease(call: Call, ref: str | None) -> Lease:
     )
 
 
-async def _vector_ref(call: Call) -> str | None:
+async def _vector_model(call: Call) -> LoadedModel:
     """The default model if it takes a vector, else the first served one that does. Raises ModelNotFound."""
     engine = call.service.engine
-    if (await engine.model()).task.array_field is not None:
-        return None
-    model = next((model for model in engine.loaded() if model.task.array_field is not None), None)
-    if model is None:
-        raise ModelNotFound("no model that takes a vector of numbers is served here; GET /models lists what is")
-    return model.key
+    default = await engine.model()
+    taking = [model for model in (default, *engine.loaded()) if model.vector_task is not None]
+    if not taking:
+        raise ModelNotFound(
+            f"no model that takes a vector of numbers is served here; {default.key} has the task {default.task.kind}, "
+            "which POST /predict answers"
+        )
+    return next((model for model in taking if model is default or model.vector_task == model.task.kind), taking[0])
 
 
 def _named(call: Call, ref: str) -> str:
@@ -218,7 +223,23 @@ def _read_request(lease: Lease, body: bytes, content_type: str) -> Any:
             kind, read = named
             _choose(lease, kind)
             return read(lease.runner.task)
-    return read_json(task, body)
+    try:
+        return read_json(task, body)
+    except InvalidInput as error:
+        raise _meant_as_vector(lease.model, task, body) or error from None
+
+
+def _meant_as_vector(model: LoadedModel, task: Task, body: bytes) -> InvalidInput | None:
+    """How to ask for classes, where a vector was sent to a model that reads one only when asked to."""
+    kind = model.vector_task
+    field = None if kind in (None, task.kind) else model.runners[str(kind)].task.array_field
+    if field is None or f'"{field}"'.encode() not in body:
+        return None
+    return InvalidInput(
+        f"{field}: {model.key} answers with the task {task.kind}, as nothing says that it is a classifier; post to "
+        f'/inference/predict or add "task": "{kind}", or serve it with --task {kind}',
+        field=field,
+    )
 
 
 def _choose(lease: Lease, kind: Any) -> None:
