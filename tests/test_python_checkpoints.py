@@ -90,6 +90,7 @@ def test_a_plain_state_dict_with_a_signature(manager: ModelManager, net: Net, tm
         architecture=Net,
         architecture_args={"width": 16},
         signature=signature,
+        task="vector-classification",
     ) as predictor:
         assert predictor.predict(X).predictions == expected(net).argmax(axis=1).tolist()
 

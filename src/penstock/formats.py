@@ -173,7 +173,8 @@ _ROWS = (
         options=_TORCH_OPTIONS,
         records_signature="never",
         not_bare=(
-            "TorchScript does not record the types and shapes of its inputs; give `signature` in Python, "
+            "TorchScript does not record the types and shapes of its inputs; describe them "
+            "(MODEL_INPUTS=x:FP32:-1,3,32,32 or MODEL_EXAMPLE=FILE; `signature` or `example_input` in Python), "
             "publish it with `penstock models import --input`, or export the model to ONNX or .pt2"
         ),
     ),
@@ -218,8 +219,10 @@ _ROWS = (
         records_signature="never",
         needs_architecture=True,
         not_bare=(
-            "a state dict alone does not say which class it fills; give `architecture` and `example_input` in Python, "
-            "publish it with `penstock models import --architecture`, or export the model to ONNX"
+            "a state dict alone does not say which class it fills, nor its inputs; name them "
+            "(MODEL_ARCHITECTURE=module:Class with MODEL_INPUTS=x:FP32:-1,784 or MODEL_EXAMPLE=FILE; in Python "
+            "`architecture` and `example_input`), publish it with `penstock models import --architecture`, or export "
+            "it to ONNX"
         ),
         other_suffixes=(".bin",),
     ),

@@ -13,7 +13,7 @@ from penstock.backends.axes.reading import is_one_row, read_axes
 from penstock.backends.base import Backend, BackendOptions, ModelFile, Stated, require_file
 from penstock.backends.unbatched import RowByRow
 from penstock.errors import InvalidInput, UnsupportedFormat, Untrusted
-from penstock.formats import FORMATS, Format, formats_of_suffix
+from penstock.formats import FORMATS, Format, file_kinds, format_of_kind, formats_of_suffix
 from penstock.imports import import_attribute
 from penstock.scan.gate import require_allowed, untrusted
 from penstock.scan.scanner import kind_of_file, scan_file
@@ -105,17 +105,35 @@ def format_of(
     """The format of a bare model file, from `model_type` when given and else from the file's suffix and content.
 
     `signed`: its signature is known from elsewhere. `has_architecture`: a caller names the class that its weights fill.
+    A pickle of a whole module needs no class; opening it takes the trust `code`.
     Raises UnsupportedFormat, with what to do instead, for a file that cannot be served without an artifact.
     """
     if has_architecture:
-        return next(row.name for row in FORMATS.values() if row.needs_architecture)
+        model_type = next(row.name for row in FORMATS.values() if row.needs_architecture)
     row = _row_of(path) if model_type is None else FORMATS.get(model_type)
-    if row is not None and row.runs_alone(signed=signed):
-        return row.name
+    if row is not None:
+        _require_content(path, row, architecture=has_architecture)
+        if has_architecture or row.runs_alone(signed=signed) or (signed and holds_module(path, row.name)):
+            return row.name
     asked = model_type or path.suffix.lower() or "a file without a suffix"
     why = row.not_bare if row is not None else f"{asked} is not a model format that can be served alone"
     works = (row.suffixes[0] for row in FORMATS.values() if row.runs_alone())
     raise UnsupportedFormat(f"{path}: {why}; what works as a bare file: {', '.join(dict.fromkeys(works))}")
+
+
+def holds_module(path: Path, format: str) -> bool:
+    """True for a pickle of a whole module: it holds the names of classes beside its weights."""
+    return FORMATS[format].needs_architecture and path.is_file() and scan_file(path, format).tier == "code"
+
+
+def _require_content(path: Path, row: Format, *, architecture: bool) -> None:
+    """Raise UnsupportedFormat for a file whose content proves that it is of another format than `row`."""
+    kind = kind_of_file(path) if path.is_file() else ""
+    proven = next((file for file in file_kinds() if file.name == kind and (file.is_archive or file.header)), None)
+    if proven is not None and kind not in row.kinds:
+        found = format_of_kind(proven.name)
+        remedy = "leave the architecture out" if architecture else f"name that (MODEL_TYPE={found}), or none"
+        raise UnsupportedFormat(f"{path}: it should be of the format {row.name}, but is {found}; {remedy}")
 
 
 def _row_of(path: Path) -> Format | None:

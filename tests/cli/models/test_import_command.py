@@ -47,7 +47,7 @@ def script(mlp: Mlp) -> Path:
 
 
 def answers_like(penstock: Penstock, name: str, model: torch.nn.Module) -> None:
-    done = penstock("predict", name, "-", stdin=json.dumps(ROW).encode())
+    done = penstock("predict", name, "-", "--task", "vector-classification", stdin=json.dumps(ROW).encode())
     assert done.code == 0, done.err
     expected = torch.softmax(model(torch.tensor([ROW])), 1).max(1)
     answer = json.loads(done.out)

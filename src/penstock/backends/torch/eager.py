@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     import torch
 
 RUNS_AS_PYTHON = "the model runs as Python code; exported to ONNX, or compiled, it is usually faster"
+PICKLED = (
+    "the file is a pickle of a whole module, whose code ran when it was opened; weights with a class need no trust"
+)
 _TOLERANCE = 1e-4
 
 
@@ -59,15 +62,17 @@ class EagerBackend(TorchBackend):
         Sets the threads of PyTorch for the whole process: `options.threads`, or at most the usable cores.
         """
         require_file(file.path)
-        if file.signature is None or file.architecture is None:
+        if file.signature is None:
             raise ModelLoadError(
-                f"{file.path}: weights alone do not record the class that they fill, nor its inputs; "
-                "give `architecture` and `signature` or `example_input` in Python, publish them with "
-                "`penstock models import`, or export the model to ONNX"
+                f"{file.path}: the file does not record the model's inputs; describe them "
+                "(MODEL_INPUTS=x:FP32:-1,784 or MODEL_EXAMPLE=FILE; `signature` or `example_input` in Python), publish "
+                "it with `penstock models import`, or export the model to ONNX"
             )
         require_numbers(file.path, file.signature)
         device, warnings = torch_placement(options.device)
         set_threads(options.threads)
+        if file.architecture is None:
+            warnings += (PICKLED,)
         model = _filled(file, file.architecture, options.trust)
         try:
             backend = cls(model, file.signature, device, warnings=warnings, pin_memory=options.pin_memory)
@@ -82,7 +87,7 @@ class EagerBackend(TorchBackend):
         """The signature that the model shows when it runs on `example`; its weights are not needed for that."""
         require_file(file.path)
         if file.architecture is None:
-            return super().signature_from_example(file, example, trust)
+            return signature_of(file.path, state_dict.read_module(file.path, trust).eval(), example)
         recorded = state_dict.read(file.path).arguments
         model = architecture.build(
             file.path, file.architecture, file.architecture_args, recorded=recorded, trust=trust
@@ -92,8 +97,6 @@ class EagerBackend(TorchBackend):
     @classmethod
     def outputs_from_runs(cls, file: ModelFile, inputs: Sequence[TensorSpec], trust: str) -> tuple[TensorSpec, ...]:
         """The outputs that the model gives for these inputs; raises ModelLoadError when it does not run."""
-        if file.architecture is None:
-            raise ModelLoadError(f"{file.path}: weights alone do not say which class they fill; name its architecture")
         return output_specs(file.path, _filled(file, file.architecture, trust).eval(), inputs, file.example)
 
     def _call(self, tensors: dict[str, torch.Tensor]) -> Any:
@@ -160,7 +163,9 @@ class EagerBackend(TorchBackend):
         return None
 
 
-def _filled(file: ModelFile, model_class: str | type, trust: str) -> torch.nn.Module:
+def _filled(file: ModelFile, model_class: str | type | None, trust: str) -> torch.nn.Module:
+    if model_class is None:
+        return state_dict.read_module(file.path, trust)
     checkpoint = state_dict.read(file.path)
     model = architecture.build(
         file.path, model_class, file.architecture_args, recorded=checkpoint.arguments, trust=trust

@@ -8,8 +8,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from penstock.errors import IntegrityError, ModelLoadError, UnsupportedFormat, first_line
+from penstock.errors import IntegrityError, ModelLoadError, UnsupportedFormat, Untrusted, first_line
 from penstock.formats import FORMATS
+from penstock.scan.trust import at_least
 
 if TYPE_CHECKING:
     import torch
@@ -22,6 +23,7 @@ _COMPILED = "_orig_mod."
 _WRAPPERS = ("model.", "module.", "net.")
 """Prefixes that training code adds to the names of a wrapped model; `_orig_mod.` is torch.compile's, at any depth."""
 _MAX_NAMES = 5
+_SAVE = "save model.state_dict() and name its class"
 _REFUSED = re.compile(r"GLOBAL ([\w.]+)|unrecognized function|Unsupported class")
 
 
@@ -44,6 +46,32 @@ def read(path: Path) -> Checkpoint:
     if suffix not in weights.suffixes:
         raise UnsupportedFormat(f"{path}: weights are read from files named {', '.join(weights.suffixes)}")
     return _read_safetensors(path) if suffix in weights.files[0].suffixes else _read_pickle(path)
+
+
+def read_module(path: Path, trust: str) -> torch.nn.Module:
+    """The module that a file holds as a whole pickle, which runs code of the file and of the classes that it names.
+
+    Raises Untrusted unless `trust` covers code, UnsupportedFormat for a file without a module, ModelLoadError when its
+    classes are missing here.
+    """
+    import torch
+
+    if not at_least(trust, "code"):
+        raise Untrusted(
+            f"{path}: a pickle of a whole module runs code when it is opened; trust its source (code) or {_SAVE}"
+        )
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=False)
+    except (Exception, SystemExit) as error:  # of classes that are missing or have changed
+        raise ModelLoadError(f"{path}: the pickle of a module cannot be loaded: {first_line(error)}; {_SAVE}") from None
+    parts = [content, *(content.get(key) for key in _NESTED)] if isinstance(content, Mapping) else [content]
+    module = next((part for part in parts if isinstance(part, torch.nn.Module)), None)
+    if module is None:
+        raise UnsupportedFormat(
+            f"{path}: it holds no module; weights need the class that they fill "
+            "(MODEL_ARCHITECTURE=module:Class, `architecture` in Python, `penstock models import --architecture`)"
+        )
+    return module
 
 
 def fill(model: torch.nn.Module, checkpoint: Checkpoint) -> None:
@@ -135,7 +163,8 @@ def _unpickle(path: Path) -> Any:
             raise IntegrityError(f"{path}: the file is damaged or not a PyTorch state dict") from None
         what = f" ({refused[1]})" if refused[1] else ""
         raise UnsupportedFormat(
-            f"{path}: it holds more than weights{what} and was not loaded; save model.state_dict() as safetensors"
+            f"{path}: it holds more than weights{what} and was not loaded; save model.state_dict() as safetensors; a "
+            "whole module loads without an architecture where its source is trusted (code)"
         ) from None
 
 

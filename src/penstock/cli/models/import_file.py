@@ -14,7 +14,7 @@ from penstock.artifacts.card import render_card
 from penstock.artifacts.refs import FILE_VERSION
 from penstock.backends.axes.seen import rows_first
 from penstock.backends.base import Backend, BackendOptions, require_file
-from penstock.backends.catalog import format_of, open_backend
+from penstock.backends.catalog import format_of, holds_module, open_backend
 from penstock.backends.examples import Examples
 from penstock.backends.row_independence import NOT_DETERMINISTIC, RowProof, prove_rows
 from penstock.cli.models.random_samples import observe
@@ -132,7 +132,7 @@ def _format(path: Path, about: FileDescription) -> str:
     if format is None:
         return format_of(path)
     row = FORMATS[format]
-    if row.needs_architecture and about.architecture is None:
+    if row.needs_architecture and about.architecture is None and not holds_module(path, format):
         raise UnsupportedFormat(
             f"{path}: a file of weights does not record the class that they belong to; name it with "
             "`penstock models import --architecture module:Class`, or export the model to ONNX"
