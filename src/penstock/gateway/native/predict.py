@@ -226,18 +226,19 @@ def _read_request(lease: Lease, body: bytes, content_type: str) -> Any:
     try:
         return read_json(task, body)
     except InvalidInput as error:
-        raise _meant_as_vector(lease.model, task, body) or error from None
+        raise _meant_as_vector(lease, body) or error from None
 
 
-def _meant_as_vector(model: LoadedModel, task: Task, body: bytes) -> InvalidInput | None:
+def _meant_as_vector(lease: Lease, body: bytes) -> InvalidInput | None:
     """How to ask for classes, where a vector was sent to a model that reads one only when asked to."""
+    model, task = lease.model, lease.runner.task
     kind = model.vector_task
     field = None if kind in (None, task.kind) else model.runners[str(kind)].task.array_field
     if field is None or f'"{field}"'.encode() not in body:
         return None
     return InvalidInput(
-        f"{field}: {model.key} answers with the task {task.kind}, as nothing says that it is a classifier; post to "
-        f'/inference/predict or add "task": "{kind}", or serve it with --task {kind}',
+        f"{field}: {model.key} answers with the task {task.kind}, which takes no such field; for classes post to "
+        f'/inference/predict or add "task": "{kind}"; a file that is a classifier is served with --task {kind}',
         field=field,
     )
 
