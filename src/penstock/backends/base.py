@@ -68,6 +68,7 @@ class ModelFile:
     `architecture` is `module:Class` or the class itself, `architecture_args` its keyword arguments. `signature` is None
     for a bare file; the backend then reads it from the file when the format records one. What a user states about a
     bare file: an `example` input (arrays, or a file of them), the axis of the batch by name, or that there is none.
+    `module` is a live `torch.nn.Module`, which no file holds; `path` is then its name in messages.
     """
 
     path: Path
@@ -77,6 +78,7 @@ class ModelFile:
     example: Any = None
     batch_axes: Mapping[str, int | None] = field(default_factory=dict)
     no_batch: bool = False
+    module: Any = None
 
     @property
     def stated(self) -> Stated | None:

@@ -46,8 +46,7 @@ def open_backend(format: str, file: ModelFile, options: BackendOptions) -> Backe
     `options.trust` does not cover, IntegrityError for a crafted or damaged file, and what that backend's `open` raises.
     """
     backend = _backend_for(format, file.path, options.trust)
-    require_file(file.path)
-    require_allowed(scan_file(file.path, format), options.trust)  # before any runtime reads a byte of it
+    _require_allowed(file, format, options.trust)
     written = file.signature
     if written is not None and not written.batched:
         return RowByRow(backend.open(replace(file, signature=written.without_rows()), options))
@@ -63,6 +62,13 @@ def open_backend(format: str, file: ModelFile, options: BackendOptions) -> Backe
     return opened
 
 
+def _require_allowed(file: ModelFile, format: str, trust: str) -> None:
+    """Scan a file before any runtime reads a byte of it. A module is code that runs in this process already."""
+    if file.module is None:
+        require_file(file.path)
+        require_allowed(scan_file(file.path, format), trust)
+
+
 def _read_axes(backend: Backend, stated: Stated | None) -> None:
     """Give the backend's signature the batch axes that are stated or can be read."""
     signature = backend.signature
@@ -75,7 +81,7 @@ def _read_axes(backend: Backend, stated: Stated | None) -> None:
 def signature_from_example(format: str, file: ModelFile, example: Any, trust: str) -> Signature:
     """The signature of a model whose file records none, read from one run on `example`; see `Backend`."""
     backend = _backend_for(format, file.path, trust)
-    require_allowed(scan_file(file.path, format), trust)
+    _require_allowed(file, format, trust)
     return backend.signature_from_example(file, example, trust)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -61,7 +62,8 @@ class EagerBackend(TorchBackend):
 
         Sets the threads of PyTorch for the whole process: `options.threads`, or at most the usable cores.
         """
-        require_file(file.path)
+        if file.module is None:
+            require_file(file.path)
         if file.signature is None:
             raise ModelLoadError(
                 f"{file.path}: the file does not record the model's inputs; describe them "
@@ -71,9 +73,9 @@ class EagerBackend(TorchBackend):
         require_numbers(file.path, file.signature)
         device, warnings = torch_placement(options.device)
         set_threads(options.threads)
-        if file.architecture is None:
+        if file.architecture is None and file.module is None:
             warnings += (PICKLED,)
-        model = _filled(file, file.architecture, options.trust)
+        model = _model(file, options.trust)
         try:
             backend = cls(model, file.signature, device, warnings=warnings, pin_memory=options.pin_memory)
             backend._lower(options.precision, device)
@@ -85,6 +87,8 @@ class EagerBackend(TorchBackend):
     @classmethod
     def signature_from_example(cls, file: ModelFile, example: Any, trust: str) -> Signature:
         """The signature that the model shows when it runs on `example`; its weights are not needed for that."""
+        if file.module is not None:
+            return signature_of(file.path, _model(file, trust).eval(), example)
         require_file(file.path)
         if file.architecture is None:
             return signature_of(file.path, state_dict.read_module(file.path, trust).eval(), example)
@@ -97,7 +101,7 @@ class EagerBackend(TorchBackend):
     @classmethod
     def outputs_from_runs(cls, file: ModelFile, inputs: Sequence[TensorSpec], trust: str) -> tuple[TensorSpec, ...]:
         """The outputs that the model gives for these inputs; raises ModelLoadError when it does not run."""
-        return output_specs(file.path, _filled(file, file.architecture, trust).eval(), inputs, file.example)
+        return output_specs(file.path, _model(file, trust).eval(), inputs, file.example)
 
     def _call(self, tensors: dict[str, torch.Tensor]) -> Any:
         compiled = self._compiled
@@ -163,12 +167,16 @@ class EagerBackend(TorchBackend):
         return None
 
 
-def _filled(file: ModelFile, model_class: str | type | None, trust: str) -> torch.nn.Module:
-    if model_class is None:
+def _model(file: ModelFile, trust: str) -> torch.nn.Module:
+    """A copy of a live module, the class of a file filled with its weights, or the module that a file pickles."""
+    if file.module is not None:
+        module: torch.nn.Module = copy.deepcopy(file.module)
+        return module
+    if file.architecture is None:
         return state_dict.read_module(file.path, trust)
     checkpoint = state_dict.read(file.path)
     model = architecture.build(
-        file.path, model_class, file.architecture_args, recorded=checkpoint.arguments, trust=trust
+        file.path, file.architecture, file.architecture_args, recorded=checkpoint.arguments, trust=trust
     )
     state_dict.fill(model, checkpoint)
     return model

@@ -19,11 +19,11 @@ from penstock.engine.batching.limits import BatchLimits
 from penstock.engine.batching.padding import public_signature
 from penstock.engine.batching.row_proofs import KnownProofs
 from penstock.engine.loading.bring_up import ReadyBackend, bring_up
-from penstock.engine.loading.load_overrides import described_file
+from penstock.engine.loading.load_overrides import LiveModule, described_file
 from penstock.engine.loading.loaded_model import LoadedModel, ModelInfo
 from penstock.engine.loading.variant_selection import VariantSelection, select_variant
 from penstock.engine.tasks.ranges import RangePolicies
-from penstock.errors import ModelLoadError
+from penstock.errors import InvalidInput, ModelLoadError
 from penstock.file_description import FileDescription
 from penstock.options import EngineOptions, ModelOptions
 from penstock.tasks.base import Task
@@ -116,29 +116,54 @@ def load_file(
     by_file = not has_class and about.example is None  # a class and an example may change while the file does not
     known = KnownProofs(proofs, digest if by_file else "")
     ready = bring_up(format, model_file, options, limits, None, str(path), known)
+    return _bare(ready, options, about, name=path.stem, size_bytes=path.stat().st_size, sha256=digest, path=path)
+
+
+def load_module(
+    module: LiveModule, options: EngineOptions, description: FileDescription, proofs: Path | None = None
+) -> LoadedModel:
+    """Bring up a copy of a live `torch.nn.Module` under the name of its class, as version v1.0.
+
+    Its signature is described, or shown by a run on the example. Raises InvalidInput if neither is given.
+    """
+    name = type(module).__name__
+    if description.signature is None and description.example is None:
+        raise InvalidInput(
+            f"example_input: {name} does not record its inputs; give an example, such as a tensor of one row",
+            field="example_input",
+        )
+    file = described_file(Path(name), "pytorch", description, options.trust, module)
+    limits = batch_limits(options, name)
+    ready = bring_up("pytorch", file, options, limits, None, name, KnownProofs(proofs, ""))
+    size = ready.backend.num_bytes or 0
+    return _bare(ready, options, description, name=name, size_bytes=size, sha256="")
+
+
+def _bare(
+    ready: ReadyBackend, options: EngineOptions, about: FileDescription, *, path: Path | None = None, **facts: Any
+) -> LoadedModel:
+    """The model of a file or a module, with the task that is described or that fits. Closes it if that fails."""
+    backend = ready.backend
     try:
-        signature = ready.backend.signature
-        guess = guess_task(signature, about, ready.backend.metadata, ready.backend.run)
-        task = load_task(guess.kind, guess.config, signature)
-        more_tasks = [load_task(kind, {}, signature) for kind in guess.more]
+        guess = guess_task(backend.signature, about, backend.metadata, backend.run)
+        task = load_task(guess.kind, guess.config, backend.signature)
+        more_tasks = [load_task(kind, {}, backend.signature) for kind in guess.more]
     except BaseException:
-        ready.backend.close()
+        backend.close()
         raise
-    precision = ready.backend.lowered_to or "fp32"  # what was asked for is not what it runs in
+    precision = backend.lowered_to or "fp32"  # what was asked for is not what it runs in
     info = _info(
         ready,
         task,
-        name=path.stem,
         version=FILE_VERSION,
-        variant=default_variant_name(format, precision),
+        variant=default_variant_name(backend.format, precision),
         precision=precision,
         num_parameters=None,
-        size_bytes=path.stat().st_size,
-        sha256=digest,
         assumed=(guess.assumed,) if guess.assumed else (),
+        **facts,
     )
     return LoadedModel(
-        info, task, ready.backend, ready.batcher(), path=path, more_tasks=more_tasks, policies=range_policies(options)
+        info, task, backend, ready.batcher(), path=path, more_tasks=more_tasks, policies=range_policies(options)
     )
 
 

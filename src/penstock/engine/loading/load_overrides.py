@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Protocol, Self, runtime_checkable
 
 from penstock.backends.base import ModelFile
 from penstock.backends.catalog import outputs_from_runs, signature_from_example
@@ -14,6 +14,17 @@ from penstock.file_description import FileDescription, Labels, Preprocess, descr
 from penstock.formats import FORMATS
 from penstock.options import BackendKeywords, BackendOptions, check_names, given
 from penstock.tensors import Signature
+
+
+@runtime_checkable
+class LiveModule(Protocol):
+    """A `torch.nn.Module`; PyTorch is not imported to say so."""
+
+    def eval(self) -> Any:
+        """Switch to evaluation mode."""
+
+    def state_dict(self) -> Any:
+        """The weights by name."""
 
 
 class FileKeywords(BackendKeywords, total=False):
@@ -94,8 +105,13 @@ class LoadOverrides:
             )
 
 
-def described_file(path: Path, format: str, about: FileDescription, trust: str) -> ModelFile:
-    """A file with its signature: as described, with outputs from runs, or from a run on an example; else its own."""
+def described_file(
+    path: Path, format: str, about: FileDescription, trust: str, module: LiveModule | None = None
+) -> ModelFile:
+    """A file with its signature: as described, with outputs from runs, or from a run on an example; else its own.
+
+    The same for a live `module`, whose `path` is only its name.
+    """
     file = ModelFile(
         path,
         about.signature,
@@ -104,6 +120,7 @@ def described_file(path: Path, format: str, about: FileDescription, trust: str) 
         example=about.example,
         batch_axes=about.batch_axes,
         no_batch=about.no_batch,
+        module=module,
     )
     if about.signature is None:
         if about.example is None or FORMATS[format].records_signature != "never":

@@ -17,9 +17,9 @@ from penstock.backends.examples import Examples
 from penstock.backends.verification import warm_up
 from penstock.engine.config import check_at_least
 from penstock.engine.loading.fork_safety import call_after_fork
-from penstock.engine.loading.load import batch_limits, load_artifact, load_file, naming
+from penstock.engine.loading.load import batch_limits, load_artifact, load_file, load_module, naming
 from penstock.engine.loading.load_backoff import LoadBackoff
-from penstock.engine.loading.load_overrides import LoadKeywords, LoadOverrides
+from penstock.engine.loading.load_overrides import LiveModule, LoadKeywords, LoadOverrides
 from penstock.engine.loading.loaded_model import LoadedModel, ModelInfo
 from penstock.engine.loading.model_cache import ModelCache
 from penstock.engine.loading.selection_cache import SelectionResult
@@ -99,6 +99,20 @@ class ModelManager:
         log.info("%s is loaded again, with other options than before", model.key)
         return False
 
+    @with_option_help(LoadKeywords)
+    def load_module(self, module: LiveModule, **overrides: Unpack[LoadKeywords]) -> LoadedModel:
+        """A copy of a live `torch.nn.Module`, loaded under the name of its class, in place of an earlier one.
+
+        It needs an `example_input` or its `signature`; the keywords are those of `load_model`. The registry does not
+        know it, and no other process can load it: export or publish a model that is to be served.
+        """
+        chosen = LoadOverrides.of(overrides)
+        self.cache.check_open()
+        options = self._options.override(**chosen.options)
+        model = load_module(module, options, chosen.description, self._selection(options).proofs)
+        self.cache.add(model)
+        return model
+
     def _load_once(
         self, key: str, path: Path | None, options: EngineOptions, overrides: LoadOverrides, stale: LoadedModel | None
     ) -> LoadedModel:
@@ -166,7 +180,7 @@ class ModelManager:
             return f"{path.stem}:{FILE_VERSION}", path
         name = name_of(ref)
         file = self.cache.find(f"{name}:{FILE_VERSION}")
-        if file is None or file.path is None:
+        if file is None or file.artifact is not None:
             return ":".join(self.registry.resolve(ref)), None
         if ref not in (name, file.key):
             raise ModelNotFound(f"{ref}: {name} is a bare model file, which has the version {FILE_VERSION} only")

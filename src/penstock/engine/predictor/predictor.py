@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
-from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self, TypeAlias, Unpack
 
 from penstock.engine.batching.halving import halve_batch
 from penstock.engine.cache import PredictionCache
 from penstock.engine.config import check_at_least
-from penstock.engine.loading.load_overrides import LoadKeywords
-from penstock.engine.loading.loaded_model import TENSOR, ModelInfo
+from penstock.engine.loading.load_overrides import LiveModule, LoadKeywords
+from penstock.engine.loading.loaded_model import TENSOR, LoadedModel, ModelInfo
 from penstock.engine.loading.manager import ModelManager
 from penstock.engine.predictor.local_runs import LocalRuns
 from penstock.engine.predictor.progress import Progress, reported
-from penstock.engine.tasks.request_copies import pulled
+from penstock.engine.predictor.sources import chunked, prepared_ahead, requests_of
 from penstock.errors import ConfigError, InferenceError, InvalidInput, ModelNotReady, PenstockError
 from penstock.formats import is_model_file
 from penstock.options import (
@@ -39,9 +37,6 @@ from penstock.tensors import Arrays
 OPTIMIZATIONS = ("graph_optimization", "kernel_fusion", "quantization")
 _GRAPH_OPTIMIZATIONS = {"graph_optimization", "kernel_fusion"}
 _LOAD_ONLY = [name for name in LoadKeywords.__annotations__ if name not in BackendOptions.model_fields]
-
-_CHUNKS_AHEAD = 1
-"""Number of batches prepared while one runs; more would let a fast source fill the memory."""
 
 
 class _Prepared(NamedTuple):
@@ -79,13 +74,14 @@ class Predictor:
     @with_option_help(PredictorKeywords)
     def __init__(
         self,
-        model: str | Path,
+        model: str | Path | LiveModule,
         *,
         registry: Registry | Path | str | None = None,
         config: EngineOptions | Mapping[str, Any] | None = None,
         **options: Unpack[PredictorKeywords],
     ) -> None:
-        """`model` is a registry reference, a model that ships in an installed package, or a model file.
+        """`model` is a registry reference, a model that ships in an installed package, a model file, or a
+        `torch.nn.Module`, of which a copy runs; a module needs an `example_input` or its `signature`.
 
         It runs with the options of `config` and, in their place, `options`. `optimizations`: graph_optimization and
         kernel_fusion are the runtime's graph passes, on or off together; quantization selects the artifact's int8
@@ -101,15 +97,21 @@ class Predictor:
         engine_options = _engine_options(EngineOptions.of(config), chosen)
         self._manager = ModelManager(registry, engine_options)
         self._registry = self._manager.registry
-        if not is_model_file(str(model)):
-            self._registry.ensure(str(model))
-        load: dict[str, Any] = {name: chosen[name] for name in _LOAD_ONLY if name in chosen}
-        if not is_model_file(str(model)) or chosen.get("task") == TENSOR:  # one of the tasks that it has
-            load.pop("task", None)
-        self._model = self._manager.load_model(str(model), **load)
+        self._model = self._load(model, chosen)
         self._bind(chosen.get("task"))
         cached = engine_options.cache_size or engine_options.cache_bytes
         self._cache = PredictionCache(engine_options.cache_size, engine_options.cache_bytes) if cached else None
+
+    def _load(self, model: Any, chosen: Mapping[str, Any]) -> LoadedModel:
+        load: dict[str, Any] = {name: chosen[name] for name in _LOAD_ONLY if name in chosen}
+        is_file = is_model_file(str(model))
+        if not isinstance(model, str | Path):
+            return self._manager.load_module(_module(model), **load)
+        if not is_file:
+            self._registry.ensure(str(model))
+        if not is_file or chosen.get("task") == TENSOR:  # one of the tasks that it has
+            load.pop("task", None)
+        return self._manager.load_model(str(model), **load)
 
     def _bind(self, task: str | None) -> None:
         """Use one task of the loaded model; the model is closed again if it does not have it."""
@@ -194,8 +196,8 @@ class Predictor:
             raise ConfigError(f"on_error: {on_error!r} is unknown; known are raise, return")
         self._check_open()
         prepare = self._prepare if on_error == "raise" else self._prepare_or_error
-        chunks = _chunks(_source(values), size)
-        prepared = _ahead(prepare, chunks, num_workers) if num_workers else ([*map(prepare, c)] for c in chunks)
+        chunks = chunked(requests_of(values), size)
+        prepared = prepared_ahead(prepare, chunks, num_workers) if num_workers else ([*map(prepare, c)] for c in chunks)
         answers = (self._answer(items, size, on_error) for items in prepared)
         total = len(values) if isinstance(values, Sized) else None
         return (answer for chunk in reported(answers, total, progress) for answer in chunk)
@@ -332,6 +334,17 @@ def _revived(
     return copy
 
 
+def _module(model: Any) -> LiveModule:
+    """The module. Raises InvalidInput for anything else, such as a class that was not called."""
+    if isinstance(model, LiveModule) and not isinstance(model, type):
+        return model
+    given = model.__name__ if isinstance(model, type) else type(model).__name__
+    raise InvalidInput(
+        f"model: {given} is not a model; give a reference such as fraud@champion, a path or a torch.nn.Module object",
+        field="model",
+    )
+
+
 def _engine_options(config: EngineOptions, chosen: Mapping[str, Any]) -> EngineOptions:
     """The options of `config` with those that were given in their place."""
     changes = {name: value for name, value in chosen.items() if name in EngineOptions.model_fields}
@@ -367,35 +380,3 @@ def _error_of(item: _Prepared, error: BaseException) -> PenstockError:  # noqa: 
     if not isinstance(error, PenstockError):
         raise error
     return error
-
-
-def _source(values: Iterable[Any]) -> Iterator[Any]:
-    try:
-        return pulled(values)
-    except TypeError:
-        raise InvalidInput(
-            f"values: {type(values).__name__} holds no requests to go through; predict() answers a single one",
-            field="values",
-        ) from None
-
-
-def _chunks(iterator: Iterator[Any], size: int) -> Iterator[list[Any]]:
-    while chunk := list(islice(iterator, size)):
-        yield chunk
-
-
-def _ahead(prepare: Callable[[Any], Item], chunks: Iterable[list[Any]], workers: int) -> Iterator[list[Item]]:
-    """Prepared chunks in order; while one is used, threads prepare the next."""
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="penstock-prepare")
-    waiting: deque[list[Future[list[Item]]]] = deque()
-    try:
-        for chunk in chunks:
-            share = -(-len(chunk) // workers)
-            parts = (chunk[start : start + share] for start in range(0, len(chunk), share))
-            waiting.append([pool.submit(lambda part: [prepare(value) for value in part], part) for part in parts])
-            if len(waiting) > _CHUNKS_AHEAD:
-                yield [item for part in waiting.popleft() for item in part.result()]
-        while waiting:
-            yield [item for part in waiting.popleft() for item in part.result()]
-    finally:
-        pool.shutdown(cancel_futures=True)
