@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic_core import ErrorDetails
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]i?b|b)?", re.IGNORECASE)
 _UNITS = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
@@ -85,3 +86,26 @@ HomePath = Annotated[Path, AfterValidator(Path.expanduser)]
 DeviceName = Annotated[str, LOWER, AfterValidator(_device)]
 OptionalSize = Annotated[int | str | None, AfterValidator(_positive), BeforeValidator(_optional_size)]
 """A size that is kept as it was written; None is none."""
+
+_EXPECTED = {
+    "int_parsing": "should be a whole number",
+    "int_type": "should be a whole number",
+    "int_from_float": "should be a whole number",
+    "float_parsing": "should be a number",
+    "float_type": "should be a number",
+    "bool_parsing": "should be true or false (1, 0, yes, no, on and off work too)",
+    "bool_type": "should be true or false",
+    "string_type": "should be text",
+    "tuple_type": "should be a comma list, or a list of texts",
+    "path_type": "should be a path",
+    "finite_number": "should be a finite number",
+    "model_type": "should be a table",
+    "dict_type": "should be tables, such as [models.digits]",
+}
+"""Pydantic's error types, in words that fit every source."""
+
+
+def expectation(fault: ErrorDetails) -> str:
+    """What a value should be, such as `should be a whole number`."""
+    message = fault["msg"].removeprefix("Value error, ").removeprefix("Input ").removeprefix("String ")
+    return _EXPECTED.get(fault["type"], message)

@@ -46,6 +46,7 @@ from penstock.option_types import (
     OptionalSize,
     Size,
     Whole,
+    expectation,
     one_of,
     parse_size,
     written_as,
@@ -79,30 +80,6 @@ def suggestion(name: str, known: Iterable[str], prefix: str = "") -> str:
     """The end of a sentence about an unknown name: the nearest known one, compared without their common prefix."""
     matches = difflib.get_close_matches(name.removeprefix(prefix), [key.removeprefix(prefix) for key in known], n=1)
     return f"; did you mean {prefix}{matches[0]}?" if matches else "; docs/settings.md lists them all"
-
-
-_EXPECTED = {
-    "int_parsing": "should be a whole number",
-    "int_type": "should be a whole number",
-    "int_from_float": "should be a whole number",
-    "float_parsing": "should be a number",
-    "float_type": "should be a number",
-    "bool_parsing": "should be true or false (1, 0, yes, no, on and off work too)",
-    "bool_type": "should be true or false",
-    "string_type": "should be text",
-    "tuple_type": "should be a comma list, or a list of texts",
-    "path_type": "should be a path",
-    "finite_number": "should be a finite number",
-    "model_type": "should be a table",
-    "dict_type": "should be tables, such as [models.digits]",
-}
-"""Pydantic's error types, in words that fit every source."""
-
-
-def expectation(fault: ErrorDetails) -> str:
-    """What a value should be, such as `should be a whole number`."""
-    message = fault["msg"].removeprefix("Value error, ").removeprefix("Input ").removeprefix("String ")
-    return _EXPECTED.get(fault["type"], message)
 
 
 def is_secret(field: FieldInfo) -> bool:
