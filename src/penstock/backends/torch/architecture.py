@@ -7,11 +7,13 @@ must resolve to a subclass of `torch.nn.Module` before it is called.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
+from importlib import invalidate_caches
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,14 +54,45 @@ def build(
     `arguments`.
     """
     name = architecture if isinstance(architecture, str) else architecture.__qualname__
-    model_class = _module_class(path, name, _find(path, architecture, trust))
-    arguments = {**_taken(model_class, recorded or {}), **arguments}
+    found = _find(path, architecture, trust)
+    configured = _from_config(found, arguments)
+    if configured is None:
+        model_class = _module_class(path, name, found)
+        arguments = {**_taken(model_class, recorded or {}), **arguments}
+        configured = functools.partial(model_class, **arguments)
     try:
-        return model_class(**arguments)
+        return _module(path, name, configured())
+    except ModelLoadError:
+        raise
     except (Exception, SystemExit) as error:
         raise ModelLoadError(
             f"{path}: {name} could not be built with the arguments {dict(arguments)}: {first_line(error)}"
         ) from None
+
+
+def _from_config(found: Any, arguments: Mapping[str, Any]) -> Callable[[], Any] | None:
+    """What builds a class of Hugging Face from its `config.json`, which are the arguments; None for other classes.
+
+    Classes such as `AutoModelForImageClassification` are no modules: their `from_config` chooses one.
+    """
+    if not isinstance(found, type) or "model_type" not in arguments:
+        return None
+    settings = {name: value for name, value in arguments.items() if name not in ("model_type", "auto_map")}
+    own = getattr(found, "config_class", None)
+    if own is not None:
+        return lambda: found(own.from_dict(settings))
+    choose = getattr(sys.modules.get(found.__module__.partition(".")[0]), "AutoConfig", None)
+    if choose is None or not hasattr(found, "from_config"):
+        return None
+    return lambda: found.from_config(choose.for_model(arguments["model_type"], **settings))  # type: ignore[attr-defined]
+
+
+def _module(path: Path, name: str, built: Any) -> torch.nn.Module:
+    import torch
+
+    if not isinstance(built, torch.nn.Module):
+        raise UnsupportedFormat(f"{path}: the architecture {name} is not a class of torch.nn.Module")
+    return built
 
 
 def _taken(model_class: type, arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -107,10 +140,11 @@ def _registered() -> frozenset[str]:
 
 def _import(path: Path, architecture: str, module_name: str, qualified_name: str) -> Any:
     try:
-        return import_attribute(architecture)
+        return _import_from_here(architecture, module_name.partition(".")[0])
     except ModuleNotFoundError as error:
         raise UnsupportedFormat(
-            f"{path}: the architecture {architecture} needs the module {error.name}, which is not installed here"
+            f"{path}: the architecture {architecture} needs the module {error.name}, which is not installed here "
+            "and not in the working directory"
         ) from None
     except AttributeError:
         raise UnsupportedFormat(f"{path}: the module {module_name} has no class {qualified_name}") from None
@@ -118,6 +152,22 @@ def _import(path: Path, architecture: str, module_name: str, qualified_name: str
         raise ModelLoadError(
             f"{path}: the module of the architecture {architecture} cannot be imported: {first_line(error)}"
         ) from None
+
+
+def _import_from_here(architecture: str, package: str) -> Any:
+    """Import from what is installed, else from the working directory too, where `uvicorn module:app` also looks.
+
+    Only names that may be imported come here, and an installed package is never hidden.
+    """
+    try:
+        return import_attribute(architecture)
+    except ModuleNotFoundError as error:
+        here = str(Path.cwd())
+        if error.name != package or here in sys.path or _is_known(package):
+            raise
+        sys.path.append(here)
+        invalidate_caches()
+        return import_attribute(architecture)
 
 
 def _module_class(path: Path, name: str, found: Any) -> type[torch.nn.Module]:

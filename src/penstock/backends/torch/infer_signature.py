@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -38,7 +38,7 @@ def signature_of(path: Path, model: Model, example: Any, names: Sequence[str] | 
     """
     inputs = _named_inputs(model, read_example(example), names)
     try:
-        results = _run(model, inputs.values())
+        results = _run(model, inputs)
         outputs = {name: value.detach().numpy() for name, value in results.items()}
     except (Exception, SystemExit) as error:
         raise ModelLoadError(f"{path}: the model does not run on the example input: {first_line(error)}") from None
@@ -49,7 +49,7 @@ def output_specs(path: Path, model: Model, inputs: Sequence[TensorSpec], example
     """The outputs of `model` for inputs of these specs, on `example` or else on made-up values.
 
     Lengths that change with the number of rows and with free lengths of the inputs are free (-1). Inputs are passed in
-    their order; outputs are named as by `signature_of`. Raises ModelLoadError when the model does not run.
+    their order, or by name; outputs are named as by `signature_of`. Raises ModelLoadError when the model does not run.
     """
     trial = _Trial(path, model, Signature(tuple(inputs), ()))
     try:
@@ -82,18 +82,30 @@ class _Trial(Backend):
     def run(self, inputs: Arrays) -> Arrays:
         """The outputs; raises InferenceError when the model does not run."""
         try:
-            results = _run(self._model, inputs.values())
+            results = _run(self._model, inputs)
             self.seen.append([spec_of(name, value.dtype, value.shape) for name, value in results.items()])
             return {name: value.float().numpy() for name, value in results.items()}
         except (Exception, SystemExit) as error:
             raise InferenceError(reason(error)) from error
 
 
-def _run(model: Model, arrays: Iterable[Array]) -> dict[str, torch.Tensor]:
+def _run(model: Model, arrays: Mapping[str, Array]) -> dict[str, torch.Tensor]:
+    """By name where every name is a parameter of `forward`, as it is served; else in order."""
     import torch
 
+    tensors = {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
     with torch.inference_mode():
-        return named_outputs(model(*(torch.from_numpy(array.copy()) for array in arrays)))
+        by_name = tensors.keys() <= _parameters(model)
+        return named_outputs(model(**tensors) if by_name else model(*tensors.values()))
+
+
+def _parameters(model: Model) -> set[str]:
+    """The names that `forward` takes; none where Python does not know them."""
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    try:
+        return {each.name for each in inspect.signature(model.forward).parameters.values() if each.kind in kinds}
+    except (ValueError, TypeError, AttributeError):  # a program without a Python function
+        return set()
 
 
 def _named_inputs(model: Model, example: Any, names: Sequence[str] | None) -> dict[str, Array]:
