@@ -84,7 +84,7 @@ def _from_config(found: Any, arguments: Mapping[str, Any]) -> Callable[[], Any] 
     choose = getattr(sys.modules.get(found.__module__.partition(".")[0]), "AutoConfig", None)
     if choose is None or not hasattr(found, "from_config"):
         return None
-    return lambda: found.from_config(choose.for_model(arguments["model_type"], **settings))  # type: ignore[attr-defined]
+    return lambda: found.from_config(choose.for_model(arguments["model_type"], **settings))
 
 
 def _module(path: Path, name: str, built: Any) -> torch.nn.Module:
