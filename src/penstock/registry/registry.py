@@ -26,17 +26,9 @@ from penstock.artifacts.refs import (
 )
 from penstock.errors import ConfigError, IntegrityError, InvalidInput, ModelNotFound
 from penstock.formats import Trust
+from penstock.registry import publishing
 from penstock.registry.deployment import Change, Deployment
 from penstock.registry.layout import Layout
-from penstock.registry.publishing import (
-    DATABASE,
-    copy_verified,
-    open_source,
-    prove_alias,
-    prove_copy,
-    require_trusted,
-    shipped,
-)
 from penstock.registry.staging import Staging
 from penstock.scan.trust import at_least, check_trust, strongest
 
@@ -60,7 +52,7 @@ class Registry:
 
     def __init__(self, path: Path | str | None = None, database_url: str | None = None) -> None:
         self.path = Path(DEFAULT_PATH if path is None else path).absolute()
-        self.database_url = database_url or f"sqlite:///{self.path / DATABASE}"
+        self.database_url = database_url or f"sqlite:///{self.path / publishing.DATABASE}"
         self._staging = Staging(self.path)
         self._layout = Layout(self.path)
 
@@ -213,7 +205,7 @@ class Registry:
         registry cannot be written.
         """
         check_trust(trust)
-        artifact = open_source(source)
+        artifact = publishing.open_source(source)
         with self._sentences():
             published = self._published(artifact)
             if published is None:
@@ -226,11 +218,11 @@ class Registry:
         """Copy, scan and prove the copy, and rename it. The published artifact if another process was faster."""
         with self._staging.slot() as slot:
             self._store.prepare()  # fails before the copy if the database cannot be written
-            copy_verified(artifact, slot)
+            publishing.copy_verified(artifact, slot)
             tier = strongest(check_trust(trust), self.trusted(artifact.digest))
-            require_trusted(artifact, slot, tier)
+            publishing.require_trusted(artifact, slot, tier)
             if prove:
-                prove_copy(artifact, tier, slot)
+                publishing.prove_copy(artifact, tier, slot)
             with self._exclusive():
                 published = self._published(artifact)
                 if published is None:
@@ -271,7 +263,7 @@ class Registry:
         If the model is new, its default version gets the alias `champion`. None if no package ships the model.
         """
         new, default = not self.versions(name), None
-        for source in shipped(name):
+        for source in publishing.shipped(name):
             artifact = self.publish(source, trust, prove=prove)
             if default is None and new and not self.aliases(name):
                 # before the other versions are published, which another server could take for the default
@@ -318,7 +310,8 @@ class Registry:
                 with self._exclusive():  # fails before the load if the registry cannot be written
                     pass
                 artifact = self.get(Ref(name, version))
-                prove_alias(artifact, strongest(check_trust(trust), self.trusted(artifact.digest)), alias, now)
+                tier = strongest(check_trust(trust), self.trusted(artifact.digest))
+                publishing.prove_alias(artifact, tier, alias, now)
             with self._exclusive():
                 self._require(name, version)
                 self._store.set_alias(name, alias, version)
