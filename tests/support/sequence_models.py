@@ -38,10 +38,11 @@ def answer(tokens: np.ndarray) -> Arrays:
     return {"logits": vectors.mean(axis=1) @ _HEAD, "scores": vectors.sum(axis=2)}
 
 
-def token_model(path: Path, *, careless: bool = False, longest: int = 64) -> Path:
+def token_model(path: Path, *, careless: bool = False, longest: int = 64, one_count: bool = False) -> Path:
     """logits = mean over the real tokens @ head, scores = sum of each token's vector; `careless` ignores the mask.
 
-    It has `longest` position vectors (zeros), and fails on a longer input.
+    It has `longest` position vectors (zeros), and fails on a longer input. With `one_count` the mean divides by the
+    length of the longest row in the run, which is right for rows of one length only.
     """
     mask = "ones" if careless else "mask"
     nodes = [
@@ -56,7 +57,8 @@ def token_model(path: Path, *, careless: bool = False, longest: int = 64) -> Pat
         helper.make_node("Mul", ["vectors", "column"], ["real"]),
         helper.make_node("ReduceSum", ["real", "middle"], ["total"], keepdims=0),
         helper.make_node("ReduceSum", ["column", "middle"], ["count"], keepdims=0),
-        helper.make_node("Div", ["total", "count"], ["mean"]),
+        helper.make_node("ReduceMax", ["count"], ["most"], keepdims=0),
+        helper.make_node("Div", ["total", "most" if one_count else "count"], ["mean"]),
         helper.make_node("MatMul", ["mean", "head"], ["logits"]),
         helper.make_node("ReduceSum", ["vectors", "last_axis"], ["scores"], keepdims=0),
     ]
@@ -96,6 +98,7 @@ def token_artifact(
     batching: BatchingPolicy | None = None,
     careless: bool = False,
     longest: int = 64,
+    one_count: bool = False,
 ) -> Artifact:
     """The model as an artifact with a padding policy, below `root`."""
     file = root / f"{name}.onnx"
@@ -106,7 +109,9 @@ def token_artifact(
         version="1.0",
         task=TaskEntry(kind="tensor"),
         signature=SIGNATURE,
-        variants=[VariantSource("onnx", "fp32", token_model(file, careless=careless, longest=longest))],
+        variants=[
+            VariantSource("onnx", "fp32", token_model(file, careless=careless, longest=longest, one_count=one_count))
+        ],
         golden=Golden({"tokens": tokens, "mask": np.ones_like(tokens)}, answer(tokens), 1e-5, 1e-5),
         card="",
         batching=batching,

@@ -30,6 +30,8 @@ OTHERS_TOLERANCE = 1e-5
 """The largest change by other rows, as a share of the outputs' range, that still counts as none."""
 PLACE_TOLERANCE = 1e-3
 """The largest change by the number of rows or the place among them that counts as noise."""
+ROUGH_PLACE_TOLERANCE = 0.02
+"""The same in half precision, and on accelerators, which round products of fp32 as well."""
 COARSE_PLACE_TOLERANCE = 0.15
 """The same for a model with rounding inside, as a quantized one: kernels by batch size move one by 4 % of its range."""
 FLIPS_TOLERANCE = 0.34
@@ -135,6 +137,8 @@ class _Trial:
         self._most = max(min(batch_rows, MOST_ROWS), FEW_ROWS)
         self._spent_s = self._last_s = 0.0
         self._step = STEPS[-1]
+        rough = backend.device != "cpu" or backend.lowered_to is not None
+        self._tolerance = ROUGH_PLACE_TOLERANCE if rough else PLACE_TOLERANCE
         self.difference: float | None = None
         self.noise: float | None = None
 
@@ -218,12 +222,12 @@ class _Trial:
         if change.worst > OTHERS_TOLERANCE:
             change = self._change(self._timed(self._batch), again)
         self.noise = change.worst
-        if change.numbers > PLACE_TOLERANCE or change.others:
+        if change.numbers > self._tolerance or change.others:
             raise _NotBatchable(NOT_DETERMINISTIC, change.worst)
 
     def _require_no_change_by_others(self) -> None:
         run_s, tried = self._last_s, 0
-        allowed = max(self._rounding(), 8 * (self.noise or 0.0))
+        allowed = max(self._rounding(), min(8 * (self.noise or 0.0), self._tolerance))
         for number, case in enumerate(self._cases()):
             if number > 1 and tried and self._spent_s > max(BUDGET_S, 8 * run_s):
                 break
@@ -309,11 +313,11 @@ class _Trial:
 
     def _place_tolerance(self, change: float) -> float:
         """Larger for a model that rounds its values."""
-        if not PLACE_TOLERANCE < change <= COARSE_PLACE_TOLERANCE:
-            return PLACE_TOLERANCE
+        if not self._tolerance < change <= COARSE_PLACE_TOLERANCE:
+            return self._tolerance
         if any(spec.numpy.itemsize < 4 and spec.kind == "f" for spec in self._outputs.values()):
             return COARSE_PLACE_TOLERANCE
-        return COARSE_PLACE_TOLERANCE if self._is_coarse() else PLACE_TOLERANCE
+        return COARSE_PLACE_TOLERANCE if self._is_coarse() else self._tolerance
 
     def _is_coarse(self) -> bool:
         """True if the outputs move in steps: ten times the change of the inputs moves them by far less or far more."""
@@ -350,6 +354,14 @@ class _Trial:
             other = self._values(name, array)[places_before]
             worst = worst.or_worse(_compared(one, other, self._ranges[name]))
         return worst
+
+
+def largest_change(before: Arrays, after: Arrays, rows: int) -> float:
+    """The largest change of the first rows between two runs of equal shapes, as a share of the outputs' range."""
+    return max(
+        (_compared(after[name][:rows], array[:rows], _range(array)).worst for name, array in before.items()),
+        default=0.0,
+    )
 
 
 def _compared(one: Array, other: Array, size: float) -> _Change:

@@ -185,7 +185,7 @@ def load(registry: Registry) -> None:
 
 
 def test_a_model_whose_outputs_change_with_padding_is_not_served(registry: Registry, tmp_path: Path) -> None:
-    registry.publish(token_artifact(tmp_path, careless=True).path)
+    registry.publish(token_artifact(tmp_path, careless=True).path, prove=False)
     with pytest.raises(GoldenMismatch, match="logits"):
         load(registry)
 
@@ -194,13 +194,13 @@ def test_a_model_whose_outputs_change_with_padding_is_refused_even_if_its_sample
     registry: Registry, tmp_path: Path
 ) -> None:
     policy = POLICY.model_copy(update={"buckets": (6, 12)})  # the golden samples are of length 6: they need no padding
-    registry.publish(token_artifact(tmp_path, careless=True, policy=policy).path)
+    registry.publish(token_artifact(tmp_path, careless=True, policy=policy).path, prove=False)
     with pytest.raises(GoldenMismatch, match=r"padding from \(3,\) to \(6,\) changes the output 'logits'"):
         load(registry)
 
 
 def test_an_output_left_at_the_padded_length_is_refused(registry: Registry, tmp_path: Path) -> None:
-    registry.publish(token_artifact(tmp_path, policy=POLICY.model_copy(update={"outputs": {}})).path)
+    registry.publish(token_artifact(tmp_path, policy=POLICY.model_copy(update={"outputs": {}})).path, prove=False)
     with pytest.raises(GoldenMismatch, match="scores"):
         load(registry)
 
@@ -217,6 +217,28 @@ async def test_the_operators_batching_policy_takes_precedence_over_that_of_the_m
 
 
 def test_a_bucket_at_which_the_model_fails_stops_the_load(registry: Registry, tmp_path: Path) -> None:
-    registry.publish(token_artifact(tmp_path, longest=10).path)
+    registry.publish(token_artifact(tmp_path, longest=10).path, prove=False)
     with pytest.raises(ModelLoadError, match=r"tokens:1.0/onnx-fp32: the model fails at the padded length \(16,\)"):
         load(registry)
+
+
+async def test_lengths_of_other_rows_that_change_an_answer_are_found(registry: Registry, tmp_path: Path) -> None:
+    """Rows of one length do not influence each other in this model, rows of several lengths do."""
+    registry.publish(token_artifact(tmp_path, one_count=True).path)
+    engine = InferenceEngine(InferenceConfig(max_wait_ms=20), registry=registry)
+    info = engine.manager.load_model("tokens").info
+    assert (info.batchable, info.batch_reason) == (False, "rows of another length in the run change a row's answer")
+    await engine.start()
+    try:
+        requests = [tokens(1, length) for length in (3, 6, 7, 8, 2, 5)]
+        answers = await asyncio.gather(*(engine.infer("tokens", request) for request in requests))
+    finally:
+        await engine.close()
+    for request, got in zip(requests, answers, strict=True):
+        same(dict(got.outputs), answer(request["tokens"]))
+
+
+def test_a_model_that_minds_its_mask_is_batchable(registry: Registry, tmp_path: Path) -> None:
+    registry.publish(token_artifact(tmp_path).path)
+    with Predictor("tokens", registry=registry) as predictor:
+        assert (predictor.info.batchable, predictor.info.batch_difference) == (True, 0.0)

@@ -16,6 +16,7 @@ import numpy as np
 from penstock.artifacts.golden import Golden
 from penstock.artifacts.policies import PaddingPolicy
 from penstock.backends.base import Backend, BackendOptions, InputHints, ModelFile
+from penstock.backends.row_independence import OTHERS_TOLERANCE, RowProof, largest_change
 from penstock.engine.batching.batcher import INLINE_BELOW_S, Batcher
 from penstock.engine.batching.collation import ArrayCollator, AxisCollator, Collator, RowCollator, WholeCollator
 from penstock.engine.batching.limits import BatchLimits
@@ -87,6 +88,10 @@ class Padding:
             lengths.append(shape[axis])
         return tuple(lengths)
 
+    def bucket_of(self, arrays: Arrays) -> Lengths:
+        """The lengths that a request is padded to."""
+        return self._padded(self.own_lengths(arrays))
+
     def _padded(self, lengths: Lengths) -> Lengths:
         return tuple([_bucket(policy.buckets, length) for policy, length in zip(self._policies, lengths, strict=True)])
 
@@ -99,7 +104,7 @@ class Padding:
     def measure(self, arrays: Arrays) -> tuple[Hashable, int, int]:
         """Key, rows and bytes; requests of one bucket share the key. Raises InvalidInput for a length of 0."""
         _, rows, size = measure(arrays)
-        padded = self._padded(self.own_lengths(arrays))
+        padded = self.bucket_of(arrays)
         shapes = [(name, array.dtype.num, self._row_shape(name, array, padded)) for name, array in arrays.items()]
         return tuple(shapes), rows, size
 
@@ -259,6 +264,26 @@ def batcher_for(backend: Backend, limits: BatchLimits, *, full_batch_s: float, c
     if limits.whole:  # the size of a run is the client's choice, so none of them blocks the event loop
         full_batch_s = max(full_batch_s, INLINE_BELOW_S)
     return Batcher(run, collator, limits, full_batch_s=full_batch_s, concurrency=concurrency)
+
+
+def prove_lengths(backend: Backend, rows: RowProof, inputs: Arrays) -> RowProof:
+    """The proof of rows of one length, refuted if rows of another length in their bucket change a row's answer.
+
+    `inputs` are a few rows that the model runs with. Raises the model's InferenceError.
+    """
+    if not isinstance(backend, PaddedBackend) or not rows.batchable:
+        return rows
+    padding, run = backend.padding, backend.inner.run
+    short, _ = padding.shortened(inputs)
+    bucket, count = padding.bucket_of(inputs), len(next(iter(inputs.values())))
+    worst = 0.0
+    for kept, other in ((inputs, short), (short, inputs)):
+        alike, mixed = (run(padding.padded_to(bucket, [kept, beside])) for beside in (kept, other))
+        worst = max(worst, largest_change(alike, mixed, count))
+    difference = max(worst, rows.difference or 0.0)
+    if worst <= OTHERS_TOLERANCE:
+        return replace(rows, difference=difference)
+    return RowProof(False, difference, rows.noise, "rows of another length in the run change a row's answer")
 
 
 def verify_padding(backend: Backend, golden: Golden | None, batch_rows: int, what: str) -> None:

@@ -19,7 +19,7 @@ from penstock.backends.examples import Examples
 from penstock.backends.row_independence import DECLARED, FEW_ROWS, WHOLE, RowProof, prove_rows
 from penstock.backends.verification import timed, verify, warm_up
 from penstock.engine.batching.limits import BatchLimits
-from penstock.engine.batching.padding import ArrayBatcher, batcher_for, padded, verify_padding
+from penstock.engine.batching.padding import ArrayBatcher, batcher_for, padded, prove_lengths, verify_padding
 from penstock.engine.batching.row_proofs import KnownProofs, from_record, read_proof, write_proof
 from penstock.errors import GoldenMismatch, InferenceError, InvalidInput, ModelLoadError, OutOfMemory
 from penstock.options import BackendOptions
@@ -205,9 +205,12 @@ def _open(
 
 
 def _proof(backend: Backend, examples: Examples, limits: BatchLimits) -> RowProof:
-    """Of a model that runs neither with one row of its samples nor with several, only with all of them: none."""
+    """The proof that rows are independent, those of other lengths included where requests are padded.
+
+    A model that runs neither with one row of its samples nor with several, only with all of them, has none.
+    """
     try:
-        return prove_rows(backend, examples, limits.batch_rows)
+        return prove_lengths(backend, prove_rows(backend, examples, limits.batch_rows), examples.of(FEW_ROWS))
     except InferenceError as error:
         return RowProof(batchable=False, why=f"it does not run with single rows ({error})")
 

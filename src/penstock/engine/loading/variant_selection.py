@@ -236,7 +236,7 @@ def _bring_up(
     if options.precision in ("int8", variant.precision):  # held by a variant already, and int8 is never made at load
         options = options.override(precision="fp32")
     identity = "" if variant.architecture else f"{artifact.digest}/{variant.name}"  # its class may change
-    recorded = artifact.manifest.lineage.get("rows")
-    known = KnownProofs(selection.proofs, identity, recorded if isinstance(recorded, dict) else {})
+    measured = artifact.manifest.lineage.get("rows")
+    known = KnownProofs(selection.proofs, identity, measured if isinstance(measured, dict) else {})
     what = f"{artifact.ref}/{variant.name}"
     return bring_up(variant.format, file, options, limits, artifact.golden(), what, known)
