@@ -144,13 +144,14 @@ def test_an_empty_row_is_refused_by_name(opened: Open) -> None:
         nodes = [helper.make_node("Mul", ["x", "factor"], ["y"])]
         return save(path, nodes, {"x": ["length"], "factor": []}, {"y": ["length"]})
 
+    lengths = Signature(
+        (TensorSpec("x", "FP32", (-1, -1)), TensorSpec("factor", "FP32", (-1,))),
+        (TensorSpec("y", "FP32", (-1, -1)),),
+        batched=False,
+    )
+    backend = opened(make, lengths)
     with pytest.raises(InvalidInput, match=r"x: a row of the shape \[0\] has no elements"):
-        lengths = Signature(
-            (TensorSpec("x", "FP32", (-1, -1)), TensorSpec("factor", "FP32", (-1,))),
-            (TensorSpec("y", "FP32", (-1, -1)),),
-            batched=False,
-        )
-        opened(make, lengths).run({"x": np.zeros((2, 0), np.float32), "factor": np.ones(2, np.float32)})
+        backend.run({"x": np.zeros((2, 0), np.float32), "factor": np.ones(2, np.float32)})
 
 
 def test_an_artifact_of_an_unbatched_model_is_verified_and_served(tmp_path: Path) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from penstock.batch_axes import Reading, Stated, read_axes
 
+from penstock.backends.axes.reading import read_axes
+from penstock.backends.base import Reading, Stated
 from penstock.errors import InvalidInput
 from penstock.tensors import Signature, TensorSpec
 
