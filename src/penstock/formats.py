@@ -161,7 +161,7 @@ _ROWS = (
             FileKind(
                 "torchscript",
                 "penstock.scan.torchscript:scan",
-                (".ts",),
+                (".ts", ".jit"),
                 shared=(".pt", ".pth"),
                 members=holds("constants.pkl", "code/"),
             ),

@@ -11,7 +11,7 @@ from penstock.artifacts.golden import Golden
 from penstock.backends.base import Backend
 from penstock.backends.probing.example_file import by_input_name, read_example
 from penstock.backends.probing.search import LENGTHS, Search
-from penstock.backends.probing.values import STYLES, Lengths, Values, free_axes, make_inputs
+from penstock.backends.probing.values import STYLES, Lengths, Values, free_axes, make_inputs, rows_to_try
 from penstock.errors import InferenceError, InvalidInput
 from penstock.tensors import Array, Arrays, Signature
 
@@ -29,6 +29,8 @@ class Examples:
         self._kept: Arrays | None = None
         self.given: Arrays | None = None
         """The user's example."""
+        self.run_s: float | None = None
+        """Seconds of an early run with made-up inputs, which may have allocated or compiled."""
         self._lengths: Lengths = {}
         self._values: Values = STYLES[0]
         if given is not None:
@@ -36,7 +38,9 @@ class Examples:
         elif golden is not None:
             self._kept = golden.inputs
         else:
-            self._lengths, self._values = Search(backend, signature).found()
+            search = Search(backend, signature)
+            self._lengths, self._values = search.found()
+            self.run_s = search.run_s
 
     @property
     def made_up(self) -> bool:
@@ -45,8 +49,8 @@ class Examples:
 
     @property
     def rows(self) -> int:
-        """The rows of the golden samples or of the user's example; 1 for made-up inputs."""
-        return 1 if self._kept is None else self.signature.rows(self._kept)
+        """The rows of the golden samples or of the user's example; for made-up inputs those that were tried."""
+        return rows_to_try(self.signature) if self._kept is None else self.signature.rows(self._kept)
 
     def of(self, rows: int) -> Arrays:
         """A batch of this many rows, the same at each call. An axis of a fixed length keeps it."""
@@ -54,6 +58,7 @@ class Examples:
             return self._kept
         if self._kept is not None:
             return {name: np.ascontiguousarray(_tile(array, rows)) for name, array in self._kept.items()}
+        rows = self.rows if self.signature.whole else rows
         return make_inputs(self.signature, rows, self._lengths, self._values)
 
     def longer(self, rows: int) -> Iterator[Arrays]:
@@ -67,6 +72,7 @@ class Examples:
         """The same inputs, with the axes of the same model read in another way."""
         other = object.__new__(type(self))
         other.signature, other._kept, other._values, other.given = signature, self._kept, self._values, self.given
+        other.run_s = self.run_s
         other._lengths = {axis: self._lengths.get(axis, LENGTHS[0]) for axis in free_axes(signature)}
         return other
 

@@ -24,6 +24,7 @@ from penstock.backends.probing.values import (
     has_role,
     make_inputs,
     positive,
+    rows_to_try,
     shape_of,
 )
 from penstock.errors import InferenceError, PenstockError
@@ -57,7 +58,7 @@ class Search:
         self._failure: PenstockError | None = None
         self._messages: set[str] = set()
         self._learned: list[Lengths] = []
-        self._run_s = 0.0
+        self.run_s = 0.0
 
     def found(self) -> tuple[Lengths, Values]:
         """Lengths and values that the model runs with; raises its first InferenceError when there are none."""
@@ -120,14 +121,14 @@ class Search:
 
     def _run(self, lengths: Lengths, values: Values) -> Arrays | None:
         self._tries += 1
-        rows = next((spec.shape[0] for spec in self._signature.inputs if spec.shape and spec.shape[0] > 0), 1)
+        rows = rows_to_try(self._signature)
         started = time.monotonic()
         try:
             outputs = self._backend.run(make_inputs(self._signature, rows, lengths, values))
         except PenstockError as error:
             self._failed(lengths, error)
             return None
-        self._run_s = time.monotonic() - started
+        self.run_s = time.monotonic() - started
         return outputs
 
     def _failed(self, lengths: Lengths, error: PenstockError) -> None:
@@ -142,7 +143,7 @@ class Search:
 
     def _richer(self, lengths: Lengths, values: Values, outputs: Arrays) -> Values:
         """Values that vary more, or whose outputs are finite, if the model runs with them."""
-        if self._run_s > SLOW_S:
+        if self.run_s > SLOW_S:
             return values
         finite = all_finite(outputs)
         if not finite:

@@ -100,6 +100,11 @@ def _row_names(signature: Signature) -> set[str]:
     return {spec.dims[0] or "" for spec in signature.inputs if spec.dims and spec.shape[0] < 0}
 
 
+def rows_to_try(signature: Signature) -> int:
+    """The rows that an input fixes, else one."""
+    return next((spec.shape[0] for spec in signature.inputs if spec.shape and spec.shape[0] > 0), 1)
+
+
 def shape_of(spec: TensorSpec, rows: int, lengths: Lengths) -> tuple[int, ...]:
     """The shape of an input in a batch of this many rows; fixed lengths, zero included, stay."""
     free = (lengths.get(_key(spec, axis), rows) if axis and n < 0 else rows for axis, n in enumerate(spec.shape))

@@ -109,7 +109,7 @@ def _parameters(model: Model) -> set[str]:
 
 
 def _named_inputs(model: Model, example: Any, names: Sequence[str] | None) -> dict[str, Array]:
-    """The arrays in the order of the parameters; a plain number becomes one value a row."""
+    """The arrays in the order of the parameters."""
     known = names or [
         one.name for one in inspect.signature(model.forward).parameters.values() if one.kind in _POSITIONAL
     ]
@@ -123,17 +123,16 @@ def _named_inputs(model: Model, example: Any, names: Sequence[str] | None) -> di
         values = several(example)
         more = [f"input_{number}" for number in range(len(known), len(values))]
         given = dict(zip([*known, *more], values, strict=False))
-    rows = max((len(value) for value in given.values() if np.ndim(value)), default=1)
-    return {name: _array(value, rows) for name, value in given.items()}
+    return {name: _array(value) for name, value in given.items()}
 
 
-def _array(value: Any, rows: int) -> Array:
+def _array(value: Any) -> Array:
     """An array of a type that models take: float64 of Python and numpy becomes float32."""
     is_tensor = hasattr(value, "detach")
     array: Array = value.detach().cpu().numpy() if is_tensor else np.asarray(value)
     if array.dtype == np.float64 and not is_tensor:
         array = array.astype(np.float32)
-    return np.full(rows, array) if array.ndim == 0 else array
+    return array
 
 
 def _specs(arrays: Mapping[str, Array]) -> tuple[TensorSpec, ...]:

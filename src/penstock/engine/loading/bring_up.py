@@ -33,6 +33,8 @@ ONE_ROW_S = 0.002
 Under load that is faster than one run with all threads, which waits for its slowest thread while the other cores decode
 requests. A single request takes longer; above this limit the difference would matter.
 """
+EARLY_RUN = 10
+"""An early run that takes this many times as long as a row may is not slow from allocating alone."""
 SMALL_BYTES = 16 << 20
 """Files up to this size are opened for one thread first, which is all that a load of a quick model costs."""
 
@@ -176,7 +178,7 @@ def _open(
     """Raises _Slow for a model that takes longer than `at_most_s` for a row."""
     opened = open_backend(format, file, options)
     try:
-        examples = None if limits.padding else _settled(opened, file, golden, what)
+        examples = None if limits.padding else _settled(opened, file, golden, what, at_most_s)
         backend = padded(opened, limits.padding)
         limits = _limits_for(backend.signature, limits)
         trial, samples = rows_first(backend), moved_samples(golden, backend.signature)
@@ -224,10 +226,14 @@ def _require_quick(backend: Backend, examples: Examples, at_most_s: float) -> No
                 raise _Slow
 
 
-def _settled(backend: Backend, file: ModelFile, golden: Golden | None, what: str) -> Examples | InferenceError:
+def _settled(
+    backend: Backend, file: ModelFile, golden: Golden | None, what: str, at_most_s: float
+) -> Examples | InferenceError:
     """The inputs to try the model with, which show what is open of its batch axes."""
     settle_by_example(backend, file.example)
     examples = _examples(backend, file, golden, what)
+    if isinstance(examples, Examples) and (examples.run_s or 0.0) > EARLY_RUN * at_most_s:
+        raise _Slow
     if file.stated is None or (backend.reading is not None and backend.reading.unsure):
         base = None if isinstance(examples, InferenceError) else examples.of(examples.rows)
         settle_axes(backend, base, written=file.signature is not None)
