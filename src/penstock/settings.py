@@ -23,11 +23,10 @@ from pydantic import BeforeValidator, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
 from penstock.errors import ConfigError
-from penstock.option_types import LOWER, Float, HomePath, Size, Whole
+from penstock.option_types import LOWER, Float, HomePath, Size, Whole, expectation
 from penstock.options import (
     EngineOptions,
     ModelOptions,
-    expectation,
     is_secret,
     option,
     suggestion,
