@@ -32,7 +32,8 @@ def settle_axes(backend: Backend, base: Arrays | None, *, written: bool) -> None
     if reading is None:
         return
     if base is not None:
-        reading, signature = seen_axes(backend, reading, base)
+        reading, found = seen_axes(backend, reading, base)
+        signature = signature if written else found
     elif not written and not signature.fixed_rows:
         open_inputs = reading.unsure & {spec.name for spec in signature.inputs}
         reading = replace(reading, axes={**reading.axes, **dict.fromkeys(open_inputs)})
@@ -70,9 +71,9 @@ def seen_axes(backend: Backend, reading: Reading, base: Arrays) -> tuple[Reading
     sizes = (fixed,) if fixed else _ROWS if reading.unsure else _ROWS[1:]
     try:
         runs = [backend.run(base if fixed else _with_rows(base, reading.axes, rows)) for rows in sizes]
-    except OutOfMemory:
-        return reading, signature
-    except InferenceError:
+    except InferenceError as error:
+        if isinstance(error, OutOfMemory) or signature.rows(base) > 1:  # the rows of the base may be the only number
+            return reading, signature
         why = "it does not run with several rows"
         return replace(reading, axes=dict.fromkeys(reading.axes), why=why, unsure=frozenset()), signature
     axes = dict(reading.axes)
