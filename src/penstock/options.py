@@ -64,8 +64,6 @@ variant after two seconds. `all` measures every variant. `first` takes the first
 """
 
 RangeAction = Literal["off", "count", "warn", "refuse"]
-NotBatchable = Literal["serve", "refuse"]
-"""What to do with a model whose rows influence each other: run each request alone, or refuse to load it."""
 
 Action = Annotated[RangeAction, LOWER]
 
@@ -152,7 +150,7 @@ class BackendOptions(Options):
     unproven: Annotated[Literal["allow", "refuse"], LOWER] = option(
         "allow", "Models that no example input runs with: allow (load them with a warning) or refuse."
     )
-    not_batchable: Annotated[NotBatchable, LOWER] = option(
+    not_batchable: Annotated[Literal["serve", "refuse"], LOWER] = option(
         "serve",
         "Models whose rows are not shown to be independent: serve (each request runs whole and alone) or refuse.",
     )
@@ -294,7 +292,7 @@ class BackendKeywords(TypedDict, total=False):
     compile_mode: str | None
     cache_dir: Path | None
     unproven: Literal["allow", "refuse"] | None
-    not_batchable: NotBatchable | None
+    not_batchable: Literal["serve", "refuse"] | None
 
 
 class EngineKeywords(BackendKeywords, total=False):

@@ -111,5 +111,6 @@ def moved(specs: Sequence[TensorSpec], batch: Arrays, share: float) -> Arrays:
     for spec in specs:
         array = batch[spec.name]
         if spec.kind == "f" and spec.dtype != "BF16":
-            made[spec.name] = (array * (1 + share * random.choice((-1, 1), array.shape))).astype(array.dtype)
+            with np.errstate(over="ignore"):
+                made[spec.name] = (array * (1 + share * random.choice((-1, 1), array.shape))).astype(array.dtype)
     return made

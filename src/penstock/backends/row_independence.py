@@ -24,6 +24,8 @@ from penstock.tensors import Array, Arrays, TensorSpec
 BUDGET_S = 0.3
 """A proof takes about this long, or 8 runs of a slow model."""
 MOST_ROWS, FEW_ROWS, FEWEST_ROWS = 256, 8, 4
+LONG_S = 5.0
+"""A failed run of so long was one without an end; no extreme rows are tried after it."""
 SLOW_ROW_S = 0.05
 """A model that takes longer for a row is tested with the fewest rows."""
 OTHERS_TOLERANCE = 1e-5
@@ -271,6 +273,8 @@ class _Trial:
             try:
                 outputs = self._timed(batch)
             except InferenceError:
+                if self._last_s > LONG_S:  # it was stopped: values decide how long it runs
+                    self._step = 1.0
                 continue
             self._require_rows(outputs, len(next(iter(batch.values()))))
             return outputs
