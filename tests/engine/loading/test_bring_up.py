@@ -79,7 +79,7 @@ def test_an_example_proves_it(secretive: Path, tmp_path: Path, suffix: str) -> N
     np.savez(file, **EXAMPLE) if suffix == ".npz" else np.save(file, EXAMPLE["x"])
     model = load_file(secretive, EngineOptions(unproven="refuse"), FileDescription(example=file))
     assert model.info.proven
-    assert list(model.info.batch_ms) == [ROWS]
+    assert len(model.info.batch_ms) == 1
     model.close()
 
 
