@@ -178,10 +178,16 @@ def _prepare(runner: TaskRunner, request: Any) -> tuple[Any, Arrays, int]:
     try:
         if not isinstance(request, task.Request):
             request = task.coerce(request)
-        arrays, rows = task.signature.validate(task.preprocess(request))
+        made = task.preprocess(request)
     except PenstockError:
         raise
     except Exception as error:
+        raise runner.failed("preprocess") from error
+    try:
+        arrays, rows = task.signature.validate(made)
+    except Exception as error:
+        if task.passes_arrays and isinstance(error, InvalidInput):
+            raise
         raise runner.failed("preprocess") from error
     return request, arrays, rows
 

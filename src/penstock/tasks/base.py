@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel
 
+from penstock.errors import InvalidInput
+from penstock.tasks.validation_errors import parse_fields
 from penstock.tensors import Arrays, Signature
 
 if TYPE_CHECKING:
@@ -51,6 +53,9 @@ class Task(ABC):
     """The field that is an object of nested arrays by the model's inputs, each of which may arrive as an ndarray."""
     upload_field: ClassVar[str | None] = None
     """The field of `Request` that takes the bytes of an uploaded file."""
+    passes_arrays: ClassVar[bool] = False
+    """True if the lengths of its arrays are the request's own: then those that do not fit the model are the client's
+    error (422); otherwise they are a bug of `preprocess` (500)."""
     inline: ClassVar[bool] = False
     """True if its methods always take less than a millisecond: they run on the event loop, otherwise in a thread.
 
@@ -88,9 +93,24 @@ class Task(ABC):
     def coerce(self, value: Any) -> BaseModel:
         """Convert a Python value (a request, a mapping of its fields, an array or a file) into a `Request`.
 
-        Raises InvalidInput.
+        Unless a task overrides it, a mapping holds the fields as over HTTP, and any other value is the task's array or
+        upload, or the only required field of its `Request`. Raises InvalidInput.
         """
-        raise NotImplementedError
+        if isinstance(value, self.Request):
+            return value
+        if not isinstance(value, Mapping):
+            value = {self._only_field(): value}
+        return parse_fields(self.Request, value)
+
+    def _only_field(self) -> str:
+        """The field that a value without a name is meant for. Raises InvalidInput if there are several."""
+        if self.upload_field is not None or self.array_field is not None:
+            return str(self.upload_field or self.array_field)
+        required = [name for name, field in self.Request.model_fields.items() if field.is_required()]
+        if len(required) != 1:
+            names = ", ".join(self.Request.model_fields) or "none"
+            raise InvalidInput(f"body: give a mapping of the fields of the request: {names}", field="body")
+        return self.Request.model_fields[required[0]].alias or required[0]
 
     def attach(self, registry: Registry, model: str) -> None:  # noqa: B027  most tasks have no resources
         """Start the task's background resources, before an engine on this registry serves the model `name:version`.

@@ -136,7 +136,7 @@ class ImageClassification(Task):
                 f"image classification takes an input of floats, or of UINT8 without preprocessing;"
                 f" {spec.name!r} is {spec.dtype}"
             )
-        width, height, _ = settings.resize[-1]
+        width, height = settings.size
         numbers = width * height * settings.channels
         if spec.row_elements not in (numbers, -1):
             raise ModelLoadError(

@@ -10,7 +10,7 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from penstock.tasks import handwriting as ink
-from penstock.tasks.image_decoding import refused
+from penstock.tasks.image_decoding import MAX_PIXELS, refused
 
 Pixels: TypeAlias = NDArray[np.float32]
 Side: TypeAlias = Annotated[int, Field(ge=1, le=8192)]
@@ -33,8 +33,20 @@ class PixelConfig(BaseModel):
     """`center`: the largest square. `content`: the square around the bright ink; greyscale only."""
     embolden: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Thicken fine strokes until they cover this share of the content's square; 0 turns it off."""
-    resize: Annotated[tuple[Resize, ...], Field(min_length=1)]
-    """[width, height, filter], applied one after another; the last is the size the model takes."""
+    shorter_side: tuple[Side, Filter] | None = None
+    """[length, filter]: resize the shorter side to this length, and the other one in proportion."""
+    center_crop: tuple[Side, Side] | None = None
+    """[width, height] that are cut from the centre; a smaller image gets a black border."""
+    resize: tuple[Resize, ...] = ()
+    """[width, height, filter], applied one after another."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height of the result."""
+        if self.resize:
+            return self.resize[-1][:2]
+        assert self.center_crop is not None  # one of the two is required
+        return self.center_crop
 
     @property
     def channels(self) -> int:
@@ -47,6 +59,8 @@ class PixelConfig(BaseModel):
             raise ValueError("contrast and crop to the content need greyscale; set mode to L or F")
         if self.embolden and self.crop != "content":
             raise ValueError("embolden needs crop: content")
+        if not self.resize and self.center_crop is None:
+            raise ValueError("the size that the model takes is missing; set resize or center_crop")
         return self
 
 
@@ -59,9 +73,9 @@ def to_pixels(picture: Image.Image, config: PixelConfig) -> Pixels:
     if config.crop == "center":
         picture = _center_square(picture)
     if config.mode == "RGB":
-        return _resized(_turned(picture, config), config.resize)
+        return _resized(_turned(picture, config), config)
     drawing = Image.fromarray(_drawing(np.asarray(picture, dtype=np.float32), config))
-    return _resized(drawing if config.mode == "F" else drawing.convert("L"), config.resize)
+    return _resized(drawing if config.mode == "F" else drawing.convert("L"), config)
 
 
 def _turned(picture: Image.Image, config: PixelConfig) -> Image.Image:
@@ -105,7 +119,30 @@ def _center_square(picture: Image.Image) -> Image.Image:
     return picture.crop((left, top, left + side, top + side))
 
 
-def _resized(picture: Image.Image, steps: tuple[Resize, ...]) -> NDArray[Any]:
-    for width, height, name in steps:
+def _resized(picture: Image.Image, config: PixelConfig) -> NDArray[Any]:
+    if config.shorter_side is not None:
+        picture = _in_proportion(picture, *config.shorter_side)
+    if config.center_crop is not None:
+        picture = _cut_from_center(picture, *config.center_crop)
+    for width, height, name in config.resize:
         picture = picture.resize((width, height), Image.Resampling[name.upper()])
     return np.asarray(picture, dtype=np.float32)
+
+
+def _in_proportion(picture: Image.Image, length: int, name: Filter) -> Image.Image:
+    """Rounded down as torchvision's `Resize` does. Raises InvalidInput for an image that becomes far too large."""
+    shorter = min(picture.size)
+    width, height = (length if side == shorter else int(length * side / shorter) for side in picture.size)
+    if width * height > max(MAX_PIXELS, length * length):
+        raise refused(f"{picture.size[0]}×{picture.size[1]} pixels are too narrow for the model")
+    return picture.resize((width, height), Image.Resampling[name.upper()])
+
+
+def _cut_from_center(picture: Image.Image, width: int, height: int) -> Image.Image:
+    """The same pixels as torchvision's `CenterCrop`, which rounds halves to even, and half a pixel of border down."""
+    left, top = (_offset(have, want) for have, want in zip(picture.size, (width, height), strict=True))
+    return picture.crop((left, top, left + width, top + height))
+
+
+def _offset(have: int, want: int) -> int:
+    return round((have - want) / 2) if have >= want else -((want - have) // 2)

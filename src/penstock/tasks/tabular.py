@@ -74,6 +74,7 @@ class TabularTask(Task):
     needs_rows: ClassVar[bool] = True
     Request: ClassVar[type[BaseModel]] = TabularRequest
     Response: ClassVar[type[BaseModel]] = TabularResponse
+    passes_arrays: ClassVar[bool] = True
     inline: ClassVar[bool] = True
     refuses_nan: ClassVar[bool] = True
 

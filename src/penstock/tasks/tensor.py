@@ -76,6 +76,7 @@ class TensorTask(Task):
     Request: ClassVar[type[BaseModel]] = TensorRequest
     Response: ClassVar[type[BaseModel]] = TensorResponse
     tensors_field: ClassVar[str | None] = "inputs"
+    passes_arrays: ClassVar[bool] = True
     inline: ClassVar[bool] = True
 
     def __init__(self, config: Mapping[str, Any], signature: Signature) -> None:

@@ -69,6 +69,7 @@ class TextClassification(Task):
     needs_rows: ClassVar[bool] = True
     Request: ClassVar[type[BaseModel]] = TextRequest
     Response: ClassVar[type[BaseModel]] = TextResponse
+    passes_arrays: ClassVar[bool] = True
     inline: ClassVar[bool] = True
     refuses_nan: ClassVar[bool] = True
 

@@ -55,6 +55,27 @@ def parse_request(model: type[Model], fields: Mapping[str, Any]) -> Model:
         raise refusal(error) from None
 
 
+def parse_fields(model: type[Model], fields: Mapping[str, Any]) -> Model:
+    """A request from fields as Python or as JSON has them: a strict model takes text for a date from JSON only.
+
+    Raises InvalidInput naming each invalid field.
+    """
+    import orjson
+
+    try:
+        return model.model_validate(dict(fields))
+    except ValidationError as error:
+        failure = error
+    try:
+        body = orjson.dumps(dict(fields), option=orjson.OPT_SERIALIZE_NUMPY)
+    except TypeError:  # it holds a value that JSON has not
+        raise refusal(failure) from None
+    try:
+        return model.model_validate_json(body)
+    except ValidationError as error:
+        raise refusal(error) from None
+
+
 def parse_config(model: type[Model], kind: str, config: Mapping[str, Any]) -> Model:
     """A task's settings from a manifest. Raises ModelLoadError naming each invalid field."""
     try:

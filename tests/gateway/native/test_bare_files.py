@@ -49,7 +49,7 @@ def test_numbers_without_evidence_are_answered_as_tensors(tmp_path: Path) -> Non
     with serve(linear(tmp_path / "scores.onnx", classes="")) as server:
         info = server.http.get("/model/info").json()
         assert (info["model_type"], info["tasks"]) == ("tensor", ["tensor", "vector-classification"])
-        (sentence,) = info["assumed"]
+        (sentence,) = [sentence for sentence in info["assumed"] if sentence.startswith("the task is")]
         assert "--task vector-classification" in sentence
         outputs = server.http.post("/predict", json={"inputs": {"x": [ROW]}}).json()["outputs"]
         assert outputs["logits"][0] == pytest.approx(LOGITS.tolist(), rel=1e-5)
@@ -74,7 +74,8 @@ def test_a_file_is_a_classifier_where_its_user_says_so(tmp_path: Path, settings:
     with serve(linear(tmp_path / "scores.onnx", classes=""), **settings) as server:
         assert class_of(server.http.post("/predict", json={"input_data": ROW})) == EXPECTED
         info = server.http.get("/model/info").json()
-        assert (info["model_type"], info["assumed"]) == ("vector-classification", [])
+        assert info["model_type"] == "vector-classification"
+        assert not any("the task is" in sentence for sentence in info["assumed"])
 
 
 @pytest.mark.parametrize("batch", ["batch", 1])

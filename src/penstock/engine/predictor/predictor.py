@@ -233,7 +233,19 @@ class Predictor:
 
     def _checked(self, value: Any) -> _Prepared:
         request = value if isinstance(value, self.task.Request) else self.task.coerce(value)
-        return _Prepared(request, *self.task.signature.validate(self.preprocess(request)))
+        arrays = self.preprocess(request)
+        try:
+            return _Prepared(request, *self.task.signature.validate(arrays))
+        except InvalidInput as error:
+            if self.task.passes_arrays:
+                raise
+            raise InferenceError(f"the arrays that {self._who} made for the request do not fit: {error}") from error
+
+    @property
+    def _who(self) -> str:
+        """The code that makes the arrays."""
+        own = type(self).preprocess is not Predictor.preprocess
+        return f"{type(self).__name__}.preprocess" if own else f"the task {self.task.kind}"
 
     def _prepare_or_error(self, value: Any) -> Item:
         try:
