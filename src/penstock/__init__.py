@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from penstock.engine.loading.manager import ModelManager
     from penstock.engine.predictor.predictor import BasePredictor, Predictor
     from penstock.errors import PenstockError
-    from penstock.gateway.process.asgi import create_app
+    from penstock.gateway.process.asgi import create_app, problem_response
     from penstock.optimize.search import optimize_for_inference
     from penstock.registry.registry import Registry
     from penstock.settings import Settings
@@ -45,6 +45,7 @@ _HOMES = {
     "VariantSource": "penstock.artifacts.artifact",
     "create_app": "penstock.gateway.process.asgi",
     "optimize_for_inference": "penstock.optimize.search",
+    "problem_response": "penstock.gateway.process.asgi",
     "write_artifact": "penstock.artifacts.artifact",
 }
 
@@ -68,6 +69,7 @@ __all__ = [
     "__version__",
     "create_app",
     "optimize_for_inference",
+    "problem_response",
     "write_artifact",
 ]
 

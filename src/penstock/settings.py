@@ -92,6 +92,9 @@ class Settings(EngineOptions):
         "on a loopback address those of this machine are always allowed.",
     )
     drain_timeout_s: Float = option(30.0, "Maximum time a stopping server waits for requests in flight.", ge=0)
+    hang_timeout_s: Float = option(
+        30.0, "Time after which a process whose event loop stands still ends with exit code 1; 0 for never.", ge=0
+    )
     log_level: Annotated[Literal["debug", "info", "warning", "error"], LOWER] = option(
         "info", "Lowest level of the messages to log: debug, info, warning or error."
     )

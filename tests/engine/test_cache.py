@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from waiting import LONG_S
 
-from penstock.engine.batching.batcher import Batched
+from penstock.engine.batching.outcome import Batched
 from penstock.engine.cache import PredictionCache
 from penstock.errors import DeadlineExceeded, InferenceError, Overloaded
 from penstock.tensors import Arrays

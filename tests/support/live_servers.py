@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import subprocess
@@ -165,3 +166,13 @@ class Process:
         if self._popen.poll() is None:
             self._popen.kill()
         self._popen.communicate()
+
+
+def children(pid: int) -> list[int]:
+    """Worker processes, without the helper process of multiprocessing."""
+    found = []
+    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split():
+        with contextlib.suppress(FileNotFoundError):  # it ended meanwhile
+            if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes():
+                found.append(int(child))
+    return found

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -100,6 +101,31 @@ class InputHints:
     numbers: tuple[int, ...] = ()
 
 
+class Stop:
+    """Asks a run in another thread to end early, which it does where its runtime can.
+
+    A backend sets `how` to what ends the run, and calls it at once if that was `asked` before. Every run has a Stop, so
+    it has no method that a run would call.
+    """
+
+    asked = False
+    how: Callable[[], None] | None = None
+
+    def ask(self) -> None:
+        """End the run."""
+        self.asked = True
+        if self.how is not None:
+            self.how()
+
+
+class _RunInProgress(threading.local):
+    stop: Stop | None = None
+
+
+run_in_progress = _RunInProgress()
+"""What can stop the run in this thread; None for a run that cannot be stopped."""
+
+
 class Backend(ABC):
     """Runs one batch of one model. Threads may call `run` at the same time."""
 
@@ -160,6 +186,13 @@ class Backend(ABC):
     def input_hints(self) -> InputHints:
         """What the model's file says of its inputs; nothing for most formats."""
         return InputHints()
+
+    def cost_depends_on_rows_only(self) -> bool:
+        """True if no loop, no branch and no size that comes from values makes one batch cost more than another.
+
+        Only such a model may run on an event loop. The lengths of free axes count as values.
+        """
+        return False
 
     def close(self) -> None:  # noqa: B027  most backends hold nothing but references
         """Free the memory. Safe to call twice; `run` after it raises InferenceError."""

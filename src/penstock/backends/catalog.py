@@ -51,6 +51,10 @@ def open_backend(format: str, file: ModelFile, options: BackendOptions) -> Backe
     if written is not None and not written.batched:
         return RowByRow(backend.open(replace(file, signature=written.without_rows()), options))
     opened = backend.open(file, options)
+    if not opened.signature.inputs or not opened.signature.outputs:
+        opened.close()
+        side = "outputs" if opened.signature.inputs else "inputs"
+        raise UnsupportedFormat(f"{file.path}: the model has no {side}, so that there is nothing to predict")
     if written is None and file.stated is None and is_one_row(opened.signature):
         opened.signature = replace(opened.signature, batched=False)
         return RowByRow(opened)

@@ -49,6 +49,10 @@ class RowByRow(Backend):
         least = {(name, axis + 1): length for (name, axis), length in hints.least.items()}
         return replace(hints, lengths=lengths, least=least)
 
+    def cost_depends_on_rows_only(self) -> bool:
+        """As the wrapped backend."""
+        return self.inner.cost_depends_on_rows_only()
+
     def close(self) -> None:
         """Close the wrapped backend."""
         self.inner.close()

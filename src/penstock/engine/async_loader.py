@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from penstock.engine.loading.loaded_model import LoadedModel
 from penstock.engine.loading.manager import ModelManager
-from penstock.engine.single_flight import SingleFlight
+from penstock.engine.single_flight import SingleFlight, contained
 
 T = TypeVar("T")
 
@@ -30,7 +30,8 @@ class AsyncLoader:
     async def run(self, work: Callable[..., T], *args: Any) -> T:
         """The result of short blocking work, such as a query. Raises ModelNotReady after `close` or in a fork."""
         self._manager.check_open()  # a forked process has none of these threads and would wait for ever
-        future = asyncio.get_running_loop().run_in_executor(self._lookups, functools.partial(work, *args))
+        call = functools.partial(contained, functools.partial(work, *args))
+        future = asyncio.get_running_loop().run_in_executor(self._lookups, call)
         return await self._unless_closed(future)
 
     async def load(self, ref: str, *, fresh: bool = False) -> LoadedModel:
@@ -39,8 +40,8 @@ class AsyncLoader:
         A load that began without `fresh` may have read the content of before, and is not shared with one that wants it.
         """
         self._manager.check_open()
-        start = functools.partial(self._loaders.submit, self._manager.load_model, ref, fresh=fresh)
-        load = self._loads.share((ref, fresh), start)
+        call = functools.partial(contained, functools.partial(self._manager.load_model, ref, fresh=fresh))
+        load = self._loads.share((ref, fresh), functools.partial(self._loaders.submit, call))
         return await self._unless_closed(asyncio.shield(asyncio.wrap_future(load)))
 
     async def close(self) -> None:

@@ -15,7 +15,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
-from penstock.engine.batching.batcher import Batched
+from penstock.engine.batching.outcome import Batched
 from penstock.engine.single_flight import SingleFlight
 from penstock.errors import DeadlineExceeded, InferenceError
 from penstock.tensors import Arrays, nbytes

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 from pydantic import BaseModel
 
 from penstock.engine.admission import Lease
-from penstock.engine.batching.batcher import Batched, Preempted
+from penstock.engine.batching.outcome import Batched, Preempted
 from penstock.engine.cache import PredictionCache
 from penstock.engine.loading.loaded_model import LoadedModel
 from penstock.engine.observation import Inference, Observation, Prediction
@@ -179,9 +179,9 @@ def _prepare(runner: TaskRunner, request: Any) -> tuple[Any, Arrays, int]:
         if not isinstance(request, task.Request):
             request = task.coerce(request)
         made = task.preprocess(request)
-    except PenstockError:
+    except (PenstockError, KeyboardInterrupt):
         raise
-    except Exception as error:
+    except BaseException as error:  # exit() on an event loop would end the server
         raise runner.failed("preprocess") from error
     try:
         arrays, rows = task.signature.validate(made)
@@ -196,9 +196,9 @@ def _finish(runner: TaskRunner, outputs: Arrays, request: Any) -> BaseModel:
     """The task's response. A bug in a task becomes an InferenceError."""
     try:
         response = runner.task.postprocess(outputs, request)
-    except PenstockError:
+    except (PenstockError, KeyboardInterrupt):
         raise
-    except Exception as error:
+    except BaseException as error:
         raise runner.failed("postprocess") from error
     if not isinstance(response, BaseModel):
         raise InferenceError(f"{runner.what} returned a {type(response).__name__}, which is not a Pydantic model")

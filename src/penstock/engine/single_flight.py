@@ -10,8 +10,26 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Generic, TypeVar
 
+from penstock.errors import type_and_message
+
 Key = TypeVar("Key", bound=Hashable)
 T = TypeVar("T")
+
+
+def contained(work: Callable[[], T]) -> T:
+    """What `work` returns or raises, in a thread whose outcome goes to an event loop.
+
+    A RuntimeError takes the place of what no future can hold (StopIteration, after which its caller would wait for
+    ever), and of what would end or cancel the caller (SystemExit, CancelledError and others that are no Exception).
+    """
+    try:
+        return work()
+    except Exception as error:
+        if not isinstance(error, StopIteration):
+            raise
+        raise RuntimeError(type_and_message(error)) from error
+    except BaseException as error:
+        raise RuntimeError(type_and_message(error)) from error
 
 
 class Abandoned(Exception):

@@ -10,6 +10,7 @@ import secrets
 import time
 from collections.abc import Sequence
 
+from penstock.errors import type_and_message
 from penstock.gateway.auth import HostRule, check_origin
 from penstock.gateway.http import BodyLimits, Call, Disconnected, Endpoint, Headers, Protocol, Reply, Routes, Step
 from penstock.gateway.inflight import Inflight
@@ -115,6 +116,8 @@ class Gateway:
             return None if call.abort_reason is None else self.refuse(call.abort_reason, call)
         except Exception as error:
             return self.refuse(error, call)
+        except SystemExit as error:  # exit() in a package's code would end the server
+            return self.refuse(RuntimeError(type_and_message(error)), call)
 
     def refuse(self, error: Exception, call: Call) -> Reply:
         """The reply to an error in the format of the path's protocol; faults of the server go to the log."""
@@ -130,16 +133,19 @@ def _has(step: Step, hook: str) -> bool:
     return getattr(type(step), hook) is not getattr(Step, hook)
 
 
+def request_id_of(given: str | None) -> str:
+    """The id of a request: the one that its client gave if that is well-formed, else a new one."""
+    if given is not None and _REQUEST_ID.fullmatch(given):
+        return given
+    return f"{_ID_PREFIX}-{next(_ids):x}"
+
+
 class RequestId(Step):
     """Every request has an id: the client's if it is well-formed, else a new one."""
 
     def enter(self, call: Call) -> None:
         """Set it."""
-        given = call.header("x-request-id")
-        if given is not None and _REQUEST_ID.fullmatch(given):
-            call.request_id = given
-        else:
-            call.request_id = f"{_ID_PREFIX}-{next(_ids):x}"
+        call.request_id = request_id_of(call.header("x-request-id"))
 
     def add_headers(self, call: Call, headers: Headers) -> None:
         """Return it."""

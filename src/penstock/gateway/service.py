@@ -45,6 +45,8 @@ class Service:
         self.write_openapi: Callable[[Any], dict[str, Any]]
         """Writes the OpenAPI document with an example request, or None; set by what serves the routes."""
         self.started = False
+        self.start_error = ""
+        """Why a start has failed."""
         self.draining = False
         self._stopping = False
         self._registry_error = ""
@@ -58,7 +60,7 @@ class Service:
         await asyncio.to_thread(self.admin_key.prepare)
         named = {*refs, *filter(None, [self.engine.default_ref])}
         if self.workers is not None:
-            self.engine.deployment.share(self.workers.deployment_store())
+            self.engine.deployment.share(await asyncio.to_thread(self.workers.deployment_store))
         await self.engine.start(refs, strict=self.settings.strict or len(named) == 1)
         if named and not self.engine.loaded() and self.engine.deployment.failed:
             raise ModelLoadError("; ".join(self.engine.deployment.reasons()))
@@ -74,6 +76,8 @@ class Service:
 
     def check_started(self) -> None:
         """Raises ModelNotReady while models are being loaded."""
+        if not self.started and self.start_error:
+            raise ModelNotReady(f"the models could not be loaded: {self.start_error}")
         if not self.started:
             raise ModelNotReady("models are being loaded; try again in a moment")
 
@@ -124,9 +128,10 @@ class Service:
     async def close(self) -> None:
         """Unload the models."""
         for task in self._background:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+            if task.get_loop() is asyncio.get_running_loop():  # another loop that has ended has ended it
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
         await self.engine.close()
 
     async def models_changed(self) -> None:
@@ -151,7 +156,10 @@ class Service:
                 log.exception("the registry cannot be followed")
             else:
                 self._log_registry_error("")
-            await self.models_changed()
+            try:
+                await self.models_changed()
+            except Exception:  # of a package; without it, nothing would be followed any more
+                log.exception("a change of the models could not be followed")
             if self.workers is not None and self.engine.deployment.followed != before:
                 await asyncio.to_thread(self.workers.publish, self.figures)
 

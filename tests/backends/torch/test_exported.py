@@ -268,3 +268,24 @@ def test_archives_are_distinguished_by_their_members(program: Path, tmp_path: Pa
     (tmp_path / "text.pt").write_text("no archive")
     found = [kind_of_file(path) for path in (program, trace, weights, tmp_path / "text.pt", tmp_path / "absent")]
     assert found == ["pt2", "torchscript", "checkpoint", "pickle", None]
+
+
+class Halves(nn.Module):
+    """A branch on the values."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.cond(x.sum() > 0, lambda x: x * 2, lambda x: x / 2, (x,))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    ("module", "lengths", "plain"),
+    [(nn.Linear(4, 3), {0: FREE}, True), (nn.Linear(4, 3), {0: FREE, 1: FREE}, False), (Halves(), {0: FREE}, False)],
+)
+def test_only_a_program_without_branches_and_of_fixed_lengths_has_a_known_cost(
+    tmp_path: Path, module: nn.Module, lengths: dict[int, Any], plain: bool
+) -> None:
+    shape = (2, 3, 4) if len(lengths) > 1 else (2, 4)
+    program = torch.export.export(module.eval(), (torch.zeros(shape),), dynamic_shapes=(lengths,))
+    torch.export.save(program, tmp_path / "program.pt2")
+    backend = ExportedBackend.open(ModelFile(tmp_path / "program.pt2"), BackendOptions())
+    assert backend.cost_depends_on_rows_only() is plain

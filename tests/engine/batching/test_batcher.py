@@ -15,9 +15,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from waiting import LONG_S, until
 
-from penstock.engine.batching.batcher import Batched, Batcher, Preempted
+from penstock.engine.batching.batcher import Batcher
 from penstock.engine.batching.collation import ArrayCollator
 from penstock.engine.batching.limits import BatchLimits
+from penstock.engine.batching.outcome import Batched, Preempted
 from penstock.engine.batching.padding import ArrayBatcher
 from penstock.engine.batching.queue import Item
 from penstock.errors import DeadlineExceeded, InferenceError, ModelNotReady, OutOfMemory, Overloaded
@@ -64,7 +65,7 @@ def make(request: pytest.FixtureRequest, backend: Doubler) -> Iterator[MakeBatch
 
     def make(full_batch_s: float | None = None, **limits: float) -> ArrayBatcher:
         seconds = full_batch_s or (1e-6 if request.param == "inline" else 0.01)
-        made.append(Batcher(backend, ArrayCollator(), BatchLimits(**limits), full_batch_s=seconds))  # type: ignore[arg-type]
+        made.append(Batcher(backend, ArrayCollator(), BatchLimits(**limits), full_batch_s=seconds, steady=True))  # type: ignore[arg-type]
         return made[-1]
 
     yield make
@@ -523,7 +524,7 @@ async def test_a_model_that_became_slow_moves_to_a_thread(backend: Doubler) -> N
         time.sleep(0.02)
         return backend(inputs)
 
-    batcher = Batcher(slow, ArrayCollator(), BatchLimits(batch_rows=8), full_batch_s=1e-5)
+    batcher = Batcher(slow, ArrayCollator(), BatchLimits(batch_rows=8), full_batch_s=1e-5, steady=True)
     assert batcher.inline
     for _ in range(20):
         await batcher.submit(rows(1))
@@ -645,7 +646,9 @@ async def test_a_loop_that_closes_during_delivery_does_not_block_the_other_resul
 
     other = Closing()
     gone = Item(rows(1), *ArrayCollator().measure(rows(1)), other.create_future(), other, time.monotonic())
-    batcher = Batcher(lambda inputs: {"y": inputs["x"] * 2}, ArrayCollator(), BatchLimits(), full_batch_s=1e-6)
+    batcher = Batcher(
+        lambda inputs: {"y": inputs["x"] * 2}, ArrayCollator(), BatchLimits(), full_batch_s=1e-6, steady=True
+    )
     batcher._queue.offer([gone], 1, gone.bytes)
     answer = await asyncio.wait_for(batcher.submit(rows(2)), LONG_S)
     assert answer.outputs["y"][0, 0] == 4
@@ -654,7 +657,9 @@ async def test_a_loop_that_closes_during_delivery_does_not_block_the_other_resul
 
 
 async def test_outputs_with_the_wrong_number_of_rows_are_an_error() -> None:
-    batcher = Batcher(lambda inputs: {"y": inputs["x"][:1]}, ArrayCollator(), BatchLimits(), full_batch_s=1e-6)
+    batcher = Batcher(
+        lambda inputs: {"y": inputs["x"][:1]}, ArrayCollator(), BatchLimits(), full_batch_s=1e-6, steady=True
+    )
     answers = await asyncio.gather(*(batcher.submit(rows(1, 2)) for _ in range(3)), return_exceptions=True)
     assert all(isinstance(answer, InferenceError) for answer in answers)
     batcher.close()
@@ -676,6 +681,7 @@ def test_no_mix_of_sizes_and_cancellations_swaps_or_loses_a_result(
             ArrayCollator(),
             BatchLimits(batch_rows=batch_rows),
             full_batch_s=1e-6 if inline else 1,
+            steady=inline,
             concurrency=2,
         )
         values = [rows(*(100 * i + j for j in range(size))) if size else empty for i, size in enumerate(sizes)]

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from penstock.engine.batching import batcher as batcher_module
 from penstock.engine.batching import queue as queue_module
-from penstock.engine.batching.batcher import Batched, Batcher, Preempted
+from penstock.engine.batching.batcher import Batcher
 from penstock.engine.batching.limits import BatchLimits
+from penstock.engine.batching.outcome import Batched, Preempted
 from penstock.errors import DeadlineExceeded, InferenceError, InvalidInput, OutOfMemory, Overloaded, PenstockError
 
 SHORTEST_WAIT_S = 30.0
@@ -95,7 +96,9 @@ def test_each_request_gets_its_own_result_or_its_own_error(
     limits = BatchLimits(batch_rows=batch_rows, queue_rows=queue_rows)
 
     async def play() -> list[Batched[tuple[str, ...]] | BaseException]:
-        batcher = Batcher(backend, Words(), limits, full_batch_s=1e-6 if inline else 0.001, concurrency=2)
+        batcher = Batcher(
+            backend, Words(), limits, full_batch_s=1e-6 if inline else 0.001, steady=inline, concurrency=2
+        )
         now = time.monotonic()
         tasks = [
             asyncio.create_task(
@@ -131,14 +134,14 @@ def test_each_request_gets_its_own_result_or_its_own_error(
 
 async def test_only_payloads_of_one_key_share_a_run() -> None:
     backend = Reverser()
-    batcher = Batcher(backend, Words(), BatchLimits(), full_batch_s=1e-6)
+    batcher = Batcher(backend, Words(), BatchLimits(), full_batch_s=1e-6, steady=True)
     await asyncio.gather(*(batcher.submit(text) for text in ("ape", "bee", "auk ant", "bat")))
     assert backend.batches == [["ape", "auk", "ant"], ["bee", "bat"]]
     batcher.close()
 
 
 async def test_a_higher_priority_evicts_a_queued_payload() -> None:
-    batcher = Batcher(Reverser(), Words(), BatchLimits(queue_rows=2), full_batch_s=1e-6)
+    batcher = Batcher(Reverser(), Words(), BatchLimits(queue_rows=2), full_batch_s=1e-6, steady=True)
     low = asyncio.create_task(batcher.submit("ape auk"))
     await asyncio.sleep(0)
     assert (await batcher.submit("bee", None, 1)).outputs == ("eeb",)
@@ -148,7 +151,7 @@ async def test_a_higher_priority_evicts_a_queued_payload() -> None:
 
 
 async def test_a_payload_that_cannot_be_measured_is_refused_alone() -> None:
-    batcher = Batcher(Reverser(), Words(), BatchLimits(), full_batch_s=1e-6)
+    batcher = Batcher(Reverser(), Words(), BatchLimits(), full_batch_s=1e-6, steady=True)
     bad, good = await asyncio.gather(batcher.submit("APE"), batcher.submit("ape"), return_exceptions=True)
     assert isinstance(bad, InvalidInput)
     assert isinstance(good, Batched)
@@ -157,7 +160,7 @@ async def test_a_payload_that_cannot_be_measured_is_refused_alone() -> None:
 
 async def test_only_the_failing_part_of_a_batch_has_the_error() -> None:
     backend = Reverser()
-    batcher = Batcher(backend, Words(), BatchLimits(), full_batch_s=1e-6)
+    batcher = Batcher(backend, Words(), BatchLimits(), full_batch_s=1e-6, steady=True)
     texts = ["ape", "ape poison", "auk", "ant"]
     outcomes = await asyncio.gather(*map(batcher.submit, texts), return_exceptions=True)
     assert [isinstance(outcome, PenstockError) for outcome in outcomes] == [False, True, False, False]

@@ -210,7 +210,7 @@ def test_a_task_that_overrides_an_inline_one_is_not_inline_by_default() -> None:
     [
         ("raise", InferenceError, "the task moody of m:1 failed to prepare the request"),
         ("stop", InferenceError, "failed to prepare"),
-        ("exit", InferenceError, "the task moody of m:1 failed: SystemExit"),
+        ("exit", InferenceError, "the task moody of m:1 failed to prepare the request"),
         ("none", InferenceError, "failed to prepare"),
         ("shape", InferenceError, "the task moody of m:1 failed to prepare the request"),
         ("name", InferenceError, "the task moody of m:1 failed to prepare the request"),

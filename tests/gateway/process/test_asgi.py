@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, MutableMapping
+from collections.abc import AsyncIterator, Callable, MutableMapping
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from fastapi import FastAPI
 from waiting import LONG_S
 
-from penstock.errors import ConfigError
-from penstock.gateway.process.asgi import AsgiApp, create_app
+from penstock.engine.engine import InferenceEngine
+from penstock.errors import ConfigError, InferenceError, InvalidInput, PenstockError
+from penstock.gateway.gateway import Gateway
+from penstock.gateway.process.asgi import AsgiApp, create_app, problem_response
 from penstock.settings import Settings
+
+GOOD = {"input_data": [1, 2, 3, 4]}
 
 
 def uvicorn(directory: Path, port: int, **environ: str) -> subprocess.Popen[str]:
@@ -176,3 +182,173 @@ async def test_a_model_that_cannot_be_served_fails_the_start_in_one_sentence(bas
     assert message["type"] == "lifespan.startup.failed"
     assert "nothing" in message["message"]
     await app.gateway.close()
+
+
+# Starts and ends
+
+
+@contextlib.asynccontextmanager
+async def living(app: Any) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of an application whose lifespan is run meanwhile."""
+    sent, received = asyncio.Queue[MutableMapping[str, Any]](), asyncio.Queue[MutableMapping[str, Any]]()
+    life = asyncio.create_task(
+        app({"type": "lifespan", "asgi": {"version": "3.0"}, "state": {}}, received.get, sent.put)
+    )
+    await received.put({"type": "lifespan.startup"})
+    assert await sent.get() == {"type": "lifespan.startup.complete"}
+    async with client_of(app) as client:
+        yield client
+    await received.put({"type": "lifespan.shutdown"})
+    assert await sent.get() == {"type": "lifespan.shutdown.complete"}
+    await life
+
+
+def client_of(app: Any, **headers: str) -> httpx.AsyncClient:
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://app", headers=headers)
+
+
+@pytest.mark.parametrize("make", [create_app, AsgiApp])
+def test_an_application_starts_as_often_as_its_lifespan_is_run(
+    base_settings: Settings, make: Callable[..., Any]
+) -> None:
+    app = make(base_settings, ("vec",))
+
+    async def once() -> None:
+        async with living(app) as client:
+            assert (await client.get("/health/ready")).status_code == 200
+            assert (await client.post("/predict", json=GOOD)).status_code == 200
+            assert "/predict" in (await client.get("/openapi.json")).json()["paths"]
+        async with client_of(app) as client:
+            assert (await client.post("/predict", json=GOOD)).status_code == 503
+
+    for _ in range(2):
+        asyncio.run(once())
+
+
+@pytest.mark.parametrize("make", [create_app, AsgiApp])
+async def test_a_mounted_application_starts_at_its_first_request(
+    base_settings: Settings, make: Callable[..., Any]
+) -> None:
+    outer, inner = FastAPI(), make(base_settings, ("vec",))
+    outer.mount("/ml", inner)
+    async with living(outer) as client:
+        reply = await client.post("/ml/predict", json=GOOD)
+        assert reply.status_code == 200, reply.text
+        assert (await client.get("/ml/health/ready")).status_code == 200
+        assert (await client.get("/ml/nowhere")).json()["type"] == "urn:penstock:not-found"
+        assert (await client.get("/predict")).json() == {"detail": "Not Found"}
+    await gateway_of(inner).close()
+
+
+def gateway_of(app: Any) -> Gateway:
+    return app.gateway if isinstance(app, AsgiApp) else app.state.gateway  # type: ignore[no-any-return]
+
+
+async def test_requests_that_come_together_start_it_once(
+    base_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = create_app(base_settings, ("vec",))
+    service = app.state.gateway.service
+    starts: list[object] = []
+    start = service.start
+    monkeypatch.setattr(service, "start", lambda refs: starts.append(refs) or start(refs))
+    async with client_of(app) as client:
+        replies = await asyncio.gather(*(client.post("/predict", json=GOOD) for _ in range(4)))
+    assert {reply.status_code for reply in replies} == {200}
+    assert len(starts) == 1
+    await app.state.gateway.close()
+
+
+def test_without_a_lifespan_every_request_may_have_an_event_loop_of_its_own(base_settings: Settings) -> None:
+    app = create_app(base_settings, ("vec",))
+
+    async def once() -> int:
+        async with client_of(app) as client:
+            return (await client.post("/predict", json=GOOD)).status_code
+
+    assert [asyncio.run(once()) for _ in range(3)] == [200] * 3
+    asyncio.run(app.state.gateway.close())
+
+
+async def test_a_mounted_application_whose_model_is_missing_says_so_at_every_request(base_settings: Settings) -> None:
+    outer, inner = FastAPI(), create_app(base_settings, ("nothing",))
+    outer.mount("/ml", inner)
+    async with client_of(outer) as client:
+        for _ in range(2):
+            reply = await client.post("/ml/predict", json=GOOD)
+            assert reply.status_code == 503
+            assert "nothing" in reply.json()["detail"]
+        assert (await client.get("/ml/health/live")).status_code == 200
+    await inner.state.gateway.close()
+
+
+_MOUNTED = """
+import asyncio, httpx
+from fastapi import FastAPI
+from penstock import create_app
+
+outer = FastAPI()
+outer.mount("/ml", create_app(refs=["digits"]))
+
+async def main():
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(outer), base_url="http://t") as client:
+        print((await client.post("/ml/predict", json={"input_data": [0.0] * 784})).status_code)
+
+asyncio.run(main())
+"""
+
+
+def test_a_process_ends_although_nobody_ends_its_mounted_application(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _MOUNTED], cwd=tmp_path, capture_output=True, text=True, timeout=LONG_S, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, "200\n"), done.stderr
+    assert "Traceback" not in done.stderr
+
+
+# Errors in applications of others
+
+
+async def test_the_handler_gives_an_embedded_engine_the_problem_documents_of_the_server(
+    base_settings: Settings,
+) -> None:
+    engine = InferenceEngine(base_settings)
+    await engine.start(["vec"])
+    app, served = FastAPI(), create_app(base_settings, engine=engine)
+    app.add_exception_handler(PenstockError, problem_response)
+
+    @app.post("/models/{name}/predict")
+    async def score(name: str, body: dict[str, Any]) -> Any:
+        if name == "broken":
+            raise InferenceError("a secret of the server")
+        return (await engine.predict(body, ref=name)).response
+
+    headers = {"x-request-id": "mine"}
+    async with client_of(app, **headers) as own, client_of(served, **headers) as other:
+        for path, body in (("/models/vec/predict", {"input_data": [1]}), ("/models/nothing/predict", GOOD)):
+            here, there = await own.post(path, json=body), await other.post(path, json=body)
+            assert here.status_code in (404, 422)
+            assert (here.status_code, here.json()) == (there.status_code, there.json())
+            assert here.headers["content-type"] == there.headers["content-type"] == "application/problem+json"
+            assert here.headers["x-request-id"] == "mine"
+        broken = await own.post("/models/broken/predict", json=GOOD)
+        assert broken.status_code == 500
+        assert "secret" not in broken.text
+        await engine.close()
+        closed = await own.post("/models/vec/predict", json=GOOD)
+        assert closed.status_code == 503
+        assert int(closed.headers["retry-after"]) >= 1
+
+
+async def test_an_added_route_may_raise_an_error_of_penstock(base_settings: Settings) -> None:
+    app = create_app(base_settings, ("vec",))
+
+    @app.get("/own")
+    async def own() -> None:
+        raise InvalidInput("own: it is not valid", field="own")
+
+    async with client_of(app) as client:
+        reply = await client.get("/own")
+    assert reply.status_code == 422
+    assert reply.json()["errors"] == [{"field": "own", "message": "it is not valid"}]
+    await app.state.gateway.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,8 +17,10 @@ from penstock.backends.base import (
     empty_outputs,
     no_rows,
     require_file,
+    run_in_progress,
 )
 from penstock.backends.devices import Device
+from penstock.backends.onnx.cost import depends_on_rows_only
 from penstock.backends.onnx.errors import run_error
 from penstock.backends.onnx.hints import read_hints
 from penstock.backends.onnx.ports import Port, flatten, names_to_run, ports, run_with_bf16
@@ -47,8 +50,8 @@ class OnnxBackend(Backend):
         device, self.warnings = opened.placement
         self.device = str(device)
         self.signature = signature
-        self.num_parameters, self.num_bytes = weigh(path) or (None, None)
         self._path = path
+        self.num_parameters, self.num_bytes = weigh(path) or (None, None)
         self.own_threads = not opened.shares_threads
         self._session: onnxruntime.InferenceSession | None = opened.session
         wanted = [spec.name for spec in signature.outputs]
@@ -59,7 +62,8 @@ class OnnxBackend(Backend):
         self._bf16_types = types if BF16 in types.values() else None
         self.metadata = opened.session.get_modelmeta().custom_metadata_map
         self._plain = _run_options()
-        self._shrinking = _run_options(shrink=_arena(device))
+        self._arena = _arena(device)
+        self._shrinking = _run_options(shrink=self._arena)
         self._texts = [spec.name for spec in signature.inputs if spec.dtype == "BYTES"]
         self._usual_bytes = 0.0
 
@@ -110,6 +114,12 @@ class OnnxBackend(Backend):
         """What the graph says of its inputs."""
         return read_hints(self._path)
 
+    def cost_depends_on_rows_only(self) -> bool:
+        """True for a graph without loops, branches and sizes from values, on inputs of fixed lengths and no text."""
+        inputs = self.signature.inputs
+        fixed = all(spec.row_elements >= 0 and spec.dtype != "BYTES" for spec in inputs)
+        return fixed and depends_on_rows_only(self._path)
+
     def close(self) -> None:
         """Drop the session; its memory is freed when the last run has ended."""
         self._session = None
@@ -122,7 +132,15 @@ class OnnxBackend(Backend):
         """
         usual = self._usual_bytes
         self._usual_bytes = usual + (size - usual) / _USUAL_OVER_RUNS
-        return self._shrinking if size > max(_SHRINK_FROM_BYTES, _SHRINK_ABOVE_USUAL * usual) else self._plain
+        shrinks = size > max(_SHRINK_FROM_BYTES, _SHRINK_ABOVE_USUAL * usual)
+        stop = run_in_progress.stop
+        if stop is None:
+            return self._shrinking if shrinks else self._plain
+        options = _run_options(shrink=self._arena if shrinks else None)  # its own: one run is stopped, not all
+        stop.how = functools.partial(setattr, options, "terminate", True)
+        if stop.asked:
+            stop.how()
+        return options
 
 
 def _text(name: str, array: Array) -> Array:

@@ -89,6 +89,8 @@ def run_error(error: Exception) -> InferenceError:
     """The error for a run that failed."""
     if isinstance(error, MemoryError) or _is_memory(str(error)):
         return OutOfMemory("the batch does not fit into memory")
+    if "terminate flag" in str(error):
+        return InferenceError("the run was stopped, since it took too long")
     return InferenceError(f"the model could not run the batch: {_detail(str(error))}")
 
 

@@ -46,6 +46,7 @@ class ExportedBackend(TorchBackend):
 
     format = "pt2"
     _calling: Calling
+    _plain = False
 
     @classmethod
     def open(cls, file: ModelFile, options: BackendOptions) -> ExportedBackend:
@@ -69,8 +70,12 @@ class ExportedBackend(TorchBackend):
                 backend = cls(module, signature, device, warnings=warnings, pin_memory=options.pin_memory)
             except RuntimeError as error:
                 raise load_error(file.path, device, error) from None
-        backend._calling = calling
+        backend._calling, backend._plain = calling, _is_plain(program)
         return backend
+
+    def cost_depends_on_rows_only(self) -> bool:
+        """True for a program without loops, branches and sizes from values, on inputs of fixed lengths."""
+        return self._plain and all(spec.row_elements >= 0 for spec in self.signature.inputs)
 
     def _call(self, tensors: dict[str, torch.Tensor]) -> Any:
         model = self._model
@@ -102,6 +107,17 @@ def _load(path: Path) -> ExportedProgram:
             if is_memory(error):
                 raise load_error(path, "cpu", error) from None
             raise ModelLoadError(f"{path}: PyTorch cannot load the program: {reason(error)}") from None
+
+
+def _is_plain(program: ExportedProgram) -> bool:
+    """True if every size follows from those of the inputs, and no operator runs another graph, as loops do."""
+    from torch._ops import HigherOrderOperator
+    from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
+
+    return not any(
+        isinstance(node.target, HigherOrderOperator) or free_unbacked_symbols(node.meta.get("val"))
+        for node in program.graph.nodes
+    )
 
 
 def _moved(program: ExportedProgram, device: Device) -> ExportedProgram:

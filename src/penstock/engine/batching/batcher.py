@@ -3,8 +3,8 @@
 It batches while busy: an idle backend starts at once with what is queued, and the queue fills while it runs. The batch
 size follows the load, without a timer (unless `max_wait_ms` asks for one).
 
-A model whose full batch runs shorter than the hop to a thread and back runs on the event loop. Any other runs in the
-batcher's own threads, which take their next batch from the queue without waiting for the event loop.
+A model whose full batch always runs shorter than the hop to a thread and back runs on the event loop. Any other runs in
+the batcher's own threads, which take their next batch from the queue without waiting for the event loop.
 """
 
 from __future__ import annotations
@@ -14,17 +14,18 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Generic, NamedTuple, TypeAlias, TypeVar
+from typing import Generic
 
+from penstock.backends.base import Stop, run_in_progress
 from penstock.engine.batching.collation import Batch, Collator, Payload
 from penstock.engine.batching.deadlines import DeadlineTimers
 from penstock.engine.batching.halving import as_penstock_error, halve_batch, halve_rows
 from penstock.engine.batching.limits import BatchLimits
+from penstock.engine.batching.outcome import Batched, Outcome, Preempted, Result
 from penstock.engine.batching.queue import BatchQueue, Item
 from penstock.errors import DeadlineExceeded, ModelNotReady, OutOfMemory, Overloaded, PenstockError
 
 log = logging.getLogger(__name__)
-Result = TypeVar("Result")
 
 INLINE_BELOW_S = 0.0005
 """A full batch that runs shorter than this stays on the event loop: the hop to a thread and back costs about half
@@ -32,24 +33,12 @@ of it, and any other callback blocks the loop for as long."""
 
 MOST_PARTS = 256
 """Of one request in the queue at once; it is cut into as many batches as it needs, some of them later."""
+
+CLOSE_S = 5.0
+"""How long `close` waits for the runs in progress."""
+
 WAKE_EVERY_S = 0.02
 """The longest interval at which a request that waits for capacity looks again."""
-
-
-class Batched(NamedTuple, Generic[Result]):
-    """One request's part of the outputs, and facts of its batch. Times in seconds."""
-
-    outputs: Result
-    batch_rows: int
-    queue_s: float
-    run_s: float
-
-
-class Preempted(Overloaded):
-    """The request was evicted from a full queue by requests of a higher priority."""
-
-
-Outcome: TypeAlias = "Batched[Result] | PenstockError"
 
 
 class Batcher(Generic[Payload, Batch, Result]):
@@ -62,11 +51,13 @@ class Batcher(Generic[Payload, Batch, Result]):
         limits: BatchLimits,
         *,
         full_batch_s: float = 1.0,
+        steady: bool = False,
         concurrency: int = 1,
     ) -> None:
-        """`full_batch_s`, the measured time of a full batch, decides between event loop and threads.
+        """A `steady` model, whose time depends on its rows only, runs on the event loop if `full_batch_s` is short.
 
-        `concurrency` is how many batches may run at once, each in its own thread.
+        `full_batch_s` is the measured time of a full batch. `concurrency` is how many batches may run at once, each in
+        its own thread.
         """
         self.limits = limits
         self.running_rows = 0
@@ -83,12 +74,14 @@ class Batcher(Generic[Payload, Batch, Result]):
         self._max_wait_s = limits.max_wait_ms / 1000
         self._lock = threading.Condition(threading.Lock())
         self._deadlines = DeadlineTimers(self._expire)
-        self._inline = full_batch_s < INLINE_BELOW_S
+        self._inline = steady and full_batch_s < INLINE_BELOW_S
         self._flush_on: asyncio.AbstractEventLoop | None = None
         self._notify_on: asyncio.AbstractEventLoop | None = None
-        self._fill_timer: asyncio.TimerHandle | None = None
+        self._flush_at = 0.0
+        self._fill_timer: asyncio.Handle | None = None
         self._concurrency = concurrency
         self._threads: list[threading.Thread] = []
+        self._runs: dict[Stop, set[Item[Payload]]] = {}  # in threads, with the requests that still wait for them
         self._idle = 0
         self._closed = False
         self._full_s = full_batch_s
@@ -230,10 +223,15 @@ class Batcher(Generic[Payload, Batch, Result]):
     def _retry_after_s(self) -> float:
         return max(0.001, self.wait_s)
 
-    def _remove(self, items: Iterable[Item[Payload]]) -> None:
+    def _remove(self, items: Sequence[Item[Payload]]) -> None:
+        """Drop what still waits, and stop a run in a thread that nobody waits for any more."""
         with self._lock:
             for item in items:
                 self._queue.remove(item)
+            for stop, waiting in self._runs.items():
+                waiting.difference_update(items)
+                if not waiting:
+                    stop.ask()
 
     def _expire(self, item: Item[Payload]) -> None:
         self._remove((item,))
@@ -264,19 +262,22 @@ class Batcher(Generic[Payload, Batch, Result]):
 
     def _flush_soon(self, loop: asyncio.AbstractEventLoop) -> None:
         """Schedule a flush on this loop, unless one is due."""
-        wait = 0.0
+        due = 0.0
         if self._max_wait_s:
             with self._lock:
-                wait = self._fill_wait_s()
-        timer = self._fill_timer
-        if self._flush_on is loop and (timer is None or (wait > 0 and timer.when() <= loop.time() + wait)):
-            return  # a flush on this loop is due; one on another loop may never come: that loop may have been closed
-        if timer is not None and self._flush_on is loop:  # a timer of another loop serves the requests of that loop
-            timer.cancel()
-        self._flush_on = loop
+                due = self._fill_until()
+        if self._flush_on is loop:  # one on another loop may never come: that loop may have been closed
+            if self._flush_at <= due:
+                return
+            if self._fill_timer is not None:
+                self._fill_timer.cancel()
+        wait = due - time.monotonic() if due else 0.0
+        # its handle cannot be asked when it is due: uvloop takes a short delay for none, and gives another kind
         self._fill_timer = loop.call_later(wait, self._flush, loop) if wait > 0 else None
-        if wait <= 0:
+        if self._fill_timer is None:
+            due = 0.0
             loop.call_soon(self._flush, loop)
+        self._flush_on, self._flush_at = loop, due
 
     def _flush(self, loop: asyncio.AbstractEventLoop) -> None:
         self._flush_on, self._fill_timer = None, None
@@ -309,12 +310,17 @@ class Batcher(Generic[Payload, Batch, Result]):
 
     def _work(self) -> None:
         rows = 0
+        stop: Stop | None = None
         while True:
             with self._lock:
                 self.running_rows -= rows
+                if stop is not None:
+                    del self._runs[stop]
                 batch = self._next_batch()
                 if batch is None:
                     return
+                stop = run_in_progress.stop = Stop()
+                self._runs[stop] = set(batch)
                 rows = sum([item.rows for item in batch])
                 self.running_rows += rows
                 if self._idle and self._queue.requests:
@@ -327,7 +333,7 @@ class Batcher(Generic[Payload, Batch, Result]):
         while not self._closed:
             wait = None
             if self._queue.requests:
-                wait = self._fill_wait_s() if self._max_wait_s else 0.0
+                wait = self._fill_until() - time.monotonic() if self._max_wait_s else 0.0
                 if wait <= 0:
                     return self._queue.take()
             self._idle += 1
@@ -335,11 +341,8 @@ class Batcher(Generic[Payload, Batch, Result]):
             self._idle -= 1
         return None
 
-    def _fill_wait_s(self) -> float:
-        """How much longer to wait for a fuller batch."""
-        if self._queue.rows >= self.limits.batch_rows:
-            return 0.0
-        return self._queue.fill_until(self._max_wait_s) - time.monotonic()
+    def _fill_until(self) -> float:  # lock held; 0 for a full batch
+        return 0.0 if self._queue.rows >= self.limits.batch_rows else self._queue.fill_until(self._max_wait_s)
 
     # Running
 
@@ -347,7 +350,7 @@ class Batcher(Generic[Payload, Batch, Result]):
         """One outcome per item. A batch that fails is halved until only the requests at fault have the error."""
         try:
             return self._run_batch(batch)
-        except (Exception, SystemExit) as error:  # exit() in a model would end the thread, and leave requests waiting
+        except BaseException as error:  # exit() in a model would end the thread, and leave requests waiting
             return halve_batch(self._run_batch, batch, error, self._failed)
 
     def _run_batch(self, batch: Sequence[Item[Payload]]) -> list[Outcome[Result]]:
@@ -368,7 +371,7 @@ class Batcher(Generic[Payload, Batch, Result]):
             parts = halve_rows(
                 lambda payload: self._run_part(item, payload), item.payload, item.rows, self._collator.cut, error
             )
-        except (Exception, SystemExit) as failure:
+        except BaseException as failure:
             return as_penstock_error(failure)
         return self._joined(parts)
 
@@ -387,9 +390,10 @@ class Batcher(Generic[Payload, Batch, Result]):
         for item in waiting:
             error = ModelNotReady("the model was unloaded while the request waited; try again")
             _deliver((item,), (error,), None)
+        until = time.monotonic() + CLOSE_S
         for thread in self._threads:
             if thread is not threading.current_thread():
-                thread.join(timeout=5)
+                thread.join(max(0.0, until - time.monotonic()))
 
 
 def _deliver(

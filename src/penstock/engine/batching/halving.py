@@ -23,7 +23,7 @@ def halve_batch(
 ) -> list[Result]:
     """One result per item of a batch whose run raised `error`: its halves run separately, down to single items.
 
-    `failed(item, error)` makes the result of an item that fails alone. A model that calls `exit()` counts as failed.
+    `failed(item, error)` makes the result of an item that fails alone, whatever the model raises, SystemExit included.
     """
     if len(items) == 1:
         return [failed(items[0], error)]
@@ -32,7 +32,7 @@ def halve_batch(
     for half in (items[:middle], items[middle:]):
         try:
             results += run(half)
-        except (Exception, SystemExit) as again:
+        except BaseException as again:
             results += halve_batch(run, half, again, failed)
     return results
 

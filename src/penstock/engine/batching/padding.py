@@ -17,7 +17,7 @@ from penstock.artifacts.golden import Golden
 from penstock.artifacts.policies import PaddingPolicy
 from penstock.backends.base import Backend, BackendOptions, InputHints, ModelFile
 from penstock.backends.row_independence import OTHERS_TOLERANCE, RowProof, largest_change
-from penstock.engine.batching.batcher import INLINE_BELOW_S, Batcher
+from penstock.engine.batching.batcher import Batcher
 from penstock.engine.batching.collation import ArrayCollator, AxisCollator, Collator, RowCollator, WholeCollator
 from penstock.engine.batching.limits import BatchLimits
 from penstock.errors import GoldenMismatch, InferenceError, InvalidInput, ModelLoadError, UnsupportedFormat
@@ -258,12 +258,13 @@ def _unpadded(backend: Backend) -> Callable[[Arrays], Arrays]:
     return lambda inputs: run(masks.stack([inputs]))
 
 
-def batcher_for(backend: Backend, limits: BatchLimits, *, full_batch_s: float, concurrency: int = 1) -> ArrayBatcher:
+def batcher_for(
+    backend: Backend, limits: BatchLimits, *, full_batch_s: float, steady: bool = False, concurrency: int = 1
+) -> ArrayBatcher:
     """A batcher in front of a backend, with the collator that the model needs."""
     run, collator = collated(backend, whole=limits.whole)
-    if limits.whole:  # the size of a run is the client's choice, so none of them blocks the event loop
-        full_batch_s = max(full_batch_s, INLINE_BELOW_S)
-    return Batcher(run, collator, limits, full_batch_s=full_batch_s, concurrency=concurrency)
+    steady = steady and not limits.whole  # the size of such a run is the client's choice
+    return Batcher(run, collator, limits, full_batch_s=full_batch_s, steady=steady, concurrency=concurrency)
 
 
 def prove_lengths(backend: Backend, rows: RowProof, inputs: Arrays) -> RowProof:

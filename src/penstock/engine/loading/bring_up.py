@@ -18,6 +18,7 @@ from penstock.backends.devices import missing_features, usable_cores
 from penstock.backends.examples import Examples
 from penstock.backends.row_independence import DECLARED, FEW_ROWS, WHOLE, RowProof, prove_rows
 from penstock.backends.verification import timed, verify, warm_up
+from penstock.engine.batching.batcher import INLINE_BELOW_S
 from penstock.engine.batching.limits import BatchLimits
 from penstock.engine.batching.padding import ArrayBatcher, batcher_for, padded, prove_lengths, verify_padding
 from penstock.engine.batching.row_proofs import KnownProofs, from_record, read_proof, write_proof
@@ -74,7 +75,8 @@ class ReadyBackend(NamedTuple):
 
     def batcher(self) -> ArrayBatcher:
         """The queue in front of the backend, with the batch size and the parallel runs that were verified."""
-        return batcher_for(self.backend, self.limits, full_batch_s=self.full_s, concurrency=self.runners)
+        steady = max(self.timings.values()) < INLINE_BELOW_S and self.backend.cost_depends_on_rows_only()
+        return batcher_for(self.backend, self.limits, full_batch_s=self.full_s, steady=steady, concurrency=self.runners)
 
 
 def bring_up(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -14,6 +16,7 @@ from penstock.artifacts.artifact import Artifact
 from penstock.artifacts.manifest import Manifest, default_variant_name
 from penstock.artifacts.policies import BatchingPolicy
 from penstock.artifacts.refs import FILE_VERSION
+from penstock.backends.base import Stop, run_in_progress
 from penstock.backends.catalog import format_of
 from penstock.engine.batching.limits import BatchLimits
 from penstock.engine.batching.padding import public_signature
@@ -23,7 +26,7 @@ from penstock.engine.loading.load_overrides import LiveModule, described_file
 from penstock.engine.loading.loaded_model import LoadedModel, ModelInfo
 from penstock.engine.loading.variant_selection import VariantSelection, select_variant
 from penstock.engine.tasks.ranges import RangePolicies
-from penstock.errors import InvalidInput, ModelLoadError
+from penstock.errors import InvalidInput, ModelLoadError, PenstockError, type_and_message
 from penstock.file_description import FileDescription
 from penstock.options import EngineOptions, ModelOptions
 from penstock.tasks.base import Task
@@ -32,6 +35,9 @@ from penstock.tasks.guessing import guess_task
 
 log = logging.getLogger(__name__)
 
+RUN_LIMIT_S = 60.0
+"""How long one trial run of a model that is loaded may take."""
+
 
 def load_artifact(artifact: Artifact, options: EngineOptions, selection: VariantSelection | None = None) -> LoadedModel:
     """Bring up the variant that is the fastest on this machine and passes its golden samples.
@@ -39,7 +45,7 @@ def load_artifact(artifact: Artifact, options: EngineOptions, selection: Variant
     Raises IntegrityError at once for an altered file, else the ModelLoadError of the first variant that failed; each
     begins with `name:version`.
     """
-    with naming(artifact.ref):
+    with naming(artifact.ref), reporting(artifact.ref):
         return _load_artifact(artifact, options, selection or VariantSelection(effort=options.choosing))
 
 
@@ -52,6 +58,43 @@ def naming(ref: str) -> Iterator[None]:
         if str(error).startswith(ref):
             raise
         raise type(error)(f"{ref}: {error}") from error
+
+
+@contextmanager
+def bounded_runs() -> Iterator[None]:
+    """Let a load fail whose trial runs never end, where the runtime can stop a run."""
+    stop, loaded = Stop(), threading.Event()
+    threading.Thread(target=_limit_runs, args=(stop, loaded), name="penstock-load-limit", daemon=True).start()
+    run_in_progress.stop = stop
+    try:
+        yield
+    finally:
+        run_in_progress.stop = None
+        loaded.set()
+
+
+def _limit_runs(stop: Stop, loaded: threading.Event) -> None:
+    """End every run that takes longer than RUN_LIMIT_S, until the model is loaded."""
+    run, since = stop.how, time.monotonic()
+    while not loaded.wait(min(1.0, RUN_LIMIT_S)):
+        if stop.how is not run:  # another run
+            run, since = stop.how, time.monotonic()
+        elif run is not None and time.monotonic() - since > RUN_LIMIT_S:
+            run()
+
+
+@contextmanager
+def reporting(ref: str) -> Iterator[None]:
+    """Log whatever else a model raises, `exit()` included, and raise a ModelLoadError in its place."""
+    try:
+        yield
+    except PenstockError:
+        raise
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
+            raise  # Ctrl-C
+        log.exception("%s could not be loaded", ref)
+        raise ModelLoadError(f"{ref}: it could not be loaded: {type_and_message(error)}") from error
 
 
 def _load_artifact(artifact: Artifact, options: EngineOptions, selection: VariantSelection) -> LoadedModel:

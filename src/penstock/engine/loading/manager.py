@@ -17,7 +17,15 @@ from penstock.backends.examples import Examples
 from penstock.backends.verification import warm_up
 from penstock.engine.config import check_at_least
 from penstock.engine.loading.fork_safety import call_after_fork
-from penstock.engine.loading.load import batch_limits, load_artifact, load_file, load_module, naming
+from penstock.engine.loading.load import (
+    batch_limits,
+    bounded_runs,
+    load_artifact,
+    load_file,
+    load_module,
+    naming,
+    reporting,
+)
 from penstock.engine.loading.load_backoff import LoadBackoff
 from penstock.engine.loading.load_overrides import LiveModule, LoadKeywords, LoadOverrides
 from penstock.engine.loading.loaded_model import LoadedModel, ModelInfo
@@ -122,7 +130,8 @@ class ModelManager:
             model = self._current(key, stale)  # another flight may have ended since the look below
             if model is not None:
                 return model
-            return self._load(key, path, options, overrides)
+            with reporting(key), bounded_runs():
+                return self._load(key, path, options, overrides)
 
         self.cache.check_open()
         return self._current(key, stale) or self._flights.run(key, load)

@@ -140,14 +140,18 @@ class TaskThreadPool:
             try:
                 result = job.work()
             except Exception as raised:
-                error = raised
+                error = raised if not isinstance(raised, StopIteration) else self._failed(raised)
             except BaseException as raised:  # such as sys.exit()
-                log.exception("%s tried to end its thread", self._what)
-                error = InferenceError(f"{self._what} failed: {type(raised).__name__}")
+                error = self._failed(raised)
             if self._finished(job):
                 return
             _deliver(job, result, error)
             del job, result, error  # releases the request while the thread waits for the next job
+
+    def _failed(self, error: BaseException) -> InferenceError:
+        """The error in place of one that no future can hold, or that would end the thread."""
+        log.error("%s failed", self._what, exc_info=error)
+        return InferenceError(f"{self._what} failed: {type(error).__name__}")
 
     def _next(self) -> _Job | None:
         """The next job, marked as begun; None after IDLE_S without any, or on close: the thread ends."""

@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import logging
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import penstock
 from penstock.engine.engine import InferenceEngine
+from penstock.engine.single_flight import SingleFlight
 from penstock.errors import ConfigError, PenstockError
 from penstock.gateway.docs.examples import Example
-from penstock.gateway.gateway import Gateway
+from penstock.gateway.gateway import Gateway, request_id_of
 from penstock.gateway.http import Call, Disconnected, Protocol, Reply, ReplyStream
 from penstock.gateway.middleware import build_gateway
 from penstock.gateway.native.routes import NATIVE
+from penstock.gateway.problems import MEDIA_TYPE, error_headers, is_server_fault, problem_body
 from penstock.gateway.service import Service
 from penstock.monitor.logs import configure_logging
 from penstock.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
+    from starlette.requests import Request
+    from starlette.responses import Response
+
+log = logging.getLogger(__name__)
 
 Message: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[Message]]
@@ -40,13 +49,17 @@ class AsgiApp:
         protocols: Sequence[Protocol] = (NATIVE,),
     ) -> None:
         """As `create_app`."""
-        self.gateway = _gateway(settings, engine, protocols)
-        self._refs = refs
+        self._life = ServerLife(_builder(settings, engine, protocols), refs)
+
+    @property
+    def gateway(self) -> Gateway:
+        """What answers."""
+        return self._life.gateway
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """One connection, or the lifespan of the application."""
         if scope["type"] == "http":
-            await self.gateway.serve(AsgiCall(self.gateway, scope, receive, send))
+            await self._life.serve(scope, receive, send)
         elif scope["type"] == "lifespan":
             await self._live(receive, send)
         elif scope["type"] == "websocket":
@@ -56,7 +69,7 @@ class AsgiApp:
     async def _live(self, receive: Receive, send: Send) -> None:
         await receive()
         try:
-            async with running(self.gateway, self._refs):
+            async with self._life.running():
                 await send({"type": "lifespan.startup.complete"})
                 await receive()
         except PenstockError as error:
@@ -65,24 +78,67 @@ class AsgiApp:
             await send({"type": "lifespan.shutdown.complete"})
 
 
-def _gateway(
+def _builder(
     settings: Settings | None, engine: InferenceEngine | None, protocols: Sequence[Protocol] = (NATIVE,)
-) -> Gateway:
+) -> Callable[[], Gateway]:
+    """Makes the gateway of an application; settings are read now."""
     if settings is None:
         settings = load_settings().settings
         configure_logging(settings)
-    return build_gateway(Service(settings, engine=engine), protocols=protocols)
+    return lambda: build_gateway(Service(settings, engine=engine), protocols=protocols)
 
 
-@contextlib.asynccontextmanager
-async def running(gateway: Gateway, refs: Sequence[str]) -> AsyncIterator[None]:
-    """Load the models, and at the end finish the requests in flight. Raises the PenstockError of a model."""
-    await gateway.service.start(refs)
-    try:
-        yield
-    finally:
-        await gateway.drain(gateway.service.settings.drain_timeout_s)
-        await gateway.close()
+class ServerLife:
+    """When a gateway starts and ends: with the lifespan of its application, as often as that is run.
+
+    Where nobody runs the lifespan, as of an application that is mounted in another, it starts at the first request.
+    """
+
+    def __init__(self, build: Callable[[], Gateway], refs: Sequence[str]) -> None:
+        self.gateway = build()
+        self._build = build
+        self._refs = refs
+        self._started = self._ended = False
+        self._starts: SingleFlight[str, None] = SingleFlight()
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Load the models, and at the end finish the requests in flight. Raises the PenstockError of a model."""
+        if self._ended:
+            self.gateway = self._build()
+        self._started, self._ended = True, False
+        gateway = self.gateway
+        try:
+            await gateway.service.start(self._refs)
+            yield
+        finally:
+            self._ended = True
+            await gateway.drain(gateway.service.settings.drain_timeout_s)
+            await gateway.close()
+
+    async def serve(self, scope: Message, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+        if not self._started:
+            await self._start_now()
+        await self.gateway.serve(AsgiCall(self.gateway, scope, receive, send))
+
+    async def _start_now(self) -> None:
+        """Load the models for the first request; others wait. After an error the next request tries again."""
+        service = self.gateway.service
+        until = time.monotonic() + service.settings.request_timeout_ms / 1000
+        with contextlib.suppress(TimeoutError):  # the gateway says that models are being loaded
+            await self._starts.run_async("start", self._start, deadline=until, shared_errors=PenstockError)
+
+    async def _start(self) -> None:
+        service = self.gateway.service
+        try:
+            await service.start(self._refs)
+        except PenstockError as error:
+            service.start_error = str(error)
+            log.error("the models could not be loaded: %s", error)
+        else:
+            self._started = True
+            atexit.register(service.engine.manager.close)  # nobody else ends it
 
 
 class AsgiCall(Call):
@@ -96,7 +152,7 @@ class AsgiCall(Call):
         self.service = gateway.service
         self.limits = gateway.limits
         self.method = scope["method"]
-        self.path = scope["path"]
+        self.path = path_of(scope)
         self.query = scope["query_string"].decode("latin-1")
         self.header = headers.get
         self.server = (scope.get("server") or (None,))[0]
@@ -179,7 +235,28 @@ class AsgiStream(ReplyStream):
         """Nothing to do: servers close the connection of an application that returns in the middle of a reply."""
 
 
+def path_of(scope: Message) -> str:
+    """The path of a request within this application, which may be mounted in another."""
+    path, root = str(scope["path"]), str(scope.get("root_path", ""))
+    return path.removeprefix(root) or "/" if root and path.startswith(f"{root}/") else path
+
+
 # FastAPI
+
+
+async def problem_response(request: Request, error: Exception) -> Response:
+    """An exception handler for FastAPI and Starlette: a problem document as the server's, for a PenstockError.
+
+    `app.add_exception_handler(PenstockError, problem_response)`, in an application with an engine of its own.
+    """
+    from starlette.responses import Response
+
+    request_id = request_id_of(request.headers.get("x-request-id"))
+    if is_server_fault(error):
+        log.error("request %s failed: %s", request_id, error, exc_info=error)
+    status, body = problem_body(error, request_id)
+    headers = dict([*error_headers(error), ("x-request-id", request_id)])
+    return Response(body, status, headers, media_type=MEDIA_TYPE)
 
 
 def create_app(
@@ -196,12 +273,19 @@ def create_app(
     except ImportError:
         raise ConfigError("create_app needs FastAPI; install it with: pip install 'penstock[fastapi]'") from None
 
-    gateway = _gateway(settings, engine)
-    service = gateway.service
+    build = _builder(settings, engine)
+
+    def build_for_app() -> Gateway:
+        gateway = build()
+        service = gateway.service
+        service.write_openapi = _with_routes_of(app, service.write_openapi)
+        app.openapi = lambda: service.write_openapi(None)  # type: ignore[method-assign]
+        app.state.gateway = gateway
+        return gateway
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:  # noqa: ARG001
-        async with running(gateway, refs):
+        async with life.running():
             yield
 
     app = FastAPI(
@@ -212,10 +296,9 @@ def create_app(
         redoc_url=None,
         openapi_url=None,
     )
-    service.write_openapi = _with_routes_of(app, service.write_openapi)
-    app.openapi = lambda: service.write_openapi(None)  # type: ignore[method-assign]
-    app.state.gateway = gateway
-    app.add_middleware(GatewayMiddleware, gateway=gateway)
+    life = ServerLife(build_for_app, refs)
+    app.add_exception_handler(PenstockError, problem_response)
+    app.add_middleware(GatewayMiddleware, life=life)
     return app
 
 
@@ -237,16 +320,16 @@ def _with_routes_of(app: FastAPI, own: Writer) -> Writer:
 class GatewayMiddleware:
     """ASGI middleware: answers the gateway's routes and unknown paths, and passes on what the application routes."""
 
-    def __init__(self, app: App, gateway: Gateway) -> None:
+    def __init__(self, app: App, life: ServerLife) -> None:
         self._app = app
-        self._gateway = gateway
+        self._life = life
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """One connection, or the lifespan of the application."""
         if scope["type"] == "lifespan":
             await self._live(scope, receive, send)
-        elif scope["type"] == "http" and (self._gateway.routes.knows(scope["path"]) or not _is_routed(scope)):
-            await self._gateway.serve(AsgiCall(self._gateway, scope, receive, send))
+        elif scope["type"] == "http" and (self._life.gateway.routes.knows(path_of(scope)) or not _is_routed(scope)):
+            await self._life.serve(scope, receive, send)
         else:
             await self._app(scope, receive, send)
 

@@ -23,6 +23,7 @@ from penstock.errors import ConfigError, PenstockError
 from penstock.gateway.gateway import Gateway
 from penstock.gateway.middleware import build_gateway
 from penstock.gateway.process.rsgi import RsgiApp
+from penstock.gateway.process.watchdog import Watchdog, end_at_second
 from penstock.gateway.service import Service
 from penstock.gateway.worker_group import WorkerGroup
 from penstock.monitor.logs import configure_logging
@@ -41,6 +42,8 @@ SPARE_FILES = 256
 """File descriptors reserved for models, the registry and logs."""
 CLOSE_S = 1.0
 """How long connections may take to close after the last reply."""
+EXIT_S = 15.0
+"""How much longer than the drain the process may take to exit."""
 
 
 def serve(settings: Settings, refs: Sequence[str] = ()) -> int:
@@ -62,13 +65,19 @@ def serve(settings: Settings, refs: Sequence[str] = ()) -> int:
 
 def _worker_main(settings: Settings, refs: tuple[str, ...], directory: Path, reports: Connection) -> None:
     """One server in a child process. Ctrl-C reaches the whole process group, so only the parent's SIGTERM counts."""
-    from penstock.gateway.process.supervisor import READY
+    from penstock.gateway.process.supervisor import ALIVE, READY
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     configure_logging(settings)
     _exit_with_parent(directory)
+    os.set_blocking(reports.fileno(), False)
+
+    def alive() -> None:
+        with contextlib.suppress(OSError):  # the pipe is full, since the parent stands still, or it has ended
+            reports.send(ALIVE)
+
     try:
-        sys.exit(run(settings, refs, workers=WorkerGroup(directory), on_ready=lambda: reports.send(READY)))
+        sys.exit(run(settings, refs, workers=WorkerGroup(directory), on_ready=lambda: reports.send(READY), alive=alive))
     except PenstockError as error:
         reports.send(str(error))
         sys.exit(1)
@@ -93,11 +102,23 @@ def run(
     *,
     workers: WorkerGroup | None = None,
     on_ready: Callable[[], None] = lambda: None,
+    alive: Callable[[], None] = lambda: None,
 ) -> int:
-    """One server in this process, on an address that was checked before; `workers` is the group it belongs to."""
+    """One server in this process, on an address that was checked before; `workers` is the group it belongs to.
+
+    `alive` is called while the event loop runs. The process must end when this returns.
+    """
     import uvloop
 
-    return uvloop.run(Server(settings, refs, workers, on_ready).run())
+    watchdog = Watchdog(settings.hang_timeout_s, settings.drain_timeout_s, alive)
+    try:
+        code = uvloop.run(Server(settings, refs, workers, on_ready, watchdog).run())
+    except BaseException:
+        watchdog.stop()  # the caller reports the error
+        raise
+    if _still_working():
+        _exit_now(code)  # native code that runs while the process takes itself apart would abort it
+    return code
 
 
 def free_address(host: str, port: int) -> tuple[str, int]:
@@ -131,18 +152,27 @@ class Server:
     """One process: the gateway under Granian, from start to drain."""
 
     def __init__(
-        self, settings: Settings, refs: Sequence[str], workers: WorkerGroup | None, on_ready: Callable[[], None]
+        self,
+        settings: Settings,
+        refs: Sequence[str],
+        workers: WorkerGroup | None,
+        on_ready: Callable[[], None],
+        watchdog: Watchdog,
     ) -> None:
         self._settings = settings
         self._refs = refs
         self._workers = workers
         self._on_ready = on_ready
         self._stop = asyncio.Event()
+        self._watchdog = watchdog
 
     async def run(self) -> int:
         """Serve until stopped; the exit code. Raises the PenstockError of a model that was named."""
+        self._watchdog.start()
         for signum in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(signum, self._on_signal, signum)
+            if self._workers is None:
+                end_at_second(signum)
         service = Service(self._settings, workers=self._workers)
         gateway = build_gateway(service, listener=self._settings.host)
         loading = asyncio.create_task(self._load(service), name="penstock-load")
@@ -156,6 +186,7 @@ class Server:
         finally:
             loading.cancel()
             stopped.cancel()
+            self._watchdog.end_within(EXIT_S)
             await asyncio.wait((loading, stopped))
             await gateway.close()
         return 0
@@ -184,9 +215,11 @@ class Server:
             _exit_now(0)  # a thread that still runs or loads a model would delay the exit
 
     def _on_signal(self, signum: int) -> None:
-        if self._stop.is_set():
+        if not self._stop.is_set():
+            self._watchdog.end_within(self._settings.drain_timeout_s + EXIT_S)
+            self._stop.set()
+        elif self._workers is None:  # a second signal to several processes: their parent kills them
             _exit_now(128 + signum)
-        self._stop.set()
 
 
 async def _first(*tasks: Task) -> None:
@@ -247,6 +280,19 @@ def _max_connections() -> int:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     return MAX_CONNECTIONS if soft == resource.RLIM_INFINITY else max(SPARE_FILES, min(soft, wanted) - SPARE_FILES)
+
+
+def _still_working() -> bool:
+    """True if a thread of this package has not ended, such as one in a run that never returns."""
+    until = time.monotonic() + CLOSE_S
+    threads = [
+        thread
+        for thread in threading.enumerate()
+        if thread.name.startswith(("penstock-run", "penstock-task", "penstock-lo"))
+    ]
+    for thread in threads:
+        thread.join(max(0.0, until - time.monotonic()))
+    return any(thread.is_alive() for thread in threads)
 
 
 def _url(settings: Settings) -> str:

@@ -19,17 +19,19 @@ from typing import TypeAlias
 
 from penstock.backends.devices import usable_cores
 from penstock.errors import ConfigError
+from penstock.gateway.process.watchdog import Watchdog
 from penstock.settings import Settings
 
 log = logging.getLogger(__name__)
 
-READY = "ready"
+READY, ALIVE = "ready", "alive"
+"""What a worker reports; anything else is the reason why it could not start."""
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 30.0
 STEADY_AFTER_S = 60.0
 """A worker that ran this long is replaced after the shortest pause; pauses double for one that keeps failing."""
 KILL_AFTER_S = 5.0
-"""How much longer than the drain a worker may take to exit."""
+"""How much longer a worker may take to exit than its drain, or its own watchdog."""
 
 WorkerMain: TypeAlias = Callable[[Settings, tuple[str, ...], Path, Connection], None]
 """Runs one server in a child process: settings, references, the directory of the group, and a pipe to report on."""
@@ -55,6 +57,8 @@ class _Worker:
         self.reports = reports
         self.pause_s = pause_s
         self.started = time.monotonic()
+        self.seen: float | None = None
+        """When its event loop last ran."""
         self.ready = False
         self.failure: str | None = None
 
@@ -64,7 +68,12 @@ class _Worker:
             while self.reports.poll():
                 message = self.reports.recv()
                 self.ready = self.ready or message == READY
-                self.failure = None if message == READY else message
+                self.failure = None if message in (READY, ALIVE) else message
+                self.seen = time.monotonic()
+
+    def stands_still(self, limit_s: float) -> bool:
+        """True if its event loop has run before, but not for this long."""
+        return self.seen is not None and time.monotonic() - self.seen > limit_s
 
     def next_pause_s(self) -> float:
         """How long to wait before its replacement starts."""
@@ -83,7 +92,9 @@ class _Supervisor:
         self._workers: list[_Worker] = []
         self._due: list[tuple[float, float]] = []
         """When to start a replacement, and the pause that led to it."""
-        self._signals = 0
+        self._signals: list[int] = []
+        self._hang_s = Watchdog(settings.hang_timeout_s, settings.drain_timeout_s).limit_s
+        self._looked = time.monotonic()
         self._failed_starts = 0
         self._was_ready = False
         self._wake_read, self._wake_write = os.pipe()
@@ -97,6 +108,7 @@ class _Supervisor:
         try:
             while not self._signals:
                 self._wait(0.5)
+                self._kill_hanging()
                 self._replace_ended()
                 self._start_due()
             return self._drain()
@@ -123,6 +135,18 @@ class _Supervisor:
             if worker.reports in ready and not worker.process.is_alive():
                 worker.reports.close()
 
+    def _kill_hanging(self) -> None:
+        """Kill the workers whose event loop stands still, unless this process itself stood still in the meantime."""
+        now = time.monotonic()
+        paused, self._looked = now - self._looked > KILL_AFTER_S, now
+        for worker in self._workers:
+            if paused and worker.seen is not None:
+                worker.seen = now
+            elif self._hang_s and worker.stands_still(self._hang_s + KILL_AFTER_S):
+                worker.failure = f"it has answered nothing for {self._hang_s + KILL_AFTER_S:.0f} s"
+                worker.process.kill()
+                worker.process.join()
+
     def _replace_ended(self) -> None:
         """Plan a replacement for every worker that has exited. Raises ConfigError if none could ever start."""
         for worker in [worker for worker in self._workers if not worker.process.is_alive()]:
@@ -146,19 +170,18 @@ class _Supervisor:
             self._start(pause_s)
 
     def _drain(self) -> int:
-        """Signal the workers to exit, wait for them, and leave those that do not to be killed."""
-        forwarded = 0
+        """Signal the workers to exit, wait for them, and leave those that do not to be killed, at once on a signal."""
+        for worker in self._workers:
+            worker.process.terminate()
         until = time.monotonic() + self._settings.drain_timeout_s + KILL_AFTER_S
         while any(worker.process.is_alive() for worker in self._workers) and time.monotonic() < until:
-            if forwarded < self._signals:  # a second signal is forwarded as well: workers then exit at once
-                forwarded = self._signals
-                for worker in self._workers:
-                    worker.process.terminate()
+            if len(self._signals) > 1:
+                return 128 + self._signals[1]
             self._wait(0.2)
         # a worker that is just starting has no signal handler yet and exits with the signal
         return 0 if all(worker.process.exitcode in (0, -signal.SIGTERM) for worker in self._workers) else 1
 
     def _on_signal(self, signum: int, frame: FrameType | None) -> None:  # noqa: ARG002
-        self._signals += 1
+        self._signals.append(signum)
         with contextlib.suppress(BlockingIOError):
             os.write(self._wake_write, b"!")
