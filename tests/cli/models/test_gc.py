@@ -37,6 +37,11 @@ def test_versions_without_an_alias_are_removed_and_the_newest_are_kept(penstock:
 
 
 def test_the_version_of_the_bare_name_is_kept_in_any_case(penstock: Penstock, many: None) -> None:
+    assert penstock("models", "alias", "many", "old", "v1.0").code == 0
+    assert penstock("models", "alias", "many", "champion", "v3.0").code == 0
+    assert penstock("models", "gc", "--keep", 2, "--yes").code == 0
+    assert versions(penstock) == ["v1.0", "v3.0", "v6.0", "v7.0-rc1"]
+    assert penstock("models", "alias", "many", "champion", "--remove").code == 0
     assert penstock("models", "gc", "--keep", 0, "--yes").code == 0
     assert versions(penstock) == ["v1.0", "v6.0"]  # v7.0-rc1 is not a release
 
