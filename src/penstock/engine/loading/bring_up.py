@@ -75,7 +75,7 @@ class ReadyBackend(NamedTuple):
 
     def batcher(self) -> ArrayBatcher:
         """The queue in front of the backend, with the batch size and the parallel runs that were verified."""
-        steady = max(self.timings.values()) < INLINE_BELOW_S and self.backend.cost_depends_on_rows_only()
+        steady = max(self.one_row_s, self.full_s) < INLINE_BELOW_S and self.backend.cost_depends_on_rows_only()
         return batcher_for(self.backend, self.limits, full_batch_s=self.full_s, steady=steady, concurrency=self.runners)
 
 
