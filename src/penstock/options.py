@@ -144,15 +144,13 @@ class BackendOptions(Options):
         None, f"Mode of torch.compile: {', '.join(COMPILE_MODES)}."
     )
     cache_dir: HomePath | None = option(
-        None,
-        "Directory for optimized models and variant selections; the default is `.cache` in the registry.",
+        None, "Directory for optimized models and variant selections; the default is `.cache` in the registry."
     )
     unproven: Annotated[Literal["allow", "refuse"], LOWER] = option(
         "allow", "Models that no example input runs with: allow (load them with a warning) or refuse."
     )
     not_batchable: Annotated[Literal["serve", "refuse"], LOWER] = option(
-        "serve",
-        "Models whose rows are not shown to be independent: serve (each request runs whole and alone) or refuse.",
+        "serve", "Models whose rows are not shown to be independent: serve (each request alone) or refuse."
     )
 
 
