@@ -11,6 +11,7 @@ import pytest
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 PROMISES = {
+    "own_model.py": r"predicted class (\d), true class \1\nfrom the file: class \1\n",
     "publish_torch_model.py": (
         r"published wine:1\.0\.0, held-out accuracy (0\.9|1\.0).*\n" r"predicted class (\d), true class \2"
     ),

@@ -112,3 +112,8 @@ def test_a_closed_pipe_is_not_an_error(args: list[str]) -> None:
         os.close(writer)
     assert done.stderr == b""
     assert done.returncode == 1
+
+
+def test_the_command_runs_as_a_module() -> None:
+    done = subprocess.run([sys.executable, "-m", "penstock", "--version"], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, f"penstock {version('penstock')}\n")
