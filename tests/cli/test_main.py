@@ -116,4 +116,4 @@ def test_a_closed_pipe_is_not_an_error(args: list[str]) -> None:
 
 def test_the_command_runs_as_a_module() -> None:
     done = subprocess.run([sys.executable, "-m", "penstock", "--version"], capture_output=True, text=True, timeout=60)
-    assert (done.returncode, done.stdout) == (0, f"penstock {version('penstock')}\n")
+    assert (done.returncode, done.stdout) == (0, f"penstock {package.__version__}\n")

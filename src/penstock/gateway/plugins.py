@@ -19,8 +19,7 @@ from penstock.gateway.docs.examples import Example
 from penstock.gateway.docs.openapi import models_in, write_document
 from penstock.gateway.gateway import Gateway
 from penstock.gateway.http import Endpoint, Routes
-from penstock.gateway.native import predict as native
-from penstock.gateway.native import task_models
+from penstock.gateway.native import batches, task_models
 from penstock.tasks.base import Task
 
 log = logging.getLogger(__name__)
@@ -175,8 +174,8 @@ def _documented(
 ) -> Endpoint:
     if row.requests is task_models.REQUESTS:
         return replace(row, requests=requests, responses=responses)
-    if row.handler is native.predict_batch:
-        return replace(row, responses=(native.batch_response(responses),))
+    if row.handler is batches.predict_batch:
+        return replace(row, responses=(batches.batch_response(responses),))
     return row
 
 

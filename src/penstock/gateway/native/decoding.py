@@ -89,10 +89,19 @@ def _read_large_items(task: Task, texts: list[bytes], allowed: int) -> list[Base
 
 def read_json(task: Task, body: bytes) -> BaseModel:
     """The request of a task from a JSON body. Raises InvalidInput naming every faulty field."""
-    if len(body) >= LARGE and not is_light(body):
-        return read_heavy(task, body)
-    request = fast_json.decode(task, body)
-    return decode_slowly(task.Request, body) if request is None else request
+    request = fast_json.decode(task, body) if len(body) < LARGE else None
+    return read_fully(task, body) if request is None else request
+
+
+def read_fully(task: Task, body: bytes) -> BaseModel:
+    """The request from a large body, or from one that the fast reader did not take. Raises InvalidInput."""
+    if len(body) >= LARGE:
+        if not is_light(body):
+            return read_heavy(task, body)
+        request = fast_json.decode(task, body)
+        if request is not None:
+            return request
+    return decode_slowly(task.Request, body)
 
 
 def _item(task: Task, item: Any) -> BaseModel | InvalidInput:

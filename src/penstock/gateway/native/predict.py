@@ -8,13 +8,10 @@ import functools
 import math
 import re
 import time
-from collections.abc import Awaitable, Iterable, Sequence
+from collections.abc import Awaitable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Union
+from typing import Any
 from urllib.parse import parse_qs, quote
-
-import orjson
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, create_model
 
 from penstock.artifacts.refs import parse_ref
 from penstock.engine.admission import Lease
@@ -25,13 +22,12 @@ from penstock.errors import FieldError, InvalidInput, ModelNotFound, PenstockErr
 from penstock.formats import is_model_file
 from penstock.gateway.auth import check_origin
 from penstock.gateway.http import JSON, Call, Reply, check_json, is_json
-from penstock.gateway.native.decoding import Batch, named_task, read_json
-from penstock.gateway.native.fast_json import has_arrays
+from penstock.gateway.native.decoding import named_task, read_fully
+from penstock.gateway.native.fast_json import decode
+from penstock.gateway.native.large_json import LARGE
 from penstock.gateway.native.uploads import read_upload
-from penstock.gateway.problems import BatchItemError, Refusal, describe
-from penstock.tasks.validation_errors import refusal
+from penstock.gateway.problems import Refusal
 
-MAX_BATCH_ITEMS = 1024
 DECODE_IN_THREAD_FROM = 256 * 1024
 """Bodies of this many bytes and more are decoded, preprocessed and encoded in threads, to keep the event loop free."""
 
@@ -55,18 +51,18 @@ def predict_vector(call: Call) -> Awaitable[Reply]:
 
 def predict_model(call: Call) -> Awaitable[Reply]:
     """`POST /models/{name}/predict`; the name may carry an alias, `name@alias`."""
-    return _answer(call, _named(call, call.params["name"]))
+    return _answer(call, reference(call, call.params["name"]))
 
 
 def predict_version(call: Call) -> Awaitable[Reply]:
     """`POST /models/{name}/versions/{version}/predict`."""
-    return _answer(call, _named(call, f"{call.params['name']}:{call.params['version']}"), fixed=True)
+    return _answer(call, reference(call, f"{call.params['name']}:{call.params['version']}"), fixed=True)
 
 
 async def _answer(call: Call, ref: str | None, *, vector: bool = False, fixed: bool = False) -> Reply:
     """One prediction. `vector`: by a model that takes a vector; `fixed`: the path names the version."""
     engine = call.service.engine
-    with _lease(call, ref) as lease:
+    with lease_of(call, ref) as lease:
         if vector:
             model = lease.find()
             if model is None or model.vector_task is None:
@@ -75,7 +71,7 @@ async def _answer(call: Call, ref: str | None, *, vector: bool = False, fixed: b
             if model.vector_task != model.task.kind:
                 lease.task = model.vector_task
         if call.query:
-            lease.task = _task_of_query(call)
+            lease.task = task_of_query(call)
         if lease.check() is None:
             await lease.load_only()
         body = await call.body()
@@ -84,20 +80,20 @@ async def _answer(call: Call, ref: str | None, *, vector: bool = False, fixed: b
         content_type = call.header("content-type") or ""
         large = len(body) >= DECODE_IN_THREAD_FROM
         if large:
-            request = await _decode(_read_request, lease, body, content_type)
+            request = await decode_in_thread(_read_request, lease, body, content_type)
         else:
             request = _read_request(lease, body, content_type)
         version = getattr(request, "model_version", None)
         if version is not None and version != lease.model.version:
             await _move(call, lease, version, fixed)
         if lease.runner.task.stores:
-            _check_sender(call, upload=lease.runner.task.upload_field is not None)
+            check_sender(call, upload=lease.runner.task.upload_field is not None)
         lease.started = time.monotonic()  # measure the engine only, without the transfer of the body
         prediction = await engine.pipeline.predict(lease, request, in_thread=large)
     return await asyncio.to_thread(_reply, prediction) if large else _reply(prediction)
 
 
-def _lease(call: Call, ref: str | None) -> Lease:
+def lease_of(call: Call, ref: str | None) -> Lease:
     """A lease with the headers' priority and deadline. Raises InvalidInput naming the header, ModelNotReady before the
     first load.
     """
@@ -127,7 +123,7 @@ async def _vector_model(call: Call) -> LoadedModel:
     return next((model for model in taking if model is default or model.vector_task == model.task.kind), taking[0])
 
 
-def _named(call: Call, ref: str) -> str:
+def reference(call: Call, ref: str) -> str:
     """A reference in a request: a model of the registry or a file that is served, since a request must not make the
     server open other files. Raises ModelNotFound.
     """
@@ -159,7 +155,7 @@ async def _move(call: Call, lease: Lease, version: str, fixed: bool) -> None:
     try:
         if fixed:
             raise ModelNotFound(f"the path names the version {model.version}, the body {quoted(version)}")
-        await lease.move_to(_named(call, f"{model.name}:{version}"))
+        await lease.move_to(reference(call, f"{model.name}:{version}"))
     except ModelNotFound as error:
         raise VersionNotFound(str(error)) from None
 
@@ -195,7 +191,7 @@ def _deadline(call: Call) -> float | None:
     return time.monotonic() + min(timeout_ms, call.service.settings.request_timeout_ms) / 1000
 
 
-def _task_of_query(call: Call) -> str | None:
+def task_of_query(call: Call) -> str | None:
     """The task in `?task=`; None for the model's default."""
     return parse_qs(call.query).get("task", [None])[-1]
 
@@ -216,15 +212,18 @@ def _read_request(lease: Lease, body: bytes, content_type: str) -> Any:
     task = lease.runner.task
     if task.upload_field is not None and not is_json(content_type):
         return read_upload(task, body, content_type)
-    _check_json(content_type)
+    require_json(content_type)
     if b'"task"' in body:
         named = named_task(body, task)
         if named is not None:
             kind, read = named
             _choose(lease, kind)
             return read(lease.runner.task)
+    request = decode(task, body) if len(body) < LARGE else None
+    if request is not None:
+        return request
     try:
-        return read_json(task, body)
+        return read_fully(task, body)
     except InvalidInput as error:
         raise _meant_as_vector(lease, body) or error from None
 
@@ -256,12 +255,13 @@ _decoder = ThreadPoolExecutor(1, "penstock-decode")
 """Large bodies are decoded one after the other: several at once would keep the event loop waiting for its turn."""
 
 
-async def _decode(work: Any, *arguments: Any) -> Any:
+async def decode_in_thread(work: Any, *arguments: Any) -> Any:
+    """The result of decoding work, done in the thread of large bodies."""
     run = functools.partial(contextvars.copy_context().run, work, *arguments)
     return await asyncio.get_running_loop().run_in_executor(_decoder, run)
 
 
-def _check_json(content_type: str) -> None:
+def require_json(content_type: str) -> None:
     """Raises Refusal (415) for a content type other than JSON.
 
     A body without a content type, or with the default of `curl -d`, is read as JSON.
@@ -270,7 +270,7 @@ def _check_json(content_type: str) -> None:
         raise Refusal(415, f"this model takes {JSON}, not {shortened(content_type, 100)}")
 
 
-def _check_sender(call: Call, *, upload: bool = False) -> None:
+def check_sender(call: Call, *, upload: bool = False) -> None:
     """For a task that stores something. Raises Refusal: 403 for a page of another origin, 415 for undeclared JSON.
 
     `upload`: the task takes files, whose content types were checked when they were read.
@@ -304,126 +304,3 @@ def flags_header(flags: Iterable[Flag]) -> str:
 def model_header(name: str, version: str, variant: str) -> str:
     """`name:version/variant`; characters that a header cannot hold (in the name of a bare file) are percent-encoded."""
     return quote(f"{name}:{version}/{variant}", safe=":/+@!~()*' ,;=&$")
-
-
-# Batches
-
-
-class BatchRequest(BaseModel):
-    """Several requests for one model."""
-
-    model_config = ConfigDict(extra="forbid", protected_namespaces=())
-
-    requests: list[JsonValue] = Field(
-        min_length=1,
-        max_length=MAX_BATCH_ITEMS,
-        description="Each as for POST /predict; each succeeds or fails on its own.",
-    )
-    model: str | None = Field(default=None, description="name[:version|@alias]; the default model if absent.")
-    task: str | None = Field(default=None, description="A task of the model; its default if absent.")
-
-
-async def predict_batch(call: Call) -> Reply:
-    """`POST /predict/batch`: every item succeeds or carries its own error."""
-    started = time.monotonic()
-    engine = call.service.engine
-    with _lease(call, None) as lease:
-        lease.check_draining()  # the queue is checked below, once the body has named the model
-        _check_json(call.header("content-type") or "")
-        body = await call.body()
-        fast = any(has_arrays(runner.task) for model in engine.loaded() for runner in model.runners.values())
-        large = len(body) >= DECODE_IN_THREAD_FROM
-        batch = await _decode(_read_batch, body, fast) if large else _read_batch(body, fast)
-        lease.task = _task_of_batch(call, batch.shell.get("task"))
-        await _hold_model(call, lease, batch.shell.get("model"))
-        items = await _decode(_read_items, lease, batch) if large else _read_items(lease, batch)
-        if lease.runner.task.stores:
-            _check_sender(call)
-        lease.started = time.monotonic()
-        good = [item for item in items if not isinstance(item, PenstockError)]
-        results = iter(await engine.pipeline.predict_batch(lease, good))
-    answers = [item if isinstance(item, PenstockError) else next(results) for item in items]
-    reply = (answers, started, call.request_id)
-    return await asyncio.to_thread(_batch_reply, *reply) if large else _batch_reply(*reply)
-
-
-def _read_batch(body: bytes, fast: bool) -> Batch:
-    """Check the body except for the items, which are decoded later. Raises InvalidInput."""
-    batch = Batch(body, fast=fast)
-    try:
-        BatchRequest.model_validate(batch.shell)
-    except ValidationError as error:
-        raise refusal(error) from None
-    return batch
-
-
-def _task_of_batch(call: Call, kind: str | None) -> str | None:
-    queried = _task_of_query(call)
-    if None not in (queried, kind) and queried != kind:
-        raise InvalidInput(f"task: the query names {queried!r}, the body {kind!r}", field="task")
-    return queried or kind
-
-
-async def _hold_model(call: Call, lease: Lease, ref: str | None) -> None:
-    """Admit a batch against the model it names. Raises ModelNotFound naming the field `model`."""
-    try:
-        lease.ref = None if ref is None else _named(call, ref)
-        if not lease.hold():
-            await lease.load()
-    except ModelNotFound as error:
-        raise error if ref is None else VersionNotFound(str(error), "model") from None
-
-
-def _read_items(lease: Lease, batch: Batch) -> list[BaseModel | PenstockError]:
-    """The requests of a batch, with the error in place of each invalid one. Errors are observed here."""
-    items = [_of_version(lease.model, item) for item in batch.items(lease.runner.task)]
-    for item in items:
-        if isinstance(item, PenstockError):
-            lease.observe_failure(item)
-    return items
-
-
-def _of_version(model: LoadedModel, item: BaseModel | PenstockError) -> BaseModel | PenstockError:
-    version = getattr(item, "model_version", None)
-    if version is not None and version != model.version:
-        return VersionNotFound(f"this batch is for {model.key}; name another version in the batch's `model`")
-    return item
-
-
-def _batch_reply(answers: Sequence[Prediction | PenstockError], started: float, request_id: str) -> Reply:
-    predictions = b",".join(_item_json(answer, request_id) for answer in answers)
-    total_ms = (time.monotonic() - started) * 1000
-    body = b'{"predictions":[%b],"total_count":%d,"total_time_ms":%.3f}' % (predictions, len(answers), total_ms)
-    good = [answer for answer in answers if isinstance(answer, Prediction)]
-    headers = [("content-type", JSON)]
-    if good:
-        slowest = {name: max(getattr(p, f"{name}_ms") for p in good) for name in ("queue", "pre", "run", "post")}
-        headers.append(("server-timing", ", ".join(f"{name};dur={ms:.3f}" for name, ms in slowest.items())))
-        headers.append(("x-penstock-model", model_header(good[0].model, good[0].version, good[0].variant)))
-        flags = dict.fromkeys(flag for p in good for flag in p.flags)
-        if flags:
-            headers.append(("x-penstock-flags", flags_header(flags)))
-    return Reply(200, headers, body)
-
-
-def _item_json(answer: Prediction | PenstockError, request_id: str) -> bytes:
-    if isinstance(answer, Prediction):
-        return answer.response.__pydantic_serializer__.to_json(answer.response)
-    return orjson.dumps({"error": describe(answer, request_id)})
-
-
-class BatchError(BaseModel):
-    """A failed item."""
-
-    error: BatchItemError
-
-
-def batch_response(answers: tuple[type[BaseModel], ...]) -> type[BaseModel]:
-    """The model of a batch's response, whose items are one of `answers` or an error; for the documentation."""
-    item: Any = Union[(*answers, BatchError)]  # built at run time
-    return create_model(
-        "BatchResponse",
-        predictions=(list[item], Field(description="In the order of the requests.")),
-        total_count=(int, Field(ge=0)),
-        total_time_ms=(float, Field(ge=0)),
-    )

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from penstock.gateway.docs import ui
 from penstock.gateway.http import JSON, Endpoint, Protocol, problem_reply
-from penstock.gateway.native import admin, health, models, task_models
+from penstock.gateway.native import admin, batches, health, models, task_models
 from penstock.gateway.native import predict as native
 
 _PREDICT = (403, 404, 413, 415, 422, 429, 500, 503, 504)
@@ -105,9 +105,9 @@ _PREDICTIONS = (
         problems=_PREDICT, changes=False, example=_VECTOR_EXAMPLE,
     ),
     Endpoint(
-        "POST", "/predict/batch", native.predict_batch, "inference", "Predict several requests with one model",
+        "POST", "/predict/batch", batches.predict_batch, "inference", "Predict several requests with one model",
         "Every item succeeds or fails on its own; a failed item has an `error` in place of its prediction.",
-        requests=(native.BatchRequest,), responses=(native.batch_response(task_models.RESPONSES),),
+        requests=(batches.BatchRequest,), responses=(batches.batch_response(task_models.RESPONSES),),
         problems=_PREDICT, changes=False, example={"requests": [_VECTOR_EXAMPLE, _VECTOR_EXAMPLE]},
     ),
     Endpoint(
