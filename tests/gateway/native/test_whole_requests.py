@@ -64,6 +64,18 @@ def test_another_shape_is_refused_by_name(server: Live, name: str, value: object
     assert (reply.status_code, reply.json()["detail"]) == (422, sentence)
 
 
+def test_the_documentation_shows_the_shapes_of_the_file(server: Live) -> None:
+    document = server.http.get("/openapi.json").json()
+    shown = document["paths"]["/models/{name}/predict"]["post"]["requestBody"]["content"]["application/json"]["example"]
+    assert {name: np.shape(values) for name, values in shown["inputs"].items()} == {
+        "x": (1, 1),
+        "state": (2, 1, 128),
+        "sr": (),
+    }
+    reply = server.http.post("/models/voice/predict", json=shown)
+    assert reply.status_code == 200, reply.text
+
+
 def test_what_was_assumed_is_said(server: Live) -> None:
     info = server.http.get("/model/info").json()
     assert info["assumed"][0] == (

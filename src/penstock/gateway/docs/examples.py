@@ -10,9 +10,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import orjson
 
-from penstock.engine.loading.loaded_model import LoadedModel
+from penstock.datatypes import to_json_values
+from penstock.engine.loading.loaded_model import TENSOR, LoadedModel
 
 log = logging.getLogger(__name__)
+
+_MOST_SHOWN = 300
+"""Values in an example."""
 
 
 class Example(NamedTuple):
@@ -47,13 +51,26 @@ def example_of(default: LoadedModel, loaded: Sequence[LoadedModel]) -> Example |
 
 
 def _request(model: LoadedModel) -> Any:
-    """The example of the task; for a task that takes a vector, a row of numbers; else None."""
+    """The example of the task, a row of numbers for one that takes a vector, a whole request in its shapes, or None."""
     task = model.task
     if task.example is not None and _is_json(model):
         return task.example
+    if task.kind == TENSOR and task.signature.whole:
+        return _whole_request(model)
     if task.array_field is None:
         return None
     return {task.array_field: _golden_row(model) or _plain_row(model)}
+
+
+def _whole_request(model: LoadedModel) -> Any:
+    """The golden samples, or zeros with 1 for free lengths: the shapes of the file. None if it is large, or text."""
+    golden = model.artifact.golden() if model.artifact is not None else None
+    specs = model.signature.inputs
+    arrays = {spec.name: np.zeros([abs(length) for length in spec.shape], spec.numpy) for spec in specs}
+    arrays = arrays if golden is None else golden.inputs
+    if sum(array.size for array in arrays.values()) > _MOST_SHOWN or any(spec.dtype == "BYTES" for spec in specs):
+        return None
+    return {"inputs": {spec.name: to_json_values(spec.name, arrays[spec.name], spec.dtype) for spec in specs}}
 
 
 def _is_json(model: LoadedModel) -> bool:
