@@ -72,7 +72,9 @@ class Search:
                 return lengths, self._richer(lengths, values, outputs)
             if self._tries >= MAX_TRIES or time.monotonic() > self._until:
                 break
-        raise self._failure or InferenceError("there are no inputs to try the model with")
+        if isinstance(self._failure, InferenceError):
+            raise self._failure
+        raise InferenceError(str(self._failure or "there are no inputs to try the model with"))
 
     def _further(self, first: Lengths) -> Iterator[tuple[Lengths, Values]]:
         """What to try after the first failure: all values for the first lengths, then the usual values for others."""
