@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import httpx
 import pytest
 
 from penstock.engine.config import InferenceConfig
@@ -39,3 +40,9 @@ def test_every_metric_is_described(tmp_path: Path) -> None:
     assert len(names) > 8
     for name in names:
         assert f"`{name}`" in PAGE, name
+
+
+def test_the_root_leads_to_the_documentation(http: httpx.Client) -> None:
+    reply = http.get("/")
+    assert (reply.status_code, reply.headers["location"]) == (307, "docs")
+    assert http.get("/", follow_redirects=True).url.path == "/docs"

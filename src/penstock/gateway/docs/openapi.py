@@ -55,7 +55,6 @@ _PREDICT_HEADERS: list[Json] = [
         "description": "The deadline in milliseconds; the reply after it is 504. Any number above 0 is accepted; a "
         "busy server may miss a deadline below one second.",
         "schema": {"type": "integer", "minimum": 1000},
-        "example": 5000,
     },
     {
         "name": "X-Penstock-Priority",
@@ -63,8 +62,7 @@ _PREDICT_HEADERS: list[Json] = [
         "required": False,
         "description": "Order in the queue: the higher number first, then the earlier deadline. In a full queue a "
         "request evicts one of lower priority. The server may limit the priority.",
-        "schema": {"type": "integer", "minimum": -100, "maximum": 100, "default": 0},
-        "example": 10,
+        "schema": {"type": "integer", "minimum": -100, "maximum": 100},
     },
 ]
 _PARAMETERS: dict[str, Json] = {
@@ -169,8 +167,8 @@ def _shown(row: Endpoint, example: Example | None) -> Any:
         return row.example
     if "requests" in row.example:
         return {"requests": [example.request], **({} if example.is_default else {"model": example.name})}
-    if row.path == VECTOR_PATH and not example.is_vector:
-        return row.example
+    if row.path == VECTOR_PATH:
+        return row.example if example.vector is None else example.vector
     return example.request if example.is_default or row.path != "/predict" else None
 
 

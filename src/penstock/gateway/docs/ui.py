@@ -65,6 +65,11 @@ _REDOC = f"""{_HEAD}<style>body{{margin:0}}</style>
 """.encode()
 
 
+async def home(call: Call) -> Reply:  # noqa: ARG001
+    """`GET /`: leads to the documentation."""
+    return Reply(307, [("location", "docs"), ("cache-control", "no-store")], b"")
+
+
 async def docs(call: Call) -> Reply:  # noqa: ARG001
     """`GET /docs`: Swagger UI."""
     return _page(_SWAGGER)

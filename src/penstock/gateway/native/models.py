@@ -12,8 +12,10 @@ from penstock.artifacts.artifact import Artifact, Variant
 from penstock.engine.loading.loaded_model import LoadedModel
 from penstock.errors import InvalidInput, ModelNotFound, quoted
 from penstock.formats import is_model_file
+from penstock.gateway.docs.examples import request_for
 from penstock.gateway.http import Call, Reply, json_reply
 from penstock.registry.registry import Registry
+from penstock.tasks.base import Task
 
 
 class _Shown(BaseModel):
@@ -83,12 +85,6 @@ class ModelSummary(_Shown):
     rows: list[RowsShown] = Field(description="Of each loaded version, whether its rows are independent.")
 
 
-class ModelList(_Shown):
-    """All models."""
-
-    models: list[ModelSummary]
-
-
 class TensorShown(_Shown):
     """Name, datatype and shape of one tensor."""
 
@@ -102,6 +98,30 @@ class SignatureShown(_Shown):
 
     inputs: list[TensorShown]
     outputs: list[TensorShown]
+
+
+class TaskDetails(_Shown):
+    """One task of a loaded model."""
+
+    kind: str = Field(examples=["vector-classification"])
+    request: dict[str, Any] = Field(description="The JSON schema of a request.")
+    response: dict[str, Any] = Field(description="The JSON schema of the response.")
+    example: Any = Field(description="A request that the model answers; null if there is none to show.")
+
+
+class ModelDetails(ModelSummary):
+    """One model, and the requests that its loaded version answers."""
+
+    path: str = Field(description="Where predictions are posted; ?task=KIND selects a task.")
+    signature: SignatureShown | None = Field(description="Of the loaded version; null if none is loaded.")
+    tasks: list[TaskDetails] = Field(description="Of the loaded version, the default first.")
+    assumed: list[str] = Field(description="What neither the file nor the user states, and how to say otherwise.")
+
+
+class ModelList(_Shown):
+    """All models."""
+
+    models: list[ModelSummary]
 
 
 class VariantShown(_Shown):
@@ -156,7 +176,7 @@ async def show_model(call: Call) -> Reply:
     """`GET /models/{name}`."""
     name = call.params["name"]
     loaded = call.service.engine.loaded()
-    return json_reply(await asyncio.to_thread(_summary_of, call.service.engine.registry, loaded, name))
+    return json_reply(await asyncio.to_thread(_details, call.service.engine.registry, loaded, name))
 
 
 async def show_version(call: Call) -> Reply:
@@ -264,6 +284,24 @@ def _summary_of(registry: Registry, loaded: list[LoadedModel], name: str) -> Mod
         known = ", ".join(registry.list()) or "none"
         raise ModelNotFound(f"there is no model {quoted(name)}; models: {known}")
     return _summary(registry, loaded, name)
+
+
+def _details(registry: Registry, loaded: list[LoadedModel], name: str) -> ModelDetails:
+    summary = _summary_of(registry, loaded, name)
+    mine = [model for model in loaded if model.name == name]
+    model = next((model for model in mine if model.version == summary.latest), mine[0] if mine else None)
+    return ModelDetails(
+        **summary.model_dump(),
+        path=f"/models/{name}/predict",
+        signature=None if model is None else SignatureShown.model_validate(model.signature.to_json()),
+        tasks=[] if model is None else [_task(model, runner.task) for runner in model.runners.values()],
+        assumed=[] if model is None else list(model.info.assumed),
+    )
+
+
+def _task(model: LoadedModel, task: Task) -> TaskDetails:
+    schemas = task.Request.model_json_schema(), task.Response.model_json_schema(mode="serialization")
+    return TaskDetails(kind=task.kind, request=schemas[0], response=schemas[1], example=request_for(model, task))
 
 
 def _summary(registry: Registry, loaded: list[LoadedModel], name: str) -> ModelSummary:

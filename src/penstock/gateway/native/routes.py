@@ -75,8 +75,8 @@ _MODELS = (
         responses=(models.ModelList,), problems=(500,),
     ),
     Endpoint(
-        "GET", "/models/{name}", models.show_model, "models", "One model",
-        responses=(models.ModelSummary,), problems=(404, 500),
+        "GET", "/models/{name}", models.show_model, "models", "One model, with its requests and responses",
+        responses=(models.ModelDetails,), problems=(404, 500),
     ),
     Endpoint(
         "GET", "/models/{name}/versions/{version}", models.show_version, "models", "One version of a model",
@@ -125,6 +125,7 @@ _PREDICTIONS = (
 )  # fmt: skip
 
 _PAGES = (
+    Endpoint("GET", "/", ui.home, "", "Leads to /docs"),
     Endpoint("GET", "/docs", ui.docs, "", "Swagger UI"),
     Endpoint("GET", "/docs/assets/{file}", ui.asset, "", "Scripts and styles of the documentation"),
     Endpoint("GET", "/redoc", ui.redoc, "", "ReDoc"),
