@@ -30,7 +30,7 @@ class Scripted:
     """A minimal backend, to check which of two is kept and which is closed."""
 
     format, device, own_threads = "onnx", "cpu", True
-    num_parameters, num_bytes, lowered_to, warnings = 0, None, None, ()
+    num_parameters, num_bytes, lowered_to, warnings, metadata = 0, None, None, (), {}
     signature = SIGNATURE
 
     def __init__(self, threads: int | None) -> None:
@@ -38,7 +38,11 @@ class Scripted:
         self.closed = False
 
     def run(self, inputs: Arrays) -> Arrays:
-        raise AssertionError("must not run")
+        rows = len(next(iter(inputs.values())))
+        return {spec.name: np.zeros((rows, *spec.shape[1:]), spec.numpy) for spec in self.signature.outputs}
+
+    def cost_depends_on_rows_only(self) -> bool:
+        return False
 
     def close(self) -> None:
         self.closed = True
