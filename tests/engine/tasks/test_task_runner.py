@@ -113,7 +113,7 @@ def add(tmp_path: Path, registry: Registry) -> Publish:
             card="",
             **more,
         )
-        return registry.publish(artifact.path)
+        return registry.publish(artifact.path, prove=False)  # some name tasks that fail
 
     return add
 
