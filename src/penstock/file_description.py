@@ -101,7 +101,7 @@ def read_text(path: Path) -> str:
 
 
 def parse_tensor(text: str) -> TensorSpec:
-    """`name:dtype:shape`, such as `x:FP32:-1x784` or `x:FP32:-1,784`; -1 or ? is free. A single value is `rate:INT64:`.
+    """`name:dtype:shape`, such as `x:FP32:-1x784` or `x:FP32:-1,784`; -1 or ? is free, `()` a single value.
 
     Raises ValueError that names the faulty part.
     """
@@ -111,7 +111,7 @@ def parse_tensor(text: str) -> TensorSpec:
     dtype = _DTYPES.get(parts[1].lower())
     if dtype is None:
         raise ValueError(f"{parts[1]!r} is not a datatype; use one of {', '.join(DATATYPES)}")
-    lengths = re.split(r"[x,]", parts[2].lower()) if parts[2] else []
+    lengths = re.split(r"[x,]", parts[2].lower()) if parts[2] != "()" else []
     if not all(re.fullmatch(r"-1|\?|0|[1-9]\d{0,9}", length) for length in lengths):
         raise ValueError(f"{parts[2]!r} is not a shape; write lengths separated by x, -1 for a free one")
     return TensorSpec(parts[0], dtype, tuple(-1 if length == "?" else int(length) for length in lengths))

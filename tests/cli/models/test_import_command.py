@@ -174,7 +174,7 @@ def test_a_file_that_is_not_a_model_is_refused(penstock: Penstock) -> None:
         ("a:b:int64:?", TensorSpec("a:b", "INT64", (-1,))),
         ("mask:bool:8,3,3", TensorSpec("mask", "BOOL", (8, 3, 3))),
         ("past:FP32:1,0,3", TensorSpec("past", "FP32", (1, 0, 3))),
-        ("rate:INT64:", TensorSpec("rate", "INT64", ())),
+        ("rate:INT64:()", TensorSpec("rate", "INT64", ())),
     ],
 )
 def test_a_tensor_is_described_in_a_few_characters(text: str, spec: TensorSpec) -> None:
