@@ -117,7 +117,7 @@ class ModelManager:
         chosen = LoadOverrides.of(overrides)
         self.cache.check_open()
         options = self._options.override(**chosen.options)
-        model = load_module(module, options, chosen.description, self._selection(options).proofs)
+        model = load_module(module, options, chosen.description, self._proofs(options))
         self.cache.add(model)
         return model
 
@@ -144,7 +144,7 @@ class ModelManager:
     def _load(self, key: str, path: Path | None, options: EngineOptions, overrides: LoadOverrides) -> LoadedModel:
         if path is not None:
             about = overrides.description.over(options.file_description)
-            model = load_file(path, options, about, self._selection(options).proofs)
+            model = load_file(path, options, about, self._proofs(options))
         else:
             with naming(key):
                 model = self._load_artifact(self.registry.get(key), options, overrides)
@@ -175,6 +175,11 @@ class ModelManager:
     def _selection(self, options: EngineOptions, variant: str | None = None) -> VariantSelection:
         directory = options.cache_dir or self.registry.path / ".cache"
         return VariantSelection(variant, options.choosing, directory / "choices")
+
+    def _proofs(self, options: EngineOptions) -> Path | None:
+        """Where proofs of bare files are kept; a file alone does not make a registry."""
+        kept = options.cache_dir is not None or self.registry.path.is_dir()
+        return self._selection(options).proofs if kept else None
 
     def key(self, ref: str) -> str:
         """`name:version` of what a reference means now. Raises ModelNotFound."""
