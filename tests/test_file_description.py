@@ -70,6 +70,13 @@ def test_a_file_that_says_nothing_is_refused_by_name(tmp_path: Path, content: by
         preprocess_of(path)
 
 
+@pytest.mark.parametrize("content", ["", "\n \n"])
+def test_a_file_without_labels_is_refused_by_name(tmp_path: Path, content: str) -> None:
+    (tmp_path / "labels.txt").write_text(content, encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"labels: .*labels\.txt is empty; write the name of one class on each line"):
+        labels_of(tmp_path / "labels.txt")
+
+
 def test_the_settings_are_the_description(tmp_path: Path) -> None:
     (tmp_path / "labels.txt").write_text("a\nb\n", encoding="utf-8")
     (tmp_path / "task.json").write_text(json.dumps({"output": "logits"}), encoding="utf-8")

@@ -68,10 +68,16 @@ def _is_empty(value: Any) -> bool:
 
 
 def labels_of(labels: Labels) -> tuple[str, ...]:
-    """The names, read from a text file with one a line where `labels` is a path. Raises ConfigError."""
+    """The names, read from a text file with one a line where `labels` is a path.
+
+    Raises ConfigError for a file that cannot be read or is empty.
+    """
     if not isinstance(labels, str | os.PathLike):
         return tuple(map(str, labels))
-    return tuple(line.strip() for line in read_text(Path(labels)).splitlines() if line.strip())
+    names = tuple(line.strip() for line in read_text(Path(labels)).splitlines() if line.strip())
+    if not names:
+        raise ConfigError(f"labels: {labels} is empty; write the name of one class on each line")
+    return names
 
 
 def preprocess_of(given: Preprocess) -> dict[str, Any]:

@@ -58,6 +58,32 @@ def test_options_without_their_file_are_usage_errors(
     assert sentence in " ".join(done.err.replace("│", " ").split())
 
 
+@pytest.mark.parametrize("command", [("models", "publish"), ("predict",)])
+@pytest.mark.parametrize(
+    ("option", "file", "content", "sentence"),
+    [
+        ("--labels", "two.txt", "red\ngreen\n", "linear.onnx: labels holds 2 names, the output 'logits' has 3"),
+        ("--labels", "none.txt", "\n", "labels: none.txt is empty"),
+        (
+            "--preprocess",
+            "bad.json",
+            '[{"kind": "sale"}]',
+            "linear.onnx: the vector-classification settings of the model",
+        ),
+        ("--task", "sorting", "", "linear.onnx: there is no task of the kind 'sorting'"),
+        ("--example", "uneven.json", '{"x": [[1, 2], [3]]}', "example: x: its lists have different lengths"),
+    ],
+)
+def test_a_wrong_description_is_one_sentence_that_names_the_file(
+    penstock: Penstock, onnx_file: Path, command: tuple[str, ...], option: str, file: str, content: str, sentence: str
+) -> None:
+    Path(file).write_text(content, encoding="utf-8")
+    row = ("row.json",) if command == ("predict",) else ()
+    done = penstock(*command, onnx_file, *row, option, file)
+    assert (done.code, done.err.count("\n")) == (1, 1)
+    assert sentence in done.err
+
+
 def test_options_of_one_command_exclude_each_other_in_one_line(penstock: Penstock, onnx_file: Path) -> None:
     done = penstock("models", "import", onnx_file, "--batch-axis", "input:0", "--no-batch")
     assert (done.code, done.err.count("\n")) == (1, 1)

@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import re
+from typing import Any
+
 import pytest
 from pydantic import BaseModel
 
 from penstock.errors import InvalidInput, ModelLoadError
 from penstock.tasks.validation_errors import field_path, parse_config, parse_request
+from penstock.tasks.vector import VectorConfig
 
 
 class Point(BaseModel):
@@ -49,3 +53,18 @@ def test_invalid_settings_of_a_model_are_a_load_error_in_one_sentence():
     with pytest.raises(ModelLoadError, match=r"^the point settings of the model do not fit: x: ") as caught:
         parse_config(Point, "point", {})
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("steps", "sentence"),
+    [
+        ([{"kind": "mean_std", "mean": 0, "std": 0}], r"preprocess\[0\]\.std: Input should be greater than 0 or Input"),
+        ([{"kind": "mean_std", "mean": [0], "std": [1, 0]}], r"preprocess\[0\]\.std\[1\]: Input should be greater"),
+        ([{"kind": "mean_std", "mean": 0}], r"preprocess\[0\]\.std: Field required"),
+        ([{"kind": "scale", "factr": 1}], r"preprocess\[0\]\.factr: Extra inputs are not permitted"),
+    ],
+)
+def test_settings_are_named_by_their_place_in_the_document(steps: Any, sentence: str) -> None:
+    with pytest.raises(ModelLoadError, match=sentence) as caught:
+        parse_config(VectorConfig, "vector-classification", {"preprocess": steps})
+    assert not re.search(r"constrained|tuple|mean_std|\.scale", str(caught.value))

@@ -81,8 +81,30 @@ def parse_config(model: type[Model], kind: str, config: Mapping[str, Any]) -> Mo
     try:
         return model.model_validate(dict(config))
     except ValidationError as error:
-        faults = _sentence(_field_errors(error, ""), error.error_count())
+        faults = _sentence(*_config_errors(error, config))
         raise ModelLoadError(f"the {kind} settings of the model do not fit: {faults}") from None
+
+
+def _config_errors(error: ValidationError, config: Mapping[str, Any]) -> tuple[tuple[FieldError, ...], int]:
+    """The first errors and the number of all. What the alternatives for one field ask for is one error."""
+    faults: dict[str, list[str]] = {}
+    for fault in error.errors(include_url=False, include_context=False, include_input=False):
+        faults.setdefault(field_path(_within(fault["loc"], config)), []).append(_message(fault))
+    errors = tuple(FieldError(field, " or ".join(dict.fromkeys(asked))) for field, asked in faults.items())
+    return errors[:MAX_ERRORS], len(errors)
+
+
+def _within(loc: tuple[int | str, ...], document: Any) -> tuple[int | str, ...]:
+    """The parts of `loc` that are places in the document; the others name alternatives of its model."""
+    kept: list[int | str] = []
+    for number, part in enumerate(loc):
+        try:
+            document = document[part]
+        except (LookupError, TypeError):  # no place of the document, unless it is a field that is missing
+            if number < len(loc) - 1 or not isinstance(document, Mapping):
+                continue
+        kept.append(part)
+    return tuple(kept)
 
 
 def _field_errors(error: ValidationError, whole: str) -> tuple[FieldError, ...]:

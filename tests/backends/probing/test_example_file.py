@@ -53,9 +53,11 @@ def test_arrays_without_names_are_taken_in_order(tmp_path: Path) -> None:
     [
         ({"c": A}, "the model has no input 'c'; it takes a, b"),
         (A, "1 array without names, the model takes 2 inputs; name them a, b"),
+        ({"a": [[1, 2], [3]], "b": A}, "example: a: its lists have different lengths"),
+        (([[1, 2], [3]], A), "example: a: its lists have different lengths"),
     ],
 )
-def test_other_names_are_refused_with_those_of_the_model(example: Any, sentence: str) -> None:
+def test_what_the_model_does_not_take_is_refused_by_name(example: Any, sentence: str) -> None:
     with pytest.raises(InvalidInput, match=sentence):
         by_input_name(example, TWO)
 

@@ -117,3 +117,36 @@ def test_a_manager_lists_modules_with_other_models(registry: Registry, onnx_file
     assert manager.load_model("Scores:v1.0") is manager.get_model("Scores")
     assert manager.get_model_info("Scores").num_parameters == 4 * 8 + 8 + 8 * 3 + 3
     manager.close()
+
+
+def test_a_module_in_bfloat16_answers_as_it_does_itself(registry: Registry) -> None:
+    torch.manual_seed(2)
+    model, rows = nn.Linear(4, 3).bfloat16(), X[:20].bfloat16()
+    with Predictor(model, example_input=rows[:2], registry=registry, task="tensor") as predictor:
+        assert (predictor.info.dtype, predictor.predict(rows[:0].new_ones(1, 4)).outputs.keys()) == ("BF16", {"output"})
+        answer = predictor.predict(rows)
+    with torch.inference_mode():
+        assert np.allclose(answer.outputs["output"], model(rows).float(), rtol=2**-7)
+
+
+@pytest.mark.parametrize(
+    ("answer", "sentence"),
+    [
+        (lambda x: (x, [x, x]), "its output 'output_1' is of the type list; a model that is served returns a tensor"),
+        (lambda x: {"loss": None, "logits": x}, "its output 'loss' is None; a model that is served returns a tensor"),
+        (lambda x: float(x.sum()), "its output 'output' is of the type float; a model that is served returns a tensor"),
+    ],
+    ids=["nested", "none", "number"],
+)
+def test_answers_that_are_no_tensors_are_refused_by_name(answer: Any, sentence: str, registry: Registry) -> None:
+    class Answering(nn.Module):
+        def forward(self, x: torch.Tensor) -> Any:
+            return answer(x)
+
+    with pytest.raises(ModelLoadError, match=f"Answering: .*{sentence}"):
+        Predictor(Answering(), example_input=X[:2], registry=registry)
+
+
+def test_an_example_of_uneven_lists_is_refused_by_name(registry: Registry) -> None:
+    with pytest.raises(InvalidInput, match="example_input: features: its lists have different lengths"):
+        Predictor(Scores(), example_input=[[1.0, 2.0], [3.0]], registry=registry)

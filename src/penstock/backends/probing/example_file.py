@@ -56,7 +56,7 @@ def by_input_name(example: Any, signature: Signature) -> dict[str, Any]:
         if unknown is not None:
             known = ", ".join(names)
             raise InvalidInput(f"example: the model has no input {unknown!r}; it takes {known}", field="example")
-        return {name: given[name] for name in names if name in given}
+        return {name: _even(name, given[name]) for name in names if name in given}
     values = several(example)
     if len(values) != len(names):
         raise InvalidInput(
@@ -64,7 +64,16 @@ def by_input_name(example: Any, signature: Signature) -> dict[str, Any]:
             f"{len(names)} inputs; name them {', '.join(names)}",
             field="example",
         )
-    return dict(zip(names, values, strict=True))
+    return {name: _even(name, value) for name, value in zip(names, values, strict=True)}
+
+
+def _even(name: str, value: Any) -> Any:
+    """Raises InvalidInput for nested lists of different lengths."""
+    try:
+        np.shape(value)
+    except ValueError:
+        raise InvalidInput(f"example: {name}: its lists have different lengths", field="example") from None
+    return value
 
 
 def several(example: Any) -> list[Any]:

@@ -66,7 +66,8 @@ def build(
         raise
     except (Exception, SystemExit) as error:
         raise ModelLoadError(
-            f"{path}: {name} could not be built with the arguments {dict(arguments)}: {first_line(error)}"
+            f"{path}: {name} could not be built with the arguments {dict(arguments)}: {first_line(error)}; "
+            "give others with --architecture-args, in Python architecture_args"
         ) from None
 
 

@@ -14,7 +14,7 @@ from penstock.backends.base import Backend, BackendOptions, ModelFile
 from penstock.backends.examples import Examples
 from penstock.backends.probing.example_file import read_example, several
 from penstock.backends.torch.base import named_outputs, reason, spec_of
-from penstock.datatypes import datatype_of_numpy
+from penstock.datatypes import BF16
 from penstock.errors import InferenceError, InvalidInput, ModelLoadError, UnsupportedFormat, first_line
 from penstock.tensors import Array, Arrays, Signature, TensorSpec
 
@@ -39,10 +39,10 @@ def signature_of(path: Path, model: Model, example: Any, names: Sequence[str] | 
     inputs = _named_inputs(model, read_example(example), names)
     try:
         results = _run(model, inputs)
-        outputs = {name: value.detach().numpy() for name, value in results.items()}
+        outputs = tuple(_output_spec(name, value) for name, value in results.items())
     except (Exception, SystemExit) as error:
         raise ModelLoadError(f"{path}: the model does not run on the example input: {first_line(error)}") from None
-    return Signature(_specs(inputs), tuple(_spec(name, array) for name, array in outputs.items()))
+    return Signature(_specs(inputs), outputs)
 
 
 def output_specs(path: Path, model: Model, inputs: Sequence[TensorSpec], example: Any = None) -> tuple[TensorSpec, ...]:
@@ -82,21 +82,39 @@ class _Trial(Backend):
     def run(self, inputs: Arrays) -> Arrays:
         """The outputs; raises InferenceError when the model does not run."""
         try:
-            results = _run(self._model, inputs)
+            results = _run(self._model, {spec.name: _tensor(inputs[spec.name], spec) for spec in self.signature.inputs})
             self.seen.append([spec_of(name, value.dtype, value.shape) for name, value in results.items()])
             return {name: value.float().numpy() for name, value in results.items()}
         except (Exception, SystemExit) as error:
             raise InferenceError(reason(error)) from error
 
 
-def _run(model: Model, arrays: Mapping[str, Array]) -> dict[str, torch.Tensor]:
+def _tensor(array: Array, spec: TensorSpec) -> torch.Tensor:
+    import torch
+
+    tensor = torch.from_numpy(array.copy())
+    return tensor.view(torch.bfloat16) if spec.dtype == BF16 else tensor
+
+
+def _run(model: Model, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """By name where every name is a parameter of `forward`, as it is served; else in order."""
     import torch
 
-    tensors = {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
     with torch.inference_mode():
         by_name = tensors.keys() <= _parameters(model)
-        return named_outputs(model(**tensors) if by_name else model(*tensors.values()))
+        taken = {name: tensor.clone() for name, tensor in tensors.items()}  # a model may write to its inputs
+        results = named_outputs(model(**taken) if by_name else model(*taken.values()))
+    for name, value in results.items():
+        if not isinstance(value, torch.Tensor):
+            raise InferenceError(
+                f"its output {name!r} is {_described(value)}; a model that is served returns a tensor, "
+                "or a tuple, list or mapping of tensors"
+            )
+    return results
+
+
+def _described(value: Any) -> str:
+    return "None" if value is None else f"of the type {type(value).__name__}"
 
 
 def _parameters(model: Model) -> set[str]:
@@ -108,8 +126,8 @@ def _parameters(model: Model) -> set[str]:
         return set()
 
 
-def _named_inputs(model: Model, example: Any, names: Sequence[str] | None) -> dict[str, Array]:
-    """The arrays in the order of the parameters."""
+def _named_inputs(model: Model, example: Any, names: Sequence[str] | None) -> dict[str, torch.Tensor]:
+    """The tensors in the order of the parameters."""
     known = names or [
         one.name for one in inspect.signature(model.forward).parameters.values() if one.kind in _POSITIONAL
     ]
@@ -123,31 +141,49 @@ def _named_inputs(model: Model, example: Any, names: Sequence[str] | None) -> di
         values = several(example)
         more = [f"input_{number}" for number in range(len(known), len(values))]
         given = dict(zip([*known, *more], values, strict=False))
-    return {name: _array(value) for name, value in given.items()}
+    return {name: _given(name, value) for name, value in given.items()}
 
 
-def _array(value: Any) -> Array:
-    """An array of a type that models take: float64 of Python and numpy becomes float32."""
-    is_tensor = hasattr(value, "detach")
-    array: Array = value.detach().cpu().numpy() if is_tensor else np.asarray(value)
-    if array.dtype == np.float64 and not is_tensor:
-        array = array.astype(np.float32)
-    return array
+def _given(name: str, value: Any) -> torch.Tensor:
+    """A tensor of a type that models take: float64 of Python and numpy becomes float32. Raises InvalidInput."""
+    import torch
+
+    if isinstance(value, torch.Tensor):
+        return value.detach().cpu()
+    try:
+        array = np.asarray(value)
+    except ValueError:
+        raise InvalidInput(f"example_input: {name}: its lists have different lengths", field="example_input") from None
+    if array.dtype.name == "bfloat16":  # of ml_dtypes
+        return torch.from_numpy(array.astype(np.float32)).bfloat16()
+    try:
+        return torch.from_numpy(array.astype(np.float32 if array.dtype == np.float64 else array.dtype))
+    except TypeError:
+        raise _unsupported(name, array.dtype) from None
 
 
-def _specs(arrays: Mapping[str, Array]) -> tuple[TensorSpec, ...]:
+def _specs(tensors: Mapping[str, torch.Tensor]) -> tuple[TensorSpec, ...]:
     """Axis 0 is free. Where it has another number of rows, the first axis with that number is: `[2, batch, 128]`."""
-    rows = next((array.shape[0] for array in arrays.values() if array.ndim), 0)
-    return tuple(_spec(name, array, rows) for name, array in arrays.items())
+    rows = next((tensor.shape[0] for tensor in tensors.values() if tensor.ndim), 0)
+    return tuple(_input_spec(name, tensor, rows) for name, tensor in tensors.items())
 
 
-def _spec(name: str, array: Array, rows: int | None = None) -> TensorSpec:
-    dtype = datatype_of_numpy(array.dtype)
-    if dtype is None:
-        raise InvalidInput(f"example_input: {name} has the unsupported tensor type {array.dtype}")
-    shape = list(array.shape)
-    free = 0 if rows is None or array.shape[:1] == (rows,) else shape.index(rows) if rows in shape else len(shape)
-    return TensorSpec(name, dtype, tuple(-1 if axis == free else length for axis, length in enumerate(shape)))
+def _input_spec(name: str, tensor: torch.Tensor, rows: int) -> TensorSpec:
+    shape = list(tensor.shape)
+    free = shape.index(rows) if rows in shape else len(shape)
+    try:
+        return spec_of(name, tensor.dtype, (-1 if axis == free else length for axis, length in enumerate(shape)))
+    except UnsupportedFormat:
+        raise _unsupported(name, tensor.dtype) from None
+
+
+def _unsupported(name: str, dtype: Any) -> InvalidInput:
+    return InvalidInput(f"example_input: {name} has the unsupported tensor type {dtype}", field="example_input")
+
+
+def _output_spec(name: str, tensor: torch.Tensor) -> TensorSpec:
+    """Axis 0 is free."""
+    return spec_of(name, tensor.dtype, (length if axis else -1 for axis, length in enumerate(tensor.shape)))
 
 
 def _free_where_they_differ(specs: Sequence[TensorSpec]) -> TensorSpec:

@@ -19,6 +19,7 @@ from penstock.backends.examples import Examples
 from penstock.backends.row_independence import NOT_DETERMINISTIC, RowProof, prove_rows
 from penstock.cli.models.random_samples import observe
 from penstock.engine.batching.row_proofs import record
+from penstock.engine.loading.load import naming
 from penstock.engine.loading.load_overrides import described_file
 from penstock.errors import InferenceError, InvalidInput, UnsupportedFormat
 from penstock.file_description import FileDescription, parse_arguments, read_text
@@ -71,7 +72,8 @@ def publish_file(
     name, version = name or path.stem, version or FILE_VERSION
     if path.is_dir():
         path, about = _in_directory(path, about)
-    model = _inspect(path, trust, about)
+    with naming(str(path)):
+        model = _inspect(path, trust, about)
     text = read_text(card) if card else _card(name, version, path, model)
     with tempfile.TemporaryDirectory(prefix="penstock-") as scratch:
         artifact = write_artifact(

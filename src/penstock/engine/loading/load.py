@@ -147,9 +147,13 @@ def load_file(
 
     `proofs` is the directory that keeps the proofs that rows are independent; without it every load measures.
     """
-    about = description or FileDescription()
+    with naming(str(path)):
+        return _load_file(path, options, description or FileDescription(), proofs)
+
+
+def _load_file(path: Path, options: EngineOptions, about: FileDescription, proofs: Path | None) -> LoadedModel:
     if not path.is_file():
-        raise ModelLoadError(f"{path}: there is no such model file")
+        raise ModelLoadError(f"{path}: {'this is a directory' if path.is_dir() else 'there is no such model file'}")
     signed, has_class = bool({"signature", "example"} & {*about.stated}), about.architecture is not None
     format = format_of(path, options.model_type, signed=signed, has_architecture=has_class)
     limits = batch_limits(options, path.stem)
@@ -175,11 +179,12 @@ def load_module(
             f"example_input: {name} does not record its inputs; give an example, such as a tensor of one row",
             field="example_input",
         )
-    file = described_file(Path(name), "pytorch", description, options.trust, module)
-    limits = batch_limits(options, name)
-    ready = bring_up("pytorch", file, options, limits, None, name, KnownProofs(proofs, ""))
-    size = ready.backend.num_bytes or 0
-    return _bare(ready, options, description, name=name, size_bytes=size, sha256="")
+    with naming(name):
+        file = described_file(Path(name), "pytorch", description, options.trust, module)
+        limits = batch_limits(options, name)
+        ready = bring_up("pytorch", file, options, limits, None, name, KnownProofs(proofs, ""))
+        size = ready.backend.num_bytes or 0
+        return _bare(ready, options, description, name=name, size_bytes=size, sha256="")
 
 
 def _bare(
