@@ -61,6 +61,21 @@ def test_the_first_line_of_an_error(error: Exception, line: str) -> None:
         ('device="cuda:7" cannot be used', "--device cuda:7 cannot be used", "PENSTOCK_DEVICE=cuda:7 cannot be used"),
         ("only prove=False publishes it", "only --no-prove publishes it", "only prove=False publishes it"),
         ("only force=True moves it", "only --force moves it", 'only "force": true moves it'),
+        (
+            'say so with task="tensor", batch_axes={…}, no_batch=True',
+            "say so with --task tensor, --batch-axis NAME:AXIS, --no-batch",
+            "say so with PENSTOCK_MODEL_TASK=tensor, PENSTOCK_MODEL_BATCH_AXIS=NAME:AXIS, PENSTOCK_MODEL_NO_BATCH=true",
+        ),
+        (
+            "give labels=[…], preprocess={…} or example_input=…",
+            "give --labels FILE, --preprocess FILE or --example FILE",
+            "give PENSTOCK_MODEL_LABELS=FILE, PENSTOCK_MODEL_PREPROCESS=FILE or PENSTOCK_MODEL_EXAMPLE=FILE",
+        ),
+        (
+            'pass architecture="module:Class" and architecture_args={…}',
+            "pass --architecture module:Class and --architecture-args '{…}'",
+            "pass PENSTOCK_MODEL_ARCHITECTURE=module:Class and PENSTOCK_MODEL_ARCHITECTURE_ARGS={…}",
+        ),
     ],
 )
 def test_options_are_named_as_the_reader_sets_them(python: str, cli: str, server: str) -> None:
@@ -79,9 +94,6 @@ def test_no_message_of_the_library_names_an_option_of_the_command_line() -> None
 
     root = Path(penstock.__file__).parent
     served = {"gateway/process/server.py", "gateway/process/asgi.py"}  # started by the command line only
-    # hints on what a bare file does not say, with the option of the commands that open one
-    served |= {"engine/loading/bring_up.py", "backends/torch/state_dict.py", "tasks/guessing.py"}
-    served |= {"gateway/native/predict.py"}
     for file in root.rglob("*.py"):
         shown = str(file.relative_to(root))
         if shown.startswith("cli/") or shown in served or shown == "errors.py":

@@ -29,24 +29,38 @@ from typing import Literal, NamedTuple
 Surface = Literal["python", "cli", "server"]
 """Who reads a message: the author of a call, someone at the command line, or the operator of a server."""
 
-_REMEDY = re.compile(r"\b(trust|device)=\"([\w:.+-]+)\"|\b(force=True|prove=False)(?!\w)")
-_FLAGS = {"cli": {"force=True": "--force", "prove=False": "--no-prove"}, "server": {"force=True": '"force": true'}}
+_OPTIONS: dict[str, tuple[str, str]] = {
+    "force=True": ("--force", '"force": true'),
+    "prove=False": ("--no-prove", "prove=False"),
+    "no_batch=True": ("--no-batch", "PENSTOCK_MODEL_NO_BATCH=true"),
+    "batch_axes={…}": ("--batch-axis NAME:AXIS", "PENSTOCK_MODEL_BATCH_AXIS=NAME:AXIS"),
+    "example_input=…": ("--example FILE", "PENSTOCK_MODEL_EXAMPLE=FILE"),
+    "labels=[…]": ("--labels FILE", "PENSTOCK_MODEL_LABELS=FILE"),
+    "preprocess={…}": ("--preprocess FILE", "PENSTOCK_MODEL_PREPROCESS=FILE"),
+    'architecture="module:Class"': ("--architecture module:Class", "PENSTOCK_MODEL_ARCHITECTURE=module:Class"),
+    "architecture_args={…}": ("--architecture-args '{…}'", "PENSTOCK_MODEL_ARCHITECTURE_ARGS={…}"),
+}
+"""Arguments of Python, and what they are at the command line and on a server."""
+_SETTINGS = {"trust": "PENSTOCK_TRUST", "device": "PENSTOCK_DEVICE", "task": "PENSTOCK_MODEL_TASK"}
+_REMEDY = re.compile(
+    rf"(?<![\w\"])(?:({'|'.join(map(re.escape, _OPTIONS))})(?!\w)|({'|'.join(_SETTINGS)})=\"([\w:.+-]+)\")"
+)
 
 
 def worded(text: str, surface: Surface) -> str:
     """A message in the words of its reader.
 
     Messages name an option as a Python argument, `trust="code"`; at the command line that is `--trust code`, and on a
-    server `PENSTOCK_TRUST=code`.
+    server `PENSTOCK_TRUST=code`. What is open is written `labels=[…]`.
     """
     if surface == "python" or "=" not in text:
         return text
 
     def say(match: re.Match[str]) -> str:
-        name, value, flag = match.groups()
-        if flag is not None:
-            return _FLAGS[surface].get(flag, flag)
-        return f"--{name} {value}" if surface == "cli" else f"PENSTOCK_{name.upper()}={value}"
+        option, name, value = match.groups()
+        if option is not None:
+            return _OPTIONS[option][surface == "server"]
+        return f"--{name} {value}" if surface == "cli" else f"{_SETTINGS[name]}={value}"
 
     return _REMEDY.sub(say, text)
 

@@ -53,7 +53,7 @@ def test_outputs_that_are_probabilities_make_a_classifier(answer: Any, why: str)
     found = guess(run=model(answer))
     assert (found.kind, found.more) == (VECTOR, ())
     assert why in found.assumed
-    assert "--task tensor" in found.assumed
+    assert 'task="tensor"' in found.assumed
 
 
 @pytest.mark.parametrize("key", [*CLASS_METADATA, "Classes"])
@@ -77,7 +77,7 @@ NO_EVIDENCE = {
 def test_without_evidence_a_model_answers_tensors_and_classes_only_on_request(answer: Any) -> None:
     found = guess(run=model(answer), author="me")
     assert (found.kind, found.config, found.more) == ("tensor", {}, (VECTOR,))
-    for way in (f"--task {VECTOR}", "--labels FILE", "/inference/predict"):
+    for way in (f'task="{VECTOR}"', "labels=[…]", "/inference/predict"):
         assert way in found.assumed
 
 

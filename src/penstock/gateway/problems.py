@@ -131,7 +131,7 @@ def describe(error: BaseException, request_id: str) -> dict[str, Any]:
     """`status, title, detail, errors` of any error; a fault of the server shows only the request id."""
     kind = kind_of(error)
     detail = str(error) if kind.public else f"{kind.title.lower()}; see the server's log for {request_id}"
-    return {"status": kind.status, "title": kind.title, "detail": detail, "errors": _faults(error)}
+    return {"status": kind.status, "title": kind.title, "detail": worded(detail, "server"), "errors": _faults(error)}
 
 
 def problem_body(error: BaseException, request_id: str) -> tuple[int, bytes]:
@@ -140,11 +140,10 @@ def problem_body(error: BaseException, request_id: str) -> tuple[int, bytes]:
         status = error.status
         slug, title = _REFUSALS.get(status) or _phrase(status)
         title = error.title or title
-        content: dict[str, Any] = {"status": status, "title": title, "detail": str(error), "errors": []}
+        content: dict[str, Any] = {"status": status, "title": title, "detail": worded(str(error), "server"), "errors": []}
     else:
         status, slug = kind_of(error).status, kind_of(error).slug
         content = describe(error, request_id)
-    content["detail"] = worded(content["detail"], "server")
     return status, orjson.dumps({"type": _PREFIX + slug, **content, "request_id": request_id})
 
 
@@ -184,4 +183,4 @@ def title_of(status: int) -> str:
 
 def _faults(error: BaseException) -> list[dict[str, str]]:
     errors: Sequence[FieldError] = getattr(error, "errors", ()) if isinstance(error, PenstockError) else ()
-    return [{"field": field, "message": message} for field, message in errors]
+    return [{"field": field, "message": worded(message, "server")} for field, message in errors]

@@ -18,10 +18,10 @@ CLASS_METADATA = ("class_names", "classes", "id2label", "label_names", "labels",
 
 _ROWS = 8
 _SUM_TOLERANCE = 1e-3
-_CLASSES = f"the task is {VECTOR}, since {{why}}; name the task tensor (--task tensor) to say otherwise"
+_CLASSES = f'the task is {VECTOR}, since {{why}}; say otherwise with task="tensor"'
 _TENSORS = (
     "the task is tensor, since nothing shows that the outputs are scores of classes; if they are, name the task "
-    f"(--task {VECTOR}) or give labels (--labels FILE). POST /inference/predict and ?task={VECTOR} read classes anyway"
+    f'(task="{VECTOR}") or give labels (labels=[…]). POST /inference/predict and ?task={VECTOR} read classes anyway'
 )
 _BY_SETTING = {"resize": "image-classification", "columns": "tabular"}
 """Settings that only one kind of task has."""
@@ -69,7 +69,7 @@ def _said(signature: Signature, about: FileDescription) -> str | None:
         field = "labels" if about.labels else "preprocess"
         raise InvalidInput(
             f"{field}: the model takes no vector of numbers, so name the task that they belong to: "
-            "--task image-classification with --preprocess FILE, for example",
+            'task="image-classification" with preprocess={…}, for example',
             field=field,
         )
     return kind

@@ -50,7 +50,7 @@ def test_numbers_without_evidence_are_answered_as_tensors(tmp_path: Path) -> Non
         info = server.http.get("/model/info").json()
         assert (info["model_type"], info["tasks"]) == ("tensor", ["tensor", "vector-classification"])
         (sentence,) = [sentence for sentence in info["assumed"] if sentence.startswith("the task is")]
-        assert "--task vector-classification" in sentence
+        assert "PENSTOCK_MODEL_TASK=vector-classification" in sentence
         outputs = server.http.post("/predict", json={"inputs": {"x": [ROW]}}).json()["outputs"]
         assert outputs["logits"][0] == pytest.approx(LOGITS.tolist(), rel=1e-5)
         # the route and the field `task` ask for classes
@@ -60,7 +60,7 @@ def test_numbers_without_evidence_are_answered_as_tensors(tmp_path: Path) -> Non
         refused = server.http.post("/predict", json={"input_data": ROW})
         assert refused.status_code == 422
         assert [error["field"] for error in refused.json()["errors"]] == ["input_data"]
-        for way in ("/inference/predict", '"task": "vector-classification"', "--task vector-classification"):
+        for way in ("/inference/predict", '"task": "vector-classification"', "PENSTOCK_MODEL_TASK=vector-classification"):
             assert way in refused.json()["detail"]
 
 

@@ -80,8 +80,8 @@ def test_what_was_assumed_is_said(server: Live) -> None:
     info = server.http.get("/model/info").json()
     assert info["assumed"][0] == (
         "the batch is axis 0 of x, axis 1 of state, axis 0 of p and axis 1 of stateN; sr has none (from the names of "
-        "axes), so each request is one run, in the shapes of the model's file; say otherwise with --batch-axis or "
-        "--no-batch"
+        "axes), so each request is one run, in the shapes of the model's file; say otherwise with "
+        "PENSTOCK_MODEL_BATCH_AXIS=NAME:AXIS or PENSTOCK_MODEL_NO_BATCH=true"
     )
     assert info["tasks"] == ["tensor"]
     shown = server.http.get(f"/models/voice/versions/{info['version']}").json()

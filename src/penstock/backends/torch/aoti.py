@@ -165,7 +165,7 @@ def _recorded(path: Path, written: Any) -> Signature | None:
         return None
     try:
         return Signature.from_json(json.loads(written))
-    except (ValueError, TypeError, KeyError, RecursionError, InvalidInput):
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, InvalidInput):
         raise IntegrityError(f"{path}: the signature recorded in it cannot be read") from None
 
 

@@ -68,8 +68,7 @@ def read_module(path: Path, trust: str) -> torch.nn.Module:
     module = next((part for part in parts if isinstance(part, torch.nn.Module)), None)
     if module is None:
         raise UnsupportedFormat(
-            f"{path}: it holds no module; weights need the class that they fill "
-            "(MODEL_ARCHITECTURE=module:Class, `architecture` in Python, `penstock models import --architecture`)"
+            f"{path}: it holds no module; weights need the class that they fill, " 'architecture="module:Class"'
         )
     return module
 
@@ -88,7 +87,7 @@ def fill(model: torch.nn.Module, checkpoint: Checkpoint) -> None:
         detail = faults[0].rstrip(".") if faults else first_line(error)
         raise ModelLoadError(
             f"{path}: the weights do not fit {type(model).__name__}: {detail}; the sizes that it is built with are "
-            "its arguments (--architecture-args, in Python architecture_args)"
+            "its arguments, architecture_args={…}"
         ) from None
     missing, unexpected = _without_shared(result.missing_keys, own), result.unexpected_keys
     if missing or unexpected:

@@ -248,8 +248,8 @@ def _assumed(backend: Backend, file: ModelFile) -> tuple[str, ...]:
     if file.stated is not None or (file.signature is not None and not signature.whole):
         return ()
     if reading is None:
-        return ("the file takes one row, so each row of a request is a run; say otherwise with --no-batch",)
-    return (f"{reading.sentence(signature)}; say otherwise with --batch-axis or --no-batch",)
+        return ("the file takes one row, so each row of a request is a run; say otherwise with no_batch=True",)
+    return (f"{reading.sentence(signature)}; say otherwise with batch_axes={{…}} or no_batch=True",)
 
 
 def _examples(backend: Backend, file: ModelFile, golden: Golden | None, what: str) -> Examples | InferenceError:
@@ -271,7 +271,7 @@ def _unproven(
     backend: Backend, limits: BatchLimits, options: BackendOptions, error: InferenceError, what: str
 ) -> ReadyBackend:
     """A model that ran with nothing that was tried: it serves each request whole and alone, unless that is refused."""
-    sentence = f"unproven, as no input was found that it runs with ({error}); give one with --example FILE"
+    sentence = f"unproven, as no input was found that it runs with ({error}); give one with example_input=…"
     if options.unproven == "refuse":
         raise ModelLoadError(f"{what}: {sentence}, or set unproven to allow")
     rows, runners = RowProof(batchable=False, why=sentence), _runners(backend, options)

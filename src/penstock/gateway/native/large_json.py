@@ -146,7 +146,7 @@ def _series(body: bytes, member: Member, field: str) -> Any:
     if _first(body, member) != b"[":
         return _parsed(body, member, field)
     values = array("d")
-    values.frombytes(_flat(body, member, field).data)
+    values.frombytes(_flat(body, member, field).view(np.uint8).data)
     return values
 
 

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from penstock.artifacts.artifact import Artifact, Variant
 from penstock.engine.loading.loaded_model import LoadedModel
-from penstock.errors import InvalidInput, ModelNotFound, quoted
+from penstock.errors import InvalidInput, ModelNotFound, quoted, worded
 from penstock.formats import is_model_file
 from penstock.gateway.docs.examples import request_for
 from penstock.gateway.http import Call, Reply, json_reply
 from penstock.registry.registry import Registry
 from penstock.tasks.base import Task
+
+_Said = Annotated[str, AfterValidator(lambda sentence: worded(sentence, "server"))]
+"""A sentence that may name options, as the operator sets them."""
 
 
 class _Shown(BaseModel):
@@ -56,10 +59,10 @@ class ModelInfo(_Shown):
         description="Measured change by the number of rows in the run and their order, which rounding explains.",
         examples=[1e-07],
     )
-    batch_reason: str = Field(description="What was found.", examples=["rows do not change each other's answers"])
+    batch_reason: _Said = Field(description="What was found.", examples=["rows do not change each other's answers"])
     proven: bool = Field(description="False if no input was found at load that the model runs with.")
-    warnings: list[str] = Field(description="Warnings from loading.")
-    assumed: list[str] = Field(description="What neither the file nor the user states, and how to say otherwise.")
+    warnings: list[_Said] = Field(description="Warnings from loading.")
+    assumed: list[_Said] = Field(description="What neither the file nor the user states, and how to say otherwise.")
 
 
 class RowsShown(_Shown):
@@ -115,7 +118,7 @@ class ModelDetails(ModelSummary):
     path: str = Field(description="Where predictions are posted; ?task=KIND selects a task.")
     signature: SignatureShown | None = Field(description="Of the loaded version; null if none is loaded.")
     tasks: list[TaskDetails] = Field(description="Of the loaded version, the default first.")
-    assumed: list[str] = Field(description="What neither the file nor the user states, and how to say otherwise.")
+    assumed: list[_Said] = Field(description="What neither the file nor the user states, and how to say otherwise.")
 
 
 class ModelList(_Shown):

@@ -237,7 +237,7 @@ def _meant_as_vector(lease: Lease, body: bytes) -> InvalidInput | None:
         return None
     return InvalidInput(
         f"{field}: {model.key} answers with the task {task.kind}, which takes no such field; for classes post to "
-        f'/inference/predict or add "task": "{kind}"; a file that is a classifier is served with --task {kind}',
+        f'/inference/predict or add "task": "{kind}"; a file that is a classifier is served with task="{kind}"',
         field=field,
     )
 
