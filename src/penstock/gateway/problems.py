@@ -140,7 +140,12 @@ def problem_body(error: BaseException, request_id: str) -> tuple[int, bytes]:
         status = error.status
         slug, title = _REFUSALS.get(status) or _phrase(status)
         title = error.title or title
-        content: dict[str, Any] = {"status": status, "title": title, "detail": worded(str(error), "server"), "errors": []}
+        content: dict[str, Any] = {
+            "status": status,
+            "title": title,
+            "detail": worded(str(error), "server"),
+            "errors": [],
+        }
     else:
         status, slug = kind_of(error).status, kind_of(error).slug
         content = describe(error, request_id)

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -526,7 +526,7 @@ def test_objects_with_very_many_keys_take_the_slow_path() -> None:
 
 
 def heavy_verdict(body: bytes) -> Any:
-    found = verdict(lambda: large_json.read_heavy(TASK, body))
+    found = verdict(lambda: large_json.read_heavy(TASK, body) or decoding.decode_slowly(TASK.Request, body))
     return found if found[0] == "taken" else "refused"
 
 
@@ -588,6 +588,51 @@ def test_whole_numbers_of_a_large_body_keep_their_digits() -> None:
     text = b"[18446744073709551615, 1]"
     assert large_json.read_numbers(text, 0, len(text), "UINT64", "x").tolist() == [2**64 - 1, 1]
     assert large_json.read_numbers(b"[true,false]", 0, 12, "BOOL", "x").tolist() == [True, False]
+
+
+@pytest.mark.parametrize("size", [48, 49, 50, 51, 64])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    parts=st.lists(
+        st.sampled_from(["\\", '"', "\n", "a", "é", "\u4e00", "😀", "\\ud83d", "/", "b" * 30, "\\" * 40]), max_size=60
+    )
+)
+def test_a_long_text_is_read_in_blocks(size: int, parts: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(large_json, "_BLOCK", size)
+    text = "".join(parts)
+    for ascii_only in (True, False):
+        written = b" " + json.dumps(text, ensure_ascii=ascii_only).encode() + b" "
+        assert large_json.read_text(written, 0, len(written)) == text
+
+
+@pytest.mark.parametrize(
+    "wrong", [b'"a"b"', b'"\\x"', b'"\\ud83d"', b'"\\ude00\\ud83d"', b'"\x01"', b'"\xff"', b'"\\u12"']
+)
+def test_a_long_text_that_is_not_json_is_refused(wrong: bytes) -> None:
+    for padded in (wrong, wrong[:1] + b"\\n" * 70_000 + wrong[1:], wrong[:-1] + b"\\n" * 70_000 + wrong[-1:]):
+        with pytest.raises(InvalidInput, match="not valid JSON"):
+            large_json.read_text(padded, 0, len(padded))
+
+
+def test_a_slow_body_is_read_in_blocks_and_unknown_fields_are_refused_before_they_are_parsed() -> None:
+    numbers = b",".join([b"0.12345678901234567"] * (large_json.SLOW // 16))
+    assert json_outline.is_light(numbers)
+    request = read_json(TASK, b'{"input_data": [%b]}' % numbers)
+    assert set(request.input_data.tolist()) == {0.12345678901234567}  # type: ignore[attr-defined]
+    with pytest.raises(InvalidInput, match=r"^unknown: Extra inputs are not permitted$"):
+        read_json(TASK, b'{"unknown": [%b]}' % numbers)
+    text = "\\é\n" * large_json.SLOW
+    body = json.dumps({"input_data": [1, 2, 3], "model_version": text}).encode()
+    assert read_json(TASK, body).model_version == text  # type: ignore[attr-defined]
+
+
+def test_long_series_are_read_in_blocks() -> None:
+    body = b'{"readings": {"p": [%b], "t": [2]}, "note": "a"}' % b",".join([b"1"] * large_json.SLOW)
+    for read in (large_json.read_heavy, read_json):
+        request = read(GAUGES, body)
+        assert request is not None
+        assert request.note == "a"  # type: ignore[attr-defined]
+        assert request.readings == {"p": [1.0] * large_json.SLOW, "t": [2.0]}  # type: ignore[attr-defined]
 
 
 def test_a_large_batch_is_read_item_by_item() -> None:

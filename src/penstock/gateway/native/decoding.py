@@ -18,7 +18,7 @@ from penstock.errors import InvalidInput
 from penstock.gateway.native import fast_json
 from penstock.gateway.native.fast_json import has_arrays, read_items, validated
 from penstock.gateway.native.json_outline import allowance, is_light, outline
-from penstock.gateway.native.large_json import LARGE, check_light, read_heavy, split_batch, take_task
+from penstock.gateway.native.large_json import LARGE, SLOW, check_light, read_heavy, split_batch, take_task
 from penstock.tasks.base import Task
 from penstock.tasks.validation_errors import refusal
 
@@ -74,8 +74,10 @@ def _read_large_items(task: Task, texts: list[bytes], allowed: int) -> list[Base
         try:
             if has_arrays(task) or task.tensors_field is not None:
                 try:
-                    items.append(read_heavy(task, text))
-                    continue
+                    read = read_heavy(task, text)
+                    if read is not None:
+                        items.append(read)
+                        continue
                 except InvalidInput:  # the Pydantic model decides and writes the error, if there is memory for it
                     pass
             allowed -= outline(text, listed=False).weight
@@ -95,13 +97,12 @@ def read_json(task: Task, body: bytes) -> BaseModel:
 
 def read_fully(task: Task, body: bytes) -> BaseModel:
     """The request from a large body, or from one that the fast reader did not take. Raises InvalidInput."""
-    if len(body) >= LARGE:
-        if not is_light(body):
-            return read_heavy(task, body)
+    request = None
+    if len(body) >= SLOW or (len(body) >= LARGE and not is_light(body)):
+        request = read_heavy(task, body)
+    elif len(body) >= LARGE:
         request = fast_json.decode(task, body)
-        if request is not None:
-            return request
-    return decode_slowly(task.Request, body)
+    return request or decode_slowly(task.Request, body)
 
 
 def _item(task: Task, item: Any) -> BaseModel | InvalidInput:

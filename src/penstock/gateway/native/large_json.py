@@ -6,6 +6,7 @@ Between blocks the interpreter's lock is free, so that the event loop goes on wh
 from __future__ import annotations
 
 import functools
+import re
 from array import array
 from collections.abc import Callable, Iterator
 from typing import Any, Final, NamedTuple
@@ -25,11 +26,15 @@ from penstock.tensors import Array, Signature
 
 LARGE: Final = 256 * 1024
 """Bodies of so many bytes are looked at before they are parsed; smaller ones cannot take much."""
+SLOW: Final = 2 << 20
+"""A parser would hold the interpreter's lock too long for bodies of so many bytes, so they are read block by block."""
 _BLOCK: Final = 1 << 16
+_LONG_TEXT: Final = 1 << 20
 _LONGEST_VALUE: Final = 1 << 20
 """With the blanks and brackets around it."""
 _COMMA, _OPEN, _CLOSE = b",[]"
 _BLANK: Final = b" \t\r\n"
+_HIGH_SURROGATE: Final = re.compile(rb"\\u[dD][89abAB][0-9a-fA-F]{2}")
 _UNBRACKETED: Final = bytes.maketrans(b"[]", b"  ")
 
 
@@ -39,8 +44,9 @@ def check_light(body: bytes) -> None:
         raise _too_many("body")
 
 
-def read_heavy(task: Task, body: bytes) -> BaseModel:
-    """The `Request` of a task from a body with too many values for Python objects.
+def read_heavy(task: Task, body: bytes) -> BaseModel | None:
+    """The `Request` of a task from a body that is too large to be parsed at once; None if it is light without its
+    arrays and long texts, of which it has none.
 
     Raises InvalidInput naming the field, also where a field has too many values that are not its arrays of numbers.
     """
@@ -52,6 +58,8 @@ def read_heavy(task: Task, body: bytes) -> BaseModel:
     rest = _without(body, [member for member, _ in arrays.values()])
     if not is_light(rest):
         raise _heaviest(body, [member for member in found.members if member.key not in arrays])
+    if not arrays:
+        return None
     try:
         fields = from_json(rest, allow_inf_nan=False)
     except ValueError as error:
@@ -114,7 +122,7 @@ def _check_names(task: Task, found: Outline) -> None:
 
 
 def _arrays(task: Task, body: bytes, found: Outline) -> Iterator[tuple[str, tuple[Member, Any]]]:
-    """The fields of the body that are arrays of numbers, or objects of such arrays."""
+    """The fields of the body that are arrays of numbers, objects of such arrays, or long texts."""
     for member in found.members:
         mark = _first(body, member)
         if member.key == task.array_field and mark == b"[":
@@ -123,6 +131,8 @@ def _arrays(task: Task, body: bytes, found: Outline) -> Iterator[tuple[str, tupl
             yield member.key, (member, _each(body, member, _series))
         elif member.key == task.tensors_field and mark == b"{":
             yield member.key, (member, _each(body, member, functools.partial(_tensor, task.signature)))
+        elif mark == b'"' and member.end - member.start >= _LONG_TEXT:
+            yield member.key, (member, read_text(body, member.start, member.end))
 
 
 def _first(body: bytes, member: Member) -> bytes:
@@ -193,6 +203,40 @@ def _heaviest(body: bytes, members: list[Member]) -> InvalidInput:
 
 def _too_many(field: str) -> InvalidInput:
     return InvalidInput(f"{field}: too many values, lists or objects for one request; send fewer", field=field)
+
+
+# Long texts
+
+
+def read_text(body: bytes, start: int, end: int) -> str:
+    """The text in `body[start:end]`, with its quotes. Raises InvalidInput."""
+    low, end = body.find(b'"', start, end) + 1, body.rfind(b'"', start, end)
+    parts = []
+    try:
+        while low < end:
+            high = end if end - low <= _BLOCK else _between_characters(body, low, low + _BLOCK)
+            parts.append(orjson.loads(b'"%b"' % body[low:high]))
+            low = high
+    except ValueError as error:
+        raise InvalidInput(f"body: not valid JSON: {error}", field="body") from None
+    return "".join(parts)
+
+
+def _between_characters(body: bytes, low: int, high: int) -> int:
+    """The last place up to `high` that is inside no character and no escape of the text from `low` on."""
+    mark = body.rfind(b"\\", high - 16, high)
+    if mark < 0:
+        while body[high] & 0xC0 == 0x80:
+            high -= 1
+        return high
+    start = low + len(body[low : mark + 1].rstrip(b"\\"))  # of the backslashes that end at the mark
+    if mark - start >= 16:
+        return start + (mark - start) // 2 * 2
+    if _HIGH_SURROGATE.fullmatch(body, start - 6, start):
+        before = body[low : start - 5]
+        if (len(before) - len(before.rstrip(b"\\"))) % 2:
+            return start - 6
+    return start
 
 
 # Arrays of numbers
