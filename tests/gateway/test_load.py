@@ -71,7 +71,10 @@ async def test_a_passed_deadline_is_504_without_delay(live: Live, client: httpx.
     headers = {"x-request-timeout-ms": "100"}
     reply = await client.post("/models/slow/predict", json=rounds(80_000), headers=headers)
     assert reply.status_code == 504  # it did not wait for the run, which takes minutes
-    assert reply.json()["type"] == "urn:penstock:deadline-exceeded"
+    problem = reply.json()
+    assert problem["type"] == "urn:penstock:deadline-exceeded"
+    assert problem["detail"].startswith("slow:1.0: the deadline passed before the model answered")
+    assert problem["detail"].endswith("allow more time (request_timeout_ms)")
     await settled(live)
 
 

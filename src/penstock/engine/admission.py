@@ -23,6 +23,8 @@ from penstock.errors import DeadlineExceeded, ModelNotFound, ModelNotReady, OutO
 
 T = TypeVar("T")
 
+_MORE_TIME = "ask for less at once, or allow more time (request_timeout_ms)"
+
 
 class Admission:
     """Admits requests and counts those in flight. Event loops in several threads may share it."""
@@ -232,9 +234,12 @@ class Lease:
     ) -> None:
         if error is not None:
             self.observe_failure(error)
+        model = self.model if self._held else None
         if self._held:
             self._held = False
             self._release(self.model)
+        if isinstance(error, DeadlineExceeded):
+            raise DeadlineExceeded(f"{self.ref if model is None else model.key}: {error}; {_MORE_TIME}") from None
 
     def _release(self, model: LoadedModel) -> None:
         """The last lease on a model that was unloaded closes it."""

@@ -647,6 +647,12 @@ def test_a_large_batch_is_read_item_by_item() -> None:
     assert str(unknown).startswith("input_data: ")
 
 
+@pytest.mark.parametrize("key", ["model", "input_data"])
+def test_a_batch_has_no_long_field_but_its_requests(key: str) -> None:
+    with pytest.raises(InvalidInput, match=f"^{key}: too long for a field of a batch$"):
+        decoding.Batch(b'{"%b": [%b], "requests": [%b]}' % (key.encode(), b",".join([b"0.25"] * 60_000), GOOD))
+
+
 def test_a_large_body_may_name_its_task() -> None:
     body = b'{"task": "tensor", "input_data": [%b]}' % b",".join([b"0"] * 200_000)
     found = decoding.named_task(body, TASK)

@@ -78,6 +78,10 @@ def split_batch(body: bytes) -> tuple[dict[str, Any], list[bytes]]:
     if found.too_many:
         raise InvalidInput(f"body: more than {MAX_MEMBERS} fields", field="body")
     lists = [member for member in found.members if member.key == "requests" and _first(body, member) == b"["]
+    for member in found.members:
+        if member not in lists and member.end - member.start >= LARGE:
+            name = printable(member.key, 100)
+            raise InvalidInput(f"{name}: too long for a field of a batch", field=name)
     rest = _without(body, lists)
     check_light(rest)
     try:
