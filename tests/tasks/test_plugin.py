@@ -13,6 +13,7 @@ import pytest
 from linear_models import linear
 
 from penstock.artifacts.artifact import TaskEntry, VariantSource, write_artifact
+from penstock.errors import ModelLoadError
 from penstock.registry.registry import Registry
 from penstock.tensors import Signature, TensorSpec
 
@@ -43,7 +44,8 @@ def place(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def publish(place: Path, config: dict[str, Any]) -> None:
+def publish(place: Path, config: dict[str, Any], prove: bool = False) -> None:
+    """Publish a model of the package's kind; without the proof, since this process does not have the package."""
     signature = Signature((TensorSpec("x", "FP32", (-1, 2)),), (TensorSpec("y", "FP32", (-1, 1)),))
     house_model(place / "house.onnx")
     artifact = write_artifact(
@@ -57,7 +59,7 @@ def publish(place: Path, config: dict[str, Any]) -> None:
         card="",
     )
     with Registry(place / "registry") as registry:
-        registry.publish(artifact.path)
+        registry.publish(artifact.path, prove=prove)
 
 
 def house_model(path: Path) -> None:
@@ -158,13 +160,20 @@ asyncio.run(main())
     done = run(site, place, code)
     assert done.returncode == 0, done.stderr
     reason, model = done.stdout.splitlines()
-    assert "house: the task 'house-price' could not be loaded from broken:Task: SystemError: half installed" in reason
+    assert "house:1: the task 'house-price' could not be loaded from broken:Task: SystemError: half installed" in reason
     assert model == "other"
 
 
 def test_an_invalid_constant_in_the_manifest_is_reported_in_one_sentence(site: Path, tmp_path: Path) -> None:
     publish(tmp_path, {"scale": "wide"})
     assert "house-price: scale is 'wide'; it should be a number" in run(site, tmp_path, ASK).stderr
+
+
+def test_without_the_package_its_model_is_not_published(tmp_path: Path) -> None:
+    with pytest.raises(ModelLoadError, match="house:1: there is no task of the kind 'house-price'"):
+        publish(tmp_path, {"scale": 1000}, prove=True)
+    with Registry(tmp_path / "registry") as registry:
+        assert registry.list() == []
 
 
 def test_its_routes_are_served_and_guarded(site: Path, place: Path) -> None:
