@@ -172,10 +172,16 @@ def test_a_bare_file_is_published_and_answers_from_the_registry(file: Path, scal
 
 def test_publishing_it_takes_its_tier_of_trust(file: Path, scale: Format, registry: Registry, tmp_path: Path) -> None:
     made = artifact(tmp_path / "artifact", VariantSource("scale", "fp32", file))
-    registry.publish(made.path)
+    with pytest.raises(Untrusted, match=r"trust=.code."):
+        registry.publish(made.path)
+    assert registry.list() == []
+    registry.publish(made.path, prove=False)
     with pytest.raises(Untrusted, match=r"trust=.code."):
         Predictor("double", registry=registry)
     with Predictor("double", registry=registry, trust="code") as predictor:
+        assert predictor.info.format == "scale"
+    registry.publish(made.path, trust="code")
+    with Predictor("double", registry=registry) as predictor:
         assert predictor.info.format == "scale"
 
 
