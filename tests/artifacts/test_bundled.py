@@ -91,10 +91,12 @@ def test_a_package_names_the_default_of_its_several_versions(versions: Path, reg
     published = registry.publish_bundled("acme")
     assert published is not None
     assert published.version == "v1.9"
-    assert registry.aliases("acme") == {}
+    assert registry.aliases("acme") == {"champion": "v1.9"}
+    assert registry.resolve("acme") == ("acme", "v1.9")
     registry.remove("acme:v2.0-trees")
     registry.publish_bundled("acme")
     assert registry.versions("acme") == ["v1.9", "v1.10", "v2.0-trees"]
+    assert registry.aliases("acme") == {"champion": "v1.9"}
 
 
 def test_a_champion_that_does_not_ship_is_named(versions: Path, registry: Registry) -> None:

@@ -134,7 +134,7 @@ def test_a_further_publish_is_all_or_nothing(kill: Kill, write: Write, registry:
     left = kill("publish", source.path)
     states = _states(left, lambda registry: (registry.versions("m"), registry.aliases("m"), registry.get("m").version))
     champion = {"champion": "v1"}
-    _changes_once(states, (["v1"], champion, "v1"), (["v1", "v2"], champion, "v2"))
+    _changes_once(states, (["v1"], champion, "v1"), (["v1", "v2"], champion, "v1"))  # the champion stays live
     for again in left:
         with again:
             again.publish(source.path).verify()
