@@ -503,7 +503,7 @@ async def test_after_a_failed_promotion_every_route_keeps_the_working_version(
     engine = make()
     await engine.start(["m@live"])
     publish(version="2.0.0", golden_seed=9)
-    registry.set_alias("m", "live", "2.0.0")
+    registry.set_alias("m", "live", "2.0.0", force=True)
     await engine.reconcile()
     for ref in (None, "m", "m@live"):
         assert (await engine.predict(X[0], ref=ref)).version == "1.0.0"
