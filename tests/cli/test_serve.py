@@ -39,7 +39,7 @@ def start() -> Iterator[Start]:
         for line in process.stderr:
             output.append(line)
             event = json.loads(line)["event"] if line.startswith(b"{") else ""
-            url = (re.findall(r"http://\S+", event) or [url])[0]
+            url = (re.findall(r"http://[^\s;]+", event) or [url])[0]
             if event == "ready":
                 return url, process
         raise AssertionError(b"".join(output).decode())

@@ -60,7 +60,7 @@ def test_a_bare_file_is_served_under_its_name(serve: Serve, tmp_path: Path) -> N
     assert reply.status_code == 200
     assert reply.headers["x-penstock-model"] == "my model:v1.0/onnx-fp32"
     assert httpx.get(f"{server.url}/model/info").json()["name"] == "my model"
-    assert httpx.get(f"{server.url}/models/my model/versions/1").json()["digest"] is None
+    assert httpx.get(f"{server.url}/models/my model/versions/v1.0").json()["digest"] is None
     assert httpx.get(f"{server.url}/models/my model/card").status_code == 404
     server.send()
     code, out, err = server.finish()
