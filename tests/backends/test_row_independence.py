@@ -120,8 +120,7 @@ def test_the_influence_of_one_row_at_any_distance_is_seen(distance: int, directi
 
 @pytest.mark.parametrize("size", [1e-10, 1e-7, 1e-5, 1e-3])
 def test_the_influence_of_extreme_rows_is_seen_even_if_that_of_ordinary_ones_is_tiny(size: float) -> None:
-    proof = proof_of(lambda x: x + size * x.mean(axis=0))
-    assert proof.batchable == (size < 1e-8)  # then 10,000 times the range moves a row by less than a rounding
+    assert not proof_of(lambda x: x + size * x.mean(axis=0)).batchable  # of the smallest, NaN is what all rows get
 
 
 def test_pairs_of_rows_that_are_mixed_are_seen() -> None:
@@ -220,6 +219,51 @@ def test_a_nan_of_an_extreme_row_that_stays_in_its_row_is_no_influence() -> None
 
     assert proof_of(overflowing).batchable
     assert not proof_of(spreading).batchable
+
+
+def _kept_apart(x: np.ndarray) -> np.ndarray:
+    """Attention over all rows, with a mask that leaves each row only itself."""
+    with np.errstate(invalid="ignore"):
+        return np.asarray(np.eye(len(x), dtype=np.float32) @ x)
+
+
+def test_rows_that_a_mask_keeps_apart_are_not_independent_of_nan() -> None:
+    assert _kept_apart(np.ones((2, FEATURES), np.float32)).tolist() == np.ones((2, FEATURES)).tolist()
+    proof = prove_rows(Scripted(_kept_apart), Rows(), 8)
+    assert (proof.batchable, proof.why) == (False, "other rows in the run change a row's answer")
+
+
+class Masked(Scripted):
+    """The mean of a sequence, cut where the longest one of the run ends."""
+
+    def __init__(self, mask: TensorSpec, *, cut: bool, least: int = 0) -> None:
+        super().__init__(np.asarray, Signature((SEQUENCE, mask), (TensorSpec("y", "FP32", (-1,)),)))
+        self.mask, self.cut, self.least = mask.name, cut, least
+
+    def run(self, inputs: Arrays) -> Arrays:
+        x, mask = inputs["x"], np.nan_to_num(inputs[self.mask]).astype(np.int64)
+        if mask.min() < self.least:
+            raise InferenceError("too short")
+        lengths = mask.sum(axis=1) if mask.ndim == 2 else mask
+        return {"y": x[:, : int(lengths.max())].mean(axis=1) if self.cut else x.mean(axis=1)}
+
+
+SEQUENCE = TensorSpec("x", "FP32", (-1, -1))
+MASKS = [
+    TensorSpec("attention_mask", "INT64", (-1, -1)),
+    TensorSpec("attention_mask", "FP32", (-1, -1)),
+    TensorSpec("m", "INT64", (-1, -1)),
+    TensorSpec("valid", "BOOL", (-1, -1)),
+    TensorSpec("lengths", "INT64", (-1,)),
+]
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("cut", [True, False])
+@pytest.mark.parametrize("mask", MASKS, ids=lambda spec: f"{spec.name}-{spec.dtype}")
+def test_rows_that_are_cut_at_the_longest_one_are_not_independent(mask: TensorSpec, cut: bool) -> None:
+    backend = Masked(mask, cut=cut, least=1 if mask.name == "lengths" else 0)
+    assert prove_rows(backend, Examples(backend, backend.signature, None), 8).batchable is not cut
 
 
 def test_a_model_that_takes_no_rows_but_its_example_cannot_be_proven() -> None:

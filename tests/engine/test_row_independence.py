@@ -218,8 +218,9 @@ def proofs(root: Path) -> list[Path]:
 
 
 @pytest.fixture
-def measured(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """The backends whose rows were measured."""
+def measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The backends whose rows were measured. There is a registry, which keeps the proofs."""
+    (tmp_path / "registry").mkdir()
     from penstock.engine.loading import bring_up
 
     real, seen = bring_up.prove_rows, []

@@ -5,11 +5,12 @@ See `row_independence`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from penstock.backends.probing.values import has_role
 from penstock.datatypes import bf16_from_float, float_from_bf16
 from penstock.tensors import Array, Arrays, TensorSpec
 
@@ -45,6 +46,8 @@ KINDS = (
     Kind("positive", np.abs, lambda _, __, high, shape: np.full(shape, high), lambda text: text[::-1]),
     Kind("zero", np.zeros_like, lambda _, __, ___, shape: np.zeros(shape, np.int64), lambda _: "x"),
 )
+NOT_A_NUMBER = Kind("not a number", lambda normal: np.full_like(normal, np.nan), _between, lambda text: text[::-1])
+"""NaN reaches other rows also where their share is zero, as in a mask over all rows."""
 ORDINARY = Kind("ordinary", lambda normal: normal, _between, lambda text: text[::-1])
 
 
@@ -64,6 +67,32 @@ def other_rows(
         )
         for spec in specs
     }
+
+
+def shorter_rows(specs: Sequence[TensorSpec], batch: Arrays) -> Iterator[Arrays]:
+    """The rows with zeros in the second half of what may be padded, and lengths that say so; the likeliest first.
+
+    In the first batch whole numbers are also at most one, since any of them may be a mask.
+    """
+    roles = [spec for spec in specs if has_role(spec)]
+    whole = [spec for spec in specs if spec.kind in "iub" or spec in roles]
+    free = [spec for spec in specs if any(length < 0 for length in spec.shape[1:]) or spec in whole]
+    for number, padded in enumerate((free, whole, roles)):
+        made = {name: array.copy() for name, array in batch.items()}
+        for spec in padded:
+            _shorten(made[spec.name], as_mask=not number)
+        if differ(made, batch):
+            yield made
+
+
+def _shorten(array: Array, *, as_mask: bool) -> None:
+    """In place: half of each number of one value a row, zeros in the second half of axis 1 of any other."""
+    if array.ndim == 1 and array.dtype.kind in "iu":
+        array[:] = (array + 1) // 2
+    elif array.ndim > 1 and array.dtype.kind in "iubf":
+        array[:, (array.shape[1] + 1) // 2 :] = 0
+        if as_mask and array.dtype.kind in "iu":
+            np.minimum(array, 1, out=array)
 
 
 def _others(spec: TensorSpec, array: Array, kind: Kind, random: np.random.Generator) -> Array:

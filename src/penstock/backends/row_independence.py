@@ -15,7 +15,17 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from penstock.backends.base import Backend
-from penstock.backends.other_rows import KINDS, ORDINARY, STEPS, Kind, differ, moved, other_rows
+from penstock.backends.other_rows import (
+    KINDS,
+    NOT_A_NUMBER,
+    ORDINARY,
+    STEPS,
+    Kind,
+    differ,
+    moved,
+    other_rows,
+    shorter_rows,
+)
 from penstock.backends.unbatched import RowByRow
 from penstock.datatypes import BF16, float_from_bf16
 from penstock.errors import InferenceError, OutOfMemory
@@ -239,12 +249,29 @@ class _Trial:
             tried += 1
             if self._last_s > 4 * run_s + 0.01:  # its values decide how long it runs: no larger ones
                 self._step = min(self._step, case.step)
-            change = self._change(outputs, self._together, case.kept, case.kept)
-            self.difference = max(self.difference or 0.0, change.worst)
-            if change.numbers > allowed or change.others:
-                raise _NotBatchable("other rows in the run change a row's answer", self.difference)
+            self._require_unchanged(outputs, self._together, case.kept, allowed)
+        self._require_no_change_by_longer_rows(allowed)
         if not tried:
             raise _NotBatchable("it runs with no other rows than its examples, so their influence cannot be measured")
+
+    def _require_unchanged(self, outputs: Arrays, before: Arrays, kept: Array, allowed: float) -> None:
+        change = self._change(outputs, before, kept, kept)
+        self.difference = max(self.difference or 0.0, change.worst)
+        if change.numbers > allowed or change.others:
+            raise _NotBatchable("other rows in the run change a row's answer", self.difference)
+
+    def _require_no_change_by_longer_rows(self, allowed: float) -> None:
+        """Short rows with padding after them, together and beside longer ones: the model may cut at the longest."""
+        places = np.arange(len(next(iter(self._batch.values()))))
+        for short in shorter_rows(self._inputs, self._batch):
+            try:
+                together = self._timed(short)
+                for kept in (places[::2], places[-1:]):
+                    beside = {name: array.copy() for name, array in self._batch.items()}
+                    self._require_unchanged(self._timed(self._with_kept(beside, kept, short)), together, kept, allowed)
+            except InferenceError:  # it does not run with such padding
+                continue
+            return
 
     def _cases(self) -> Iterator[_Case]:
         """Runs that show any influence between two places, from one of many others or from all, the strongest first."""
@@ -255,6 +282,7 @@ class _Trial:
         yield _Case(places[1::2], negative, STEPS[0])
         yield _Case(places[:half], positive, STEPS[1])
         yield _Case(places[half:], zero, 1.0)
+        yield _Case(places[1::2], NOT_A_NUMBER, 1.0)
         yield _Case(last, large, STEPS[2])
         yield _Case(places[:1], negative, STEPS[2])
         yield _Case(places[half : half + 1], ORDINARY, 1.0)
@@ -267,7 +295,7 @@ class _Trial:
     def _beside(self, case: _Case, seed: int) -> Arrays | None:
         """The outputs with the other rows replaced, by milder ones where the model does not run; None if with none."""
         for others in self._milder_and_milder(case, seed):
-            batch = self._with_kept(others, case.kept)
+            batch = self._with_kept(others, case.kept, self._batch)
             if not differ(batch, self._batch):
                 continue
             try:
@@ -280,9 +308,10 @@ class _Trial:
             return outputs
         return None
 
-    def _with_kept(self, others: Arrays, kept: Array) -> Arrays:
+    @staticmethod
+    def _with_kept(others: Arrays, kept: Array, rows: Arrays) -> Arrays:
         for name, array in others.items():
-            array[kept] = self._batch[name][kept]
+            array[kept] = rows[name][kept]
         return others
 
     def _milder_and_milder(self, case: _Case, seed: int) -> Iterator[Arrays]:

@@ -300,11 +300,10 @@ def test_by_default_threads_are_at_most_the_usable_cores(open_model: Any, torch_
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
-def test_missing_cuda_is_replaced_by_the_cpu_with_a_warning(open_model: Any) -> None:
-    backend = open_model(Linear, signature(), BackendOptions(device="cuda:0", trust="code"))
-    assert backend.device == "cpu"
-    assert len(backend.warnings) == 2
-    assert "cuda:0" in backend.warnings[0]
+def test_cuda_that_is_named_and_missing_is_refused(open_model: Any) -> None:
+    with pytest.raises(UnsupportedFormat, match='device="cuda:0" cannot be used'):
+        open_model(Linear, signature(), BackendOptions(device="cuda:0", trust="code"))
+    assert open_model(Linear, signature(), BackendOptions(device="auto", trust="code")).device == "cpu"
 
 
 def test_a_model_that_runs_as_python_code_warns_that_other_formats_are_faster(open_model: Any) -> None:

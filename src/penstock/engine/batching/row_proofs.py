@@ -21,7 +21,7 @@ from penstock.options import BackendOptions
 
 log = logging.getLogger(__name__)
 
-_SCHEMA = 1
+_SCHEMA = 2
 
 
 @dataclass(frozen=True, slots=True)
