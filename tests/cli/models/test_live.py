@@ -83,6 +83,13 @@ def test_an_alias_moves_only_to_a_version_that_this_machine_can_load(penstock: P
     assert "linear:v3.0" in penstock("predict", published, "in.json").err
 
 
+def test_show_writes_the_lineage_as_the_manifest_does(penstock: Penstock, onnx_file: Path) -> None:
+    assert penstock("models", "publish", onnx_file).code == 0
+    text = penstock("models", "show", "linear").out
+    assert '{"batchable": true, "difference": 0.0' in text
+    assert "['" not in text
+
+
 def test_show_and_doctor_find_what_a_load_would(
     penstock: Penstock, published: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -93,7 +100,8 @@ def test_show_and_doctor_find_what_a_load_would(
     shown = penstock("models", "show", "linear@next", "--json")
     assert (shown.code, shown.json()["servable"]) == (1, False)
     assert shown.json()["problem"].startswith("linear:v3.0/onnx-fp32: output 'logits' differs")
-    assert "cannot be served here" in penstock("models", "show", "linear@next").out
+    text = penstock("models", "show", "linear@next").out
+    assert "linear:v3.0 cannot be served here: " in text
     monkeypatch.setenv("PENSTOCK_PORT", "0")
     done = penstock("doctor", "--json")
     (models,) = [finding for finding in done.json()["findings"] if finding["what"] == "models"]

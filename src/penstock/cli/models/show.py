@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
@@ -106,7 +108,7 @@ def _print(artifact: Artifact, aliases: list[str], results: tuple[SelectionResul
     if artifact.manifest.schema_warning:
         typer.echo(f"warning: {artifact.manifest.schema_warning}")
     if check.problem is not None:
-        typer.echo(f"{artifact.ref} cannot be served here: {check.problem}")
+        typer.echo(f"{artifact.ref} cannot be served here: {check.problem.removeprefix(f'{artifact.ref}: ')}")
 
 
 def _served(check: Check) -> Iterator[tuple[str, object]]:
@@ -137,7 +139,14 @@ def _facts(artifact: Artifact, aliases: list[str]) -> Iterator[tuple[str, object
     yield "golden samples", _golden(artifact)
     for title, table in (("lineage", manifest.lineage), ("data", manifest.training_data), ("metric", manifest.metrics)):
         for key, value in table.items():
-            yield f"{title}: {key}", value
+            yield f"{title}: {key}", _plain(value)
+
+
+def _plain(value: Any) -> object:
+    """A value of a manifest as it is written there, but a list as its items, one a line."""
+    if isinstance(value, list | tuple):
+        return "\n".join(str(_plain(item)) for item in value)
+    return json.dumps(dict(value), ensure_ascii=False) if isinstance(value, Mapping) else value
 
 
 def _golden(artifact: Artifact) -> str:
