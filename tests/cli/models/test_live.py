@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,17 @@ def test_an_alias_moves_only_to_a_version_that_this_machine_can_load(penstock: P
     assert penstock("models", "alias", published, "champion", "v3.0", "--force").code == 0
     assert penstock("models", "card", published).code == 0
     assert "linear:v3.0" in penstock("predict", published, "in.json").err
+
+
+def test_a_publish_beside_a_champion_without_files_succeeds_and_says_that_none_is_live(
+    penstock: Penstock, onnx_file: Path
+) -> None:
+    assert penstock("models", "publish", onnx_file).code == 0
+    shutil.rmtree("registry/linear/v1.0")
+    done = penstock("models", "publish", onnx_file, "--version", "v2.0")
+    assert done.code == 0
+    assert "live: none, since linear@champion points at version 'v1.0', which is gone" in done.out
+    assert "penstock models alias linear champion v2.0 makes linear:v2.0 live" in done.out
 
 
 def test_show_writes_the_lineage_as_the_manifest_does(penstock: Penstock, onnx_file: Path) -> None:

@@ -60,7 +60,11 @@ def test_numbers_without_evidence_are_answered_as_tensors(tmp_path: Path) -> Non
         refused = server.http.post("/predict", json={"input_data": ROW})
         assert refused.status_code == 422
         assert [error["field"] for error in refused.json()["errors"]] == ["input_data"]
-        for way in ("/inference/predict", '"task": "vector-classification"', "PENSTOCK_MODEL_TASK=vector-classification"):
+        for way in (
+            "/inference/predict",
+            '"task": "vector-classification"',
+            "PENSTOCK_MODEL_TASK=vector-classification",
+        ):
             assert way in refused.json()["detail"]
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from penstock.artifacts.refs import parse_ref
 from penstock.cli.output import print_table, size
+from penstock.errors import ModelNotFound
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -63,12 +64,15 @@ def set_aliases(models: Registry, artifact: Artifact, aliases: Iterable[str], *,
 
 def live(models: Registry, artifact: Artifact) -> str:
     """What the model's bare name means, and how a version that was published besides it becomes that."""
-    name, version = models.resolve(artifact.name)
+    makes = f"penstock models alias {artifact.name} {CHAMPION} {artifact.version}"
+    try:
+        name, version = models.resolve(artifact.name)
+    except ModelNotFound as error:  # the files of the champion were removed by hand
+        return f"live: none, since {error}; {makes} makes {artifact.ref} live"
     why = CHAMPION if CHAMPION in models.aliases(name) else f"the highest release; there is no {CHAMPION}"
     sentence = f"live: {name}:{version} ({why})"
     if version == artifact.version:
         return sentence
-    makes = f"penstock models alias {name} {CHAMPION} {artifact.version}"
     return f"{sentence}; {artifact.ref} is published but not live; {makes} makes it live"
 
 
