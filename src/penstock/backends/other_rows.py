@@ -45,9 +45,9 @@ KINDS = (
     Kind("negative", lambda normal: -np.abs(normal), lambda _, low, __, shape: np.full(shape, low), lambda _: ""),
     Kind("positive", np.abs, lambda _, __, high, shape: np.full(shape, high), lambda text: text[::-1]),
     Kind("zero", np.zeros_like, lambda _, __, ___, shape: np.zeros(shape, np.int64), lambda _: "x"),
+    # NaN reaches other rows also where their share is zero, as in a mask over all rows
+    Kind("not a number", lambda normal: np.full_like(normal, np.nan), _between, lambda text: text[::-1]),
 )
-NOT_A_NUMBER = Kind("not a number", lambda normal: np.full_like(normal, np.nan), _between, lambda text: text[::-1])
-"""NaN reaches other rows also where their share is zero, as in a mask over all rows."""
 ORDINARY = Kind("ordinary", lambda normal: normal, _between, lambda text: text[::-1])
 
 

@@ -15,17 +15,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from penstock.backends.base import Backend
-from penstock.backends.other_rows import (
-    KINDS,
-    NOT_A_NUMBER,
-    ORDINARY,
-    STEPS,
-    Kind,
-    differ,
-    moved,
-    other_rows,
-    shorter_rows,
-)
+from penstock.backends.other_rows import KINDS, ORDINARY, STEPS, Kind, differ, moved, other_rows, shorter_rows
 from penstock.backends.unbatched import RowByRow
 from penstock.datatypes import BF16, float_from_bf16
 from penstock.errors import InferenceError, OutOfMemory
@@ -276,13 +266,13 @@ class _Trial:
     def _cases(self) -> Iterator[_Case]:
         """Runs that show any influence between two places, from one of many others or from all, the strongest first."""
         places = np.arange(len(next(iter(self._batch.values()))))
-        large, negative, positive, zero = KINDS
+        large, negative, positive, zero, not_a_number = KINDS
         half, last = len(places) // 2, places[-1:]
         yield _Case(places[::2], large, STEPS[0])
         yield _Case(places[1::2], negative, STEPS[0])
         yield _Case(places[:half], positive, STEPS[1])
         yield _Case(places[half:], zero, 1.0)
-        yield _Case(places[1::2], NOT_A_NUMBER, 1.0)
+        yield _Case(places[1::2], not_a_number, 1.0)
         yield _Case(last, large, STEPS[2])
         yield _Case(places[:1], negative, STEPS[2])
         yield _Case(places[half : half + 1], ORDINARY, 1.0)
