@@ -119,7 +119,7 @@ def test_weights_that_do_not_fit_name_what_is_missing(manager: ModelManager, net
         ({"example_input": X}, ModelLoadError, "does not say which class"),
         ({"architecture": Net}, ModelLoadError, "signature"),
         ({"architecture": Net, "example_input": X[:, :2]}, ModelLoadError, "does not run on the example input"),
-        ({"architecture": Net, "example_input": np.float32(1)}, InvalidInput, "no batch axis"),
+        ({"architecture": Net, "example_input": np.float32(1)}, ModelLoadError, "does not run on the example input"),
         ({"architecture": Net, "example_input": np.zeros(2, "datetime64[s]")}, PenstockError, "example"),
         ({"architecture": dict, "example_input": X}, ModelLoadError, "not a class of torch.nn.Module"),
         ({"architecture": "os:system", "example_input": X}, ModelLoadError, "os:system"),

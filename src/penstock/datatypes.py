@@ -136,7 +136,7 @@ def read_array(name: str, value: ArrayLike, dtype: str) -> NDArray[Any]:
     array = _as_numpy(name, value)
     kind = DATATYPES[dtype].kind
     if array.dtype == object or (kind == "O" and array.dtype.kind in "UST"):
-        return _read_objects(name, array.astype(object), dtype)
+        return _read_objects(name, array.astype(object, copy=False), dtype)
     if array.dtype.kind not in _FITTING[kind] and array.size:
         raise _wrong_kind(name, dtype, _GIVEN_NAMES.get(array.dtype.kind, array.dtype.name))
     return _narrowed(name, array, dtype)

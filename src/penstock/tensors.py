@@ -262,6 +262,8 @@ class Signature:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Signature:
         """The inverse of `to_json`; raises InvalidInput when a datatype is unknown or a batch axis does not exist."""
+        if not isinstance(data, Mapping):
+            raise InvalidInput("a signature is an object with `inputs` and `outputs`")
         batched, axes = bool(data.get("batched", True)), data.get("batch_axes") or {}
         return cls(_specs(data["inputs"]), _specs(data["outputs"]), batched, axes)
 

@@ -70,7 +70,7 @@ def test_a_protocol_writes_every_error_below_its_prefixes(
     assert expected is None or reply.headers[expected[0]] == expected[1]
 
 
-@pytest.mark.parametrize("path", ["/v90", "/unknown", "/", "/others"])
+@pytest.mark.parametrize("path", ["/v90", "/unknown", "/others"])
 def test_other_paths_keep_the_native_format(two_protocols: Live, path: str) -> None:
     reply = two_protocols.http.get(path)
     assert reply.status_code == 404

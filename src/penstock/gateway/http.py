@@ -270,8 +270,9 @@ class Routes:
         row = methods.get(method) or (methods.get("GET") if method == "HEAD" else None)
         if row is not None:
             return row, params
-        if not methods and path.endswith("/") and self._methods(path.rstrip("/"))[0]:
-            location = "../" + path.rstrip("/").rpartition("/")[2]
+        shorter = path.rstrip("/")
+        if not methods and shorter and shorter != path and self._methods(shorter)[0]:
+            location = "../" + shorter.rpartition("/")[2]
             raise Refusal(307, "this path has no trailing slash", headers=[("location", quote(location))])
         if not methods:
             raise Refusal(404, f"there is nothing at {shortened(path)}; /docs lists every route")
