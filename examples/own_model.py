@@ -1,6 +1,6 @@
 """A PyTorch model of your own: predict in this process, export it, and serve the file.
 
-    python examples/own_model.py && penstock serve wine.onnx
+python examples/own_model.py && penstock serve wine.onnx
 """
 
 import torch
