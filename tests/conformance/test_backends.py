@@ -267,7 +267,7 @@ def test_the_file_of_another_model_is_refused(one: Any, others: Any) -> None:
         with pytest.raises(InferenceError):
             backend.run(one.case.inputs(2))
         backend.close()
-    assert len(opened) < len(others)
+    assert len(opened) < max(1, len(others))
 
 
 def _refused(one: Any, path: Path) -> bool:

@@ -231,7 +231,7 @@ async def _listening(gateway: Gateway, settings: Settings) -> AsyncIterator[Task
     """Run Granian; yields its task, which ends without cancellation only on an error."""
     granian = granian_server(gateway, settings)
     task = asyncio.create_task(granian.serve(), name="penstock-listen")
-    log.info("listening on %s; %s", _url(settings), gateway.service.admin_key.prepare())
+    log.info("listening on %s (%s)", _url(settings), gateway.service.admin_key.prepare())
     try:
         yield task
     finally:
