@@ -67,7 +67,7 @@ def build(
     except (Exception, SystemExit) as error:
         raise ModelLoadError(
             f"{path}: {name} could not be built with the arguments {dict(arguments)}: {first_line(error)}; "
-            "give others with --architecture-args, in Python architecture_args"
+            "give others as architecture_args={…}"
         ) from None
 
 
