@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ from penstock.backends.base import BackendOptions
 from penstock.backends.catalog import open_backend
 from penstock.backends.onnx.backend import OnnxBackend
 from penstock.backends.verification import verify
-from penstock.engine.batching.limits import BatchLimits
 from penstock.engine.loading import bring_up as bring_up_module
 from penstock.engine.loading import variant_selection
 from penstock.engine.loading.load import load_artifact, load_file
@@ -64,15 +62,16 @@ def test_a_fast_model_runs_with_one_thread_a_run(
 ) -> None:
     opened: list[Scripted] = []
 
-    def scripted(_format: str, _file: Any, options: BackendOptions, limits: BatchLimits, *others: Any) -> Any:
-        at_most_s = others[3] if len(others) > 3 else math.inf
-        opened.append(Scripted(options.threads))
-        row, full = one_thread_s if options.threads == 1 else all_threads_s
-        runners = 2 if options.threads == 1 else 1
-        if row > at_most_s:
+    def scripted(trial: bring_up_module._Trial) -> Any:
+        threads = trial.options.threads
+        opened.append(Scripted(threads))
+        row, full = one_thread_s if threads == 1 else all_threads_s
+        runners = 2 if threads == 1 else 1
+        if row > trial.at_most_s:
             opened[-1].close()
             raise bring_up_module._Slow
-        return bring_up_module.ReadyBackend(opened[-1], limits, {1: row, 32: full}, runners)  # type: ignore[arg-type]
+        timings = {1: row, 32: full}
+        return bring_up_module.ReadyBackend(opened[-1], trial.limits, timings, runners)  # type: ignore[arg-type]
 
     monkeypatch.setattr(bring_up_module, "_open", scripted)
     model = load_file(onnx_file, EngineOptions())

@@ -95,34 +95,43 @@ def bring_up(
     known = known or KnownProofs()
     path = known.path(format, options, limits.batch_rows)
     proof = _declared(known) if limits.batchable is False else read_proof(path)
-    ready = _tuned(format, file, options, limits, golden, what, proof)
+    ready = _tuned(_Trial(format, file, options, limits, golden, what, proof))
     if proof is None and ready.rows.measured and not ready.unproven:
         write_proof(path, ready.rows)
     return ready
 
 
-def _tuned(
-    format: str,
-    file: ModelFile,
-    options: BackendOptions,
-    limits: BatchLimits,
-    golden: Golden | None,
-    what: str,
-    rows: RowProof | None,
-) -> ReadyBackend:
+class _Trial(NamedTuple):
+    """What is opened, how, and what it is held to. `rows` is the proof of an earlier load, if there is one.
+
+    A model that takes longer than `at_most_s` for a row raises _Slow.
+    """
+
+    format: str
+    file: ModelFile
+    options: BackendOptions
+    limits: BatchLimits
+    golden: Golden | None
+    what: str
+    rows: RowProof | None
+    at_most_s: float = math.inf
+
+
+def _tuned(trial: _Trial) -> ReadyBackend:
     """With one thread a run if one row is quick on it, else with all."""
-    one_thread = options.override(threads=1)
+    options = trial.options
+    on_one_thread = trial._replace(options=options.override(threads=1), at_most_s=ONE_ROW_S)
     on_cpu = options.device == "cpu" or (options.device == "auto" and bool(missing_features(["cuda"])))
-    tunable = options.threads is None and not options.shared_threads and on_cpu and has_own_threads(format)
-    small = tunable and _size(file.path) <= SMALL_BYTES
+    tunable = options.threads is None and not options.shared_threads and on_cpu and has_own_threads(trial.format)
+    small = tunable and _size(trial.file.path) <= SMALL_BYTES
     if small:
         with suppress(_Slow):
-            return _open_fitting(format, file, one_thread, limits, golden, what, rows, ONE_ROW_S)[0]
-    ready, limits = _open_fitting(format, file, options, limits, golden, what, rows)
+            return _open_fitting(on_one_thread)[0]
+    ready, limits = _open_fitting(trial)
     if small or not tunable or ready.one_row_s > ONE_ROW_S:
         return ready
     try:
-        single = _open(format, file, one_thread, limits, golden, what, ready.rows, ONE_ROW_S)
+        single = _open(on_one_thread._replace(limits=limits, rows=ready.rows))
     except (_Slow, ModelLoadError):
         return ready
     ready.backend.close()
@@ -141,71 +150,60 @@ def _size(path: Path) -> int:
         return 0
 
 
-def _open_fitting(
-    format: str,
-    file: ModelFile,
-    options: BackendOptions,
-    limits: BatchLimits,
-    golden: Golden | None,
-    what: str,
-    rows: RowProof | None,
-    at_most_s: float = math.inf,
-) -> tuple[ReadyBackend, BatchLimits]:
+def _open_fitting(trial: _Trial) -> tuple[ReadyBackend, BatchLimits]:
     """As `_open`, with half the rows in a run, and half again, where the memory does not hold as many."""
-    asked = limits.batch_rows
+    limits = trial.limits
     while True:
         try:
-            ready = _open(format, file, options, limits, golden, what, rows, at_most_s)
+            ready = _open(trial._replace(limits=limits))
         except ModelLoadError as error:
             if not isinstance(error.__cause__, OutOfMemory) or limits.batch_rows == 1:
                 raise
             limits = replace(limits, batch_rows=limits.batch_rows // 2)
             continue
+        asked = trial.limits.batch_rows
         if limits.batch_rows < asked and not ready.limits.whole:
             lowered = f"a run takes {limits.batch_rows} rows at most: {asked}, as was asked for, do not fit into memory"
             ready.backend.warnings += (lowered,)
         return ready, limits
 
 
-def _open(
-    format: str,
-    file: ModelFile,
-    options: BackendOptions,
-    limits: BatchLimits,
-    golden: Golden | None,
-    what: str,
-    rows: RowProof | None,
-    at_most_s: float = math.inf,
-) -> ReadyBackend:
-    """Raises _Slow for a model that takes longer than `at_most_s` for a row."""
-    opened = open_backend(format, file, options)
+def _open(trial: _Trial) -> ReadyBackend:
+    """Raises _Slow for a model that takes longer than `trial.at_most_s` for a row."""
+    opened = open_backend(trial.format, trial.file, trial.options)
     try:
-        examples = None if limits.padding else _settled(opened, file, golden, what, at_most_s)
-        backend = padded(opened, limits.padding)
-        limits = _limits_for(backend.signature, limits)
-        trial, samples = rows_first(backend), moved_samples(golden, backend.signature)
-        if examples is None:
-            examples = _examples(backend, file, golden, what)
-        if isinstance(examples, InferenceError):
-            return _unproven(backend, limits, options, examples, what)._replace(assumed=_assumed(opened, file))
-        if trial is not backend:
-            examples = Examples(trial, trial.signature, samples, moved_example(examples, backend.signature))
-        _require_quick(trial, examples, at_most_s)
-        rows = WHOLE if backend.signature.whole else rows or _proof(trial, examples, limits)
-        if rows.influenced:
-            limits = _for_whole_requests(limits, options, rows, what)
-        _verify(trial, samples, limits, what)
-        timings = _timings(trial, limits, examples, written=file.signature is not None)
-        if timings[min(timings)] > at_most_s:
-            raise _Slow
-        runners, assumed = _runners(backend, options), _assumed(opened, file)
-        return ReadyBackend(backend, limits, timings, runners, rows, examples, assumed=assumed)
+        return _verified(opened, trial)
     except InferenceError as error:
         opened.close()
-        raise ModelLoadError(f"{what}: the model fails when it runs: {error}") from error
+        raise ModelLoadError(f"{trial.what}: the model fails when it runs: {error}") from error
     except BaseException:
         opened.close()
         raise
+
+
+def _verified(opened: Backend, trial: _Trial) -> ReadyBackend:
+    """An open backend with its batch axes settled, its rows proven, its golden samples compared, and timed."""
+    _, file, options, limits, golden, what, rows, at_most_s = trial
+    examples = None if limits.padding else _settled(opened, file, golden, what, at_most_s)
+    backend = padded(opened, limits.padding)
+    limits = _limits_for(backend.signature, limits)
+    by_rows, samples = rows_first(backend), moved_samples(golden, backend.signature)
+    if examples is None:
+        examples = _examples(backend, file, golden, what)
+    if isinstance(examples, InferenceError):
+        return _unproven(backend, limits, options, examples, what)._replace(assumed=_assumed(opened, file))
+    if by_rows is not backend:
+        examples = Examples(by_rows, by_rows.signature, samples, moved_example(examples, backend.signature))
+    _require_quick(by_rows, examples, at_most_s)
+    rows = WHOLE if backend.signature.whole else rows or _proof(by_rows, examples, limits)
+    if rows.influenced:
+        limits = _for_whole_requests(limits, options, rows, what)
+    _verify(by_rows, samples, limits, what)
+    timings = _timings(by_rows, limits, examples, written=file.signature is not None)
+    if timings[min(timings)] > at_most_s:
+        raise _Slow
+    runners, assumed = _runners(backend, options), _assumed(opened, file)
+    return ReadyBackend(backend, limits, timings, runners, rows, examples, assumed=assumed)
 
 
 def _proof(backend: Backend, examples: Examples, limits: BatchLimits) -> RowProof:
