@@ -41,6 +41,9 @@ PinOption = Annotated[
         help="Trust the source of the model: code (programs) or native (machine code); its digest is pinned to that.",
     ),
 ]
+AliasesOption = Annotated[
+    list[str] | None, typer.Option("--alias", help="Point this alias at the version; repeatable.")
+]
 ProveOption = Annotated[
     bool, typer.Option(help="Load the model and run its golden samples first; refuse it if that fails.")
 ]

@@ -19,6 +19,7 @@ from penstock.cli.file_options import (
 )
 from penstock.cli.models.summary import check_aliases, live, set_aliases
 from penstock.cli.options import (
+    AliasesOption,
     ConfigOption,
     JsonOption,
     PinOption,
@@ -51,7 +52,6 @@ _Outputs = Annotated[
     typer.Option(metavar="NAME:DTYPE:SHAPE", help="An output, likewise.", show_default="from runs on random inputs"),
 ]
 _Card = Annotated[Path | None, typer.Option(help="Its model card, Markdown.", show_default="a minimal one")]
-_Aliases = Annotated[list[str] | None, typer.Option(help="Point this alias at the version; repeatable.")]
 
 
 def import_model(
@@ -69,7 +69,7 @@ def import_model(
     batch_axis: BatchAxisOption = None,
     no_batch: NoBatchOption = None,
     card: _Card = None,
-    alias: _Aliases = None,
+    alias: AliasesOption = None,
     prove: ProveOption = True,
     trust: PinOption = "data",
     as_json: JsonOption = False,

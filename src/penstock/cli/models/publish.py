@@ -19,6 +19,7 @@ from penstock.cli.file_options import (
 )
 from penstock.cli.models.summary import check_aliases, live, set_aliases, summarize
 from penstock.cli.options import (
+    AliasesOption,
     ConfigOption,
     JsonOption,
     PinOption,
@@ -38,7 +39,6 @@ _Bundled = Annotated[bool, typer.Option("--bundled", help="Publish every model t
 _Name = Annotated[str | None, typer.Option(help="For a file: the model's name.", show_default="the file's")]
 _Version = Annotated[str | None, typer.Option(help="For a file: the version.", show_default="v1.0")]
 _Card = Annotated[Path | None, typer.Option(help="For a file: its model card, Markdown.", show_default="a minimal one")]
-_Aliases = Annotated[list[str] | None, typer.Option(help="Point this alias at the version; repeatable.")]
 
 
 def publish(
@@ -53,7 +53,7 @@ def publish(
     batch_axis: BatchAxisOption = None,
     no_batch: NoBatchOption = None,
     card: _Card = None,
-    alias: _Aliases = None,
+    alias: AliasesOption = None,
     prove: ProveOption = True,
     trust: PinOption = "data",
     as_json: JsonOption = False,
