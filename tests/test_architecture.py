@@ -29,7 +29,7 @@ ROOMS_BY_NAME = ("penstock/cli", "penstock/scan", "penstock/tasks")
 HEAVY = ("torch", "onnxruntime", "openvino", "fastapi", "granian", "grpc", "sqlalchemy", "PIL")
 
 OWNERS = {
-    "torch": ("penstock/backends/", "penstock/optimize/", "penstock_digits/", "penstock_hydraulics/learning/"),
+    "torch": ("penstock/backends/", "penstock/toolchain/", "penstock_digits/", "penstock_hydraulics/learning/"),
     "onnxruntime": ("penstock/backends/", "penstock_digits/", "penstock_hydraulics/learning/"),
     "openvino": ("penstock/backends/",),
     "fastapi": ("penstock/gateway/",),

@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from penstock.engine.predictor.predictor import BasePredictor, Predictor
     from penstock.errors import PenstockError
     from penstock.gateway.process.asgi import create_app, problem_response
-    from penstock.optimize.search import optimize_for_inference
     from penstock.registry.registry import Registry
     from penstock.settings import Settings
     from penstock.tasks.base import Task
     from penstock.tensors import Signature, TensorSpec
+    from penstock.toolchain.inference import optimize_for_inference
 
 __version__ = "0.1.0"
 
@@ -44,7 +44,7 @@ _HOMES = {
     "TensorSpec": "penstock.tensors",
     "VariantSource": "penstock.artifacts.artifact",
     "create_app": "penstock.gateway.process.asgi",
-    "optimize_for_inference": "penstock.optimize.search",
+    "optimize_for_inference": "penstock.toolchain.inference",
     "problem_response": "penstock.gateway.process.asgi",
     "write_artifact": "penstock.artifacts.artifact",
 }

@@ -9,7 +9,7 @@ import onnxruntime
 import torch
 from safetensors.torch import save_file
 
-from penstock.optimize.export import quiet_exporter, write_onnx
+from penstock.toolchain.export.onnx import quiet_exporter, write_onnx
 from penstock_digits.data import Features
 from penstock_digits.model import PIXELS, DigitsCNN
 

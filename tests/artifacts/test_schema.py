@@ -30,7 +30,7 @@ POLICIES = {
 }
 UNKNOWN = {
     "signatures": [{"keyid": "k", "sig": [1, 2]}],
-    "variants.0.recipe": {"steps": [{"quantize": {"per_channel": True}}]},
+    "variants.0.ancestry": {"steps": [{"quantize": {"per_channel": True}}]},
     "variants.0.files.0.compressed": "zstd",
     "task.revision": 2,
     "more_tasks.0.revision": None,
@@ -106,11 +106,11 @@ def test_unknown_fields_of_a_newer_minor_version_are_kept_and_named() -> None:
 
 
 def test_the_warning_names_the_fields_and_the_versions() -> None:
-    few = Manifest.from_bytes(encoded({"schema_version": NEWER, "variants.0.recipe": {}, "signatures": []}))
+    few = Manifest.from_bytes(encoded({"schema_version": NEWER, "variants.0.ancestry": {}, "signatures": []}))
     warning = few.schema_warning
     assert warning is not None
     assert f"schema version {NEWER}, this Penstock knows {CURRENT}" in warning
-    assert "variants.0.recipe" in warning
+    assert "variants.0.ancestry" in warning
     assert "signatures" in warning
     many = Manifest.from_bytes(encoded({"schema_version": NEWER, **{f"field{n:03}": n for n in range(200)}}))
     assert many.schema_warning is not None
@@ -163,7 +163,7 @@ def test_a_manifest_of_the_first_version_is_written_as_the_first_releases_read_i
 
 def test_a_new_artifact_has_the_current_version_and_named_variants(write: Write) -> None:
     document = json.loads((write().path / "manifest.json").read_bytes())
-    assert document["schema_version"] == str(CURRENT) == "1.1"
+    assert document["schema_version"] == str(CURRENT) == "1.2"
     assert [variant["name"] for variant in document["variants"]] == ["onnx-fp32", "pytorch-fp32"]
 
 

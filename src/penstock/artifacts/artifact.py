@@ -13,23 +13,19 @@ from pydantic import ValidationError
 
 from penstock.artifacts import files
 from penstock.artifacts.golden import Golden
-from penstock.artifacts.manifest import (
-    CARD,
-    GOLDEN,
-    MANIFEST,
-    FileEntry,
-    GoldenEntry,
-    Manifest,
-    TaskEntry,
-    Variant,
-    check_path,
-    default_variant_name,
-    is_variant_name,
-    utc_now,
-)
+from penstock.artifacts.manifest import CARD, GOLDEN, GoldenEntry, Manifest, TaskEntry, utc_now
 from penstock.artifacts.policies import BatchingPolicy, PaddingPolicy, Range, Ranges, measure_ranges
 from penstock.artifacts.refs import shown
 from penstock.artifacts.schema import describe
+from penstock.artifacts.variant import (
+    MANIFEST,
+    FileEntry,
+    Variant,
+    VariantErrors,
+    check_path,
+    default_variant_name,
+    is_variant_name,
+)
 from penstock.errors import IntegrityError, InvalidInput
 from penstock.tensors import Signature
 
@@ -48,10 +44,14 @@ __all__ = [
     "Ranges",
     "TaskEntry",
     "Variant",
+    "VariantErrors",
     "VariantSource",
     "measure_ranges",
     "write_artifact",
 ]
+
+RECIPE = "recipe.json"
+"""The name of a variant's recipe, beside its model file."""
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,7 @@ class VariantSource:
 
     `companions` are the files that the model file refers to by name, or by a path relative to it: a mapping from those
     names, or the files, each under its own name. Variants of one artifact differ in `name`, by default
-    `<format>-<precision>`.
+    `<format>-<precision>`. `recipe` is the content of its `recipe.json`; the other fields are those of `Variant`.
     """
 
     format: str
@@ -173,6 +173,11 @@ class VariantSource:
     benchmark: Mapping[str, Any] | None = None
     companions: Sequence[Path] | Mapping[str, Path] = ()
     name: str | None = None
+    requires: Sequence[str] = ()
+    errors: VariantErrors | None = None
+    batch_invariant: bool | None = None
+    exporter: str | None = None
+    recipe: bytes | None = None
 
     @property
     def variant_name(self) -> str:
@@ -288,6 +293,8 @@ def _add_variant(target: Path, source: VariantSource) -> Variant:
     try:
         entries = [_add_file(target, main, source.source)]
         entries += [_add_file(target, f"{directory}/{name}", path) for name, path in _named(source.companions)]
+        recipe = None if source.recipe is None else _add_bytes(target, f"{directory}/{RECIPE}", source.recipe)
+        entries += [recipe] if recipe else []
         return Variant(
             name=source.variant_name,
             format=source.format,
@@ -299,6 +306,11 @@ def _add_variant(target: Path, source: VariantSource) -> Variant:
             num_parameters=source.num_parameters,
             max_abs_error=source.max_abs_error,
             benchmark=None if source.benchmark is None else dict(source.benchmark),
+            requires=tuple(source.requires),
+            errors=source.errors,
+            batch_invariant=source.batch_invariant,
+            exporter=source.exporter,
+            recipe=recipe.path if recipe else None,
         )
     except ValidationError as error:
         raise InvalidInput(f"variant {source.variant_name}: {describe(error)}") from None

@@ -6,8 +6,8 @@ from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
 from pathlib import Path
 
-from penstock.artifacts.manifest import MANIFEST
 from penstock.artifacts.refs import is_release, sorted_versions
+from penstock.artifacts.variant import MANIFEST
 from penstock.errors import IntegrityError
 
 GROUP = "penstock.artifacts"

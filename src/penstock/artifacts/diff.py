@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from penstock.artifacts.manifest import FileEntry, Manifest
+from penstock.artifacts.manifest import Manifest
+from penstock.artifacts.variant import FileEntry
 
 PARTS = ("task", "signature", "metrics", "variants", "files", "golden", "policies", "training_data", "lineage", "other")
 """`other` are the unknown fields of a newer schema version."""

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from penstock.artifacts.manifest import FileEntry
+from penstock.artifacts.variant import FileEntry
 from penstock.errors import IntegrityError, InvalidInput
 
 _CHUNK = 1 << 20

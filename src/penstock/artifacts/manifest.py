@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import PurePosixPath
@@ -34,27 +33,12 @@ from penstock.artifacts.schema import (
     put_back,
     validate_newer,
 )
+from penstock.artifacts.variant import MANIFEST, FileEntry, Variant, default_variant_name
 from penstock.errors import InvalidInput, first_line
 from penstock.tensors import Signature
 
-MANIFEST = "manifest.json"
 GOLDEN = "golden.safetensors"
 CARD = "card.md"
-
-
-def check_path(path: str) -> str:
-    """`path` if it is relative and stays inside its artifact on every operating system; nothing is normalised.
-
-    Raises ValueError.
-    """
-    parts = path.split("/")
-    if not path or "\\" in path or ":" in path or any(part in ("", ".", "..") for part in parts):
-        raise ValueError(f"{path!r} is not a path inside the artifact")
-    if not path.isprintable() or any(len(part.encode()) > 255 for part in parts):
-        raise ValueError(f"{path!r} is not a usable file name")
-    if path == MANIFEST:
-        raise ValueError(f"{path!r} cannot list itself")
-    return path
 
 
 def _name(value: str) -> str:
@@ -81,24 +65,6 @@ def _utc(value: str) -> str:
 def utc_now() -> str:
     """The current time in UTC, to the second, such as 2026-01-31T12:00:00Z."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-RelativePath = Annotated[str, AfterValidator(check_path)]
-Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._]{0,39}\z")]
-"""A format or a precision."""
-
-_VARIANT_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}\z"
-VariantName = Annotated[str, Field(pattern=_VARIANT_NAME)]
-
-
-def is_variant_name(name: str) -> bool:
-    """True for what the manifest takes as the name of a variant."""
-    return re.match(_VARIANT_NAME.replace(r"\z", r"\Z"), name) is not None
-
-
-def default_variant_name(format: str, precision: str) -> str:
-    """`<format>-<precision>`, such as onnx-fp32: the name of a variant that gives none."""
-    return f"{format}-{precision}"
 
 
 BatchAxes = dict[str, Annotated[StrictInt, Field(ge=0)] | None]
@@ -150,60 +116,6 @@ def _shapes(signature: Signature) -> dict[str, Any]:
 SignatureField = Annotated[Signature, PlainValidator(_signature), PlainSerializer(_shapes, return_type=dict[str, Any])]
 
 
-class FileEntry(Entry):
-    """One file of an artifact; `path` is relative to it, in POSIX form, `size` in bytes."""
-
-    path: RelativePath
-    sha256: str = Field(pattern=r"^[0-9a-f]{64}\z")
-    size: int = Field(ge=0)
-
-
-class Variant(Entry):
-    """One runnable form of the model. `name` is unique in the artifact; `file` is the path of the main file in `files`.
-
-    `max_abs_error` is the largest difference from the reference outputs that was measured before publishing. `requires`
-    lists what the machine must have, such as a CPU flag (`avx512f`).
-    """
-
-    format: Word
-    precision: Word
-    name: VariantName = ""
-    file: RelativePath
-    files: tuple[FileEntry, ...] = Field(min_length=1)
-    architecture: str | None = None
-    architecture_args: dict[str, Any] = Field(default_factory=dict)
-    num_parameters: int | None = Field(default=None, ge=0)
-    max_abs_error: float | None = Field(default=None, ge=0)
-    benchmark: dict[str, Any] | None = None
-    requires: tuple[str, ...] = ()
-
-    @model_validator(mode="before")
-    @classmethod
-    def _default_name(cls, data: Any) -> Any:
-        if not isinstance(data, Mapping) or "name" in data:
-            return data
-        format, precision = data.get("format"), data.get("precision")
-        if not isinstance(format, str) or not isinstance(precision, str):
-            return data  # refused for these fields
-        return {**data, "name": default_variant_name(format, precision)}
-
-    @model_validator(mode="after")
-    def _main_file_is_listed(self) -> Variant:
-        if all(entry.path != self.file for entry in self.files):
-            raise ValueError(f"the main file {self.file!r} is not among the variant's files")
-        return self
-
-    @property
-    def main(self) -> FileEntry:
-        """The entry of the main file."""
-        return next(entry for entry in self.files if entry.path == self.file)
-
-    @property
-    def size_bytes(self) -> int:
-        """The size of all its files."""
-        return sum(entry.size for entry in self.files)
-
-
 class GoldenEntry(Entry):
     """The golden samples: the number of rows and the tolerance (see `Golden`)."""
 
@@ -218,6 +130,10 @@ class TaskEntry(Entry):
 
     kind: str = Field(min_length=1)
     config: dict[str, Any] = Field(default_factory=dict)
+
+
+_ADDED_IN_1_2 = ("errors", "batch_invariant", "exporter", "recipe")
+"""Fields of a variant that are written only when they say something."""
 
 
 def _schema_version(value: Any) -> str:
@@ -319,7 +235,7 @@ class Manifest(Entry):
 
     @property
     def unknown_fields(self) -> list[str]:
-        """The fields of a newer schema that this Penstock ignores, such as `variants.0.recipe`."""
+        """The fields of a newer schema that this Penstock ignores, such as `variants.0.ancestry`."""
         return [field.name for field in self._unknown]
 
     @property
@@ -337,6 +253,10 @@ class Manifest(Entry):
         for name in ("batchable", "batch_axes"):
             if document[name] is None:  # a release that does not know the field reads the manifest as well
                 del document[name]
+        for variant in document["variants"]:
+            for name in _ADDED_IN_1_2:
+                if variant[name] is None:
+                    del variant[name]
         if self.schema_version == str(FIRST):
             document["schema_version"] = FIRST.major
             for variant in document["variants"]:

@@ -40,8 +40,8 @@ class SchemaVersion(NamedTuple):
 FIRST = SchemaVersion(1, 0)
 """Written as the integer 1. A variant's name is always `<format>-<precision>`."""
 
-CURRENT = SchemaVersion(1, 1)
-"""The version that this release writes: 1.1 adds the free name of a variant."""
+CURRENT = SchemaVersion(1, 2)
+"""The version that this release writes: 1.1 adds the free name of a variant, 1.2 its errors, exporter and recipe."""
 
 
 def parse_version(value: object) -> SchemaVersion:
@@ -77,7 +77,7 @@ class UnknownField(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The path as text, such as `variants.0.recipe`."""
+        """The path as text, such as `variants.0.ancestry`."""
         return printable(".".join(map(str, self.path)))[:_SHOWN_CHARACTERS]
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from penstock.artifacts import files
 from penstock.artifacts.artifact import Artifact
-from penstock.artifacts.manifest import MANIFEST
+from penstock.artifacts.variant import MANIFEST
 from penstock.errors import IntegrityError, InvalidInput, ModelLoadError
 from penstock.formats import Trust
 from penstock.imports import import_attribute

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Self
 
 from penstock.artifacts import files
 from penstock.artifacts.artifact import Artifact
-from penstock.artifacts.manifest import MANIFEST
 from penstock.artifacts.refs import (
     Ref,
     check_name,
@@ -24,6 +23,7 @@ from penstock.artifacts.refs import (
     parse_ref,
     sorted_versions,
 )
+from penstock.artifacts.variant import MANIFEST
 from penstock.errors import ConfigError, IntegrityError, InvalidInput, ModelNotFound
 from penstock.formats import Trust
 from penstock.registry import publishing

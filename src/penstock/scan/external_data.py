@@ -6,7 +6,7 @@ import os
 import stat
 from pathlib import Path
 
-from penstock.artifacts.manifest import check_path
+from penstock.artifacts.variant import check_path
 from penstock.errors import quoted
 from penstock.scan.findings import Refused
 

@@ -13,7 +13,8 @@ from linear_models import CLASSES, FEATURES, SIGNATURE, linear, weights
 
 from penstock.artifacts.artifact import Golden, TaskEntry, VariantSource, write_artifact
 from penstock.artifacts.diff import changes
-from penstock.artifacts.manifest import MANIFEST, Manifest
+from penstock.artifacts.manifest import Manifest
+from penstock.artifacts.variant import MANIFEST
 from penstock.tensors import Signature, TensorSpec
 
 Penstock = Callable[..., Any]

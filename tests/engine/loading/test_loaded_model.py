@@ -129,7 +129,7 @@ def test_a_load_warns_once_of_unknown_fields_of_a_newer_manifest(
 ) -> None:
     path = two_variants.path / "manifest.json"
     document = json.loads(path.read_bytes()) | {"schema_version": "1.7", "signatures": []}
-    document["variants"][1]["recipe"] = {"steps": []}
+    document["variants"][1]["ancestry"] = {"steps": []}
     path.write_text(json.dumps(document))
     artifact = Artifact.open(two_variants.path)
     model = load_artifact(artifact, EngineOptions())
@@ -137,7 +137,7 @@ def test_a_load_warns_once_of_unknown_fields_of_a_newer_manifest(
     (warning,) = model.info.warnings
     assert "schema version 1.7" in warning
     assert "signatures" in warning
-    assert "variants.1.recipe" in warning
+    assert "variants.1.ancestry" in warning
     assert [record.getMessage() for record in caplog.records if "schema version" in record.message] == [
         f"two:1: {warning}"
     ]

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from penstock.artifacts.artifact import Artifact
-from penstock.artifacts.manifest import Manifest, default_variant_name
+from penstock.artifacts.manifest import Manifest
 from penstock.artifacts.policies import BatchingPolicy
 from penstock.artifacts.refs import FILE_VERSION
+from penstock.artifacts.variant import default_variant_name
 from penstock.backends.base import Stop, run_in_progress
 from penstock.backends.catalog import format_of
 from penstock.engine.batching.limits import BatchLimits

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from penstock.optimize.export import quiet_exporter, write_onnx
+from penstock.toolchain.export.onnx import quiet_exporter, write_onnx
 from penstock_hydraulics.learning.models.gnn import OUTPUTS, Diagnosis
 from penstock_hydraulics.signals.features import CHANNELS, INPUTS, STATISTICS, STEPS
 

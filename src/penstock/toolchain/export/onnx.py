@@ -1,4 +1,4 @@
-"""Exports PyTorch models to ONNX files. Needs `penstock[train]`."""
+"""Exports PyTorch models to ONNX files. Needs `penstock[export]`."""
 
 from __future__ import annotations
 

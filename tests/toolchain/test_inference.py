@@ -10,7 +10,7 @@ from torch import nn
 
 import penstock
 from penstock.errors import InvalidInput
-from penstock.optimize import search as optimizing
+from penstock.toolchain import inference as optimizing
 
 
 class Branches(nn.Module):

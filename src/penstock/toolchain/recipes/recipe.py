@@ -1,0 +1,110 @@
+"""Recipes: which techniques make a variant, as data that can be stored, shared and run again."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import tomllib
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from penstock.errors import InvalidInput, first_line
+from penstock.imports import import_attribute
+from penstock.toolchain.recipes.subject import Materials, Subject
+
+TECHNIQUES: dict[str, str] = {}
+"""The `module:Class` of every technique by its kind."""
+
+FORMATS = ("onnx", "openvino", "torchscript", "pt2", "aoti")
+"""The formats that a recipe can end in."""
+
+
+class Technique(ABC):
+    """One step of a recipe: a frozen dataclass whose fields are its settings, and whose type says what is done.
+
+    `lossy`: it changes outputs beyond rounding, so that accuracy or agreement decides and not a tolerance.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True)
+    kind: ClassVar[str]
+    lossy: ClassVar[bool] = True
+
+    @abstractmethod
+    def apply(self, subject: Subject, materials: Materials) -> Subject:
+        """The changed model. Raises InvalidInput where it does not fit the model or its data, naming the reason."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Techniques in their order, and the format of the result."""
+
+    techniques: tuple[Technique, ...] = ()
+    format: str = "onnx"
+
+    @property
+    def lossy(self) -> bool:
+        """True when some technique changes outputs beyond rounding."""
+        return any(technique.lossy for technique in self.techniques)
+
+    def to_json(self) -> dict[str, Any]:
+        """The recipe as a document: what `recipe.json` holds and `from_json` reads."""
+        steps = [{"kind": one.kind, **dataclasses.asdict(one)} for one in self.techniques]  # type: ignore[call-overload]
+        return {"format": self.format, "techniques": steps}
+
+    @property
+    def digest(self) -> str:
+        """The sha256 of the document."""
+        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()
+
+    @classmethod
+    def from_json(cls, document: Any) -> Recipe:
+        """The inverse of `to_json`. Raises InvalidInput naming the faulty field, or the known techniques."""
+        if not isinstance(document, Mapping):
+            raise InvalidInput("recipe: it is no object with `format` and `techniques`", field="recipe")
+        unknown = sorted(set(document) - {"format", "techniques"})
+        if unknown:
+            raise InvalidInput(
+                f"recipe: there is no field {unknown[0]!r}; a recipe has `format` and `techniques`", field="recipe"
+            )
+        format, steps = document.get("format", "onnx"), document.get("techniques", [])
+        if format not in FORMATS:
+            raise InvalidInput(f"recipe: format: {format!r} is not one of {', '.join(FORMATS)}", field="recipe")
+        if not isinstance(steps, list | tuple):
+            raise InvalidInput("recipe: techniques: it is no list", field="recipe")
+        return cls(tuple(_technique(place, step) for place, step in enumerate(steps)), format)
+
+    @classmethod
+    def from_file(cls, path: Path) -> Recipe:
+        """A recipe from a TOML or JSON file. Raises InvalidInput naming the file and the fault."""
+        try:
+            text = path.read_text(encoding="utf-8")
+            document = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
+        except (OSError, ValueError) as error:
+            raise InvalidInput(f"recipe: {path} cannot be read: {first_line(error)}", field="recipe") from None
+        try:
+            return cls.from_json(document)
+        except InvalidInput as error:
+            raise InvalidInput(f"{path}: {error}", field="recipe") from None
+
+
+def _technique(place: int, step: Any) -> Technique:
+    where = f"recipe: techniques.{place}"
+    kind = step.get("kind") if isinstance(step, Mapping) else None
+    if kind not in TECHNIQUES:
+        known = ", ".join(TECHNIQUES)
+        raise InvalidInput(f"{where}: kind: {kind!r} is no technique; known are {known}", field="recipe")
+    settings = {name: value for name, value in step.items() if name != "kind"}
+    try:
+        technique: Technique = TypeAdapter(import_attribute(TECHNIQUES[kind])).validate_python(settings, strict=False)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        field = ".".join(map(str, fault["loc"]))
+        what = "there is no such setting" if fault["type"] == "unexpected_keyword_argument" else fault["msg"]
+        raise InvalidInput(f"{where} ({kind}): {field}: {what}", field="recipe") from None
+    return technique
