@@ -30,8 +30,10 @@ HEAVY = ("torch", "onnxruntime", "openvino", "fastapi", "granian", "grpc", "sqla
 
 OWNERS = {
     "torch": ("penstock/backends/", "penstock/toolchain/", "penstock_digits/", "penstock_hydraulics/learning/"),
-    "onnxruntime": ("penstock/backends/", "penstock_digits/", "penstock_hydraulics/learning/"),
-    "openvino": ("penstock/backends/",),
+    "onnxruntime": ("penstock/backends/", "penstock/toolchain/", "penstock_digits/", "penstock_hydraulics/learning/"),
+    "openvino": ("penstock/backends/", "penstock/toolchain/"),
+    "nncf": ("penstock/toolchain/recipes/",),
+    "torchao": ("penstock/toolchain/recipes/",),
     "fastapi": ("penstock/gateway/",),
     "granian": ("penstock/gateway/",),
     "sqlalchemy": ("penstock/registry/", "penstock_hydraulics/fleet/"),
@@ -40,7 +42,7 @@ OWNERS = {
 }
 """Which rooms may import a package at all."""
 
-INSIDE_FUNCTIONS = ("torch", "onnxruntime", "openvino", "fastapi", "granian")
+INSIDE_FUNCTIONS = ("torch", "onnxruntime", "openvino", "nncf", "torchao", "fastapi", "granian")
 """Packages that `penstock` imports where they are used and never while a module is imported."""
 
 

@@ -176,6 +176,14 @@ class Backend(ABC):
             f"{file.path}: a file of the format {cls.format} does not record its outputs; describe them"
         )
 
+    @classmethod
+    def module_of(cls, file: ModelFile, trust: str) -> Any:  # noqa: ARG003
+        """The `torch.nn.Module` of a file, the caller's own to change: in evaluation mode, called as `run` calls it.
+
+        Only formats that hold one implement it. Raises UnsupportedFormat for others, else what `open` raises.
+        """
+        raise UnsupportedFormat(f"{file.path}: a file of the format {cls.format} holds no module that can be changed")
+
     @abstractmethod
     def run(self, inputs: Arrays) -> Arrays:
         """Outputs for one batch, by name, axis 0 the batch. Inputs were validated by the signature.

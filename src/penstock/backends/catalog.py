@@ -96,6 +96,16 @@ def outputs_from_runs(format: str, file: ModelFile, inputs: Sequence[TensorSpec]
     return backend.outputs_from_runs(file, inputs, trust)
 
 
+def module_of(format: str, file: ModelFile, trust: str) -> Any:
+    """The `torch.nn.Module` of a file, for tools that change it; see `Backend`. The file is scanned as for a load."""
+    backend = _backend_for(format, file.path, trust)
+    _require_allowed(file, format, trust)
+    written = file.signature
+    if written is not None and not written.batched:
+        file = replace(file, signature=written.without_rows())
+    return backend.module_of(file, trust)
+
+
 def _backend_for(format: str, path: Path, trust: str) -> type[Backend]:
     """The class that runs a format; its module is imported only when the format is trusted and its runtime is here."""
     row = FORMATS.get(format)

@@ -34,6 +34,8 @@ PICKLED = (
     "the file is a pickle of a whole module, whose code ran when it was opened; weights with a class need no trust"
 )
 _TOLERANCE = 1e-4
+_TREE_SPECS = r"`isinstance\(treespec, LeafSpec\)` is deprecated"
+"""PyTorch warns of its own class when the module of an exported program is copied."""
 
 
 class EagerBackend(TorchBackend):
@@ -103,6 +105,11 @@ class EagerBackend(TorchBackend):
         """The outputs that the model gives for these inputs; raises ModelLoadError when it does not run."""
         return output_specs(file.path, _model(file, trust).eval(), inputs, file.example)
 
+    @classmethod
+    def module_of(cls, file: ModelFile, trust: str) -> torch.nn.Module:
+        """The architecture filled with its weights, or a copy of a live module."""
+        return _model(file, trust).eval()
+
     def _call(self, tensors: dict[str, torch.Tensor]) -> Any:
         compiled = self._compiled
         return super()._call(tensors) if compiled is None else compiled.run(tensors, by_name=self._by_name)
@@ -170,7 +177,8 @@ class EagerBackend(TorchBackend):
 def _model(file: ModelFile, trust: str) -> torch.nn.Module:
     """A copy of a live module, the class of a file filled with its weights, or the module that a file pickles."""
     if file.module is not None:
-        module: torch.nn.Module = copy.deepcopy(file.module)
+        with quietly(_TREE_SPECS):
+            module: torch.nn.Module = copy.deepcopy(file.module)
         return module
     if file.architecture is None:
         return state_dict.read_module(file.path, trust)

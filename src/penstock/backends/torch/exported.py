@@ -73,6 +73,21 @@ class ExportedBackend(TorchBackend):
         backend._calling, backend._plain = calling, _is_plain(program)
         return backend
 
+    @classmethod
+    def module_of(cls, file: ModelFile, trust: str) -> torch.nn.Module:  # noqa: ARG003
+        """The program as a module. Raises UnsupportedFormat when it takes a nested structure of tensors."""
+        require_file(file.path)
+        with quietly():
+            program = _load(file.path)
+            found = _described(file.path, program)
+            calling = _calling(file.path, program, found, file.signature or found)
+            module: torch.nn.Module = program.module()
+        if calling.tree is not None:
+            raise UnsupportedFormat(f"{file.path}: the program takes keywords or a nested structure, and not tensors")
+        for switch in ("train", "eval"):  # a program has no modes, and its own methods refuse
+            vars(module).pop(switch, None)
+        return module.eval()
+
     def cost_depends_on_rows_only(self) -> bool:
         """True for a program without loops, branches and sizes from values, on inputs of fixed lengths."""
         return self._plain and all(spec.row_elements >= 0 for spec in self.signature.inputs)

@@ -14,11 +14,15 @@ from typing import Any, ClassVar
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from penstock.errors import InvalidInput, first_line
+from penstock.errors import InvalidInput, first_line, in_json_words, quoted
 from penstock.imports import import_attribute
 from penstock.toolchain.recipes.subject import Materials, Subject
 
-TECHNIQUES: dict[str, str] = {}
+_ROOM = "penstock.toolchain.recipes"
+
+TECHNIQUES: dict[str, str] = {
+    "optimize-graph": f"{_ROOM}.graph:OptimizeGraph",
+}
 """The `module:Class` of every technique by its kind."""
 
 FORMATS = ("onnx", "openvino", "torchscript", "pt2", "aoti")
@@ -62,6 +66,10 @@ class Recipe:
         """The sha256 of the document."""
         return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()
 
+    def checked(self) -> Recipe:
+        """The same recipe. Raises InvalidInput as `from_json` does; techniques made in Python are not checked there."""
+        return self.from_json(self.to_json())
+
     @classmethod
     def from_json(cls, document: Any) -> Recipe:
         """The inverse of `to_json`. Raises InvalidInput naming the faulty field, or the known techniques."""
@@ -95,16 +103,31 @@ class Recipe:
 
 def _technique(place: int, step: Any) -> Technique:
     where = f"recipe: techniques.{place}"
-    kind = step.get("kind") if isinstance(step, Mapping) else None
-    if kind not in TECHNIQUES:
+    if not isinstance(step, Mapping):
+        raise InvalidInput(f"{where}: it is no object with a `kind`", field="recipe")
+    kind = step.get("kind")
+    if not isinstance(kind, str) or kind not in TECHNIQUES:
         known = ", ".join(TECHNIQUES)
-        raise InvalidInput(f"{where}: kind: {kind!r} is no technique; known are {known}", field="recipe")
+        raise InvalidInput(f"{where}: kind: {quoted(kind)} is no technique; known are {known}", field="recipe")
     settings = {name: value for name, value in step.items() if name != "kind"}
+    try:  # by way of JSON, in which a list is a tuple, and numbers and texts are not mistaken for each other
+        content = json.dumps(settings, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise InvalidInput(f"{where} ({kind}): {first_line(error)}", field="recipe") from None
     try:
-        technique: Technique = TypeAdapter(import_attribute(TECHNIQUES[kind])).validate_python(settings, strict=False)
+        technique: Technique = TypeAdapter(import_attribute(TECHNIQUES[kind])).validate_json(content, strict=True)
     except ValidationError as error:
-        fault = error.errors()[0]
-        field = ".".join(map(str, fault["loc"]))
-        what = "there is no such setting" if fault["type"] == "unexpected_keyword_argument" else fault["msg"]
-        raise InvalidInput(f"{where} ({kind}): {field}: {what}", field="recipe") from None
+        raise InvalidInput(f"{where} ({kind}): {_fault(kind, error)}", field="recipe") from None
     return technique
+
+
+def _fault(kind: str, error: ValidationError) -> str:
+    """The first fault: the setting and what is wrong with it."""
+    fault = error.errors()[0]
+    if fault["type"] == "unexpected_keyword_argument":
+        known = ", ".join(field.name for field in dataclasses.fields(import_attribute(TECHNIQUES[kind])))
+        has = f"its settings are {known}" if known else "it has no settings"
+        return f"{fault['loc'][0]}: there is no such setting; {has}"
+    place = ".".join(map(str, fault["loc"]))
+    said = in_json_words(fault["msg"])
+    return f"{place}: {said[:1].lower()}{said[1:]}" if place else said

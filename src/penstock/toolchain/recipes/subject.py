@@ -13,23 +13,39 @@ from penstock.toolchain.export.source import ModuleSource
 
 @dataclass(frozen=True, eq=False)
 class Subject:
-    """A model as a PyTorch module, as an ONNX file, or as both in the same state; one signature.
+    """A model as a PyTorch module, as an ONNX file, as OpenVINO IR (its `.xml`), or as several in the same state.
 
-    A technique that changes one form drops the other. `precision` is that of the weights now: fp32, fp16, bf16 or int8.
-    `notes` are sentences for the report (13 of 15 operators run in int8), `facts` their figures by name.
+    A technique that changes one form drops the others (`changed`). `precision` is that of the weights now: fp32, fp16,
+    bf16 or int8. `writers` name the libraries that changed it, with their versions. `notes` are sentences for the
+    report (13 of 15 operators run in int8), `facts` their figures by name.
     """
 
     name: str
     signature: Signature
     module: ModuleSource | None = None
     onnx: Path | None = None
+    openvino: Path | None = None
     precision: str = "fp32"
+    writers: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     def noted(self, note: str, **facts: Any) -> Self:
         """The same subject with one more note."""
         return replace(self, notes=(*self.notes, note), facts={**self.facts, **facts})
+
+    def changed(
+        self,
+        by: str,
+        *,
+        module: ModuleSource | None = None,
+        onnx: Path | None = None,
+        openvino: Path | None = None,
+        precision: str | None = None,
+    ) -> Self:
+        """The same subject with new forms, made `by` a library; those that are not given are gone."""
+        has = precision or self.precision
+        return replace(self, module=module, onnx=onnx, openvino=openvino, precision=has, writers=(*self.writers, by))
 
 
 def no_progress(step: str, share: float) -> None:
