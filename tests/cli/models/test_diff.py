@@ -39,7 +39,7 @@ def publish(penstock: Penstock, tmp_path: Path) -> Publish:
             variants=[VariantSource("onnx", "fp32", linear(tmp_path / f"{version}.onnx", seed))],
             golden=golden,
             card="",
-            created_at="2026-01-01T00:00:00Z",
+            created_at=facts.pop("created_at", "2026-01-01T00:00:00Z"),
             **facts,
         )
         done = penstock("models", "publish", artifact.path, "--no-prove")
@@ -64,6 +64,38 @@ def test_differences_are_listed_field_by_field(penstock: Penstock, publish: Publ
     table = penstock("models", "diff", "model:v1", "model:v2").out
     assert "+0.015" in table
     assert "answers: logits differs by at most" in table
+
+
+def test_the_table_is_grouped_by_part_with_changes_in_percent(penstock: Penstock, publish: Publish) -> None:
+    publish("v1", metrics={"accuracy": 0.8, "f1": 0.5}, lineage={"commit": "abc"})
+    publish("v2", seed=1, metrics={"accuracy": 0.9, "f1": 0.25}, lineage={"commit": "def", "parent": "model:v1"})
+    done = penstock("models", "diff", "model:v1", "model:v2")
+    rows = [line.split() for line in done.out.splitlines()]
+    assert ["metrics", "accuracy", "0.8", "0.9", "+0.1", "+12.5", "%"] in rows
+    assert ["f1", "0.5", "0.25", "-0.25", "-50.0", "%"] in rows
+    assert sum(row[:1] == ["lineage"] for row in rows) == 1
+    accuracy = next(
+        change
+        for change in penstock("models", "diff", "model:v1", "model:v2", "--json").json()["changes"]
+        if change["field"] == "accuracy"
+    )
+    assert accuracy["percent"] == pytest.approx(12.5)
+
+
+def test_the_exit_code_shows_differences_only_when_asked(penstock: Penstock, publish: Publish) -> None:
+    publish("v1")
+    publish("v2", seed=1)
+    assert penstock("models", "diff", "model:v1", "model:v2").code == 0
+    assert penstock("models", "diff", "model:v1", "model:v2", "--exit-code").code == 1
+    assert penstock("models", "diff", "model:v1", "model:v2", "--exit-code", "--json").json()["same"] is False
+    assert penstock("models", "diff", "model:v1", "model:v1", "--exit-code").code == 0
+
+
+def test_the_time_of_creation_alone_is_no_difference(penstock: Penstock, publish: Publish) -> None:
+    publish("v1")
+    publish("v2", created_at="2026-02-02T00:00:00Z")
+    done = penstock("models", "diff", "model:v1", "model:v2", "--exit-code")
+    assert (done.code, "created_at" in done.out) == (0, True)
 
 
 def test_a_tensor_is_compared_by_its_name(penstock: Penstock, publish: Publish) -> None:

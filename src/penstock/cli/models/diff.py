@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import groupby
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from penstock.cli import completion
 from penstock.cli.options import ConfigOption, JsonOption, RegistryOption, TrustOption, open_registry, read_settings
-from penstock.cli.output import print_json, print_table, working
+from penstock.cli.output import print_json, print_table, size, working
 from penstock.errors import PenstockError
 
 if TYPE_CHECKING:
@@ -24,18 +25,24 @@ _RefA = Annotated[
 _RefB = Annotated[
     str, typer.Argument(metavar="B", help="The version to compare with A.", autocompletion=completion.refs)
 ]
+_CREATED = ("lineage", "created_at")
 
 
 def diff(
     a: _RefA,
     b: _RefB,
     run: Annotated[bool, typer.Option(help="Run B on A's golden samples if its own differ.")] = True,
+    exit_code: Annotated[bool, typer.Option("--exit-code", help="Exit with 1 if the versions differ.")] = False,
     trust: TrustOption = None,
     as_json: JsonOption = False,
     config: ConfigOption = None,
     registry: RegistryOption = None,
 ) -> None:
-    """Compare two versions: task, signature, metrics, variants, files, and the difference of their answers."""
+    """Compare two versions part by part: signature, metrics, errors, speed, size and more, and their answers.
+
+    Numbers are shown with their change, also in percent. The exit code is 0 also where they differ, unless
+    --exit-code is given; the time of creation alone makes no difference there.
+    """
     settings = read_settings(config, registry=registry, trust=trust)
     with open_registry(settings) as models:
         from penstock.artifacts.diff import changes
@@ -46,7 +53,7 @@ def diff(
             answers = _compare_answers(models, first, second, settings if run else None)
     same = first.digest == second.digest
     if as_json:
-        fields = [change._asdict() for change in found]
+        fields = [change.to_json() for change in found]
         print_json({"a": first.ref, "b": second.ref, "same": same, "changes": fields, "answers": answers})
     elif same or not found:
         typer.echo(f"{first.ref} and {second.ref} have the same content")
@@ -54,11 +61,26 @@ def diff(
         _print(first, second, found)
     if not as_json:
         typer.echo(f"answers: {_sentence(answers)}")
+    differ = not same and any((change.part, change.field) != _CREATED for change in found)
+    raise typer.Exit(1 if exit_code and differ else 0)
 
 
 def _print(first: Artifact, second: Artifact, found: list[Change]) -> None:
-    rows = ((change.part, change.field, _shown(change.a), _shown(change.b), _delta(change)) for change in found)
-    print_table(("part", "field", first.ref, second.ref, "change"), rows)
+    """One table; the name of a part stands in its first row only, in front of an empty row."""
+    rows: list[tuple[str, ...]] = []
+    for part, group in groupby(found, key=lambda change: change.part):
+        rows += [("",) * 6] if rows else []
+        named = part
+        for change in group:
+            rows.append((named, change.field, *_values(change), *_change(change)))
+            named = ""
+    print_table(("part", "field", first.ref, second.ref, "change", "percent"), rows)
+
+
+def _values(change: Change) -> tuple[str, str]:
+    if change.part == "size" and change.field.endswith("bytes"):
+        return size(change.a) or "-", size(change.b) or "-"
+    return _shown(change.a), _shown(change.b)
 
 
 def _shown(value: Any) -> str:
@@ -67,9 +89,10 @@ def _shown(value: Any) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
-def _delta(change: Change) -> str:
-    numbers = isinstance(change.a, int | float) and isinstance(change.b, int | float)
-    return f"{change.b - change.a:+.4g}" if numbers and not isinstance(change.a, bool) else ""
+def _change(change: Change) -> tuple[str, str]:
+    """The change of a number, and what that is in percent."""
+    delta, percent = change.delta, change.percent
+    return "" if delta is None else f"{delta:+.4g}", "" if percent is None else f"{percent:+.1f} %"
 
 
 # Answers
