@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from penstock.artifacts import files
 from penstock.artifacts.golden import Golden
 from penstock.artifacts.manifest import CARD, GOLDEN, GoldenEntry, Manifest, TaskEntry, utc_now
+from penstock.artifacts.measured_card import DeclaredCard, card_of
 from penstock.artifacts.policies import BatchingPolicy, PaddingPolicy, Range, Ranges, measure_ranges
 from penstock.artifacts.refs import shown
 from penstock.artifacts.schema import describe
@@ -35,6 +36,7 @@ __all__ = [
     "MANIFEST",
     "Artifact",
     "BatchingPolicy",
+    "DeclaredCard",
     "FileEntry",
     "Golden",
     "GoldenEntry",
@@ -194,7 +196,7 @@ def write_artifact(
     signature: Signature,
     variants: Sequence[VariantSource],
     golden: Golden | None,
-    card: str,
+    card: str | DeclaredCard,
     lineage: Mapping[str, Any] | None = None,
     training_data: Mapping[str, Any] | None = None,
     metrics: Mapping[str, Any] | None = None,
@@ -208,6 +210,7 @@ def write_artifact(
     """Write a complete artifact to `directory`, which must be empty or not exist.
 
     The files are written to a temporary directory that is renamed at the end, so `directory` is never incomplete.
+    `card` is the text of the model card, or what its author declares: the rest is then written from the manifest.
     `created_at` is UTC in ISO 8601, by default the current time. `batching` and `padding` are the model's requirements
     on the server, `ranges` its expected values (`measure_ranges`), `more_tasks` the tasks that it supports in addition
     to `task`; `batchable` says whether the rows of a batch are independent. Raises InvalidInput naming the faulty field
@@ -218,7 +221,6 @@ def write_artifact(
     with _temporary(directory) as target:
         variant_entries = tuple(_add_variant(target, source) for source in variants)
         golden_entry = None if golden is None else _add_golden(target, golden, signature)
-        card_entry = _add_bytes(target, CARD, card.encode()) if card else None
         try:
             manifest = Manifest(
                 name=name,
@@ -231,7 +233,6 @@ def write_artifact(
                 metrics=dict(metrics or {}),
                 variants=variant_entries,
                 golden=golden_entry,
-                card=card_entry,
                 batching=batching,
                 padding=tuple(padding),
                 ranges=ranges,
@@ -240,6 +241,9 @@ def write_artifact(
             )
         except ValidationError as error:
             raise InvalidInput(describe(error)) from None
+        text = card if isinstance(card, str) else card_of(manifest, card)
+        if text:
+            manifest = manifest.model_copy(update={"card": _add_bytes(target, CARD, text.encode())})
         files.write_durable(target / MANIFEST, manifest.to_bytes())
     return Artifact.open(directory)
 

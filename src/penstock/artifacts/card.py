@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 _FRONT_MATTER = re.compile(r"\A---\r?\n.*?^---\r?$\n?", re.DOTALL | re.MULTILINE)
@@ -32,18 +32,18 @@ def render_card(
     Hugging Face's tools read. `task_type` and `pipeline_tag` are values that Hugging Face defines.
     """
     values = dict(metrics or {})
-    front = _front_matter(name, license, datasets, values, tags, task_type, dataset_name, pipeline_tag)
+    front = front_matter(_fields(name, license, datasets, values, tags, task_type, dataset_name, pipeline_tag))
     sections = [
         f"# {name} {version}\n\n{summary.strip()}",
-        _section("Intended use", intended_use),
-        _section("Training data", training_data),
-        _section("Metrics", _metrics_table(values, dataset_name)),
-        _section("Limits", limits),
+        section("Intended use", intended_use),
+        section("Training data", training_data),
+        section("Metrics", _metrics_table(values, dataset_name)),
+        section("Limits", limits),
     ]
-    return f"{front}\n" + "\n\n".join(section for section in sections if section) + "\n"
+    return f"{front}\n" + "\n\n".join(part for part in sections if part) + "\n"
 
 
-def _front_matter(
+def _fields(
     name: str,
     license: str,
     datasets: Sequence[str],
@@ -52,7 +52,7 @@ def _front_matter(
     task_type: str,
     dataset_name: str,
     pipeline_tag: str | None,
-) -> str:
+) -> dict[str, Any]:
     numbers = {key: value for key, value in metrics.items() if not isinstance(value, str)}
     dataset = dataset_name or (datasets[0] if datasets else "unknown")
     result = {
@@ -60,7 +60,7 @@ def _front_matter(
         "dataset": {"name": dataset, "type": datasets[0] if datasets else dataset},
         "metrics": [{"type": key, "value": value} for key, value in numbers.items()],
     }
-    fields: dict[str, Any] = {
+    return {
         "license": license,
         "library_name": "penstock",
         "pipeline_tag": pipeline_tag or task_type,
@@ -69,6 +69,10 @@ def _front_matter(
         "tags": list(tags),
         "model-index": [{"name": name, "results": [result]}] if numbers else [],
     }
+
+
+def front_matter(fields: Mapping[str, Any]) -> str:
+    """The YAML at the top of a card; empty fields are left out."""
     # Each value is JSON, which is valid YAML: no value can break out of its line
     lines = [
         f"{key}: {json.dumps(value, ensure_ascii=False, allow_nan=False)}" for key, value in fields.items() if value
@@ -76,23 +80,28 @@ def _front_matter(
     return "\n".join(["---", *lines, "---", ""])
 
 
-def _section(title: str, text: str) -> str:
+def section(title: str, text: str) -> str:
+    """Markdown under a heading; empty without text."""
     return f"## {title}\n\n{text.strip()}" if text.strip() else ""
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A Markdown table; None is an empty cell, and no cell breaks out of its row."""
+    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    return "\n".join([*lines, *("| " + " | ".join(map(_cell, row)) + " |" for row in rows)])
 
 
 def _metrics_table(metrics: Mapping[str, float | int | str], dataset_name: str) -> str:
     if not metrics:
         return ""
-    rows = [f"| {_cell(key)} | {_cell(_number(value))} |" for key, value in metrics.items()]
     measured = f"Measured on {dataset_name}.\n\n" if dataset_name else ""
-    return measured + "\n".join(["| metric | value |", "|---|---|", *rows])
+    return measured + table(("metric", "value"), metrics.items())
 
 
-def _number(value: float | int | str) -> str:
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
-
-
-def _cell(text: str) -> str:
+def _cell(value: object) -> str:
+    if value is None:
+        return ""
+    text = f"{value:.6g}" if isinstance(value, float) else str(value)
     return " ".join(text.split()).replace("|", "\\|")
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from penstock.artifacts.manifest import Manifest
-from penstock.artifacts.variant import FileEntry
+from penstock.artifacts.variant import FileEntry, figures_by_batch
 
 PARTS = (
     "task", "signature", "metrics", "errors", "speed", "size", "variants", "files", "golden", "policies",
@@ -111,15 +111,11 @@ def _errors(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _speed(benchmark: Mapping[str, Any]) -> dict[str, Any]:
-    """A benchmark by figure, then by batch size; `penstock bench` writes it the other way round, below `batches`."""
-    batches = benchmark.get("batches")
-    if not isinstance(batches, Mapping):
-        return dict(benchmark)
-    found = {name: value for name, value in benchmark.items() if name != "batches"}
-    for batch, figures in batches.items():
-        for figure, value in figures.items() if isinstance(figures, Mapping) else ():
-            found[f"{figure}.{batch}"] = value
-    return found
+    """A benchmark by figure and batch size, and what else it records."""
+    batches = figures_by_batch(benchmark)
+    figures = {f"{figure}.{batch}": value for batch, each in batches.items() for figure, value in each.items()}
+    named = {figure for each in batches.values() for figure in each} | {"batches"}
+    return {**figures, **{name: value for name, value in benchmark.items() if name not in named}}
 
 
 def _file(entry: dict[str, Any]) -> dict[str, Any]:

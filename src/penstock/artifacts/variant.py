@@ -54,6 +54,21 @@ class FileEntry(Entry):
     size: int = Field(ge=0)
 
 
+def figures_by_batch(benchmark: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The figures of a benchmark by batch size, in the order of the sizes, such as `{"1": {"p50_ms": 0.4}}`.
+
+    A benchmark has them by figure and batch size, `{"p50_ms": {"1": 0.4}}`, or as here below `batches`.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for figure, values in benchmark.items():
+        for batch, value in values.items() if isinstance(values, Mapping) else ():
+            if figure == "batches" and isinstance(value, Mapping):
+                found.setdefault(str(batch), {}).update(value)
+            elif str(batch).isdecimal():
+                found.setdefault(str(batch), {})[figure] = value
+    return {batch: found[batch] for batch in sorted(found, key=lambda batch: (len(batch), batch))}
+
+
 class VariantErrors(Entry):
     """Differences of a variant from the reference, as `toolchain.verification.measures.Errors` defines them.
 

@@ -9,8 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from penstock.artifacts.artifact import Artifact, Golden, TaskEntry, VariantSource, write_artifact
-from penstock.artifacts.card import render_card
+from penstock.artifacts.artifact import Artifact, DeclaredCard, Golden, TaskEntry, VariantSource, write_artifact
 from penstock.artifacts.refs import FILE_VERSION
 from penstock.backends.axes.seen import rows_first
 from penstock.backends.base import Backend, BackendOptions, require_file
@@ -74,7 +73,7 @@ def publish_file(
         path, about = _in_directory(path, about)
     with naming(str(path)):
         model = _inspect(path, trust, about)
-    text = read_text(card) if card else _card(name, version, path, model)
+    text = read_text(card) if card else _card(path, model)
     with tempfile.TemporaryDirectory(prefix="penstock-") as scratch:
         artifact = write_artifact(
             Path(scratch) / "artifact",
@@ -221,16 +220,11 @@ def _batching(rows: RowProof | None) -> str:
     return f"\n\nNot batchable: {rows.sentence}. Each request runs whole and alone."
 
 
-def _card(name: str, version: str, path: Path, model: InspectedModel) -> str:
-    return render_card(
-        name=name,
-        version=version,
+def _card(path: Path, model: InspectedModel) -> DeclaredCard:
+    return DeclaredCard(
         summary=f"Published from the file `{path.name}`, which has no description.",
         intended_use="Unknown. Write a card and publish with `--card`.",
         training_data="Unknown.",
         limits=f"Not measured. Golden samples: {model.golden_origin}. They show that later loads answer alike."
         f"{_batching(model.rows)}",
-        license="other",
-        tags=(model.variant.format,),
-        task_type="other",
     )
