@@ -172,7 +172,7 @@ class RowsFirst(Backend):
     def run(self, inputs: Arrays) -> Arrays:
         """Outputs by name, axis 0 the batch. Raises InferenceError when a run fails."""
         axes = self.inner.signature.batch_axes
-        return moved(self.inner.run(_moved_back(inputs, axes)), axes)
+        return moved(self.inner.run(moved_back(inputs, axes)), axes)
 
     def close(self) -> None:
         """Close the wrapped backend."""
@@ -198,9 +198,7 @@ def in_own_axes(golden: Golden | None, signature: Signature) -> Golden | None:
     if golden is None:
         return None
     axes = signature.batch_axes
-    return replace(
-        golden, inputs=_moved_back(golden.inputs, axes), outputs=_moved_back(golden.outputs, axes), axes=axes
-    )
+    return replace(golden, inputs=moved_back(golden.inputs, axes), outputs=moved_back(golden.outputs, axes), axes=axes)
 
 
 def moved_example(examples: Examples, signature: Signature) -> Arrays | None:
@@ -213,7 +211,8 @@ def moved(arrays: Arrays, axes: Mapping[str, int | None]) -> Arrays:
     return {name: np.ascontiguousarray(np.moveaxis(array, axes.get(name) or 0, 0)) for name, array in arrays.items()}
 
 
-def _moved_back(arrays: Arrays, axes: Mapping[str, int | None]) -> Arrays:
+def moved_back(arrays: Arrays, axes: Mapping[str, int | None]) -> Arrays:
+    """The inverse of `moved`."""
     return {name: np.ascontiguousarray(np.moveaxis(array, 0, axes.get(name) or 0)) for name, array in arrays.items()}
 
 
