@@ -36,6 +36,7 @@ _OPTIONS: dict[str, tuple[str, str]] = {
     "batch_axes={…}": ("--batch-axis NAME:AXIS", "PENSTOCK_MODEL_BATCH_AXIS=NAME:AXIS"),
     "example_input=…": ("--example FILE", "PENSTOCK_MODEL_EXAMPLE=FILE"),
     "labels=[…]": ("--labels FILE", "PENSTOCK_MODEL_LABELS=FILE"),
+    "payload=…": ("--payload FILE", "payload=…"),
     "preprocess={…}": ("--preprocess FILE", "PENSTOCK_MODEL_PREPROCESS=FILE"),
     'architecture="module:Class"': ("--architecture module:Class", "PENSTOCK_MODEL_ARCHITECTURE=module:Class"),
     "architecture_args={…}": ("--architecture-args '{…}'", "PENSTOCK_MODEL_ARCHITECTURE_ARGS={…}"),

@@ -276,7 +276,7 @@ def test_an_interrupted_call_leaves_no_process(tmp_path: Path, monkeypatch: pyte
         def interrupt(pid: int) -> int:
             raise KeyboardInterrupt
 
-        monkeypatch.setattr("penstock.toolchain.bench.memory.resident", interrupt)
+        monkeypatch.setattr("penstock.toolchain.bench.isolation.memory.resident", interrupt)
         limited = Sandbox("m", Limits(memory_bytes=2**40))
         with pytest.raises(KeyboardInterrupt):
             limited.call(f"{CALLS}:hang_with_the_lock", tmp_path / "pid")

@@ -12,11 +12,11 @@ from penstock.backends.base import Backend, ModelFile
 from penstock.errors import InferenceError, UnsupportedFormat
 from penstock.options import BackendOptions
 from penstock.tensors import Arrays, Signature
-from penstock.toolchain.bench.process import ChildProcess, Limits, SandboxFailed
+from penstock.toolchain.bench.isolation.process import ChildProcess, Limits, SandboxFailed
 
 __all__ = ["Limits", "Sandbox", "SandboxFailed", "SandboxedBackend", "Usage", "file_of", "options_of"]
 
-_OPENED = "penstock.toolchain.bench.opened"
+_OPENED = "penstock.toolchain.bench.isolation.opened"
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from penstock.errors import InferenceError, PenstockError, printable, shortened, type_and_message
-from penstock.toolchain.bench import frames, memory
-from penstock.toolchain.bench.child import LENGTH
+from penstock.toolchain.bench.isolation import frames, memory
+from penstock.toolchain.bench.isolation.child import LENGTH
 
 _LOOK_S = 0.025
 """How often a busy child's memory is looked at."""
@@ -308,7 +308,7 @@ def _command(limits: Limits, *descriptors: int) -> list[str]:
     if limits.threads is not None:
         variables |= dict.fromkeys(_THREADS, str(limits.threads))
     added = [f"{name}={value}" for name, value in variables.items()]
-    module = ["-P", "-m", "penstock.toolchain.bench.child", *map(str, descriptors)]
+    module = ["-P", "-m", "penstock.toolchain.bench.isolation.child", *map(str, descriptors)]
     return ["env", *added, sys.executable, *module]
 
 

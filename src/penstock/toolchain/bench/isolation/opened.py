@@ -30,7 +30,7 @@ from penstock.imports import import_attribute
 from penstock.options import BackendOptions
 from penstock.scan.trust import at_least
 from penstock.tensors import Arrays
-from penstock.toolchain.bench import memory
+from penstock.toolchain.bench.isolation import memory
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""The process of a sandbox: `python -m penstock.toolchain.bench.child REPLIES LIFELINE`.
+"""The process of a sandbox: `python -m penstock.toolchain.bench.isolation.child REPLIES LIFELINE`.
 
 It reads calls from standard input and writes a frame per call to the descriptor REPLIES. LIFELINE is the end of a pipe
 that its parent holds open: when the parent is gone, the kernel ends this process and those that it started.
@@ -71,7 +71,7 @@ def _write(out: Any, data: bytes) -> None:
 def _answer(message: bytes) -> bytes:
     """The frame for one call: its result, or the error and whether it is one of Penstock's."""
     from penstock.errors import PenstockError, type_and_message
-    from penstock.toolchain.bench.frames import encode
+    from penstock.toolchain.bench.isolation.frames import encode
 
     try:
         return encode({"result": _called(*pickle.loads(message))})  # noqa: S301  written by the parent
