@@ -183,7 +183,8 @@ def _gpu_peak() -> int | None:
 
 def _driver_count() -> int | None:
     """Bytes that the driver counts for this process; inside a container it may not know its id."""
-    command = ["nvidia-smi", "--query-compute-apps=pid,used_memory", "--format=csv,noheader,nounits"]
+    options = {"query-compute-apps": "pid,used_memory", "format": "csv,noheader,nounits"}
+    command = ["nvidia-smi", *(f"--{name}={value}" for name, value in options.items())]
     try:
         lines = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.splitlines()
     except (OSError, subprocess.SubprocessError):
