@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
+import shutil
+import tempfile
+import warnings
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
 import zoo
 
 import penstock_digits
@@ -42,10 +47,38 @@ def digits_rows(part: str = "held_out") -> Rows:
     return Rows(features_of(digits.counts), digits.labels)
 
 
+@functools.cache
+def onnx_of(model: zoo.TorchModel) -> Path:
+    """An ONNX file of a network, by the exporter that takes tenths of a second: do not change it."""
+    path = _directory() / f"{model.name}.onnx"
+    names = [spec.name for spec in model.signature.inputs]
+    free = {spec.name: [axis for axis, n in enumerate(spec.shape) if n < 0] for spec in model.signature.inputs}
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # it is deprecated, and warns of constants
+        torch.onnx.export(
+            model.make(),
+            model.example(),
+            path,
+            dynamo=False,
+            opset_version=20,
+            input_names=names,
+            output_names=model.output_names(),
+            dynamic_axes=free | {spec.name: [0] for spec in model.signature.outputs},
+        )
+    return path
+
+
+@functools.cache
+def _directory() -> Path:
+    path = Path(tempfile.mkdtemp(prefix="penstock-recipes-"))
+    atexit.register(shutil.rmtree, path, ignore_errors=True)
+    return path
+
+
 def subject(model: zoo.TorchModel, *, onnx: bool = True, module: bool = False) -> Subject:
     """A network of the zoo with the forms that are asked for."""
     source = ModuleSource(model.name, model.make(), model.signature, model.inputs(2)) if module else None
-    return Subject(model.name, model.signature, module=source, onnx=model.onnx() if onnx else None)
+    return Subject(model.name, model.signature, module=source, onnx=onnx_of(model) if onnx else None)
 
 
 def materials(scratch: Path, model: zoo.ZooModel | None = None, rows: int = 64) -> Materials:

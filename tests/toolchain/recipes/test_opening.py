@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zoo
-from recipe_models import digits_artifact, written
+from recipe_models import digits_artifact, onnx_of, written
 from safetensors.torch import save_file
 from torch_forms import write_pt2, write_trace
 
@@ -36,7 +36,7 @@ def test_the_starter_model_opens_as_a_module_and_as_an_onnx_file() -> None:
 
 
 def test_a_class_that_is_not_registered_needs_trust_and_the_onnx_file_stays(tmp_path: Path) -> None:
-    onnx = VariantSource("onnx", "fp32", zoo.CNN.onnx())
+    onnx = VariantSource("onnx", "fp32", onnx_of(zoo.CNN))
     artifact = written(tmp_path / "a", zoo.CNN, onnx, weights(zoo.CNN, tmp_path / "w.safetensors"))
     subject = subject_of(artifact)
     assert subject.module is None
@@ -88,7 +88,7 @@ def test_a_form_that_is_not_trusted_is_named_where_it_is_the_only_one(tmp_path: 
 
 
 def test_an_altered_file_is_left_out(tmp_path: Path) -> None:
-    artifact = written(tmp_path / "a", zoo.MLP, VariantSource("onnx", "fp32", zoo.MLP.onnx()))
+    artifact = written(tmp_path / "a", zoo.MLP, VariantSource("onnx", "fp32", onnx_of(zoo.MLP)))
     path = artifact.variant_path(artifact.variants[0])
     path.chmod(0o644)
     path.write_bytes(path.read_bytes() + b"\0")

@@ -21,6 +21,9 @@ from penstock.toolchain.recipes.subject import Materials, Subject
 _ROOM = "penstock.toolchain.recipes"
 
 TECHNIQUES: dict[str, str] = {
+    "quantize-dynamic": f"{_ROOM}.int8.dynamic:QuantizeDynamic",
+    "quantize-static": f"{_ROOM}.int8.static:QuantizeStatic",
+    "weight-only": f"{_ROOM}.int8.weight_only:WeightOnly",
     "optimize-graph": f"{_ROOM}.graph:OptimizeGraph",
 }
 """The `module:Class` of every technique by its kind."""
