@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -218,7 +216,7 @@ def write_artifact(
     """
     directory = Path(directory)
     _check_names(variants)
-    with _temporary(directory) as target:
+    with files.new_directory(directory) as target:
         variant_entries = tuple(_add_variant(target, source) for source in variants)
         golden_entry = None if golden is None else _add_golden(target, golden, signature)
         try:
@@ -256,28 +254,6 @@ def _check_names(variants: Sequence[VariantSource]) -> None:
                 f"variants: two variants have the name {name!r}; choose another for one, VariantSource(…, name=…)",
                 field="variants",
             )
-
-
-@contextmanager
-def _temporary(directory: Path) -> Iterator[Path]:
-    """A new directory next to `directory`, renamed to it on success and removed otherwise."""
-    if directory.is_symlink() or (directory.exists() and not _is_empty(directory)):
-        raise InvalidInput(f"{directory} already exists; choose another directory or remove it", field="directory")
-    target = directory.absolute().parent / f".{directory.absolute().name}.{secrets.token_hex(6)}"
-    try:
-        target.mkdir(parents=True)
-        yield target
-        files.sync_tree(target)
-        target.rename(directory)
-        files.sync_directory(target.parent)
-    except OSError as error:
-        raise InvalidInput(f"{directory} cannot be written: {error.strerror or error}", field="directory") from None
-    finally:
-        files.discard(target)
-
-
-def _is_empty(directory: Path) -> bool:
-    return directory.is_dir() and not any(directory.iterdir())
 
 
 def _add_bytes(target: Path, path: str, data: bytes) -> FileEntry:

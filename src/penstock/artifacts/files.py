@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import secrets
 import shutil
 import stat
 from collections.abc import Iterator, Mapping
@@ -219,3 +220,28 @@ def discard(path: Path) -> None:
             path.unlink()
     else:
         shutil.rmtree(path, ignore_errors=True)
+
+
+@contextmanager
+def new_directory(directory: Path) -> Iterator[Path]:
+    """A new directory beside `directory`, renamed to it at the end of the block, and removed when that fails.
+
+    Raises InvalidInput if `directory` exists and is not an empty directory, or cannot be written.
+    """
+    if directory.is_symlink() or (directory.exists() and not _is_empty(directory)):
+        raise InvalidInput(f"{directory} already exists; choose another directory or remove it", field="directory")
+    target = directory.absolute().parent / f".{directory.absolute().name}.{secrets.token_hex(6)}"
+    try:
+        target.mkdir(parents=True)
+        yield target
+        sync_tree(target)
+        target.rename(directory)
+        sync_directory(target.parent)
+    except OSError as error:
+        raise InvalidInput(f"{directory} cannot be written: {error.strerror or error}", field="directory") from None
+    finally:
+        discard(target)
+
+
+def _is_empty(directory: Path) -> bool:
+    return directory.is_dir() and not any(directory.iterdir())

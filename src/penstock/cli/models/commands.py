@@ -9,6 +9,7 @@ import typer
 
 from penstock.cli import completion
 from penstock.cli.models.diff import diff
+from penstock.cli.models.export_command import export_model
 from penstock.cli.models.gc import gc
 from penstock.cli.models.import_command import import_model
 from penstock.cli.models.publish import publish
@@ -28,7 +29,9 @@ from penstock.cli.output import print_json, working
 if TYPE_CHECKING:
     from penstock.registry.registry import Registry
 
-app = typer.Typer(help="List, show, publish, compare and remove the models of the registry.", no_args_is_help=True)
+app = typer.Typer(
+    help="List, show, publish, import, export, compare and remove the models of the registry.", no_args_is_help=True
+)
 
 
 def _registry(config: Path | None, registry: Path | None) -> Registry:
@@ -147,5 +150,6 @@ def card(
 
 
 app.command("import")(import_model)
+app.command("export")(export_model)
 app.command()(diff)
 app.command()(gc)

@@ -16,12 +16,13 @@ from penstock.backends.base import Backend, BackendOptions, require_file
 from penstock.backends.catalog import format_of, holds_module, open_backend
 from penstock.backends.examples import Examples
 from penstock.backends.row_independence import NOT_DETERMINISTIC, RowProof, prove_rows
+from penstock.cli.models.import_directory import model_in
 from penstock.cli.models.random_samples import observe
 from penstock.engine.batching.row_proofs import record
 from penstock.engine.loading.load import naming
 from penstock.engine.loading.load_overrides import described_file
 from penstock.errors import InferenceError, InvalidInput, UnsupportedFormat
-from penstock.file_description import FileDescription, parse_arguments, read_text
+from penstock.file_description import FileDescription, read_text
 from penstock.formats import FORMATS, format_of_kind
 from penstock.imports import import_attribute
 from penstock.registry.registry import Registry
@@ -34,9 +35,6 @@ from penstock.tensors import Signature
 
 BATCH_ROWS = 32
 """Of the proof that rows are independent, as for a server with its default batch size."""
-
-_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
-"""What Hugging Face names the weights of a model."""
 
 
 class InspectedModel(NamedTuple):
@@ -69,8 +67,9 @@ def publish_file(
     """
     about = description or FileDescription()
     name, version = name or path.stem, version or FILE_VERSION
+    origin: dict[str, Any] = {}
     if path.is_dir():
-        path, about = _in_directory(path, about)
+        path, about, origin = model_in(path, about)
     with naming(str(path)):
         model = _inspect(path, trust, about)
     text = read_text(card) if card else _card(path, model)
@@ -85,35 +84,11 @@ def publish_file(
             variants=[replace(model.variant, companions=_companions(path, model.variant.format))],
             golden=model.golden,
             card=text,
-            lineage=_lineage(path, model),
+            lineage={**_lineage(path, model), **origin},
             created_at=_modified_at(path),
             batchable=model.rows.batchable if model.rows is not None else None,
         )
         return models.publish(artifact.path, trust, prove=prove)
-
-
-def _in_directory(directory: Path, about: FileDescription) -> tuple[Path, FileDescription]:
-    """The weights in a directory of Hugging Face, with its `config.json` as the arguments of their class.
-
-    Raises UnsupportedFormat for another directory, or if the class is not named.
-    """
-    config = directory / "config.json"
-    if not config.is_file():
-        raise UnsupportedFormat(f"{directory}: this is a directory without config.json; name the model file in it")
-    try:
-        settings = parse_arguments(read_text(config))
-    except ValueError as error:
-        raise UnsupportedFormat(f"{config}: it is no JSON object: {error}") from None
-    weights = [directory / name for name in _WEIGHTS if (directory / name).is_file()]
-    if not weights:
-        raise UnsupportedFormat(
-            f"{directory}: neither {' nor '.join(_WEIGHTS)} is in it; weights in several files are saved as one with "
-            'save_pretrained(…, max_shard_size="100GB")'
-        )
-    if about.architecture is None:
-        class_name = next(iter(settings.get("architectures") or ["AutoModelFor…"]))
-        raise UnsupportedFormat(f"{directory}: name the class of its weights, --architecture transformers:{class_name}")
-    return weights[0], replace(about, architecture_args={**settings, **about.architecture_args})
 
 
 def _inspect(path: Path, trust: str, about: FileDescription) -> InspectedModel:

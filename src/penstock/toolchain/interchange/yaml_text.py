@@ -1,0 +1,64 @@
+"""A little YAML: written without a library, read with PyYAML."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from penstock.errors import UnsupportedFormat, first_line
+
+MAX_BYTES = 4 << 20
+"""Of a YAML or JSON file that describes a model; a larger one is something else."""
+
+
+def to_yaml(values: Mapping[str, Any], indent: str = "") -> str:
+    """A mapping as YAML: mappings inside it by indentation, every other value as JSON, which is valid YAML."""
+    lines = []
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            lines.append(f"{indent}{key}:\n{to_yaml(value, indent + '  ')}")
+        else:
+            lines.append(f"{indent}{key}: {json.dumps(value, ensure_ascii=False, allow_nan=False)}\n")
+    return "".join(lines)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file; only plain values, no objects. Raises UnsupportedFormat naming the file."""
+    try:
+        import yaml
+    except ImportError:
+        raise UnsupportedFormat(
+            f"{path}: reading it needs PyYAML, which is not installed; pip install 'penstock[mlflow]'"
+        ) from None
+    try:
+        content = yaml.safe_load(read_text(path))
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise UnsupportedFormat(f"{path}: it is not YAML: {first_line(error)}") from None
+    if not isinstance(content, dict):
+        raise UnsupportedFormat(f"{path}: it is not a YAML mapping")
+    return content
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file. Raises UnsupportedFormat naming the file."""
+    try:
+        return json.loads(read_text(path))
+    except (ValueError, RecursionError) as error:
+        raise UnsupportedFormat(f"{path}: it is not JSON: {first_line(error)}") from None
+
+
+def read_text(path: Path) -> str:
+    """The text of a small file. Raises UnsupportedFormat naming the file."""
+    try:
+        size = path.stat().st_size
+        if size > MAX_BYTES:
+            raise UnsupportedFormat(f"{path}: it has {size:,} bytes, at most {MAX_BYTES:,} are read")
+        return path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise UnsupportedFormat(f"{path}: there is no such file") from None
+    except OSError as error:
+        raise UnsupportedFormat(f"{path}: it cannot be read: {error.strerror or error}") from None
+    except UnicodeDecodeError:
+        raise UnsupportedFormat(f"{path}: it is not UTF-8 text") from None
