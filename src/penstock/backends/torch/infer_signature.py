@@ -36,9 +36,9 @@ def signature_of(path: Path, model: Model, example: Any, names: Sequence[str] | 
     whose axis 0 is not as long as that of the first has no batch there, see `_specs`. Raises ModelLoadError when the
     model does not run.
     """
-    inputs = _named_inputs(model, read_example(example), names)
+    inputs = named_inputs(model, read_example(example), names)
     try:
-        results = _run(model, inputs)
+        results = run_named(model, inputs)
         outputs = tuple(_output_spec(name, value) for name, value in results.items())
     except (Exception, SystemExit) as error:
         raise ModelLoadError(f"{path}: the model does not run on the example input: {first_line(error)}") from None
@@ -82,11 +82,25 @@ class _Trial(Backend):
     def run(self, inputs: Arrays) -> Arrays:
         """The outputs; raises InferenceError when the model does not run."""
         try:
-            results = _run(self._model, {spec.name: _tensor(inputs[spec.name], spec) for spec in self.signature.inputs})
+            results = run_named(self._model, as_tensors(inputs, self.signature.inputs))
             self.seen.append([spec_of(name, value.dtype, value.shape) for name, value in results.items()])
             return {name: value.float().numpy() for name, value in results.items()}
         except (Exception, SystemExit) as error:
             raise InferenceError(reason(error)) from error
+
+
+def made_up(path: Path, model: Model, inputs: Sequence[TensorSpec], rows: int) -> Arrays:
+    """Inputs of these specs that `model` runs with. Raises ModelLoadError when nothing that is tried runs."""
+    trial = _Trial(path, model, Signature(tuple(inputs), ()))
+    try:
+        return Examples(trial, trial.signature, None).of(rows)
+    except (InferenceError, InvalidInput) as error:
+        raise ModelLoadError(f"{path}: the model does not run on the inputs described: {error}") from None
+
+
+def as_tensors(arrays: Arrays, specs: Sequence[TensorSpec]) -> dict[str, torch.Tensor]:
+    """Tensors with their own memory, in the order of the specs."""
+    return {spec.name: _tensor(arrays[spec.name], spec) for spec in specs}
 
 
 def _tensor(array: Array, spec: TensorSpec) -> torch.Tensor:
@@ -96,8 +110,11 @@ def _tensor(array: Array, spec: TensorSpec) -> torch.Tensor:
     return tensor.view(torch.bfloat16) if spec.dtype == BF16 else tensor
 
 
-def _run(model: Model, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """By name where every name is a parameter of `forward`, as it is served; else in order."""
+def run_named(model: Model, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The outputs by name. Inputs go by name where each is a parameter of `forward`, as it is served; else in order.
+
+    Raises what the model raises, and InferenceError for an output that is no tensor.
+    """
     import torch
 
     with torch.inference_mode():
@@ -126,8 +143,8 @@ def _parameters(model: Model) -> set[str]:
         return set()
 
 
-def _named_inputs(model: Model, example: Any, names: Sequence[str] | None) -> dict[str, torch.Tensor]:
-    """The tensors in the order of the parameters."""
+def named_inputs(model: Model, example: Any, names: Sequence[str] | None) -> dict[str, torch.Tensor]:
+    """The tensors of an example in the order of the parameters. Raises InvalidInput for a value that is no tensor."""
     known = names or [
         one.name for one in inspect.signature(model.forward).parameters.values() if one.kind in _POSITIONAL
     ]

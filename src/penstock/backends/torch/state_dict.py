@@ -23,6 +23,7 @@ _COMPILED = "_orig_mod."
 _WRAPPERS = ("model.", "module.", "net.")
 """Prefixes that training code adds to the names of a wrapped model; `_orig_mod.` is torch.compile's, at any depth."""
 _MAX_NAMES = 5
+_SIZES = "the sizes that it is built with are its arguments, architecture_args={…}"
 _SAVE = "save model.state_dict() and name its class"
 _REFUSED = re.compile(r"GLOBAL ([\w.]+)|unrecognized function|Unsupported class")
 
@@ -35,8 +36,8 @@ class Checkpoint(NamedTuple):
     arguments: Mapping[str, Any] = {}
 
 
-def read(path: Path) -> Checkpoint:
-    """The content of a file of weights; no code in it runs.
+def read(path: Path, trust: str = "data") -> Checkpoint:
+    """The content of a file of weights; no code in it runs unless `trust` covers code and the file needs it.
 
     Raises IntegrityError for a damaged file, UnsupportedFormat for one that holds more than data or has an
     unknown suffix.
@@ -45,7 +46,7 @@ def read(path: Path) -> Checkpoint:
     suffix = path.suffix.lower()
     if suffix not in weights.suffixes:
         raise UnsupportedFormat(f"{path}: weights are read from files named {', '.join(weights.suffixes)}")
-    return _read_safetensors(path) if suffix in weights.files[0].suffixes else _read_pickle(path)
+    return _read_safetensors(path) if suffix in weights.files[0].suffixes else _read_pickle(path, trust)
 
 
 def read_module(path: Path, trust: str) -> torch.nn.Module:
@@ -73,11 +74,11 @@ def read_module(path: Path, trust: str) -> torch.nn.Module:
     return module
 
 
-def fill(model: torch.nn.Module, checkpoint: Checkpoint) -> None:
+def fill(model: torch.nn.Module, checkpoint: Checkpoint, remedy: str = _SIZES) -> None:
     """Load weights into `model`; all must be present, and no others.
 
     Names may have the prefixes of training code. Raises ModelLoadError naming the keys that are missing,
-    unexpected or of another shape.
+    unexpected or of another shape; `remedy` says what to do about shapes.
     """
     path, own = checkpoint.path, model.state_dict()
     try:
@@ -85,10 +86,7 @@ def fill(model: torch.nn.Module, checkpoint: Checkpoint) -> None:
     except RuntimeError as error:  # one fault a line
         faults = [line.strip() for line in str(error).splitlines() if "size mismatch" in line]
         detail = faults[0].rstrip(".") if faults else first_line(error)
-        raise ModelLoadError(
-            f"{path}: the weights do not fit {type(model).__name__}: {detail}; the sizes that it is built with are "
-            "its arguments, architecture_args={…}"
-        ) from None
+        raise ModelLoadError(f"{path}: the weights do not fit {type(model).__name__}: {detail}; {remedy}") from None
     missing, unexpected = _without_shared(result.missing_keys, own), result.unexpected_keys
     if missing or unexpected:
         faults = [_named("missing", missing), _named("unexpected", unexpected)]
@@ -143,15 +141,15 @@ def _read_safetensors(path: Path) -> Checkpoint:
         raise IntegrityError(f"{path}: the file is damaged or not a safetensors file: {first_line(error)}") from None
 
 
-def _read_pickle(path: Path) -> Checkpoint:
-    content = _unpickle(path)
+def _read_pickle(path: Path, trust: str) -> Checkpoint:
+    content = _unpickle(path, trust)
     arguments = content.get(_ARGUMENTS) if isinstance(content, Mapping) else None
     named = isinstance(arguments, Mapping) and all(isinstance(name, str) for name in arguments)
     return Checkpoint(path, _weights(path, content), dict(arguments) if named and arguments else {})
 
 
-def _unpickle(path: Path) -> Any:
-    """The content of a file that holds weights and plain containers."""
+def _unpickle(path: Path, trust: str) -> Any:
+    """The content of a file that holds weights and plain containers; where code is trusted, also of other pickles."""
     import torch
 
     try:
@@ -160,11 +158,32 @@ def _unpickle(path: Path) -> Any:
         refused = _REFUSED.search(str(error)) if isinstance(error, pickle.UnpicklingError) else None
         if refused is None:
             raise IntegrityError(f"{path}: the file is damaged or not a PyTorch state dict") from None
+        if at_least(trust, "code"):
+            return _trusted(path)
         what = f" ({refused[1]})" if refused[1] else ""
         raise UnsupportedFormat(
             f"{path}: it holds more than weights{what} and was not loaded; save model.state_dict() as safetensors; a "
             "whole module loads without an architecture where its source is trusted (code)"
         ) from None
+
+
+def _trusted(path: Path) -> Any:
+    """The content of a pickle that may run code; of a whole module, its weights."""
+    import torch
+
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=False)
+    except (Exception, SystemExit) as error:  # of classes that are missing or have changed
+        raise ModelLoadError(f"{path}: the pickle cannot be loaded: {first_line(error)}; {_SAVE}") from None
+    if isinstance(content, Mapping):
+        return {key: _plain(value) for key, value in content.items()}
+    return _plain(content)
+
+
+def _plain(value: Any) -> Any:
+    import torch
+
+    return value.state_dict() if isinstance(value, torch.nn.Module) else value
 
 
 def _weights(path: Path, content: Any) -> Mapping[str, torch.Tensor]:
