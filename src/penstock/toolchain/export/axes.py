@@ -8,6 +8,8 @@ from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from penstock.errors import InvalidInput, first_line
+from penstock.tensors import Signature
+from penstock.toolchain.export.exported import ExportFailed
 
 if TYPE_CHECKING:
     import torch
@@ -269,3 +271,26 @@ def resized(example: Tensors, group: Group, length: int) -> Tensors:
 def free_lengths(dims: Mapping[str, Sequence[int | str]]) -> list[str]:
     """The names of free axes, each once."""
     return list(dict.fromkeys(one for one in chain.from_iterable(dims.values()) if isinstance(one, str)))
+
+
+def require_free(signature: Signature, obtained: Sequence[Sequence[int | str]], exporter: str) -> None:
+    """Compare the free axes of a signature with the shapes that an exporter recorded, in the order of the inputs.
+
+    Raises ExportFailed naming the input, the axis and the length that it was frozen to.
+    """
+    symbols: dict[str, str] = {}
+    for spec, shape in zip(signature.inputs, obtained, strict=True):
+        for axis, (length, got) in enumerate(zip(spec.shape, shape, strict=True)):
+            if length < 0 and isinstance(got, int):
+                raise ExportFailed(
+                    f"{exporter} froze axis {axis} of {spec.name} to the length {got}, and it was asked to be dynamic; "
+                    "take the length from the input's shape, or leave that axis out of dynamic"
+                )
+            if length < 0 and isinstance(got, str):
+                name = (spec.dims[axis] if spec.dims else None) or f"{spec.name}_{axis}"
+                other = symbols.setdefault(got, name)
+                if other != name:
+                    raise ExportFailed(
+                        f"{exporter} gave the axes {other} and {name} one length; give them one name in dynamic if the "
+                        "model needs that"
+                    )

@@ -91,7 +91,7 @@ def module_source(
         title,
         plain,
         _signature(free),
-        {name: _array(tensor) for name, tensor in free.example.items()},
+        as_arrays(free.example),
         architecture,
         dict(architecture_args or {}),
         (*notes, *free.notes),
@@ -328,6 +328,11 @@ def _signature(free: FreeAxes) -> Signature:
 def _spec(name: str, tensor: torch.Tensor, dims: Sequence[int | str]) -> TensorSpec:
     shape = tuple(one if isinstance(one, int) else -1 for one in dims)
     return TensorSpec(name, spec_of(name, tensor.dtype, shape).dtype, shape, named_dims(dims))
+
+
+def as_arrays(tensors: Tensors) -> Arrays:
+    """Arrays with their own memory; those of BF16 hold its bits."""
+    return {name: _array(tensor) for name, tensor in tensors.items()}
 
 
 def _array(tensor: torch.Tensor) -> Array:

@@ -1,0 +1,68 @@
+"""Exports PyTorch models to TorchScript, by a trace or by its compiler. PyTorch has deprecated the format."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from penstock.backends.torch.quiet import quietly
+from penstock.toolchain.export.branches import decisions
+from penstock.toolchain.export.exported import ExportFailed, ExportOptions, Written
+from penstock.toolchain.export.failures import REWRITE, explained
+from penstock.toolchain.export.program import call_of
+from penstock.toolchain.export.source import ModuleSource
+
+
+def export_trace(source: ModuleSource, directory: Path, options: ExportOptions) -> Written:  # noqa: ARG001
+    """The operators that ran on the example. Raises ExportFailed for a model whose values decide what it does."""
+    import torch
+
+    _require_not_script(source)
+    decided = decisions(source)
+    if decided:
+        raise ExportFailed(
+            f"a trace would keep one branch of the model ({decided[0]}), where values decide which one runs; {REWRITE}"
+        )
+    call = call_of(source, None)
+    with quietly(), torch.no_grad():
+        try:
+            traced: Any = torch.jit.trace(  # type: ignore[no-untyped-call]
+                source.module,
+                example_inputs=call.arguments if not call.keywords else None,
+                example_kwarg_inputs=call.keywords or None,
+                strict=False,
+                check_trace=False,
+            )
+        except Exception as error:  # PyTorch raises errors of many kinds, also of the user's module
+            raise explained(error, source, "torch.jit.trace") from None
+        return _saved(traced, directory, source, "torch.jit.trace")
+
+
+def export_script(source: ModuleSource, directory: Path, options: ExportOptions) -> Written:  # noqa: ARG001
+    """The compiled Python code of the model, which keeps its branches and loops. Raises ExportFailed."""
+    import torch
+
+    with quietly():
+        try:
+            scripted: Any = torch.jit.script(source.module)
+        except Exception as error:  # PyTorch raises errors of many kinds
+            raise explained(error, source, "torch.jit.script") from None
+        return _saved(scripted, directory, source, "torch.jit.script")
+
+
+def _require_not_script(source: ModuleSource) -> None:
+    import torch
+
+    if isinstance(source.module, torch.jit.ScriptModule):
+        raise ExportFailed("the model is TorchScript already; export torchscript-script, which keeps it as it is")
+
+
+def _saved(module: Any, directory: Path, source: ModuleSource, exporter: str) -> Written:
+    import torch
+
+    path = directory / "model.ts"
+    try:
+        module.save(str(path))
+    except Exception as error:  # an attribute or an operator that cannot be stored
+        raise explained(error, source, exporter) from None
+    return Written(path, f"{exporter} of torch {torch.__version__}")
