@@ -181,7 +181,7 @@ def test_weights_of_a_class_that_cannot_be_built_again_are_skipped(tmp_path: Pat
     with pytest.raises(ExportSkipped, match="Local is defined inside a function; move it to a module"):
         export_form("pytorch", module_source(models.seeded(Local), models.values(2, 4)), tmp_path)
     asks = module_source(torch.nn.Sequential(torch.nn.Linear(4, 3)), models.values(2, 4))
-    with pytest.raises(ExportSkipped, match="need the arguments that torch.nn.modules.container:Sequential was built"):
+    with pytest.raises(ExportSkipped, match=r"need the arguments that torch.nn.modules.container:Sequential was built"):
         export_form("pytorch", asks, tmp_path)
 
 
@@ -204,7 +204,6 @@ def test_native_code_is_portable_and_records_what_it_needs(tmp_path: Path) -> No
 
 def test_without_a_compiler_native_code_is_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.delenv("CXX", raising=False)
     with pytest.raises(ExportSkipped, match=r"needs a C\+\+ compiler, and there is none; install g\+\+"):
         export_form("aoti", source_of("my model"), tmp_path)
 

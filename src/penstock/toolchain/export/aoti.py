@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import shutil
 from pathlib import Path
@@ -24,9 +23,11 @@ _X86 = ("x86_64", "AMD64")
 
 
 def compiler() -> str | None:
-    """The C++ compiler that PyTorch would use, None without one."""
-    asked = os.environ.get("CXX")
-    return next((name for name in (asked, "g++", "clang++", "c++") if name and shutil.which(name)), None)
+    """The C++ compiler that PyTorch would use, `g++` or that of the variable CXX; None where it is not installed."""
+    from torch._inductor import config
+
+    asked = config.cpp.cxx if isinstance(config.cpp.cxx, tuple | list) else (config.cpp.cxx,)
+    return next((name for name in asked if name and shutil.which(name)), None)
 
 
 def export_aoti(source: ModuleSource, directory: Path, options: ExportOptions) -> Written:
@@ -37,7 +38,7 @@ def export_aoti(source: ModuleSource, directory: Path, options: ExportOptions) -
     import torch
 
     if compiler() is None:
-        raise ExportSkipped("AOTInductor needs a C++ compiler, and there is none; install g++ (or clang++, or set CXX)")
+        raise ExportSkipped("AOTInductor needs a C++ compiler, and there is none; install g++, or set CXX")
     program = captured(source)
     path = directory / "model.pt2"
     portable = options.portable and platform.machine() in _X86
