@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from penstock.tasks.base import Task
     from penstock.tensors import Signature, TensorSpec
     from penstock.toolchain.inference import optimize_for_inference
+    from penstock.toolchain.publishing.verbs import verify
 
 __version__ = "0.1.0"
 
@@ -46,6 +47,7 @@ _HOMES = {
     "create_app": "penstock.gateway.process.asgi",
     "optimize_for_inference": "penstock.toolchain.inference",
     "problem_response": "penstock.gateway.process.asgi",
+    "verify": "penstock.toolchain.publishing.verbs",
     "write_artifact": "penstock.artifacts.artifact",
 }
 
@@ -70,6 +72,7 @@ __all__ = [
     "create_app",
     "optimize_for_inference",
     "problem_response",
+    "verify",
     "write_artifact",
 ]
 
