@@ -24,6 +24,9 @@ TECHNIQUES: dict[str, str] = {
     "quantize-dynamic": f"{_ROOM}.int8.dynamic:QuantizeDynamic",
     "quantize-static": f"{_ROOM}.int8.static:QuantizeStatic",
     "weight-only": f"{_ROOM}.int8.weight_only:WeightOnly",
+    "cast": f"{_ROOM}.casting:Cast",
+    "mixed-precision": f"{_ROOM}.casting:MixedPrecision",
+    "channels-last": f"{_ROOM}.layout:ChannelsLast",
     "optimize-graph": f"{_ROOM}.graph:OptimizeGraph",
 }
 """The `module:Class` of every technique by its kind."""
