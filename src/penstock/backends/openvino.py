@@ -127,7 +127,7 @@ def _process() -> int:
 def runtime() -> openvino.Core:
     """The OpenVINO runtime of this process."""
     _process()
-    with _no_telemetry():
+    with no_telemetry():
         import openvino
     core = openvino.Core()
     core.set_property({"ENABLE_MMAP": False})  # a mapped file that another process shortens kills this one
@@ -135,17 +135,16 @@ def runtime() -> openvino.Core:
 
 
 @contextmanager
-def _no_telemetry() -> Iterator[None]:
-    """Prevent `openvino` from reporting its import, which it does when its telemetry package is installed."""
+def no_telemetry() -> Iterator[None]:
+    """Prevent `openvino` and its tools from reporting their use, which they do when the package for that is there."""
     name = "openvino_telemetry"
-    if name in sys.modules:
-        yield
-        return
+    before = {name: sys.modules[name]} if name in sys.modules else {}
     sys.modules[name] = None  # type: ignore[assignment]  # makes Python treat the module as missing
     try:
         yield
     finally:
         del sys.modules[name]
+        sys.modules.update(before)
 
 
 def _read(path: Path) -> openvino.Model:

@@ -23,6 +23,7 @@ _ROOM = "penstock.toolchain.recipes"
 TECHNIQUES: dict[str, str] = {
     "quantize-dynamic": f"{_ROOM}.int8.dynamic:QuantizeDynamic",
     "quantize-static": f"{_ROOM}.int8.static:QuantizeStatic",
+    "quantize-nncf": f"{_ROOM}.int8.nncf:QuantizeNncf",
     "weight-only": f"{_ROOM}.int8.weight_only:WeightOnly",
     "cast": f"{_ROOM}.casting:Cast",
     "mixed-precision": f"{_ROOM}.casting:MixedPrecision",

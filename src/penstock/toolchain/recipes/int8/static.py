@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from penstock.errors import InvalidInput
 from penstock.tensors import Arrays
-from penstock.toolchain.recipes.forms import directory, read_onnx, write_onnx
+from penstock.toolchain.recipes.forms import directory, need_module, read_onnx, write_onnx
 from penstock.toolchain.recipes.int8.calibration import FEWEST_ROWS, checked_rows, feeds, picked
 from penstock.toolchain.recipes.int8.compacting import compact
 from penstock.toolchain.recipes.int8.dynamic import Bits
 from penstock.toolchain.recipes.int8.onnx_files import check_names, prepared, quantizer, quantizing, weighted
+from penstock.toolchain.recipes.int8.pt2e import pt2e_file
 from penstock.toolchain.recipes.int8.share import noted_share
 from penstock.toolchain.recipes.recipe import Technique
 from penstock.toolchain.recipes.subject import Materials, Subject
@@ -43,7 +45,7 @@ class QuantizeStatic(Technique):
     or the part of the values up to `percentile`. At most `rows` of the data are used, evenly spaced. `bits`: 7 for
     weights that saturate on no CPU, 8 for those with VNNI. `products`: also those of two activations,
     as in attention, which lose more. `exclude` names operators that stay in fp32. `engine`: ONNX Runtime quantizes the
-    ONNX file, pt2e (torchao) the PyTorch module.
+    ONNX file; pt2e (torchao) the PyTorch module, by the histogram of each activation.
     """
 
     kind: ClassVar[str] = "quantize-static"
@@ -59,9 +61,28 @@ class QuantizeStatic(Technique):
     def apply(self, subject: Subject, materials: Materials) -> Subject:
         """The subject with a quantized ONNX file and no other form."""
         rows = picked(checked_rows(materials.data, subject.signature, needed_by=self.kind), self.rows)
+        if self.engine == "pt2e":
+            return self._pt2e(subject, materials, rows)
         writer = quantizer()
         path = Quantization(self, subject, materials, rows).write(exclude=self.exclude)
         return noted_share(subject.changed(writer, onnx=path, precision="int8"))
+
+    def _pt2e(self, subject: Subject, materials: Materials, rows: Arrays) -> Subject:
+        _require_defaults(self)
+        source = need_module(subject, f'{self.kind} with engine = "pt2e"')
+        batches = list(feeds(rows, subject.signature))
+        path, writer = pt2e_file(source, batches, materials, kind=self.kind, reduce_range=self.bits == 7)
+        return noted_share(subject.changed(writer, onnx=path, precision="int8"))
+
+
+def _require_defaults(technique: QuantizeStatic) -> None:
+    """Raise InvalidInput for a setting that pt2e does not have."""
+    for setting in ("observer", "per_channel", "products", "exclude"):
+        if getattr(technique, setting) != getattr(QuantizeStatic, setting):
+            raise InvalidInput(
+                f'recipe: {technique.kind}: {setting}: engine = "pt2e" does not have this setting; leave it out',
+                field="recipe",
+            )
 
 
 class Quantization:
