@@ -100,7 +100,7 @@ def answers(made: Exported, inputs: Arrays) -> Arrays:
 def furthest(got: Arrays, expected: Arrays) -> float:
     """The largest difference as a share of the largest expected value."""
     assert got.keys() == expected.keys()
-    return max(float(np.abs(got[n] - expected[n]).max() / np.abs(expected[n]).max()) for n in expected)
+    return max(float(np.abs(got[n] - expected[n]).max() / max(np.abs(expected[n]).max(), 1e-9)) for n in expected)
 
 
 def written(directory: Path, model: zoo.TorchModel, *variants: VariantSource) -> Artifact:

@@ -17,7 +17,7 @@ from penstock.toolchain.export.exported import ExportFailed
 from penstock.toolchain.recipes.forms import directory, need_module, need_onnx, read_onnx, write_onnx
 from penstock.toolchain.recipes.recipe import Technique
 from penstock.toolchain.recipes.subject import Materials, Subject
-from penstock.toolchain.recipes.wrapping import own_copy, wrapped
+from penstock.toolchain.recipes.wrapping import own_copy, require_runs, wrapped
 
 if TYPE_CHECKING:
     import onnx
@@ -28,6 +28,7 @@ Half = Literal["fp16", "bf16"]
 _FLAGS = {"fp16": ("avx512_fp16", "amx_fp16", "fphp"), "bf16": ("avx512_bf16", "amx_bf16", "bf16")}
 """CPU flags of which one makes arithmetic of a type faster than fp32: of x86-64, and last of Arm."""
 _LARGEST_FP16 = 65504.0
+_REMEDY = 'leave the technique out, or use dtype = "bf16", which has the range of fp32'
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,8 @@ class Cast(Technique):
         def narrowed(tensor: torch.Tensor) -> torch.Tensor:
             return tensor.to(half) if tensor.is_floating_point() else tensor
 
-        changed = subject.changed(_torch(), module=wrapped(source, module, narrowed), precision=self.dtype)
+        ran = require_runs(wrapped(source, module, narrowed), self.kind, _REMEDY)
+        changed = subject.changed(_torch(), module=ran, precision=self.dtype)
         return changed.noted(_speed_note(self.dtype))
 
 
@@ -100,7 +102,7 @@ class MixedPrecision(Technique):
 
             return torch.autocast("cpu", dtype=half)
 
-        module = wrapped(source, own_copy(source), lambda tensor: tensor, around)
+        module = require_runs(wrapped(source, own_copy(source), lambda tensor: tensor, around), self.kind, _REMEDY)
         return subject.changed(f"{_torch()}, autocast", module=module).noted(_speed_note(self.dtype))
 
     def _onnx(self, subject: Subject, materials: Materials) -> Subject:

@@ -11,7 +11,7 @@ from penstock.errors import InvalidInput
 from penstock.toolchain.recipes.forms import need_module
 from penstock.toolchain.recipes.recipe import Technique
 from penstock.toolchain.recipes.subject import Materials, Subject
-from penstock.toolchain.recipes.wrapping import own_copy, wrapped
+from penstock.toolchain.recipes.wrapping import own_copy, require_runs, wrapped
 
 if TYPE_CHECKING:
     import torch
@@ -43,19 +43,6 @@ class ChannelsLast(Technique):
         def laid_out(tensor: torch.Tensor) -> torch.Tensor:
             return tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
 
-        changed = wrapped(source, module, laid_out)
-        _require_runs(subject.name, changed.module, [torch.from_numpy(one.copy()) for one in source.example.values()])
+        remedy = "it may rely on the usual layout, as `view` after a convolution does: use `reshape`"
+        changed = require_runs(wrapped(source, module, laid_out), self.kind, remedy)
         return subject.changed(f"torch {version('torch').partition('+')[0]}, channels-last", module=changed)
-
-
-def _require_runs(name: str, module: torch.nn.Module, example: list[torch.Tensor]) -> None:
-    import torch
-
-    try:
-        with torch.inference_mode():
-            module(*example)
-    except Exception:  # a `view` after a convolution fails in this layout
-        raise InvalidInput(
-            f"recipe: channels-last: {name} relies on the usual layout (`view` after a convolution?); use `reshape`",
-            field="recipe",
-        ) from None

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from penstock.backends.torch.eager import takes_names
 from penstock.backends.torch.quiet import quietly
+from penstock.errors import InvalidInput, type_and_message
 from penstock.toolchain.export.source import ModuleSource
 
 if TYPE_CHECKING:
@@ -59,3 +60,18 @@ def wrapped(
                 return self._called(inputs)
 
     return replace(source, module=Wrapped().eval(), architecture=None, architecture_args={})
+
+
+def require_runs(source: ModuleSource, kind: str, remedy: str) -> ModuleSource:
+    """The source, if it runs its example; raises InvalidInput with the reason and `remedy`."""
+    import torch
+
+    example = [torch.from_numpy(source.example[spec.name].copy()) for spec in source.signature.inputs]
+    try:
+        with torch.inference_mode():
+            source.module(*example)
+    except Exception as error:  # of the user's module
+        raise InvalidInput(
+            f"recipe: {kind}: {source.name} does not run so: {type_and_message(error, 200)}; {remedy}", field="recipe"
+        ) from None
+    return source
