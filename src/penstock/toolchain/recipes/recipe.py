@@ -29,6 +29,9 @@ TECHNIQUES: dict[str, str] = {
     "mixed-precision": f"{_ROOM}.casting:MixedPrecision",
     "channels-last": f"{_ROOM}.layout:ChannelsLast",
     "optimize-graph": f"{_ROOM}.graph:OptimizeGraph",
+    "prune": f"{_ROOM}.training.prune:Prune",
+    "distill": f"{_ROOM}.training.distill:Distill",
+    "quantize-aware": f"{_ROOM}.training.quantize_aware:QuantizeAware",
 }
 """The `module:Class` of every technique by its kind."""
 

@@ -57,7 +57,8 @@ class Materials:
     """What techniques may use besides the model.
 
     `data` holds calibration rows by input name (axis 0 the sample), `labels` the right class of each. `scratch` is an
-    empty directory for files. `progress` is called with a step's name and the share done, from 0 to 1.
+    empty directory for files. `progress` is called with a step's name and the share done, from 0 to 1. In
+    `checkpoints`, if given, trainings keep their state, so that one that was killed continues.
     """
 
     scratch: Path
@@ -65,3 +66,4 @@ class Materials:
     labels: Array | None = None
     seed: int = 0
     progress: Callable[[str, float], None] = no_progress
+    checkpoints: Path | None = None
