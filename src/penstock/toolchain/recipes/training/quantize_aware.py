@@ -101,7 +101,7 @@ def _prepared(source: ModuleSource, order: tuple[str, ...], *, reduce_range: boo
             f"quantize-aware: torch.export cannot capture the model in training mode: {type_and_message(error, 300)}",
             field="recipe",
         ) from error
-    if not any("fake_quant" in type(one).__name__.lower() for one in prepared.modules()):
+    if not any("fakequant" in type(one).__name__.lower() for one in prepared.modules()):
         raise InvalidInput(
             "quantize-aware: the model has no convolutions or linear layers that can be quantized", field="recipe"
         )
