@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
@@ -14,6 +15,7 @@ from penstock.backends.torch.eager import takes_names
 from penstock.errors import InvalidInput, type_and_message
 from penstock.tensors import Signature
 from penstock.toolchain.export.source import ModuleSource
+from penstock.toolchain.recipes.forms import need_module
 from penstock.toolchain.recipes.recipe import Technique
 from penstock.toolchain.recipes.subject import Materials, Subject
 from penstock.toolchain.recipes.training import user_functions
@@ -22,7 +24,7 @@ from penstock.toolchain.recipes.training.checkpoint import seed_all, weights_dig
 from penstock.toolchain.recipes.training.loop import Run, deterministic, set_mode
 from penstock.toolchain.recipes.training.losses import Loss, loss_of, output_of
 from penstock.toolchain.recipes.training.options import Positive, Training, checked
-from penstock.toolchain.recipes.training.runs import module_of, run_for
+from penstock.toolchain.recipes.training.runs import run_for
 
 if TYPE_CHECKING:
     import torch
@@ -52,7 +54,7 @@ class Distill(Technique):
     def apply(self, subject: Subject, materials: Materials) -> Subject:
         """The student with the teacher's signature, which it must have. Raises InvalidInput."""
         technique = checked(self, self.kind)
-        source = module_of(subject, self.kind)
+        source = need_module(subject, self.kind)
         with deterministic(technique.training.threads):
             return _distilled(technique, source, subject, materials)
 
@@ -77,7 +79,8 @@ def _distilled(technique: Distill, source: ModuleSource, subject: Subject, mater
     before, after = _parameters(source.module), _parameters(student)
     facts = {"teacher_parameters": before, "student_parameters": after, "training": fitted.to_json()}
     note = f"distilled: {technique.student} with {after:,} parameters learned from {before:,} ({after / before:.0%})"
-    return replace(subject, module=made, onnx=None, precision="fp32").noted(note, distill=facts)
+    by = f"training with torch {version('torch').partition('+')[0]}"
+    return subject.changed(by, module=made, precision="fp32").noted(note, distill=facts)
 
 
 def distillation_loss(technique: Distill, teacher: torch.nn.Module, signature: Signature) -> Loss:

@@ -331,13 +331,35 @@ def deterministic(threads: int) -> Iterator[None]:
 
 
 def set_mode(module: torch.nn.Module, *, training: bool) -> None:
-    """Training or evaluation mode, of exported programs too."""
-    try:
-        module.train(training)
-    except NotImplementedError:
-        from torchao.quantization.pt2e import move_exported_model_to_eval, move_exported_model_to_train
+    """Training or evaluation mode, of captured programs too."""
+    import torch
 
-        (move_exported_model_to_train if training else move_exported_model_to_eval)(module)
+    if not isinstance(module, torch.fx.GraphModule):
+        module.train(training)
+        return
+    for graph in (one for one in module.modules() if isinstance(one, torch.fx.GraphModule)):
+        for node in graph.graph.nodes:
+            _set_node_mode(node, training=training)
+        graph.recompile()
+
+
+_MODES = ("train", "training", "dropout_p")
+"""Arguments of PyTorch's operators that a capture in training mode writes into the graph."""
+_CAPTURED = "penstock_mode"
+
+
+def _set_node_mode(node: torch.fx.Node, *, training: bool) -> None:
+    """What was captured for training applies in training, and nothing or 0 in evaluation."""
+    schema = getattr(node.target, "_schema", None)
+    for place, argument in enumerate(schema.arguments if schema is not None else ()):
+        if argument.name not in _MODES:
+            continue
+        if place < len(node.args):
+            captured = node.meta.setdefault(_CAPTURED, node.args[place])
+            node.update_arg(place, captured if training else type(captured)(0))
+        elif argument.name in node.kwargs:
+            captured = node.meta.setdefault(_CAPTURED, node.kwargs[argument.name])
+            node.update_kwarg(argument.name, captured if training else type(captured)(0))
 
 
 def _require_trainable(module: torch.nn.Module, name: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
@@ -12,6 +13,7 @@ from pydantic import Field
 from penstock.backends.torch.eager import takes_names
 from penstock.errors import InvalidInput
 from penstock.toolchain.export.source import ModuleSource
+from penstock.toolchain.recipes.forms import need_module
 from penstock.toolchain.recipes.recipe import Technique
 from penstock.toolchain.recipes.subject import Materials, Subject
 from penstock.toolchain.recipes.training.loop import Fitted, deterministic, set_mode
@@ -20,7 +22,7 @@ from penstock.toolchain.recipes.training.pruning.layers import Size, named, size
 from penstock.toolchain.recipes.training.pruning.sparsity import Schedule, reached
 from penstock.toolchain.recipes.training.pruning.structured import Amounts, Structured
 from penstock.toolchain.recipes.training.pruning.unstructured import Masks, weights_of
-from penstock.toolchain.recipes.training.runs import module_of, run_for
+from penstock.toolchain.recipes.training.runs import run_for
 
 if TYPE_CHECKING:
     import torch
@@ -58,7 +60,7 @@ class Prune(Technique):
         named that it does not have, or training fails.
         """
         technique = checked(self, self.kind)
-        source = module_of(subject, self.kind)
+        source = need_module(subject, self.kind)
         with deterministic(technique.training.threads):
             return _Pruning(technique, source, subject, materials).run()
 
@@ -158,7 +160,8 @@ class _Pruning:
             "kept": dict(steps.kept),
             "training": [one.to_json() for one in trainings],
         }
-        subject = replace(self._subject, module=source, onnx=None)
+        by = "torch-pruning" if settings.how == "structured" else "torch"
+        subject = self._subject.changed(f"{by} {version(by).partition('+')[0]}", module=source)
         return subject.noted(_note(settings, before, after), prune=facts)
 
 

@@ -7,6 +7,7 @@ import inspect
 import logging
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,11 +19,12 @@ from penstock.errors import InvalidInput, type_and_message
 from penstock.tensors import Signature
 from penstock.toolchain.export.onnx import quiet_exporter, write_onnx
 from penstock.toolchain.export.source import ModuleSource
+from penstock.toolchain.recipes.forms import directory, need_module
 from penstock.toolchain.recipes.recipe import Technique
 from penstock.toolchain.recipes.subject import Materials, Subject
 from penstock.toolchain.recipes.training.loop import deterministic, set_mode
 from penstock.toolchain.recipes.training.options import Training, checked
-from penstock.toolchain.recipes.training.runs import module_of, run_for
+from penstock.toolchain.recipes.training.runs import run_for
 
 if TYPE_CHECKING:
     import torch
@@ -48,13 +50,12 @@ class QuantizeAware(Technique):
     def apply(self, subject: Subject, materials: Materials) -> Subject:
         """The quantized module and its ONNX file. Raises InvalidInput when the model cannot be captured or trained."""
         technique = checked(self, self.kind)
-        source = module_of(subject, self.kind)
+        source = need_module(subject, self.kind)
         with deterministic(technique.training.threads), _quiet():
             return _quantized(technique, source, subject, materials)
 
 
 def _quantized(technique: QuantizeAware, source: ModuleSource, subject: Subject, materials: Materials) -> Subject:
-    from torchao.quantization.pt2e import allow_exported_model_train_eval
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e
 
     order = input_order(source.module, source.signature)
@@ -63,14 +64,15 @@ def _quantized(technique: QuantizeAware, source: ModuleSource, subject: Subject,
     settings = {"reduce_range": technique.reduce_range}
     fitted = replace(run, order=order, settings={**run.settings, **settings}).fit(prepared)
     converted = convert_pt2e(prepared)
-    allow_exported_model_train_eval(converted)
+    for switch in ("train", "eval"):  # a captured program has no modes, and its own methods refuse
+        vars(converted).pop(switch, None)
     converted.eval()
-    path = materials.scratch / "quantize-aware.onnx"
+    path = directory(materials, technique.kind) / "model.onnx"
     done, total = _write(converted, source, order, path)
     module = replace(source, module=converted, architecture=None, architecture_args={})
     facts = {"quantized": done, "quantizable": total, "training": fitted.to_json()}
     note = f"trained with int8 simulated: {done} of {total} convolutions and matrix products have int8 inputs"
-    made = replace(subject, module=module, onnx=path, precision="int8")
+    made = subject.changed(f"torchao {version('torchao')}", module=module, onnx=path, precision="int8")
     return made.noted(note, **{"quantize-aware": facts})
 
 

@@ -17,19 +17,6 @@ from penstock.toolchain.recipes.training.options import Training
 if TYPE_CHECKING:
     import torch
 
-    from penstock.toolchain.export.source import ModuleSource
-
-
-def module_of(subject: Subject, kind: str) -> ModuleSource:
-    """The subject's PyTorch module. Raises InvalidInput where it has none."""
-    if subject.module is None:
-        raise InvalidInput(
-            f"{kind}: {subject.name} has no PyTorch module, and this technique changes one; publish the model from its "
-            "module (penstock export) or with its weights and their class",
-            field="recipe",
-        )
-    return subject.module
-
 
 def run_for(
     kind: str,

@@ -171,9 +171,11 @@ def _channels(module: torch.nn.Module, forward: Forward, amounts: Amounts) -> tu
         own = [amount for amount in map(amounts.own, layers) if amount is not None]
         amount = min(own) if 0.0 in own else next(iter(own), amounts.amount)
         least = max(1, amounts.round_to)
-        amount = min(amount, 1 - least / graph.get_out_channels(group[0].dep.target.module))
-        if amount > 0:
-            found[root] = amount
+        channels = graph.get_out_channels(group[0].dep.target.module)
+        if amount > 0 and channels <= least:
+            kept[root] = f"it has {channels} channels, and at least {least} must stay"
+        elif amount > 0:
+            found[root] = min(amount, 1 - least / channels)
     return found, kept
 
 
