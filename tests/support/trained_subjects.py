@@ -68,7 +68,9 @@ def batches() -> list[tuple[Tensor, Tensor]]:
     return list(zip(torch.from_numpy(points).split(32), torch.from_numpy(labels).split(32), strict=True))
 
 
-def subject(module: nn.Module | None = None, signature: Signature = SIGNATURE, example: Arrays | None = None) -> Subject:
+def subject(
+    module: nn.Module | None = None, signature: Signature = SIGNATURE, example: Arrays | None = None
+) -> Subject:
     """A model with seeded weights in evaluation mode."""
     if module is None:
         with torch.random.fork_rng():
@@ -83,14 +85,57 @@ def trained() -> Subject:
     found = subject()
     assert found.module is not None
     points, labels = map(torch.from_numpy, rows())
-    module = found.module.module.requires_grad_(True)
+    train(found.module.module, points, labels, 60)
+    return found
+
+
+def train(module: nn.Module, points: Tensor, labels: Tensor, steps: int) -> None:
+    """All rows in each step."""
+    module.requires_grad_(True)
     optimizer = torch.optim.AdamW(module.parameters(), 1e-2)
-    for _ in range(60):
+    for _ in range(steps):
         optimizer.zero_grad()
         nn.functional.cross_entropy(module(points), labels).backward()
         optimizer.step()
     module.requires_grad_(False)
-    return found
+
+
+class Pictures(nn.Module):
+    """Convolutions with a batch norm, and a dropout: in which quarter of the picture is the bright spot?"""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(1, 8, 3, padding=1), nn.Conv2d(8, 8, 3, stride=2)
+        self.norm, self.dropout = nn.BatchNorm2d(8), nn.Dropout(0.1)
+        self.out = nn.Linear(8 * 3 * 3, CLASSES)
+
+    def forward(self, image: Tensor) -> Tensor:
+        maps = torch.relu(self.second(torch.relu(self.norm(self.first(image)))))
+        return self.out(self.dropout(maps.flatten(1)))
+
+
+PICTURES = Signature((TensorSpec("image", "FP32", (-1, 1, 8, 8)),), (TensorSpec("output", "FP32", (-1, CLASSES)),))
+
+
+def pictures(count: int = 256, seed: int = 0) -> tuple[Array, Array]:
+    """Noise with a bright spot in one quarter, and the number of that quarter."""
+    random = np.random.default_rng(seed)
+    labels = random.integers(0, CLASSES, count)
+    images = random.standard_normal((count, 1, 8, 8)).astype(np.float32)
+    for image, label in zip(images, labels, strict=True):
+        row, column = random.integers(0, 3, 2)
+        image[0, row + 4 * (label // 2), column + 4 * (label % 2)] += 5
+    return images, labels
+
+
+def trained_pictures() -> Subject:
+    """A trained model of pictures."""
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        module = Pictures()
+        images, labels = map(torch.from_numpy, pictures())
+        train(module, images, labels, 60)
+    return subject(module, PICTURES, {"image": pictures(4)[0]})
 
 
 def materials(folder: Path, *, labelled: bool = True, count: int = 256) -> Materials:

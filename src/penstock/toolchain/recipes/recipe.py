@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
@@ -135,9 +135,12 @@ def _fault(kind: str, error: ValidationError) -> str:
     """The first fault: the setting and what is wrong with it."""
     fault = error.errors()[0]
     if fault["type"] == "unexpected_keyword_argument":
-        known = ", ".join(field.name for field in dataclasses.fields(import_attribute(TECHNIQUES[kind])))
+        owner = import_attribute(TECHNIQUES[kind])
+        for name in fault["loc"][:-1]:  # a setting of a setting
+            owner = get_type_hints(owner)[str(name)]
+        known = ", ".join(field.name for field in dataclasses.fields(owner))
         has = f"its settings are {known}" if known else "it has no settings"
-        return f"{fault['loc'][0]}: there is no such setting; {has}"
+        return f"{'.'.join(map(str, fault['loc']))}: there is no such setting; {has}"
     place = ".".join(map(str, fault["loc"]))
     said = in_json_words(fault["msg"])
     return f"{place}: {said[:1].lower()}{said[1:]}" if place else said

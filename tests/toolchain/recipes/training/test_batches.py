@@ -102,12 +102,12 @@ def test_a_loader_with_its_own_generator_has_the_order_of_the_epoch(data: Any) -
 @pytest.mark.parametrize(
     ("made", "message"),
     [
-        (lambda: [], "data: own_batches:f returned no batches"),
+        (list, "data: own_batches:f returned no batches"),
         (lambda: None, "data: own_batches:f returned None, not an iterable"),
         (lambda: 1 / 0, "data: own_batches:f raised ZeroDivisionError: division by zero"),
         (lambda: (1 / 0 for _ in range(2)), "data: own_batches:f raised ZeroDivisionError"),
         (lambda: [(np.ones((2, 3)), [0, 1]), (np.ones((2, 4)), [0, 1])], "data: batch 2 of own_batches:f: x has"),
-        (lambda required: [], "data: own_batches:f raised TypeError"),
+        (lambda needed: [needed], "data: own_batches:f raised TypeError"),
     ],
 )
 def test_a_fault_of_a_users_data_names_the_function(data: Any, made: Any, message: str) -> None:

@@ -16,6 +16,7 @@ import trained_subjects as subjects
 from torch import nn
 
 from penstock.errors import InvalidInput
+from penstock.toolchain.recipes.training.checkpoint import seed_all
 from penstock.toolchain.recipes.training.loop import Fitted, Run, why_different
 from penstock.toolchain.recipes.training.options import Training
 from penstock.toolchain.recipes.training.runs import run_for
@@ -74,12 +75,12 @@ def test_why_two_trainings_differ_is_said(tmp_path: Path) -> None:
 
 
 def test_training_leaves_the_process_as_it_was(tmp_path: Path) -> None:
-    torch.manual_seed(1), np.random.seed(1), random.seed(1)
-    expected = torch.rand(1).item(), np.random.rand(), random.random()
+    seed_all(1)
+    expected = torch.rand(1).item(), np.random.rand(), random.random()  # noqa: NPY002
     threads = torch.get_num_threads()
-    torch.manual_seed(1), np.random.seed(1), random.seed(1)
+    seed_all(1)
     fitted(tmp_path, Training(threads=2), epochs=1)
-    assert (torch.rand(1).item(), np.random.rand(), random.random()) == expected
+    assert (torch.rand(1).item(), np.random.rand(), random.random()) == expected  # noqa: NPY002
     assert torch.get_num_threads() == threads
     assert not torch.are_deterministic_algorithms_enabled()
 
@@ -182,43 +183,33 @@ def test_a_state_of_another_training_is_not_used(tmp_path: Path, change: str) ->
 
 
 SCRIPT = """
-import os, sys
+import sys
 from pathlib import Path
-import test_loop, trained_subjects as subjects
+import test_loop
 from penstock.toolchain.recipes.training import loop
 loop.SAVED_EVERY_S = 0.0
-folder, stop = Path(sys.argv[1]), int(sys.argv[2])
 steps = 0
 def after_step():
     global steps
     steps += 1
-    if steps == stop:
+    if steps == 13:
         print("ready", flush=True)
         sys.stdin.read()
-result = test_loop.run(folder, checkpoints=folder / "states").fit(test_loop.network(), after_step)
-print(result.resumed_at, result.weights_sha256, result.data_sha256, *result.losses, flush=True)
+folder = Path(sys.argv[1])
+test_loop.run(folder, checkpoints=folder / "states").fit(test_loop.network(), after_step)
 """
-
-
-def start(folder: Path, stop: int) -> subprocess.Popen[str]:
-    path = os.pathsep.join([str(Path(__file__).parent), str(Path(subjects.__file__).parent)])
-    environment = {**os.environ, "PYTHONPATH": path}
-    command = [sys.executable, "-c", SCRIPT, str(folder), str(stop)]
-    pipe = subprocess.PIPE
-    return subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment)
 
 
 def test_a_killed_training_continues_to_the_same_weights(tmp_path: Path) -> None:
     """Killed in the middle of the second epoch, with a dropout and an optimizer with state."""
-    expected = fitted(tmp_path)
-    child = start(tmp_path, 13)
-    assert child.stdout is not None
-    assert child.stdout.readline() == "ready\n"
-    child.send_signal(signal.SIGKILL)
-    child.communicate()
-    (tmp_path / "states" / f"{next((tmp_path / 'states').iterdir()).stem}.{child.pid}.part").write_bytes(b"half")
-    output, _ = start(tmp_path, 0).communicate("")
-    resumed_at, *figures = output.split()
-    assert int(resumed_at) == 12
-    assert figures == [expected.weights_sha256, expected.data_sha256, *map(str, expected.losses)]
-    assert [path.suffix for path in (tmp_path / "states").iterdir()] == [".safetensors"]
+    path = os.pathsep.join([str(Path(__file__).parent), str(Path(subjects.__file__).parent)])
+    command, environment = [sys.executable, "-c", SCRIPT, str(tmp_path)], {**os.environ, "PYTHONPATH": path}
+    pipe, states = subprocess.PIPE, tmp_path / "states"
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "ready\n"
+        child.send_signal(signal.SIGKILL)
+    (states / f"{next(states.iterdir()).stem}.{child.pid}.part").write_bytes(b"half")
+    continued = fitted(tmp_path, checkpoints=states)
+    assert continued == replace(fitted(tmp_path), resumed_at=12)
+    assert [state.suffix for state in states.iterdir()] == [".safetensors"]

@@ -4,93 +4,108 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
 import trained_subjects as subjects
-import zoo
 from torch import nn
 
 from penstock.errors import InvalidInput
 from penstock.toolchain.recipes.recipe import Recipe
 from penstock.toolchain.recipes.subject import Materials, Subject
-from penstock.toolchain.recipes.training.options import Training
+from penstock.toolchain.recipes.training.loop import set_mode
 from penstock.toolchain.recipes.training.quantize_aware import QuantizeAware
+
+RECIPE = Recipe.from_json(
+    {"techniques": [{"kind": "quantize-aware", "epochs": 1, "training": {"learning_rate": 1e-3}}]}
+)
+
+
+def make(folder: Path) -> tuple[Subject, Subject]:
+    before = subjects.trained_pictures()
+    images, labels = subjects.pictures()
+    return before, RECIPE.techniques[0].apply(before, Materials(folder, {"image": images}, labels))
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Subject, Subject]:
-    """A convolutional network with a batch norm, before and after; it learns to repeat its answers."""
-    model = zoo.CNN
-    subject = subjects.subject(model.make(), model.signature, model.inputs(4))
-    folder = tmp_path_factory.mktemp("scratch")
-    technique = QuantizeAware(epochs=2, training=Training(learning_rate=1e-4))
-    return subject, technique.apply(subject, Materials(folder, model.inputs(64, seed=3)))
+    """A convolutional network with a batch norm and a dropout, before and after."""
+    return make(tmp_path_factory.mktemp("scratch"))
 
 
-def answers(path: Path, inputs: dict[str, np.ndarray]) -> np.ndarray:  # type: ignore[type-arg]
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    assert [port.name for port in session.get_inputs()] == [*inputs]
-    return session.run(None, inputs)[0]  # type: ignore[no-any-return]
+def answers(subject: Subject, images: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+    session = onnxruntime.InferenceSession(subject.onnx, providers=["CPUExecutionProvider"])
+    return session.run(None, {"image": images})[0]  # type: ignore[no-any-return]
 
 
-def test_onnx_runtime_runs_the_quantized_model_at_every_batch(made: tuple[Subject, Subject]) -> None:
+def test_onnx_runtime_runs_the_quantized_model_as_rightly_as_before(made: tuple[Subject, Subject]) -> None:
     before, after = made
-    assert after.onnx is not None
+    images, labels = subjects.pictures(512, seed=1)
+    assert before.module is not None
+    with torch.no_grad():
+        expected = before.module.module(torch.from_numpy(images)).argmax(dim=1).numpy()
+    accuracy = (expected == labels).mean()
+    assert accuracy > 0.9
+    assert (answers(after, images).argmax(axis=1) == labels).mean() >= accuracy - 0.01
     assert after.precision == "int8"
     for rows in (1, 3, 7):
-        inputs = zoo.CNN.inputs(rows, seed=8)
-        expected = next(iter(zoo.CNN.expected(inputs).values()))
-        got = answers(after.onnx, inputs)
-        assert got.shape == expected.shape
-        assert np.abs(got - expected).max() < 0.15 * np.abs(expected).max()
+        assert answers(after, images[:rows]).shape == (rows, 4)
 
 
 def test_the_quantized_module_answers_as_the_file_does(made: tuple[Subject, Subject]) -> None:
     _, after = made
-    assert after.onnx is not None
     assert after.module is not None
+    images, _ = subjects.pictures(5, seed=2)
     backend = after.module.reference()
     try:
-        inputs = zoo.CNN.inputs(5, seed=9)
-        expected = next(iter(backend.run(inputs).values()))
+        expected = next(iter(backend.run({"image": images}).values()))
     finally:
         backend.close()
-    got = answers(after.onnx, inputs)
-    assert np.abs(got - expected).max() < 0.05 * np.abs(expected).max()
+    assert np.abs(answers(after, images) - expected).max() < 0.05 * np.abs(expected).max()
 
 
-def test_what_runs_in_int8_is_counted(made: tuple[Subject, Subject]) -> None:
+def test_what_runs_in_int8_is_counted_and_the_batch_norm_folded(made: tuple[Subject, Subject]) -> None:
     _, after = made
     facts = after.facts["quantize-aware"]
     assert (facts["quantized"], facts["quantizable"]) == (3, 3)
     assert "3 of 3 convolutions and matrix products have int8 inputs" in after.notes[0]
-
-
-def test_the_batch_norm_is_folded_and_the_former_module_unchanged(made: tuple[Subject, Subject]) -> None:
-    before, after = made
-    assert before.module is not None
     assert after.onnx is not None
-    fresh = zoo.CNN.make()
-    for one, other in zip(before.module.module.state_dict().values(), fresh.state_dict().values(), strict=True):
+    operators = {node.op_type for node in onnx.load(after.onnx).graph.node}
+    assert {"QuantizeLinear", "DequantizeLinear"} <= operators
+    assert not {"BatchNormalization", "Dropout"} & operators
+
+
+def test_the_same_recipe_gives_the_same_file_and_leaves_the_former_module(
+    made: tuple[Subject, Subject], tmp_path: Path
+) -> None:
+    before, after = made
+    fresh, again = make(tmp_path)
+    assert again.facts == after.facts
+    assert after.onnx is not None
+    assert again.onnx is not None
+    assert again.onnx.read_bytes() == after.onnx.read_bytes()
+    assert before.module is not None
+    assert fresh.module is not None
+    trained = subjects.trained_pictures().module
+    assert trained is not None
+    for one, other in zip(
+        before.module.module.state_dict().values(), trained.module.state_dict().values(), strict=True
+    ):
         assert torch.equal(one, other)
-    assert b"BatchNormalization" not in after.onnx.read_bytes()
 
 
-def test_training_with_labels_keeps_the_accuracy_and_gives_the_same_file_again(tmp_path: Path) -> None:
-    recipe = Recipe.from_json({"techniques": [{"kind": "quantize-aware", "epochs": 1}]})
-    made = []
-    for name in ("one", "other"):
-        folder = tmp_path / name
-        folder.mkdir()
-        made.append(recipe.techniques[0].apply(subjects.trained(), subjects.materials(folder)))
-    one, other = made
-    assert one.facts == other.facts
-    assert one.onnx is not None
-    assert other.onnx is not None
-    assert one.onnx.read_bytes() == other.onnx.read_bytes()
-    points, labels = subjects.rows(512, seed=1)
-    assert (answers(one.onnx, {"x": points}).argmax(axis=1) == labels).mean() > 0.9
+def test_a_captured_program_switches_its_dropout_and_norm() -> None:
+    module = subjects.Pictures().train()
+    images = torch.from_numpy(subjects.pictures(8)[0])
+    program = torch.export.export(module, (images,)).module()
+    set_mode(program, training=True)
+    assert not torch.equal(program(images), program(images))
+    for switch in (False, True, False):
+        set_mode(program, training=switch)
+    mean = program.get_buffer("norm.running_mean").clone()
+    torch.testing.assert_close(program(images), program(images))
+    assert torch.equal(program.get_buffer("norm.running_mean"), mean)
 
 
 class Branching(nn.Module):

@@ -32,7 +32,7 @@ class Training:
     - `metric(outputs, targets)` returns one number, of which more is better, or is `accuracy`; early stopping watches
       it instead of the loss of the validation data.
 
-    `output` is the output that the default loss uses, by default the first. A training ends after its epochs or after
+    `output` is the output that the default loss uses, by default the first. A training ends after its epochs, or after
     `steps` optimizer steps (0: no limit), or when the validation data has not improved for `patience` epochs (0:
     never); the best weights are kept then. `validation_share` of the calibration data is held out where `validation` is not
     named and `patience` is set. `threads` is part of the recipe because sums differ by it in their last bits.
