@@ -65,7 +65,8 @@ def rows(count: int = 256, seed: int = 0) -> tuple[Array, Array]:
 def batches() -> list[tuple[Tensor, Tensor]]:
     """What a user's data function returns."""
     points, labels = rows()
-    return list(zip(torch.from_numpy(points).split(32), torch.from_numpy(labels).split(32), strict=True))
+    inputs, targets = (torch.split(torch.from_numpy(one), 32) for one in (points, labels))
+    return list(zip(inputs, targets, strict=True))
 
 
 def subject(

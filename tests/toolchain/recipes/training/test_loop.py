@@ -167,7 +167,8 @@ def test_a_finished_training_is_not_done_again(tmp_path: Path) -> None:
 def test_a_state_of_another_training_is_not_used(tmp_path: Path, change: str) -> None:
     folder = tmp_path / "states"
     fitted(tmp_path, epochs=1, checkpoints=folder)
-    module, training, more = network(), TRAINING, {}
+    module, training = network(), TRAINING
+    more: dict[str, Any] = {}
     if change == "seed":
         more = {"seed": 5}
     if change == "rate":

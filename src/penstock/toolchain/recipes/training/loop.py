@@ -352,14 +352,15 @@ def _set_node_mode(node: torch.fx.Node, *, training: bool) -> None:
     """What was captured for training applies in training, and nothing or 0 in evaluation."""
     schema = getattr(node.target, "_schema", None)
     for place, argument in enumerate(schema.arguments if schema is not None else ()):
-        if argument.name not in _MODES:
-            continue
-        if place < len(node.args):
-            captured = node.meta.setdefault(_CAPTURED, node.args[place])
-            node.update_arg(place, captured if training else type(captured)(0))
-        elif argument.name in node.kwargs:
-            captured = node.meta.setdefault(_CAPTURED, node.kwargs[argument.name])
-            node.update_kwarg(argument.name, captured if training else type(captured)(0))
+        if argument.name in _MODES and place < len(node.args):
+            node.update_arg(place, _mode(node, node.args[place], training=training))
+        elif argument.name in _MODES and argument.name in node.kwargs:
+            node.update_kwarg(argument.name, _mode(node, node.kwargs[argument.name], training=training))
+
+
+def _mode(node: torch.fx.Node, now: Any, *, training: bool) -> Any:
+    captured = node.meta.setdefault(_CAPTURED, now)
+    return captured if training or captured is None else type(captured)(0)
 
 
 def _require_trainable(module: torch.nn.Module, name: str) -> None:

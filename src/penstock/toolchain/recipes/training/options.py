@@ -34,8 +34,8 @@ class Training:
 
     `output` is the output that the default loss uses, by default the first. A training ends after its epochs, or after
     `steps` optimizer steps (0: no limit), or when the validation data has not improved for `patience` epochs (0:
-    never); the best weights are kept then. `validation_share` of the calibration data is held out where `validation` is not
-    named and `patience` is set. `threads` is part of the recipe because sums differ by it in their last bits.
+    never); the best weights are kept then. Where `validation` is not named and `patience` is set, `validation_share`
+    of the calibration data is held out. `threads` is here because sums differ by it in their last bits.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")

@@ -91,8 +91,9 @@ def _slim_attention() -> type[torch.nn.Module]:
                 self._heads(functional.linear(one, weight, bias))
                 for one, weight, bias in zip(parts, weights, biases, strict=True)
             ]
-            mask = self._mask(projected[0], projected[1], key_padding_mask, attn_mask)
-            out, seen = self._attend(*projected, mask, need_weights)
+            inner_query, inner_key, inner_value = projected
+            mask = self._mask(inner_query, inner_key, key_padding_mask, attn_mask)
+            out, seen = self._attend(inner_query, inner_key, inner_value, mask, need_weights)
             rows, _, length, _ = out.shape
             out = self.out_proj(out.transpose(1, 2).reshape(rows, length, self.num_heads * self.head_dim))
             if not self.batch_first and not single:

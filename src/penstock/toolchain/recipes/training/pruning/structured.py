@@ -68,7 +68,7 @@ class Structured:
         self._gone = partial(_reached, schedule, steps)
         self._step, self._steps = 0, steps
         self._heads = {
-            name: (int(layer.num_heads), amounts.of(name))  # type: ignore[call-overload]
+            name: (_heads(layer), amounts.of(name))
             for name, layer in prunable_attention(module).items()
             if amounts.of(name) > 0
         }
@@ -88,7 +88,7 @@ class Structured:
         for name, (heads, amount) in self._heads.items():
             layer = self._module.get_submodule(name)
             keep = max(1, heads - round(heads * self._gone(amount)[self._step]))
-            if keep < int(layer.num_heads):  # type: ignore[arg-type]
+            if keep < _heads(layer):
                 self._module.set_submodule(name, without_heads(layer, keep))
         for name, parameter in self._module.named_parameters():
             parameter.requires_grad_(parameter.is_floating_point() and name not in self._frozen)
@@ -122,6 +122,10 @@ class Structured:
         except Exception as error:  # torch-pruning's own, for graphs that it does not understand
             return f"torch-pruning fails: {type_and_message(error, 200)}"
         return ""
+
+
+def _heads(layer: Any) -> int:
+    return int(layer.num_heads)
 
 
 def _let_all_learn(module: torch.nn.Module) -> None:

@@ -30,7 +30,7 @@ class Masks:
             count = round(share[amount] * sizes.numel())
             keep = torch.ones(sizes.numel(), dtype=torch.bool)
             keep[torch.argsort(sizes, stable=True)[:count]] = False
-            parts = keep.split([one.numel() for one in parameters])
+            parts = torch.split(keep, [one.numel() for one in parameters])
             for parameter, part in zip(parameters, parts, strict=True):
                 self._masks[parameter] = part.reshape(parameter.shape)
         self.apply()
