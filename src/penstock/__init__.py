@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from penstock.tensors import Signature, TensorSpec
     from penstock.toolchain.inference import optimize_for_inference
     from penstock.toolchain.publishing.verbs import verify
+    from penstock.toolchain.search.optimize import optimize
 
 __version__ = "0.1.0"
 
@@ -45,6 +46,7 @@ _HOMES = {
     "TensorSpec": "penstock.tensors",
     "VariantSource": "penstock.artifacts.artifact",
     "create_app": "penstock.gateway.process.asgi",
+    "optimize": "penstock.toolchain.search.optimize",
     "optimize_for_inference": "penstock.toolchain.inference",
     "problem_response": "penstock.gateway.process.asgi",
     "verify": "penstock.toolchain.publishing.verbs",
@@ -70,6 +72,7 @@ __all__ = [
     "VariantSource",
     "__version__",
     "create_app",
+    "optimize",
     "optimize_for_inference",
     "problem_response",
     "verify",

@@ -11,7 +11,7 @@ import yaml
 
 from penstock.artifacts.artifact import Artifact, DeclaredCard, VariantErrors, VariantSource
 from penstock.artifacts.card import card_html
-from penstock.artifacts.measured_card import card_of
+from penstock.artifacts.measured_card import card_of, updated_card
 
 Write = Callable[..., Artifact]
 ERRORS = VariantErrors(max_abs=0.125, max_rel=0.25, cosine=0.75, top1=0.5, samples=8)
@@ -136,3 +136,21 @@ def test_no_recorded_value_breaks_out_of_its_place(write: Write, value: str) -> 
 
 def test_the_card_of_a_manifest_is_the_same_each_time(derived: Artifact) -> None:
     assert card_of(derived.manifest) == card_of(derived.manifest)
+
+
+def test_the_card_of_a_version_made_from_another_keeps_what_is_declared(derived: Artifact) -> None:
+    changes = {"version": "v3", "lineage": {"parent": "small:v2"}, "variants": derived.manifest.variants[:1]}
+    manifest = derived.manifest.model_copy(update=changes)
+    text = updated_card(derived.card_text(), manifest, "v2")
+    assert "# small v3\n" in text
+    assert part(text, "Limits (declared)").strip() == "One digit."
+    assert part(text, "Confusion (declared)") == part(derived.card_text(), "Confusion (declared)")
+    assert "int8" in part(derived.card_text(), "Variants (measured)")
+    assert "int8" not in part(text, "Variants (measured)")
+    fields = front(text)
+    assert (fields["base_model"], fields["license"]) == ("small:v2", "apache-2.0")
+
+
+def test_a_card_that_penstock_did_not_write_stays_as_it_is(derived: Artifact) -> None:
+    text = "# My model\n\nProse.\n\n## Limits\n\nNone.\n"
+    assert updated_card(text, derived.manifest, "v1") == text

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,8 @@ __all__ = [
 
 RECIPE = "recipe.json"
 """The name of a variant's recipe, beside its model file."""
+ACCEPTED_MARGIN = 1.5
+"""How far an accepted variant may be from its golden samples, in multiples of its recorded error."""
 
 
 @dataclass(frozen=True)
@@ -143,6 +145,17 @@ class Artifact:
             raise IntegrityError(f"{self.path / entry.file.path} has {golden.rows} rows, not {entry.rows}")
         return golden
 
+    def golden_for(self, variant: Variant) -> Golden | None:
+        """The golden samples with the tolerance for one variant.
+
+        An accepted one is held to the largest error that was measured when it was accepted, and half as much again:
+        kernels of another CPU round differently.
+        """
+        golden, errors = self.golden(), variant.errors
+        if golden is None or errors is None or not variant.accepted:
+            return golden
+        return replace(golden, atol=max(golden.atol, ACCEPTED_MARGIN * errors.max_abs))
+
     def card_text(self) -> str:
         """The model card as Markdown, empty without one; raises IntegrityError if it is altered or not text."""
         entry = self.manifest.card
@@ -178,6 +191,7 @@ class VariantSource:
     batch_invariant: bool | None = None
     exporter: str | None = None
     recipe: bytes | None = None
+    accepted: bool | None = None
 
     @property
     def variant_name(self) -> str:
@@ -194,7 +208,7 @@ def write_artifact(
     signature: Signature,
     variants: Sequence[VariantSource],
     golden: Golden | None,
-    card: str | DeclaredCard,
+    card: str | DeclaredCard | Callable[[Manifest], str],
     lineage: Mapping[str, Any] | None = None,
     training_data: Mapping[str, Any] | None = None,
     metrics: Mapping[str, Any] | None = None,
@@ -208,7 +222,8 @@ def write_artifact(
     """Write a complete artifact to `directory`, which must be empty or not exist.
 
     The files are written to a temporary directory that is renamed at the end, so `directory` is never incomplete.
-    `card` is the text of the model card, or what its author declares: the rest is then written from the manifest.
+    `card` is the text of the model card, what its author declares (the rest is then written from the manifest), or a
+    function that writes it from the manifest.
     `created_at` is UTC in ISO 8601, by default the current time. `batching` and `padding` are the model's requirements
     on the server, `ranges` its expected values (`measure_ranges`), `more_tasks` the tasks that it supports in addition
     to `task`; `batchable` says whether the rows of a batch are independent. Raises InvalidInput naming the faulty field
@@ -239,11 +254,17 @@ def write_artifact(
             )
         except ValidationError as error:
             raise InvalidInput(describe(error)) from None
-        text = card if isinstance(card, str) else card_of(manifest, card)
+        text = _card_text(card, manifest)
         if text:
             manifest = manifest.model_copy(update={"card": _add_bytes(target, CARD, text.encode())})
         files.write_durable(target / MANIFEST, manifest.to_bytes())
     return Artifact.open(directory)
+
+
+def _card_text(card: str | DeclaredCard | Callable[[Manifest], str], manifest: Manifest) -> str:
+    if isinstance(card, str):
+        return card
+    return card_of(manifest, card) if isinstance(card, DeclaredCard) else card(manifest)
 
 
 def _check_names(variants: Sequence[VariantSource]) -> None:
@@ -291,6 +312,7 @@ def _add_variant(target: Path, source: VariantSource) -> Variant:
             batch_invariant=source.batch_invariant,
             exporter=source.exporter,
             recipe=recipe.path if recipe else None,
+            accepted=source.accepted,
         )
     except ValidationError as error:
         raise InvalidInput(f"variant {source.variant_name}: {describe(error)}") from None

@@ -132,7 +132,7 @@ class TaskEntry(Entry):
     config: dict[str, Any] = Field(default_factory=dict)
 
 
-_ADDED_IN_1_2 = ("errors", "batch_invariant", "exporter", "recipe")
+_ADDED_IN_1_2 = ("errors", "batch_invariant", "exporter", "recipe", "accepted")
 """Fields of a variant that are written only when they say something."""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -80,6 +81,47 @@ def card_of(manifest: Manifest, declared: DeclaredCard | None = None) -> str:
         section("Limits (declared)", about.limits),
     ]
     return f"{front_matter(_front(manifest, about))}\n" + "\n\n".join(part for part in parts if part) + "\n"
+
+
+def updated_card(text: str, manifest: Manifest, before: str) -> str:
+    """The card of the version `before`, for one that was made from it: what is declared stays as it is.
+
+    Sections that are recorded or measured are written anew, and the front matter names the base model.
+    """
+    front = _FRONT.match(text)
+    body = text[front.end() :] if front else text
+    fresh = dict(_titled(card_of(manifest)))
+    title, *parts = re.split(r"^(?=## )", body, flags=re.MULTILINE)
+    kept = [_anew(part, fresh) for part in parts]
+    heading = title.replace(f"# {manifest.name} {before}", f"# {manifest.name} {manifest.version}", 1)
+    head = _with_base(front[0], manifest) if front else ""
+    return head + heading + "".join(part for part in kept if part)
+
+
+_FRONT = re.compile(r"\A---\n.*?^---$\n?", re.DOTALL | re.MULTILINE)
+_BY_US = ("(measured)", "(recorded)")
+
+
+def _titled(text: str) -> Iterator[tuple[str, str]]:
+    """The sections of a card by their headings."""
+    for part in re.split(r"^(?=## )", text, flags=re.MULTILINE)[1:]:
+        yield part.partition("\n")[0], part
+
+
+def _anew(part: str, fresh: Mapping[str, str]) -> str:
+    heading = part.partition("\n")[0]
+    if not heading.endswith(_BY_US) or heading.startswith("## Metrics"):
+        return part
+    return f"{fresh[heading].rstrip()}\n\n" if heading in fresh else ""
+
+
+def _with_base(front: str, manifest: Manifest) -> str:
+    """The front matter with the base model that the lineage records, in place of an earlier one."""
+    fields = {"base_model": base_model(manifest, DeclaredCard())}
+    fields["base_model_relation"] = _relation(manifest, DeclaredCard()) if fields["base_model"] else None
+    lines = [line for line in front.splitlines() if line.partition(":")[0] not in fields]
+    added = [f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in fields.items() if value]
+    return "\n".join([*lines[:-1], *added, lines[-1], ""])
 
 
 def _by(about: DeclaredCard) -> str:

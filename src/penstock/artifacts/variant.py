@@ -88,7 +88,8 @@ class Variant(Entry):
     `max_abs_error` is the largest difference from the reference outputs that was measured before publishing. `requires`
     lists what the machine must have, such as a CPU flag (`avx512f`). `errors` are all differences that were measured
     then, `batch_invariant` whether its rows were shown to be independent, `exporter` what wrote the file, and `recipe`
-    the path of the recipe that made it, one of `files`.
+    the path of the recipe that made it, one of `files`. `accepted`: it changes outputs more than rounding does, and an
+    accuracy budget accepted that; a server runs it unless another precision is asked for, and holds it to its `errors`.
     """
 
     format: Word
@@ -106,6 +107,7 @@ class Variant(Entry):
     batch_invariant: bool | None = None
     exporter: str | None = None
     recipe: RelativePath | None = None
+    accepted: bool | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -134,3 +136,14 @@ class Variant(Entry):
     def size_bytes(self) -> int:
         """The size of all its files."""
         return sum(entry.size for entry in self.files)
+
+    def learned_curve(self, cpu: str, cores: int) -> dict[int, float]:
+        """The median milliseconds of a batch by its rows, if its benchmark is of this CPU and number of cores."""
+        benchmark = self.benchmark or {}
+        machine, curve = benchmark.get("environment"), benchmark.get("p50_ms")
+        if not isinstance(machine, Mapping) or not isinstance(curve, Mapping):
+            return {}
+        if (machine.get("cpu"), machine.get("cores")) != (cpu, cores):
+            return {}
+        sizes = {rows: ms for rows, ms in curve.items() if re.fullmatch("[1-9][0-9]{0,5}", str(rows))}
+        return {int(rows): float(ms) for rows, ms in sizes.items() if isinstance(ms, int | float) and ms > 0}

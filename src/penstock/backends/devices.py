@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import os
+import platform
 import re
 import sys
 from collections.abc import Iterable, Iterator
@@ -135,6 +136,21 @@ def cpu_flags(info: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
         if key.strip().lower() in ("flags", "features"):
             return frozenset(value.split())
     return frozenset()
+
+
+@functools.cache
+def cpu_model(info: Path = Path("/proc/cpuinfo")) -> str:
+    """The name of the CPU; what Python knows of it where the system does not say."""
+    for line in _text(info).splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() == "model name":
+            return value.strip()
+    return platform.processor() or platform.machine()
+
+
+def this_cpu() -> tuple[str, int]:
+    """The name of the CPU, and the usable cores: what a recorded benchmark must be of to count here."""
+    return cpu_model(), usable_cores()
 
 
 def missing_features(requires: Iterable[str]) -> list[str]:

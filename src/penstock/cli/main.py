@@ -14,7 +14,7 @@ from typing import Annotated, NoReturn
 import typer
 
 import penstock
-from penstock.cli import config, doctor, predict, scan, serve, verify
+from penstock.cli import config, doctor, optimize, predict, scan, serve, verify
 from penstock.cli.models import commands as models
 from penstock.errors import PenstockError, type_and_message, worded
 
@@ -29,6 +29,7 @@ app = typer.Typer(
 app.command("serve")(serve.serve)
 app.command("predict")(predict.predict)
 app.command("verify")(verify.verify)
+app.command("optimize")(optimize.optimize)
 app.add_typer(models.app, name="models")
 app.add_typer(config.app, name="config")
 app.command("doctor")(doctor.doctor)

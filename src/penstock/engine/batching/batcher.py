@@ -13,14 +13,14 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Generic
 
 from penstock.backends.base import Stop, run_in_progress
 from penstock.engine.batching.collation import Batch, Collator, Payload
 from penstock.engine.batching.deadlines import DeadlineTimers
 from penstock.engine.batching.halving import as_penstock_error, halve_batch, halve_rows
-from penstock.engine.batching.limits import BatchLimits
+from penstock.engine.batching.limits import BatchLimits, full_batches, relative_curve
 from penstock.engine.batching.outcome import Batched, Outcome, Preempted, Result
 from penstock.engine.batching.queue import BatchQueue, Item
 from penstock.errors import DeadlineExceeded, ModelNotReady, OutOfMemory, Overloaded, PenstockError
@@ -53,11 +53,11 @@ class Batcher(Generic[Payload, Batch, Result]):
         full_batch_s: float = 1.0,
         steady: bool = False,
         concurrency: int = 1,
+        curve: Mapping[int, float] | None = None,
     ) -> None:
-        """A `steady` model, whose time depends on its rows only, runs on the event loop if `full_batch_s` is short.
+        """A `steady` model, whose time depends on its rows only, runs on the event loop if a full batch is short.
 
-        `full_batch_s` is the measured time of a full batch. `concurrency` is how many batches may run at once, each in
-        its own thread.
+        `concurrency`: batches that run at once, each in a thread. `curve`: times of a batch by its rows, in any unit.
         """
         self.limits = limits
         self.running_rows = 0
@@ -86,6 +86,7 @@ class Batcher(Generic[Payload, Batch, Result]):
         self._closed = False
         self._full_s = full_batch_s
         self._inline_s = 0.0
+        self._curve = relative_curve(curve or {}, limits.batch_rows)
 
     @property
     def queued_rows(self) -> int:
@@ -103,7 +104,7 @@ class Batcher(Generic[Payload, Batch, Result]):
         return self._wait_behind(self._queue.rows)
 
     def _wait_behind(self, rows: int) -> float:
-        return (rows + self.running_rows) / (self.limits.batch_rows * self._concurrency) * self._full_s
+        return full_batches(self._curve, rows + self.running_rows) / self._concurrency * self._full_s
 
     # Capacity, and the refusal of a full queue
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 from penstock.artifacts.manifest import Manifest
 from penstock.artifacts.policies import BatchingPolicy, PaddingPolicy
@@ -48,3 +51,39 @@ class BatchLimits:
             max_wait_ms=self.max_wait_ms if policy.max_wait_ms is None else policy.max_wait_ms,
             timeout_ms=policy.timeout_ms or self.timeout_ms,
         )
+
+
+Curve: TypeAlias = "Sequence[tuple[int, float]]"
+"""Numbers of rows, ascending, with the time of a batch of so many as a share of that of a full one."""
+
+
+def relative_curve(times: Mapping[int, float], full: int) -> Curve:
+    """The curve of measured times of a batch by its rows; they are in proportion to the rows where nothing is known.
+
+    Times that fall although there are more rows are noise: a larger batch takes at least as long.
+    """
+    known = {rows: time for rows, time in times.items() if 0 < rows <= full and time > 0}
+    if full not in known or len(known) < 2:
+        return ((full, 1.0),)
+    curve: list[tuple[int, float]] = []
+    for rows in sorted(known, reverse=True):
+        curve.insert(0, (rows, min(known[rows] / known[full], curve[0][1] if curve else 1.0)))
+    return curve
+
+
+def full_batches(curve: Curve, rows: int) -> float:
+    """How many times as long as a full batch so many rows take, one batch after another."""
+    full, rest = divmod(rows, curve[-1][0])
+    return full + share_of_full(curve, rest) if rest else full
+
+
+def share_of_full(curve: Curve, rows: int) -> float:
+    """The time of a batch of `rows`, as a share of that of a full one: between two measured sizes, on their line."""
+    place = bisect_left(curve, (rows, 0.0))
+    if place == len(curve):
+        return 1.0
+    right, share = curve[place]
+    if place == 0:  # fewer rows than were measured
+        return share if len(curve) > 1 else share * rows / right
+    left, before = curve[place - 1]
+    return before + (share - before) * (rows - left) / (right - left)

@@ -7,7 +7,7 @@ do not depend on the batch. A request longer than the longest bucket runs at its
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeAlias
 
@@ -259,12 +259,20 @@ def _unpadded(backend: Backend) -> Callable[[Arrays], Arrays]:
 
 
 def batcher_for(
-    backend: Backend, limits: BatchLimits, *, full_batch_s: float, steady: bool = False, concurrency: int = 1
+    backend: Backend,
+    limits: BatchLimits,
+    *,
+    full_batch_s: float,
+    steady: bool = False,
+    concurrency: int = 1,
+    curve: Mapping[int, float] | None = None,
 ) -> ArrayBatcher:
     """A batcher in front of a backend, with the collator that the model needs."""
     run, collator = collated(backend, whole=limits.whole)
     steady = steady and not limits.whole  # the size of such a run is the client's choice
-    return Batcher(run, collator, limits, full_batch_s=full_batch_s, steady=steady, concurrency=concurrency)
+    return Batcher(
+        run, collator, limits, full_batch_s=full_batch_s, steady=steady, concurrency=concurrency, curve=curve
+    )
 
 
 def prove_lengths(backend: Backend, rows: RowProof, inputs: Arrays) -> RowProof:

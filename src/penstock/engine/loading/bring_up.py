@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import logging
 import math
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -73,10 +74,21 @@ class ReadyBackend(NamedTuple):
         """Seconds of a row in a full batch; of a model that is not batchable, of a run."""
         return self.full_s / max(self.timings, default=1)
 
-    def batcher(self) -> ArrayBatcher:
-        """The queue in front of the backend, with the batch size and the parallel runs that were verified."""
+    def batcher(self, learned: Mapping[int, float] | None = None) -> ArrayBatcher:
+        """The queue in front of the backend, with the batch size and the parallel runs that were verified.
+
+        `learned` are times of a batch by its rows that were measured on this machine before, longer than at this load.
+        """
         steady = max(self.one_row_s, self.full_s) < INLINE_BELOW_S and self.backend.cost_depends_on_rows_only()
-        return batcher_for(self.backend, self.limits, full_batch_s=self.full_s, steady=steady, concurrency=self.runners)
+        known = learned if learned and self.limits.batch_rows in learned else self.timings
+        return batcher_for(
+            self.backend,
+            self.limits,
+            full_batch_s=self.full_s,
+            steady=steady,
+            concurrency=self.runners,
+            curve=known,
+        )
 
 
 def bring_up(

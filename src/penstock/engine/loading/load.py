@@ -19,6 +19,7 @@ from penstock.artifacts.refs import FILE_VERSION
 from penstock.artifacts.variant import default_variant_name
 from penstock.backends.base import Stop, run_in_progress
 from penstock.backends.catalog import format_of
+from penstock.backends.devices import this_cpu
 from penstock.engine.batching.limits import BatchLimits
 from penstock.engine.batching.padding import public_signature
 from penstock.engine.batching.row_proofs import KnownProofs
@@ -124,8 +125,9 @@ def _load_artifact(artifact: Artifact, options: EngineOptions, selection: Varian
         choice=selected.results,
         assumed=tuple(map(str, manifest.lineage.get("assumed", ()))),
     )
+    batcher = ready.batcher(variant.learned_curve(*this_cpu()))
     return LoadedModel(
-        info, task, ready.backend, ready.batcher(), artifact, more_tasks=more_tasks, policies=range_policies(options)
+        info, task, ready.backend, batcher, artifact, more_tasks=more_tasks, policies=range_policies(options)
     )
 
 

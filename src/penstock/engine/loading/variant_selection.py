@@ -138,9 +138,14 @@ def _has_precision(artifact: Artifact, options: BackendOptions) -> bool:
 
 
 def _other_precision(variant: Variant, options: BackendOptions) -> str | None:
-    if variant.precision in (options.precision, "fp32"):
+    if variant.precision in (options.precision, "fp32") or _is_accepted(variant, options):
         return None
     return f"its precision is {variant.precision}; {options.precision} was requested"
+
+
+def _is_accepted(variant: Variant, options: BackendOptions) -> bool:
+    """True for a variant that an accuracy budget accepted in place of fp32."""
+    return bool(variant.accepted) and options.precision == "fp32"
 
 
 def _no_runtime(variant: Variant, _options: BackendOptions) -> str | None:
@@ -193,7 +198,7 @@ def _measure(
     race = VariantRace(artifact, excluded)
     started = time.monotonic()
     for variant in candidates:
-        reason = _skipped(variant, race.leader, options.precision, selection.effort, time.monotonic() - started)
+        reason = _skipped(variant, race.leader, options, selection.effort, time.monotonic() - started)
         if reason is not None:
             race.reject(variant, reason)
             continue
@@ -209,11 +214,13 @@ def _measure(
     return race.finish(len(candidates))
 
 
-def _skipped(variant: Variant, leader: Variant | None, precision: str, effort: Effort, spent_s: float) -> str | None:
+def _skipped(
+    variant: Variant, leader: Variant | None, options: BackendOptions, effort: Effort, spent_s: float
+) -> str | None:
     """Why a variant is not opened once another one works."""
     if leader is None:
         return None
-    if leader.precision == precision != variant.precision:
+    if leader.precision == options.precision != variant.precision and not _is_accepted(variant, options):
         return f"{leader.name} has the requested precision"
     if effort == "all":
         return None
@@ -239,4 +246,4 @@ def _bring_up(
     measured = artifact.manifest.lineage.get("rows")
     known = KnownProofs(selection.proofs, identity, measured if isinstance(measured, dict) else {})
     what = f"{artifact.ref}/{variant.name}"
-    return bring_up(variant.format, file, options, limits, artifact.golden(), what, known)
+    return bring_up(variant.format, file, options, limits, artifact.golden_for(variant), what, known)

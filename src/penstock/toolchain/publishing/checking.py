@@ -160,7 +160,7 @@ def check_in_child(directory: Path, variant: str, trust: str, eager: str | None)
 def check_variant(artifact: Artifact, name: str, trust: str, eager: str | None = None) -> VariantCheck:
     """Check one variant in this process; `eager` is the variant that it is compared with besides."""
     variant = artifact.manifest.variant(name)
-    golden = artifact.golden()
+    golden = artifact.golden_for(variant)
     try:
         artifact.verify(variant)
         with ExitStack() as opened:
