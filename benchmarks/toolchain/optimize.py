@@ -2,10 +2,10 @@
 
     python benchmarks/toolchain/optimize.py [--models digits,resnet] [--time-budget 2m] [--json]
 
-Each model is published with its eager and its ONNX form, and optimized. Then every variant, and every candidate that was
-made, is made again and timed at one row, all of them in turn in one run. `of the fastest` is the time of the fastest as a
-share of that of the variant that was chosen (of the baseline, when nothing beat it): 1.00 is the best choice. `over eager` is
-how many times as fast as eager PyTorch it is.
+Each model is published with its eager and its ONNX form, and optimized. Then every variant, and every candidate that
+was made, is made again and timed at one row, all of them in turn in one run. `of the fastest` is the time of the
+fastest as a share of that of the variant that was chosen (of the baseline, when nothing beat it): 1.00 is the best
+choice. `over eager` is how many times as fast as eager PyTorch it is.
 """
 
 from __future__ import annotations
@@ -175,7 +175,7 @@ def publish(name: str, registry: Registry) -> tuple[Artifact, dict[str, np.ndarr
 def by_hand(
     artifact: Artifact, candidates: tuple[Candidate, ...], rows: dict[str, np.ndarray], stack: ExitStack
 ) -> Iterator[Side]:
-    """Every variant of the model, and every candidate that the gate accepted, made again; each with its best threads."""
+    """Every variant of the model, and every accepted candidate, made again; each with its best threads."""
     data = read_data(rows, artifact.signature)
     axes = artifact.manifest.batch_axes is not None
     bench = bench_of(artifact.signature, data.held_out, "p99", has_axes=axes, trust=TRUST)
