@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from penstock.toolchain.inference import optimize_for_inference
     from penstock.toolchain.publishing.verbs import verify
     from penstock.toolchain.search.optimize import optimize
+    from penstock.toolchain.publishing.verbs import export, publish, verify
 
 __version__ = "0.1.0"
 
@@ -47,8 +48,10 @@ _HOMES = {
     "VariantSource": "penstock.artifacts.artifact",
     "create_app": "penstock.gateway.process.asgi",
     "optimize": "penstock.toolchain.search.optimize",
+    "export": "penstock.toolchain.publishing.verbs",
     "optimize_for_inference": "penstock.toolchain.inference",
     "problem_response": "penstock.gateway.process.asgi",
+    "publish": "penstock.toolchain.publishing.verbs",
     "verify": "penstock.toolchain.publishing.verbs",
     "write_artifact": "penstock.artifacts.artifact",
 }
@@ -73,8 +76,10 @@ __all__ = [
     "__version__",
     "create_app",
     "optimize",
+    "export",
     "optimize_for_inference",
     "problem_response",
+    "publish",
     "verify",
     "write_artifact",
 ]

@@ -15,6 +15,7 @@ import typer
 
 import penstock
 from penstock.cli import config, doctor, optimize, predict, scan, serve, verify
+from penstock.cli import config, doctor, export, predict, scan, serve, verify
 from penstock.cli.models import commands as models
 from penstock.errors import PenstockError, type_and_message, worded
 
@@ -28,6 +29,7 @@ app = typer.Typer(
 )
 app.command("serve")(serve.serve)
 app.command("predict")(predict.predict)
+app.command("export")(export.export)
 app.command("verify")(verify.verify)
 app.command("optimize")(optimize.optimize)
 app.add_typer(models.app, name="models")

@@ -1,14 +1,116 @@
-"""The Python verb `penstock.verify`."""
+"""The Python verbs `penstock.export`, `penstock.publish` and `penstock.verify`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from penstock.errors import InvalidInput
+from penstock.file_description import Labels, Preprocess, described, parse_tensors
 from penstock.registry.registry import Registry
 from penstock.scan.trust import check_trust, strongest
+from penstock.tensors import TensorSpec
+from penstock.toolchain.export.axes import Dynamic
+from penstock.toolchain.export.exported import ExportOptions
+from penstock.toolchain.export.factory import load_source
+from penstock.toolchain.export.source import module_source
 from penstock.toolchain.publishing.checking import Verification, verify_artifact
+from penstock.toolchain.publishing.exporting import (
+    ExportReport,
+    ExportRequest,
+    Step,
+    export_and_publish,
+    require_published,
+    silent,
+)
+from penstock.toolchain.verification.verdicts import ATOL, RTOL, Tolerance
+
+if TYPE_CHECKING:
+    import torch
+
+    from penstock.artifacts.artifact import Artifact
+
+FIRST_VERSION = "v1.0"
+
+
+def export(
+    model: torch.nn.Module | str,
+    example_input: Any = None,
+    *,
+    name: str,
+    version: str = FIRST_VERSION,
+    weights: Path | str | None = None,
+    inputs: Sequence[TensorSpec | str] = (),
+    dynamic: Dynamic | None = None,
+    input_names: Sequence[str] | None = None,
+    formats: Sequence[str] | None = None,
+    opset: int | None = None,
+    task: str | None = None,
+    labels: Labels | None = None,
+    preprocess: Preprocess | None = None,
+    atol: float = ATOL,
+    rtol: float = RTOL,
+    card: str | None = None,
+    registry: Registry | Path | str | None = None,
+    trust: str = "data",
+    on_step: Step = silent,
+) -> ExportReport:
+    """Export a PyTorch model to several formats, hold each to eager PyTorch, and publish the good ones as one version.
+
+    `model` is a `torch.nn.Module`, which is not changed, or the `module:factory` of one. `example_input` is a tensor or
+    array, a tuple of them in the order of `forward`, a mapping by name, or a file; rows of it become the golden
+    samples. Without one, values are made up for `inputs`, such as `["x:FP32:-1,3,32,32"]`. `dynamic` gives the dynamic
+    axes by input, `{"x": [0, 2]}`; without it axis 0 of every input. A value may differ from that of eager PyTorch by
+    `atol` × the largest value of its output + `rtol` × the value. `weights` fill what a factory makes; `trust="code"`
+    allows a pickle of them to run code. `card` is the text of the model card. `on_step` hears what is done.
+
+    The report says of every form why it was not published. Raises InvalidInput, ModelLoadError or another PenstockError
+    for a model that cannot be exported at all; the registry is as before then. Threads wait for each other while
+    PyTorch exports.
+    """
+    request = ExportRequest(
+        name=name,
+        version=version,
+        forms=_forms(formats),
+        options=ExportOptions(opset=opset),
+        tolerance=Tolerance(atol, rtol),
+        about=described(_given(task=task, labels=labels, preprocess=preprocess)),
+        origin=model if isinstance(model, str) else type(model).__name__,
+        made_up=example_input is None and bool(inputs),
+        card=card,
+    )
+    with _opened(registry) as models:
+        request.check(models)
+        on_step("loading the model")
+        specs = _specs(inputs)
+        if isinstance(model, str):
+            file = None if weights is None else Path(weights)
+            made = load_source(model, file, specs, example_input, dynamic, name=name, trust=trust)
+        else:
+            _refuse_weights(weights)
+            made = module_source(
+                model, example_input, name=name, inputs=specs, dynamic=dynamic, input_names=input_names
+            )
+        return export_and_publish(models, made, request, on_step)
+
+
+def publish(
+    module: torch.nn.Module,
+    example_input: Any = None,
+    *,
+    name: str,
+    version: str = FIRST_VERSION,
+    **options: Any,
+) -> Artifact:
+    """Export a module, verify it and publish it in one call; the published version.
+
+    `options` are the other arguments of `penstock.export`. Raises ExportFailed with the reason of every form when none
+    is good; nothing is published then.
+    """
+    return require_published(export(module, example_input, name=name, version=version, **options))
 
 
 def verify(ref: str, *, registry: Registry | Path | str | None = None, trust: str = "data") -> Verification:
@@ -22,6 +124,11 @@ def verify(ref: str, *, registry: Registry | Path | str | None = None, trust: st
         return verify_artifact(artifact, strongest(trust, models.trusted(artifact.digest)))
 
 
+def _refuse_weights(weights: Path | str | os.PathLike[str] | None) -> None:
+    if weights is not None:
+        raise InvalidInput("weights: they fill what a module:factory makes; load them into the module", field="weights")
+
+
 @contextmanager
 def _opened(registry: Registry | Path | str | None) -> Iterator[Registry]:
     """The registry; one that is opened here is closed again."""
@@ -30,3 +137,24 @@ def _opened(registry: Registry | Path | str | None) -> Iterator[Registry]:
         return
     with Registry(registry) as opened:
         yield opened
+
+
+def _forms(formats: Sequence[str] | None) -> tuple[str, ...] | None:
+    """The names of forms, also from one text with commas."""
+    if formats is None:
+        return None
+    parts = formats.split(",") if isinstance(formats, str) else formats
+    return tuple(filter(None, (part.strip() for part in parts)))
+
+
+def _specs(inputs: Sequence[TensorSpec | str]) -> tuple[TensorSpec, ...]:
+    texts = (inputs,) if isinstance(inputs, str) else inputs
+    try:
+        parsed = parse_tensors(one for one in texts if isinstance(one, str))
+    except ValueError as error:
+        raise InvalidInput(f"inputs: {error}", field="inputs") from None
+    return (*(one for one in texts if isinstance(one, TensorSpec)), *parsed)
+
+
+def _given(**values: Any) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
