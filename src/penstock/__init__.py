@@ -23,9 +23,8 @@ if TYPE_CHECKING:
     from penstock.tasks.base import Task
     from penstock.tensors import Signature, TensorSpec
     from penstock.toolchain.inference import optimize_for_inference
-    from penstock.toolchain.publishing.verbs import verify
-    from penstock.toolchain.search.optimize import optimize
     from penstock.toolchain.publishing.verbs import export, publish, verify
+    from penstock.toolchain.search.optimize import optimize
 
 __version__ = "0.1.0"
 
@@ -75,8 +74,8 @@ __all__ = [
     "VariantSource",
     "__version__",
     "create_app",
-    "optimize",
     "export",
+    "optimize",
     "optimize_for_inference",
     "problem_response",
     "publish",
