@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import shutil
+import warnings
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -72,12 +73,12 @@ def assert_agrees(exported: Exported, source: ModuleSource, rows: tuple[int, ...
 PLAIN = ("my model", "residual", "mixed", "encoder", "lstm", "gru", "detector")
 
 
-@pytest.mark.parametrize("name", [*PLAIN, "digits"])
+@pytest.mark.parametrize("name", PLAIN)
 def test_a_trace_agrees_at_other_rows_and_lengths(name: str, export: Callable[..., Exported]) -> None:
     assert_agrees(export(name, "torchscript-trace"), source_of(name))
 
 
-@pytest.mark.parametrize("name", [*PLAIN, "branching", "nested", "looping", "counting"])
+@pytest.mark.parametrize("name", ["mixed", "lstm", "branching", "nested", "looping", "counting"])
 def test_a_script_keeps_control_flow(name: str, export: Callable[..., Exported]) -> None:
     assert_agrees(export(name, "torchscript-script"), source_of(name))
 
@@ -235,3 +236,61 @@ def test_outputs_named_as_inputs_cannot_be_onnx(tmp_path: Path) -> None:
 
     with pytest.raises(ExportFailed, match=r"ONNX needs different names for inputs and outputs, and x is both"):
         export_form("onnx", module_source(Same(), models.values(2, 4)), tmp_path)
+
+
+def test_the_legacy_exporter_is_used_where_the_current_one_fails_and_named(tmp_path: Path) -> None:
+    module, example = models.make_my_model()
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # TorchScript is deprecated, and this is a user's old model
+        traced: Any = torch.jit.trace(module, example.repeat(2, 1, 1, 1))
+    source = module_source(traced, example.repeat(2, 1, 1, 1))
+    exported = export_form("onnx", source, tmp_path)
+    assert "dynamo=False" in exported.exporter
+    assert exported.notes[0].startswith("the legacy ONNX exporter was used, since torch.export cannot export the model")
+    assert_agrees(exported, source)
+    with pytest.raises(ExportFailed, match=r"torch.export cannot export"):
+        export_form("onnx", source, tmp_path, ExportOptions(fallback=False))
+
+
+@torch.library.custom_op("penstock_tests::shapeless", mutates_args=())
+def shapeless(x: torch.Tensor) -> torch.Tensor:
+    """An operator that does not say which shapes it returns."""
+    return x * 2
+
+
+class Shapeless(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return shapeless(x)
+
+
+class Numpy(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.from_numpy(np.tanh(x.numpy()))
+
+
+def quantized() -> torch.nn.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # deprecated, and what users have
+        inner = torch.nn.Sequential(torch.nn.Linear(4, 3))
+        return torch.ao.quantization.quantize_dynamic(inner, dtype=torch.qint8)
+
+
+@pytest.mark.filterwarnings("ignore")  # of PyTorch's own deprecated classes
+@pytest.mark.parametrize(
+    ("module", "says"),
+    [
+        (Shapeless, r"in Shapeless, .*an operator does not say which shapes.*torch.library.register_fake"),
+        (Numpy, r"in Numpy, .*`return torch.from_numpy.*it leaves PyTorch for numpy"),
+        (quantized, r"it is quantized by PyTorch's eager mode.*export the model as it was before"),
+    ],
+)
+def test_models_that_no_exporter_takes_say_why_and_what_to_do(
+    module: Any, says: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    source = module_source(module().eval(), models.values(2, 4))
+    for form in ("pt2", "onnx"):
+        with pytest.raises(ExportFailed, match=says) as caught:
+            export_form(form, source, tmp_path)
+        assert "\n" not in str(caught.value)
+        assert str(caught.value).count("cannot export the model") == 1
+    assert capfd.readouterr() == ("", "")

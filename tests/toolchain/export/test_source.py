@@ -133,6 +133,11 @@ class Listed(nn.Module):
         return x, [x, x]
 
 
+class Noisy(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + torch.rand_like(x)
+
+
 X = torch.ones(2, 4)
 
 
@@ -151,6 +156,7 @@ X = torch.ones(2, 4)
         (models.Branching, X, {"dynamic": {"x": [0, 1]}}, r"another length of axis 1 of x \(5 instead of 4\): mat1"),
         (models.Frozen, torch.ones(2, 6, 4), {"dynamic": {"x": [1]}}, r"axis 1 of x \(7 instead of 6\)"),
         (models.Branching, X, {"inputs": (TensorSpec("x", "FP64", (-1, 4)),)}, r"it was described as FP64 \[-1, 4\]"),
+        (Noisy, X, {}, r"module: two runs on the same input differ \(output 'output'\)"),
         (Listed, X, {}, r"its output 'output_1' is of the type list"),
         (lambda: models.Branching, X, {}, r"a torch.nn.Module is exported, not the class Branching"),
         (lambda: nn.LazyLinear(3), X, {}, r"weight has no size yet; run the model once"),

@@ -52,7 +52,9 @@ class EagerBackend(TorchBackend):
         warnings: tuple[str, ...] = (),
         pin_memory: bool = False,
     ) -> None:
-        model = model.eval().requires_grad_(False).to(str(device))
+        model = model.eval().to(str(device))
+        if not is_script(model):  # which has no such method
+            model.requires_grad_(False)
         super().__init__(model, signature, device, warnings=warnings, pin_memory=pin_memory)
         self._compiled: Compiled | None = None
         self._by_name = takes_names(model, signature)
@@ -190,8 +192,17 @@ def _model(file: ModelFile, trust: str) -> torch.nn.Module:
     return model
 
 
+def is_script(model: torch.nn.Module) -> bool:
+    """True for TorchScript, of which Python has no code."""
+    import torch
+
+    return isinstance(model, torch.jit.ScriptModule)
+
+
 def takes_names(model: torch.nn.Module, signature: Signature) -> bool:
     """True when every input is a parameter of `forward` by name; else inputs are passed in signature order."""
+    if is_script(model):
+        return False
     parameters = inspect.signature(model.forward).parameters
     named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     return all(spec.name in parameters and parameters[spec.name].kind in named for spec in signature.inputs)

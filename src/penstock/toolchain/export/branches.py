@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from penstock.backends.probing.values import has_role
 from penstock.backends.torch.infer_signature import as_tensors, run_named
 from penstock.backends.torch.quiet import quietly
 from penstock.datatypes import BF16
@@ -158,7 +159,12 @@ def _changed(spec: TensorSpec, array: Array, label: str) -> Array:
     if spec.dtype == BF16 or not array.size:
         return array
     change = (_FLOATS if spec.kind == "f" else _WHOLE).get(label)
-    return array if change is None else np.ascontiguousarray(change(array).astype(array.dtype))
+    if change is None:
+        return array
+    changed = np.ascontiguousarray(change(array).astype(array.dtype))
+    if spec.kind != "f" and has_role(spec):  # a row of which nothing counts has no answer
+        changed[..., 0] = array.max()
+    return changed
 
 
 def _shuffled(array: Array) -> Array:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 SCRIPT = "torchscript-script"
 REWRITE = f"write it with torch.cond or torch.while_loop, or export {SCRIPT}, which keeps it"
+_DECIDES, _LEAVES = "it decides by the values of a tensor", "it leaves PyTorch for numpy"
 _OWN = str(Path(__file__).parents[2])
 _FILE_LINE = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+)')
 
@@ -91,12 +92,12 @@ _KINDS = (
     ),
     _kind(
         r"data-dependent|Could not (guard|extract specialized)|symbolically trace|SymBool|u\d+|vmap.*\.item\(\)",
-        "it decides by the values of a tensor, which a graph of operators cannot",
+        f"{_DECIDES}, which a graph of operators cannot",
         REWRITE,
     ),
     _kind(
         r"\bnumpy\(\)|numpy",
-        "it leaves PyTorch for numpy, which no graph records",
+        f"{_LEAVES}, which no graph records",
         "compute with operations of torch",
     ),
 )
@@ -127,7 +128,9 @@ def explained(error: BaseException, source: Any, exporter: str, nodes: Iterable[
     kind, match = _matching(text, exporter)
     at = f" ({where})" if where is not None else ""
     if kind is None or match is None:
-        return ExportFailed(f"{exporter} cannot export the model{at}: {_root(errors)}")
+        return ExportFailed(
+            f"{exporter} cannot export the model{at}: {_root(errors)}; change that code or leave it out"
+        )
     found = {name: shortened((value or "").strip(" .:"), 200) for name, value in match.groupdict().items()}
     remedy = kind.remedy.replace("{{", "{").replace("}}", "}")
     return ExportFailed(f"{exporter} cannot export the model{at}: {kind.what.format(**found)}; {remedy}")
@@ -142,8 +145,11 @@ def _matching(text: str, exporter: str) -> tuple[_Kind | None, re.Match[str] | N
 
 
 def is_decision(error: BaseException) -> bool:
-    """True when the model could not be captured because values decide what it does."""
-    return isinstance(error, ExportFailed) and "decides by the values" in str(error)
+    """True when the model could not be captured because values decide what it does, or code that is not PyTorch's.
+
+    The exporters that trace would keep what these did on the example.
+    """
+    return isinstance(error, ExportFailed) and any(one in str(error) for one in (_DECIDES, _LEAVES))
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
@@ -151,7 +157,7 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None and id(error) not in seen:
         seen.add(id(error))
         yield error
-        error = error.__cause__ or error.__context__
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
 
 
 def _root(errors: list[BaseException]) -> str:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import onnx
 
+from penstock.backends.torch.eager import is_script
 from penstock.backends.torch.quiet import quietly
 from penstock.errors import InvalidInput, first_line
 from penstock.imports import import_attribute
@@ -57,20 +58,30 @@ def export_onnx(source: ModuleSource, directory: Path, options: ExportOptions) -
     _require_names(source)
     _require_opset(options.opset)
     notes: tuple[str, ...] = ()
-    try:
-        model, how = _current(source, options), "dynamo=True"
-    except ExportFailed as error:
-        if not options.fallback or is_decision(error):
-            raise
-        model, how, notes = _legacy(source, options, error)
     import torch
 
-    _rename_axes(model, source)
+    found = _attempt(source, options)
+    if isinstance(found, ExportFailed):
+        model, how = _legacy(source, options, found), "dynamo=False"
+        notes += (f"the legacy ONNX exporter was used, since {found}",)
+    else:
+        model, how = found, "dynamo=True"
+    _name_axes(model, source)
     path = directory / "model.onnx"
     companions = _write(model, path, external=options.external_data)
     opset = next(one.version for one in model.opset_import if one.domain in ("", "ai.onnx"))
     exporter = f"torch.onnx.export({how}) of torch {torch.__version__}, opset {opset}"
     return Written(path, exporter, companions, notes)
+
+
+def _attempt(source: ModuleSource, options: ExportOptions) -> onnx.ModelProto | ExportFailed:
+    """The model of the current exporter, or the failure that the legacy one may not have."""
+    try:
+        return _current(source, options)
+    except ExportFailed as error:
+        if not options.fallback or is_decision(error):
+            raise
+        return error
 
 
 def _require_names(source: ModuleSource) -> None:
@@ -152,9 +163,7 @@ def _translations(given: str | Mapping[Any, Any] | None) -> Mapping[Any, Any] | 
     return table
 
 
-def _legacy(
-    source: ModuleSource, options: ExportOptions, reason: ExportFailed
-) -> tuple[onnx.ModelProto, str, tuple[str, ...]]:
+def _legacy(source: ModuleSource, options: ExportOptions, reason: ExportFailed) -> onnx.ModelProto:
     """The exporter on TorchScript."""
     import torch
 
@@ -164,9 +173,9 @@ def _legacy(
     }
     call = call_of(source, None)
     arguments = (*call.arguments, call.keywords) if call.keywords else call.arguments
-    sink = _Sink()
+    sink = BytesIO()
     try:
-        with _quiet(), torch.no_grad():
+        with _quiet(), _without_printed_graphs(), torch.no_grad():
             torch.onnx.export(
                 source.module,
                 arguments,
@@ -177,27 +186,30 @@ def _legacy(
                 **_names(source),  # type: ignore[arg-type]
             )
     except Exception as error:
-        second = explained(error, source, "the legacy exporter")
-        raise ExportFailed(f"{reason}; {second}") from None
-    model = onnx.load_model_from_string(sink.content)
+        second = explained(error, source, "the legacy ONNX exporter")
+        raise ExportFailed(
+            f"{second if is_script(source.module) else reason}; the other ONNX exporter fails too"
+        ) from None
+    model = onnx.load_model_from_string(sink.getvalue())
     require_free(source.signature, _shapes(model), "the legacy ONNX exporter")
-    return model, "dynamo=False", (f"the legacy ONNX exporter was used, since {reason}",)
+    return model
+
+
+@contextmanager
+def _without_printed_graphs() -> Iterator[None]:
+    """Keep the legacy exporter from printing the graph of a failure; it switches its log on, whatever is asked."""
+    import torch
+
+    log = torch._C._jit_onnx_log
+    torch._C._jit_onnx_log = lambda *_: None
+    try:
+        yield
+    finally:
+        torch._C._jit_onnx_log = log
 
 
 def _axis_name(tensor: str, dims: Sequence[str | None], axis: int) -> str:
     return (dims[axis] if dims else None) or f"{tensor}_{axis}"
-
-
-class _Sink:
-    """A file in memory, of which the exporter uses `write`."""
-
-    def __init__(self) -> None:
-        self.content = b""
-
-    def write(self, data: bytes) -> int:
-        """Append."""
-        self.content += data
-        return len(data)
 
 
 def _shapes(model: onnx.ModelProto) -> list[tuple[int | str, ...]]:
@@ -206,20 +218,19 @@ def _shapes(model: onnx.ModelProto) -> list[tuple[int | str, ...]]:
     return [tuple(dim.dim_param or int(dim.dim_value) for dim in shape) for shape in shapes]
 
 
-def _rename_axes(model: onnx.ModelProto, source: ModuleSource) -> None:
-    """Give free axes the names that were asked for instead of those of the exporter, `s77`."""
-    asked: dict[str, str] = {}
-    for spec, shape in zip(source.signature.inputs, _shapes(model), strict=True):
-        for axis, symbol in enumerate(shape):
-            if isinstance(symbol, str) and spec.dims and spec.dims[axis]:
-                asked[symbol] = str(spec.dims[axis])
-    if not asked:
-        return
-    pattern = re.compile(rf"\b({'|'.join(map(re.escape, asked))})\b")
-    for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
-        for dim in value.type.tensor_type.shape.dim:
-            if dim.dim_param:
-                dim.dim_param = pattern.sub(lambda found: asked[found[1]], dim.dim_param)
+def _name_axes(model: onnx.ModelProto, source: ModuleSource) -> None:
+    """Give free axes the names that were asked for, and forget the shapes in between.
+
+    Exporters write `s77`, and for a recurrent network lengths of the example, which its steps do not have.
+    """
+    weights = {tensor.name for tensor in model.graph.initializer}
+    inputs = [value for value in model.graph.input if value.name not in weights]
+    del model.graph.value_info[:]
+    for values, specs in ((inputs, source.signature.inputs), (model.graph.output, source.signature.outputs)):
+        for value, spec in zip(values, specs, strict=True):
+            for axis, dim in enumerate(value.type.tensor_type.shape.dim):
+                if spec.shape[axis] < 0:
+                    dim.dim_param = _axis_name(spec.name, spec.dims, axis)
 
 
 def _write(model: onnx.ModelProto, path: Path, *, external: bool = False) -> dict[str, Path]:

@@ -10,6 +10,7 @@ from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from penstock.backends.torch.eager import is_script
 from penstock.backends.torch.quiet import quietly
 from penstock.toolchain.export.axes import require_free
 from penstock.toolchain.export.exported import ExportOptions, Written
@@ -37,7 +38,7 @@ def call_of(source: ModuleSource, dim: Any) -> Call:
     """
     tensors = source.tensors()
     free = {spec.name: {axis: dim for axis, n in enumerate(spec.shape) if n < 0} for spec in source.signature.inputs}
-    parameters = list(inspect.signature(source.module.forward).parameters.values())
+    parameters = [] if is_script(source.module) else list(inspect.signature(source.module.forward).parameters.values())
     positional = [one.name for one in parameters if one.kind in _POSITIONAL]
     names = list(tensors)
     if set(names) <= {one.name for one in parameters} and names != positional[: len(names)]:

@@ -7,6 +7,7 @@ import inspect
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from penstock.backends.base import Backend, ModelFile
 from penstock.backends.catalog import open_backend
 from penstock.backends.probing.example_file import read_example
 from penstock.backends.torch.base import reason, spec_of
+from penstock.backends.torch.eager import is_script
 from penstock.backends.torch.infer_signature import as_tensors, made_up, named_inputs, run_named
 from penstock.backends.torch.quiet import quietly
 from penstock.errors import InvalidInput, first_line
@@ -107,7 +109,7 @@ def _prepared(module: Any) -> tuple[torch.nn.Module, tuple[str, ...]]:
     inner = _unwrapped(module)
     _require_weights(inner)
     try:
-        plain = copy.deepcopy(inner)
+        plain = _copied_script(inner) if is_script(inner) else copy.deepcopy(inner)
     except Exception as error:  # of the user's classes, or tensors that are results of other tensors
         raise InvalidInput(
             f"module: {type(inner).__name__} cannot be copied: {first_line(error)}; export a module that was not run "
@@ -115,7 +117,22 @@ def _prepared(module: Any) -> tuple[torch.nn.Module, tuple[str, ...]]:
             field="module",
         ) from None
     training = any(part.training for part in plain.modules()) and _in_evaluation(plain)
-    return plain.cpu().requires_grad_(False), (_TRAINING,) if training else ()
+    plain = plain.cpu()
+    for parameter in plain.parameters():
+        parameter.requires_grad_(False)
+    return plain, (_TRAINING,) if training else ()
+
+
+def _copied_script(module: Any) -> torch.nn.Module:
+    """A copy of TorchScript through its format: its own copies keep a connection to the weights."""
+    import torch
+
+    content = BytesIO()
+    with quietly():  # deprecated, and what the user has
+        torch.jit.save(module, content)
+        content.seek(0)
+        copied: torch.nn.Module = torch.jit.load(content, map_location="cpu")
+    return copied
 
 
 def _in_evaluation(module: torch.nn.Module) -> bool:
@@ -161,9 +178,7 @@ def _names(module: torch.nn.Module, given: Sequence[str] | None) -> list[str] | 
         if isinstance(given, str) or len(set(given)) < len(given):
             raise InvalidInput("input_names: give a list of different names", field="input_names")
         return list(given)
-    import torch
-
-    schema: Any = getattr(module.forward, "schema", None) if isinstance(module, torch.jit.ScriptModule) else None
+    schema: Any = getattr(module.forward, "schema", None) if is_script(module) else None
     return None if schema is None else [argument.name for argument in schema.arguments[1:]]
 
 
@@ -296,13 +311,27 @@ def _outputs(module: torch.nn.Module, example: Tensors) -> Tensors:
 
 
 def _require_run(module: torch.nn.Module, example: Tensors) -> None:
+    """Raise InvalidInput for a module that does not run, or not twice alike."""
+    import torch
+
     try:
-        run_named(module, example)
+        once, again = run_named(module, example), run_named(module, example)
     except (Exception, SystemExit) as error:  # of the user's module
         given = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in example.items())
         raise InvalidInput(
             f"example_input: the model does not run on it ({given}): {reason(error)}", field="example_input"
         ) from None
+    for name, first in once.items():
+        second = again[name]
+        same = first.shape == second.shape and torch.allclose(
+            first.double(), second.double(), 1e-2, 1e-4, equal_nan=True
+        )
+        if not same:
+            raise InvalidInput(
+                f"module: two runs on the same input differ (output {name!r}), so that no export can be compared with "
+                "it; it draws random numbers or keeps a state in evaluation mode: take that out",
+                field="module",
+            )
 
 
 def _dynamic(dynamic: Dynamic | None, inputs: Sequence[TensorSpec], example: Tensors) -> Dynamic | None:

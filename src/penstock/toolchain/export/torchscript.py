@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from penstock.backends.torch.eager import is_script
 from penstock.backends.torch.quiet import quietly
 from penstock.toolchain.export.branches import decisions
 from penstock.toolchain.export.exported import ExportFailed, ExportOptions, Written
-from penstock.toolchain.export.failures import REWRITE, explained
+from penstock.toolchain.export.failures import REWRITE, SCRIPT, explained
 from penstock.toolchain.export.program import call_of
 from penstock.toolchain.export.source import ModuleSource
 
@@ -17,7 +18,8 @@ def export_trace(source: ModuleSource, directory: Path, options: ExportOptions) 
     """The operators that ran on the example. Raises ExportFailed for a model whose values decide what it does."""
     import torch
 
-    _require_not_script(source)
+    if is_script(source.module):
+        raise ExportFailed(f"the model is TorchScript already; export {SCRIPT}, which keeps it as it is")
     decided = decisions(source)
     if decided:
         raise ExportFailed(
@@ -48,13 +50,6 @@ def export_script(source: ModuleSource, directory: Path, options: ExportOptions)
         except Exception as error:  # PyTorch raises errors of many kinds
             raise explained(error, source, "torch.jit.script") from None
         return _saved(scripted, directory, source, "torch.jit.script")
-
-
-def _require_not_script(source: ModuleSource) -> None:
-    import torch
-
-    if isinstance(source.module, torch.jit.ScriptModule):
-        raise ExportFailed("the model is TorchScript already; export torchscript-script, which keeps it as it is")
 
 
 def _saved(module: Any, directory: Path, source: ModuleSource, exporter: str) -> Written:
