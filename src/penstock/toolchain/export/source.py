@@ -131,7 +131,8 @@ def _copied_script(module: Any) -> torch.nn.Module:
     with quietly():  # deprecated, and what the user has
         torch.jit.save(module, content)
         content.seek(0)
-        copied: torch.nn.Module = torch.jit.load(content, map_location="cpu")
+        load: Any = torch.jit.load
+        copied: torch.nn.Module = load(content, map_location="cpu")
     return copied
 
 
