@@ -5,29 +5,38 @@ from __future__ import annotations
 import platform
 import tempfile
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 import torch
 
 from penstock.artifacts.artifact import Artifact, Golden, TaskEntry, VariantSource, write_artifact
+from penstock.backends.base import Backend, ModelFile
+from penstock.backends.catalog import open_backend
+from penstock.options import BackendOptions
 from penstock.tensors import Signature, TensorSpec
+from penstock.toolchain.export.source import ModuleSource
+from penstock.toolchain.publishing.exporting import ExportRequest, attempt_forms
 from penstock_digits import cards
 from penstock_digits.augment import EMBOLDEN
-from penstock_digits.data import TRAINING_DATA, Digits, Features, features_of
-from penstock_digits.export import INPUT, OUTPUT, export_onnx, onnx_logits, save_weights
+from penstock_digits.data import TRAINING_DATA, Digits, features_of
 from penstock_digits.measure import Scores, picture_accuracy
 from penstock_digits.model import CLASSES, PIXELS, DigitsCNN
 
+INPUT = "input"
+OUTPUT = "logits"
 NAMES = ("digits", "digits-image")
 VERSION = "v1.0"
 GOLDEN_ROWS = 32
 ATOL = 1e-4
 RTOL = 1e-4
 LABELS = [str(digit) for digit in range(CLASSES)]
-SIGNATURE = Signature((TensorSpec(INPUT, "FP32", (-1, PIXELS * PIXELS)),), (TensorSpec(OUTPUT, "FP32", (-1, CLASSES)),))
+SIGNATURE = Signature(
+    (TensorSpec(INPUT, "FP32", (-1, PIXELS * PIXELS), ("batch", None)),),
+    (TensorSpec(OUTPUT, "FP32", (-1, CLASSES), ("batch", None)),),
+)
 VECTOR_TASK = TaskEntry(
     kind="vector-classification",
     config={"output": "logits", "labels": LABELS, "preprocess": {"kind": "none"}},
@@ -54,16 +63,21 @@ def write_artifacts(
 ) -> tuple[Artifact, Artifact]:
     """Export, compare with the eager network, and write `out/digits` and `out/digits-image`."""
     features = features_of(held_out.counts)
-    reference = _eager(network, features)
-    with tempfile.TemporaryDirectory() as scratch:
-        variants = _variants(network, Path(scratch), features, reference)
-        onnx_file = variants[0].source
-        pictures = picture_accuracy(IMAGE_TASK.config, SIGNATURE, lambda rows: onnx_logits(onnx_file, rows), held_out)
+    source = ModuleSource(
+        NAMES[0], network, SIGNATURE, {INPUT: features}, architecture="penstock_digits.model:DigitsCNN"
+    )
+    with tempfile.TemporaryDirectory() as scratch, closing(source.reference()) as eager:
+        variants = _variants(source, eager, Path(scratch))
+        with closing(_opened(variants[0])) as served:
+            pictures = picture_accuracy(
+                IMAGE_TASK.config, SIGNATURE, lambda rows: served.run({INPUT: rows})[OUTPUT], held_out
+            )
+        samples = {INPUT: features[:GOLDEN_ROWS]}
         shared: dict[str, Any] = {
             "version": VERSION,
             "signature": SIGNATURE,
             "variants": variants,
-            "golden": Golden({INPUT: features[:GOLDEN_ROWS]}, {OUTPUT: reference[:GOLDEN_ROWS]}, atol=ATOL, rtol=RTOL),
+            "golden": Golden(samples, eager.run(samples), atol=ATOL, rtol=RTOL),
             "lineage": _lineage(seed),
             "training_data": TRAINING_DATA,
         }
@@ -87,31 +101,18 @@ def _write(
     return write_artifact(out / name, name=name, task=task, metrics=metrics, card=card, **shared)
 
 
-def _variants(network: DigitsCNN, scratch: Path, features: Features, reference: Features) -> list[VariantSource]:
-    """The ONNX model, compared with the eager network on every held-out digit, and the weights."""
-    onnx_file, weights = scratch / "model.onnx", scratch / "model.safetensors"
-    export_onnx(network, onnx_file)
-    save_weights(network, weights)
-    error = float(np.abs(onnx_logits(onnx_file, features) - reference).max())
-    if error > ATOL:
-        raise RuntimeError(f"the ONNX model differs from the eager one by {error:.2g}, more than {ATOL:.0e}")
-    parameters = sum(parameter.numel() for parameter in network.parameters())
-    return [
-        VariantSource("onnx", "fp32", onnx_file, num_parameters=parameters, max_abs_error=error),
-        VariantSource(
-            "pytorch",
-            "fp32",
-            weights,
-            architecture="penstock_digits.model:DigitsCNN",
-            num_parameters=parameters,
-            max_abs_error=0.0,
-        ),
-    ]
+def _variants(source: ModuleSource, eager: Backend, scratch: Path) -> list[VariantSource]:
+    """The ONNX model and the weights, held to the eager network on every held-out digit, as `penstock export` does."""
+    request = ExportRequest(NAMES[0], VERSION, forms=("onnx", "pytorch"))
+    attempts = attempt_forms(source, eager, scratch, request, batchable=True)
+    for attempt in attempts:
+        if attempt.source is None:
+            raise RuntimeError(f"{attempt.name} is not good: {attempt.why}")
+    return [attempt.source for attempt in attempts if attempt.source is not None]
 
 
-def _eager(network: DigitsCNN, features: Features) -> Features:
-    with torch.inference_mode():
-        return np.asarray(network(torch.from_numpy(features)), dtype=np.float32)
+def _opened(variant: VariantSource) -> Backend:
+    return open_backend(variant.format, ModelFile(variant.source, SIGNATURE), BackendOptions(device="cpu"))
 
 
 def _lineage(seed: int) -> dict[str, Any]:

@@ -85,13 +85,15 @@ def probes(source: ModuleSource) -> tuple[Probe, ...]:
 
 
 def _run(source: ModuleSource, inputs: Arrays, steps: list[Step] | None = None, most: int = _ENDLESS) -> Arrays:
-    """The outputs of the module; its path is added to `steps`.
+    """The outputs of the module under the names of the signature; its path is added to `steps`.
 
     Raises what it raises, and `_Endless` after `most` steps: a loop may never end on made-up values.
     """
     tensors = as_tensors(inputs, source.signature.inputs)
     with _recording([] if steps is None else steps, most):
-        return as_arrays(run_named(source.module, tensors))
+        outputs = as_arrays(run_named(source.module, tensors))
+    names = [spec.name for spec in source.signature.outputs]
+    return outputs if outputs.keys() == {*names} else dict(zip(names, outputs.values(), strict=True))
 
 
 class _Endless(RuntimeError):

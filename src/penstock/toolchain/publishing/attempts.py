@@ -96,7 +96,7 @@ def attempt(
         atol, rtol, _ = _fitting(tolerance, precision)
         every = trials(source.signature, source.example, max_rows=max_rows, more=more)
         verdict = judge(candidate, reference, every, atol=atol, rtol=rtol, batchable=batchable)
-        return _judged(made, exported, source, verdict, candidate.num_parameters)
+        return _judged(made, exported, source, verdict)
 
 
 def _fitting(tolerance: Tolerance, precision: str) -> Tolerance:
@@ -104,9 +104,7 @@ def _fitting(tolerance: Tolerance, precision: str) -> Tolerance:
     return _HALF.get(precision, tolerance) if tolerance == DEFAULT_TOLERANCE else tolerance
 
 
-def _judged(
-    made: Attempt, exported: Exported, source: ModuleSource, verdict: Verdict, parameters: int | None
-) -> Attempt:
+def _judged(made: Attempt, exported: Exported, source: ModuleSource, verdict: Verdict) -> Attempt:
     if not verdict.ok:
         return replace(made, why=verdict.why, errors=verdict.errors)
     variant = VariantSource(
@@ -115,7 +113,7 @@ def _judged(
         exported.path,
         architecture=exported.architecture,
         architecture_args=exported.architecture_args,
-        num_parameters=parameters if parameters is not None else _parameters(source),
+        num_parameters=sum(parameter.numel() for parameter in source.module.parameters()),
         max_abs_error=verdict.errors.max_abs,
         companions=exported.companions,
         name=exported.name,
@@ -125,7 +123,3 @@ def _judged(
         exporter=exported.exporter,
     )
     return replace(made, status="published", errors=verdict.errors, source=variant)
-
-
-def _parameters(source: ModuleSource) -> int:
-    return sum(parameter.numel() for parameter in source.module.parameters())

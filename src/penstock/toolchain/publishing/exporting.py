@@ -122,7 +122,7 @@ def _published(
     on_step("measuring whether rows are independent")
     batchable = rows_proof(reference, source.example).batchable
     with tempfile.TemporaryDirectory(prefix="penstock-export-") as scratch:
-        attempts = _attempts(source, reference, Path(scratch), request, on_step, batchable=batchable)
+        attempts = attempt_forms(source, reference, Path(scratch), request, on_step, batchable=batchable)
         report = ExportReport(f"{request.name}:{request.version}", attempts, batchable, notes=source.notes)
         good = [one for one in attempts if one.source is not None]
         if not good:
@@ -132,9 +132,16 @@ def _published(
     return ExportReport(report.ref, attempts, batchable, artifact, source.notes)
 
 
-def _attempts(
-    source: ModuleSource, reference: Backend, scratch: Path, request: ExportRequest, on_step: Step, *, batchable: bool
+def attempt_forms(
+    source: ModuleSource,
+    reference: Backend,
+    scratch: Path,
+    request: ExportRequest,
+    on_step: Step = silent,
+    *,
+    batchable: bool,
 ) -> tuple[Attempt, ...]:
+    """Export each form to `scratch` and hold it to the reference; nothing is published."""
     with _one_export:
         more = other_branch_inputs(source)
 
