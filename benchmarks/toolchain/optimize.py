@@ -175,7 +175,7 @@ def publish(name: str, registry: Registry) -> tuple[Artifact, dict[str, np.ndarr
 def by_hand(
     artifact: Artifact, candidates: tuple[Candidate, ...], rows: dict[str, np.ndarray], stack: ExitStack
 ) -> Iterator[Side]:
-    """Every variant of the model, and every accepted candidate, made again; each with its best threads."""
+    """Every variant of the model, and every candidate that the gate accepted, made again, with their best threads."""
     data = read_data(rows, artifact.signature)
     axes = artifact.manifest.batch_axes is not None
     bench = bench_of(artifact.signature, data.held_out, "p99", has_axes=axes, trust=TRUST)
