@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from penstock.settings import Settings
     from penstock.tasks.base import Task
     from penstock.tensors import Signature, TensorSpec
+    from penstock.toolchain.bench.benching import bench
     from penstock.toolchain.inference import optimize_for_inference
     from penstock.toolchain.publishing.verbs import export, publish, verify
     from penstock.toolchain.search.optimize import optimize
@@ -45,6 +46,7 @@ _HOMES = {
     "TaskEntry": "penstock.artifacts.artifact",
     "TensorSpec": "penstock.tensors",
     "VariantSource": "penstock.artifacts.artifact",
+    "bench": "penstock.toolchain.bench.benching",
     "create_app": "penstock.gateway.process.asgi",
     "optimize": "penstock.toolchain.search.optimize",
     "export": "penstock.toolchain.publishing.verbs",
@@ -73,6 +75,7 @@ __all__ = [
     "TensorSpec",
     "VariantSource",
     "__version__",
+    "bench",
     "create_app",
     "export",
     "optimize",

@@ -14,7 +14,7 @@ from typing import Annotated, NoReturn
 import typer
 
 import penstock
-from penstock.cli import config, doctor, export, optimize, predict, scan, serve, verify
+from penstock.cli import bench, config, doctor, export, optimize, predict, scan, serve, verify
 from penstock.cli.models import commands as models
 from penstock.errors import PenstockError, type_and_message, worded
 
@@ -31,6 +31,7 @@ app.command("predict")(predict.predict)
 app.command("export")(export.export)
 app.command("verify")(verify.verify)
 app.command("optimize")(optimize.optimize)
+app.command("bench")(bench.bench)
 app.add_typer(models.app, name="models")
 app.add_typer(config.app, name="config")
 app.command("doctor")(doctor.doctor)

@@ -200,12 +200,12 @@ def test_constant_and_poisson_arrivals_have_the_rate() -> None:
     assert constant == pytest.approx([n / 50 for n in range(100)])
     poisson = np.array(due_times(1000, 20.0, "poisson"))
     gaps = np.diff(poisson)
-    assert len(poisson) == pytest.approx(20_000, rel=0.03)
-    assert (gaps > 0).all()
+    assert len(poisson) == 20_000
+    assert (gaps >= 0).all()
     assert gaps.std() == pytest.approx(gaps.mean(), rel=0.05)  # exponential
     assert poisson.max() < 20.0
     assert due_times(1000, 1.0, "poisson", seed=1) != due_times(1000, 1.0, "poisson", seed=2)
-    assert due_times(0.1, 1.0, "poisson")
+    assert len(due_times(0.1, 1.0, "poisson")) == 1
 
 
 @pytest.mark.parametrize(

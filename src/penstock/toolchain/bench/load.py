@@ -74,6 +74,7 @@ class LoadResult:
             "throughput_per_second": round(self.throughput_per_second, 2),
             **({} if self.latency is None else self.latency.to_json()),
             "percentiles_ms": {f"{percent:g}": round(ms, 4) for percent, ms in self.curve},
+            "histogram_ms": [[round(low, 5), round(high, 5), count] for low, high, count in self.histogram],
             "stopped": self.stopped,
             "warnings": list(self.warnings),
         }
@@ -119,16 +120,17 @@ def open_loop(
 
 
 def due_times(rate: float, seconds: float, arrivals: Arrivals, seed: int = 0) -> list[float]:
-    """When requests are due, in seconds from the start. Raises InvalidInput for unknown arrivals."""
+    """When requests are due, in seconds from the start: `rate * seconds` of them, at least one.
+
+    Poisson arrivals of a known number are independent and uniform. Raises InvalidInput for unknown arrivals.
+    """
+    count = max(1, round(rate * seconds))
     if arrivals == "constant":
-        return [number / rate for number in range(int(rate * seconds))]
+        return [number / rate for number in range(count)]
     if arrivals != "poisson":
         raise InvalidInput(f"arrivals: {arrivals!r} is neither poisson nor constant", field="arrivals")
-    random, expected = np.random.default_rng(seed), rate * seconds
-    gaps = random.exponential(1 / rate, int(expected + 10 * expected**0.5 + 20))
-    times = np.cumsum(gaps)
-    due: list[float] = times[times < seconds].tolist()
-    return due or [0.0]
+    due: list[float] = np.sort(np.random.default_rng(seed).uniform(0, seconds, count)).tolist()
+    return due
 
 
 def _checked(target: Target | str, seconds: float, timeout_s: float) -> Target:

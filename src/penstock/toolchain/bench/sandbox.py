@@ -149,8 +149,9 @@ class Sandbox:
         There are `repeats` runs, or fewer when all of them take longer than `seconds`; at least one. Raises
         InvalidInput for a number of rows that the model does not take.
         """
+        limit = self._process.limits.seconds + (seconds or 0.0)
         taken: list[float] = self._process.call(
-            f"{_OPENED}:time_runs", inputs, repeats, seconds, doing="while its runs were timed"
+            f"{_OPENED}:time_runs", inputs, repeats, seconds, seconds=limit, doing="while its runs were timed"
         )
         return taken
 
