@@ -81,6 +81,7 @@ def test_a_payload_that_is_none_is_refused(live: Live, tmp_path: Path, content: 
 def test_a_model_that_is_not_served_is_an_error(live: Live, model: str, kind: type[PenstockError]) -> None:
     with pytest.raises(kind) as failed:
         find_target(live.url, model=model)
+    assert "payload" not in str(failed.value)
     if kind is ModelNotFound:
         assert "it serves pic, raw, vec" in str(failed.value)
 

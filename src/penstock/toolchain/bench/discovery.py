@@ -30,6 +30,8 @@ _TYPES = {
     ".webp": "image/webp",
 }
 _JSON = "application/json"
+_OTHER_BODY = (400, 405, 413, 415, 422)
+"""Statuses that another request may not have."""
 _Body = tuple[tuple[bytes, ...], str, str]
 """Bodies, their content type, and where they come from, in words."""
 
@@ -98,7 +100,7 @@ class _Server:
         says = _problem(response)
         raise InvalidInput(
             f"{self.url}: the server answers {response.status_code} to {method} {path}{says}"
-            + ("" if response.status_code in (401, 403) else "; give a request that it takes with payload=…"),
+            + ("; give a request that it takes with payload=…" if response.status_code in _OTHER_BODY else ""),
             field="payload",
         )
 

@@ -214,7 +214,7 @@ class ChildProcess:
 
     def _sentence(self, end: _Ended, doing: str, limit: float) -> str:
         if end.why == "time":
-            return f"{self.name}: it took longer than {limit:g} s {doing}"
+            return f"{self.name}: it took longer than {limit:.3g} s {doing}"
         if end.why == "memory":
             return f"{self.name}: it took more than {(self.limits.memory_bytes or 0) / 2**20:.0f} MiB of memory {doing}"
         if self._closed:
