@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from penstock.errors import ConfigError
-from penstock.option_types import parse_size
+from penstock.option_types import parse_duration, parse_size
 from penstock.settings import LoadedSettings, Settings, display, load_settings
 
 Load = Callable[..., LoadedSettings]
@@ -245,6 +245,24 @@ def test_a_size_is_parsed_or_raises_value_error(text: str) -> None:
         return
     assert size >= 0
     assert any(char.isdigit() for char in text)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("20ms", 0.02), ("90s", 90), ("2m", 120), ("1.5 h", 5400), ("3min", 180), ("500us", 0.0005), ("7", 7), (7, 7)],
+)
+def test_a_duration_is_a_number_with_a_unit(text: str | float, seconds: float) -> None:
+    assert parse_duration(text) == pytest.approx(seconds)
+
+
+def test_a_number_alone_counts_in_the_unit_of_the_option() -> None:
+    assert parse_duration("20", "ms") == parse_duration(20, "ms") == pytest.approx(0.02)
+
+
+@pytest.mark.parametrize("value", ["", "0", "0ms", "-1s", "ten", "1 fortnight", "nan", "1e3s", True, None, "9999999h"])
+def test_what_is_no_positive_duration_raises_value_error(value: Any) -> None:
+    with pytest.raises(ValueError, match="should be"):
+        parse_duration(value)
 
 
 # Tables for single models

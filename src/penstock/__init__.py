@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from penstock.toolchain.inference import optimize_for_inference
     from penstock.toolchain.publishing.verbs import export, publish, verify
     from penstock.toolchain.search.optimize import optimize
+    from penstock.toolchain.tune.tuning import tune
 
 __version__ = "0.1.0"
 
@@ -53,6 +54,7 @@ _HOMES = {
     "optimize_for_inference": "penstock.toolchain.inference",
     "problem_response": "penstock.gateway.process.asgi",
     "publish": "penstock.toolchain.publishing.verbs",
+    "tune": "penstock.toolchain.tune.tuning",
     "verify": "penstock.toolchain.publishing.verbs",
     "write_artifact": "penstock.artifacts.artifact",
 }
@@ -82,6 +84,7 @@ __all__ = [
     "optimize_for_inference",
     "problem_response",
     "publish",
+    "tune",
     "verify",
     "write_artifact",
 ]

@@ -25,6 +25,27 @@ def parse_size(value: int | str) -> int:
     return int(float(match[1]) * _UNITS[match[2].lower()]) if match[2] else int(float(match[1]))
 
 
+_DURATION = re.compile(r"(\d+(?:\.\d+)?|\.\d+)\s*(us|µs|ms|s|m|min|h)?", re.IGNORECASE)
+_LONGEST_S = 366 * 86400.0
+_SECONDS = {"us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
+
+
+def parse_duration(value: float | str, unit: str = "s") -> float:
+    """Seconds from `"20ms"`, `"90s"`, `"2m"` or `"1.5h"`; a number alone counts in `unit`.
+
+    Raises ValueError for anything else, and for what is not positive.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise ValueError("should be a time such as 20ms, 90s or 2m")
+    match = _DURATION.fullmatch(str(value).strip())
+    if match is None:
+        raise ValueError("should be a time such as 20ms, 90s or 2m")
+    seconds = float(match[1]) * _SECONDS[(match[2] or unit).lower()]
+    if not 0 < seconds < _LONGEST_S:
+        raise ValueError("should be longer than 0 and shorter than a year")
+    return seconds
+
+
 def _number(value: Any) -> Any:
     """Python counts True as 1; an option does not."""
     if isinstance(value, bool):

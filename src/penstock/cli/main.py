@@ -15,6 +15,7 @@ import typer
 
 import penstock
 from penstock.cli import bench, config, doctor, export, optimize, predict, scan, serve, verify
+from penstock.cli import config, doctor, export, optimize, predict, scan, serve, tune, verify
 from penstock.cli.models import commands as models
 from penstock.errors import PenstockError, type_and_message, worded
 
@@ -32,6 +33,7 @@ app.command("export")(export.export)
 app.command("verify")(verify.verify)
 app.command("optimize")(optimize.optimize)
 app.command("bench")(bench.bench)
+app.command("tune")(tune.tune)
 app.add_typer(models.app, name="models")
 app.add_typer(config.app, name="config")
 app.command("doctor")(doctor.doctor)

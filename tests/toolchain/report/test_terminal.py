@@ -25,7 +25,7 @@ class Terminal:
 
     def written(self) -> str:
         text = b""
-        while select.select([self._main], [], [], 0.2)[0]:
+        while select.select([self._main], [], [], 0.3)[0]:
             text += os.read(self._main, 65536)
         return text.decode()
 
@@ -66,6 +66,21 @@ def test_in_a_terminal_a_table_shows_the_rows_and_what_happens_now(monkeypatch: 
     for part in ("Optimizing digits", "p50 ms", "onnx-int8", "0.123", "1/4 trying onnx-int8", "the machine is busy"):
         assert part in text
     assert r"odd\x1b[2Jname" in text
+
+
+def test_without_ticking_nothing_is_drawn_between_reports(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    terminal = Terminal()
+    try:
+        with progress("Tuning", COLUMNS, terminal.stream, ticking=False) as to:
+            to.step("first")
+            drawn = terminal.written()
+            assert "first" in drawn
+            assert terminal.written() == ""  # it waits for longer than a tick
+            report(to)
+            assert "onnx-int8" in terminal.written()
+    finally:
+        terminal.close()
 
 
 def test_a_silent_progress_takes_everything(capfd: pytest.CaptureFixture[str]) -> None:

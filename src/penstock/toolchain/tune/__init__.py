@@ -1,0 +1,1 @@
+"""`penstock tune`: the workers, threads, batch size and wait that serve a model best under a latency objective."""
