@@ -139,3 +139,9 @@ def test_figures_that_are_not_finite_are_shown_as_such() -> None:
     odd = candidate("odd", p50_ms={"1": float("nan"), "2": float("inf"), "x": 3}, accuracy=float("nan"))
     text = Page(optimize_page(report(candidates=[odd]))).text
     assert "not shown, for lack of a finite value: odd" in text
+
+
+def test_candidates_without_figures_take_no_colour_from_the_curves_of_the_others() -> None:
+    skipped = [candidate(f"skipped-{place}", "skipped", p50_ms={}, p99_ms={}) for place in range(9)]
+    page = optimize_page(report(candidates=[candidate("quick", "dominated"), *skipped]))
+    assert "more series" not in page

@@ -161,6 +161,7 @@ def _curves(report: Document, every: Sequence[Document]) -> Iterator[str]:
         series = [
             Series(str(one.get("name")), sorted(_points(one.get(key) or {})), _shown_first(report, one))
             for one in every
+            if one.get("p50_ms") or one.get("p99_ms")
         ]
         batches = sorted({batch for one in series for batch, _ in one.points if finite(batch)})
         if batches:
