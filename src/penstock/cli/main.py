@@ -14,8 +14,7 @@ from typing import Annotated, NoReturn
 import typer
 
 import penstock
-from penstock.cli import bench, config, doctor, export, optimize, predict, scan, serve, verify
-from penstock.cli import config, doctor, export, optimize, predict, scan, serve, tune, verify
+from penstock.cli import bench, config, doctor, export, optimize, predict, scan, serve, tune, verify
 from penstock.cli.models import commands as models
 from penstock.errors import PenstockError, type_and_message, worded
 
