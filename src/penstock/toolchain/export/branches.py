@@ -91,9 +91,7 @@ def _run(source: ModuleSource, inputs: Arrays, steps: list[Step] | None = None, 
     """
     tensors = as_tensors(inputs, source.signature.inputs)
     with _recording([] if steps is None else steps, most):
-        outputs = as_arrays(run_named(source.module, tensors))
-    names = [spec.name for spec in source.signature.outputs]
-    return outputs if outputs.keys() == {*names} else dict(zip(names, outputs.values(), strict=True))
+        return as_arrays(source.named(run_named(source.module, tensors)))
 
 
 class _Endless(RuntimeError):

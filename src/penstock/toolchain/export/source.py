@@ -62,6 +62,13 @@ class ModuleSource:
         """The example as tensors, in the order of the inputs."""
         return as_tensors(self.example, self.signature.inputs)
 
+    def named(self, results: Tensors) -> Tensors:
+        """Outputs under the names of the signature, which an artifact may have given to those of a tuple."""
+        names = [spec.name for spec in self.signature.outputs]
+        if results.keys() == set(names) or len(results) != len(names):
+            return results
+        return dict(zip(names, results.values(), strict=True))
+
 
 def module_source(
     module: torch.nn.Module,

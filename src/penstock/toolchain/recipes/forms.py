@@ -5,16 +5,14 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from penstock.errors import InvalidInput, first_line
+from penstock.backends.torch.infer_signature import run_named
+from penstock.errors import InvalidInput
 from penstock.scan.memory_map import mapped
 from penstock.scan.onnx import external_files
-from penstock.toolchain.export.exported import ExportFailed
-from penstock.toolchain.export.onnx import quiet_exporter
-from penstock.toolchain.export.onnx import write_onnx as write_program
+from penstock.toolchain.export.forms import export_form
 from penstock.toolchain.export.source import ModuleSource
 from penstock.toolchain.recipes.subject import Materials, Subject
 
@@ -54,8 +52,9 @@ def need_onnx(subject: Subject, kind: str, materials: Materials) -> tuple[Subjec
             f"recipe: {kind} works on the ONNX file, and a technique before it left only OpenVINO IR; put it first",
             field="recipe",
         )
-    path = exported_onnx(subject.module, directory(materials, "export"))
-    return replace(subject, onnx=path, writers=(*subject.writers, f"torch.onnx.export of torch {_torch()}")), path
+    exported = export_form("onnx", in_module_order(subject.module), directory(materials, "export"))
+    notes, writers = (*subject.notes, *exported.notes), (*subject.writers, exported.exporter)
+    return replace(subject, onnx=exported.path, notes=notes, writers=writers), exported.path
 
 
 def read_onnx(path: Path) -> onnx.ModelProto:
@@ -85,32 +84,13 @@ def companions_of(path: Path) -> Mapping[str, Path]:
 
 def exported_onnx(source: ModuleSource, directory: Path) -> Path:
     """The module as an ONNX file. Raises ExportFailed."""
-    import torch
-
-    path = directory / "model.onnx"
-    example = tuple(torch.from_numpy(source.example[spec.name].copy()) for spec in source.signature.inputs)
-    free = tuple(
-        {axis: torch.export.Dim.AUTO for axis, n in enumerate(spec.shape) if n < 0} for spec in source.signature.inputs
-    )
-    with torch.inference_mode():
-        result = source.module(*example)
-    outputs = list(result) if isinstance(result, dict) else [spec.name for spec in source.signature.outputs]
-    try:
-        with quiet_exporter(shares_axes=True):
-            program = torch.onnx.export(
-                source.module,
-                example,
-                dynamo=True,
-                dynamic_shapes=free,
-                input_names=[spec.name for spec in source.signature.inputs],
-                output_names=outputs,
-                verbose=False,
-            )
-    except Exception as error:  # an exporter may raise anything
-        raise ExportFailed(f"{source.name}: it cannot be exported to ONNX: {first_line(error)}") from None
-    write_program(program, path)
-    return path
+    return export_form("onnx", in_module_order(source), directory).path
 
 
-def _torch() -> str:
-    return version("torch").partition("+")[0]
+def in_module_order(source: ModuleSource) -> ModuleSource:
+    """The source with its outputs in the order in which the module returns them, which exporters name by position."""
+    specs = {spec.name: spec for spec in source.signature.outputs}
+    results = run_named(source.module, source.tensors())
+    if results.keys() != specs.keys():
+        return source
+    return replace(source, signature=replace(source.signature, outputs=tuple(specs[name] for name in results)))

@@ -5,18 +5,21 @@ from __future__ import annotations
 import random
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from penstock.artifacts.files import sha256_of
 from penstock.artifacts.variant import default_variant_name
-from penstock.formats import FORMATS
-from penstock.toolchain.export.exported import Exported
-from penstock.toolchain.recipes.forms import companions_of, directory, need_onnx
+from penstock.formats import FORMATS as ROWS
+from penstock.toolchain.export.exported import Exported, ExportFailed
+from penstock.toolchain.export.forms import FORMS, export_form
+from penstock.toolchain.export.source import ModuleSource
+from penstock.toolchain.recipes.forms import companions_of, directory, in_module_order, need_module, need_onnx
 from penstock.toolchain.recipes.openvino_form import write_openvino
 from penstock.toolchain.recipes.recipe import Recipe
 from penstock.toolchain.recipes.subject import Materials, Subject
@@ -101,9 +104,33 @@ def _onnx(subject: Subject, materials: Materials) -> tuple[Exported, Subject]:
 def _openvino(subject: Subject, materials: Materials) -> tuple[Exported, Subject]:
     path = directory(materials, "openvino") / "model.xml"
     subject = write_openvino(subject, path, materials)
-    weights = path.with_suffix(FORMATS["openvino"].weights_suffix)
+    weights = path.with_suffix(ROWS["openvino"].weights_suffix)
     return Exported("", "openvino", subject.precision, path, "", {weights.name: weights}), subject
 
 
+def _module(forms: Sequence[str], subject: Subject, materials: Materials) -> tuple[Exported, Subject]:
+    """The module in the first of the forms that it can be exported to; its exporter compares it with the module."""
+    source = need_module(subject, f"the format {FORMS[forms[0]].format}")
+    *others, last = forms
+    for form in others:
+        try:
+            return _exported(form, source, subject, materials)
+        except ExportFailed as error:
+            subject = subject.noted(f"{form} was not possible: {error}")
+    return _exported(last, source, subject, materials)
+
+
+def _exported(form: str, source: ModuleSource, subject: Subject, materials: Materials) -> tuple[Exported, Subject]:
+    exported = export_form(form, in_module_order(source), directory(materials, form))
+    notes, writers = (*subject.notes, *exported.notes), (*subject.writers, exported.exporter)
+    return replace(exported, precision=subject.precision), replace(subject, notes=notes, writers=writers)
+
+
 _Writer = Callable[[Subject, Materials], tuple[Exported, Subject]]
-_WRITERS: dict[str, _Writer] = {"onnx": _onnx, "openvino": _openvino}
+_WRITERS: dict[str, _Writer] = {
+    "onnx": _onnx,
+    "openvino": _openvino,
+    "torchscript": partial(_module, ("torchscript-trace", "torchscript-script")),
+    "pt2": partial(_module, ("pt2",)),
+    "aoti": partial(_module, ("aoti",)),
+}

@@ -16,9 +16,10 @@ from penstock.backends.torch.eager import takes_names
 from penstock.backends.torch.quiet import quietly
 from penstock.errors import InvalidInput, UnsupportedFormat, type_and_message
 from penstock.tensors import Arrays
-from penstock.toolchain.export.exported import ExportFailed
+from penstock.toolchain.export.exported import ExportFailed, ExportOptions
+from penstock.toolchain.export.onnx import export_onnx
 from penstock.toolchain.export.source import ModuleSource
-from penstock.toolchain.recipes.forms import directory, exported_onnx, read_onnx, write_onnx
+from penstock.toolchain.recipes.forms import directory, in_module_order, read_onnx, write_onnx
 from penstock.toolchain.recipes.int8.biases import with_int8_biases
 from penstock.toolchain.recipes.int8.compacting import compact
 from penstock.toolchain.recipes.subject import Materials
@@ -48,7 +49,7 @@ def pt2e_file(
 
 def int8_onnx(source: ModuleSource, directory: Path) -> Path:
     """The ONNX file (QDQ) of a module that pt2e has converted, in the form that ONNX Runtime runs in int8."""
-    path = exported_onnx(source, directory)
+    path = export_onnx(in_module_order(source), directory, ExportOptions()).path
     return write_onnx(compact(with_int8_biases(read_onnx(path))), path)
 
 
