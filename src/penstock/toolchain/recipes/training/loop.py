@@ -331,36 +331,9 @@ def deterministic(threads: int) -> Iterator[None]:
 
 
 def set_mode(module: torch.nn.Module, *, training: bool) -> None:
-    """Training or evaluation mode, of captured programs too."""
-    import torch
-
-    if not isinstance(module, torch.fx.GraphModule):
+    """Training or evaluation mode; a captured program has none and stays as it is."""
+    with suppress(NotImplementedError):
         module.train(training)
-        return
-    for graph in (one for one in module.modules() if isinstance(one, torch.fx.GraphModule)):
-        for node in graph.graph.nodes:
-            _set_node_mode(node, training=training)
-        graph.recompile()
-
-
-_MODES = ("train", "training", "dropout_p")
-"""Arguments of PyTorch's operators that a capture in training mode writes into the graph."""
-_CAPTURED = "penstock_mode"
-
-
-def _set_node_mode(node: torch.fx.Node, *, training: bool) -> None:
-    """What was captured for training applies in training, and nothing or 0 in evaluation."""
-    schema = getattr(node.target, "_schema", None)
-    for place, argument in enumerate(schema.arguments if schema is not None else ()):
-        if argument.name in _MODES and place < len(node.args):
-            node.update_arg(place, _mode(node, node.args[place], training=training))
-        elif argument.name in _MODES and argument.name in node.kwargs:
-            node.update_kwarg(argument.name, _mode(node, node.kwargs[argument.name], training=training))
-
-
-def _mode(node: torch.fx.Node, now: Any, *, training: bool) -> Any:
-    captured = node.meta.setdefault(_CAPTURED, now)
-    return captured if training or captured is None else type(captured)(0)
 
 
 def _require_trainable(module: torch.nn.Module, name: str) -> None:

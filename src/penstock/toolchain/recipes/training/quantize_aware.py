@@ -36,9 +36,10 @@ _MULTIPLY = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 class QuantizeAware(Technique):
     """Fine-tune the model with int8 weights and activations simulated, then convert it (torchao's pt2e).
 
-    Weights are int8 per channel, activations uint8; the ONNX file holds QuantizeLinear and DequantizeLinear. With
-    `reduce_range` activations use 7 of 8 bits: ONNX Runtime's int8 kernels on processors without VNNI add two products
-    in 16 bits, and a sum that does not fit is silently cut off there.
+    Weights are int8 per channel, activations uint8; the ONNX file holds QuantizeLinear and DequantizeLinear. Batch
+    norms are folded into their convolutions first, and dropout is off. With `reduce_range` activations use 7 of 8 bits:
+    ONNX Runtime's int8 kernels on processors without VNNI add two products in 16 bits, and a sum that does not fit is
+    silently cut off there.
     """
 
     kind = "quantize-aware"
@@ -88,19 +89,23 @@ def _prepared(source: ModuleSource, order: tuple[str, ...], *, reduce_range: boo
     import torch
     from torchao.quantization.pt2e.quantize_pt2e import prepare_qat_pt2e
     from torchao.quantization.pt2e.quantizer import x86_inductor_quantizer as x86
+    from torchao.quantization.pt2e.utils import _fuse_conv_bn_
 
     module = copy.deepcopy(source.module)
     for parameter in module.parameters():
         parameter.requires_grad_(parameter.is_floating_point())
-    set_mode(module, training=True)
+    set_mode(module, training=False)
     try:
         program = torch.export.export(module, example_of(source, order), dynamic_shapes=free_axes(source, order))
+        captured = program.module()
+        # torchao would simulate them, at half a minute for finding the patterns and with statistics of few batches
+        _fuse_conv_bn_(captured)
         quantizer = x86.X86InductorQuantizer()
         quantizer.set_global(x86.get_default_x86_inductor_quantization_config(is_qat=True, reduce_range=reduce_range))
-        prepared: torch.nn.Module = prepare_qat_pt2e(program.module(), quantizer)
+        prepared: torch.nn.Module = prepare_qat_pt2e(captured, quantizer)
     except Exception as error:
         raise InvalidInput(
-            f"quantize-aware: torch.export cannot capture the model in training mode: {type_and_message(error, 300)}",
+            f"quantize-aware: torch.export cannot capture the model: {type_and_message(error, 300)}",
             field="recipe",
         ) from error
     if not any("fakequant" in type(one).__name__.lower() for one in prepared.modules()):

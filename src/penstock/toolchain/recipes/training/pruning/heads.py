@@ -49,7 +49,6 @@ def head_sizes(layer: Any) -> torch.Tensor:
 
 @cache
 def _slim_attention() -> type[torch.nn.Module]:
-    import torch
     from torch import Tensor, nn
     from torch.nn import functional
 
@@ -66,15 +65,7 @@ def _slim_attention() -> type[torch.nn.Module]:
             self.embed_dim, self.dropout, self.batch_first = layer.embed_dim, layer.dropout, layer.batch_first
             before = getattr(layer, "kept", list(range(layer.num_heads)))
             self.kept = [before[head] for head in heads.tolist()]
-            columns = (heads[:, None] * layer.head_dim + torch.arange(layer.head_dim)).reshape(-1)
-            rows = torch.cat([columns + part * layer.num_heads * layer.head_dim for part in range(3)])
-            self.in_proj_weight = _chosen(layer.in_proj_weight, rows)
-            self.in_proj_bias = None if layer.in_proj_bias is None else _chosen(layer.in_proj_bias, rows)
-            out = layer.out_proj
-            self.out_proj = nn.Linear(len(columns), self.embed_dim, bias=out.bias is not None)
-            self.out_proj.weight = _chosen(out.weight, columns, axis=1)
-            if out.bias is not None:
-                self.out_proj.bias = _chosen(out.bias, torch.arange(self.embed_dim))
+            _take_weights(self, layer, heads)
 
         def forward(
             self, query: Tensor, key: Tensor, value: Tensor, key_padding_mask: Tensor | None = None,
@@ -85,17 +76,14 @@ def _slim_attention() -> type[torch.nn.Module]:
             parts = [one.unsqueeze(0) if single else one for one in (query, key, value)]
             if not self.batch_first and not single:
                 parts = [one.transpose(0, 1) for one in parts]
-            weights = self.in_proj_weight.chunk(3)
-            biases = (None, None, None) if self.in_proj_bias is None else self.in_proj_bias.chunk(3)
-            projected = [
-                self._heads(functional.linear(one, weight, bias))
-                for one, weight, bias in zip(parts, weights, biases, strict=True)
-            ]
-            inner_query, inner_key, inner_value = projected
-            mask = self._mask(inner_query, inner_key, key_padding_mask, attn_mask)
-            out, seen = self._attend(inner_query, inner_key, inner_value, mask, need_weights)
-            rows, _, length, _ = out.shape
-            out = self.out_proj(out.transpose(1, 2).reshape(rows, length, self.num_heads * self.head_dim))
+            query, key, value = _projected(self, parts)
+            mask = _one_mask(query, key_padding_mask, attn_mask, self.kept)
+            dropout = self.dropout if self.training else 0.0
+            if need_weights:
+                out, seen = _attend(query, key, value, mask, dropout)
+            else:
+                out, seen = functional.scaled_dot_product_attention(query, key, value, mask, dropout), None
+            out = self.out_proj(out.transpose(1, 2).flatten(2))
             if not self.batch_first and not single:
                 out = out.transpose(0, 1)
             if seen is not None and average_attn_weights:
@@ -104,37 +92,67 @@ def _slim_attention() -> type[torch.nn.Module]:
                 return out.squeeze(0), None if seen is None else seen.squeeze(0)
             return out, seen
 
-        def _heads(self, projected: Tensor) -> Tensor:
-            rows, length, _ = projected.shape
-            return projected.reshape(rows, length, self.num_heads, self.head_dim).transpose(1, 2)
+    return SlimAttention
 
-        def _mask(self, query: Tensor, key: Tensor, padding: Tensor | None, mask: Tensor | None) -> Tensor | None:
-            """Both masks as one to add to the scores: [rows, heads or 1, length, length]."""
-            total = None if mask is None else _additive(mask, query.dtype)
-            if total is not None and total.ndim == 3:  # one for each head that there was
-                total = total.reshape(query.shape[0], -1, *total.shape[1:])[:, self.kept]
-            if padding is not None:
-                padded = _additive(padding, query.dtype).reshape(-1, 1, 1, key.shape[2])
-                total = padded if total is None else total + padded
-            return total
 
-        def _attend(
-            self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, need_weights: bool
-        ) -> tuple[Tensor, Tensor | None]:
-            dropout = self.dropout if self.training else 0.0
-            if not need_weights:
-                return functional.scaled_dot_product_attention(query, key, value, mask, dropout), None
-            scores = query @ key.transpose(-1, -2) / self.head_dim**0.5
-            seen = torch.softmax(scores if mask is None else scores + mask, dim=-1)
-            seen = functional.dropout(seen, dropout) if dropout else seen
-            return seen @ value, seen
+def _take_weights(slim: Any, layer: Any, heads: torch.Tensor) -> None:
+    """Copy the weights of the heads that stay."""
+    import torch
+    from torch import nn
 
-    def _chosen(tensor: Tensor, rows: Tensor, axis: int = 0) -> nn.Parameter:
+    def chosen(tensor: torch.Tensor, rows: torch.Tensor, axis: int = 0) -> nn.Parameter:
         return nn.Parameter(tensor.detach().index_select(axis, rows).clone(), tensor.requires_grad)
 
-    def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
-        if mask.dtype is not torch.bool:
-            return mask.to(dtype)
-        return torch.zeros_like(mask, dtype=dtype).masked_fill(mask, float("-inf"))
+    columns = (heads[:, None] * layer.head_dim + torch.arange(layer.head_dim)).reshape(-1)
+    rows = torch.cat([columns + part * layer.num_heads * layer.head_dim for part in range(3)])
+    slim.in_proj_weight = chosen(layer.in_proj_weight, rows)
+    slim.in_proj_bias = None if layer.in_proj_bias is None else chosen(layer.in_proj_bias, rows)
+    slim.out_proj = nn.Linear(len(columns), layer.embed_dim, bias=layer.out_proj.bias is not None)
+    slim.out_proj.weight = chosen(layer.out_proj.weight, columns, axis=1)
+    if layer.out_proj.bias is not None:
+        slim.out_proj.bias = chosen(layer.out_proj.bias, torch.arange(layer.embed_dim))
 
-    return SlimAttention
+
+def _projected(slim: Any, parts: list[torch.Tensor]) -> list[torch.Tensor]:
+    """Query, key and value as [rows, heads, length, width of a head]."""
+    from torch.nn import functional
+
+    weights = slim.in_proj_weight.chunk(3)
+    biases = (None, None, None) if slim.in_proj_bias is None else slim.in_proj_bias.chunk(3)
+    return [
+        functional.linear(one, weight, bias).unflatten(-1, (slim.num_heads, slim.head_dim)).transpose(1, 2)
+        for one, weight, bias in zip(parts, weights, biases, strict=True)
+    ]
+
+
+def _one_mask(
+    query: torch.Tensor, padding: torch.Tensor | None, mask: torch.Tensor | None, kept: list[int]
+) -> torch.Tensor | None:
+    """Both masks as one to add to the scores, [rows, heads or 1, length, length]; `kept` of the heads there were."""
+    total = None if mask is None else _additive(mask, query.dtype)
+    if total is not None and total.ndim == 3:
+        total = total.reshape(query.shape[0], -1, *total.shape[1:])[:, kept]
+    if padding is None:
+        return total
+    padded = _additive(padding, query.dtype).reshape(-1, 1, 1, padding.shape[-1])
+    return padded if total is None else total + padded
+
+
+def _additive(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    import torch
+
+    if mask.dtype is not torch.bool:
+        return mask.to(dtype)
+    return torch.zeros_like(mask, dtype=dtype).masked_fill(mask, float("-inf"))
+
+
+def _attend(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None, dropout: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The outputs and the weights of each head."""
+    import torch
+
+    scores = query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5
+    seen = torch.softmax(scores if mask is None else scores + mask, dim=-1)
+    seen = torch.dropout(seen, dropout, train=dropout > 0)
+    return seen @ value, seen
