@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -109,6 +111,43 @@ def test_an_example_that_does_not_fit_is_left_out(penstock: Penstock, directory:
     assert shown(penstock, "net")["golden"]["rows"] == 8
 
 
+@pytest.fixture
+def with_code(mlflow: Any, tmp_path: Path) -> Path:
+    """A module that MLflow pickled with the file of its class, which is importable nowhere else."""
+    code = tmp_path / "mlflow_own_net.py"
+    code.write_text(
+        "import torch\n\nclass OwnNet(torch.nn.Module):\n"
+        "    def __init__(self):\n        super().__init__()\n        self.out = torch.nn.Linear(4, 3)\n"
+        "    def forward(self, x):\n        return self.out(x)\n"
+    )
+    sys.path.append(str(tmp_path))
+    try:
+        from mlflow.models import infer_signature
+
+        net = importlib.import_module("mlflow_own_net").OwnNet().eval()
+        signature = infer_signature(ROWS, net(torch.from_numpy(ROWS)).detach().numpy())
+        quietly(mlflow.pytorch.save_model, net, tmp_path / "own", code_paths=[str(code)], signature=signature,
+                input_example=ROWS, serialization_format="pickle", pip_requirements=["torch"])  # fmt: skip
+        np.save(tmp_path / "expected.npy", net(torch.from_numpy(ROWS)).detach().numpy())
+    finally:
+        sys.path.remove(str(tmp_path))
+        del sys.modules["mlflow_own_net"]
+    code.unlink()
+    return tmp_path / "own"
+
+
+def test_a_pickle_with_its_own_code_becomes_forms_that_need_neither(penstock: Penstock, with_code: Path) -> None:
+    refused(penstock("models", "import", with_code, "--name", "net"), "trust")
+    assert penstock("models", "list", "--json").json()["models"] == []
+    done = penstock("models", "import", with_code, "--name", "net", "--trust", "code")
+    assert done.code == 0, done.err
+    shutil.rmtree(with_code)
+    sys.modules.pop("mlflow_own_net", None)
+    assert [variant["format"] for variant in shown(penstock, "net")["variants"]] == ["onnx", "pt2"]
+    assert shown(penstock, "net")["lineage"]["mlflow"]["flavor"] == "pytorch"
+    np.testing.assert_allclose(answers(penstock, "net"), np.load("expected.npy"), rtol=1e-4, atol=1e-5)
+
+
 def edit(path: Path, old: str, new: str) -> None:
     text = (path / "MLmodel").read_text()
     assert old in text
@@ -206,6 +245,19 @@ def test_a_program_is_loaded_by_mlflow_without_any_pickle(
     np.testing.assert_allclose(loaded(torch.from_numpy(ROWS)).detach().numpy(), expected, rtol=1e-5, atol=1e-6)
     model = quietly(mlflow.pyfunc.load_model, "out")
     np.testing.assert_allclose(model.predict(ROWS), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_weights_are_exported_to_a_program_that_mlflow_loads(penstock: Penstock, mlp: Mlp, mlflow: Any) -> None:
+    save_file(mlp.state_dict(), "weights.safetensors")
+    arguments = ("--architecture", "networks:Mlp", "--architecture-args", '{"features": 4, "classes": 3}')
+    assert penstock("models", "import", "weights.safetensors", *arguments, "--input", "x:FP32:-1x4", "--trust", "code",
+                    "--name", "net").code == 0  # fmt: skip
+    done = penstock("models", "export", "net", "out", "--json").json()
+    assert (done["flavor"], done["variant"]) == ("pytorch", "pytorch-fp32")
+    assert "exported to a program" in done["notes"][0]
+    loaded = quietly(mlflow.pytorch.load_model, "out")
+    expected = mlp(torch.from_numpy(ROWS)).detach()
+    torch.testing.assert_close(loaded(torch.from_numpy(ROWS)).detach(), expected)
 
 
 def test_torchscript_is_loaded_by_mlflow_where_it_may_unpickle(

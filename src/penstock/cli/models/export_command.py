@@ -81,9 +81,9 @@ def _needs(artifact: Artifact, variant: Variant) -> list[str]:
     return [f"the weights fill the class {variant.architecture}; its inputs are {inputs}"]
 
 
-def _mlflow(artifact: Artifact, name: str | None, target: Path, trust: str) -> dict[str, Any]:  # noqa: ARG001
+def _mlflow(artifact: Artifact, name: str | None, target: Path, trust: str) -> dict[str, Any]:
     from penstock.toolchain.interchange.mlflow_directory import mlflow_variant, write_mlflow
 
     variant = mlflow_variant(artifact, name)
-    written = write_mlflow(artifact, variant, target)
+    written = write_mlflow(artifact, variant, target, trust)
     return {"format": "mlflow", "flavor": written.flavor, "variant": written.variant, "notes": [*written.notes]}

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 _FORM = "x:FP32:-1x784; -1 is free; repeatable, in the model's order"
 
-_File = Annotated[Path, typer.Argument(metavar="FILE", help="A model file, or a directory of Hugging Face.")]
+_File = Annotated[Path, typer.Argument(metavar="FILE", help="A model file, or a directory of MLflow or Hugging Face.")]
 _Name = Annotated[str | None, typer.Option(help="The model's name.", show_default="the file's")]
 _Version = Annotated[str | None, typer.Option(help="The version.", show_default="v1.0")]
 _Architecture = Annotated[str | None, typer.Option(metavar="MODULE:CLASS", help="For weights: their class.")]

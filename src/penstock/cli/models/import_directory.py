@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import inspect
+import sys
 from dataclasses import replace
+from importlib import invalidate_caches
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from penstock.artifacts.artifact import Artifact
+from penstock.backends.catalog import holds_module
+from penstock.backends.torch.state_dict import read_module
 from penstock.errors import InvalidInput, UnsupportedFormat
-from penstock.file_description import FileDescription, parse_arguments, read_text
+from penstock.file_description import FileDescription
+from penstock.registry.registry import Registry
 from penstock.scan.scanner import scan_file
-from penstock.toolchain.interchange.mlflow_model import MLMODEL, MlflowModel, is_mlflow, read_mlflow
+from penstock.toolchain.export.source import module_source
+from penstock.toolchain.interchange.huggingface import CONFIG, open_hugging_face, read_config
+from penstock.toolchain.interchange.mlflow_model import MLMODEL, PICKLE, MlflowModel, is_mlflow, read_mlflow
 from penstock.toolchain.interchange.mlflow_signature import UNNAMED
+from penstock.toolchain.publishing.exporting import ExportRequest, export_and_publish, require_published
 
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 """What Hugging Face names the weights of a model."""
-_CONFIG = "config.json"
+_FORMS = ("onnx", "pt2")
+"""What a model of transformers is exported to: what most CPUs run fastest, and what recipes can change."""
 
 
 class DirectoryModel(NamedTuple):
@@ -32,10 +43,10 @@ def model_in(directory: Path, about: FileDescription) -> DirectoryModel:
     """
     if is_mlflow(directory):
         return _of_mlflow(directory, about)
-    if (directory / _CONFIG).is_file():
+    if (directory / CONFIG).is_file():
         return DirectoryModel(*_of_hugging_face(directory, about), {})
     raise UnsupportedFormat(
-        f"{directory}: this is a directory without {_CONFIG} (of Hugging Face) or {MLMODEL} (of MLflow); name the "
+        f"{directory}: this is a directory without {CONFIG} (of Hugging Face) or {MLMODEL} (of MLflow); name the "
         "model file in it"
     )
 
@@ -80,22 +91,104 @@ def _checked_example(model: MlflowModel) -> Any:
 
 
 def _of_hugging_face(directory: Path, about: FileDescription) -> tuple[Path, FileDescription]:
-    """The weights in a directory of Hugging Face, with its `config.json` as the arguments of their class.
-
-    Raises UnsupportedFormat if there are no weights, or if the class is not named.
-    """
-    config = directory / _CONFIG
-    try:
-        settings = parse_arguments(read_text(config))
-    except ValueError as error:
-        raise UnsupportedFormat(f"{config}: it is no JSON object: {error}") from None
+    """The weights in a directory of Hugging Face, with its `config.json` as the arguments of their class."""
+    settings = read_config(directory)
     weights = [directory / name for name in _WEIGHTS if (directory / name).is_file()]
     if not weights:
         raise UnsupportedFormat(
-            f"{directory}: neither {' nor '.join(_WEIGHTS)} is in it; weights in several files are saved as one with "
-            'save_pretrained(…, max_shard_size="100GB")'
+            f"{directory}: neither {' nor '.join(_WEIGHTS)} is in it; weights in several files are read without "
+            "--architecture, by transformers"
         )
-    if about.architecture is None:
-        class_name = next(iter(settings.get("architectures") or ["AutoModelFor…"]))
-        raise UnsupportedFormat(f"{directory}: name the class of its weights, --architecture transformers:{class_name}")
     return weights[0], replace(about, architecture_args={**settings, **about.architecture_args})
+
+
+def is_hugging_face(directory: Path) -> bool:
+    """True for a directory with `config.json`."""
+    return directory.is_dir() and (directory / CONFIG).is_file() and not is_mlflow(directory)
+
+
+def publish_hugging_face(
+    models: Registry, directory: Path, name: str, version: str, card: str | None, trust: str, about: FileDescription
+) -> Artifact:
+    """Open a directory with transformers, export the model, and publish what agrees with it.
+
+    Raises what `open_hugging_face` and an export raise; the registry is as before then.
+    """
+    if about.batch_axes or about.no_batch:
+        raise InvalidInput(
+            "batch_axis: the batch of a model of transformers is axis 0; leave it out", field="batch_axis"
+        )
+    inputs = about.signature.inputs if about.signature is not None else ()
+    opened = open_hugging_face(directory, trust, inputs)
+    example = opened.example if about.example is None else about.example
+    source = module_source(opened.module, example, name=name, dynamic=opened.dynamic)
+    request = replace(
+        _request(name, version, card, about),
+        origin=f"{opened.lineage['class']} in {directory.name}",
+        made_up=about.example is None,
+        lineage={"huggingface": dict(opened.lineage)},
+    )
+    return require_published(export_and_publish(models, source, request))
+
+
+def pickled_with_code(directory: Path) -> MlflowModel | None:
+    """A directory of MLflow that holds a module as a pickle, with the Python files of its classes; else None."""
+    if not (directory.is_dir() and is_mlflow(directory)):
+        return None
+    model = read_mlflow(directory)
+    return (
+        model if model.code is not None and model.file.name == PICKLE and holds_module(model.file, "pytorch") else None
+    )
+
+
+def publish_pickled(
+    models: Registry, pickle: MlflowModel, name: str, version: str, card: str | None, trust: str, about: FileDescription
+) -> Artifact:
+    """Open a pickle with the classes beside it, export the module, and publish what agrees with it.
+
+    A server has no such classes, so the pickle itself is not published. Raises Untrusted unless `trust` covers code.
+    """
+    module = _module(pickle, trust)
+    example = _example_of(pickle, about)
+    if example is None:
+        raise InvalidInput(
+            "example: the module is exported, since its classes are in the directory only; give an input that it runs "
+            "with, --example FILE",
+            field="example",
+        )
+    source = module_source(module, example, name=name, dynamic=_dynamic(module, pickle))
+    lineage = {"mlflow": {"flavor": pickle.flavor, **pickle.lineage}}
+    request = replace(_request(name, version, card, about), origin=type(module).__name__, lineage=lineage)
+    return require_published(export_and_publish(models, source, request))
+
+
+def _module(pickle: MlflowModel, trust: str) -> Any:
+    """The module, its classes found in the directory after everything that is installed."""
+    code = str(pickle.code)
+    sys.path.append(code)
+    invalidate_caches()
+    try:
+        return read_module(pickle.file, trust)
+    finally:
+        sys.path.remove(code)
+
+
+def _example_of(model: MlflowModel, about: FileDescription) -> Any:
+    if about.example is not None:
+        return about.example
+    found = _checked_example(model)
+    return tuple(found.values()) if isinstance(found, dict) else found
+
+
+def _dynamic(module: Any, model: MlflowModel) -> dict[str, list[int]]:
+    """The free axes of MLflow's signature, by the parameters of `forward` in their order."""
+    specs = model.signature.inputs if model.signature is not None else ()
+    names = inspect.signature(module.forward).parameters
+    return {
+        name: [axis for axis, n in enumerate(spec.shape) if n < 0] for name, spec in zip(names, specs, strict=False)
+    }
+
+
+def _request(name: str, version: str, card: str | None, about: FileDescription) -> ExportRequest:
+    described = FileDescription(task=about.task, labels=about.labels, preprocess=about.preprocess)
+    return ExportRequest(name=name, version=version, forms=_FORMS, about=described, card=card)

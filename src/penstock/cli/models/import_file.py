@@ -16,7 +16,13 @@ from penstock.backends.base import Backend, BackendOptions, require_file
 from penstock.backends.catalog import format_of, holds_module, open_backend
 from penstock.backends.examples import Examples
 from penstock.backends.row_independence import NOT_DETERMINISTIC, RowProof, prove_rows
-from penstock.cli.models.import_directory import model_in
+from penstock.cli.models.import_directory import (
+    is_hugging_face,
+    model_in,
+    pickled_with_code,
+    publish_hugging_face,
+    publish_pickled,
+)
 from penstock.cli.models.random_samples import observe
 from penstock.engine.batching.row_proofs import record
 from penstock.engine.loading.load import naming
@@ -67,6 +73,10 @@ def publish_file(
     """
     about = description or FileDescription()
     name, version = name or path.stem, version or FILE_VERSION
+    if is_hugging_face(path) and about.architecture is None:
+        return publish_hugging_face(models, path, name, version, read_text(card) if card else None, trust, about)
+    if (pickle := pickled_with_code(path)) is not None:
+        return publish_pickled(models, pickle, name, version, read_text(card) if card else None, trust, about)
     origin: dict[str, Any] = {}
     if path.is_dir():
         path, about, origin = model_in(path, about)

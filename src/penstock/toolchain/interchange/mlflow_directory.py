@@ -16,9 +16,10 @@ import numpy as np
 from penstock.artifacts.artifact import Artifact, Variant
 from penstock.artifacts.files import write_durable
 from penstock.errors import InvalidInput
-from penstock.toolchain.interchange.mlflow_model import MLMODEL, PICKLE
+from penstock.toolchain.interchange.mlflow_model import MLMODEL, PICKLE, PROGRAM
 from penstock.toolchain.interchange.mlflow_signature import to_mlflow
 from penstock.toolchain.interchange.plain_files import copy_variant
+from penstock.toolchain.interchange.programs import write_program
 from penstock.toolchain.interchange.yaml_text import to_yaml
 
 EXAMPLE_ROWS = 2
@@ -59,24 +60,24 @@ def mlflow_variant(artifact: Artifact, name: str | None = None) -> Variant:
     return chosen
 
 
-def write_mlflow(artifact: Artifact, variant: Variant, target: Path) -> Written:
-    """Write one variant to the empty directory `target`.
+def write_mlflow(artifact: Artifact, variant: Variant, target: Path, trust: str = "data") -> Written:
+    """Write one variant to the empty directory `target`; weights alone become a program first.
 
-    Raises IntegrityError for a file that was altered, InvalidInput for weights alone.
+    Raises IntegrityError for a file that was altered, InvalidInput where building the class of weights needs more
+    `trust`, and ExportFailed for a class that cannot be exported.
     """
     if variant.format == "onnx":
         copy_variant(artifact, variant, target)
         return _finish(artifact, variant.name, target, _onnx(variant), ("onnx", "onnxruntime"))
-    if variant.format == "pytorch":
-        raise InvalidInput(
-            f"{artifact.ref}: the variant {variant.name} is weights without a program, which MLflow stores as a pickle "
-            "only; write its files with --plain",
-            field="variant",
-        )
     data = target / _DATA
     data.mkdir()
-    copy_variant(artifact, variant, data)
-    notes = _as_pickle(data, variant) if variant.format == "torchscript" else ()
+    notes: tuple[str, ...] = ()
+    if variant.format == "pytorch":
+        write_program(artifact, variant, data / PROGRAM, trust)
+        notes = (f"the weights of {variant.name} were exported to a program, since MLflow would pickle the module",)
+    else:
+        copy_variant(artifact, variant, data)
+        notes = _as_pickle(data, variant) if variant.format == "torchscript" else ()
     return _finish(artifact, variant.name, target, _pytorch(artifact), ("torch",), notes)
 
 
