@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from penstock.artifacts.card import card_html, render_card
+from penstock.artifacts.card import card_html, render_card, yaml_value
 
 yaml = pytest.importorskip("yaml")
 
@@ -78,6 +78,12 @@ def test_no_value_breaks_out_of_the_front_matter(text: str) -> None:
     assert lines[0] == lines[-2] == "---"
     assert "---" not in lines[1:-2]
     assert len(lines) == len(_card().split("\n# digits", 1)[0].split("\n"))
+
+
+@given(st.text())
+@settings(deadline=None)
+def test_yaml_reads_every_text_of_the_front_matter(text: str) -> None:
+    assert yaml.safe_load(yaml_value([text])) == [text]
 
 
 def test_a_card_becomes_html_without_its_front_matter() -> None:

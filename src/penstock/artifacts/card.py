@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+_NOT_YAML = re.compile("[\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff]")
+"""Characters that JSON holds as they are, and that YAML does not read or takes for the end of a line."""
 _FRONT_MATTER = re.compile(r"\A---\r?\n.*?^---\r?$\n?", re.DOTALL | re.MULTILINE)
 
 
@@ -71,12 +73,15 @@ def _fields(
     }
 
 
+def yaml_value(value: Any) -> str:
+    """A value as JSON in one line, which is valid YAML: no value can break out of its line."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    return _NOT_YAML.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
 def front_matter(fields: Mapping[str, Any]) -> str:
     """The YAML at the top of a card; empty fields are left out."""
-    # Each value is JSON, which is valid YAML: no value can break out of its line
-    lines = [
-        f"{key}: {json.dumps(value, ensure_ascii=False, allow_nan=False)}" for key, value in fields.items() if value
-    ]
+    lines = [f"{key}: {yaml_value(value)}" for key, value in fields.items() if value]
     return "\n".join(["---", *lines, "---", ""])
 
 

@@ -31,7 +31,7 @@ ROWS, LENGTH = 3, 8
 """Of the example that a model is exported with; one row is shorter, so that the mask counts."""
 MAX_NAMED = 5
 
-_WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+_WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
 _TEXT = ("input_ids", "attention_mask", "token_type_ids", "decoder_input_ids")
 
 
@@ -66,13 +66,11 @@ def open_hugging_face(directory: Path, trust: str = "data", inputs: Sequence[Ten
     """
     config = read_config(directory)
     name = _class_name(directory, config)
-    _require_weights(directory, trust)
+    safetensors = _require_weights(directory, trust)
     remote = _own_code(directory, config, trust)
     with _offline() as transformers:
-        model = _load(directory, transformers, name, remote=remote)
-        tokenizer = directory / "tokenizer_config.json"
-        named = read_json(tokenizer).get("model_input_names", ()) if tokenizer.is_file() else ()
-        specs = tuple(inputs) or tuple(_inputs(directory, model, named))
+        model = _load(directory, transformers, name, remote=remote, safetensors=safetensors)
+        specs = tuple(inputs) or tuple(_inputs(directory, model, _tokenizer_names(directory)))
     lineage = {"class": name, "model_type": config.get("model_type"), "transformers": transformers.__version__}
     labels = config.get("id2label")
     if isinstance(labels, Mapping) and not all(str(label).startswith("LABEL_") for label in labels.values()):
@@ -95,8 +93,8 @@ def _class_name(directory: Path, config: Mapping[str, Any]) -> str:
     return str(architectures[0])
 
 
-def _require_weights(directory: Path, trust: str) -> None:
-    """Scan every file of weights that transformers would read; safetensors come before pickles there."""
+def _require_weights(directory: Path, trust: str) -> bool:
+    """Scan every file of weights that transformers is to read; True for safetensors, which come before pickles."""
     found = next((files for pattern in _WEIGHTS if (files := sorted(directory.glob(pattern)))), [])
     if not found:
         raise UnsupportedFormat(f"{directory}: neither model.safetensors nor pytorch_model.bin is in it")
@@ -107,6 +105,7 @@ def _require_weights(directory: Path, trust: str) -> None:
     )
     if index.is_file():
         _require_parts(directory, index)
+    return found[0].suffix == ".safetensors"
 
 
 def _require_parts(directory: Path, index: Path) -> None:
@@ -157,18 +156,21 @@ def _offline() -> Iterator[Any]:
             messages.enable_progress_bar()
 
 
-def _load(directory: Path, transformers: Any, name: str, *, remote: bool) -> Any:
+def _load(directory: Path, transformers: Any, name: str, *, remote: bool, safetensors: bool) -> Any:
     import torch
 
-    found = getattr(transformers, name, None)
-    if remote:
-        found = _auto_class(transformers, read_config(directory)["auto_map"])
-    if found is None or not hasattr(found, "from_pretrained"):
+    found = _class(transformers, name) if not remote else _auto_class(transformers, read_config(directory)["auto_map"])
+    if found is None:
         raise UnsupportedFormat(
             f"{directory}: the installed transformers {transformers.__version__} has no class {name}; name the class "
             f"of its weights, --architecture module:{name}"
         )
-    options = {"local_files_only": True, "trust_remote_code": remote, "dtype": torch.float32}
+    options = {
+        "local_files_only": True,
+        "trust_remote_code": remote,
+        "dtype": torch.float32,
+        "use_safetensors": safetensors,
+    }
     try:
         model, info = found.from_pretrained(str(directory), output_loading_info=True, **options)
     except (Exception, SystemExit) as error:  # of the class, its configuration or its files
@@ -180,10 +182,16 @@ def _load(directory: Path, transformers: Any, name: str, *, remote: bool) -> Any
     return model.eval()
 
 
+def _class(transformers: Any, name: str) -> Any:
+    """The class of a model by its name; transformers has much else by name."""
+    found = getattr(transformers, name, None) if name.isidentifier() else None
+    return found if isinstance(found, type) and issubclass(found, transformers.PreTrainedModel) else None
+
+
 def _auto_class(transformers: Any, auto_map: Mapping[str, Any]) -> Any:
     """The class AutoModelFor… that the directory's own code registers itself with."""
-    name = next((key for key in auto_map if key.startswith("AutoModel")), "AutoModel")
-    return getattr(transformers, name, None)
+    names = [key for key in auto_map if str(key).startswith("AutoModel")] if isinstance(auto_map, Mapping) else []
+    return getattr(transformers, names[0] if names else "AutoModel", None)
 
 
 def _require_filled(directory: Path, name: str, info: Mapping[str, Any]) -> None:
@@ -194,6 +202,14 @@ def _require_filled(directory: Path, name: str, info: Mapping[str, Any]) -> None
         if keys:
             more = f" and {len(keys) - MAX_NAMED} more" if len(keys) > MAX_NAMED else ""
             raise ModelLoadError(f"{directory}: the weights {what} {', '.join(keys[:MAX_NAMED])}{more} of {name}")
+
+
+def _tokenizer_names(directory: Path) -> list[str]:
+    """The inputs that the tokenizer makes, where it says so."""
+    path = directory / "tokenizer_config.json"
+    content = read_json(path) if path.is_file() else {}
+    names = content.get("model_input_names") if isinstance(content, Mapping) else None
+    return [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
 
 
 def _inputs(directory: Path, model: Any, named: Sequence[str]) -> Iterator[TensorSpec]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from penstock.artifacts.refs import shown
 from penstock.artifacts.variant import check_path
 from penstock.errors import UnsupportedFormat
 from penstock.tensors import Signature
@@ -53,7 +54,7 @@ def read_mlflow(directory: Path) -> MlflowModel:
         raise UnsupportedFormat(f"{path}: it names no flavors")
     flavor = next((name for name in _FLAVORS if name in flavors), None)
     if flavor is None:
-        found = ", ".join(str(name) for name in flavors if name != "python_function") or "python_function"
+        found = ", ".join(shown(str(name)) for name in flavors if name != "python_function") or "python_function"
         raise UnsupportedFormat(
             f"{path}: its flavor is {found}; Penstock imports MLflow's flavors {' and '.join(_FLAVORS)}; export the "
             "model to ONNX"
@@ -68,7 +69,7 @@ def read_mlflow(directory: Path) -> MlflowModel:
         signature,
         _example(directory, document, signature),
         _inside(directory, code) if isinstance(code, str) and code else None,
-        {name: str(document[name]) for name in _LINEAGE if document.get(name)},
+        {name: document[name] for name in _LINEAGE if isinstance(document.get(name), str) and document[name]},
     )
 
 
@@ -93,11 +94,13 @@ def _pytorch_file(directory: Path, settings: Mapping[str, Any]) -> Path:
 def _inside(directory: Path, name: object) -> Path:
     """A path of `MLmodel`; raises UnsupportedFormat for one that leaves the directory."""
     try:
-        path = directory / check_path(str(name))
+        if not isinstance(name, str):  # an alias in YAML may stand for more than fits into a text
+            raise ValueError("a path in it is not a text")
+        path = directory / check_path(name)
     except ValueError as error:
         raise UnsupportedFormat(f"{directory / MLMODEL}: {error}") from None
     if not path.resolve().is_relative_to(directory.resolve()):
-        raise UnsupportedFormat(f"{directory / MLMODEL}: {str(name)!r} is a link that leaves the directory")
+        raise UnsupportedFormat(f"{directory / MLMODEL}: {name!r} is a link that leaves the directory")
     return path
 
 

@@ -49,7 +49,7 @@ def from_mlflow(value: Any, where: str) -> Signature | None:
         specs = tuple(_spec(entry, number) for number, entry in enumerate(tensors))
     except UnsupportedFormat as error:
         raise UnsupportedFormat(f"{where}: signature: {error}") from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UnsupportedFormat(f"{where}: its signature cannot be read: {first_line(error)}") from None
     if len({spec.name for spec in specs}) < len(specs):
         raise UnsupportedFormat(f"{where}: signature: two inputs have the same name")
@@ -65,7 +65,10 @@ def _spec(entry: dict[str, Any], number: int) -> TensorSpec:
     wire = "BYTES" if dtype.kind in "OUS" else datatype_of_numpy(dtype)
     if wire is None:
         raise UnsupportedFormat(f"the input {name!r} has the type {dtype.name}, which Penstock has not")
-    return TensorSpec(str(name), wire, tuple(int(length) for length in tensor["shape"]))
+    shape = tuple(tensor["shape"])
+    if not all(type(length) is int and length >= -1 for length in shape):
+        raise UnsupportedFormat(f"the shape {list(shape)} of the input {name!r} is none")
+    return TensorSpec(str(name), wire, shape)
 
 
 def _table(entries: Sequence[dict[str, Any]], where: str) -> TensorSpec:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from penstock.artifacts.card import yaml_value
 from penstock.errors import UnsupportedFormat, first_line
 
 MAX_BYTES = 4 << 20
@@ -20,7 +21,7 @@ def to_yaml(values: Mapping[str, Any], indent: str = "") -> str:
         if isinstance(value, Mapping) and value:
             lines.append(f"{indent}{key}:\n{to_yaml(value, indent + '  ')}")
         else:
-            lines.append(f"{indent}{key}: {json.dumps(value, ensure_ascii=False, allow_nan=False)}\n")
+            lines.append(f"{indent}{key}: {yaml_value(value)}\n")
     return "".join(lines)
 
 

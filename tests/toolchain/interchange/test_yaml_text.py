@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from penstock.errors import UnsupportedFormat
+from penstock.toolchain.interchange.yaml_text import MAX_BYTES, read_json, read_yaml, to_yaml
+
+KEYS = st.text("abcdefgh_", min_size=1, max_size=8).filter(lambda key: yaml.safe_load(key) == key)
+LEAVES = st.one_of(st.none(), st.booleans(), st.integers(-(2**53), 2**53), st.text(max_size=30))
+VALUES = st.recursive(
+    LEAVES, lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(KEYS, inner, max_size=3))
+)
+
+
+@given(st.dictionaries(KEYS, VALUES, max_size=4))
+def test_every_mapping_is_read_as_it_was_written(values: dict[str, object]) -> None:
+    assert (yaml.safe_load(to_yaml(values)) or {}) == values
+
+
+@pytest.mark.parametrize("content", ["a: [", "- 1", "", "!!python/object/apply:os.system ['true']", "a: !!set 1"])
+def test_a_file_that_holds_no_plain_mapping_is_refused_by_name(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "MLmodel"
+    path.write_text(content)
+    with pytest.raises(UnsupportedFormat, match="MLmodel"):
+        read_yaml(path)
+
+
+def test_a_file_that_is_too_large_or_missing_is_refused(tmp_path: Path) -> None:
+    with (tmp_path / "big").open("wb") as file:
+        file.truncate(MAX_BYTES + 1)
+    with pytest.raises(UnsupportedFormat, match="at most"):
+        read_yaml(tmp_path / "big")
+    with pytest.raises(UnsupportedFormat, match="there is no such file"):
+        read_json(tmp_path / "none")
