@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import logging
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -133,17 +132,17 @@ def _own_code(directory: Path, config: Mapping[str, Any], trust: str) -> bool:
 
 @contextmanager
 def _offline() -> Iterator[Any]:
-    """transformers, with the network and its progress bars switched off before it is imported."""
-    for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_HUB_DISABLE_TELEMETRY", "HF_HUB_DISABLE_PROGRESS_BARS"):
-        os.environ.setdefault(name, "1")
+    """transformers, with the network, its messages and its progress bars switched off."""
     try:
+        import huggingface_hub.constants as hub
         import transformers
     except ImportError:
         raise UnsupportedFormat(
             "a directory of Hugging Face is opened with transformers, which is not installed; "
             "pip install 'penstock[huggingface]'"
         ) from None
-    messages = transformers.utils.logging
+    messages: Any = transformers.utils.logging
+    online, hub.HF_HUB_OFFLINE = hub.HF_HUB_OFFLINE, True
     before, bars = messages.get_verbosity(), messages.is_progress_bar_enabled()
     messages.set_verbosity_error()
     messages.disable_progress_bar()
@@ -151,6 +150,7 @@ def _offline() -> Iterator[Any]:
         with quietly(logger="torchao", level=logging.ERROR), quietly(logger=_PYTREE, level=logging.ERROR):
             yield transformers
     finally:
+        hub.HF_HUB_OFFLINE = online
         messages.set_verbosity(before)
         if bars:
             messages.enable_progress_bar()
@@ -285,5 +285,5 @@ def _forward(names: Sequence[str]) -> Callable[..., Any]:
         outputs = given.pop("self").model(**given, return_dict=True)
         return {name: value for name, value in outputs.items() if isinstance(value, torch.Tensor)}
 
-    forward.__signature__ = signature  # type: ignore[attr-defined]
+    forward.__signature__ = signature
     return forward
