@@ -66,6 +66,18 @@ _Formats = Annotated[
     ),
 ]
 _Opset = Annotated[int | None, typer.Option("--opset", help="Operator set of the ONNX file.", show_default="newest")]
+_Translations = Annotated[
+    str | None,
+    typer.Option(
+        "--translations", metavar="MODULE:TABLE", help="ONNX functions of custom operators, a mapping by operator."
+    ),
+]
+_ExternalData = Annotated[
+    bool, typer.Option("--external-data", help="Write the weights of ONNX into a file beside the graph.")
+]
+_Portable = Annotated[
+    bool, typer.Option("--portable/--this-cpu", help="Compile native code for any CPU with AVX2, or for this one.")
+]
 _Task = Annotated[
     str | None,
     typer.Option(
@@ -98,6 +110,9 @@ def export(
     dynamic: _Dynamic = None,
     formats: _Formats = None,
     opset: _Opset = None,
+    translations: _Translations = None,
+    external_data: _ExternalData = False,
+    portable: _Portable = True,
     task: _Task = None,
     labels: _Labels = None,
     preprocess: _Preprocess = None,
@@ -117,7 +132,8 @@ def export(
     Exit code 1 when no form is good; nothing is published then.
     """
     options: dict[str, Any] = {
-        "weights": weights, "opset": opset, "task": task, "labels": labels, "preprocess": preprocess,
+        "weights": weights, "opset": opset, "translations": translations,
+        "task": task, "labels": labels, "preprocess": preprocess,
         "atol": atol, "rtol": rtol, "example_input": example,
     }  # fmt: skip
     given = {option: value for option, value in options.items() if value is not None}
@@ -136,6 +152,8 @@ def export(
                 inputs=_inputs(input or []),
                 dynamic=_dynamic(dynamic or []),
                 formats=formats,
+                external_data=external_data,
+                portable=portable,
                 card=read_text(card) if card is not None else None,
                 registry=models,
                 trust=settings.trust,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,6 +48,9 @@ def export(
     input_names: Sequence[str] | None = None,
     formats: Sequence[str] | None = None,
     opset: int | None = None,
+    translations: str | Mapping[Any, Any] | None = None,
+    external_data: bool = False,
+    portable: bool = True,
     task: str | None = None,
     labels: Labels | None = None,
     preprocess: Preprocess | None = None,
@@ -65,7 +68,8 @@ def export(
     samples. Without one, values are made up for `inputs`, such as `["x:FP32:-1,3,32,32"]`. `dynamic` gives the dynamic
     axes by input, `{"x": [0, 2]}`; without it axis 0 of every input. A value may differ from that of eager PyTorch by
     `atol` × the largest value of its output + `rtol` × the value. `weights` fill what a factory makes; `trust="code"`
-    allows a pickle of them to run code. `card` is the text of the model card. `on_step` hears what is done.
+    allows a pickle of them to run code. `opset`, `translations`, `external_data` and `portable` are those of
+    `ExportOptions`. `card` is the text of the model card. `on_step` hears what is done.
 
     The report says of every form why it was not published. Raises InvalidInput, ModelLoadError or another PenstockError
     for a model that cannot be exported at all; the registry is as before then. Threads wait for each other while
@@ -75,7 +79,7 @@ def export(
         name=name,
         version=version,
         forms=_forms(formats),
-        options=ExportOptions(opset=opset),
+        options=ExportOptions(opset, external_data, translations, portable=portable),
         tolerance=Tolerance(atol, rtol),
         about=described(_given(task=task, labels=labels, preprocess=preprocess)),
         origin=model if isinstance(model, str) else type(model).__name__,
