@@ -197,6 +197,17 @@ def test_weights_of_a_file_are_those_of_the_artifact(tmp_path):
     assert found.artifact.manifest.lineage["source"] == "published_models:make_small"
 
 
+def test_weights_beside_the_graph_and_custom_operators_are_published(tmp_path):
+    import exportable_models
+
+    found = penstock.export(
+        exportable_models.seeded(exportable_models.Custom), rows(), name="m", formats="onnx", registry=tmp_path,
+        translations="exportable_models:TRANSLATIONS", external_data=True,
+    )  # fmt: skip
+    assert found.artifact is not None, found.attempts
+    assert found.attempts[0].status == "published"
+
+
 # Bad input
 
 
