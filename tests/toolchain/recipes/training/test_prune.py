@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import networks
 import numpy as np
 import pytest
 import torch
@@ -104,6 +105,18 @@ def test_convolutions_with_norms_residuals_and_several_outputs_are_pruned(tmp_pa
                 }
         finally:
             backend.close()
+
+
+def test_layers_that_are_added_to_each_other_lose_channels_together(tmp_path: Path) -> None:
+    network = networks.ResNet18(width=8).eval()
+    image = np.random.default_rng(0).standard_normal((2, 3, 32, 32)).astype(np.float32)
+    signature = zoo.RESNET.signature
+    made = Prune(finetune_epochs=0).apply(subjects.subject(network, signature, {"image": image}), Materials(tmp_path))
+    facts = made.facts["prune"]
+    assert [*facts["kept"]] == ["out"]
+    assert facts["after"]["parameters"] < 0.27 * facts["before"]["parameters"]
+    assert module_of(made).get_parameter("stem.0.weight").shape == (4, 3, 7, 7)
+    assert module_of(made).get_parameter("out.weight").shape == (10, 32)
 
 
 def test_what_the_model_does_not_run_without_is_kept_with_the_reason(tmp_path: Path) -> None:

@@ -34,7 +34,8 @@ def without_heads(layer: Any, keep: int) -> torch.nn.Module:
     import torch
 
     heads = torch.sort(torch.topk(head_sizes(layer), keep).indices).values
-    slim: torch.nn.Module = _slim_attention()(layer, heads)
+    make: Any = _slim_attention()
+    slim: torch.nn.Module = make(layer, heads)
     return slim.train(layer.training)
 
 
@@ -83,7 +84,8 @@ def _slim_attention() -> type[torch.nn.Module]:
                 out, seen = _attend(query, key, value, mask, dropout)
             else:
                 out, seen = functional.scaled_dot_product_attention(query, key, value, mask, dropout), None
-            out = self.out_proj(out.transpose(1, 2).flatten(2))
+            project: nn.Linear = self.get_submodule("out_proj")  # type: ignore[assignment]
+            out = project(out.transpose(1, 2).flatten(2))
             if not self.batch_first and not single:
                 out = out.transpose(0, 1)
             if seen is not None and average_attn_weights:
@@ -120,7 +122,7 @@ def _projected(slim: Any, parts: list[torch.Tensor]) -> list[torch.Tensor]:
     weights = slim.in_proj_weight.chunk(3)
     biases = (None, None, None) if slim.in_proj_bias is None else slim.in_proj_bias.chunk(3)
     return [
-        functional.linear(one, weight, bias).unflatten(-1, (slim.num_heads, slim.head_dim)).transpose(1, 2)
+        functional.linear(one, weight, bias).reshape(*one.shape[:2], slim.num_heads, slim.head_dim).transpose(1, 2)
         for one, weight, bias in zip(parts, weights, biases, strict=True)
     ]
 

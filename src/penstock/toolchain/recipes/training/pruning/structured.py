@@ -72,12 +72,12 @@ class Structured:
             for name, layer in prunable_attention(module).items()
             if amounts.of(name) > 0
         }
-        self._channels, self.kept = _channels(module, forward, amounts)
+        self._channels, self._together, self.kept = _channels(module, forward, amounts)
         self._drop_what_breaks(amounts)
         if not self._channels and not self._heads:
             raise InvalidInput(f"prune: {_why_nothing(module, self.kept)}", field="recipe")
         self._frozen = self._frozen if len(self._frozen) < len(list(module.parameters())) else set()
-        self._pruner = _pruner(module, forward, self._channels, amounts, self._gone, steps)
+        self._pruner = _pruner(module, forward, self._channels, self._together, amounts, self._gone, steps)
 
     def step(self) -> None:
         """Remove what is gone after one more step. Raises InvalidInput when the model does not run any more."""
@@ -113,7 +113,7 @@ class Structured:
         """What is wrong with a copy without those channels; an empty text when it runs."""
         trial = copy.deepcopy(self._module)
         try:
-            pruner = _pruner(trial, self._forward, channels, amounts, self._gone, self._steps)
+            pruner = _pruner(trial, self._forward, channels, self._together, amounts, self._gone, self._steps)
             for _ in range(self._steps if pruner is not None else 0):
                 _prune(pruner)
                 fault = _fault(trial, self._forward, self._before)
@@ -154,13 +154,16 @@ def _fault(module: torch.nn.Module, forward: Forward, before: Shapes) -> str:
     return "" if shapes == before else f"the outputs have the shapes {shapes} and not {before}"
 
 
-def _channels(module: torch.nn.Module, forward: Forward, amounts: Amounts) -> tuple[dict[str, float], dict[str, str]]:
-    """The amount of each group of layers that lose channels together, by its first layer; and those left alone."""
+def _channels(
+    module: torch.nn.Module, forward: Forward, amounts: Amounts
+) -> tuple[dict[str, float], dict[str, list[str]], dict[str, str]]:
+    """Groups of layers that lose channels together, by their first layer: the amount, the layers, why it stays."""
     from torch import nn
 
     names = {layer: name for name, layer in module.named_modules()}
     graph = _graph(module, forward)
     found: dict[str, float] = {}
+    together: dict[str, list[str]] = {}
     kept: dict[str, str] = {}
     for group in graph.get_all_groups(root_module_types=[nn.modules.conv._ConvNd, nn.Linear]):
         root = names.get(group[0].dep.target.module)
@@ -171,7 +174,7 @@ def _channels(module: torch.nn.Module, forward: Forward, amounts: Amounts) -> tu
         if reason:
             kept[root] = reason
             continue
-        layers = [names[one.module] for one in members if one.module in names]
+        layers = together[root] = [names[one.module] for one in members if one.module in names]
         own = [amount for amount in map(amounts.own, layers) if amount is not None]
         amount = min(own) if 0.0 in own else next(iter(own), amounts.amount)
         least = max(1, amounts.round_to)
@@ -180,7 +183,7 @@ def _channels(module: torch.nn.Module, forward: Forward, amounts: Amounts) -> tu
             kept[root] = f"it has {channels} channels, and at least {least} must stay"
         elif amount > 0:
             found[root] = min(amount, 1 - least / channels)
-    return found, kept
+    return found, together, kept
 
 
 def _why_kept(members: list[Any]) -> str:
@@ -226,6 +229,7 @@ def _pruner(
     module: torch.nn.Module,
     forward: Forward,
     channels: Mapping[str, float],
+    together: Mapping[str, list[str]],
     amounts: Amounts,
     gone: Callable[[float], list[float]],
     steps: int,
@@ -241,6 +245,7 @@ def _pruner(
     alone = {
         roots[name]: amount for name, amount in channels.items() if not amounts.together or amount != amounts.amount
     }
+    losing = {layer for name in channels for layer in together[name]}
     with quietly():
         return torch_pruning.pruner.BasePruner(
             module,
@@ -251,7 +256,7 @@ def _pruner(
             pruning_ratio_dict=alone,
             iterative_steps=steps,
             iterative_pruning_ratio_scheduler=lambda amount, _: gone(amount),
-            ignored_layers=[layer for name, layer in roots.items() if name not in channels],
+            ignored_layers=[layer for name, layer in roots.items() if name not in losing],
             round_to=amounts.round_to if amounts.round_to > 1 else None,
             root_module_types=kinds,
             forward_fn=lambda model, _: forward(model),
