@@ -268,7 +268,7 @@ def _plain(model: Any, names: Sequence[str]) -> torch.nn.Module:
             super().__init__()
             self.model = model
 
-    Plain.forward = _forward(names)  # type: ignore[method-assign]
+    Plain.forward = _forward(names)
     Plain.__name__ = Plain.__qualname__ = type(model).__name__
     return Plain().eval()
 
@@ -285,5 +285,5 @@ def _forward(names: Sequence[str]) -> Callable[..., Any]:
         outputs = given.pop("self").model(**given, return_dict=True)
         return {name: value for name, value in outputs.items() if isinstance(value, torch.Tensor)}
 
-    forward.__signature__ = signature
+    setattr(forward, "__signature__", signature)  # noqa: B010  what a type checker knows of functions lacks it
     return forward
