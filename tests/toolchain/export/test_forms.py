@@ -70,7 +70,7 @@ def assert_agrees(exported: Exported, source: ModuleSource, rows: tuple[int, ...
                 assert np.allclose(expected[name], got[name], rtol=1e-3, atol=1e-3, equal_nan=True), name
 
 
-PLAIN = ("my model", "residual", "mixed", "encoder", "lstm", "gru", "detector")
+PLAIN = ("my model", "residual", "mixed", "encoder", "lstm", "detector")
 
 
 @pytest.mark.parametrize("name", PLAIN)
@@ -83,7 +83,7 @@ def test_a_script_keeps_control_flow(name: str, export: Callable[..., Exported])
     assert_agrees(export(name, "torchscript-script"), source_of(name))
 
 
-@pytest.mark.parametrize("name", ["my model", "mixed", "encoder", "lstm", "gru", "conditional", "detector", "digits"])
+@pytest.mark.parametrize("name", ["my model", "mixed", "encoder", "gru", "conditional"])
 def test_onnx_by_the_current_exporter(name: str, export: Callable[..., Exported]) -> None:
     exported, source = export(name, "onnx"), source_of(name)
     assert "dynamo=True" in exported.exporter
@@ -98,7 +98,7 @@ def test_onnx_by_the_current_exporter(name: str, export: Callable[..., Exported]
             assert lengths == [name or n for n, name in zip(spec.shape, dims, strict=True)]
 
 
-@pytest.mark.parametrize("name", ["my model", "mixed", "encoder", "lstm", "conditional"])
+@pytest.mark.parametrize("name", ["mixed", "lstm", "conditional"])
 def test_a_program_needs_no_pickle_and_records_its_signature(name: str, export: Callable[..., Exported]) -> None:
     exported, source = export(name, "pt2"), source_of(name)
     assert_agrees(exported, source)
@@ -108,7 +108,7 @@ def test_a_program_needs_no_pickle_and_records_its_signature(name: str, export: 
         assert [spec.shape for spec in backend.signature.inputs] == [spec.shape for spec in source.signature.inputs]
 
 
-@pytest.mark.parametrize("name", ["my model", "residual", "lstm", "digits"])
+@pytest.mark.parametrize("name", ["residual", "lstm", "digits"])
 def test_weights_with_their_class(name: str, export: Callable[..., Exported]) -> None:
     exported = export(name, "pytorch")
     assert exported.architecture == f"{type(source_of(name).module).__module__}:{type(source_of(name).module).__name__}"
