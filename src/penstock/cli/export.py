@@ -131,35 +131,22 @@ def export(
     values. One that gives other answers is refused, and the reason says which output, which sample, how far.
     Exit code 1 when no form is good; nothing is published then.
     """
-    options: dict[str, Any] = {
-        "weights": weights, "opset": opset, "translations": translations,
-        "task": task, "labels": labels, "preprocess": preprocess,
-        "atol": atol, "rtol": rtol, "example_input": example,
+    stated = {
+        "weights": weights, "opset": opset, "translations": translations, "formats": formats, "atol": atol,
+        "rtol": rtol, "task": task, "labels": labels, "preprocess": preprocess, "example_input": example,
+        "card": _text(card),
     }  # fmt: skip
-    given = {option: value for option, value in options.items() if value is not None}
+    options: dict[str, Any] = {option: value for option, value in stated.items() if value is not None}
+    options |= {"name": name, "version": version, "external_data": external_data, "portable": portable}
+    options |= {"inputs": _inputs(input or []), "dynamic": _dynamic(dynamic or [])}
     aliases = alias or []
     check_aliases(aliases)
     settings = read_settings(config, registry=registry, trust=trust)
     with open_registry(settings) as models:
         import penstock
-        from penstock.file_description import read_text
 
         with stepping() as on_step:
-            report = penstock.export(
-                target,
-                name=name,
-                version=version,
-                inputs=_inputs(input or []),
-                dynamic=_dynamic(dynamic or []),
-                formats=formats,
-                external_data=external_data,
-                portable=portable,
-                card=read_text(card) if card is not None else None,
-                registry=models,
-                trust=settings.trust,
-                on_step=on_step,
-                **given,
-            )
+            report = penstock.export(target, registry=models, trust=settings.trust, on_step=on_step, **options)
         if report.artifact is not None:
             set_aliases(models, report.artifact, aliases)
         sentence = live(models, report.artifact) if report.artifact is not None else ""
@@ -184,6 +171,13 @@ def _print(report: ExportReport, sentence: str, *, as_json: bool) -> None:
     alone = "" if report.batchable else "; its rows influence each other, so each request runs alone"
     typer.echo(f"published {report.ref} to {report.artifact.path}{alone}")
     typer.echo(sentence)
+
+
+def _text(card: Path | None) -> str | None:
+    """The text of a model card's file; raises ConfigError for one that cannot be read."""
+    from penstock.file_description import read_text
+
+    return None if card is None else read_text(card)
 
 
 def _number(value: float | None) -> str:

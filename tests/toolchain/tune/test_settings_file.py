@@ -71,7 +71,7 @@ def test_a_table_of_the_model_is_changed_too_where_it_would_take_precedence() ->
     ],
 )
 def test_a_file_that_cannot_be_changed_line_by_line_is_refused(text: str) -> None:
-    with pytest.raises(ConfigError, match="write another file with --out"):
+    with pytest.raises(ConfigError, match="write another file, out=…"):
         changed(text, TUNED, model="ranker")
 
 

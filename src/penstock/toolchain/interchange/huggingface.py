@@ -125,7 +125,7 @@ def _own_code(directory: Path, config: Mapping[str, Any], trust: str) -> bool:
     if not at_least(trust, "code"):
         raise Untrusted(
             f"{directory}: its {CONFIG} names Python code of its own (auto_map), which runs when the model is opened; "
-            "trust its source with --trust code"
+            'trust its source with trust="code"'
         )
     return True
 

@@ -77,6 +77,6 @@ def _table(entries: Sequence[dict[str, Any]], where: str) -> TensorSpec:
     if other is not None:
         raise UnsupportedFormat(
             f"{where}: signature: the column {str(other.get('name', ''))!r} is of the type {str(other['type'])!r}, not "
-            "a number; describe the model's inputs, --input x:FP32:-1x4"
+            "a number; describe the model's inputs, inputs=[…]"
         )
     return TensorSpec(UNNAMED, "FP32", (-1, len(entries)))

@@ -23,7 +23,7 @@ def write_program(artifact: Artifact, variant: Variant, path: Path, trust: str) 
         why = "; ".join(subject.notes) or f"it is not fp32 but {variant.precision}"
         raise InvalidInput(
             f"{artifact.ref}: the variant {variant.name} cannot be made a program for MLflow: {why}; write its files "
-            "with --plain",
+            "as they are, plain=True",
             field="variant",
         )
     with tempfile.TemporaryDirectory(prefix="penstock-") as scratch:

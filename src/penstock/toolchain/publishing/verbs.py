@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +15,7 @@ from penstock.tensors import TensorSpec
 from penstock.toolchain.export.axes import Dynamic
 from penstock.toolchain.export.exported import ExportOptions
 from penstock.toolchain.export.factory import load_source
-from penstock.toolchain.export.source import module_source
+from penstock.toolchain.export.source import ModuleSource, module_source
 from penstock.toolchain.publishing.checking import Verification, verify_artifact
 from penstock.toolchain.publishing.exporting import (
     ExportReport,
@@ -89,16 +88,30 @@ def export(
     with _opened(registry) as models:
         request.check(models)
         on_step("loading the model")
-        specs = _specs(inputs)
-        if isinstance(model, str):
-            file = None if weights is None else Path(weights)
-            made = load_source(model, file, specs, example_input, dynamic, name=name, trust=trust)
-        else:
-            _refuse_weights(weights)
-            made = module_source(
-                model, example_input, name=name, inputs=specs, dynamic=dynamic, input_names=input_names
-            )
-        return export_and_publish(models, made, request, on_step)
+        source = _source(
+            model, example_input, weights, _specs(inputs), dynamic, name=name, trust=trust, input_names=input_names
+        )
+        return export_and_publish(models, source, request, on_step)
+
+
+def _source(
+    model: torch.nn.Module | str,
+    example_input: Any,
+    weights: Path | str | None,
+    inputs: tuple[TensorSpec, ...],
+    dynamic: Dynamic | None,
+    *,
+    input_names: Sequence[str] | None,
+    name: str,
+    trust: str,
+) -> ModuleSource:
+    """What is exported: a module, or what a factory makes."""
+    if isinstance(model, str):
+        file = None if weights is None else Path(weights)
+        return load_source(model, file, inputs, example_input, dynamic, name=name, trust=trust)
+    if weights is not None:
+        raise InvalidInput("weights: they fill what a module:factory makes; load them into the module", field="weights")
+    return module_source(model, example_input, name=name, inputs=inputs, dynamic=dynamic, input_names=input_names)
 
 
 def publish(
@@ -126,11 +139,6 @@ def verify(ref: str, *, registry: Registry | Path | str | None = None, trust: st
     with _opened(registry) as models:
         artifact = models.get(ref)
         return verify_artifact(artifact, strongest(trust, models.trusted(artifact.digest)))
-
-
-def _refuse_weights(weights: Path | str | os.PathLike[str] | None) -> None:
-    if weights is not None:
-        raise InvalidInput("weights: they fill what a module:factory makes; load them into the module", field="weights")
 
 
 @contextmanager

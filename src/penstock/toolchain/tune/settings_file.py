@@ -54,7 +54,7 @@ def changed(text: str, settings: Mapping[str, Any], comments: tuple[str, ...] = 
     if _parsed(whole) != wanted:
         raise ConfigError(
             f"the settings file sets one of {', '.join(settings)} in a way that cannot be changed in place; "
-            "write another file with --out"
+            "write another file, out=…"
         )
     return whole
 
