@@ -163,7 +163,7 @@ def _load(directory: Path, transformers: Any, name: str, *, remote: bool, safete
     if found is None:
         raise UnsupportedFormat(
             f"{directory}: the installed transformers {transformers.__version__} has no class {name}; name the class "
-            f"of its weights, --architecture module:{name}"
+            'of its weights, architecture="module:Class"'
         )
     options = {
         "local_files_only": True,
@@ -228,8 +228,8 @@ def _inputs(directory: Path, model: Any, named: Sequence[str]) -> Iterator[Tenso
         yield TensorSpec("pixel_values", "FP32", (-1, channels, height, width))
         return
     raise UnsupportedFormat(
-        f"{directory}: the inputs of {type(model).__name__} are not known here; describe them, as in "
-        f"--input {main or 'x'}:FP32:-1x3x224x224"
+        f"{directory}: the inputs of {type(model).__name__} are not known here; describe them, such "
+        f"as {main or 'x'}:FP32:-1x3x224x224, inputs=[…]"
     )
 
 

@@ -49,14 +49,16 @@ def mlflow_variant(artifact: Artifact, name: str | None = None) -> Variant:
             return variant
         raise InvalidInput(
             f"{artifact.ref}: MLflow has no flavor for the format {variant.format} of the variant {name}; write its "
-            "files with --plain",
+            "files as they are, plain=True",
             field="variant",
         )
     found = (variant for format in _FLAVOR_OF for variant in artifact.variants if variant.format == format)
     chosen = next(found, None)
     if chosen is None:
         formats = ", ".join(variant.format for variant in artifact.variants)
-        raise InvalidInput(f"{artifact.ref}: MLflow has no flavor for {formats}; write the files with --plain")
+        raise InvalidInput(
+            f"{artifact.ref}: MLflow has no flavor for {formats}; write the files as they are, plain=True"
+        )
     return chosen
 
 
