@@ -38,7 +38,8 @@ def open_subject(path: Path, trust: str) -> dict[str, Any]:
 
 def carry_out(recipe: dict[str, Any], scratch: Path, data: Arrays | None, labels: Array | None) -> dict[str, Any]:
     """Carry out one recipe with the opened model; where the files are, and how they came about."""
-    made = make(Recipe.from_json(recipe), _opened["subject"], Materials(scratch, data, labels))
+    materials = Materials(scratch, data, labels, checkpoints=scratch.parent / "trainings")
+    made = make(Recipe.from_json(recipe), _opened["subject"], materials)
     exported = made.exported
     return {
         "name": exported.name,
