@@ -46,6 +46,16 @@ def test_a_scatter_shows_every_point_with_its_values_and_units() -> None:
     assert "On the front: fast, slow" in parsed(plot.svg).attrib["aria-label"]
 
 
+def test_a_group_has_one_colour_in_every_scatter_of_the_same_points() -> None:
+    whole = [Point("a", 1.0, 1.0, "eager"), Point("b", 2.0, 2.0, "kept")]
+    part = [whole[0]._replace(y=None), whole[1]]
+    drawings = [scatter("x", points, Axis("a"), Axis("b")).svg for points in (whole, part)]
+    fills = [re.findall(r'fill="(var\(--series-[^"]+)"', svg) for svg in drawings]
+    assert fills[1]
+    assert set(fills[1]) < set(fills[0])
+    assert "eager" not in texts(drawings[1])
+
+
 def test_points_without_finite_values_are_left_out_and_named() -> None:
     points = [Point("good", 1.0, 1.0), *(Point(f"odd{place}", value, 1.0) for place, value in enumerate(ODD))]
     plot = scatter("x", points, Axis("a"), Axis("b"))

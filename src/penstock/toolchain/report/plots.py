@@ -63,13 +63,14 @@ def scatter(title: str, points: Sequence[Point], x: Axis, y: Axis, *, front: Seq
     if not known:
         return Plot(empty(title), columns, rows, note)
     around = frame([x for x, _ in known.values()], [y for _, y in known.values()], x, y)
-    groups = list(dict.fromkeys(points[place].group for place in known))
+    groups = list(dict.fromkeys(point.group for point in points))  # of all, so that plots of the same points agree
+    shown = {points[place].group for place in known}
     spots = {
         place: _Spot(points[place], groups.index(points[place].group), *around.at(*known[place])) for place in known
     }
     line = [spots[place] for place in front if place in spots]
     marks = [*_front(line), *_dots(around, spots.values()), *_names(around, list(spots.values()))]
-    legend = [Entry(place, group) for place, group in enumerate(groups) if group]
+    legend = [Entry(place, group) for place, group in enumerate(groups) if group in shown and group]
     best = _listed([spot.point.name for spot in line]) or "none"
     text = f"{len(spots)} points: {y.title} by {x.title}. On the front: {best}."
     return Plot(drawn(around, marks, legend, title, text), columns, rows, note)
