@@ -111,6 +111,9 @@ def test_every_plot_has_a_title_and_its_data_as_a_table() -> None:
 
 
 def test_nothing_chosen_leaves_the_baseline() -> None:
+    small = report(target="size")
+    small["candidates"] = [{**one, "why": "half as large"} for one in small["candidates"]]
+    assert "onnx-int8 was chosen: half as large." in Page(optimize_page(small)).text
     assert "Nothing was chosen: the baseline onnx stays." in Page(optimize_page(report(chosen=None))).text
 
 

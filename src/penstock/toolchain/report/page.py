@@ -73,6 +73,8 @@ def _verdict(report: Document) -> str:
     chosen, baseline = _chosen(report), report.get("baseline") or {}
     if chosen is None:
         return f"Nothing was chosen: the baseline {baseline.get('name', '')} stays.".replace("  ", " ")
+    if report.get("target") not in (None, "p99") and chosen.get("why"):  # its reason speaks of the target
+        return f"{chosen['name']} was chosen: {chosen['why']}."
     batch = _batch(report)
     before, after = _at(baseline, "p50_ms", batch), _at(chosen, "p50_ms", batch)
     if finite(before) and finite(after) and after > 0:
