@@ -104,7 +104,8 @@ class Recipe:
             text = path.read_text(encoding="utf-8")
             document = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
         except (OSError, ValueError) as error:
-            raise InvalidInput(f"recipe: {path} cannot be read: {first_line(error)}", field="recipe") from None
+            why = getattr(error, "strerror", None) or first_line(error)
+            raise InvalidInput(f"recipe: {path} cannot be read: {why}", field="recipe") from None
         try:
             return cls.from_json(document)
         except InvalidInput as error:
