@@ -285,7 +285,7 @@ def test_a_plain_export_gives_the_files_back(penstock: Penstock, onnx_file: Path
                     "--name", "mlp").code == 0  # fmt: skip
     done = penstock("models", "export", "mlp", "weights", "--plain", "--variant", "pytorch-fp32")
     assert "networks:Mlp" in done.out
-    assert "--input NAME:TYPE:SHAPE" in done.out
+    assert "--input x:FP32:-1x4" in done.out
     assert Path("weights/model.safetensors").read_bytes() == Path("weights.safetensors").read_bytes()
 
 
