@@ -120,7 +120,7 @@ def truncated(directory: Path) -> None:
 FAULTS: dict[str, tuple[Callable[[Path], object], type[PenstockError], str]] = {
     "no weights": (lambda path: (path / "model.safetensors").unlink(), UnsupportedFormat, "neither model.safetensors"),
     "a pickle": (pickled, PenstockError, "pytorch_model.bin"),
-    "code of its own": (configured(auto_map={"AutoModel": "modeling.Own"}), Untrusted, "--trust code"),
+    "code of its own": (configured(auto_map={"AutoModel": "modeling.Own"}), Untrusted, 'trust="code"'),
     "no class": (configured(architectures=None), UnsupportedFormat, "no architectures"),
     "an unknown class": (configured(architectures=["OwnNet"]), UnsupportedFormat, "no class OwnNet"),
     "a class that is no model": (configured(architectures=["logging"]), UnsupportedFormat, "no class logging"),
@@ -155,5 +155,5 @@ def test_inputs_that_are_not_known_are_asked_for(directory: Path) -> None:
         conv_kernel=(4,), num_conv_pos_embeddings=2, num_conv_pos_embedding_groups=1,
     )  # fmt: skip
     Wav2Vec2Model(config).save_pretrained(directory / "audio")
-    with pytest.raises(UnsupportedFormat, match=r"--input input_values:FP32"):
+    with pytest.raises(UnsupportedFormat, match=r"input_values:FP32:.*inputs="):
         open_hugging_face(directory / "audio")
