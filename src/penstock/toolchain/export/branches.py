@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -123,8 +124,12 @@ def _groups(source: ModuleSource) -> list[Group]:
 
 
 def _of_values(source: ModuleSource) -> Iterator[Probe]:
-    """The example, and of other values the first for each path, with those on the same path that stay moderate."""
+    """The example, and of other values the first for each path, with those on the same path that stay moderate.
+
+    A path counts as another one when a second run shows that as well.
+    """
     base: list[Step] = []
+    _run(source, source.example, most=sys.maxsize)  # what runs once only is on no path
     yield Probe("the example", source.example, _run(source, source.example, base, sys.maxsize))
     most = max(_ENDLESS, 4 * len(base))
     taken = next(iter(_numbers(source)), None)
@@ -133,7 +138,7 @@ def _of_values(source: ModuleSource) -> Iterator[Probe]:
         path, outputs = _path(source, inputs, most)
         if outputs is None:
             continue
-        new = hash(tuple(path)) not in seen
+        new = hash(tuple(path)) not in seen and hash(tuple(_path(source, inputs, most)[0])) not in seen
         if new and len(seen) <= _MOST_PATHS:
             seen.add(hash(tuple(path)))
             yield Probe(label, inputs, outputs, where=_parting(source, base, path, inputs))
@@ -235,12 +240,15 @@ def _recording(steps: list[Step], most: int) -> Iterator[None]:
             steps.append((frame.f_code, frame.f_lasti, frame.f_lineno))
         return step
 
-    before = sys.gettrace()
+    before, collecting = sys.gettrace(), gc.isenabled()
+    gc.disable()  # finalizers are no steps of the model
     sys.settrace(enter)
     try:
         yield
     finally:
         sys.settrace(before)
+        if collecting:
+            gc.enable()
 
 
 def _parting(source: ModuleSource, one: list[Step], other: list[Step], inputs: Arrays) -> Where | None:
