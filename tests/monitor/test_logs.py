@@ -21,9 +21,16 @@ log = logging.getLogger("penstock.somewhere")
 def loggers_as_they_were() -> Iterator[None]:
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
+    libraries = {
+        logger: (logger.handlers[:], logger.propagate)
+        for logger in list(logging.Logger.manager.loggerDict.values())
+        if isinstance(logger, logging.Logger)
+    }
     yield
     root.handlers[:] = handlers
     root.setLevel(level)
+    for logger, (own, propagate) in libraries.items():
+        logger.handlers[:], logger.propagate = own, propagate
     logging.captureWarnings(False)
 
 
@@ -81,6 +88,22 @@ def test_libraries_log_only_warnings_and_errors(written: Callable[..., io.String
     logging.getLogger("alembic.runtime.migration").info("Running upgrade")
     logging.getLogger("alembic").warning("a warning")
     assert [json.loads(line)["event"] for line in stream.getvalue().splitlines()] == ["a warning"]
+
+
+def test_a_library_that_brought_its_own_handler_writes_once_and_in_our_format(
+    written: Callable[..., io.StringIO], capsys: pytest.CaptureFixture[str]
+) -> None:
+    library = logging.getLogger("a_library_with_its_own_handler")
+    library.addHandler(logging.StreamHandler())
+    library.propagate = False
+    silent = logging.getLogger("a_library_with_a_null_handler")
+    silent.addHandler(logging.NullHandler())
+    silent.propagate = False
+    stream = written()
+    library.warning("a warning")
+    silent.warning("kept silent by its owner")
+    assert [json.loads(line)["event"] for line in stream.getvalue().splitlines()] == ["a warning"]
+    assert capsys.readouterr().err == ""
 
 
 def test_console_lines_in_a_file_have_no_colours(written: Callable[..., io.StringIO]) -> None:

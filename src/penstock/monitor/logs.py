@@ -27,7 +27,8 @@ _CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))} |
 def configure_logging(settings: Settings, stream: TextIO | None = None) -> None:
     """Send the records of all loggers to `stream` (standard error), with the format and level of the settings.
 
-    Replaces the handlers of the root logger, and captures Python's warnings. Values passed as `extra` become fields of
+    Replaces the handlers of the root logger and those with which a library writes to a stream of its own, and captures
+    Python's warnings. Values passed as `extra` become fields of
     the record. All text is redacted with `scrub`.
     """
     redact_also(settings.redact_patterns)
@@ -37,12 +38,25 @@ def configure_logging(settings: Settings, stream: TextIO | None = None) -> None:
     for old in root.handlers[:]:
         root.removeHandler(old)
     root.addHandler(handler)
+    _take_over_libraries()
     level = settings.log_level.upper()
     root.setLevel(level)
     quiet = max(logging.getLevelName(level), logging.WARNING)
     for name in _CHATTY:
         logging.getLogger(name).setLevel(quiet)
     logging.captureWarnings(True)
+
+
+def _take_over_libraries() -> None:
+    """Let libraries that brought a stream handler of their own (MLflow does for Alembic too) use the root logger's."""
+    for logger in logging.Logger.manager.loggerDict.values():
+        if isinstance(logger, logging.PlaceHolder):
+            continue
+        own = [handler for handler in logger.handlers if type(handler) is logging.StreamHandler]
+        for handler in own:
+            logger.removeHandler(handler)
+        if own:
+            logger.propagate = True
 
 
 class _Handler(logging.StreamHandler[TextIO]):
