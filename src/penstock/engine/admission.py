@@ -68,6 +68,30 @@ class Admission:
         lease.request_id, lease.protocol = request_id, protocol
         return lease
 
+    def hold(self, model: LoadedModel, requests: int, now: float, *, retired: bool = False) -> bool:
+        """Keep the model loaded for so many requests; False if it was unloaded, unless `retired` models count as well.
+
+        `now` is in `time.monotonic()` seconds.
+        """
+        with self.models.lease_lock:
+            if model.retired and not retired:
+                return False
+            model.leases += requests
+            model.used_at = now
+            self.inflight += requests
+        return True
+
+    def release(self, model: LoadedModel, requests: int) -> None:
+        """So many requests have ended. The last lease on a model that was unloaded closes it."""
+        models = self.models
+        with models.lease_lock:
+            self.inflight -= requests
+            model.leases -= requests
+            idle = not model.leases
+            last = idle and model.retired  # checked under the lock: without it the model may be leased again
+        if last or (idle and models.over_budget):
+            models.settle(model)
+
 
 class Lease:
     """One request from its arrival to its answer, and the model that stays loaded for it.
@@ -174,7 +198,7 @@ class Lease:
             raise ModelNotFound(f"{ref} takes another kind of request; send it to /models/{other.name}/versions")
         if not self.take(other):
             return await self.move_to(ref)
-        self._release(before)
+        self._admission.release(before, 1)
         self.runner = runner
         return None
 
@@ -213,12 +237,8 @@ class Lease:
             deadline = min(deadline, now + timeout_s)
         if deadline <= now:
             raise DeadlineExceeded("the deadline had passed before the request reached the model")
-        with admission.models.lease_lock:
-            if model.retired and not retired:
-                return False
-            model.leases += 1
-            model.used_at = now
-            admission.inflight += 1
+        if not admission.hold(model, 1, now, retired=retired):
+            return False
         self._held = True
         self.model = model
         self.deadline = deadline
@@ -237,21 +257,9 @@ class Lease:
         model = self.model if self._held else None
         if self._held:
             self._held = False
-            self._release(self.model)
+            self._admission.release(self.model, 1)
         if isinstance(error, DeadlineExceeded):
-            raise DeadlineExceeded(f"{self.ref if model is None else model.key}: {error}; {_MORE_TIME}") from None
-
-    def _release(self, model: LoadedModel) -> None:
-        """The last lease on a model that was unloaded closes it."""
-        admission = self._admission
-        models = admission.models
-        with models.lease_lock:
-            admission.inflight -= 1
-            model.leases -= 1
-            idle = not model.leases
-            last = idle and model.retired  # checked under the lock: without it the model may be leased again
-        if last or (idle and models.over_budget):
-            models.settle(model)
+            raise past_deadline(self.ref if model is None else model.key, error) from None
 
     def observe_failure(self, error: BaseException) -> None:
         """Record the error that ended this request; leaving the context does so for the error that is raised."""
@@ -269,11 +277,17 @@ class Lease:
                 task=self.task or "",
                 protocol=self.protocol,
                 key=self.key,
-                flags=_flags_of(error),
+                flags=flags_of(error),
                 error=error,
             )
         )
 
 
-def _flags_of(error: BaseException) -> tuple[Flag, ...]:
+def past_deadline(what: str | None, error: DeadlineExceeded) -> DeadlineExceeded:
+    """The error for a client: `what` is the reference or the model that it asked."""
+    return DeadlineExceeded(f"{what}: {error}; {_MORE_TIME}")
+
+
+def flags_of(error: BaseException) -> tuple[Flag, ...]:
+    """The tensor that an error refuses for its range."""
     return (Flag(error.side, error.tensor, error.kind),) if isinstance(error, OutOfRange) else ()

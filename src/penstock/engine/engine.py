@@ -12,6 +12,7 @@ from typing import Any
 from numpy.typing import ArrayLike
 
 from penstock.engine.admission import Admission
+from penstock.engine.bundling.bundler import Bundler
 from penstock.engine.cache import PredictionCache
 from penstock.engine.config import InferenceConfig
 from penstock.engine.deployment_status import LoadResult, UnloadResult
@@ -61,6 +62,7 @@ class InferenceEngine:
         self.cache = PredictionCache(self.config.cache_size, self.config.cache_bytes) if cached else None
         """The cache of outputs; None if it is off."""
         self.pipeline = Pipeline(self.cache, self.statistics.observe, concurrency=2 * self.config.batch_size)
+        self.bundler = Bundler(self.admission, self.statistics, cached=self.cache is not None)
         self._started = False
         self._since = time.monotonic()
 

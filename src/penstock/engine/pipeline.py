@@ -41,10 +41,10 @@ class Pipeline:
         runner = lease.runner
         in_thread = in_thread or not runner.inline
         if in_thread:
-            prepare = functools.partial(_prepare, runner, request)
-            request, arrays, rows = await runner.pool.run(prepare, lease.deadline, _weight(runner, request))
+            preparation = functools.partial(prepare, runner, request)
+            request, arrays, rows = await runner.pool.run(preparation, lease.deadline, _weight(runner, request))
         else:
-            request, arrays, rows = _prepare(runner, request)
+            request, arrays, rows = prepare(runner, request)
         prepared = time.monotonic()
         flags: tuple[Flag, ...] = ()
         if runner.watch is None and self._cache is None and not lease.wait_for_capacity:  # `_run`, without the call
@@ -53,10 +53,10 @@ class Pipeline:
             batched, flags = await self._run(lease, arrays, runner.pool if in_thread else None)
         answered = time.monotonic()
         if in_thread:
-            finish = functools.partial(_finish, runner, batched.outputs, request)
-            response = await runner.pool.run(finish, lease.deadline, admitted=True)
+            finishing = functools.partial(finish, runner, batched.outputs, request)
+            response = await runner.pool.run(finishing, lease.deadline, admitted=True)
         else:
-            response = _finish(runner, batched.outputs, request)
+            response = finish(runner, batched.outputs, request)
         seen = self._answered(lease, batched, arrays, rows, flags, prepared, answered)
         if isinstance(response, TimedResponse):
             _stamp(response, seen)
@@ -172,7 +172,7 @@ class Pipeline:
         return seen
 
 
-def _prepare(runner: TaskRunner, request: Any) -> tuple[Any, Arrays, int]:
+def prepare(runner: TaskRunner, request: Any) -> tuple[Any, Arrays, int]:
     """The task's request, its arrays and their rows. Raises InvalidInput; for a bug in a task InferenceError."""
     task = runner.task
     try:
@@ -192,7 +192,7 @@ def _prepare(runner: TaskRunner, request: Any) -> tuple[Any, Arrays, int]:
     return request, arrays, rows
 
 
-def _finish(runner: TaskRunner, outputs: Arrays, request: Any) -> BaseModel:
+def finish(runner: TaskRunner, outputs: Arrays, request: Any) -> BaseModel:
     """The task's response. A bug in a task becomes an InferenceError."""
     try:
         response = runner.task.postprocess(outputs, request)

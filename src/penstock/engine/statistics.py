@@ -10,7 +10,7 @@ import logging
 import time
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import log2
 from typing import Any, TypeAlias
 
@@ -79,6 +79,37 @@ class ModelFigures:
         bucket = int(log2(total * 1000 + 1) * _STEPS)
         part.buckets[bucket] = part.buckets.get(bucket, 0) + 1
 
+    def add_answers(
+        self,
+        batch_rows: int,
+        totals: Sequence[float],
+        queues: Sequence[float],
+        shared: tuple[float, float, float],
+        now: float,
+    ) -> None:
+        """Count answers of one run that share the times `shared`: pre, run and post. All in milliseconds."""
+        count = len(totals)
+        histograms, sums, bounds = self.histograms, self.sums, _BOUNDS_MS
+        all_totals, all_queues = histograms[0], histograms[2]
+        for total in totals:
+            all_totals[bisect_left(bounds, total)] += 1
+        for queue in queues:
+            all_queues[bisect_left(bounds, queue)] += 1
+        for phase, ms in zip((1, 3, 4), shared, strict=True):
+            histograms[phase][bisect_left(bounds, ms)] += count
+            sums[phase] += count * ms
+        sums[0] += sum(totals)
+        sums[2] += sum(queues)
+        self.outcomes["ok"] += count
+        self.batches[batch_rows] += count
+        part = self.recent.get(int(now / SLICE_S)) or self._begin_slice(int(now / SLICE_S))
+        part.count += count
+        part.sum_ms += sum(totals)
+        buckets = part.buckets
+        for total in totals:
+            bucket = int(log2(total * 1000 + 1) * _STEPS)
+            buckets[bucket] = buckets.get(bucket, 0) + 1
+
     def _begin_slice(self, index: int) -> _Slice:
         for old in [known for known in self.recent if known <= index - SLICES]:
             del self.recent[old]
@@ -136,6 +167,22 @@ class Statistics:
         now = self._clock()
         figures = self._models.get((seen.model, seen.version)) or self.of(seen.model, seen.version)
         figures.add(seen, now)
+
+    def add_answers(
+        self,
+        model: str,
+        version: str,
+        batch_rows: int,
+        totals: Sequence[float],
+        queues: Sequence[float],
+        shared: tuple[float, float, float],
+    ) -> None:
+        """Count answers of one run at once, without observers: the times of each, and those that they share.
+
+        `shared` are the times of preprocessing, run and postprocessing. All in milliseconds.
+        """
+        figures = self._models.get((model, version)) or self.of(model, version)
+        figures.add_answers(batch_rows, totals, queues, shared, self._clock())
 
     def of(self, model: str, version: str) -> ModelFigures:
         """The figures of one model version, which begin now if there are none."""

@@ -8,9 +8,12 @@ import logging
 import re
 import secrets
 import time
+import typing
 from collections.abc import Sequence
+from contextvars import copy_context
+from typing import ClassVar
 
-from penstock.errors import type_and_message
+from penstock.errors import PenstockError, type_and_message
 from penstock.gateway.auth import HostRule, check_origin
 from penstock.gateway.http import BodyLimits, Call, Disconnected, Endpoint, Headers, Protocol, Reply, Routes, Step
 from penstock.gateway.inflight import Inflight
@@ -31,6 +34,25 @@ MIN_BODY_BUDGET = 256 * 1024 * 1024
 """Large bodies may take this much memory together, or four of the largest where that is more."""
 
 
+class Bundles(typing.Protocol):
+    """Answers requests of one turn of the event loop together."""
+
+    def wants(self, call: Call) -> bool:
+        """True if the request may join a bundle once its body is there."""
+
+    def check(self, call: Call) -> None:
+        """Refuse a request whose body is still to come, if it would be refused anyway. Raises the refusal."""
+
+    def take(self, call: Call) -> bool:
+        """Add a request with its whole body; False if it has to take the ordinary way."""
+
+    def cancel(self, call: Call) -> None:
+        """The client has disconnected."""
+
+    def abort(self, call: Call, reason: PenstockError) -> None:
+        """Answer with an error what is not answered yet."""
+
+
 class Gateway:
     """Answers the requests of one listener: its protocols, their routes, and the steps around every handler."""
 
@@ -44,6 +66,9 @@ class Gateway:
         most = settings.max_body_bytes
         self.limits = BodyLimits(most, max(4 * most, MIN_BODY_BUDGET), settings.request_timeout_ms / 1000)
         self.inflight = Inflight()
+        self.inflight.abort = self._abort
+        self.bundles: Bundles | None = None
+        """Answers small predictions together; None if each request has a task."""
         self.set_steps()
 
     def set_steps(self, *steps: Step) -> None:
@@ -53,7 +78,11 @@ class Gateway:
         self._admit = [step.admit for step in steps if _has(step, "admit")]
         self._guard = [step.guard for step in steps if _has(step, "guard")]
         self._add_headers = [step.add_headers for step in steps if _has(step, "add_headers")]
+        self._more_headers = [
+            step.add_headers for step in steps if _has(step, "add_headers") and not isinstance(step, RequestId)
+        ]
         self._leave = [step.leave for step in steps if _has(step, "leave")]
+        self._contextual = any(step.contextual for step in steps)
 
     async def drain(self, timeout_s: float) -> bool:
         """Wait for the requests in flight; False if they took longer than `timeout_s` and were cancelled.
@@ -70,11 +99,15 @@ class Gateway:
         await self.service.close()
 
     async def serve(self, call: Call) -> None:
-        """Answer one request, from its first step to the last byte of its reply."""
+        """Answer one request in the current task, from its first step to the last byte of its reply."""
         for enter in self._enter:
             enter(call)
+        call.work = asyncio.current_task()
+        await self._answered(call, routed=False)
+
+    async def _answered(self, call: Call, *, routed: bool) -> None:
         try:
-            reply = await self._reply(call)
+            reply = await self._reply(call, routed)
             if reply is not None:
                 for add_headers in self._add_headers:
                     add_headers(call, reply.headers)
@@ -92,23 +125,14 @@ class Gateway:
         if call.unread:
             await call.finish_refusal()
 
-    async def _reply(self, call: Call) -> Reply | None:
+    async def _reply(self, call: Call, routed: bool) -> Reply | None:
         """The reply of the handler or of an error; None if the client has disconnected."""
         try:
-            for answer in self._answer:
-                reply = answer(call)
-                if reply is not None:
-                    return reply
-            row, call.params = self.routes.find(call.method, call.path)
-            for admit in self._admit:
-                admit(call, row)
-            if row.guarded:
-                for guard in self._guard:
-                    guard(call)
-            if row.changes:
-                check_origin(call)
-                call.json_only = not row.upload
-            reply = await row.handler(call)
+            if not routed:
+                early = self._route(call)
+                if early is not None:
+                    return early
+            reply = await call.row.handler(call)
             return reply if isinstance(reply.body, bytes) else await open_stream(call, reply)
         except Disconnected:
             return None
@@ -118,6 +142,117 @@ class Gateway:
             return self.refuse(error, call)
         except SystemExit as error:  # exit() in a package's code would end the server
             return self.refuse(RuntimeError(type_and_message(error)), call)
+
+    def _route(self, call: Call) -> Reply | None:
+        """Find the row that answers, and run the steps before its handler; a reply if a step has answered."""
+        for answer in self._answer:
+            reply = answer(call)
+            if reply is not None:
+                return reply
+        row, call.params = self.routes.find(call.method, call.path)
+        for admit in self._admit:
+            admit(call, row)
+        if row.guarded:
+            for guard in self._guard:
+                guard(call)
+        if row.changes:
+            check_origin(call)
+            call.json_only = not row.upload
+        call.row = row
+        return None
+
+    # For a server that calls instead of awaiting: `begin` with the head, then `proceed`, and `abandon` at any time
+
+    def begin(self, call: Call) -> bool:
+        """Take in a request whose head is there; False if it was answered already.
+
+        If `call.collect` is set, the server reads the whole body into `call.content` before it calls `proceed`.
+        """
+        if self._contextual:
+            call.context = copy_context()
+            return call.context.run(self._begin, call)
+        return self._begin(call)
+
+    def _begin(self, call: Call) -> bool:
+        for enter in self._enter:
+            enter(call)
+        try:
+            reply = self._route(call)
+        except Exception as error:
+            reply = self.refuse(error, call)
+        if reply is not None:
+            self.respond(call, reply)
+            return False
+        call.collect = self.bundles is not None and self.bundles.wants(call)
+        return True
+
+    def await_body(self, call: Call) -> bool:
+        """The body of a request to collect has not arrived whole; False if the request was refused now."""
+        call.reading = True
+        try:
+            if self.bundles is not None:
+                self.bundles.check(call)
+        except Exception as error:
+            call.unread = True
+            self.respond(call, self.refuse(error, call))
+            return False
+        return True
+
+    def proceed(self, call: Call) -> None:
+        """Answer a request in the bundle of this turn, or in a task."""
+        call.reading = False
+        if call.collect and self.bundles is not None and self.bundles.take(call):
+            return
+        self.start(call)
+
+    def start(self, call: Call) -> None:
+        """Answer a request in a task."""
+        answered = self._answered(call, routed=True)
+        call.work = asyncio.get_running_loop().create_task(answered, context=call.context)
+
+    def abandon(self, call: Call) -> None:
+        """The client has disconnected."""
+        if call.work is not None:
+            call.work.cancel()
+        elif call.reading or self.bundles is None:
+            self.leave(call)
+        else:
+            self.bundles.cancel(call)
+
+    def _abort(self, call: Call, reason: Exception) -> None:
+        """End a request with an error."""
+        if call.work is not None:
+            call.abort_reason = reason
+            call.work.cancel()
+        elif call.reading:
+            call.reading, call.unread = False, True
+            self.respond(call, self.refuse(reason, call))
+        elif self.bundles is not None and isinstance(reason, PenstockError):
+            self.bundles.abort(call, reason)
+
+    def respond(self, call: Call, reply: Reply) -> None:
+        """Send a reply to a request that has no task, and end the request."""
+        for add_headers in self._add_headers:
+            add_headers(call, reply.headers)
+        call.status = reply.status
+        call.sent_bytes = len(reply.body) if isinstance(reply.body, bytes) else 0
+        call.respond(reply)
+        self.leave(call)
+
+    def more_headers(self, call: Call) -> Headers:
+        """What the steps add to the headers of a reply, without its request id."""
+        headers: Headers = []
+        for add_headers in self._more_headers:
+            add_headers(call, headers)
+        return headers
+
+    def leave(self, call: Call) -> None:
+        """The last step of a request that has no task."""
+        for leave in self._leave:
+            if call.context is None:
+                leave(call)
+            else:
+                call.context.run(leave, call)
 
     def refuse(self, error: Exception, call: Call) -> Reply:
         """The reply to an error in the format of the path's protocol; faults of the server go to the log."""
@@ -179,7 +314,7 @@ class Tracking(Step):
     def enter(self, call: Call) -> None:
         """Add it."""
         call.entered = time.monotonic()
-        self._calls[asyncio.current_task()] = call  # type: ignore[index]  # a request has a task
+        self._calls[call] = None
         if not self._inflight.sweeping:
             self._inflight.start_sweeping()
 
@@ -187,10 +322,9 @@ class Tracking(Step):
         """Remove it, and give back the memory of its body."""
         if call.held_bytes:
             call.limits.release(call)
-        task: asyncio.Task[None] = asyncio.current_task()  # type: ignore[assignment]
-        del self._calls[task]
+        del self._calls[call]
         if self._inflight.watchers:
-            self._inflight.stop_watching(task)
+            self._inflight.stop_watching(call)
 
 
 class CloseWhileDraining(Step):
@@ -207,6 +341,8 @@ class CloseWhileDraining(Step):
 
 class AccessRecord(Step):
     """One record in the access log for every reply, written when its last byte was sent."""
+
+    contextual: ClassVar[bool] = True
 
     def __init__(self, access: AccessLog) -> None:
         self._access = access

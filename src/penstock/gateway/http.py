@@ -7,6 +7,7 @@ import contextlib
 import re
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextvars import Context
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeAlias
 from urllib.parse import quote
@@ -123,6 +124,24 @@ class Call(ABC):
     """True if the body was refused and the client may still be sending it."""
     held_bytes = 0
     """What this body takes of the memory for all large ones."""
+    row: Endpoint
+    """The row of the table of routes that answers, once it was found."""
+    work: asyncio.Task[Any] | None = None
+    """The task that answers; None before it was started, and for a member of a bundle."""
+    member: Any = None
+    """The request in its bundle, once it is in one."""
+    collect = False
+    """True if the whole body should be there before the gateway proceeds."""
+    content: bytes | None = None
+    """The whole body, where the server has read it before the handler asks."""
+    arrived = 0.0
+    """When the body was complete, by `time.monotonic()`."""
+    context: Context | None = None
+    """The context of the request, where steps or observers need one of its own."""
+    ended = False
+    """True if the client has disconnected before the request got a task or a bundle."""
+    watched = True
+    """True if a task must wait for the client to disconnect, since the server reports it in no other way."""
     abort_reason: Exception | None = None
     """Why the server cancelled the request; None if it did not, or if the client disconnected."""
     entered = 0.0
@@ -192,6 +211,16 @@ class Call(ABC):
     @abstractmethod
     async def disconnected(self) -> None:
         """Return when the client has closed the connection. Only called when the body was read."""
+
+    def respond(self, reply: Reply) -> None:
+        """Send a whole reply now, in the order of the requests of its connection; the body is bytes."""
+        raise NotImplementedError
+
+    def respond_raw(self, head: bytes, body: bytes) -> None:
+        """Send a reply with status 200 now. `head` has the status line and all headers, each with its line break,
+        except those that the server adds itself: date, content-length, connection.
+        """
+        raise NotImplementedError
 
     @abstractmethod
     async def send(self, reply: Reply, body: bytes | None) -> None:
@@ -317,6 +346,9 @@ class Protocol:
 
 class Step:
     """One thing that a gateway does for every request. A hook that is not overridden costs nothing."""
+
+    contextual: ClassVar[bool] = False
+    """True if it keeps something in context variables: then each request has a context of its own."""
 
     def enter(self, call: Call) -> None:
         """The first hook of a request."""

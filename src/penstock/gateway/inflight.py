@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections.abc import Callable
 
 from penstock.errors import ModelNotReady
 from penstock.gateway.http import Call
@@ -18,11 +19,13 @@ WATCH_AFTER_S = 0.25
 
 
 class Inflight:
-    """The requests in flight by their task. Adding or removing one is a dictionary operation; a sweep does the rest."""
+    """The requests in flight. Adding or removing one is a dictionary operation; a sweep does the rest."""
 
     def __init__(self) -> None:
-        self.calls: dict[asyncio.Task[None], Call] = {}
-        self.watchers: dict[asyncio.Task[None], asyncio.Task[None]] = {}
+        self.calls: dict[Call, None] = {}
+        self.watchers: dict[Call, asyncio.Task[None]] = {}
+        self.abort: Callable[[Call, Exception], None] = cancel
+        """Ends a request with an error."""
         self.sweeping = False
         self._timer: asyncio.TimerHandle | None = None
 
@@ -34,23 +37,23 @@ class Inflight:
         self.sweeping = True
         self._timer = asyncio.get_running_loop().call_later(SWEEP_EVERY_S, self._sweep)
 
-    def stop_watching(self, task: asyncio.Task[None]) -> None:
-        """The request of this task has ended."""
-        watcher = self.watchers.pop(task, None)
+    def stop_watching(self, call: Call) -> None:
+        """The request has ended."""
+        watcher = self.watchers.pop(call, None)
         if watcher is not None:
             watcher.cancel()
 
     def _sweep(self) -> None:
         """Check old requests. They are in order of entry: the first young one ends the sweep."""
         now = time.monotonic()
-        for task, call in self.calls.items():
+        for call in list(self.calls):
             if now - call.entered < WATCH_AFTER_S:
                 break
             if call.reading:
                 if now - call.entered > call.limits.timeout_s:
-                    _abort(task, call, Refusal(408, "the body did not arrive in time", headers=(CLOSE,)))
-            elif task not in self.watchers:
-                self.watchers[task] = asyncio.create_task(_cancel_when_disconnected(call, task))
+                    self.abort(call, Refusal(408, "the body did not arrive in time", headers=(CLOSE,)))
+            elif call.watched and call.work is not None and call not in self.watchers:
+                self.watchers[call] = asyncio.create_task(_cancel_when_disconnected(call, call.work))
         self.sweeping = bool(self.calls)
         if self.sweeping:
             self.start_sweeping()
@@ -64,9 +67,9 @@ class Inflight:
         while self.calls:
             waited = time.monotonic() - started
             in_time = waited < timeout_s
-            for task, call in list(self.calls.items()):
+            for call in list(self.calls):
                 if not in_time or (call.reading and waited >= BODY_GRACE_S):
-                    _abort(task, call, ModelNotReady("the server is shutting down; try another replica"))
+                    self.abort(call, ModelNotReady("the server is shutting down; try another replica"))
             if not in_time:
                 await asyncio.sleep(0)
                 return False
@@ -81,10 +84,11 @@ class Inflight:
             watcher.cancel()
 
 
-def _abort(task: asyncio.Task[None], call: Call, reason: Exception) -> None:
-    """Cancel a request; `reason` is what its client is told."""
-    call.abort_reason = reason
-    task.cancel()
+def cancel(call: Call, reason: Exception) -> None:
+    """Cancel a request that has a task; `reason` is what its client is told."""
+    if call.work is not None:
+        call.abort_reason = reason
+        call.work.cancel()
 
 
 async def _cancel_when_disconnected(call: Call, task: asyncio.Task[None]) -> None:

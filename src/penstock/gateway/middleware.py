@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from penstock.gateway.auth import AdminGuard, HostRule
+from penstock.gateway.bundles.turns import Turns
 from penstock.gateway.cors import Cors
 from penstock.gateway.gateway import AccessRecord, CloseWhileDraining, Gateway, KnownHosts, RequestId, Tracking
 from penstock.gateway.http import Protocol, Step
@@ -25,6 +26,7 @@ def build_gateway(
     """
     gateway = Gateway(service, protocols)
     gateway.set_steps(*http_steps(gateway, listener))
+    gateway.bundles = Turns(gateway)
     PluginRoutes(gateway).follow()
     return gateway
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel
 
 from penstock.errors import InvalidInput
 from penstock.tasks.validation_errors import parse_fields
-from penstock.tensors import Arrays, Signature
+from penstock.tensors import Array, Arrays, Signature
 
 if TYPE_CHECKING:
     from penstock.registry.registry import Registry
@@ -61,6 +61,8 @@ class Task(ABC):
 
     It applies to the methods of the class that sets it: a subclass that overrides one of them must set it again.
     """
+    bundles: ClassVar[bool] = False
+    """True if `rows_into` and `answers` serve several requests at once, faster than one by one."""
     needs_rows: ClassVar[bool] = False
     """True if it reads and answers rows: it does not fit a model with a tensor that has no batch axis."""
     refuses_nan: ClassVar[bool] = False
@@ -89,6 +91,21 @@ class Task(ABC):
     @abstractmethod
     def postprocess(self, outputs: Arrays, request: Any) -> BaseModel:
         """The response, from this request's rows of the model's outputs."""
+
+    def rows_into(self, requests: Sequence[Array]) -> Arrays:
+        """The model's inputs for several requests of one row each, given as the numbers of their `array_field`.
+
+        For tasks that set `bundles`: equal to the joined results of `preprocess`. Raises InvalidInput if that would.
+        """
+        raise NotImplementedError
+
+    def answers(self, outputs: Arrays) -> Sequence[bytes]:
+        """The responses to requests of one row each, one for each row of the outputs.
+
+        For tasks that set `bundles`: the JSON of what `postprocess` returns, without the fields of `TimedResponse` and
+        without the closing brace. Raises what `postprocess` raises.
+        """
+        raise NotImplementedError
 
     def coerce(self, value: Any) -> BaseModel:
         """Convert a Python value (a request, a mapping of its fields, an array or a file) into a `Request`.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -13,8 +12,6 @@ from penstock.tensors import Array, Arrays, Signature
 OutputKind: TypeAlias = Literal["auto", "logits", "probabilities"]
 """What a row of the output is; `auto` checks each row and applies no softmax if it is a distribution already."""
 
-_FEW = 64
-"""Up to this many classes, plain Python is faster than numpy's fixed cost per call."""
 _SUM_TOLERANCE = 1e-3
 
 
@@ -49,12 +46,8 @@ class ClassScores:
         are out of range.
         """
         scores = outputs[self.name]
-        rows, classes = scores.shape
-        if rows == 1 and classes <= _FEW:
-            index, confidence = self._best_of(scores[0].tolist())
-            return [index], [confidence]
         winners = scores.argmax(axis=1)  # of the scores: softmax can round two close scores to equal probabilities
-        return winners.tolist(), self._probabilities(scores)[np.arange(rows), winners].tolist()
+        return winners.tolist(), self._probabilities(scores)[np.arange(len(scores)), winners].tolist()
 
     def top(self, outputs: Arrays, count: int) -> list[tuple[int, float]]:
         """The `count` likeliest classes of the only row, best first (ties: lower class first), and probabilities."""
@@ -62,20 +55,6 @@ class ClassScores:
         row = self._probabilities(scores)[0]
         order = np.argsort(-scores[0], kind="stable")[:count]
         return list(zip(order.tolist(), row[order].tolist(), strict=True))
-
-    def _best_of(self, row: list[float]) -> tuple[int, float]:
-        top = max(row)
-        if self.kind == "logits" or (self.kind == "auto" and not _is_distribution(row)):
-            total = 0.0
-            exp = math.exp
-            for value in row:
-                total += exp(value - top)
-            confidence = 1.0 / total  # total is 1 or more, or NaN
-        else:
-            confidence = top if math.isfinite(sum(row)) else math.nan
-        if not math.isfinite(confidence):
-            raise self._not_finite()
-        return row.index(top), confidence
 
     @np.errstate(over="ignore", invalid="ignore")
     def _probabilities(self, scores: Array) -> Array:
@@ -117,10 +96,6 @@ def softmax(rows: Array) -> Array:
     exps = np.exp(rows - rows.max(axis=-1, keepdims=True))
     result: Array = exps / exps.sum(axis=-1, keepdims=True)
     return result
-
-
-def _is_distribution(row: list[float]) -> bool:
-    return min(row) >= 0.0 and abs(sum(row) - 1.0) < _SUM_TOLERANCE
 
 
 def _names(signature: Signature) -> str:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, TypeAlias
 
 import numpy as np
+import orjson
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -96,6 +97,7 @@ class VectorClassification(Task):
 
     kind: ClassVar[str] = "vector-classification"
     needs_rows: ClassVar[bool] = True
+    bundles: ClassVar[bool] = True
     Request: ClassVar[type[BaseModel]] = VectorRequest
     Response: ClassVar[type[BaseModel]] = VectorResponse
     array_field: ClassVar[str | None] = "input_data"
@@ -134,6 +136,26 @@ class VectorClassification(Task):
         """The likeliest class of each row; the engine adds version and times."""
         predictions, confidences = self.scores.best(outputs)
         return VectorResponse(predictions=predictions, confidence_scores=confidences)
+
+    @np.errstate(over="ignore", invalid="ignore")
+    def rows_into(self, requests: Sequence[Array]) -> Arrays:
+        """The rows as the model's input, each array one row. Raises InvalidInput for a wrong length or a bad number."""
+        rows = np.empty((len(requests), self.features), self._dtype if self._steps is None else np.float64)
+        for index, values in enumerate(requests):
+            if values.size != self.features:
+                raise self._wrong_length(values.size, 1)
+            rows[index] = values
+        if not np.isfinite(rows if self._steps is None else rows.astype(self._dtype)).all():
+            raise InvalidInput("input_data: a number is too large for the model", field="input_data")
+        if self._steps is not None:
+            rows = self._steps(rows).astype(self._dtype)
+        return {self._name: rows.reshape(len(requests), *self._row_shape)}
+
+    def answers(self, outputs: Arrays) -> Sequence[bytes]:
+        """The likeliest class of each row as JSON, without version and times."""
+        winners, confidences = self.scores.best(outputs)
+        texts = orjson.dumps(confidences)[1:-1].split(b",")
+        return [b'{"predictions":[%d],"confidence_scores":[%b]' % pair for pair in zip(winners, texts, strict=True)]
 
     def coerce(self, value: Any) -> VectorRequest:
         """Convert a request, a mapping of its fields, one row (any shape of `features` numbers) or an array of rows.

@@ -189,7 +189,7 @@ def test_a_removed_request_releases_its_inputs(loop: asyncio.AbstractEventLoop) 
     q = queue()
     add(q, item(loop, 1))
     gone = item(loop, 1)
-    there = weakref.ref(gone.future)
+    there = weakref.ref(gone.waiter)
     add(q, gone)
     q.remove(gone)
     del gone

@@ -10,22 +10,20 @@ the batcher's own threads, which take their next batch from the queue without wa
 from __future__ import annotations
 
 import asyncio
-import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Generic
 
 from penstock.backends.base import Stop, run_in_progress
 from penstock.engine.batching.collation import Batch, Collator, Payload
 from penstock.engine.batching.deadlines import DeadlineTimers
+from penstock.engine.batching.delivery import deliver
 from penstock.engine.batching.halving import as_penstock_error, halve_batch, halve_rows
 from penstock.engine.batching.limits import BatchLimits, full_batches, relative_curve
 from penstock.engine.batching.outcome import Batched, Outcome, Preempted, Result
-from penstock.engine.batching.queue import BatchQueue, Item
+from penstock.engine.batching.queue import BatchQueue, Item, Waiter
 from penstock.errors import DeadlineExceeded, ModelNotReady, OutOfMemory, Overloaded, PenstockError
-
-log = logging.getLogger(__name__)
 
 INLINE_BELOW_S = 0.0005
 """A full batch that runs shorter than this stays on the event loop: the hop to a thread and back costs about half
@@ -94,6 +92,11 @@ class Batcher(Generic[Payload, Batch, Result]):
         return self._queue.rows
 
     @property
+    def joins_rows(self) -> bool:
+        """True if requests share runs, joined along axis 0 as they are."""
+        return self.limits.join and self._collator.plain
+
+    @property
     def inline(self) -> bool:
         """True while batches run on the event loop."""
         return self._inline
@@ -138,20 +141,18 @@ class Batcher(Generic[Payload, Batch, Result]):
         """
         key, rows, size = self._collator.measure(payload)
         loop, now = asyncio.get_running_loop(), time.monotonic()
-        if rows <= self.limits.batch_rows:
-            items = [Item(payload, key, rows, size, loop.create_future(), loop, now, deadline, priority)]
-        elif rows > self.limits.batch_rows * MOST_PARTS:
+        if rows > self.limits.batch_rows * MOST_PARTS:
             return await self._submit_in_turn(payload, deadline, priority)
-        else:
-            items = [
-                Item(part, *self._collator.measure(part), loop.create_future(), loop, now, deadline, priority)
-                for part in self._collator.cut(payload, self.limits.batch_rows)
-            ]
+        parts = [(payload, key, rows, size)]
+        if rows > self.limits.batch_rows:
+            parts = [(cut, *self._collator.measure(cut)) for cut in self._collator.cut(payload, self.limits.batch_rows)]
+        futures = [loop.create_future() for _ in parts]
+        items = [Item(*part, each, loop, now, deadline, priority) for part, each in zip(parts, futures, strict=True)]
         self._enqueue(items, *((0, 0) if admitted else (rows, size)))
         finished: list[Batched[Result]] = []
         try:
-            for item in items:
-                outcome: Outcome[Result] = await item.future
+            for future in futures:
+                outcome: Outcome[Result] = await future
                 if isinstance(outcome, PenstockError):
                     raise outcome
                 finished.append(outcome)
@@ -174,6 +175,27 @@ class Batcher(Generic[Payload, Batch, Result]):
         rows = max(part.batch_rows for part in parts)
         return Batched(outputs, rows, max(part.queue_s for part in parts), sum(part.run_s for part in parts))
 
+    def put(
+        self, waiter: Waiter, payload: Payload, deadline: float, priority: int, *, admitted: bool = False
+    ) -> Item[Payload]:
+        """Queue a payload of at most one batch for `waiter`, as `submit` does; `take_back` ends the wait."""
+        key, rows, size = self._collator.measure(payload)
+        loop = asyncio.get_running_loop()
+        item = Item(payload, key, rows, size, waiter, loop, time.monotonic(), deadline, priority)
+        self._enqueue((item,), *((0, 0) if admitted else (rows, size)))
+        return item
+
+    def take_back(self, item: Item[Payload]) -> None:
+        """The outcome of an item is known, or of no more interest."""
+        self._deadlines.pending.discard(item)
+        if not item.waiter.done():
+            self._remove((item,))
+
+    def shrink(self, item: Item[Payload], payload: Payload) -> bool:
+        """Give an item that still waits a smaller payload; False if its run has begun."""
+        with self._lock:
+            return self._queue.replace(item, payload, *self._collator.measure(payload)[1:])
+
     def _enqueue(self, items: Sequence[Item[Payload]], rows: int, size: int) -> None:
         first = items[0]
         loop, deadline = first.loop, first.deadline
@@ -192,7 +214,7 @@ class Batcher(Generic[Payload, Batch, Result]):
                 self._start_threads()
         for item in evicted:
             refusal = Preempted("evicted by requests of a higher priority", retry_after_s=self._retry_after_s())
-            _deliver((item,), (refusal,), loop)
+            deliver((item,), (refusal,), loop)
         self._deadlines.pending.update(items)
         if deadline is not None:
             timer = self._deadlines.next.get(loop)
@@ -237,7 +259,7 @@ class Batcher(Generic[Payload, Batch, Result]):
     def _expire(self, item: Item[Payload]) -> None:
         self._remove((item,))
         error = DeadlineExceeded("the deadline passed before the model answered; the work was dropped")
-        _deliver((item,), (error,), item.loop)
+        deliver((item,), (error,), item.loop)
 
     # Dispatch on the event loop or in threads
 
@@ -287,8 +309,9 @@ class Batcher(Generic[Payload, Batch, Result]):
             more = self._queue.requests > 0
         if batch:
             started = time.monotonic()
-            _deliver(batch, self._outcomes(batch), loop)
+            outcomes = self._outcomes(batch)
             self._inline_s += 0.02 * (time.monotonic() - started - self._inline_s)
+            deliver(batch, outcomes, loop)
             if self._inline_s > 4 * INLINE_BELOW_S:
                 self._leave_loop()
         if more and self._inline:
@@ -326,7 +349,7 @@ class Batcher(Generic[Payload, Batch, Result]):
                 self.running_rows += rows
                 if self._idle and self._queue.requests:
                     self._lock.notify()  # another thread, for what did not fit into this run
-            _deliver(batch, self._outcomes(batch), None)
+            deliver(batch, self._outcomes(batch), None)
             del batch
 
     def _next_batch(self) -> list[Item[Payload]] | None:
@@ -390,31 +413,8 @@ class Batcher(Generic[Payload, Batch, Result]):
             self._lock.notify_all()
         for item in waiting:
             error = ModelNotReady("the model was unloaded while the request waited; try again")
-            _deliver((item,), (error,), None)
+            deliver((item,), (error,), None)
         until = time.monotonic() + CLOSE_S
         for thread in self._threads:
             if thread is not threading.current_thread():
                 thread.join(max(0.0, until - time.monotonic()))
-
-
-def _deliver(
-    items: Sequence[Item[Payload]], outcomes: Sequence[Outcome[Result]], here: asyncio.AbstractEventLoop | None
-) -> None:
-    """Resolve the items on their own event loops, one call per loop; `here` is the running loop, if any."""
-    loops = {item.loop for item in items}
-    for loop in loops:
-        pairs = zip(items, outcomes, strict=True)
-        own = [pair for pair in pairs if pair[0].loop is loop] if len(loops) > 1 else pairs
-        if loop is here:
-            _resolve(own)
-            continue
-        try:
-            loop.call_soon_threadsafe(_resolve, own)
-        except RuntimeError:
-            log.debug("an event loop closed before its results arrived")
-
-
-def _resolve(resolved: Iterable[tuple[Item[Payload], Outcome[Result]]]) -> None:
-    for item, outcome in resolved:
-        if not item.future.done():
-            item.future.set_result(outcome)

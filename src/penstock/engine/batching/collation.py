@@ -23,6 +23,10 @@ class Collator(Protocol[Payload, Batch, Result]):
     def shared(self) -> bool:
         """False if each request needs a separate run."""
 
+    @property
+    def plain(self) -> bool:
+        """True if payloads are arrays that share runs joined along axis 0, just as they are."""
+
     def measure(self, payload: Payload) -> tuple[Hashable, int, int]:
         """Key, rows and bytes. Payloads of one key can share a run. Raises InvalidInput for one that cannot run."""
 
@@ -48,6 +52,11 @@ class ArrayCollator:
 
     shared: bool = True
 
+    @property
+    def plain(self) -> bool:
+        """True if requests share runs."""
+        return self.shared
+
     measure = staticmethod(tensors.measure)
     stack = staticmethod(tensors.stack)
     split = staticmethod(tensors.split)
@@ -61,7 +70,7 @@ class WholeCollator:
     For a model whose rows influence each other, or whose tensors have no batch axis. A request counts as one row.
     """
 
-    shared = False
+    shared = plain = False
 
     def measure(self, payload: Arrays) -> tuple[Hashable, int, int]:
         """One key for all, one row, and the bytes."""
@@ -90,6 +99,7 @@ class AxisCollator:
     """Arrays along the batch axis of each tensor, which is not axis 0 of all of them."""
 
     shared = True
+    plain = False
 
     def __init__(self, axes: Mapping[str, int | None]) -> None:
         """`axes` are the batch axes that are not axis 0, by input and output."""
@@ -137,7 +147,7 @@ class AxisCollator:
 class RowCollator:
     """Each request alone, for a model that runs row by row; rows of the file's own shape are a request of one row."""
 
-    shared = False
+    shared = plain = False
     stack = staticmethod(tensors.stack)
     cut = staticmethod(tensors.cut)
     join = staticmethod(tensors.stack)

@@ -33,6 +33,7 @@ class Padding:
     """A collator that pads along the axes that the policies of a manifest name."""
 
     shared = True
+    plain = False
     cut = staticmethod(cut)
     join = staticmethod(stack)
 

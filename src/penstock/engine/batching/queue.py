@@ -9,7 +9,7 @@ from bisect import bisect_left, insort
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 Payload = TypeVar("Payload")
 
@@ -19,18 +19,28 @@ Rank: TypeAlias = "tuple[int, float, float]"
 _rank = attrgetter("rank")
 
 
+class Waiter(Protocol):
+    """Who waits for the outcome of an item: a future, or the bundle of requests that the item holds."""
+
+    def done(self) -> bool:
+        """True if the outcome is known, or of no more interest."""
+
+    def set_result(self, outcome: Any) -> None:
+        """Take the outcome."""
+
+
 @dataclass(slots=True, eq=False)
 class Item(Generic[Payload]):
-    """One request in the queue, or one part of it. Times are in `time.monotonic()` seconds.
+    """One request in the queue, one part of it, or a bundle of requests. Times are in `time.monotonic()` seconds.
 
-    Items of one `key` can share a run. The batcher resolves `future`, on its `loop`.
+    Items of one `key` can share a run. The batcher resolves `waiter`, on its `loop`.
     """
 
     payload: Payload
     key: Hashable
     rows: int
     bytes: int
-    future: asyncio.Future[Any]
+    waiter: Waiter
     loop: asyncio.AbstractEventLoop
     entered: float
     deadline: float | None = None
@@ -127,17 +137,32 @@ class BatchQueue(Generic[Payload]):
 
     # Removal
 
+    def replace(self, item: Item[Payload], payload: Payload, rows: int, size: int) -> bool:
+        """Give a waiting item a smaller payload; False if it had left the queue already."""
+        if self._place(item) is None:
+            return False
+        self.rows -= item.rows - rows
+        self.bytes -= item.bytes - size
+        item.payload, item.rows, item.bytes = payload, rows, size
+        return True
+
     def remove(self, item: Item[Payload]) -> bool:
         """Remove a cancelled or expired request; False if it had left the queue already."""
-        items = self._lists.get(item.key)
-        if items is None:
+        index = self._place(item)
+        if index is None:
             return False
-        index = bisect_left(items, item.rank, key=_rank)
-        if index == len(items) or items[index] is not item:
-            return False
+        items = self._lists[item.key]
         del items[index]
         self._account_removed(item.key, items, (item,))
         return True
+
+    def _place(self, item: Item[Payload]) -> int | None:
+        """The index of an item in the list of its key; None if it has left the queue."""
+        items = self._lists.get(item.key)
+        if items is None:
+            return None
+        index = bisect_left(items, item.rank, key=_rank)
+        return None if index == len(items) or items[index] is not item else index
 
     def fill_until(self, max_wait_s: float) -> float:
         """The earliest end of the time that a queued request may wait to fill a batch; infinity if the queue is empty.

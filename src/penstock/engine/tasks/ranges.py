@@ -119,6 +119,14 @@ class Watch:
     def __bool__(self) -> bool:
         return bool(self._inputs or self._outputs)
 
+    def inputs_inside(self, arrays: Arrays) -> bool:
+        """True if `inputs` finds nothing, in the rows of several requests as well. False may be a false positive."""
+        return _all_inside(self._inputs, arrays)
+
+    def outputs_inside(self, arrays: Arrays) -> bool:
+        """True if `outputs` finds nothing, in the rows of several requests as well. False may be a false positive."""
+        return _all_inside(self._outputs, arrays)
+
     def inputs(self, arrays: Arrays) -> tuple[Flag, ...]:
         """Findings in a request's inputs. Raises OutOfRange if the policy is to refuse."""
         return _flags(self._inputs, arrays) if self._inputs else ()
@@ -126,6 +134,10 @@ class Watch:
     def outputs(self, arrays: Arrays) -> tuple[Flag, ...]:
         """Findings in the request's own rows of the outputs. Raises OutOfRange if the policy is to refuse."""
         return _flags(self._outputs, arrays) if self._outputs else ()
+
+
+def _all_inside(all_bounds: Iterable[_Bounds], arrays: Arrays) -> bool:
+    return all(bounds.name not in arrays or bounds.inside(arrays[bounds.name]) for bounds in all_bounds)
 
 
 def _flags(all_bounds: Iterable[_Bounds], arrays: Arrays) -> tuple[Flag, ...]:

@@ -51,12 +51,22 @@ def predict_vector(call: Call) -> Awaitable[Reply]:
 
 def predict_model(call: Call) -> Awaitable[Reply]:
     """`POST /models/{name}/predict`; the name may carry an alias, `name@alias`."""
-    return _answer(call, reference(call, call.params["name"]))
+    return _answer(call, model_of_path(call))
 
 
 def predict_version(call: Call) -> Awaitable[Reply]:
     """`POST /models/{name}/versions/{version}/predict`."""
-    return _answer(call, reference(call, f"{call.params['name']}:{call.params['version']}"), fixed=True)
+    return _answer(call, version_of_path(call), fixed=True)
+
+
+def model_of_path(call: Call) -> str:
+    """The reference in `/models/{name}/…`. Raises ModelNotFound."""
+    return reference(call, call.params["name"])
+
+
+def version_of_path(call: Call) -> str:
+    """The reference in `/models/{name}/versions/{version}/…`. Raises ModelNotFound."""
+    return reference(call, f"{call.params['name']}:{call.params['version']}")
 
 
 async def _answer(call: Call, ref: str | None, *, vector: bool = False, fixed: bool = False) -> Reply:
@@ -101,7 +111,8 @@ def lease_of(call: Call, ref: str | None) -> Lease:
     try:
         if not call.service.started:
             call.service.check_started()
-        priority, deadline = _priority(call), _deadline(call)
+        priority, timeout_s = priority_of(call), timeout_of(call)
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
     except PenstockError as error:
         admission.request(ref, key=key, request_id=call.request_id, protocol="rest").observe_failure(error)
         raise
@@ -173,11 +184,8 @@ class VersionNotFound(ModelNotFound):
 # Reading
 
 
-def _deadline(call: Call) -> float | None:
-    """The deadline in the header, in `time.monotonic()` seconds; at most the server's own timeout.
-
-    Raises InvalidInput naming the header.
-    """
+def timeout_of(call: Call) -> float | None:
+    """The timeout in the header, in seconds; at most the server's own. Raises InvalidInput naming the header."""
     given = call.header("x-request-timeout-ms")
     if given is None:
         return None
@@ -188,7 +196,7 @@ def _deadline(call: Call) -> float | None:
     if not 0 < timeout_ms < math.inf:
         message = f"{TIMEOUT_HEADER}: give a number of milliseconds above 0"
         raise InvalidInput(message, field=TIMEOUT_HEADER)
-    return time.monotonic() + min(timeout_ms, call.service.settings.request_timeout_ms) / 1000
+    return min(timeout_ms, call.service.settings.request_timeout_ms) / 1000
 
 
 def task_of_query(call: Call) -> str | None:
@@ -196,7 +204,7 @@ def task_of_query(call: Call) -> str | None:
     return parse_qs(call.query).get("task", [None])[-1]
 
 
-def _priority(call: Call) -> int:
+def priority_of(call: Call) -> int:
     """The priority in the header, at most `max_priority`. Raises InvalidInput naming the header."""
     given = call.header("x-penstock-priority")
     if given is None:

@@ -1,0 +1,171 @@
+"""Several requests of one turn of the event loop, as one item in the queue of their model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextvars import Context
+from typing import Any, NamedTuple, Protocol, TypeAlias
+
+import numpy as np
+from pydantic import BaseModel
+
+from penstock.engine.batching.queue import Item
+from penstock.engine.loading.loaded_model import LoadedModel
+from penstock.engine.tasks.ranges import Flag
+from penstock.engine.tasks.task_runner import TaskRunner
+from penstock.tensors import Arrays
+
+Answer: TypeAlias = BaseModel | bytes
+"""A task's response, or its JSON without the fields of `TimedResponse` and without the closing brace."""
+
+
+class Member:
+    """One request of a bundle. Times are in `time.monotonic()` seconds.
+
+    `request` is the Request of the task, or the numbers of its `array_field`, flat and of float64. `caller` is what the
+    replies need. After submission the member has `rows` from `start` on in the arrays of its `bundle`.
+    """
+
+    __slots__ = (
+        "bundle", "caller", "context", "deadline", "ended", "flags", "key", "request", "request_id", "rows", "start",
+        "started",
+    )  # fmt: skip
+
+    bundle: Bundle
+
+    def __init__(
+        self, caller: Any, request: Any, started: float, deadline: float, request_id: str = "", key: str | None = None
+    ) -> None:
+        self.caller = caller
+        self.request = request
+        self.started = started
+        self.deadline = deadline
+        self.request_id = request_id
+        self.key = key
+        self.context: Context | None = None
+        """In which its observers are called; None for the current one."""
+        self.ended = False
+        self.flags: tuple[Flag, ...] = ()
+        self.rows = 1
+        self.start = 0
+
+
+class Times(NamedTuple):
+    """The times that the answered members of a bundle share, in milliseconds.
+
+    The time in the queue is `queue_ms` plus what passed between a member's own start and `begun`, in seconds.
+    """
+
+    begun: float
+    pre_ms: float
+    queue_ms: float
+    run_ms: float
+    post_ms: float
+
+    def waited_ms(self, member: Member) -> float:
+        """The time of one member in the queue: for the turn of the event loop and for the run."""
+        return self.queue_ms + (self.begun - member.started) * 1e3
+
+
+class Replies(Protocol):
+    """What sends the replies. Both are called on the event loop, once for each member that was not cancelled."""
+
+    def answered(self, bundle: Bundle, members: Sequence[Member], answers: Sequence[Answer], times: Times) -> None:
+        """Send the answers of some members."""
+
+    def failed(self, member: Member, error: Exception) -> None:
+        """Send an error."""
+
+
+class Bundle:
+    """Members that share a run, in the place of the future of one item."""
+
+    __slots__ = (
+        "arrays", "begun", "complete", "ended", "item", "members", "model", "prepared", "priority", "replies", "runner"
+    )  # fmt: skip
+
+    item: Item[Arrays]
+
+    def __init__(
+        self,
+        model: LoadedModel,
+        runner: TaskRunner,
+        replies: Replies,
+        priority: int,
+        begun: float,
+        complete: Callable[[Bundle, Any], None],
+    ) -> None:
+        """`begun`: when the turn ended, in `time.monotonic()` seconds. `complete` takes the outcome of the run."""
+        self.complete = complete
+        self.model = model
+        self.runner = runner
+        self.replies = replies
+        self.priority = priority
+        self.begun = begun
+        self.prepared = begun
+        self.ended = False
+        self.members: Sequence[Member] = ()
+        self.arrays: Arrays = {}
+
+    def holding(self, members: Sequence[Member], arrays: Arrays) -> Bundle:
+        """A bundle like this one, with these members and the rows of their inputs, in order."""
+        bundle = Bundle(self.model, self.runner, self.replies, self.priority, self.begun, self.complete)
+        bundle.prepared, bundle.members, bundle.arrays = self.prepared, members, arrays
+        start = 0
+        for member in members:
+            member.bundle, member.start = bundle, start
+            start += member.rows
+        return bundle
+
+    def part(self, members: Sequence[Member]) -> Bundle:
+        """A bundle of some of these members."""
+        return self.holding(members, rows_of(self.arrays, members))
+
+    def cut(self) -> list[Bundle]:
+        """Bundles of at most one batch each."""
+        most, last = self.model.batcher.limits.batch_rows, self.members[-1]
+        if last.start + last.rows <= most:
+            return [self]
+        parts: list[list[Member]] = []
+        rows = most
+        for member in self.members:
+            rows += member.rows
+            if rows > most:
+                parts.append([])
+                rows = member.rows
+            parts[-1].append(member)
+        return [self.part(part) for part in parts]
+
+    def keep(self, members: Sequence[Member]) -> None:
+        """Drop the other members, and their rows."""
+        self.arrays = rows_of(self.arrays, members)
+        self.members = members
+        start = 0
+        for member in members:
+            member.start = start
+            start += member.rows
+
+    def done(self) -> bool:
+        """True once the outcome is known."""
+        return self.ended
+
+    def set_result(self, outcome: Any) -> None:
+        """Take the outcome of the run."""
+        self.complete(self, outcome)
+
+
+def own_rows(arrays: Arrays, member: Member) -> Arrays:
+    """The rows of one member: views."""
+    return {name: array[member.start : member.start + member.rows] for name, array in arrays.items()}
+
+
+def rows_of(arrays: Arrays, members: Sequence[Member]) -> Arrays:
+    """The rows of some members, in order: a view if they are neighbours."""
+    if not members:
+        return {name: array[:0] for name, array in arrays.items()}
+    first, last = members[0], members[-1]
+    end = last.start + last.rows
+    if sum([member.rows for member in members]) == end - first.start:
+        return {name: array[first.start : end] for name, array in arrays.items()}
+    index = np.concatenate([np.arange(member.start, member.start + member.rows) for member in members])
+    return {name: array[index] for name, array in arrays.items()}

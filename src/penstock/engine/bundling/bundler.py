@@ -1,0 +1,286 @@
+"""Queues the requests of one turn of the event loop together, and answers each.
+
+No request has a task or a future of its own here: the batcher hands the outcome of the run to the bundle. Deadlines,
+isolation, cancellation and counting are those of each member.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from penstock import tensors
+from penstock.engine.admission import Admission, flags_of, past_deadline
+from penstock.engine.batching.outcome import Batched
+from penstock.engine.bundling.bundle import Answer, Bundle, Member, Replies, Times, own_rows, rows_of
+from penstock.engine.loading.loaded_model import LoadedModel
+from penstock.engine.observation import Observation, outcome_of
+from penstock.engine.pipeline import finish, prepare
+from penstock.engine.statistics import Statistics
+from penstock.engine.tasks.task_runner import TaskRunner
+from penstock.errors import DeadlineExceeded, InvalidInput, ModelNotReady, Overloaded, PenstockError
+from penstock.tensors import Arrays
+
+_FINAL = (Overloaded, DeadlineExceeded, ModelNotReady)
+"""Errors that say nothing about the rows of a bundle: no part of it would do better."""
+
+
+class Bundler:
+    """Queues bundles and answers their members. For one event loop."""
+
+    def __init__(self, admission: Admission, statistics: Statistics, *, cached: bool) -> None:
+        """`cached`: answers may come from the cache, where every request is looked up alone."""
+        self._admission = admission
+        self._statistics = statistics
+        self._cached = cached
+
+    def begin(
+        self, model: LoadedModel, runner: TaskRunner, replies: Replies, priority: int = 0, begun: float | None = None
+    ) -> Bundle:
+        """An empty bundle for `submit`."""
+        return Bundle(model, runner, replies, priority, time.monotonic() if begun is None else begun, self.complete)
+
+    def takes(self, model: LoadedModel, runner: TaskRunner) -> bool:
+        """True if requests for this task of the model can be bundled."""
+        return runner.inline and model.batcher.joins_rows and not self._cached
+
+    def submit(self, bundle: Bundle, members: Sequence[Member]) -> bool:
+        """Answer the members, now or when their run has ended; False if the model was unloaded meanwhile.
+
+        `bundle` is empty. All `request`s are of one kind: arrays, or Requests of the task. Raises ModelNotReady while
+        the server is draining.
+        """
+        if not self._admission.hold(bundle.model, len(members), time.monotonic()):
+            return False
+        for member in members:
+            member.bundle = bundle
+        groups = self._joined(bundle, members)
+        bundle.prepared = time.monotonic()
+        for kept, arrays in groups:
+            for filled in bundle.holding(kept, arrays).cut():
+                self._queue(filled)
+        return True
+
+    def _joined(self, bundle: Bundle, members: Sequence[Member]) -> Iterable[tuple[Sequence[Member], Arrays]]:
+        """The inputs of members that can share a run; those whose requests are not valid get their error."""
+        task = bundle.runner.task
+        if type(members[0].request) is np.ndarray:
+            try:
+                return [(members, task.rows_into([member.request for member in members]))]
+            except InvalidInput:  # of one of them: each for itself, then
+                for member in members:
+                    member.request = task.coerce({task.array_field: member.request})
+        groups: dict[Any, tuple[list[Member], list[Arrays]]] = {}
+        for member in members:
+            try:
+                member.request, arrays, member.rows = prepare(bundle.runner, member.request)
+            except PenstockError as error:
+                self.fail(member, error)
+                continue
+            kept, parts = groups.setdefault(tensors.measure(arrays)[0], ([], []))
+            kept.append(member)
+            parts.append(arrays)
+        return [(kept, tensors.stack(parts)) for kept, parts in groups.values()]
+
+    def _queue(self, bundle: Bundle, *, admitted: bool = False) -> None:
+        """Queue a bundle; of one that finds no room, queue the halves, until a member alone is refused."""
+        bundle = self._checked(bundle)
+        if not bundle.members:
+            return
+        deadline = max([member.deadline for member in bundle.members])
+        batcher = bundle.model.batcher
+        try:
+            bundle.item = batcher.put(bundle, bundle.arrays, deadline, bundle.priority, admitted=admitted)
+        except PenstockError as error:
+            bundle.ended = True
+            if isinstance(error, Overloaded) and len(bundle.members) > 1:
+                self._queue_halves(bundle, bundle.members)
+            else:
+                self._fail_all(bundle.members, error)
+
+    def _queue_halves(self, bundle: Bundle, members: Sequence[Member], *, admitted: bool = False) -> None:
+        middle = len(members) // 2
+        for half in (members[:middle], members[middle:]):
+            self._queue(bundle.part(half), admitted=admitted)
+
+    def _checked(self, bundle: Bundle) -> Bundle:
+        """The bundle without the members whose inputs are refused for their range."""
+        watch = bundle.runner.watch
+        if watch is None or watch.inputs_inside(bundle.arrays):
+            return bundle
+        kept = []
+        for member in bundle.members:
+            try:
+                member.flags = watch.inputs(own_rows(bundle.arrays, member))
+                kept.append(member)
+            except PenstockError as error:
+                self.fail(member, error)
+        return bundle if len(kept) == len(bundle.members) else bundle.part(kept)
+
+    # Outcomes
+
+    def complete(self, bundle: Bundle, outcome: Batched[Arrays] | PenstockError) -> None:
+        """Answer the members, or look for the one at fault in halves of a bundle whose run has failed."""
+        bundle.ended = True
+        bundle.model.batcher.take_back(bundle.item)
+        members = [member for member in bundle.members if not member.ended]
+        if not isinstance(outcome, PenstockError):
+            self._answer(bundle, members, outcome)
+        elif len(members) > 1 and not isinstance(outcome, _FINAL):
+            self._queue_halves(bundle, members, admitted=True)
+        else:
+            self._fail_all(members, outcome)
+
+    def _answer(self, bundle: Bundle, members: Sequence[Member], outcome: Batched[Arrays]) -> None:
+        answered = time.monotonic()
+        found = self._answers(bundle, members, outcome.outputs)
+        now = time.monotonic()
+        queue_s = bundle.item.entered + outcome.queue_s - bundle.prepared
+        times = Times(
+            bundle.begun,
+            (bundle.prepared - bundle.begun) * 1e3,
+            queue_s * 1e3,
+            outcome.run_s * 1e3,
+            (now - answered) * 1e3,
+        )
+        good: list[Member] = []
+        answers: list[Answer] = []
+        for member, answer in zip(members, found, strict=True):
+            if now > member.deadline:
+                self.fail(member, DeadlineExceeded("the deadline passed before the answer was ready"))
+            elif isinstance(answer, PenstockError):
+                self.fail(member, answer)
+            else:
+                member.ended = True
+                good.append(member)
+                answers.append(answer)
+        if good:
+            self._observe_answers(bundle, good, outcome, times, now)
+            self._admission.release(bundle.model, len(good))
+            bundle.replies.answered(bundle, good, answers, times)
+
+    def _answers(self, bundle: Bundle, members: Sequence[Member], outputs: Arrays) -> Sequence[Answer | PenstockError]:
+        """The answer or the error of each member."""
+        task, watch = bundle.runner.task, bundle.runner.watch
+        inside = watch is None or watch.outputs_inside(outputs)
+        if inside and type(members[0].request if members else None) is np.ndarray:
+            try:
+                found = task.answers(outputs)
+            except Exception:  # of one member, perhaps: each for itself then
+                return [self._answer_of(bundle, member, outputs) for member in members]
+            whole = len(members) == len(bundle.members)
+            return found if whole else [found[member.start] for member in members]
+        return [self._answer_of(bundle, member, outputs) for member in members]
+
+    @staticmethod
+    def _answer_of(bundle: Bundle, member: Member, outputs: Arrays) -> Answer | PenstockError:
+        runner = bundle.runner
+        own = own_rows(outputs, member)
+        try:
+            if runner.watch is not None:
+                member.flags += runner.watch.outputs(own)
+            if type(member.request) is not np.ndarray:
+                return finish(runner, own, member.request)
+            (answer,) = runner.task.answers(own)
+        except PenstockError as error:
+            return error
+        except Exception:
+            return runner.failed("postprocess")
+        return answer
+
+    def fail(self, member: Member, error: PenstockError) -> None:
+        """Reply with an error to a member that has no answer."""
+        if isinstance(error, DeadlineExceeded):
+            error = past_deadline(member.bundle.model.key, error)
+        self._end(member, error)
+        member.bundle.replies.failed(member, error)
+
+    def _fail_all(self, members: Sequence[Member], error: PenstockError) -> None:
+        for member in members:
+            self.fail(member, error)
+
+    def cancel(self, member: Member) -> None:
+        """The client has disconnected: the member gets no reply, and its rows do not run if they still wait."""
+        if member.ended:
+            return
+        bundle = member.bundle
+        self._end(member, asyncio.CancelledError())
+        if bundle.ended:
+            return
+        waiting = [other for other in bundle.members if not other.ended]
+        if not waiting:
+            bundle.model.batcher.take_back(bundle.item)
+            bundle.ended = True
+            return
+        if bundle.model.batcher.shrink(bundle.item, rows_of(bundle.arrays, waiting)):
+            bundle.keep(waiting)
+
+    # Counting
+
+    def _end(self, member: Member, error: BaseException) -> None:
+        """Count a member without an answer."""
+        member.ended = True
+        bundle = member.bundle
+        self._admission.release(bundle.model, 1)
+        model = bundle.model
+        self._observe(
+            member,
+            Observation(
+                model=model.name,
+                version=model.version,
+                variant=model.variant,
+                outcome=outcome_of(error),
+                total_ms=(time.monotonic() - member.started) * 1e3,
+                request_id=member.request_id,
+                task=bundle.runner.task.kind,
+                protocol="rest",
+                key=member.key,
+                flags=flags_of(error),
+                error=error,
+            ),
+        )
+
+    def _observe(self, member: Member, seen: Observation) -> None:
+        if member.context is None:
+            self._statistics.observe(seen)
+        else:
+            member.context.run(self._statistics.observe, seen)
+
+    def _observe_answers(
+        self, bundle: Bundle, members: Sequence[Member], outcome: Batched[Arrays], times: Times, now: float
+    ) -> None:
+        model, statistics = bundle.model, self._statistics
+        waits = [times.waited_ms(member) for member in members]
+        totals = [(now - member.started) * 1e3 for member in members]
+        if not statistics.observers and not any(member.flags for member in members):
+            shared = (times.pre_ms, times.run_ms, times.post_ms)
+            statistics.add_answers(model.name, model.version, outcome.batch_rows, totals, waits, shared)
+            return
+        for member, total_ms, queue_ms in zip(members, totals, waits, strict=True):
+            self._observe(
+                member,
+                Observation(
+                    model=model.name,
+                    version=model.version,
+                    variant=model.variant,
+                    outcome="ok",
+                    request_id=member.request_id,
+                    task=bundle.runner.task.kind,
+                    protocol="rest",
+                    key=member.key,
+                    rows=member.rows,
+                    batch_rows=outcome.batch_rows,
+                    pre_ms=times.pre_ms,
+                    queue_ms=queue_ms,
+                    run_ms=times.run_ms,
+                    post_ms=times.post_ms,
+                    total_ms=total_ms,
+                    inputs=own_rows(bundle.arrays, member),
+                    outputs=own_rows(outcome.outputs, member),
+                    flags=member.flags,
+                ),
+            )

@@ -1,0 +1,76 @@
+"""Writes the replies to the members of a bundle; what they share is formatted once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import orjson
+
+from penstock.engine.bundling.bundle import Answer, Bundle, Member, Times
+from penstock.gateway.gateway import Gateway
+from penstock.gateway.http import Call
+from penstock.gateway.native.predict import flags_header, model_header
+from penstock.tasks.base import TimedResponse
+
+_START = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nserver-timing: queue;dur="
+
+
+class BundleReplies:
+    """Sends answers and errors to the callers of members."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+
+    def answered(self, bundle: Bundle, members: Sequence[Member], answers: Sequence[Answer], times: Times) -> None:
+        """Send the answers."""
+        gateway, model = self._gateway, bundle.model
+        timing = f", pre;dur={times.pre_ms:.3f}, run;dur={times.run_ms:.3f}, post;dur={times.post_ms:.3f}\r\n"
+        named = f"x-penstock-model: {model_header(model.name, model.version, model.variant)}\r\n"
+        shared = (timing + named).encode("latin-1")
+        stamp = _stamp(model.version, times)
+        for member, answer in zip(members, answers, strict=True):
+            call: Call = member.caller
+            body = answer + stamp if type(answer) is bytes else _body(answer, model.version, times)
+            more = gateway.more_headers(call)
+            if member.flags:
+                more.insert(0, ("x-penstock-flags", flags_header(member.flags)))
+            head = b"%b%.3f%b%bx-request-id: %b\r\n" % (
+                _START,
+                times.waited_ms(member),
+                shared,
+                _lines(more) if more else b"",
+                call.request_id.encode("latin-1"),
+            )
+            call.status, call.sent_bytes = 200, len(body)
+            call.respond_raw(head, body)
+            gateway.leave(call)
+
+    def failed(self, member: Member, error: Exception) -> None:
+        """Send an error."""
+        call: Call = member.caller
+        self._gateway.respond(call, self._gateway.refuse(error, call))
+
+
+def _stamp(version: str, times: Times) -> bytes:
+    """The fields of `TimedResponse`, which end a response."""
+    fields = orjson.dumps(
+        {
+            "model_version": version,
+            "inference_time_ms": round(times.run_ms, 4),
+            "preprocessing_time_ms": round(times.pre_ms, 4),
+            "postprocessing_time_ms": round(times.post_ms, 4),
+        }
+    )
+    return b"," + fields[1:]
+
+
+def _body(answer: Answer, version: str, times: Times) -> bytes:
+    if isinstance(answer, bytes):
+        return answer
+    if isinstance(answer, TimedResponse):
+        answer.stamp(version, times.pre_ms, times.run_ms, times.post_ms)
+    return answer.__pydantic_serializer__.to_json(answer)
+
+
+def _lines(headers: Sequence[tuple[str, str]]) -> bytes:
+    return "".join([f"{name}: {value}\r\n" for name, value in headers]).encode("latin-1")

@@ -1,0 +1,212 @@
+"""Collects the small predictions of one turn of the event loop, and has those for one model answered together.
+
+Whatever is unusual (another content type, a query, a named task or version, a model that is not loaded, a body that is
+not valid) takes the ordinary way, which answers with the same bytes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from contextvars import Context
+from typing import Any, NamedTuple
+
+import numpy as np
+from pydantic import BaseModel
+
+from penstock.engine.bundling.bundle import Member
+from penstock.engine.loading.loaded_model import LoadedModel
+from penstock.engine.tasks.task_runner import TaskRunner
+from penstock.errors import PenstockError
+from penstock.gateway.bundles.numbers import NumberReader
+from penstock.gateway.bundles.replies import BundleReplies
+from penstock.gateway.gateway import Gateway
+from penstock.gateway.http import JSON, Call, Handler, is_json
+from penstock.gateway.native import predict
+from penstock.gateway.native.decoding import read_json
+from penstock.gateway.problems import Refusal
+from penstock.tasks.base import Task
+
+MAX_BODY = 64 * 1024
+"""Larger bodies take the ordinary way, which counts their memory and decodes them off the event loop."""
+
+
+class _Route(NamedTuple):
+    ref: Callable[[Call], str | None]
+    vector: bool = False
+
+
+_ROUTES: dict[Handler, _Route] = {
+    predict.predict: _Route(lambda _: None),
+    predict.predict_vector: _Route(lambda _: None, vector=True),
+    predict.predict_model: _Route(predict.model_of_path),
+    predict.predict_version: _Route(predict.version_of_path),
+}
+
+
+class _Group(NamedTuple):
+    """Requests of one turn that one model can answer together."""
+
+    route: _Route
+    path: str
+    priority: str | None
+    timeout: str | None
+
+
+class Turns:
+    """The requests of the current turn. For the event loop of one gateway."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+        self._engine = gateway.service.engine
+        self._bundler = gateway.service.engine.bundler
+        self._replies = BundleReplies(gateway)
+        self._groups: dict[_Group, list[Call]] = {}
+        self._readers: dict[str, NumberReader] = {}
+        self._context = Context()
+        """Empty: a turn belongs to no single request."""
+
+    def wants(self, call: Call) -> bool:
+        """True if the request may join a bundle once its body is there."""
+        if call.row.handler not in _ROUTES or call.query:
+            return False
+        length = call.header("content-length")
+        return length is not None and len(length) < 6 and length.isdigit() and int(length) <= MAX_BODY
+
+    def check(self, call: Call) -> None:
+        """Refuse a request whose body is still to come, if it would be refused anyway. Raises the refusal."""
+        with predict.lease_of(call, _ROUTES[call.row.handler].ref(call)) as lease:
+            lease.check()
+
+    def take(self, call: Call) -> bool:
+        """Add a request with its whole body to the turn; False if it has to take the ordinary way."""
+        header = call.header
+        kind = header("content-type")
+        if kind != JSON and (kind is None or not is_json(kind)):
+            return False
+        group = _Group(
+            _ROUTES[call.row.handler], call.path, header("x-penstock-priority"), header("x-request-timeout-ms")
+        )
+        calls = self._groups.get(group)
+        if calls is None:
+            if not self._groups:
+                asyncio.get_running_loop().call_soon(self._flush, context=self._context)
+            calls = self._groups[group] = []
+        calls.append(call)
+        call.arrived = time.monotonic()
+        return True
+
+    def cancel(self, call: Call) -> None:
+        """The client has disconnected."""
+        if call.member is None:
+            call.ended = True  # counted at the end of the turn
+        else:
+            self._bundler.cancel(call.member)
+            self._gateway.leave(call)
+
+    def abort(self, call: Call, reason: PenstockError) -> None:
+        """Answer with an error what is not answered yet."""
+        if call.member is not None and not call.member.ended:
+            self._bundler.fail(call.member, reason)
+
+    def _flush(self) -> None:
+        groups, self._groups = self._groups, {}
+        for group, calls in groups.items():
+            waiting = [call for call in calls if not call.ended]
+            if len(waiting) < len(calls):
+                self._count_cancelled(group, [call for call in calls if call.ended])
+            if waiting and not self._answer(group, waiting):
+                for call in waiting:
+                    self._gateway.start(call)
+
+    def _count_cancelled(self, group: _Group, calls: Sequence[Call]) -> None:
+        for call in calls:
+            try:
+                ref = group.route.ref(call)
+            except PenstockError:
+                ref = None
+            lease = self._engine.admission.request(ref, request_id=call.request_id, protocol="rest")
+            lease.observe_failure(asyncio.CancelledError())
+            self._gateway.leave(call)
+
+    def _answer(self, group: _Group, calls: Sequence[Call]) -> bool:
+        """Bundle the requests of a group; False if all of them have to take the ordinary way."""
+        begun, admission = time.monotonic(), self._engine.admission
+        try:
+            found = self._find(group, calls[0])
+            if found is None or admission.draining or not self._gateway.service.started:
+                return False
+            model, runner = found
+            priority, timeout_s = predict.priority_of(calls[0]), self._timeout_s(calls[0], model)
+        except (PenstockError, Refusal):
+            return False
+        bundles: tuple[list[Member], list[Member]] = ([], [])
+        read = self._reader(runner.task)
+        for call in calls:
+            request = read(call)
+            if request is None or call.arrived + timeout_s <= begun:
+                self._gateway.start(call)
+                continue
+            member = Member(
+                call, request, call.arrived, call.arrived + timeout_s, call.request_id, call.header("x-penstock-key")
+            )
+            member.context = call.context
+            call.member = member
+            bundles[type(request) is np.ndarray].append(member)
+        for members in bundles:
+            if members and not self._bundler.submit(
+                self._bundler.begin(model, runner, self._replies, priority, begun), members
+            ):
+                for member in members:
+                    member.caller.member = None
+                    self._gateway.start(member.caller)
+        return True
+
+    def _find(self, group: _Group, call: Call) -> tuple[LoadedModel, TaskRunner] | None:
+        """The model and task of a group, if it is loaded and takes bundles. Raises ModelNotFound."""
+        model = self._engine.admission.request(group.route.ref(call)).find()
+        if model is None:
+            return None
+        runner = model.runner
+        if group.route.vector:
+            if model.vector_task is None:
+                return None
+            runner = model.runners[model.vector_task]
+        return (model, runner) if self._bundler.takes(model, runner) else None
+
+    def _timeout_s(self, call: Call, model: LoadedModel) -> float:
+        own = model.batcher.timeout_s
+        timeout_s = self._engine.admission.timeout_s if own is None else own
+        asked = predict.timeout_of(call)
+        if asked is None:
+            return timeout_s
+        return asked if own is None else min(asked, own)
+
+    def _reader(self, task: Task) -> Callable[[Call], Any]:
+        """What reads a request of the task from a call; None for one that has to take the ordinary way."""
+        field = task.array_field if task.bundles else None
+        numbers = None if field is None else self._readers.get(field)
+        if field is not None and numbers is None:
+            numbers = self._readers[field] = NumberReader(field)
+
+        def read(call: Call) -> Any:
+            body: bytes = call.content  # type: ignore[assignment]  # `take` is called with the whole body
+            if numbers is not None:
+                found = numbers.read(body)
+                if found is not None:
+                    return found
+            return _request(task, call, body)
+
+        return read
+
+
+def _request(task: Task, call: Call, body: bytes) -> BaseModel | None:
+    if b'"task"' in body or b'"model_version"' in body or task.upload_field is not None:
+        return None
+    try:
+        if task.stores:
+            predict.check_sender(call)
+        return read_json(task, body)
+    except (PenstockError, Refusal):  # the ordinary way writes the error
+        return None
