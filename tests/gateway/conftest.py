@@ -14,7 +14,7 @@ from live_servers import Live, Process
 from served_models import build_registry
 from waiting import LONG_S
 
-from penstock.gateway.process.server import free_address
+from penstock.gateway.process.sockets import free_address
 from penstock.settings import Settings
 
 Database = Callable[[Path], str]

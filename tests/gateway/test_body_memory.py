@@ -14,7 +14,7 @@ from waiting import LONG_S
 from zoo_text import LABELS, write_tabular, write_text_classifier
 
 from penstock.artifacts.artifact import TaskEntry, VariantSource, write_artifact
-from penstock.gateway.process.server import free_address
+from penstock.gateway.process.sockets import free_address
 from penstock.registry.registry import Registry
 from penstock.tensors import Signature, TensorSpec
 

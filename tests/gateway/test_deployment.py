@@ -13,7 +13,7 @@ from postgres import Server
 from served_models import build_registry
 from waiting import LONG_S, wait_until
 
-from penstock.gateway.process.server import free_address
+from penstock.gateway.process.sockets import free_address
 from penstock.registry.registry import Registry
 
 ROW = {"input_data": [0.5, -1.0, 2.0, 0.25]}

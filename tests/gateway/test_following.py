@@ -15,7 +15,7 @@ from served_models import build_registry
 from waiting import wait_until
 
 from penstock.errors import ConfigError
-from penstock.gateway.process.server import free_address
+from penstock.gateway.process.sockets import free_address
 from penstock.gateway.service import RECONCILE_EVERY_S
 from penstock.registry.registry import Registry
 

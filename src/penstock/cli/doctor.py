@@ -211,7 +211,7 @@ def _model_path(settings: Settings) -> Finding:
 
 def _port(settings: Settings) -> Finding:
     """Whether the server could listen; a running Penstock on the port is fine."""
-    from penstock.gateway.process.server import free_address
+    from penstock.gateway.process.sockets import free_address
 
     address = f"{settings.host}:{settings.port}"
     try:

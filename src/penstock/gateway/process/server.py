@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import logging
 import os
 import resource
 import shutil
 import signal
-import socket
 import sys
 import threading
 import time
@@ -23,6 +21,7 @@ from penstock.errors import ConfigError, PenstockError
 from penstock.gateway.gateway import Gateway
 from penstock.gateway.middleware import build_gateway
 from penstock.gateway.process.rsgi import RsgiApp
+from penstock.gateway.process.sockets import BACKLOG, free_address
 from penstock.gateway.process.watchdog import Watchdog, end_at_second
 from penstock.gateway.service import Service
 from penstock.gateway.worker_group import WorkerGroup
@@ -36,7 +35,6 @@ Task: TypeAlias = asyncio.Task[Any]
 
 log = logging.getLogger(__name__)
 
-BACKLOG = 2048
 MAX_CONNECTIONS = 16_384
 SPARE_FILES = 256
 """File descriptors reserved for models, the registry and logs."""
@@ -119,33 +117,6 @@ def run(
     if _still_working():
         _exit_now(code)  # native code that runs while the process takes itself apart would abort it
     return code
-
-
-def free_address(host: str, port: int) -> tuple[str, int]:
-    """The IP address and port to listen on; a free port for 0. Raises ConfigError if it cannot be bound.
-
-    Granian sets SO_REUSEPORT: without this check a second server would start and take half the requests.
-    """
-    try:
-        family, kind, proto, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind, proto) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
-            probe.listen(1)
-            found = probe.getsockname()
-            return str(found[0]), int(found[1])
-    except OSError as error:
-        raise ConfigError(_bind_error(host, port, error)) from None
-
-
-def _bind_error(host: str, port: int, error: OSError) -> str:
-    if isinstance(error, socket.gaierror):
-        return f"the host {host} is not known: {error.strerror}"
-    if error.errno == errno.EADDRINUSE:
-        return f"port {port} is in use on {host}; stop the process that listens there or choose another with --port"
-    if error.errno == errno.EACCES:
-        return f"port {port} needs privileges on {host}; choose one above 1023 with --port"
-    return f"cannot listen on {host}:{port}: {error.strerror}"
 
 
 class Server:
