@@ -15,6 +15,7 @@ from urllib.parse import quote
 from pydantic import BaseModel
 
 from penstock.errors import Overloaded, shortened
+from penstock.gateway.bodies.encodings import encodings_in, unpack
 from penstock.gateway.problems import MEDIA_TYPE, Refusal, body_too_large, problem_body
 from penstock.gateway.service import Service
 
@@ -61,7 +62,11 @@ class BodyLimits:
         """Reserve `size` bytes for a body. Raises Refusal (413) for one beyond the limit, Overloaded without room."""
         if size > self.max_body_bytes:
             raise body_too_large(self.max_body_bytes)
-        if size < LARGE_BODY:
+        self.reserve(call, size)
+
+    def reserve(self, call: Call, size: int) -> None:
+        """Reserve `size` bytes for a body, in place of what it has. Raises Overloaded without room."""
+        if size < LARGE_BODY and not call.held_bytes:
             return
         more = size - call.held_bytes
         if self.held_bytes + more > self.max_total_bytes:
@@ -152,9 +157,11 @@ class Call(ABC):
     """How much of the body was sent."""
 
     async def body(self) -> bytes:
-        """The whole body. Raises Disconnected; before all is read also Refusal (413) for one beyond the limit, and
-        Overloaded while other large bodies take the memory; Refusal (415) if the route takes only JSON.
+        """The whole body, without its Content-Encoding. Raises Disconnected; before all is read also Refusal (413) for
+        one beyond the limit, and Overloaded while other large bodies take the memory; Refusal: 415 if the route takes
+        only JSON, or for an unknown Content-Encoding, 400 if the body does not have the one that it names.
         """
+        encodings = () if self.header("content-encoding") is None else self._encodings()
         length = self.header("content-length")
         sized = length is not None and length.isdigit()
         if sized:
@@ -168,7 +175,20 @@ class Call(ABC):
             self.reading = False
         if self.json_only and body:
             check_json(self)
-        return body
+        return await self._unpacked(body, encodings) if encodings and body else body
+
+    def _encodings(self) -> tuple[str, ...]:
+        try:
+            return encodings_in(", ".join(self.header_values("content-encoding")))
+        except Refusal:
+            self.unread = True
+            raise
+
+    async def _unpacked(self, body: bytes, encodings: tuple[str, ...]) -> bytes:
+        limits = self.limits
+        unpacked = await unpack(body, encodings, limits.max_body_bytes, lambda size: limits.reserve(self, size))
+        limits.reserve(self, len(unpacked))
+        return unpacked
 
     async def _collect(self) -> bytes:
         chunks = []

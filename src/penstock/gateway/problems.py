@@ -84,9 +84,9 @@ class Refusal(Exception):
         self.headers = headers
 
 
-def body_too_large(limit: int) -> Refusal:
+def body_too_large(limit: int, when: str = "") -> Refusal:
     """413; the connection closes, since the rest of the body is not read."""
-    return Refusal(413, f"the body may be {limit} bytes at most", headers=(CLOSE,))
+    return Refusal(413, f"the body may be {limit} bytes at most{when and f' {when}'}", headers=(CLOSE,))
 
 
 class Fault(BaseModel):
