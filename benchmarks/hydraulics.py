@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import processes
-from load import wrk
+from load import JSON, Input, wrk
 from turns import Result, in_turn
 
 TEMPLATE = "zema_rig"
@@ -71,25 +71,24 @@ def registry_of(folder: Path) -> Path:
         return registry.path
 
 
-def start(registry: Path, workers: int = 1) -> tuple[Any, ...]:
-    return processes.penstock(Path("hydraulics"), registry=registry, workers=workers)
+def start(registry: Path, workers: int = 1) -> processes.Service:
+    return processes.penstock("hydraulics", registry=registry, workers=workers)
 
 
 def closed(registry: Path, path: str, request: Path, connections: int, seconds: float, workers: int = 1) -> Result:
     """One closed-loop run on a fresh server, after a warm-up: rate, latency, CPU time per request."""
-    with processes.server(*start(registry, workers)) as running:
-        wrk(running.url + path, request, connections=connections, seconds=1)
+    with processes.server(start(registry, workers)) as running:
+        wrk(running.url + path, Input(request, JSON), connections=connections, seconds=1)
         before, started = running.cpu_s(), time.monotonic()
-        found = wrk(running.url + path, request, connections=connections, seconds=seconds)
+        found = wrk(running.url + path, Input(request, JSON), connections=connections, seconds=seconds)
         cpu_s, took = running.cpu_s() - before, time.monotonic() - started
-        if found.failed:
-            raise RuntimeError(f"{found.failed} requests to {path} failed")
-        cpu_ms = cpu_s / (found.rps * took) * 1e3
+        if found["failed"]:
+            raise RuntimeError(f"{found['failed']} requests to {path} failed")
         return {
-            "rps": found.rps,
-            "p50_ms": found.p50_ms,
-            "p99_ms": found.p99_ms,
-            "cpu_ms": cpu_ms,
+            "rps": found["requests"] / found["took_s"],
+            "p50_ms": found["p50_ms"],
+            "p99_ms": found["p99_ms"],
+            "cpu_ms": cpu_s / found["requests"] * 1e3,
             "cores": cpu_s / took,
         }
 
@@ -104,7 +103,7 @@ def cold(registry: Path) -> Result:
 
 def ready(registry: Path) -> Result:
     """Time from the command to the first 200 of /health/ready, and resident memory."""
-    with processes.server(*start(registry)) as running:
+    with processes.server(start(registry)) as running:
         return {"ready_s": running.ready_s, "rss_mb": running.rss_mb()}
 
 

@@ -1,22 +1,27 @@
-"""Load on a local server: closed loop with wrk, open loop (constant rate) with asyncio. Bounded in time."""
+"""Load on a local server: closed loop with wrk, open loop (constant rate) with `open_loop.c`. Bounded in time."""
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
+import resource
+import shutil
 import subprocess
-import sys
 import time
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import psutil
+from processes import Running, Service, Unavailable, answer_of, server
+
+FEATURES = 784
+JSON = {"Content-Type": "application/json"}
 
 _WRK_SCRIPT = """
 wrk.method = "POST"
-wrk.headers["Content-Type"] = "application/json"
+{headers}
 local file = io.open("{body}", "rb")
 wrk.body = file:read("*a")
 file:close()
@@ -30,144 +35,150 @@ end
 
 
 @dataclass(frozen=True)
-class Closed:
-    """A closed-loop run: successful requests per second, latencies in milliseconds."""
+class Input:
+    """One request body in a file, with its headers."""
 
-    rps: float
-    p50_ms: float
-    p99_ms: float
-    failed: int
+    path: Path
+    headers: dict[str, str]
 
 
-def body(folder: Path, features: int = 784) -> Path:
-    """One JSON request: pixels with four decimals, like those of a client that divides by 255."""
-    path = folder / "body.json"
-    pixels = np.random.default_rng(7).random(features).round(4).tolist()
-    path.write_text(json.dumps({"input_data": pixels}, separators=(",", ":")))
-    return path
+def pixels() -> np.ndarray[Any, np.dtype[np.float64]]:
+    """One input with four decimals, like that of a client that divides by 255."""
+    return np.random.default_rng(7).random(FEATURES).round(4)
 
 
-def wrk(url: str, request: Path, *, connections: int, seconds: float, threads: int = 1) -> Closed:
-    script = request.with_suffix(".lua")
-    script.write_text(_WRK_SCRIPT.format(body=request))
-    command = ["wrk", f"-t{threads}", f"-c{connections}", f"-d{seconds:g}s", "-s", str(script), url]
-    output = subprocess.run(command, check=True, capture_output=True, text=True, timeout=seconds + 30).stdout
+def body(folder: Path, form: str = "json") -> Input:
+    """The same pixels as `json`, as `rows` (nested, for servers that take batches only) or as `binary` (float32).
+
+    Any other `form` is the path of a file with a JSON body.
+    """
+    path = folder / f"body-{form}"
+    if form not in ("json", "rows", "binary"):
+        return Input(Path(form), JSON)
+    if form == "binary":
+        path.write_bytes(pixels().astype("<f4").tobytes())
+        return Input(path, BINARY)
+    numbers: Any = pixels().tolist()
+    content = {"input_data": [numbers] if form == "rows" else numbers}
+    path.write_text(json.dumps(content, separators=(",", ":")))
+    return Input(path, JSON)
+
+
+BINARY = {
+    "Content-Type": "application/octet-stream",
+    "X-Penstock-Dtype": "FP32",
+    "X-Penstock-Shape": f"1,{FEATURES}",
+}
+
+
+def need_wrk() -> None:
+    """Raises Unavailable without wrk."""
+    if shutil.which("wrk") is None:
+        raise Unavailable("the load generator wrk is missing: apt-get install wrk")
+
+
+def wrk(url: str, request: Input, *, connections: int, seconds: float) -> dict[str, Any]:
+    """What wrk counted: `requests` (successful ones), `failed`, `took_s`, latencies in ms, and its own `load_cpu_s`."""
+    script = request.path.with_suffix(".lua")
+    headers = "\n".join(f'wrk.headers["{name}"] = "{value}"' for name, value in request.headers.items())
+    script.write_text(_WRK_SCRIPT.format(body=request.path, headers=headers))
+    command = ["wrk", "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "--timeout", "10s", "-s", str(script), url]
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    output = subprocess.run(command, check=True, capture_output=True, text=True, timeout=seconds + 60).stdout
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
     match = re.search(r"RESULT (\{.*\})", output)
     if match is None:
         raise RuntimeError(f"wrk said: {output}")
     r = json.loads(match[1])
-    good = r["requests"] - r["bad"]
-    return Closed(good / (r["us"] / 1e6), r["p50"] / 1000, r["p99"] / 1000, r["bad"] + r["socket"])
+    return {
+        "requests": r["requests"] - r["bad"],
+        "failed": r["bad"] + r["socket"],
+        "took_s": r["us"] / 1e6,
+        "p50_ms": r["p50"] / 1000,
+        "p99_ms": r["p99"] / 1000,
+        "load_cpu_s": after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime,
+    }
 
 
-@dataclass(frozen=True)
-class Open:
-    """An open-loop run: replies per second by status; latency of successful ones from the planned send time, in ms."""
-
-    rps: dict[int, float]
-    p50_ms: float
-    p99_ms: float
-    max_ms: float
-    retry_after_missing: int
+def busy_s() -> float:
+    """CPU seconds of everything on this machine since it started."""
+    times = psutil.cpu_times()
+    return float(sum(times) - times.idle - times.iowait - times.guest - times.guest_nice)
 
 
-class _Connection(asyncio.Protocol):
-    def __init__(self) -> None:
-        self.answer: asyncio.Future[tuple[int, bool]] | None = None
-        self.buffer = b""
+def closed_on(running: Running, service: Service, folder: Path, connections: int, seconds: float) -> dict[str, float]:
+    """One closed-loop run: requests/s, latency, CPU of the server's processes and of wrk, and who used the machine.
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = transport
-
-    def data_received(self, data: bytes) -> None:
-        self.buffer += data
-        head, gap, rest = self.buffer.partition(b"\r\n\r\n")
-        if not gap or self.answer is None:
-            return
-        lower = head.lower()
-        length = re.search(rb"content-length: (\d+)", lower)
-        if length is not None and len(rest) >= int(length[1]) and not self.answer.done():
-            self.buffer = b""
-            self.answer.set_result((int(head[9:12]), b"retry-after:" in lower))
-
-    def connection_lost(self, error: Exception | None) -> None:  # noqa: ARG002  the name that asyncio calls
-        if self.answer is not None and not self.answer.done():
-            self.answer.set_result((0, False))
-
-
-async def _open_loop(
-    host: str, port: int, path: str, payload: bytes, rate: float, seconds: float, headers: str
-) -> Open:
-    loop = asyncio.get_running_loop()
-    head = f"POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n{headers}"
-    message = f"{head}Content-Length: {len(payload)}\r\n\r\n".encode() + payload
-    idle: list[_Connection] = []
-    statuses: Counter[int] = Counter()
-    latencies: list[float] = []
-    missing = 0
-
-    async def send(planned: float) -> None:
-        nonlocal missing
-        connection = idle.pop() if idle else (await loop.create_connection(_Connection, host, port))[1]
-        connection.answer = loop.create_future()
-        connection.transport.write(message)  # type: ignore[attr-defined]
-        status, retry_after = await connection.answer
-        statuses[status] += 1
-        if status == 200:
-            latencies.append(time.perf_counter() - planned)
-        elif status in (429, 503) and not retry_after:
-            missing += 1
-        if connection.transport.is_closing():  # type: ignore[attr-defined]
-            return
-        idle.append(connection)
-
-    tasks: set[asyncio.Task[None]] = set()
-    started = time.perf_counter()
-    for number in range(int(rate * seconds)):
-        planned = started + number / rate
-        ahead = planned - time.perf_counter()
-        if ahead > 0.001:
-            await asyncio.sleep(ahead)
-        task = asyncio.create_task(send(planned))
-        tasks.add(task)
-        task.add_done_callback(tasks.discard)
-        if number % 16 == 0:
-            await asyncio.sleep(0)
-    while tasks:
-        await asyncio.wait(tasks, timeout=30)
-    took = time.perf_counter() - started
-    for connection in idle:
-        connection.transport.close()  # type: ignore[attr-defined]
-    ms = np.array(latencies or [float("nan")]) * 1000
-    return Open(
-        {status: count / took for status, count in sorted(statuses.items())},
-        float(np.percentile(ms, 50)),
-        float(np.percentile(ms, 99)),
-        float(ms.max()),
-        missing,
-    )
+    `load_share` and `others_share` are shares of all cores: those of wrk, and of processes that are neither of both.
+    """
+    request = body(folder, service.body)
+    server_before, busy_before, started = running.cpu_s(), busy_s(), time.monotonic()
+    run = wrk(running.url + service.path, request, connections=connections, seconds=seconds)
+    cpu, busy, took = running.cpu_s() - server_before, busy_s() - busy_before, time.monotonic() - started
+    machine = psutil.cpu_count() * took
+    if not run["requests"]:
+        raise Unavailable(f"{service.name} answered no request of {connections} connections")
+    return {
+        "rps": run["requests"] / run["took_s"],
+        "cpu_us": cpu / run["requests"] * 1e6,
+        "p50_ms": run["p50_ms"],
+        "p99_ms": run["p99_ms"],
+        "failed": run["failed"],
+        "load_us": run["load_cpu_s"] / run["requests"] * 1e6,
+        "server_share": cpu / machine,
+        "load_share": run["load_cpu_s"] / machine,
+        "others_share": max(0.0, (busy - cpu - run["load_cpu_s"]) / machine),
+    }
 
 
-def open_loop(url: str, request: Path, *, rate: float, seconds: float, headers: str = "") -> Open:
-    """Open-loop requests at a constant rate, from a separate process."""
-    command = [sys.executable, __file__, url, str(request), str(rate), str(seconds), headers]
-    output = subprocess.run(command, check=True, capture_output=True, text=True, timeout=seconds + 60).stdout
-    found = json.loads(output)
-    found["rps"] = {int(status): rate for status, rate in found["rps"].items()}
-    return Open(**found)
+def closed(service: Service, folder: Path, connections: int, seconds: float) -> dict[str, float]:
+    """One closed-loop run on a new server, after a warm-up of a second; also the time to ready and the memory."""
+    request = body(folder, service.body)
+    with server(service) as running:
+        answer_of(running, service, request.path.read_bytes(), request.headers)
+        wrk(running.url + service.path, request, connections=connections, seconds=1)
+        run = closed_on(running, service, folder, connections, seconds)
+        return {**run, "ready_s": running.ready_s, "rss_mb": running.rss_mb()}
 
 
-def _main(url: str, request: str, rate: str, seconds: str, headers: str) -> None:
-    import uvloop
+def open_loop_program(folder: Path) -> Path:
+    """The compiled open-loop generator. Raises Unavailable without a C compiler."""
+    program = folder / "open_loop"
+    compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+    if compiler is None:
+        raise Unavailable("the open-loop generator is C and there is no compiler: apt-get install gcc libc6-dev")
+    if not program.exists():
+        subprocess.run([compiler, "-O2", "-o", program, Path(__file__).with_name("open_loop.c")], check=True)
+    return program
 
-    match = re.fullmatch(r"http://([\d.]+):(\d+)(/.*)", url)
-    if match is None:
-        raise SystemExit(f"not a loopback address: {url}")
-    run = _open_loop(
-        match[1], int(match[2]), match[3], Path(request).read_bytes(), float(rate), float(seconds), headers
-    )
-    print(json.dumps(vars(uvloop.run(run))))
 
+def open_loop(
+    url: str, request: Input, *, rate: float, seconds: float, limit_ms: float, connections: int = 4000
+) -> dict[str, Any]:
+    """Open-loop requests at a constant rate with the deadline `limit_ms`: replies per second by status, late ones, latency.
 
-if __name__ == "__main__":
-    _main(*sys.argv[1:])
+    Latencies are of 200s, from the planned time of sending. `good_rps`: 200 within the deadline.
+    """
+    program = open_loop_program(request.path.parent)
+    host, path = url.removeprefix("http://").split("/", 1)
+    headers = {**request.headers, "X-Request-Timeout-Ms": f"{limit_ms:g}"}
+    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    command = [str(program), host.split(":")[1], f"/{path}", str(request.path)]
+    command += [f"{rate:.0f}", f"{seconds:g}", f"{limit_ms:g}", str(connections), lines]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=seconds + limit_ms / 1e3 + 60)
+    run: dict[str, Any] = json.loads(done.stdout)
+    took = max(run["took_s"], seconds)
+    rates = {int(status): count / took for status, count in run["statuses"].items()}
+    return {
+        "sent_rps": run["sent"] / seconds,
+        "good_rps": (run["statuses"].get("200", 0) - run["late"]) / took,
+        "refused_rps": rates.get(429, 0.0) + rates.get(503, 0.0),
+        "other_rps": sum(rate for status, rate in rates.items() if status not in (200, 429, 503)),
+        "late": run["late"],
+        "unanswered": run["unanswered"],
+        "retry_after_missing": run["retry_after_missing"],
+        "p50_ms": run["p50_ms"],
+        "p99_ms": run["p99_ms"],
+        "max_ms": run["max_ms"],
+        "load_share": run["cpu_s"] / (psutil.cpu_count() * took),
+    }
