@@ -68,7 +68,8 @@ def ours(plan: Plan, model: Path | str, name: str = "Penstock", **settings: Any)
 
 def measured(plan: Plan, made: dict[str, Callable[[], Service]], connections: int, seconds: float) -> dict[str, Side]:
     return {
-        name: lazy(make, lambda service: closed(service, plan.folder, connections, seconds)) for name, make in made.items()
+        name: lazy(make, lambda service: closed(service, plan.folder, connections, seconds))
+        for name, make in made.items()
     }
 
 
@@ -89,7 +90,7 @@ def small_model(plan: Plan) -> Result:
     model = models.mlp(plan.folder)
     made = {
         **ours(plan, model),
-        **{"Penstock, binary body": lambda: processes.penstock(model, body="binary")},
+        "Penstock, binary body": lambda: processes.penstock(model, body="binary"),
         "mosec, its own JSON": lambda: processes.mosec(model, "json"),
         **others(model),
     }

@@ -39,7 +39,9 @@ def layer_of(library: str) -> str:
     return next((name for name, pattern in LAYERS if re.search(pattern, library)), library)
 
 
-def under_load(running: Running, service: Service, folder: Path, connections: int, seconds: int) -> subprocess.Popen[str]:
+def under_load(
+    running: Running, service: Service, folder: Path, connections: int, seconds: int
+) -> subprocess.Popen[str]:
     """wrk in the background, for a few seconds more than what measures."""
     request = body(folder, service.body)
     wrk(running.url + service.path, request, connections=connections, seconds=1)  # writes the script as well

@@ -65,7 +65,9 @@ def peers_python() -> str:
     folder = Path(os.environ.get("PEERS") or Path.home() / ".cache" / "penstock-peers")
     python = folder / "bin" / "python"
     if not python.exists():
-        raise Unavailable(f"the servers to compare with are not in {folder}; run `make peers` (PEERS=… chooses the folder)")
+        raise Unavailable(
+            f"the servers to compare with are not in {folder}; run `make peers` (PEERS=… chooses the folder)"
+        )
     return str(python)
 
 
@@ -174,9 +176,7 @@ def bentoml(model: Path, workers: int = 1) -> Service:
         "BENTOML_DO_NOT_TRACK": "true",
         "BENTOML_HOME": str(model.parent / "bentoml"),
     }
-    return Service(
-        "bentoml", [*command, "--host", "127.0.0.1", "--port", "{port}"], "/readyz", "/predict", "rows", env
-    )
+    return Service("bentoml", [*command, "--host", "127.0.0.1", "--port", "{port}"], "/readyz", "/predict", "rows", env)
 
 
 def peers(model: Path, workers: int = 1) -> dict[str, Service]:
