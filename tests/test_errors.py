@@ -93,7 +93,11 @@ def test_no_message_of_the_library_names_an_option_of_the_command_line() -> None
     import penstock
 
     root = Path(penstock.__file__).parent
-    served = {"gateway/process/server.py", "gateway/process/asgi.py"}  # started by the command line only
+    served = {
+        "gateway/process/server.py",
+        "gateway/process/sockets.py",
+        "gateway/process/asgi.py",
+    }  # started by the command line only
     served |= {"toolchain/tune/server.py"}  # starts the command line
     for file in root.rglob("*.py"):
         shown = str(file.relative_to(root))
