@@ -21,6 +21,7 @@ from penstock.engine.batching.deadlines import DeadlineTimers
 from penstock.engine.batching.delivery import deliver
 from penstock.engine.batching.halving import as_penstock_error, halve_batch, halve_rows
 from penstock.engine.batching.limits import BatchLimits, full_batches, relative_curve
+from penstock.engine.batching.loop_time import LoopTime
 from penstock.engine.batching.outcome import Batched, Outcome, Preempted, Result
 from penstock.engine.batching.queue import BatchQueue, Item, Waiter
 from penstock.errors import DeadlineExceeded, ModelNotReady, OutOfMemory, Overloaded, PenstockError
@@ -31,7 +32,6 @@ of it, and any other callback blocks the loop for as long."""
 
 MOST_PARTS = 256
 """Of one request in the queue at once; it is cut into as many batches as it needs, some of them later."""
-
 CLOSE_S = 5.0
 """How long `close` waits for the runs in progress."""
 
@@ -165,10 +165,10 @@ class Batcher(Generic[Payload, Batch, Result]):
 
     async def _submit_in_turn(self, payload: Payload, deadline: float | None, priority: int) -> Batched[Result]:
         """The outputs for very many rows, of which only so many are in the queue at once as it needs to stay busy."""
-        finished: list[Batched[Result]] = []
+        ended: list[Batched[Result]] = []
         for part in self._collator.cut(payload, self.limits.batch_rows * MOST_PARTS):
-            finished.append(await self.submit(part, deadline, priority, admitted=bool(finished)))
-        return self._joined(finished)
+            ended.append(await self.submit(part, deadline, priority, admitted=bool(ended)))
+        return self._joined(ended)
 
     def _joined(self, parts: Sequence[Batched[Result]]) -> Batched[Result]:
         outputs = self._collator.join([part.outputs for part in parts])
@@ -308,9 +308,9 @@ class Batcher(Generic[Payload, Batch, Result]):
             batch = self._queue.take()
             more = self._queue.requests > 0
         if batch:
-            started = time.monotonic()
-            outcomes = self._outcomes(batch)
-            self._inline_s += 0.02 * (time.monotonic() - started - self._inline_s)
+            with LoopTime() as taken:
+                outcomes = self._outcomes(batch)
+            self._inline_s += 0.02 * (taken.seconds - self._inline_s)
             deliver(batch, outcomes, loop)
             if self._inline_s > 4 * INLINE_BELOW_S:
                 self._leave_loop()
