@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from penstock.gateway.http import Call, Headers, Reply, Routes, Step
 
 _REQUEST_HEADERS = (
@@ -19,6 +21,8 @@ class Cors(Step):
         self._any = "*" in origins
         self._origins = frozenset(origins)
         self._routes = routes
+
+    by_head: ClassVar[bool] = True
 
     def add_headers(self, call: Call, headers: Headers) -> None:
         """Let a page of an allowed origin read the reply."""

@@ -15,7 +15,8 @@ from typing import ClassVar
 
 from penstock.errors import PenstockError, type_and_message
 from penstock.gateway.auth import HostRule, check_origin
-from penstock.gateway.http import BodyLimits, Call, Disconnected, Endpoint, Headers, Protocol, Reply, Routes, Step
+from penstock.gateway.bodies.limits import BodyLimits
+from penstock.gateway.http import Call, Disconnected, Endpoint, Headers, Protocol, Reply, Routes, Step
 from penstock.gateway.inflight import Inflight
 from penstock.gateway.problems import CLOSE, error_headers, is_server_fault
 from penstock.gateway.service import Service
@@ -37,14 +38,14 @@ MIN_BODY_BUDGET = 256 * 1024 * 1024
 class Bundles(typing.Protocol):
     """Answers requests of one turn of the event loop together."""
 
-    def wants(self, call: Call) -> bool:
-        """True if the request may join a bundle once its body is there."""
+    def group_of(self, call: Call) -> str | None:
+        """The requests that this one may be answered with, once its body is there; None if with none."""
 
     def check(self, call: Call) -> None:
         """Refuse a request whose body is still to come, if it would be refused anyway. Raises the refusal."""
 
-    def take(self, call: Call) -> bool:
-        """Add a request with its whole body; False if it has to take the ordinary way."""
+    def add(self, call: Call) -> None:
+        """Answer a request with its whole body at the end of the turn."""
 
     def cancel(self, call: Call) -> None:
         """The client has disconnected."""
@@ -78,11 +79,12 @@ class Gateway:
         self._admit = [step.admit for step in steps if _has(step, "admit")]
         self._guard = [step.guard for step in steps if _has(step, "guard")]
         self._add_headers = [step.add_headers for step in steps if _has(step, "add_headers")]
-        self._more_headers = [
-            step.add_headers for step in steps if _has(step, "add_headers") and not isinstance(step, RequestId)
-        ]
+        more = [step for step in steps if _has(step, "add_headers") and not isinstance(step, RequestId)]
+        self._more_headers = [step.add_headers for step in more]
+        self._adds_headers = any(not isinstance(step, CloseWhileDraining) for step in more)
         self._leave = [step.leave for step in steps if _has(step, "leave")]
         self._contextual = any(step.contextual for step in steps)
+        self._by_head = all(step.by_head or not (_has(step, "answer") or _has(step, "admit")) for step in steps)
 
     async def drain(self, timeout_s: float) -> bool:
         """Wait for the requests in flight; False if they took longer than `timeout_s` and were cancelled.
@@ -176,6 +178,10 @@ class Gateway:
     def _begin(self, call: Call) -> bool:
         for enter in self._enter:
             enter(call)
+        routing = call.routing
+        if routing is not None and routing.table is self.routes.table:
+            call.row, call.params, call.collect = routing.row, routing.params, routing.collect
+            return True
         try:
             reply = self._route(call)
         except Exception as error:
@@ -183,7 +189,11 @@ class Gateway:
         if reply is not None:
             self.respond(call, reply)
             return False
-        call.collect = self.bundles is not None and self.bundles.wants(call)
+        if self.bundles is not None:
+            call.collect = self.bundles.group_of(call)
+        if routing is not None and self._by_head and not call.row.guarded and not call.row.changes:
+            routing.row, routing.params, routing.collect = call.row, call.params, call.collect
+            routing.table = self.routes.table
         return True
 
     def await_body(self, call: Call) -> bool:
@@ -201,9 +211,10 @@ class Gateway:
     def proceed(self, call: Call) -> None:
         """Answer a request in the bundle of this turn, or in a task."""
         call.reading = False
-        if call.collect and self.bundles is not None and self.bundles.take(call):
-            return
-        self.start(call)
+        if call.collect is not None and self.bundles is not None:
+            self.bundles.add(call)
+        else:
+            self.start(call)
 
     def start(self, call: Call) -> None:
         """Answer a request in a task."""
@@ -238,6 +249,11 @@ class Gateway:
         call.sent_bytes = len(reply.body) if isinstance(reply.body, bytes) else 0
         call.respond(reply)
         self.leave(call)
+
+    @property
+    def adds_headers(self) -> bool:
+        """False if `more_headers` is empty for every request now."""
+        return self._adds_headers or self.service.draining
 
     def more_headers(self, call: Call) -> Headers:
         """What the steps add to the headers of a reply, without its request id."""
@@ -289,6 +305,8 @@ class RequestId(Step):
 
 class KnownHosts(Step):
     """Answers only requests that are addressed to this server, as its rule says."""
+
+    by_head: ClassVar[bool] = True
 
     def __init__(self, rule: HostRule) -> None:
         self._rule = rule

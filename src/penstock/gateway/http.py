@@ -16,15 +16,13 @@ from pydantic import BaseModel
 
 from penstock.errors import Overloaded, shortened
 from penstock.gateway.bodies.encodings import encodings_in, unpack
-from penstock.gateway.problems import MEDIA_TYPE, Refusal, body_too_large, problem_body
+from penstock.gateway.bodies.limits import BodyLimits
+from penstock.gateway.problems import MEDIA_TYPE, Refusal, problem_body
 from penstock.gateway.service import Service
 
 Headers: TypeAlias = list[tuple[str, str]]
 
 JSON = "application/json"
-
-LARGE_BODY = 64 * 1024
-"""Bodies of at least this many bytes count against the memory that all bodies share."""
 
 DISCARD_S = 30.0
 DISCARD_BYTES = 1 << 30
@@ -48,38 +46,6 @@ class Reply:
         self.body = body
 
 
-class BodyLimits:
-    """How much memory request bodies may take: one alone, and all large ones together."""
-
-    def __init__(self, max_body_bytes: int, max_total_bytes: int, timeout_s: float) -> None:
-        """`timeout_s` is how long a body may take to arrive."""
-        self.max_body_bytes = max_body_bytes
-        self.max_total_bytes = max_total_bytes
-        self.timeout_s = timeout_s
-        self.held_bytes = 0
-
-    def check(self, call: Call, size: int) -> None:
-        """Reserve `size` bytes for a body. Raises Refusal (413) for one beyond the limit, Overloaded without room."""
-        if size > self.max_body_bytes:
-            raise body_too_large(self.max_body_bytes)
-        self.reserve(call, size)
-
-    def reserve(self, call: Call, size: int) -> None:
-        """Reserve `size` bytes for a body, in place of what it has. Raises Overloaded without room."""
-        if size < LARGE_BODY and not call.held_bytes:
-            return
-        more = size - call.held_bytes
-        if self.held_bytes + more > self.max_total_bytes:
-            raise Overloaded(f"bodies of other requests take {self.held_bytes} bytes already; try again later")
-        self.held_bytes += more
-        call.held_bytes = size
-
-    def release(self, call: Call) -> None:
-        """Give back what a body reserved."""
-        self.held_bytes -= call.held_bytes
-        call.held_bytes = 0
-
-
 class ReplyStream(ABC):
     """A reply that is being sent in chunks."""
 
@@ -94,6 +60,20 @@ class ReplyStream(ABC):
     @abstractmethod
     def abort(self, *, connected: bool) -> None:
         """Close the connection so that the client sees an incomplete reply. `connected`: it may still be open."""
+
+
+class Routing:
+    """What follows from the head of a request alone, for further requests with the same head."""
+
+    __slots__ = ("collect", "params", "row", "table")
+
+    row: Endpoint
+    params: Mapping[str, str]
+    collect: str | None
+
+    def __init__(self) -> None:
+        self.table: object = None
+        """The table of routes that it was found in; None before that."""
 
 
 class Call(ABC):
@@ -135,8 +115,10 @@ class Call(ABC):
     """The task that answers; None before it was started, and for a member of a bundle."""
     member: Any = None
     """The request in its bundle, once it is in one."""
-    collect = False
-    """True if the whole body should be there before the gateway proceeds."""
+    collect: str | None = None
+    """Set if the whole body should be there before the gateway proceeds: which requests can be answered together."""
+    routing: Routing | None = None
+    """Shared by the requests of a server with the very same head; the gateway keeps here what follows from it."""
     content: bytes | None = None
     """The whole body, where the server has read it before the handler asks."""
     arrived = 0.0
@@ -304,6 +286,7 @@ class Routes:
 
     def set(self, table: tuple[Endpoint, ...]) -> None:
         """Replace all rows; of two rows that match a path, the first one counts."""
+        self.table = table
         self._plain: dict[str, dict[str, Endpoint]] = {}
         self._templates: dict[str, tuple[re.Pattern[str], dict[str, Endpoint]]] = {}
         for row in table:
@@ -369,6 +352,8 @@ class Step:
 
     contextual: ClassVar[bool] = False
     """True if it keeps something in context variables: then each request has a context of its own."""
+    by_head: ClassVar[bool] = False
+    """True if `answer` and `admit` depend on nothing but the head: they are not called again for the same head."""
 
     def enter(self, call: Call) -> None:
         """The first hook of a request."""

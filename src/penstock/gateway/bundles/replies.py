@@ -28,10 +28,11 @@ class BundleReplies:
         named = f"x-penstock-model: {model_header(model.name, model.version, model.variant)}\r\n"
         shared = (timing + named).encode("latin-1")
         stamp = _stamp(model.version, times)
+        adds_headers = gateway.adds_headers
         for member, answer in zip(members, answers, strict=True):
             call: Call = member.caller
             body = answer + stamp if type(answer) is bytes else _body(answer, model.version, times)
-            more = gateway.more_headers(call)
+            more = gateway.more_headers(call) if adds_headers else []
             if member.flags:
                 more.insert(0, ("x-penstock-flags", flags_header(member.flags)))
             head = b"%b%.3f%b%bx-request-id: %b\r\n" % (

@@ -22,7 +22,7 @@ from penstock.errors import PenstockError
 from penstock.gateway.bundles.numbers import NumberReader
 from penstock.gateway.bundles.replies import BundleReplies
 from penstock.gateway.gateway import Gateway
-from penstock.gateway.http import JSON, Call, Handler, is_json
+from penstock.gateway.http import Call, Handler, is_json
 from penstock.gateway.native import predict
 from penstock.gateway.native.decoding import read_json
 from penstock.gateway.problems import Refusal
@@ -45,15 +45,6 @@ _ROUTES: dict[Handler, _Route] = {
 }
 
 
-class _Group(NamedTuple):
-    """Requests of one turn that one model can answer together."""
-
-    route: _Route
-    path: str
-    priority: str | None
-    timeout: str | None
-
-
 class Turns:
     """The requests of the current turn. For the event loop of one gateway."""
 
@@ -62,32 +53,31 @@ class Turns:
         self._engine = gateway.service.engine
         self._bundler = gateway.service.engine.bundler
         self._replies = BundleReplies(gateway)
-        self._groups: dict[_Group, list[Call]] = {}
+        self._groups: dict[str, list[Call]] = {}
         self._readers: dict[str, NumberReader] = {}
         self._context = Context()
         """Empty: a turn belongs to no single request."""
 
-    def wants(self, call: Call) -> bool:
-        """True if the request may join a bundle once its body is there."""
-        if call.row.handler not in _ROUTES or call.query:
-            return False
-        length = call.header("content-length")
-        return length is not None and len(length) < 6 and length.isdigit() and int(length) <= MAX_BODY
+    def group_of(self, call: Call) -> str | None:
+        """The requests that one can be answered with, as far as the head tells; None for one that is unusual."""
+        header = call.header
+        kind, length = header("content-type"), header("content-length")
+        if call.row.handler not in _ROUTES or call.query or length is None or kind is None:
+            return None
+        if not is_json(kind) or not (length.isdigit() and len(length) < 6 and int(length) <= MAX_BODY):
+            return None
+        if header("content-encoding") is not None:
+            return None
+        return f"{call.path}\n{header('x-penstock-priority')}\n{header('x-request-timeout-ms')}"
 
     def check(self, call: Call) -> None:
         """Refuse a request whose body is still to come, if it would be refused anyway. Raises the refusal."""
         with predict.lease_of(call, _ROUTES[call.row.handler].ref(call)) as lease:
             lease.check()
 
-    def take(self, call: Call) -> bool:
-        """Add a request with its whole body to the turn; False if it has to take the ordinary way."""
-        header = call.header
-        kind = header("content-type")
-        if kind != JSON and (kind is None or not is_json(kind)):
-            return False
-        group = _Group(
-            _ROUTES[call.row.handler], call.path, header("x-penstock-priority"), header("x-request-timeout-ms")
-        )
+    def add(self, call: Call) -> None:
+        """Add a request with its whole body to the turn."""
+        group: str = call.collect  # type: ignore[assignment]  # set by `group_of`
         calls = self._groups.get(group)
         if calls is None:
             if not self._groups:
@@ -95,7 +85,6 @@ class Turns:
             calls = self._groups[group] = []
         calls.append(call)
         call.arrived = time.monotonic()
-        return True
 
     def cancel(self, call: Call) -> None:
         """The client has disconnected."""
@@ -112,29 +101,29 @@ class Turns:
 
     def _flush(self) -> None:
         groups, self._groups = self._groups, {}
-        for group, calls in groups.items():
+        for calls in groups.values():
             waiting = [call for call in calls if not call.ended]
             if len(waiting) < len(calls):
-                self._count_cancelled(group, [call for call in calls if call.ended])
-            if waiting and not self._answer(group, waiting):
+                self._count_cancelled([call for call in calls if call.ended])
+            if waiting and not self._answer(waiting):
                 for call in waiting:
                     self._gateway.start(call)
 
-    def _count_cancelled(self, group: _Group, calls: Sequence[Call]) -> None:
+    def _count_cancelled(self, calls: Sequence[Call]) -> None:
         for call in calls:
             try:
-                ref = group.route.ref(call)
+                ref = _ROUTES[call.row.handler].ref(call)
             except PenstockError:
                 ref = None
             lease = self._engine.admission.request(ref, request_id=call.request_id, protocol="rest")
             lease.observe_failure(asyncio.CancelledError())
             self._gateway.leave(call)
 
-    def _answer(self, group: _Group, calls: Sequence[Call]) -> bool:
+    def _answer(self, calls: Sequence[Call]) -> bool:
         """Bundle the requests of a group; False if all of them have to take the ordinary way."""
         begun, admission = time.monotonic(), self._engine.admission
         try:
-            found = self._find(group, calls[0])
+            found = self._find(calls[0])
             if found is None or admission.draining or not self._gateway.service.started:
                 return False
             model, runner = found
@@ -163,13 +152,14 @@ class Turns:
                     self._gateway.start(member.caller)
         return True
 
-    def _find(self, group: _Group, call: Call) -> tuple[LoadedModel, TaskRunner] | None:
+    def _find(self, call: Call) -> tuple[LoadedModel, TaskRunner] | None:
         """The model and task of a group, if it is loaded and takes bundles. Raises ModelNotFound."""
-        model = self._engine.admission.request(group.route.ref(call)).find()
+        route = _ROUTES[call.row.handler]
+        model = self._engine.admission.request(route.ref(call)).find()
         if model is None:
             return None
         runner = model.runner
-        if group.route.vector:
+        if route.vector:
             if model.vector_task is None:
                 return None
             runner = model.runners[model.vector_task]
