@@ -70,6 +70,9 @@ class Settings(EngineOptions):
         "127.0.0.1", "Address to listen on; 0.0.0.0 for every interface.", alias="API_HOST", min_length=1
     )
     port: Whole = option(8002, "Port of the HTTP server; 0 takes a free one.", alias="API_PORT", ge=0, le=65535)
+    server: Annotated[Literal["h1", "granian"], LOWER] = option(
+        "h1", "HTTP server: h1 (the built-in one, HTTP/1.1) or granian (HTTP/1.1 and HTTP/2)."
+    )
     workers: Whole = option(1, "Server processes; each holds its own copy of the models.", ge=1, le=256)
     registry: HomePath = option(Path("registry"), "Directory of the model registry.")
     model_path: HomePath | None = option(None, "A model file to serve, without a registry.", alias="MODEL_PATH")
@@ -90,6 +93,20 @@ class Settings(EngineOptions):
         (),
         "Host names that requests may be addressed to (comma list), with `*.` for all names below one, or `*` for any; "
         "on a loopback address those of this machine are always allowed.",
+    )
+    max_connections: Whole = option(
+        0, "Maximum open connections of a process; 0 for as many as the limit of open files allows.", ge=0
+    )
+    max_connections_per_address: Whole = option(0, "Maximum open connections of one client address; 0 for any.", ge=0)
+    header_timeout_s: Float = option(
+        10.0, "Time for the head of a request, and for the first byte of a new connection.", gt=0
+    )
+    body_timeout_s: Float = option(
+        30.0, "Time in which a body makes progress, at 500 bytes a second at least; also a reply that is read.", gt=0
+    )
+    keep_alive_s: Float = option(75.0, "Time for which an idle connection stays open between two requests.", gt=0)
+    drain_grace_s: Float = option(
+        0.0, "Time for which a stopping server still accepts connections, and answers predictions with 503.", ge=0
     )
     drain_timeout_s: Float = option(30.0, "Maximum time a stopping server waits for requests in flight.", ge=0)
     hang_timeout_s: Float = option(
