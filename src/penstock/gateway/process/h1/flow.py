@@ -155,4 +155,3 @@ class Flow(asyncio.Protocol):
             self.resume(self._pauses)
         if self.transport.can_write_eof():
             self.transport.write_eof()
-
