@@ -1,4 +1,4 @@
-"""Live servers: the same suite runs against Granian (RSGI) and against Uvicorn (ASGI)."""
+"""Live servers: the same suite runs against the built-in server (h1), Granian (RSGI) and Uvicorn (ASGI)."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ def base_settings(registry_path: Path, database: Database) -> Settings:
 
 @pytest.fixture(scope="session")
 def live(base_settings: Settings) -> Iterator[Live]:
-    """One server for all tests that do not change it: over RSGI on SQLite, over ASGI on PostgreSQL.
+    """One server for all tests that do not change it: over h1 on SQLite, over ASGI on PostgreSQL.
 
     This covers each kind of server and each database, without every combination.
     """
-    kind = "asgi" if str(base_settings.database_url).startswith("postgresql") else "rsgi"
+    kind = "asgi" if str(base_settings.database_url).startswith("postgresql") else "h1"
     with Live(kind, base_settings) as server:
         yield server
 

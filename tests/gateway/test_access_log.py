@@ -68,7 +68,7 @@ def test_neither_payloads_nor_secrets_reach_the_log(asked: tuple[list[dict[str, 
 
 
 def test_without_it_no_request_is_logged_or_observed(base_settings: Settings) -> None:
-    with Live("rsgi", base_settings, ("vec",)) as live:
+    with Live("h1", base_settings, ("vec",)) as live:
         assert live.service.engine.observers == []
 
 

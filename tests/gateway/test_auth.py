@@ -102,7 +102,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
     sys.modules.pop("diary", None)
 
 
-@pytest.fixture(scope="module", params=["rsgi", "asgi"])
+@pytest.fixture(scope="module", params=["h1", "rsgi", "asgi"])
 def server(request: pytest.FixtureRequest, registry: Registry) -> Iterator[Live]:
     settings = Settings(
         registry=registry.path, threads=1, admin_key=KEY, cors_origins=APP, allowed_hosts="models.example,*.lab.example"
@@ -342,7 +342,7 @@ def test_own_and_allowed_pages_and_other_clients_may_change_things(
 
 def test_a_star_opens_what_needs_no_key(registry: Registry, stored: Any) -> None:
     settings = Settings(registry=registry.path, threads=1, admin_key=KEY, cors_origins="*")
-    with Live("rsgi", settings, ("diary",)) as live:
+    with Live("h1", settings, ("diary",)) as live:
         page = {"origin": "https://anyone.example", "sec-fetch-site": "cross-site"}
         assert live.http.post("/diary", json={}, headers=page).status_code == 200
         problem(live.http.get("/admin", headers={**page, "x-api-key": KEY}), 403)

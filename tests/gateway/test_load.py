@@ -169,7 +169,7 @@ async def held_server(
     settings: Settings, busy: str, other: str
 ) -> AsyncIterator[tuple[httpx.AsyncClient, Callable[[], Awaitable[None]]]]:
     """A server whose model `busy` blocks in its run, and a function that fills its queue."""
-    with Live("rsgi", settings, (other,)) as live:
+    with Live("h1", settings, (other,)) as live:
         async with httpx.AsyncClient(base_url=live.url, timeout=LONG_S) as client:
             assert (await client.post("/predict", json=GOOD)).status_code == 200
             (model,) = (model for model in live.service.engine.loaded() if model.name == busy)

@@ -86,7 +86,7 @@ def documented(http: httpx.Client) -> dict[str, Any]:
     return document
 
 
-@pytest.mark.parametrize("kind", ["rsgi", "asgi"])
+@pytest.mark.parametrize("kind", ["h1", "rsgi", "asgi"])
 def test_routes_of_a_package_are_served_with_its_model(kind: str, tides: Registry) -> None:
     with Live(kind, settings_of(tides), ("ports",)) as live:
         reply = live.http.get("/tides/brest?since=2026-01-01T00:00:00Z")
@@ -99,7 +99,7 @@ def test_routes_of_a_package_are_served_with_its_model(kind: str, tides: Registr
 
 
 def test_a_refusal_of_a_package_is_a_problem_document_with_its_own_title(tides: Registry) -> None:
-    with Live("rsgi", settings_of(tides), ("ports",)) as live:
+    with Live("h1", settings_of(tides), ("ports",)) as live:
         missing = live.http.get("/tides/atlantis")
         assert missing.status_code == 404
         assert (missing.json()["title"], missing.json()["detail"]) == ("No such port", "there is no port atlantis")
@@ -109,7 +109,7 @@ def test_a_refusal_of_a_package_is_a_problem_document_with_its_own_title(tides: 
 
 
 def test_a_guarded_row_of_a_package_needs_the_admin_key(tides: Registry) -> None:
-    with Live("rsgi", settings_of(tides), ("ports",)) as live:
+    with Live("h1", settings_of(tides), ("ports",)) as live:
         key = {"X-Penstock-Admin-Key": "a key of the tests"}
         assert live.http.put("/tides/brest", json=WATER).status_code == 401
         assert live.http.put("/tides/brest", json=WATER, headers=key).json() == WATER
@@ -120,7 +120,7 @@ def test_a_guarded_row_of_a_package_needs_the_admin_key(tides: Registry) -> None
 
 def test_without_a_model_of_its_kind_a_package_has_no_routes(tides: Registry) -> None:
     key = {"X-Penstock-Admin-Key": "a key of the tests"}
-    with Live("rsgi", settings_of(tides), ("plain",)) as live:
+    with Live("h1", settings_of(tides), ("plain",)) as live:
         assert live.http.get("/tides/brest").status_code == 404
         assert "tides" not in sys.modules
         assert "/tides/{port}" not in documented(live.http)["paths"]
@@ -132,7 +132,7 @@ def test_without_a_model_of_its_kind_a_package_has_no_routes(tides: Registry) ->
 
 def test_routes_follow_a_model_that_is_published_later(site: Path, tmp_path: Path, registry: Registry) -> None:
     install_tides(site)
-    with Live("rsgi", settings_of(registry), ()) as live:
+    with Live("h1", settings_of(registry), ()) as live:
         assert live.http.get("/tides/brest").status_code == 404
         publish_tides(registry, tmp_path / "source")
         wait_until(lambda: live.http.get("/tides/brest").status_code == 200)
@@ -152,14 +152,14 @@ def test_every_process_of_a_server_serves_them(
 
 
 def test_a_task_is_attached_before_it_answers_and_closed_with_its_model(tides: Registry, life: Any) -> None:
-    with Live("rsgi", settings_of(tides), ("ports",)) as live:
+    with Live("h1", settings_of(tides), ("ports",)) as live:
         assert list(life) == [("attach", tides.path)]
         assert live.http.post("/predict", json=WATER).status_code == 200
     assert list(life) == [("attach", tides.path), ("close",)]
 
 
 def test_a_new_version_is_attached_before_the_old_one_is_closed(tides: Registry, life: Any, tmp_path: Path) -> None:
-    with Live("rsgi", settings_of(tides), ("ports",)) as live:
+    with Live("h1", settings_of(tides), ("ports",)) as live:
         publish_tides(tides, tmp_path / "source", version="2")
         wait_until(lambda: len(life) == 3)
         assert [what for what, *_ in life] == ["attach", "attach", "close"]
@@ -191,7 +191,7 @@ def test_a_task_that_fails_to_close_is_logged_and_delays_nothing(
         raise OSError("no way out")
 
     monkeypatch.setattr(package.Tides, "close", fail)
-    with Live("rsgi", settings_of(tides), ("ports",)) as live:
+    with Live("h1", settings_of(tides), ("ports",)) as live:
         assert live.http.get("/health/ready").status_code == 200
     assert "the task tides of ports:1 failed in close" in [record.getMessage() for record in caplog.records]
 
@@ -200,7 +200,7 @@ def test_a_task_that_cannot_be_attached_fails_the_load_in_one_sentence(
     tides: Registry, life: Any, tmp_path: Path
 ) -> None:
     publish_tides(tides, tmp_path / "source", name="dry", broken=True)
-    with Live("rsgi", settings_of(tides), ()) as live:
+    with Live("h1", settings_of(tides), ()) as live:
         reasons = live.http.get("/health/ready").json()["reasons"]
         assert reasons == ["dry: the task tides of dry:1 could not be attached: ValueError: no water"]
         assert live.http.post("/models/ports/predict", json=WATER).status_code == 200
@@ -211,7 +211,7 @@ def test_a_task_that_cannot_be_attached_fails_the_load_in_one_sentence(
 
 
 def test_routes_and_requests_of_a_package_are_documented(tides: Registry) -> None:
-    with Live("rsgi", settings_of(tides), ("ports", "plain")) as live:
+    with Live("h1", settings_of(tides), ("ports", "plain")) as live:
         document = documented(live.http)
     shown = document["paths"]["/tides/{port}"]["get"]
     by_name = {parameter["name"]: parameter for parameter in shown["parameters"]}
@@ -232,7 +232,7 @@ def test_routes_and_requests_of_a_package_are_documented(tides: Registry) -> Non
 
 
 def test_schemas_with_the_same_name_are_distinguished_in_the_documentation(tides: Registry) -> None:
-    with Live("rsgi", settings_of(tides), ("ports",)) as live:
+    with Live("h1", settings_of(tides), ("ports",)) as live:
         document = documented(live.http)
     schemas = document["components"]["schemas"]
     named = set(re.findall(r"#/components/schemas/([\w.-]+)", str(document)))
@@ -242,7 +242,7 @@ def test_schemas_with_the_same_name_are_distinguished_in_the_documentation(tides
 
 
 def test_each_served_model_has_its_own_example_on_its_own_path(tides: Registry) -> None:
-    with Live("rsgi", settings_of(tides), ("plain", "ports")) as live:
+    with Live("h1", settings_of(tides), ("plain", "ports")) as live:
         document = documented(live.http)
     content = document["paths"]["/models/{name}/predict"]["post"]["requestBody"]["content"]["application/json"]
     assert content["examples"]["ports"] == {"value": WATER}
@@ -396,5 +396,5 @@ def test_an_example_that_is_not_json_is_not_documented(
     import tides as package
 
     monkeypatch.setattr(package.Tides, "example", {"numbers": {1.0, 2.0}})
-    with Live("rsgi", settings_of(tides), ("ports",)) as live:
+    with Live("h1", settings_of(tides), ("ports",)) as live:
         assert "/tides/{port}" in documented(live.http)["paths"]

@@ -39,7 +39,7 @@ OTHER = Protocol(
 )
 
 
-@pytest.fixture(scope="module", params=["rsgi", "plain-asgi"])
+@pytest.fixture(scope="module", params=["h1", "rsgi", "plain-asgi"])
 def two_protocols(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     small = Settings(registry=tmp_path_factory.mktemp("registry"), max_body_bytes=1000)
     with Live(request.param, small, (), (NATIVE, OTHER)) as live:
@@ -95,14 +95,14 @@ def until(done: Callable[[], object], within_s: float = LONG_S) -> None:
         time.sleep(0.005)
 
 
-@pytest.mark.parametrize("kind", ["rsgi", "plain-asgi"])
+@pytest.mark.parametrize("kind", ["h1", "rsgi", "plain-asgi"])
 def test_a_draining_server_refuses_in_the_format_of_the_protocol(kind: str, tmp_path: Path) -> None:
     with (
         Live(kind, Settings(registry=tmp_path), (), (NATIVE, OTHER)) as live,
         socket.create_connection(("127.0.0.1", live.port), timeout=LONG_S) as connection,
     ):
         connection.sendall(b"POST /v9/read HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{")
-        until(lambda: any(call.reading for call in live.gateway.inflight.calls.values()))
+        until(lambda: any(call.reading for call in live.gateway.inflight.calls))
         live.call(lambda: live.gateway.drain(0))
         received = connection.recv(4096)
     assert b'"other_error": "ModelNotReady"' in received

@@ -51,7 +51,7 @@ def test_a_warm_prediction_crosses_few_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with calls_recorded() as calls, Live("rsgi", Settings(), ("digits",)) as live:
+    with calls_recorded() as calls, Live("h1", Settings(), ("digits",)) as live:
         request = {"input_data": [0.0] * 784}
         for _ in range(20):
             assert live.http.post("/inference/predict", json=request).status_code == 200

@@ -93,7 +93,7 @@ def settings(directory: Path, **more: Any) -> Settings:
     return Settings(registry=directory, threads=1, drain_timeout_s=1.0, **more)
 
 
-@pytest.fixture(scope="module", params=["rsgi", "plain-asgi"])
+@pytest.fixture(scope="module", params=["h1", "rsgi", "plain-asgi"])
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     with Live(request.param, settings(tmp_path_factory.mktemp("registry")), (), (NATIVE, STREAMS)) as live:
         yield live
@@ -232,7 +232,7 @@ def test_two_streams_run_concurrently_with_other_requests(server: Live) -> None:
     until(lambda: producer.closed == 2)
 
 
-@pytest.mark.parametrize("kind", ["rsgi", "plain-asgi"])
+@pytest.mark.parametrize("kind", ["h1", "rsgi", "plain-asgi"])
 def test_a_drain_waits_for_a_stream_and_then_cancels_it(kind: str, tmp_path: Path) -> None:
     with Live(kind, settings(tmp_path), (), (NATIVE, STREAMS)) as live, connect(live, "/streams/ticks") as connection:
         assert connection.recv(100).startswith(b"HTTP/1.1 200")
@@ -243,7 +243,7 @@ def test_a_drain_waits_for_a_stream_and_then_cancels_it(kind: str, tmp_path: Pat
         assert not everything(connection).endswith(b"0\r\n\r\n")
 
 
-@pytest.mark.parametrize("kind", ["rsgi", "plain-asgi"])
+@pytest.mark.parametrize("kind", ["h1", "rsgi", "plain-asgi"])
 def test_a_stream_that_ends_in_time_completes_during_a_drain(kind: str, tmp_path: Path) -> None:
     few = Endpoint("GET", "/few", streams(lambda: chunks(20, b"tick\n", pause_s=0.02)), "", "few")
     protocol = Protocol("few", ("/few",), (few,), problem_reply)
@@ -253,7 +253,7 @@ def test_a_stream_that_ends_in_time_completes_during_a_drain(kind: str, tmp_path
         assert producer.chunks == 20
 
 
-@pytest.mark.parametrize("kind", ["rsgi", "plain-asgi"])
+@pytest.mark.parametrize("kind", ["h1", "rsgi", "plain-asgi"])
 def test_the_access_record_is_written_when_the_stream_ends(
     kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -25,7 +25,8 @@ from penstock.gateway.http import Protocol
 from penstock.gateway.middleware import build_gateway
 from penstock.gateway.native.routes import NATIVE
 from penstock.gateway.process.asgi import AsgiApp, create_app
-from penstock.gateway.process.server import free_address, granian_server
+from penstock.gateway.process.h1.listener import Listener, listen
+from penstock.gateway.process.server import bound_socket, free_address, granian_server
 from penstock.gateway.service import Service
 from penstock.registry.admin_key import key_file, read_key
 from penstock.settings import Settings
@@ -43,7 +44,7 @@ class Live:
         refs: tuple[str, ...] = REFS,
         protocols: tuple[Protocol, ...] = (NATIVE,),
     ) -> None:
-        """`kind`: `rsgi` (Granian), `asgi` (Uvicorn with FastAPI) or `plain-asgi` (Uvicorn without)."""
+        """`kind`: `h1` (the built-in server), `rsgi` (Granian), `asgi` (Uvicorn with FastAPI) or `plain-asgi` (Uvicorn without)."""
         self.kind = kind
         self._protocols = protocols
         _, port = free_address("127.0.0.1", 0)
@@ -54,6 +55,7 @@ class Live:
         self.port = port
         self.gateway: Gateway = None  # type: ignore[assignment]  # the thread makes it
         self.service: Service = None  # type: ignore[assignment]
+        self.listener: Listener = None  # type: ignore[assignment]
         self.loop: asyncio.AbstractEventLoop = None  # type: ignore[assignment]
         self._refs = refs
         self._failure: BaseException | None = None
@@ -85,9 +87,20 @@ class Live:
 
     def _run(self) -> None:
         try:
-            uvloop.run(self._granian() if self.kind == "rsgi" else self._uvicorn())
+            uvloop.run({"h1": self._h1, "rsgi": self._granian}.get(self.kind, self._uvicorn)())
         except BaseException as error:
             self._failure = error
+
+    async def _h1(self) -> None:
+        self.loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+        self.service = Service(self.settings)
+        self.gateway = build_gateway(self.service, listener=self.settings.host, protocols=self._protocols)
+        with bound_socket(self.settings) as sock:
+            self.listener = listen(self.gateway, self.settings, sock)
+            await self.service.start(self._refs)
+            await self._stop.wait()
+            await self.listener.close(1.0)
+        await self.gateway.close()
 
     async def _granian(self) -> None:
         self.loop, self._stop = asyncio.get_running_loop(), asyncio.Event()

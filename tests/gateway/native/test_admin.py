@@ -37,7 +37,7 @@ def own_settings(own_registry: Path, base_settings: Settings, database: Database
     return base_settings.model_copy(update=update)
 
 
-@pytest.fixture(params=["rsgi", "asgi"])
+@pytest.fixture(params=["h1", "rsgi", "asgi"])
 def keyed(request: pytest.FixtureRequest, own_settings: Settings) -> Iterator[Live]:
     """A server of `vec` and `raw` that takes admin commands with the key."""
     with Live(request.param, own_settings, ("vec", "raw")) as live:
@@ -48,7 +48,7 @@ def keyed(request: pytest.FixtureRequest, own_settings: Settings) -> Iterator[Li
 @pytest.fixture
 def whole(own_settings: Settings) -> Iterator[Live]:
     """A server of the whole registry."""
-    with Live("rsgi", own_settings, ()) as live:
+    with Live("h1", own_settings, ()) as live:
         live.http.headers.update(AUTH)
         yield live
 

@@ -20,7 +20,7 @@ LOGITS = np.array(ROW, np.float32) @ weights(0)
 
 
 def serve(file: Path, **settings: Any) -> Live:
-    return Live("rsgi", Settings(registry=file.parent / "registry", model_path=file, **settings), refs=())
+    return Live("h1", Settings(registry=file.parent / "registry", model_path=file, **settings), refs=())
 
 
 def cnn(path: Path, batch: int | str) -> Path:

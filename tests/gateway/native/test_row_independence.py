@@ -43,7 +43,7 @@ def live(root: Path, model: DependentModel) -> Iterator[Live]:
         publish_file(registry, centred(root).path)
         publish_file(registry, linear(root / "linear.onnx"))
     settings = Settings(registry=root / "registry", batch_size=16, max_wait_ms=5)
-    with Live("rsgi", settings, refs=("int8", "centred", "linear")) as server:
+    with Live("h1", settings, refs=("int8", "centred", "linear")) as server:
         yield server
 
 

@@ -66,7 +66,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, database: Callable[[Path], s
     return Settings(registry=root / "registry", database_url=url, threads=1, cache_size=100)
 
 
-@pytest.fixture(scope="module", params=["rsgi", "asgi"])
+@pytest.fixture(scope="module", params=["h1", "rsgi", "asgi"])
 def http(request: pytest.FixtureRequest, place: Settings) -> Iterator[httpx.Client]:
     with Live(request.param, place, ("several", "several-strict", "words", "table")) as server:
         yield server.http

@@ -32,7 +32,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, database: Callable[[Path], s
 
 @pytest.fixture(scope="module")
 def http(place: Settings) -> Iterator[httpx.Client]:
-    with Live("rsgi", place, ("mlp:1", "mlp:2")) as server:
+    with Live("h1", place, ("mlp:1", "mlp:2")) as server:
         yield server.http
 
 

@@ -24,7 +24,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def server(path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     settings = Settings(registry=tmp_path_factory.mktemp("registry"), threads=1)
-    with Live("rsgi", settings, (str(path),)) as live:
+    with Live("h1", settings, (str(path),)) as live:
         yield live
 
 

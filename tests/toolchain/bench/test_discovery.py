@@ -21,7 +21,7 @@ from penstock.toolchain.bench.load import closed_loop
 @pytest.fixture(scope="module")
 def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     registry = build_registry(tmp_path_factory.mktemp("bench"))
-    with Live("rsgi", Settings(registry=registry), ("vec", "pic", "raw")) as server:
+    with Live("h1", Settings(registry=registry), ("vec", "pic", "raw")) as server:
         yield server
 
 

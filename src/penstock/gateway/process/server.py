@@ -1,4 +1,4 @@
-"""Runs the gateway under Granian: the port, the signals, the start and the drain."""
+"""Runs the gateway under its HTTP server: the port, the signals, the start and the drain."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import resource
 import shutil
 import signal
 import sys
@@ -20,8 +19,10 @@ from penstock.backends.devices import require_hardware
 from penstock.errors import ConfigError, PenstockError
 from penstock.gateway.gateway import Gateway
 from penstock.gateway.middleware import build_gateway
+from penstock.gateway.process.h1.listener import listen
+from penstock.gateway.process.h1.places import most_connections
 from penstock.gateway.process.rsgi import RsgiApp
-from penstock.gateway.process.sockets import BACKLOG, free_address
+from penstock.gateway.process.sockets import BACKLOG, free_address, tcp_socket
 from penstock.gateway.process.watchdog import Watchdog, end_at_second
 from penstock.gateway.service import Service
 from penstock.gateway.worker_group import WorkerGroup
@@ -35,9 +36,8 @@ Task: TypeAlias = asyncio.Task[Any]
 
 log = logging.getLogger(__name__)
 
-MAX_CONNECTIONS = 16_384
-SPARE_FILES = 256
-"""File descriptors reserved for models, the registry and logs."""
+GRANIAN_HEAD = 128 * 1024
+"""Bytes of the head of a request under Granian."""
 CLOSE_S = 1.0
 """How long connections may take to close after the last reply."""
 EXIT_S = 15.0
@@ -120,7 +120,7 @@ def run(
 
 
 class Server:
-    """One process: the gateway under Granian, from start to drain."""
+    """One process: the gateway under its HTTP server, from start to drain."""
 
     def __init__(
         self,
@@ -178,6 +178,8 @@ class Server:
 
     async def _drain(self, gateway: Gateway, loading: Task) -> None:
         log.info("draining", extra={"inflight": len(gateway.inflight)})
+        gateway.service.begin_drain()
+        await asyncio.sleep(self._settings.drain_grace_s)
         in_time = await gateway.drain(self._settings.drain_timeout_s)
         if not in_time:
             log.warning("requests that took longer than the drain time-out were cancelled")
@@ -199,10 +201,29 @@ async def _first(*tasks: Task) -> None:
 
 @contextlib.asynccontextmanager
 async def _listening(gateway: Gateway, settings: Settings) -> AsyncIterator[Task]:
-    """Run Granian; yields its task, which ends without cancellation only on an error."""
+    """Run the HTTP server; yields a task that ends without cancellation only on an error."""
+    server = _granian if settings.server == "granian" else _h1
+    async with server(gateway, settings) as task:
+        log.info("listening on %s (%s)", _url(settings), gateway.service.admin_key.prepare())
+        yield task
+
+
+@contextlib.asynccontextmanager
+async def _h1(gateway: Gateway, settings: Settings) -> AsyncIterator[Task]:
+    with tcp_socket(settings.host, settings.port, shared=settings.workers > 1) as sock:
+        listener = listen(gateway, settings, sock)
+        forever = asyncio.create_task(asyncio.Event().wait(), name="penstock-listen")
+        try:
+            yield forever
+        finally:
+            forever.cancel()
+            await listener.close(CLOSE_S)
+
+
+@contextlib.asynccontextmanager
+async def _granian(gateway: Gateway, settings: Settings) -> AsyncIterator[Task]:
     granian = granian_server(gateway, settings)
     task = asyncio.create_task(granian.serve(), name="penstock-listen")
-    log.info("listening on %s (%s)", _url(settings), gateway.service.admin_key.prepare())
     try:
         yield task
     finally:
@@ -226,7 +247,8 @@ async def _sharing(service: Service) -> AsyncIterator[None]:
 
 def granian_server(gateway: Gateway, settings: Settings) -> Any:
     """Granian's embedded server in front of the gateway, on the address of the settings; `serve()` runs it."""
-    from granian.constants import Interfaces
+    from granian.constants import HTTPModes, Interfaces
+    from granian.http import HTTP1Settings
     from granian.server.embed import Server as Granian
 
     return Granian(
@@ -234,23 +256,15 @@ def granian_server(gateway: Gateway, settings: Settings) -> Any:
         address=settings.host,
         port=settings.port,
         interface=Interfaces.RSGI,
+        http=HTTPModes.auto,
+        http1_settings=HTTP1Settings(
+            header_read_timeout=round(settings.header_timeout_s * 1000), max_buffer_size=GRANIAN_HEAD
+        ),
         websockets=False,
         log_enabled=False,
         backlog=BACKLOG,
-        backpressure=_max_connections(),
+        backpressure=most_connections(settings.max_connections),
     )
-
-
-def _max_connections() -> int:
-    """As many as the limit of open files allows; further ones wait in the backlog."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = MAX_CONNECTIONS + SPARE_FILES
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        soft = wanted if hard == resource.RLIM_INFINITY else min(hard, wanted)
-        with contextlib.suppress(OSError, ValueError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-        soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    return MAX_CONNECTIONS if soft == resource.RLIM_INFINITY else max(SPARE_FILES, min(soft, wanted) - SPARE_FILES)
 
 
 def _still_working() -> bool:

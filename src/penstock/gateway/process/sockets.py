@@ -32,11 +32,11 @@ def listening_sockets(host: str, port: int, *, uds: Path | None = None, count: i
     if uds is not None:
         return [unix_socket(uds)]
     if count == 1:
-        return [_tcp(host, port, shared=False)]
+        return [tcp_socket(host, port, shared=False)]
     # bound alone first: with SO_REUSEPORT a second server would start as well and take half the connections
-    with _tcp(host, port, shared=False) as alone:
+    with tcp_socket(host, port, shared=False) as alone:
         port = alone.getsockname()[1]
-    return [_tcp(host, port, shared=True) for _ in range(count)]
+    return [tcp_socket(host, port, shared=True) for _ in range(count)]
 
 
 def free_address(host: str, port: int) -> tuple[str, int]:
@@ -44,12 +44,12 @@ def free_address(host: str, port: int) -> tuple[str, int]:
 
     For servers that bind with SO_REUSEPORT: without this check a second one would start and take half the requests.
     """
-    with _tcp(host, port, shared=False) as probe:
+    with tcp_socket(host, port, shared=False) as probe:
         found = probe.getsockname()
         return str(found[0]), int(found[1])
 
 
-def _tcp(host: str, port: int, *, shared: bool) -> socket.socket:
+def tcp_socket(host: str, port: int, *, shared: bool) -> socket.socket:
     """A socket that listens there; `shared` ones may be several on one port."""
     with contextlib.ExitStack() as failed:
         try:

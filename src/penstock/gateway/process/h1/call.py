@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import AsyncIterator, Sequence
 from http import HTTPStatus
 from typing import Any, Protocol
@@ -56,12 +55,17 @@ class Line(Protocol):
     def gone(self) -> asyncio.Future[None]:
         """Is done when the connection has closed."""
 
+    @property
+    def busy(self) -> bool:
+        """True if more requests were sent already."""
+
 
 class H1Call(Call):
     """A request of an HTTP/1.1 connection."""
 
-    collect = False
-    """True if the gateway wants this call back only with its whole body."""
+    watched = False
+    begun = False
+    """True once the gateway has this call."""
     complete = False
     """True when the whole body is here."""
     expects = False
@@ -74,7 +78,6 @@ class H1Call(Call):
     """Set if the head itself is refused."""
     fault: Exception | None = None
     """Why the rest of the body will not come."""
-    task: asyncio.Task[None] | None = None
     taken = 0
     """Bytes of the body that the handler has taken piece by piece."""
     seen = 0
@@ -94,7 +97,6 @@ class H1Call(Call):
         self.lists: dict[str, list[str]] = {}
         self.parts: list[bytes] = []
         self.size = 0
-        self.entered = time.monotonic()
 
     def header_values(self, name: str) -> Sequence[str]:
         """The values of a header that may be sent several times."""
@@ -103,27 +105,7 @@ class H1Call(Call):
             return ()
         return self.lists.get(name) or (value,)
 
-    async def run(self) -> None:
-        """Answer this request; whatever happens, the client gets an answer or the end of the connection."""
-        try:
-            await self.line.front.gateway.serve(self)
-        except Exception:
-            log.exception("request %s failed", self.request_id)
-        finally:
-            if not self.answered and not self.line.lost:
-                self.line.transport.abort()
-
     # The body
-
-    @property
-    def content(self) -> bytes | None:
-        """The whole body; None while it is still arriving."""
-        if not self.complete:
-            return None
-        parts = self.parts
-        if len(parts) != 1:
-            parts[:] = [b"".join(parts)]
-        return parts[0]
 
     def arrived(self) -> None:
         """Pieces of the body were added: wake the handler, or pause if it does not take them."""
@@ -148,7 +130,11 @@ class H1Call(Call):
         """The rest of the body will not come."""
         self.fault = fault
         self.keep = False
-        self.wake()
+        if self.collect:
+            self.reading = True
+            self.line.front.gateway.inflight.abort(self, fault)
+        else:
+            self.wake()
 
     async def _whole(self) -> bytes:
         if not self.complete:
@@ -156,9 +142,20 @@ class H1Call(Call):
             self.line.resume(BODY)
             while not self.complete:
                 await self._more()
-        return self.content or b""
+        return self.gathered()
+
+    def gathered(self) -> bytes:
+        """The whole body, once it is complete."""
+        if self.content is None:
+            parts = self.parts
+            self.content = parts[0] if len(parts) == 1 else b"".join(parts)
+            parts.clear()
+        return self.content
 
     async def _chunks(self) -> AsyncIterator[bytes]:
+        if self.content is not None:
+            yield self.content
+            return
         while True:
             parts, self.parts, self._kept = self.parts, [], 0
             for part in parts:
@@ -272,8 +269,8 @@ class H1Call(Call):
         for name, value in reply.headers:
             if name.lower() not in _OWN:
                 lines.append(f"{name}: {value}\r\n")
-            elif name.lower() == "connection" and value.lower() == "close":
-                self.keep = False
+            elif name.lower() == "connection" and value.lower() == "close" and not self.line.busy:
+                self.keep = False  # else with the reply to the last request that was sent
         if framing:
             lines.append(framing)
         text = "".join(lines)
@@ -285,7 +282,7 @@ class H1Call(Call):
         """The header `connection`, where it is needed."""
         if self.expects and not self.complete:  # the client may send the body or not: nobody knows what follows
             self.keep = False
-        if not self.keep or self.line.front.closing:
+        if not self.keep or (self.line.front.closing and not self.line.busy):
             self.keep = False
             return "connection: close\r\n"
         return "" if self.http_version == "1.1" else "connection: keep-alive\r\n"

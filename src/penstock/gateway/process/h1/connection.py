@@ -100,13 +100,9 @@ class Connection(Flow):
         self.close_down()
         self._parser = self.feed = self._held = None
         for call in (self.current, *self.queue):
-            if call is not None:
-                self._abandon(call)
+            if call is not None and call.begun and not call.answered:
+                self.front.gateway.abandon(call)
         self.queue.clear()
-
-    def _abandon(self, call: H1Call) -> None:
-        if call.task is not None:
-            call.task.cancel()
 
     def eof_received(self) -> bool:
         """The client sends nothing more. What it has sent whole is answered if that takes no time."""
@@ -125,6 +121,11 @@ class Connection(Flow):
         self.unblock()
         if self.current is not None and self.current.answered:
             self.finished(self.current)
+
+    @property
+    def busy(self) -> bool:
+        """True if more requests were sent already."""
+        return bool(self.queue) or self._held is not None
 
     # Reading
 
@@ -180,6 +181,8 @@ class Connection(Flow):
             self._break_body(call)
         elif call.answered and call.size > MOST_DISCARDED:
             self.transport.abort()
+        elif call.collect and not call.answered and not call.reading:
+            self.front.gateway.await_body(call)
         else:
             call.arrived()
 
@@ -217,6 +220,8 @@ class Connection(Flow):
 
     def on_headers_complete(self) -> None:
         """The head is whole: its request is answered now, or after those before it."""
+        if self.deaf:
+            raise refused(400, "a request after the last one")  # is not answered
         parser, headers = self._parser, self.headers
         raw = parser.get_method()
         method = _METHODS.get(raw) or raw.decode("ascii")
@@ -266,16 +271,29 @@ class Connection(Flow):
                 self._end()
             else:
                 self.since = self.front.now
+        elif call.begun and call.collect:
+            call.gathered()
+            self.front.gateway.proceed(call)
         else:
             call.wake()
 
     # Answering
 
     def _start(self, call: H1Call) -> None:
-        if call.refusal is None:
-            call.task = self.front.loop.create_task(call.run())
-        else:
+        if call.refusal is not None:
             self._answer_refusal(call, call.refusal)
+            return
+        gateway = self.front.gateway
+        call.begun = True
+        if not gateway.begin(call):
+            return
+        if not call.collect:
+            gateway.proceed(call)
+        elif call.complete:
+            call.gathered()
+            gateway.proceed(call)
+        elif call.fault is not None:
+            call.fail(call.fault)
 
     def finished(self, call: H1Call) -> None:
         """The reply to the current call was handed to the transport."""

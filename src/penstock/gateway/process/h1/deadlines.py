@@ -29,11 +29,18 @@ def look_after(connection: Connection) -> None:
                 connection.transport.abort()
         elif connection.receiving is not None:
             _check_body(connection, connection.receiving)
+        elif _is_stuck(connection.current):
+            connection.abort()
     elif connection.in_head:
         if now - connection.since > times.header_s:
             connection.refuse(refused(408, f"the head of the request did not arrive within {times.header_s:g} s"))
     elif now - connection.since > (times.keep_alive_s if connection.requests else times.header_s):
         connection.close()
+
+
+def _is_stuck(call: H1Call | None) -> bool:
+    """True if the task of a call has ended without a reply."""
+    return call is not None and call.work is not None and call.work.done() and not call.answered
 
 
 def _check_body(connection: Connection, call: H1Call) -> None:
