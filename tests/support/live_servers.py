@@ -26,7 +26,8 @@ from penstock.gateway.middleware import build_gateway
 from penstock.gateway.native.routes import NATIVE
 from penstock.gateway.process.asgi import AsgiApp, create_app
 from penstock.gateway.process.h1.listener import Listener, listen
-from penstock.gateway.process.server import bound_socket, free_address, granian_server
+from penstock.gateway.process.server import granian_server
+from penstock.gateway.process.sockets import free_address, tcp_socket
 from penstock.gateway.service import Service
 from penstock.registry.admin_key import key_file, read_key
 from penstock.settings import Settings
@@ -95,7 +96,7 @@ class Live:
         self.loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
         self.service = Service(self.settings)
         self.gateway = build_gateway(self.service, listener=self.settings.host, protocols=self._protocols)
-        with bound_socket(self.settings) as sock:
+        with tcp_socket(self.settings.host, self.settings.port, shared=True) as sock:
             self.listener = listen(self.gateway, self.settings, sock)
             await self.service.start(self._refs)
             await self._stop.wait()
