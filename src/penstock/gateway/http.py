@@ -121,7 +121,7 @@ class Call(ABC):
     """Shared by the requests of a server with the very same head; the gateway keeps here what follows from it."""
     content: bytes | None = None
     """The whole body, where the server has read it before the handler asks."""
-    arrived = 0.0
+    body_at = 0.0
     """When the body was complete, by `time.monotonic()`."""
     context: Context | None = None
     """The context of the request, where steps or observers need one of its own."""

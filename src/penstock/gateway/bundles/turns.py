@@ -84,7 +84,7 @@ class Turns:
                 asyncio.get_running_loop().call_soon(self._flush, context=self._context)
             calls = self._groups[group] = []
         calls.append(call)
-        call.arrived = time.monotonic()
+        call.body_at = time.monotonic()
 
     def cancel(self, call: Call) -> None:
         """The client has disconnected."""
@@ -134,11 +134,11 @@ class Turns:
         read = self._reader(runner.task)
         for call in calls:
             request = read(call)
-            if request is None or call.arrived + timeout_s <= begun:
+            if request is None or call.body_at + timeout_s <= begun:
                 self._gateway.start(call)
                 continue
             member = Member(
-                call, request, call.arrived, call.arrived + timeout_s, call.request_id, call.header("x-penstock-key")
+                call, request, call.body_at, call.body_at + timeout_s, call.request_id, call.header("x-penstock-key")
             )
             member.context = call.context
             call.member = member

@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -19,6 +19,7 @@ from penstock.backends.devices import require_hardware
 from penstock.errors import ConfigError, PenstockError
 from penstock.gateway.gateway import Gateway
 from penstock.gateway.middleware import build_gateway
+from penstock.gateway.process.channel import Channel, Place
 from penstock.gateway.process.h1.listener import listen
 from penstock.gateway.process.h1.places import most_connections
 from penstock.gateway.process.rsgi import RsgiApp
@@ -61,23 +62,17 @@ def serve(settings: Settings, refs: Sequence[str] = ()) -> int:
     return supervise(settings, refs, _worker_main)
 
 
-def _worker_main(settings: Settings, refs: tuple[str, ...], directory: Path, reports: Connection) -> None:
+def _worker_main(settings: Settings, refs: tuple[str, ...], place: Place, pipe: Connection) -> None:
     """One server in a child process. Ctrl-C reaches the whole process group, so only the parent's SIGTERM counts."""
-    from penstock.gateway.process.supervisor import ALIVE, READY
-
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the parent passes it on to those that have a use for it
     configure_logging(settings)
-    _exit_with_parent(directory)
-    os.set_blocking(reports.fileno(), False)
-
-    def alive() -> None:
-        with contextlib.suppress(OSError):  # the pipe is full, since the parent stands still, or it has ended
-            reports.send(ALIVE)
-
+    _exit_with_parent(place.directory)
+    channel = Channel(pipe, place)
     try:
-        sys.exit(run(settings, refs, workers=WorkerGroup(directory), on_ready=lambda: reports.send(READY), alive=alive))
+        sys.exit(run(settings, refs, channel))
     except PenstockError as error:
-        reports.send(str(error))
+        channel.failed(str(error))
         sys.exit(1)
 
 
@@ -94,23 +89,17 @@ def _exit_with_parent(directory: Path) -> None:
     threading.Thread(target=watch, name="penstock-orphan", daemon=True).start()
 
 
-def run(
-    settings: Settings,
-    refs: Sequence[str] = (),
-    *,
-    workers: WorkerGroup | None = None,
-    on_ready: Callable[[], None] = lambda: None,
-    alive: Callable[[], None] = lambda: None,
-) -> int:
-    """One server in this process, on an address that was checked before; `workers` is the group it belongs to.
+def run(settings: Settings, refs: Sequence[str] = (), channel: Channel | None = None) -> int:
+    """One server in this process, on an address that was checked before; `channel` leads to its supervisor, if any.
 
-    `alive` is called while the event loop runs. The process must end when this returns.
+    The process must end when this returns.
     """
     import uvloop
 
-    watchdog = Watchdog(settings.hang_timeout_s, settings.drain_timeout_s, alive)
+    on_beat = (lambda: None) if channel is None else channel.alive
+    watchdog = Watchdog(settings.hang_timeout_s, settings.drain_timeout_s, on_beat)
     try:
-        code = uvloop.run(Server(settings, refs, workers, on_ready, watchdog).run())
+        code = uvloop.run(Server(settings, refs, channel, watchdog).run())
     except BaseException:
         watchdog.stop()  # the caller reports the error
         raise
@@ -126,14 +115,13 @@ class Server:
         self,
         settings: Settings,
         refs: Sequence[str],
-        workers: WorkerGroup | None,
-        on_ready: Callable[[], None],
+        channel: Channel | None,
         watchdog: Watchdog,
     ) -> None:
         self._settings = settings
         self._refs = refs
-        self._workers = workers
-        self._on_ready = on_ready
+        self._channel = channel
+        self._workers = None if channel is None else WorkerGroup(channel.place.directory)
         self._stop = asyncio.Event()
         self._watchdog = watchdog
 
@@ -164,7 +152,8 @@ class Server:
 
     async def _load(self, service: Service) -> None:
         await service.start(self._refs)
-        self._on_ready()
+        if self._channel is not None:
+            self._channel.ready()
         log.info("ready", extra={"models": [model.key for model in service.engine.loaded()]})
 
     async def _until_stopped(self, loading: Task, listening: Task, stopped: Task) -> None:
@@ -178,6 +167,8 @@ class Server:
 
     async def _drain(self, gateway: Gateway, loading: Task) -> None:
         log.info("draining", extra={"inflight": len(gateway.inflight)})
+        if self._channel is not None:
+            self._channel.draining()
         gateway.service.begin_drain()
         await asyncio.sleep(self._settings.drain_grace_s)
         in_time = await gateway.drain(self._settings.drain_timeout_s)

@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import socket
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -15,17 +16,17 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from types import FrameType
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from penstock.backends.devices import usable_cores
 from penstock.errors import ConfigError
+from penstock.gateway.process.channel import Place, Report
+from penstock.gateway.process.deaths import MemoryKills, is_stopped, why_it_ended
 from penstock.gateway.process.watchdog import Watchdog
 from penstock.settings import Settings
 
 log = logging.getLogger(__name__)
 
-READY, ALIVE = "ready", "alive"
-"""What a worker reports; anything else is the reason why it could not start."""
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 30.0
 STEADY_AFTER_S = 60.0
@@ -33,18 +34,24 @@ STEADY_AFTER_S = 60.0
 KILL_AFTER_S = 5.0
 """How much longer a worker may take to exit than its drain, or its own watchdog."""
 
-WorkerMain: TypeAlias = Callable[[Settings, tuple[str, ...], Path, Connection], None]
-"""Runs one server in a child process: settings, references, the directory of the group, and a pipe to report on."""
+LATE_AFTER_S = 2.5
+"""A worker whose event loop has not run for this long leaves its waiting connections to the others."""
+STOPPED_FOR_S = 5.0
+"""How long a worker may be stopped by a signal (SIGSTOP) before it is replaced."""
+
+WorkerMain: TypeAlias = Callable[[Settings, tuple[str, ...], Place, Connection], None]
+"""Runs one server in a child process: settings, references, its place, and a pipe to its supervisor."""
 
 
-def supervise(settings: Settings, refs: Sequence[str], main: WorkerMain) -> int:
+def supervise(settings: Settings, refs: Sequence[str], main: WorkerMain, sockets: Sequence[socket.socket] = ()) -> int:
     """Keep `settings.workers` servers running until a signal comes; the exit code.
 
-    Raises ConfigError with the reason of a worker that could not start, if none could.
+    `sockets`: one for each that listens already, or one for all; without, each binds its own. Raises ConfigError with
+    the reason of a worker that could not start, if none could.
     """
     directory = Path(tempfile.mkdtemp(prefix="penstock-"))
     try:
-        return _Supervisor(settings, tuple(refs), directory, main).run()
+        return _Supervisor(settings, tuple(refs), directory, main, tuple(sockets)).run()
     finally:
         shutil.rmtree(directory, ignore_errors=True)
 
@@ -52,28 +59,55 @@ def supervise(settings: Settings, refs: Sequence[str], main: WorkerMain) -> int:
 class _Worker:
     """One child process, and the pipe on which it reports that it is ready, or its error."""
 
-    def __init__(self, process: SpawnProcess, reports: Connection, pause_s: float) -> None:
+    def __init__(self, process: SpawnProcess, pipe: Connection, index: int, pause_s: float) -> None:
         self.process = process
-        self.reports = reports
+        self.pipe = pipe
+        self.index = index
         self.pause_s = pause_s
         self.started = time.monotonic()
         self.seen: float | None = None
         """When its event loop last ran."""
-        self.ready = False
+        self.stopped: float | None = None
+        """Since when a signal has stopped it."""
+        self.state = ""
+        self.was_ready = False
         self.failure: str | None = None
 
     def read_reports(self) -> None:
         """Take in what the child has reported."""
         with contextlib.suppress(EOFError, OSError):
-            while self.reports.poll():
-                message = self.reports.recv()
-                self.ready = self.ready or message == READY
-                self.failure = None if message in (READY, ALIVE) else message
+            while self.pipe.poll():
+                report: Report = self.pipe.recv()
+                self.state = report.state
+                self.was_ready = self.was_ready or report.state == "ready"
+                self.failure = report.failure
                 self.seen = time.monotonic()
 
-    def stands_still(self, limit_s: float) -> bool:
-        """True if its event loop has run before, but not for this long."""
-        return self.seen is not None and time.monotonic() - self.seen > limit_s
+    def why_hanging(self, limit_s: float) -> str | None:
+        """Why it must be replaced: stopped, or an event loop that has run before but not for this long, 0 for ever."""
+        now = time.monotonic()
+        self.stopped = (self.stopped or now) if is_stopped(self.process.pid or 0) else None
+        if self.stopped is not None and now - self.stopped > STOPPED_FOR_S:
+            return f"a signal has stopped it for {now - self.stopped:.0f} s"
+        if limit_s and self.seen is not None and now - self.seen > limit_s:
+            return f"it has answered nothing for {now - self.seen:.0f} s"
+        return None
+
+    def forgive(self, now: float) -> None:
+        """Begin to count anew, after this process itself has stood still."""
+        self.stopped = None
+        if self.seen is not None:
+            self.seen = now
+
+    def serves(self) -> bool:
+        """True while it accepts connections."""
+        late = self.seen is None or time.monotonic() - self.seen > LATE_AFTER_S
+        return self.state == "ready" and not late and self.process.is_alive()
+
+    def tell(self, orphans: list[int]) -> None:
+        """Have it serve these sockets besides its own."""
+        with contextlib.suppress(OSError):
+            self.pipe.send(orphans)
 
     def next_pause_s(self) -> float:
         """How long to wait before its replacement starts."""
@@ -82,68 +116,89 @@ class _Worker:
         return min(2 * self.pause_s, LONGEST_PAUSE_S)
 
 
+class _Due(NamedTuple):
+    """A replacement: when it starts, its number, and the pause that led to it."""
+
+    at: float
+    worker: int
+    pause_s: float
+
+
 class _Supervisor:
-    def __init__(self, settings: Settings, refs: tuple[str, ...], directory: Path, main: WorkerMain) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        refs: tuple[str, ...],
+        directory: Path,
+        main: WorkerMain,
+        sockets: tuple[socket.socket, ...],
+    ) -> None:
         threads = settings.threads or max(1, usable_cores() // settings.workers)
         self._settings = settings.model_copy(update={"threads": threads})
         self._refs = refs
         self._directory = directory
         self._main = main
+        self._sockets = sockets
+        self._orphans: dict[int, list[int]] = {}
+        """By process id, the sockets it was last told to serve besides its own."""
         self._workers: list[_Worker] = []
-        self._due: list[tuple[float, float]] = []
-        """When to start a replacement, and the pause that led to it."""
+        self._due: list[_Due] = []
         self._signals: list[int] = []
         self._hang_s = Watchdog(settings.hang_timeout_s, settings.drain_timeout_s).limit_s
         self._looked = time.monotonic()
         self._failed_starts = 0
         self._was_ready = False
+        self._memory = MemoryKills()
         self._wake_read, self._wake_write = os.pipe()
 
     def run(self) -> int:
         os.set_blocking(self._wake_write, False)
-        for signum in (signal.SIGTERM, signal.SIGINT):
+        for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(signum, self._on_signal)
-        for _ in range(self._settings.workers):
-            self._start(FIRST_PAUSE_S)
         try:
+            for index in range(self._settings.workers):
+                self._start(index, FIRST_PAUSE_S)
             while not self._signals:
                 self._wait(0.5)
                 self._kill_hanging()
                 self._replace_ended()
                 self._start_due()
+                self._hand_over()
             return self._drain()
         finally:
             for worker in self._workers:
                 worker.process.kill()
                 worker.process.join()
 
-    def _start(self, pause_s: float) -> None:
+    def _start(self, index: int, pause_s: float) -> None:
         context = multiprocessing.get_context("spawn")
-        reports, child_end = context.Pipe(duplex=False)
-        process = context.Process(target=self._main, args=(self._settings, self._refs, self._directory, child_end))
+        pipe, child_end = context.Pipe()
+        place = Place(index, self._directory, self._sockets)
+        process = context.Process(target=self._main, args=(self._settings, self._refs, place, child_end))
         process.start()
         child_end.close()
-        self._workers.append(_Worker(process, reports, pause_s))
+        self._workers.append(_Worker(process, pipe, index, pause_s))
 
     def _wait(self, timeout_s: float) -> None:
         """Return when a worker exits or reports, on a signal, or after the time-out."""
-        pipes = [worker.reports for worker in self._workers if not worker.reports.closed]
+        pipes = [worker.pipe for worker in self._workers if not worker.pipe.closed]
         ready = wait([*pipes, *(worker.process.sentinel for worker in self._workers), self._wake_read], timeout_s)
         for worker in self._workers:
             worker.read_reports()
-            self._was_ready = self._was_ready or worker.ready
-            if worker.reports in ready and not worker.process.is_alive():
-                worker.reports.close()
+            self._was_ready = self._was_ready or worker.was_ready
+            if worker.pipe in ready and not worker.process.is_alive():
+                worker.pipe.close()
 
     def _kill_hanging(self) -> None:
-        """Kill the workers whose event loop stands still, unless this process itself stood still in the meantime."""
+        """Kill the workers that stand still, unless this process itself stood still in the meantime."""
         now = time.monotonic()
         paused, self._looked = now - self._looked > KILL_AFTER_S, now
+        limit_s = self._hang_s and self._hang_s + KILL_AFTER_S
         for worker in self._workers:
-            if paused and worker.seen is not None:
-                worker.seen = now
-            elif self._hang_s and worker.stands_still(self._hang_s + KILL_AFTER_S):
-                worker.failure = f"it has answered nothing for {self._hang_s + KILL_AFTER_S:.0f} s"
+            if paused:
+                worker.forgive(now)
+            elif why := worker.why_hanging(limit_s):
+                worker.failure = f"{why}; it was killed"
                 worker.process.kill()
                 worker.process.join()
 
@@ -151,26 +206,39 @@ class _Supervisor:
         """Plan a replacement for every worker that has exited. Raises ConfigError if none could ever start."""
         for worker in [worker for worker in self._workers if not worker.process.is_alive()]:
             self._workers.remove(worker)
+            worker.pipe.close()
             exitcode = worker.process.exitcode
-            self._failed_starts += not worker.ready
+            self._failed_starts += not worker.was_ready
             if not self._was_ready and self._failed_starts >= self._settings.workers:
                 raise ConfigError(worker.failure or f"no worker could start; the last exit code was {exitcode}")
             pause_s = worker.next_pause_s()
             log.error(
                 "a worker exited and will be replaced: %s",
-                worker.failure or f"exit code {exitcode}",
+                worker.failure or why_it_ended(exitcode, self._memory.new()),
                 extra={"pid": worker.process.pid, "exitcode": exitcode, "pause_s": pause_s},
             )
-            self._due.append((time.monotonic() + pause_s, pause_s))
+            self._due.append(_Due(time.monotonic() + pause_s, worker.index, pause_s))
 
     def _start_due(self) -> None:
         now = time.monotonic()
-        for at, pause_s in [due for due in self._due if due[0] <= now]:
-            self._due.remove((at, pause_s))
-            self._start(pause_s)
+        for due in [due for due in self._due if due.at <= now]:
+            self._due.remove(due)
+            self._start(due.worker, due.pause_s)
+
+    def _hand_over(self) -> None:
+        """Have the workers that serve take the connections of those that do not: late, ended, or still loading."""
+        serving = [worker for worker in self._workers if worker.serves()]
+        orphans = sorted(set(range(len(self._sockets))) - {worker.index for worker in serving})
+        for worker in serving if len(self._sockets) > 1 else ():
+            pid = worker.process.pid or 0
+            if self._orphans.get(pid, []) != orphans:
+                worker.tell(orphans)
+                self._orphans[pid] = orphans
 
     def _drain(self) -> int:
         """Signal the workers to exit, wait for them, and leave those that do not to be killed, at once on a signal."""
+        for bound in self._sockets:
+            bound.close()
         for worker in self._workers:
             worker.process.terminate()
         until = time.monotonic() + self._settings.drain_timeout_s + KILL_AFTER_S
@@ -182,6 +250,12 @@ class _Supervisor:
         return 0 if all(worker.process.exitcode in (0, -signal.SIGTERM) for worker in self._workers) else 1
 
     def _on_signal(self, signum: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        if signum == signal.SIGHUP:
+            for worker in self._workers:
+                if worker.was_ready and worker.process.pid:  # one that is starting reads everything anew
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(worker.process.pid, signum)
+            return
         self._signals.append(signum)
         with contextlib.suppress(BlockingIOError):
             os.write(self._wake_write, b"!")
