@@ -45,7 +45,9 @@ class Live:
         refs: tuple[str, ...] = REFS,
         protocols: tuple[Protocol, ...] = (NATIVE,),
     ) -> None:
-        """`kind`: `h1` (the built-in server), `rsgi` (Granian), `asgi` (Uvicorn with FastAPI) or `plain-asgi` (Uvicorn without)."""
+        """`kind`: `h1` (the built-in server), `rsgi` (Granian), `asgi` (Uvicorn with FastAPI) or `plain-asgi`
+        (Uvicorn without).
+        """
         self.kind = kind
         self._protocols = protocols
         _, port = free_address("127.0.0.1", 0)

@@ -107,7 +107,7 @@ class H1Call(Call):
 
     # The body
 
-    def arrived(self) -> None:
+    def took(self) -> None:
         """Pieces of the body were added: wake the handler, or pause if it does not take them."""
         parts = self.parts
         if self.answered:

@@ -81,6 +81,8 @@ class Connection(Flow):
         """Bytes of an unfinished head, or of a body's framing since its last progress."""
         self.ended = False
         """True when the client has ended its side."""
+        self.feed: Any = None
+        self._parser: Any = None
         self._held: bytes | None = None
         self._url = b""
 
@@ -184,7 +186,7 @@ class Connection(Flow):
         elif call.collect and not call.answered and not call.reading:
             self.front.gateway.await_body(call)
         else:
-            call.arrived()
+            call.took()
 
     # What the parser found
 

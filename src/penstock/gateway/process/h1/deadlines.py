@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import struct
 import termios
@@ -77,8 +78,6 @@ def _unsent(connection: Connection) -> int:
     transport = connection.transport
     waiting = int(transport.get_write_buffer_size())
     sock = transport.get_extra_info("socket")
-    try:
+    with contextlib.suppress(AttributeError, OSError):  # closed meanwhile
         waiting += struct.unpack("i", fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, b"\0\0\0\0"))[0]
-    except (AttributeError, OSError):  # closed meanwhile
-        pass
     return waiting

@@ -138,8 +138,9 @@ class Listener:
         connections: Any = self.places.connections
         for connection in list(connections):
             if connection.current is None and connection.receiving is None and not connection.in_head:
-                connection.close() if connection.transport is not None else connection.abort()
-        while connections and self._loop.time() < until:
+                end = connection.abort if connection.transport is None else connection.close
+                end()
+        while connections and self._loop.time() < until:  # noqa: ASYNC110  only at the end
             await asyncio.sleep(0.01)
         for connection in list(connections):
             connection.abort()

@@ -83,8 +83,12 @@ class Places:
         now = next((connection.front.loop.time() for connection in connections), 0.0)
         if now < self._fruitless_until:
             return False
-        ranked = ((rank_of(connection), connection) for connection in connections)
-        found = sorted((pair for pair in ranked if pair[0] is not None), key=lambda pair: pair[0], reverse=True)
+        found: list[tuple[tuple[int, float], Connection]] = []
+        for connection in connections:
+            rank = rank_of(connection)
+            if rank is not None:
+                found.append((rank, connection))
+        found.sort(key=lambda pair: pair[0], reverse=True)
         self._candidates = found[-CANDIDATES:]
         if not found:
             self._fruitless_until = now + 0.1  # every request is in progress: do not look again at once
