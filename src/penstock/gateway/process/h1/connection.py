@@ -26,6 +26,7 @@ from penstock.gateway.process.h1.heads import (
     refused,
     target_of,
 )
+from penstock.gateway.process.h1.known_heads import END, KnownHead
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +51,7 @@ class Connection(Flow):
 
     __slots__ = (
         "_held",
+        "_last",
         "_parser",
         "_url",
         "current",
@@ -84,6 +86,7 @@ class Connection(Flow):
         self.feed: Any = None
         self._parser: Any = None
         self._held: bytes | None = None
+        self._last: H1Call | None = None
         self._url = b""
 
     # The transport
@@ -136,11 +139,21 @@ class Connection(Flow):
         if self.deaf:
             self.discard(data)
             return
+        # Nothing is being parsed or answered: this is the beginning of a request, and mostly all of it
+        fresh = self.current is None and self.receiving is None and not self.in_head
+        if fresh:
+            size = data.find(END) + 4
+            known = self.front.heads.find(data[:size])
+            if known is not None and len(data) == size + known.length and self.requests < MAX_REQUESTS - 1:
+                self._take_known(known, data[size:])
+                return
         if len(data) > SLICE:
             self._take(memoryview(data))
             return
         try:
             self.feed(data)
+            if fresh and self.requests:
+                self._remember(data)
         except httptools.HttpParserUpgrade as upgrade:
             self._renew()
             self._take(memoryview(data)[upgrade.args[0] :])
@@ -148,6 +161,25 @@ class Connection(Flow):
             self._misread(error)
         if self.in_head or self.receiving is not None:
             self._check_progress(len(data))
+
+    def _take_known(self, known: KnownHead, body: bytes) -> None:
+        """Answer a whole request whose head was parsed before."""
+        self.requests += 1
+        self.since = self.front.now
+        call = self.current = H1Call(self, known.method, known.target, known.headers)
+        call.routing = known.routing
+        call.content = body
+        call.size = len(body)
+        call.begun = call.complete = True
+        gateway = self.front.gateway
+        if gateway.begin(call):
+            gateway.proceed(call)
+
+    def _remember(self, data: bytes) -> None:
+        """Keep the head of a request that came alone and whole, for those with the same head."""
+        call, self._last = self._last, None
+        if call is not None and call.complete and call.keep and call.http_version == "1.1" and not self.queue:
+            self.front.heads.add(data, call.method, (call.path, call.query, call.authority), self.headers, call.lists)
 
     def _take(self, data: memoryview) -> None:
         """Parse slice by slice; what follows too many requests is kept for later."""
@@ -247,7 +279,7 @@ class Connection(Flow):
             call.keep = False
         self.in_head = False
         self.fed = 0
-        self.receiving = call
+        self.receiving = self._last = call
         if self.current is None:
             self.current = call
             self._start(call)

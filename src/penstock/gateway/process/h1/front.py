@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from email.utils import formatdate
 
 from penstock.gateway.gateway import Gateway
+from penstock.gateway.process.h1.known_heads import KnownHeads
 from penstock.settings import Settings
 
 TICK_S = 1.0
@@ -35,6 +36,7 @@ class Front:
         self.limits = gateway.limits
         self.loop = asyncio.get_running_loop()
         self.times = Times(settings.header_timeout_s, settings.body_timeout_s, settings.keep_alive_s)
+        self.heads = KnownHeads()
         self.now = 0.0
         """Seconds that the event loop has run; moves once a second."""
         self.closing = False
