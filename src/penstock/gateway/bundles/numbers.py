@@ -35,7 +35,8 @@ class NumberReader:
             # a list of the keys, which shows one that is given twice
             if type(document) is not simdjson.Object or list(document) != self._keys:
                 return None
-            return np.frombuffer(document[self._field].as_buffer(of_type="d"))
+            numbers = np.frombuffer(document[self._field].as_buffer(of_type="d"))
+            return numbers if numbers.size else None
         except _UNSURE:
             return None
         finally:

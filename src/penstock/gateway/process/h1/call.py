@@ -130,7 +130,7 @@ class H1Call(Call):
         """The rest of the body will not come."""
         self.fault = fault
         self.keep = False
-        if self.collect:
+        if self.collect is not None:
             self.reading = True
             self.line.front.gateway.inflight.abort(self, fault)
         else:

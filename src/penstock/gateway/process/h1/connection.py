@@ -215,7 +215,7 @@ class Connection(Flow):
             self._break_body(call)
         elif call.answered and call.size > MOST_DISCARDED:
             self.transport.abort()
-        elif call.collect and not call.answered and not call.reading:
+        elif call.collect is not None and not call.answered and not call.reading:
             self.front.gateway.await_body(call)
         else:
             call.took()
@@ -305,7 +305,7 @@ class Connection(Flow):
                 self._end()
             else:
                 self.since = self.front.now
-        elif call.begun and call.collect:
+        elif call.begun and call.collect is not None:
             call.gathered()
             self.front.gateway.proceed(call)
         else:
@@ -321,7 +321,7 @@ class Connection(Flow):
         call.begun = True
         if not gateway.begin(call):
             return
-        if not call.collect:
+        if call.collect is None:
             gateway.proceed(call)
         elif call.complete:
             call.gathered()
