@@ -216,7 +216,7 @@ def _each(plan: Plan, service: Service) -> Result:
     with server(service) as running:
         wrk(running.url + service.path, body(plan.folder, service.body), connections=64, seconds=1)
         for number in CONNECTIONS:
-            seconds = plan.seconds * (2 if number >= 10_000 else 1)
+            seconds = max(6.0, 2 * plan.seconds) if number >= 10_000 else plan.seconds
             run = closed_on(running, service, plan.folder, number, seconds)
             found |= {f"{key}@{number}": run[key] for key in ("rps", "cpu_us", "p50_ms", "p99_ms", "failed")}
         return {**found, "rss_mb": running.rss_mb()}

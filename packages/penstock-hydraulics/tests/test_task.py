@@ -421,7 +421,53 @@ def test_a_wearing_simulated_machine_gets_decreasing_health(task):
         request = PredictionRequest(
             equipment_id="a", sensor_data=data, sampling_rate_hz=dict(window.rates_hz), topology="zema_rig"
         )
-        prepared, _ = task._prepare(request)
+        task.preprocess(request)
+        prepared = request._prepared
         scores.append(prepared.plan.anomalies.rule_set.evaluate(prepared.figures)[0]["contamination"])
     assert scores == sorted(scores)
     assert scores[-1] >= 0.5
+
+
+@given(st.integers(2, 6), st.sampled_from(["rig", "fast", "short", "slow"]), st.integers(0, 1000))
+@settings(max_examples=30, deadline=None)
+def test_requests_prepared_together_get_the_inputs_and_findings_of_each_alone(count, form, seed):
+    task = HydraulicDiagnostics(task_config(), SIGNATURE)
+    random = np.random.default_rng(seed)
+    seconds = {"short": 40, "slow": 60}.get(form, 60)
+    rate = {"fast": 10.0, "slow": 0.5}.get(form, 1.0)
+    names = RIG.expected_sensors if form != "rig" else RIG.expected_sensors[:-2]
+
+    def request(number):
+        values = {name: (20 + random.normal(0, 1, int(seconds * rate))).tolist() for name in names}
+        if number % 3 == 1:
+            values["pressure_pump_main"] = [-0.05, *values["pressure_pump_main"][1:]]
+        if number % 3 == 2:
+            values["temperature_tank"] = [40.0] * len(values["temperature_tank"])
+        fields = {"equipment_id": f"m-{number}", "sensor_data": values, "topology": "zema_rig"}
+        return PredictionRequest(**fields, sampling_rate_hz=rate)
+
+    requests = [request(number) for number in range(count)]
+    together = task.preprocess_all(requests)
+    found = [each._prepared for each in requests]
+    for number, each in enumerate(requests):
+        alone = task.preprocess(each)
+        assert {name: value.shape for name, value in alone.items()} == {
+            name: (1, *value.shape[1:]) for name, value in together.items()
+        }
+        assert all(np.array_equal(value, together[name][number : number + 1]) for name, value in alone.items())
+        assert each._prepared[2:] == found[number][2:]
+
+
+def test_requests_for_machines_with_different_sensors_are_not_prepared_together(task):
+    both = [
+        PredictionRequest(equipment_id="a", sensor_data=readings(RIG), topology="zema_rig"),
+        PredictionRequest(equipment_id="b", sensor_data={"pressure_pump_main": [1.0] * 60}, topology="zema_rig"),
+    ]
+    assert task.preprocess_all(both) is None
+
+
+def test_of_requests_prepared_together_a_bad_one_raises_its_own_error(task):
+    good, bad = (PredictionRequest(equipment_id="a", sensor_data=readings(RIG), topology="zema_rig") for _ in range(2))
+    bad.sensor_data["pressure_pump_main"] = [-5.0] * len(bad.sensor_data["pressure_pump_main"])
+    with pytest.raises(InvalidInput, match="negative pressure"):
+        task.preprocess_all([good, bad])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
 
@@ -18,7 +18,7 @@ from penstock_hydraulics.diagnosis.advisories import machine_advisories, sensor_
 from penstock_hydraulics.diagnosis.anomalies import Findings, anomaly_detector
 from penstock_hydraulics.diagnosis.health import ComponentAssessor, cap_health, machine_health, status_of
 from penstock_hydraulics.diagnosis.model_requirements import HydraulicConfig, check_finite, check_signature
-from penstock_hydraulics.diagnosis.out_of_distribution import out_of_distribution_advisory
+from penstock_hydraulics.diagnosis.out_of_distribution import out_of_distribution_advisory, unusual_windows
 from penstock_hydraulics.diagnosis.request_plans import RequestPlan, RequestPlanCache
 from penstock_hydraulics.diagnosis.rules import NOMINAL, Expectations, Figures, make_rule_set
 from penstock_hydraulics.diagnosis.schemas import (
@@ -39,10 +39,11 @@ from penstock_hydraulics.signals.features import (
     Float,
     Layout,
     Scales,
-    encode,
+    encode_all,
+    repeated,
     statistics_of,
 )
-from penstock_hydraulics.signals.windows import WindowPlan, complete, fill_window, plan_window
+from penstock_hydraulics.signals.windows import complete, fill_windows, plan_window
 
 if TYPE_CHECKING:
     from penstock_hydraulics.fleet.fleet import Equipment, Fleet
@@ -128,15 +129,22 @@ class HydraulicDiagnostics(Task):
 
     def preprocess(self, request: Any) -> dict[str, NDArray[Any]]:
         """The model's inputs, each with a leading axis of 1. Raises InvalidInput that names the sensor or component."""
-        prepared, arrays = self._prepare(request)
-        request._prepared = prepared
-        return arrays
+        return self._prepare([request], [self._plan(request)])
+
+    def preprocess_all(self, requests: Sequence[Any]) -> dict[str, NDArray[Any]] | None:
+        """The inputs of requests whose machines have the same circuit and sensors; None if they do not."""
+        plans = [self._plan(request) for request in requests]
+        first = plans[0]
+        if any(plan is not first and plan.window_key != first.window_key for plan in plans):
+            return None
+        return self._prepare(requests, plans)
 
     def postprocess(self, outputs: Mapping[str, NDArray[Any]], request: Any) -> PredictionResponse:
         """The diagnosis from this request's rows. Raises OutOfRange if an output of the model is not finite."""
         prepared, request._prepared = request._prepared, None  # requests may be stored, compared and copied
         if prepared is None or prepared.task is not self:  # one request used with two models at once
-            prepared, _ = self._prepare(request)
+            self.preprocess(request)
+            prepared, request._prepared = request._prepared, None
         plan, warnings = prepared.plan, [*prepared.plan.warnings, *prepared.warnings]
         check_finite(outputs)
         findings = plan.anomalies(outputs["anomalies"][0].tolist(), prepared.figures)
@@ -174,43 +182,52 @@ class HydraulicDiagnostics(Task):
 
     # Before the model runs
 
-    def _prepare(self, request: PredictionRequest) -> tuple[Prepared, dict[str, NDArray[Any]]]:
+    def _plan(self, request: PredictionRequest) -> RequestPlan:
         data, rates = request.sensor_data, request.sampling_rate_hz
         fleet = self.fleet
         equipment = fleet.equipment(request.equipment_id) if fleet is not None else None
         topology, assumed = self._topology(request.topology, equipment)
         rates_key: Hashable = rates if isinstance(rates, float) else tuple(rates.items())
         known = None if equipment is None else request.equipment_id
-        key = (topology.fingerprint, assumed, known, rates_key, tuple(data), tuple(map(len, data.values())))
-        plan = self._plans.find(
-            key,
+        window_key = (topology.fingerprint, rates_key, tuple(data), tuple(map(len, data.values())))
+        return self._plans.find(
+            (assumed, known, window_key),
             equipment,
-            lambda: self._plan_request(topology, assumed, equipment, plan_window(data, rates, topology, self.features)),
+            lambda: self._plan_request(topology, assumed, equipment, request, window_key),
         )
-        window, warnings, low, high = fill_window(data, plan.window_plan, STEPS)
-        for limit in plan.anomalies.rule_set.limits:
-            if (violation := limit.violation(float(low[limit.row]), float(high[limit.row]))) is not None:
-                warnings.append(violation)
-        figures, arrays = self._encode_window(window, plan)
-        if plan.usual is not None and plan.layout is not None and plan.window_plan.steps == STEPS:
-            unusual = out_of_distribution_advisory(arrays["statistics"], plan.layout, plan.topology)
-            if unusual is not None:
-                warnings.append(unusual)
-        return Prepared(self, plan, figures, warnings), arrays
 
-    def _encode_window(self, window: Float, plan: RequestPlan) -> tuple[Figures, dict[str, NDArray[Any]]]:
-        """Inputs of rules and model; for a whole cycle with all rows they share the statistics."""
-        layout, steps = plan.layout, plan.window_plan.steps
-        if layout is not None and steps == STEPS and len(plan.shown) == len(window):
-            statistics = statistics_of(window)
-            return Figures.of_statistics(statistics), encode(window, layout, statistics)
-        figures = Figures.of(window[:, :steps])
+    def _prepare(self, requests: Sequence[PredictionRequest], plans: Sequence[RequestPlan]) -> dict[str, NDArray[Any]]:
+        """The inputs for requests of one `window_key`; what `postprocess` needs is left in them."""
+        first = plans[0]
+        filled = fill_windows([request.sensor_data for request in requests], first.window_plan, STEPS)
+        figures, arrays = self._encode_windows(filled.windows, first)
+        unusual = first.usual is not None and first.window_plan.steps == STEPS
+        far = unusual_windows(arrays["statistics"], len(first.shown)) if unusual else ()
+        for each, (request, plan, warnings) in enumerate(zip(requests, plans, filled.warnings, strict=True)):
+            for limit in plan.anomalies.rule_set.limits:
+                row = limit.row
+                violation = limit.violation(float(filled.low[each, row]), float(filled.high[each, row]))
+                if violation is not None:
+                    warnings.append(violation)
+            if each in far and plan.layout is not None:
+                advisory = out_of_distribution_advisory(arrays["statistics"][each], plan.layout, plan.topology)
+                warnings += [] if advisory is None else [advisory]
+            request._prepared = Prepared(self, plan, figures[each], warnings)
+        return arrays
+
+    def _encode_windows(self, windows: Float, plan: RequestPlan) -> tuple[list[Figures], dict[str, NDArray[Any]]]:
+        """Inputs of rules and model; for whole cycles with all rows they share the statistics."""
+        layout, steps, count = plan.layout, plan.window_plan.steps, len(windows)
+        if layout is not None and steps == STEPS and len(plan.shown) == windows.shape[1]:
+            statistics = statistics_of(windows)
+            return Figures.of_statistics(statistics), repeated(encode_all(windows, layout, statistics), count)
+        figures = [Figures.of(window[:, :steps]) for window in windows]
         if layout is None:
-            return figures, self._empty
-        if len(plan.shown) < len(window):
-            window = window[plan.shown]
-        complete(window, steps, plan.usual)
-        return figures, encode(window, layout)
+            return figures, repeated(self._empty, count)
+        if len(plan.shown) < windows.shape[1]:
+            windows = windows[:, plan.shown]
+        complete(windows, steps, plan.usual)
+        return figures, repeated(encode_all(windows, layout), count)
 
     def _topology(self, given: Any, equipment: Equipment | None) -> tuple[Topology, bool]:
         """The machine's circuit, and whether it is only assumed. Raises InvalidInput."""
@@ -243,9 +260,15 @@ class HydraulicDiagnostics(Task):
         return found
 
     def _plan_request(
-        self, topology: Topology, assumed: bool, equipment: Equipment | None, window: WindowPlan
+        self,
+        topology: Topology,
+        assumed: bool,
+        equipment: Equipment | None,
+        request: PredictionRequest,
+        window_key: Hashable,
     ) -> RequestPlan:
         settings, config = self.settings, self.features
+        window = plan_window(request.sensor_data, request.sampling_rate_hz, topology, config)
         coverage = coverage_of(topology, [name for name in window.sensors if name not in window.slow])
         shown = [row for row in range(len(window.rows)) if not {*window.sensors[row : row + 1]} & {*window.slow}]
         long_enough = window.seconds >= config.min_window_s
@@ -258,6 +281,7 @@ class HydraulicDiagnostics(Task):
         detector = anomaly_detector(topology, coverage, rule_set, settings.thresholds, model=model, labelled=labelled)
         layout = Layout.make(topology, [window.rows[row] for row in shown], self.scales) if model else None
         return RequestPlan(
+            window_key=window_key,
             topology=topology,
             window_plan=window,
             layout=layout,
@@ -379,7 +403,7 @@ def _interval(interval: tuple[float, float] | None) -> tuple[float, float] | Non
 def _empty_machine(scales: Scales) -> dict[str, NDArray[Any]]:
     """Model inputs of a machine with one component and no sensors."""
     layout = Layout.make(Topology("none", (Component("none", "other"),), ()), ((0, "pressure"),), scales)
-    arrays = encode(np.zeros((1, STEPS), np.float32), layout)
+    arrays = encode_all(np.zeros((1, 1, STEPS), np.float32), layout)
     return arrays | {name: np.zeros_like(arrays[name]) for name in ("signals", "statistics", "present")}
 
 

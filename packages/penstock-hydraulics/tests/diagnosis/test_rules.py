@@ -8,7 +8,7 @@ import pytest
 from penstock_hydraulics.diagnosis.rules import NOMINAL, Expectations, Figures, Ramp, make_rule_set
 from penstock_hydraulics.machine.templates import TEMPLATES
 from penstock_hydraulics.signals.features import FeatureConfig, statistics_of
-from penstock_hydraulics.signals.windows import fill_window, plan_window
+from penstock_hydraulics.signals.windows import fill_windows, plan_window
 from penstock_hydraulics.simulator import simulate
 
 RIG, STANDARD = TEMPLATES["zema_rig"], TEMPLATES["standard_pump_system"]
@@ -17,7 +17,7 @@ RATED = Expectations(NOMINAL["zema_rig"])
 
 def scores_of(topology, data, rates, expectations, whole=True):
     plan = plan_window(data, rates, topology, FeatureConfig())
-    window = fill_window(data, plan, 60).window
+    window = fill_windows([data], plan, 60).windows[0]
     rule_set = make_rule_set(topology, plan.sensors, expectations, whole=whole)
     return rule_set.evaluate(Figures.of(window[:, : plan.steps]))
 
@@ -39,7 +39,7 @@ def test_a_ramp_is_piecewise_linear():
 
 def test_figures_from_statistics_equal_figures_from_the_window():
     window = np.random.default_rng(2).normal(100, 20, (6, 60)).astype(np.float32)
-    own, from_statistics = Figures.of(window), Figures.of_statistics(statistics_of(window))
+    own, (from_statistics,) = Figures.of(window), Figures.of_statistics(statistics_of(window[None]))
     assert from_statistics.mean == pytest.approx(own.mean, rel=1e-5)
     assert (from_statistics.low, from_statistics.high) == (own.low, own.high)
 
@@ -117,9 +117,9 @@ def test_an_exceeded_limit_is_reported_with_the_reading():
     limits = {"pressure_pump_main": (None, 200.0), "flow_circ_pump": (5.0, None)}
     data = steady(pressure_pump_main=210.0, flow_circ_pump=4.0)
     plan = plan_window(data, 1.0, RIG, FeatureConfig())
-    filled = fill_window(data, plan, 60)
+    filled = fill_windows([data], plan, 60)
     rule_set = make_rule_set(RIG, plan.sensors, Expectations(limits=limits))
-    violations = [limit.violation(filled.low[limit.row], filled.high[limit.row]) for limit in rule_set.limits]
+    violations = [limit.violation(filled.low[0, limit.row], filled.high[0, limit.row]) for limit in rule_set.limits]
     assert sorted(violations) == [
         "flow_circ_pump fell to 4 l/min, its limit is 5",
         "pressure_pump_main reached 210 bar, its limit is 200",

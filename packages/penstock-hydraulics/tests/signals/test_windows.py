@@ -9,7 +9,7 @@ from penstock.errors import InvalidInput
 from penstock_hydraulics.machine.templates import TEMPLATES
 from penstock_hydraulics.machine.topology import Component, Topology
 from penstock_hydraulics.signals.features import STEPS, FeatureConfig
-from penstock_hydraulics.signals.windows import complete, fill_window, plan_window
+from penstock_hydraulics.signals.windows import complete, fill_windows, plan_window
 
 RIG = TEMPLATES["zema_rig"]
 CONFIG = FeatureConfig()
@@ -17,8 +17,8 @@ CONFIG = FeatureConfig()
 
 def window_of(data, rates=1.0, topology=RIG):
     plan = plan_window(data, rates, topology, CONFIG)
-    filled = fill_window(data, plan, STEPS)
-    return plan, filled.window, filled.warnings
+    filled = fill_windows([data], plan, STEPS)
+    return plan, filled.windows[0], filled.warnings[0]
 
 
 def row(plan, window, name, channel=None):

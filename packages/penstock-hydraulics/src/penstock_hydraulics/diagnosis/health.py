@@ -83,7 +83,7 @@ class ComponentAssessor:
 
 
 def _within(value: float) -> float:
-    return round(min(1.0, max(0.0, value)), 6)
+    return round(value, 6) if 0.0 <= value <= 1.0 else min(1.0, max(0.0, value))
 
 
 def machine_health(judged: Sequence[ComponentAnswer], default: float) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Final
 
 import numpy as np
@@ -21,17 +22,23 @@ and 1 of the 18 rows, no recorded cycle has more than 0.06, 0.08, 0.10, 0.17, 0.
 _MAX_NAMED: Final = 3
 
 
+@cache
 def usual_far_share(rows: int) -> float:
     """Maximum share of far statistics in a usual window with this many rows."""
     return float(MAX_FAR_SHARE * max(1.0, _ALL_ROWS / rows) ** _SCATTER_EXPONENT)
 
 
+def unusual_windows(statistics: Float, rows: int) -> list[int]:
+    """Which of several whole cycles are out of distribution; `statistics` is the model's input, of `rows` rows each."""
+    counts = np.count_nonzero((np.abs(statistics) >= FAR).reshape(len(statistics), -1), axis=1)
+    return [each for each, count in enumerate(counts.tolist()) if count / (rows * STATISTICS) > usual_far_share(rows)]
+
+
 def out_of_distribution_advisory(statistics: Float, layout: Layout, topology: Topology) -> str | None:
-    """A warning for a whole cycle that is out of distribution; `statistics` is the model's input of that name."""
-    far = np.abs(statistics) >= FAR
-    count, rows = int(np.count_nonzero(far)), len(layout.rows)
+    """A warning for a whole cycle that is out of distribution; `statistics` are its own in the input of that name."""
+    far, rows = np.abs(statistics) >= FAR, len(layout.rows)
     usual = usual_far_share(rows)
-    share = count / (rows * STATISTICS)
+    share = int(np.count_nonzero(far)) / (rows * STATISTICS)
     if share <= usual:
         return None
     own = far.reshape(-1, STATISTICS)[layout.slots].mean(axis=1)

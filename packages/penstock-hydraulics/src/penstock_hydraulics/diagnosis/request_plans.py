@@ -23,6 +23,8 @@ MAX_PLANS: Final = 2048
 class RequestPlan:
     """Everything that depends on the topology, the sensors, their lengths and rates, and the registered machine."""
 
+    window_key: Hashable
+    """Equal for plans with equal windows and layouts: they may differ in the registered machine."""
     topology: Topology
     window_plan: WindowPlan
     layout: Layout | None

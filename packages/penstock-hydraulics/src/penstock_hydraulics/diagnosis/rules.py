@@ -105,10 +105,11 @@ class Figures:
         return cls(mean.tolist(), low.tolist(), high.tolist())
 
     @classmethod
-    def of_statistics(cls, statistics: NDArray[np.float32]) -> Figures:
-        """The same for whole windows, from `features.statistics_of` [rows, STATISTICS]."""
-        mean = np.add.reduce(statistics[:, :SEGMENTS], axis=1) / np.float32(SEGMENTS)
-        return cls(mean.tolist(), statistics[:, LOWEST].tolist(), statistics[:, HIGHEST].tolist())
+    def of_statistics(cls, statistics: NDArray[np.float32]) -> list[Figures]:
+        """The same of whole windows, from `features.statistics_of` [windows, rows, STATISTICS]."""
+        means = np.add.reduce(statistics[..., :SEGMENTS], axis=-1) / np.float32(SEGMENTS)
+        lows, highs = statistics[..., LOWEST].tolist(), statistics[..., HIGHEST].tolist()
+        return [cls(*each) for each in zip(means.tolist(), lows, highs, strict=True)]
 
 
 Score: TypeAlias = Callable[[Figures], float]

@@ -243,51 +243,54 @@ def padded(components: int) -> int:
 
 
 def statistics_of(readings: Float) -> Float:
-    """[rows, STATISTICS] of readings [rows, STEPS].
+    """[…, rows, STATISTICS] of readings […, rows, STEPS].
 
     Mean and deviation of each of 12 segments of 5 s; then, over the whole window, the largest rise and fall between
     consecutive seconds, the deviation, the highest and the lowest value.
     """
     # Few calls on large arrays: for one window the call overhead exceeds the arithmetic. Squares need float64.
-    rows = len(readings)
-    powers = np.empty((2, rows, STEPS))
+    # Each window is a matrix product of its own, so that its figures do not depend on those computed with it.
+    shape = readings.shape
+    powers = np.empty((2, *shape))
     powers[0] = readings
     np.multiply(powers[0], powers[0], out=powers[1])
     means, squares = powers @ _MEANS
     squares -= means * means
     deviations = np.sqrt(np.maximum(squares, 0.0, out=squares), out=squares)
-    moves = np.empty((2, rows, STEPS), np.float32)
-    moves[0] = readings
-    np.subtract(readings[:, 1:], readings[:, :-1], out=moves[1, :, 1:])
-    moves[1, :, 0] = moves[1, :, 1]
-    highest, lowest = np.maximum.reduce(moves, axis=2), np.minimum.reduce(moves, axis=2)
-    found = np.empty((rows, STATISTICS), np.float32)
-    found[:, :SEGMENTS] = means[:, :SEGMENTS]
-    found[:, SEGMENTS : 2 * SEGMENTS] = deviations[:, :SEGMENTS]
-    found[:, -5], found[:, -4] = highest[1], lowest[1]
-    found[:, -3] = deviations[:, -1]
-    found[:, HIGHEST], found[:, LOWEST] = highest[0], lowest[0]
+    moves = np.subtract(readings[..., 1:], readings[..., :-1], dtype=np.float32)
+    found = np.empty((*shape[:-1], STATISTICS), np.float32)
+    found[..., :SEGMENTS] = means[..., :SEGMENTS]
+    found[..., SEGMENTS : 2 * SEGMENTS] = deviations[..., :SEGMENTS]
+    np.maximum.reduce(moves, axis=-1, out=found[..., -5])
+    np.minimum.reduce(moves, axis=-1, out=found[..., -4])
+    found[..., -3] = deviations[..., -1]
+    np.maximum.reduce(readings, axis=-1, out=found[..., HIGHEST])
+    np.minimum.reduce(readings, axis=-1, out=found[..., LOWEST])
     return found
 
 
-def encode(readings: Float, layout: Layout, statistics: Float | None = None) -> dict[str, NDArray[Any]]:
+def encode(readings: Float, layout: Layout) -> dict[str, NDArray[Any]]:
     """The model's inputs for one window `readings` [rows, STEPS], finite, in the units of `topology.QUANTITIES`.
 
-    Each has a leading axis of 1. Arrays that depend only on the layout are shared and read-only. `statistics` are
-    precomputed statistics of the readings.
+    Each has a leading axis of 1. Arrays that depend only on the layout are shared and read-only.
     """
-    found = statistics_of(readings) if statistics is None else statistics
-    return _inputs(readings[None], found[None], layout)
+    return encode_all(readings[None], layout)
 
 
-def encode_all(readings: Float, layout: Layout) -> dict[str, NDArray[Any]]:
+def encode_all(readings: Float, layout: Layout, statistics: Float | None = None) -> dict[str, NDArray[Any]]:
     """The inputs of many windows of one layout, `readings` [windows, rows, STEPS].
 
-    `present`, `adjacency` and `kinds` are the same for all windows: their leading axis is 1.
+    `present`, `adjacency` and `kinds` are the same for all windows: their leading axis is 1. `statistics` are
+    precomputed statistics of the readings.
     """
-    count, rows = readings.shape[:2]
-    found = statistics_of(readings.reshape(count * rows, STEPS)).reshape(count, rows, STATISTICS)
-    return _inputs(readings, found, layout)
+    return _inputs(readings, statistics_of(readings) if statistics is None else statistics, layout)
+
+
+def repeated(arrays: dict[str, NDArray[Any]], count: int) -> dict[str, NDArray[Any]]:
+    """The arrays with a leading axis of `count`, where it is 1."""
+    if count == 1:
+        return arrays
+    return {name: np.repeat(value, count, axis=0) if len(value) == 1 else value for name, value in arrays.items()}
 
 
 def _inputs(readings: Float, found: Float, layout: Layout) -> dict[str, NDArray[Any]]:

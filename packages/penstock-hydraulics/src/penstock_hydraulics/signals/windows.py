@@ -1,7 +1,7 @@
 """Align the readings of a request to one window: every row at 1 Hz over the 60 s of a work cycle.
 
 `plan_window` computes what depends only on the names, lengths and rates of a request; the caller caches it.
-`fill_window` runs for every request.
+`fill_windows` runs for every request, for several at once where they have the same plan.
 """
 
 from __future__ import annotations
@@ -87,10 +87,13 @@ class WindowPlan:
 
 
 class Filled(NamedTuple):
-    """A window [rows, steps], warnings about its readings, and the lowest and highest sample of each sensor."""
+    """Windows [requests, rows, steps], and of each request the warnings about its readings.
 
-    window: Float
-    warnings: list[str]
+    `low` and `high` [requests, sensors] are the lowest and highest samples.
+    """
+
+    windows: Float
+    warnings: list[list[str]]
     low: NDArray[np.float64]
     high: NDArray[np.float64]
 
@@ -130,26 +133,33 @@ def plan_window(
     )
 
 
-def fill_window(data: Mapping[str, Sequence[float]], plan: WindowPlan, steps: int) -> Filled:
-    """The window of `steps` values; those after `plan.steps` are not filled.
+def fill_windows(data: Sequence[Mapping[str, Sequence[float]]], plan: WindowPlan, steps: int) -> Filled:
+    """The windows of `steps` values of requests with the same plan; values after `plan.steps` are not filled.
 
     Raises InvalidInput, naming the sensor and the sample, for an implausible value.
     """
-    window = np.empty((len(plan.rows), steps), np.float32)
-    low, high = extremes = np.empty((2, len(plan.sensors)))
-    read = [_read([data[name] for name in group.names]) for group in plan.groups]
-    for values, group in zip(read, plan.groups, strict=True):
-        np.minimum.reduce(values, axis=1, out=extremes[0, group.rows])
-        np.maximum.reduce(values, axis=1, out=extremes[1, group.rows])
-    warnings: list[str] = []
-    if not np.logical_and.reduce((low >= plan.least) & (high <= plan.most)):  # also false for NaN
-        warnings += _reject_or_correct(read, plan, low)
+    count = len(data)
+    windows = np.empty((count, len(plan.rows), steps), np.float32)
+    low, high = extremes = np.empty((2, count, len(plan.sensors)))
+    read = []
+    for group in plan.groups:
+        values = _read([each[name] for each in data for name in group.names]).reshape(count, len(group.names), -1)
+        np.minimum.reduce(values, axis=2, out=low[:, group.rows])
+        np.maximum.reduce(values, axis=2, out=high[:, group.rows])
+        read.append(values)
+    warnings: list[list[str]] = [[] for _ in data]
+    plausible = (low >= plan.least) & (high <= plan.most)  # also false for NaN
+    if not np.logical_and.reduce(plausible, axis=None):
+        for each in np.flatnonzero(~plausible.all(axis=1)):
+            warnings[each] += _reject_or_correct([values[each] for values in read], plan, low[each])
         np.maximum(extremes, plan.least, out=extremes)
     for values, group in zip(read, plan.groups, strict=True):
-        _resample(values, group, window, plan.steps)
-    if np.logical_or.reduce(constant := low == high):
-        warnings += _constant_sensor_warnings(plan, constant, low)
-    return Filled(window, warnings, low, high)
+        _resample(values, group, windows, plan.steps)
+    constant = low == high
+    if np.logical_or.reduce(constant, axis=None):
+        for each in np.flatnonzero(constant.any(axis=1)):
+            warnings[each] += _constant_sensor_warnings(plan, constant[each], low[each])
+    return Filled(windows, warnings, low, high)
 
 
 def _read(samples: Sequence[Sequence[float]]) -> NDArray[np.float64]:
@@ -165,22 +175,22 @@ def _read(samples: Sequence[Sequence[float]]) -> NDArray[np.float64]:
     return np.frombuffer(flat).reshape(len(samples), -1)
 
 
-def complete(window: Float, steps: int, usual: Float | None) -> None:
-    """Fill the missing seconds at the end of a short window with the `usual` course [rows, steps] of a healthy cycle.
+def complete(windows: Float, steps: int, usual: Float | None) -> None:
+    """Fill the missing seconds at the end of short windows with the `usual` course [rows, steps] of a healthy cycle.
 
     The course is shifted by the mean offset of the readings before, over twice as many seconds as are missing, since a
     jump would look like a fault, of temperatures in particular. Without a usual course the window is continued with
     the mean.
     """
-    missing = window.shape[1] - steps
+    missing = windows.shape[-1] - steps
     if missing <= 0:
         return
     before = slice(max(0, steps - 2 * missing), steps)
     if usual is None:
-        window[:, steps:] = window[:, before].mean(axis=1, keepdims=True)
+        windows[..., steps:] = windows[..., before].mean(axis=-1, keepdims=True)
     else:
-        shift = (window[:, before] - usual[:, before]).mean(axis=1, keepdims=True)
-        window[:, steps:] = usual[:, steps:] + shift
+        shift = (windows[..., before] - usual[:, before]).mean(axis=-1, keepdims=True)
+        windows[..., steps:] = usual[:, steps:] + shift
 
 
 # Planning
@@ -276,28 +286,31 @@ def _invalid(name: str, why: str, sample: int | None = None) -> InvalidInput:
 # Filling
 
 
-def _resample(values: NDArray[np.float64], group: Group, window: Float, steps: int) -> None:
-    """Mean of each second, and the extremes of fast flows; a missing last second repeats the one before."""
+def _resample(values: NDArray[np.float64], group: Group, windows: Float, steps: int) -> None:
+    """Mean of each second, and the extremes of fast flows; a missing last second repeats the one before.
+
+    `values` are [requests, sensors, samples].
+    """
     seconds = group.seconds
-    target = window[group.rows]
+    target = windows[:, group.rows]
     if group.per_second == 1:
-        target[:, :seconds] = values[:, :seconds]
+        target[..., :seconds] = values[..., :seconds]
     elif group.per_second:
-        blocks = values[:, : seconds * group.per_second].reshape(len(values), seconds, group.per_second)
-        target[:, :seconds] = blocks.mean(axis=2)
+        blocks = values[..., : seconds * group.per_second].reshape(*values.shape[:2], seconds, group.per_second)
+        target[..., :seconds] = blocks.mean(axis=3)
     elif group.held:
-        target[:, :seconds] = values[:, group.edges[:-1]]
+        target[..., :seconds] = values[..., group.edges[:-1]]
     else:
-        sums = np.add.reduceat(values[:, : group.edges[-1]], group.edges[:-1], axis=1)
-        target[:, :seconds] = sums / np.maximum(np.diff(group.edges), 1)
+        sums = np.add.reduceat(values[..., : group.edges[-1]], group.edges[:-1], axis=2)
+        target[..., :seconds] = sums / np.maximum(np.diff(group.edges), 1)
     for k, highest, lowest in group.extremes:
-        sums = np.add.reduceat(values[k, : group.tenths[-1]], group.tenths[:-1])
-        means = (sums / np.maximum(np.diff(group.tenths), 1)).reshape(seconds, EXTREMES_HZ)
-        window[highest, :seconds] = np.maximum.reduce(means, axis=1)
-        window[lowest, :seconds] = np.minimum.reduce(means, axis=1)
-        window[[highest, lowest], seconds:steps] = window[[highest, lowest], seconds - 1 : seconds]
+        sums = np.add.reduceat(values[:, k, : group.tenths[-1]], group.tenths[:-1], axis=1)
+        means = (sums / np.maximum(np.diff(group.tenths), 1)).reshape(len(values), seconds, EXTREMES_HZ)
+        windows[:, highest, :seconds] = np.maximum.reduce(means, axis=2)
+        windows[:, lowest, :seconds] = np.minimum.reduce(means, axis=2)
+        windows[:, [highest, lowest], seconds:steps] = windows[:, [highest, lowest], seconds - 1 : seconds]
     if seconds < steps:
-        target[:, seconds:steps] = target[:, seconds - 1 : seconds]
+        target[..., seconds:steps] = target[..., seconds - 1 : seconds]
 
 
 def _reject_or_correct(read: list[NDArray[np.float64]], plan: WindowPlan, low: NDArray[np.float64]) -> list[str]:
