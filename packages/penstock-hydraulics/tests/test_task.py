@@ -422,7 +422,7 @@ def test_a_wearing_simulated_machine_gets_decreasing_health(task):
             equipment_id="a", sensor_data=data, sampling_rate_hz=dict(window.rates_hz), topology="zema_rig"
         )
         task.preprocess(request)
-        prepared = request._prepared
+        prepared = request.take()
         scores.append(prepared.plan.anomalies.rule_set.evaluate(prepared.figures)[0]["contamination"])
     assert scores == sorted(scores)
     assert scores[-1] >= 0.5
@@ -448,14 +448,14 @@ def test_requests_prepared_together_get_the_inputs_and_findings_of_each_alone(co
 
     requests = [request(number) for number in range(count)]
     together = task.preprocess_all(requests)
-    found = [each._prepared for each in requests]
+    found = [each.take() for each in requests]
     for number, each in enumerate(requests):
         alone = task.preprocess(each)
         assert {name: value.shape for name, value in alone.items()} == {
             name: (1, *value.shape[1:]) for name, value in together.items()
         }
         assert all(np.array_equal(value, together[name][number : number + 1]) for name, value in alone.items())
-        assert each._prepared[2:] == found[number][2:]
+        assert each.take()[2:] == found[number][2:]
 
 
 def test_requests_for_machines_with_different_sensors_are_not_prepared_together(task):

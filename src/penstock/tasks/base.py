@@ -92,6 +92,13 @@ class Task(ABC):
     def postprocess(self, outputs: Arrays, request: Any) -> BaseModel:
         """The response, from this request's rows of the model's outputs."""
 
+    def preprocess_all(self, requests: Sequence[Any]) -> Arrays | None:  # noqa: ARG002
+        """The model's inputs for several `Request`s of one row each, in order: the joined results of `preprocess`.
+
+        None, or any exception, if they have to be prepared one by one, which is the default.
+        """
+        return None
+
     def rows_into(self, requests: Sequence[Array]) -> Arrays:
         """The model's inputs for several requests of one row each, given as the numbers of their `array_field`.
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextvars import ContextVar, copy_context
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import orjson
@@ -22,7 +22,7 @@ from penstock.engine.loading.loaded_model import LoadedModel
 from penstock.engine.observation import Observation
 from penstock.errors import DeadlineExceeded, InferenceError, InvalidInput, ModelNotReady, OutOfRange, Overloaded
 from penstock.registry.registry import Registry
-from penstock.tasks.vector import VectorRequest
+from penstock.tasks.vector import VectorClassification, VectorRequest
 from penstock.tensors import Arrays
 
 X = np.random.default_rng(3).standard_normal((200, FEATURES))
@@ -413,3 +413,41 @@ async def test_random_bundles_cancellations_and_faults_leave_nothing_behind(star
     counted = outcomes(engine)
     assert sum(counted.values()) == sent + len(X)
     assert counted.get("cancelled", 0) == cancelled
+
+
+class Joining(VectorClassification):
+    """Prepares its requests together, and counts how often."""
+
+    inline = True
+    calls: ClassVar[list[int]] = []
+
+    def preprocess_all(self, requests: Sequence[Any]) -> Arrays | None:
+        self.calls.append(len(requests))
+        if any(request.batch_size != 1 for request in requests):
+            return None
+        parts = [self.preprocess(request) for request in requests]
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+@pytest.mark.parametrize("kind", ["all fit", "one is of two rows", "one is invalid"])
+async def test_requests_that_their_task_prepares_together_get_the_answers_of_each_alone(
+    started: Started, kind: str
+) -> None:
+    engine, model, replies = await started()
+    model.runner.task.__class__ = Joining
+    Joining.calls.clear()
+    requests = [VectorRequest(input_data=row.tolist()) for row in X[:20]]
+    if kind == "one is of two rows":
+        requests[3] = VectorRequest(input_data=X[3:5].ravel().tolist(), batch_size=2)
+    if kind == "one is invalid":
+        requests[3] = VectorRequest(input_data=[1.0, 2.0])
+    submit(engine, model, replies, [member(index, request) for index, request in enumerate(requests)])
+    got = await replies.all(len(requests))
+    assert Joining.calls == [20]
+    for index, request in enumerate(requests):
+        if kind == "one is invalid" and index == 3:
+            assert isinstance(got[index], InvalidInput)
+            continue
+        alone = await engine.predict(request)
+        assert without_times(got[index]) == without_times(alone.response.model_dump())
+    await settled(engine, model)

@@ -132,7 +132,7 @@ class HydraulicDiagnostics(Task):
         return self._prepare([request], [self._plan(request)])
 
     def preprocess_all(self, requests: Sequence[Any]) -> dict[str, NDArray[Any]] | None:
-        """The inputs of requests whose machines have the same circuit and sensors; None if they do not."""
+        """The joined inputs of requests whose machines have the same circuit and sensors; None if they do not."""
         plans = [self._plan(request) for request in requests]
         first = plans[0]
         if any(plan is not first and plan.window_key != first.window_key for plan in plans):
@@ -141,10 +141,10 @@ class HydraulicDiagnostics(Task):
 
     def postprocess(self, outputs: Mapping[str, NDArray[Any]], request: Any) -> PredictionResponse:
         """The diagnosis from this request's rows. Raises OutOfRange if an output of the model is not finite."""
-        prepared, request._prepared = request._prepared, None  # requests may be stored, compared and copied
+        prepared = request.take()
         if prepared is None or prepared.task is not self:  # one request used with two models at once
             self.preprocess(request)
-            prepared, request._prepared = request._prepared, None
+            prepared = request.take()
         plan, warnings = prepared.plan, [*prepared.plan.warnings, *prepared.warnings]
         check_finite(outputs)
         findings = plan.anomalies(outputs["anomalies"][0].tolist(), prepared.figures)
@@ -212,7 +212,7 @@ class HydraulicDiagnostics(Task):
             if each in far and plan.layout is not None:
                 advisory = out_of_distribution_advisory(arrays["statistics"][each], plan.layout, plan.topology)
                 warnings += [] if advisory is None else [advisory]
-            request._prepared = Prepared(self, plan, figures[each], warnings)
+            request.keep(Prepared(self, plan, figures[each], warnings))
         return arrays
 
     def _encode_windows(self, windows: Float, plan: RequestPlan) -> tuple[list[Figures], dict[str, NDArray[Any]]]:

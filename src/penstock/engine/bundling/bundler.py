@@ -23,6 +23,7 @@ from penstock.engine.pipeline import finish, prepare
 from penstock.engine.statistics import Statistics
 from penstock.engine.tasks.task_runner import TaskRunner
 from penstock.errors import DeadlineExceeded, InvalidInput, ModelNotReady, Overloaded, PenstockError
+from penstock.tasks.base import Task
 from penstock.tensors import Arrays
 
 _FINAL = (Overloaded, DeadlineExceeded, ModelNotReady)
@@ -74,6 +75,9 @@ class Bundler:
             except InvalidInput:  # of one of them: each for itself, then
                 for member in members:
                     member.request = task.coerce({task.array_field: member.request})
+        together = _prepared_together(bundle.runner, members)
+        if together is not None:
+            return [(members, together)]
         groups: dict[Any, tuple[list[Member], list[Arrays]]] = {}
         for member in members:
             try:
@@ -284,3 +288,16 @@ class Bundler:
                     flags=member.flags,
                 ),
             )
+
+
+def _prepared_together(runner: TaskRunner, members: Sequence[Member]) -> Arrays | None:
+    """The inputs of requests that their task prepares at once; None if each has to be prepared alone."""
+    task = runner.task
+    if len(members) < 2 or type(task).preprocess_all is Task.preprocess_all:
+        return None
+    try:
+        made = task.preprocess_all([member.request for member in members])
+        arrays, rows = task.signature.validate(made) if made is not None else ({}, 0)
+    except Exception:  # of one of them, perhaps: each for itself, then, with its own error
+        return None
+    return arrays if rows == len(members) else None

@@ -212,6 +212,16 @@ class PredictionRequest(BaseModel):
 
     _prepared: Any = PrivateAttr(default=None)
 
+    def keep(self, prepared: Any) -> None:
+        """Keep what `postprocess` needs of `preprocess`, until `take`."""
+        self.__pydantic_private__["_prepared"] = prepared  # type: ignore[index]  # a tenth of the time of setattr
+
+    def take(self) -> Any:
+        """What was kept; None if it was taken before. Requests may be stored, compared and copied."""
+        private: Any = self.__pydantic_private__
+        prepared, private["_prepared"] = private["_prepared"], None
+        return prepared
+
 
 _set = object.__setattr__
 _ALL: set[str] = set()
