@@ -6,10 +6,11 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 SOURCES := src tests packages $(wildcard benchmarks) $(wildcard examples)
 HYDRAULICS := packages/penstock-hydraulics
+PEERS ?= $(HOME)/.cache/penstock-peers
 PROJECTS := pyproject.toml $(HYDRAULICS)/pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test check format setup bench clean
+.PHONY: help serve test check format setup bench peers clean
 
 help: ## Show this list.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,9 +34,11 @@ format: $(VENV)/.dev ## Format the code and mend what ruff can mend.
 setup: $(VENV)/.dev ## Set up everything for development, the pre-commit hook included.
 	@git rev-parse --git-dir >/dev/null 2>&1 && $(BIN)/pre-commit install || echo "no git repository here: no hook installed"
 
-bench: $(VENV)/.bench ## Measure the server against its targets; needs wrk.
+bench: $(VENV)/.bench ## Measure the server against its targets (ARGS=front: its table); needs wrk and make peers.
 	@command -v wrk >/dev/null || { echo "the benchmarks need wrk: apt-get install wrk" >&2; exit 1; }
-	$(BIN)/python benchmarks $(ARGS)
+	PEERS=$(PEERS) $(BIN)/python benchmarks $(ARGS)
+
+peers: $(PEERS)/.installed ## Install the servers that the benchmarks compare with, outside this folder (PEERS=…).
 
 clean: ## Remove .venv, caches and build results; the registry stays.
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
@@ -64,9 +67,15 @@ $(VENV)/.test: $(VENV)/.created $(PROJECTS)
 	@touch $@ $(VENV)/.serve
 
 $(VENV)/.bench: $(VENV)/.created $(PROJECTS)
-	@echo "installing Penstock and the servers it is compared with into $(VENV)"
+	@echo "installing Penstock and the tools of its benchmarks into $(VENV)"
 	@$(PIP) --editable '.[bench]' --editable '$(HYDRAULICS)'
 	@touch $@ $(VENV)/.serve
+
+$(PEERS)/.installed: $(VENV)/.created benchmarks/peers/requirements.txt
+	@echo "installing mosec, LitServe, BentoML and FastAPI into $(PEERS)"
+	@$(BIN)/python -m venv --clear $(PEERS)
+	@$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --requirement benchmarks/peers/requirements.txt
+	@touch $@
 
 $(VENV)/.dev: $(VENV)/.created $(PROJECTS)
 	@echo "installing Penstock, torch and the development tools into $(VENV)"

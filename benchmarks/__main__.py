@@ -1,8 +1,8 @@
 """`python benchmarks [NAME…] [--rounds N] [--seconds S]`: every published figure, measured in turn with its baseline.
 
 Servers run one at a time, in turn, for several rounds on the same machine, and medians are compared, so that drift of
-the machine's speed affects all of them. The load generator shares the cores with the server. `front` stands for the table
-of the server; `render.py` writes its figures into docs/benchmarks.md.
+the machine's speed affects all of them. The load generator shares the cores with the server. `front` stands for the
+table of the server; `render.py` writes its figures into docs/benchmarks.md.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def ready(arguments: argparse.Namespace, folder: Path) -> None:
             need_wrk()
         if chosen & set(front.FRONT) and arguments.peers != "none":
             processes.peers_python()
-        if "overload" in chosen:
+        if chosen & {"overload", "connections"}:
             open_loop_program(folder)
     except processes.Unavailable as reason:
         sys.exit(f"benchmarks: {reason}")

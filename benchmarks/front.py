@@ -16,7 +16,7 @@ import models
 import numpy as np
 import onnxruntime as ort
 import processes
-from load import body, closed, closed_on, open_loop, wrk
+from load import body, closed, closed_on, open_loop, steady, wrk
 from processes import Service, Unavailable, server
 from turns import Result, in_turn
 
@@ -99,7 +99,7 @@ def small_model(plan: Plan) -> Result:
 
 
 def two_processes(plan: Plan) -> Result:
-    """The same with two processes; mosec also with one worker beside its Rust front, which are two processes as well."""
+    """The same with two processes; mosec also with one worker and its Rust front, which are two processes as well."""
     model = models.mlp(plan.folder)
     made = {**ours(plan, model, workers=2), "mosec with orjson, one worker": lambda: processes.mosec(model, "orjson")}
     peers = others(model, 2)
@@ -202,7 +202,10 @@ def hydraulics_64(plan: Plan) -> Result:
 
 
 def connections(plan: Plan) -> Result:
-    """The MLP on 1, 64, 1,000 and 10,000 connections, one after the other on one server: CPU a request."""
+    """The MLP on 1, 64, 1,000 and 10,000 connections, one after the other on one server: CPU a request.
+
+    The load generator is that of the open loop, which counts from when every connection has had an answer.
+    """
     processes.raise_file_limit(max(CONNECTIONS) + 1000)
     model = models.mlp(plan.folder)
     peers = others(model)
@@ -216,8 +219,7 @@ def _each(plan: Plan, service: Service) -> Result:
     with server(service) as running:
         wrk(running.url + service.path, body(plan.folder, service.body), connections=64, seconds=1)
         for number in CONNECTIONS:
-            seconds = max(6.0, 2 * plan.seconds) if number >= 10_000 else plan.seconds
-            run = closed_on(running, service, plan.folder, number, seconds)
+            run = steady(running, service, plan.folder, number, plan.seconds)
             found |= {f"{key}@{number}": run[key] for key in ("rps", "cpu_us", "p50_ms", "p99_ms", "failed")}
         return {**found, "rss_mb": running.rss_mb()}
 
@@ -231,8 +233,8 @@ def _relative(side: Result) -> Result:
 def overload(plan: Plan) -> Result:
     """A constant rate at the peak and at three times the peak; each request has a deadline of a second.
 
-    The peak is that of the same server in the same round, found with 64 connections in a closed loop. Two models: the CNN
-    of 0.7 ms a sample, where the model is the limit, and the MLP, where the server is.
+    The peak is that of the same server in the same round, found with 64 connections in a closed loop. Two models: the
+    CNN of 0.7 ms a sample, where the model is the limit, and the MLP, where the server is.
     """
     return {name: _overload(plan, made) for name, made in (("cnn", models.cnn), ("mlp", models.mlp))}
 

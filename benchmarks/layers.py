@@ -1,8 +1,8 @@
-"""`python benchmarks/layers.py [--model mlp|cnn|hydraulics] …`: where the CPU time of a request goes in `penstock serve`.
+"""`python benchmarks/layers.py [--model mlp|cnn|hydraulics] …`: where the CPU of a request goes in `penstock serve`.
 
-Two views of the same load. By library, from perf (kernel, interpreter, JSON, ONNX Runtime, event loop and parser), in µs a
-request: exact, but it cannot see Python code. By module and by function, from py-spy (in the environment of `make peers`):
-shares of the time in which a thread held the interpreter lock, C code called from a function included in it.
+Two views of the same load. By library, from perf (kernel, interpreter, JSON, ONNX Runtime, event loop and parser), in
+µs a request: exact, but it cannot see Python code. By module and by function, from py-spy (in the environment of
+`make peers`): shares of the time in which a thread held the interpreter lock, C code called from a function included.
 """
 
 from __future__ import annotations

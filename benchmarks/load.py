@@ -151,6 +151,29 @@ def closed(service: Service, folder: Path, connections: int, seconds: float) -> 
         return {**run, "ready_s": running.ready_s, "rss_mb": running.rss_mb()}
 
 
+def steady(running: Running, service: Service, folder: Path, connections: int, seconds: float) -> dict[str, float]:
+    """One closed-loop run without its beginning: counted from when every connection has had an answer."""
+    request = body(folder, service.body)
+    path = running.url.removeprefix("http://").split(":")[1]
+    lines = "".join(f"{name}: {value}\r\n" for name, value in request.headers.items())
+    command = [str(open_loop_program(folder)), path, service.path, str(request.path)]
+    command += ["0", f"{seconds:g}", "0", str(connections), lines]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as load:
+        assert load.stdout is not None
+        load.stdout.readline()
+        before = running.cpu_s()
+        run: dict[str, Any] = json.loads(load.stdout.readline())
+        cpu = running.cpu_s() - before
+    good = run["statuses"].get("200", 0)
+    return {
+        "rps": good / run["took_s"],
+        "cpu_us": cpu / (good or math.nan) * 1e6,
+        "p50_ms": run["p50_ms"],
+        "p99_ms": run["p99_ms"],
+        "failed": run["answered"] - good + run["unanswered"],
+    }
+
+
 def open_loop_program(folder: Path) -> Path:
     """The compiled open-loop generator. Raises Unavailable without a C compiler."""
     program = folder / "open_loop"
@@ -165,7 +188,7 @@ def open_loop_program(folder: Path) -> Path:
 def open_loop(
     url: str, request: Input, *, rate: float, seconds: float, limit_ms: float, connections: int = 4000
 ) -> dict[str, Any]:
-    """Open-loop requests at a constant rate with the deadline `limit_ms`: replies per second by status, late ones, latency.
+    """Open-loop requests at a constant rate with the deadline `limit_ms`: replies a second by status, and latencies.
 
     Latencies are of 200s, from the planned time of sending. `good_rps`: 200 within the deadline.
     """

@@ -1,7 +1,10 @@
 /* Open-loop load on a local HTTP/1.1 server: requests leave at a constant rate whether or not answers arrive.
  * open_loop PORT PATH BODY_FILE RATE SECONDS LIMIT_MS CONNECTIONS [HEADER_LINES]
  * Prints one JSON object. Latencies count from the planned time of sending. Bounded: it ends at most LIMIT_MS + 5 s after
- * the last request is due. One thread; a request costs it a few microseconds, so that it leaves the machine to the server. */
+ * the last request is due. One thread; a request costs it a few microseconds, so that it leaves the machine to the server.
+ *
+ * With a RATE of 0 the loop is closed: every connection sends its next request when its answer is there. It prints a line
+ * "measuring" when each connection has had an answer, or after 20 s, and counts for SECONDS from then on. */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
@@ -18,12 +21,15 @@
 #include <unistd.h>
 
 #define HEAD 8192
+#define WARM_S 20.0
+#define OPENED_AT_ONCE 100
+#define KEPT 8000000
 
 typedef struct {
     int fd, have, busy, writable;
     size_t sent;
     long need; /* bytes of the answer that are missing; -1 while its head is incomplete, -2 until the last chunk */
-    int status, retry_after, closing;
+    int status, retry_after, closing, warm;
     double planned;
     char head[HEAD + 1];
 } connection;
@@ -32,7 +38,7 @@ static char *message;
 static size_t message_size;
 static int poller, *idle, idle_count, opened, most;
 static connection *all;
-static long statuses[600], late, missing, answered, count_ok, given_up;
+static long statuses[600], late, missing, answered, count_ok, given_up, kept, warmed;
 static double *latencies, limit_s;
 static struct sockaddr_in address;
 
@@ -84,8 +90,10 @@ static void finish(connection *c, int lost) {
         int status = lost ? 0 : c->status;
         statuses[status]++;
         answered++;
+        if (!c->warm) c->warm = 1, warmed++;
         if (status == 200) {
-            latencies[count_ok++] = took;
+            count_ok++;
+            if (kept < KEPT) latencies[kept++] = took;
             late += took > limit_s;
         } else if ((status == 429 || status == 503) && !c->retry_after) missing++;
         c->busy = 0;
@@ -137,19 +145,61 @@ static int by_size(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
-static double at_share(double share) { return count_ok ? latencies[(long)(share * (count_ok - 1))] * 1e3 : -1; }
+static double at_share(double share) { return kept ? latencies[(long)(share * (kept - 1))] * 1e3 : -1; }
 
 static void report(double took, long sent) {
     struct rusage used;
     getrusage(RUSAGE_SELF, &used);
     double cpu = used.ru_utime.tv_sec + used.ru_stime.tv_sec + (used.ru_utime.tv_usec + used.ru_stime.tv_usec) / 1e6;
-    qsort(latencies, count_ok, sizeof *latencies, by_size);
+    qsort(latencies, kept, sizeof *latencies, by_size);
     printf("{\"sent\":%ld,\"answered\":%ld,\"late\":%ld,\"retry_after_missing\":%ld,\"unanswered\":%ld,\"took_s\":%.4f,"
            "\"cpu_s\":%.4f,\"p50_ms\":%.3f,\"p99_ms\":%.3f,\"max_ms\":%.3f,\"statuses\":{",
            sent, answered, late, missing, given_up, took, cpu, at_share(0.5), at_share(0.99), at_share(1));
     for (int status = 0, first = 1; status < 600; status++)
         if (statuses[status]) printf("%s\"%d\":%ld", first ? "" : ",", status, statuses[status]), first = 0;
     printf("}}\n");
+}
+
+static void step(void) {
+    struct epoll_event events[256];
+    int n = epoll_wait(poller, events, 256, 1);
+    for (int i = 0; i < n; i++) {
+        connection *c = events[i].data.ptr;
+        if (c->fd < 0) continue;
+        if (events[i].events & EPOLLOUT && c->busy) push(c);
+        if (events[i].events & (EPOLLIN | EPOLLHUP | EPOLLERR) && c->fd >= 0) receive(c);
+    }
+}
+
+static void open_for(double seconds, double rate) {
+    long total = rate * seconds, sent = 0;
+    double started = now_s(), end = started + seconds + limit_s + 5;
+    while (answered < total && now_s() < end) {
+        double now = now_s();
+        while (sent < total && started + sent / rate <= now && (idle_count || opened < most))
+            start(&all[idle_count ? idle[--idle_count] : opened++], started + sent++ / rate);
+        step();
+    }
+    given_up = total - answered;
+    report(now_s() - started, sent);
+}
+
+static void closed_for(double seconds) {
+    double started = now_s(), begun = 0;
+    while (!begun || now_s() < begun + seconds) {
+        while (idle_count) start(&all[idle[--idle_count]], now_s());
+        for (int i = 0; i < OPENED_AT_ONCE && opened < most; i++) start(&all[opened++], now_s());
+        step();
+        if (!begun && (warmed == most || now_s() > started + WARM_S)) {
+            printf("measuring\n");
+            fflush(stdout);
+            begun = now_s();
+            memset(statuses, 0, sizeof statuses);
+            late = missing = answered = count_ok = kept = 0;
+        }
+    }
+    given_up = most - warmed;
+    report(now_s() - begun, answered);
 }
 
 static void read_message(const char *path, const char *body_file, const char *headers) {
@@ -168,7 +218,6 @@ static void read_message(const char *path, const char *body_file, const char *he
 int main(int argc, char **argv) {
     if (argc < 8) return fprintf(stderr, "open_loop PORT PATH BODY RATE SECONDS LIMIT_MS CONNECTIONS [HEADERS]\n"), 2;
     double rate = atof(argv[4]), seconds = atof(argv[5]);
-    long total = rate * seconds, sent = 0;
     limit_s = atof(argv[6]) / 1e3;
     most = atoi(argv[7]);
     read_message(argv[2], argv[3], argc > 8 ? argv[8] : "Content-Type: application/json\r\n");
@@ -178,26 +227,10 @@ int main(int argc, char **argv) {
     poller = epoll_create1(0);
     all = calloc(most, sizeof *all);
     idle = malloc(sizeof *idle * most);
-    latencies = malloc(sizeof *latencies * (total + 1));
+    latencies = malloc(sizeof *latencies * KEPT);
     if (!all || !idle || !latencies) die("malloc");
     for (int i = 0; i < most; i++) all[i].fd = -1;
-    struct epoll_event events[256];
-    double started = now_s(), end = started + seconds + limit_s + 5;
-    while (answered < total && now_s() < end) {
-        double now = now_s();
-        while (sent < total && started + sent / rate <= now && (idle_count || opened < most)) {
-            connection *c = &all[idle_count ? idle[--idle_count] : opened++];
-            start(c, started + sent++ / rate);
-        }
-        int n = epoll_wait(poller, events, 256, 1);
-        for (int i = 0; i < n; i++) {
-            connection *c = events[i].data.ptr;
-            if (c->fd < 0) continue;
-            if (events[i].events & EPOLLOUT && c->busy) push(c);
-            if (events[i].events & (EPOLLIN | EPOLLHUP | EPOLLERR) && c->fd >= 0) receive(c);
-        }
-    }
-    given_up = total - answered;
-    report(now_s() - started, sent);
+    if (rate > 0) open_for(seconds, rate);
+    else closed_for(seconds);
     return 0;
 }

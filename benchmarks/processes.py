@@ -32,7 +32,7 @@ class Unavailable(Exception):
 
 @dataclass(frozen=True)
 class Service:
-    """How to start a server and what to ask it. `{port}` in the command is replaced; `body` names a form of the input."""
+    """How to start a server, with `{port}` in its command, and what to ask it; `body` names a form of the input."""
 
     name: str
     command: list[str]

@@ -1,7 +1,7 @@
 """BentoML: adaptive batches of up to 32, `BENCH_WORKERS` processes.
 
 A batchable method takes one array whose first axis is the batch, so a request is one row: `{"input_data": [[…]]}`.
-BentoML parses the numbers with its own schema (`numpy.ndarray` of fixed shape), the fastest of the forms it offers for JSON.
+BentoML parses the numbers with its own schema (`numpy.ndarray` of fixed shape), the fastest of its forms for JSON.
 """
 
 from __future__ import annotations
