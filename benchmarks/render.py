@@ -1,7 +1,7 @@
 """`python benchmarks/render.py RESULTS.json [MORE.json…]`: write figures of `front` into docs/benchmarks.md.
 
 Replaces what stands between `<!-- figures: NAME -->` and `<!-- end -->`; a row that no file has keeps its text. A later
-file has precedence over an earlier one. `--check` only says which places would stay without figures.
+file has precedence over an earlier one.
 """
 
 from __future__ import annotations
@@ -203,7 +203,7 @@ def run_of(results: Row) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="render", description=__doc__)
     parser.add_argument("results", nargs="+", type=Path)
-    parser.add_argument("--check", action="store_true")
+    parser.add_argument("--page", type=Path, default=PAGE)
     arguments = parser.parse_args()
     results: Row = {}
     for path in arguments.results:
@@ -219,11 +219,10 @@ def main() -> None:
             return found[0]
         return found[1] + TABLES[name](results[name]) + found[3]
 
-    page = PLACE.sub(filled, PAGE.read_text(encoding="utf-8"))
+    page = PLACE.sub(filled, arguments.page.read_text(encoding="utf-8"))
     if missing:
         print(f"no figures for: {', '.join(missing)}", file=sys.stderr)
-    if not arguments.check:
-        PAGE.write_text(page, encoding="utf-8")
+    arguments.page.write_text(page, encoding="utf-8")
 
 
 if __name__ == "__main__":
