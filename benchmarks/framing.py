@@ -31,7 +31,7 @@ from penstock.gateway.process.server import free_address  # noqa: E402
 PENSTOCK = [sys.executable, "-m", "penstock.cli.main", "serve", "vec"]
 UVICORN = [sys.executable, "-m", "uvicorn", "--factory", "penstock:create_app", "--log-level", "critical"]
 SERVERS = {
-    "Penstock": ([*PENSTOCK, "--server", "h1"], {}),
+    "Penstock": (PENSTOCK, {}),
     "Granian": (PENSTOCK, {}),
     "Uvicorn, httptools": ([*UVICORN, "--http", "httptools"], {"PENSTOCK_DEFAULT_MODEL": "vec"}),
     "Uvicorn, h11": ([*UVICORN, "--http", "h11"], {"PENSTOCK_DEFAULT_MODEL": "vec"}),

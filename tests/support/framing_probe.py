@@ -45,6 +45,7 @@ class Replies:
             return False
         status, lower = int(head.split(b" ", 2)[1]), head.lower()
         empty = (self._head and not self.statuses) or status < 200 or status in (204, 304)
+        empty = empty or b"\r\nx-method: head" in lower
         length = 0 if empty else _body_length(lower, rest)
         if length is None or len(rest) < length:
             return False
