@@ -31,8 +31,8 @@ from penstock.gateway.process.server import free_address  # noqa: E402
 PENSTOCK = [sys.executable, "-m", "penstock.cli.main", "serve", "vec"]
 UVICORN = [sys.executable, "-m", "uvicorn", "--factory", "penstock:create_app", "--log-level", "critical"]
 SERVERS = {
-    "Penstock": (PENSTOCK, {}),
-    "Granian": (PENSTOCK, {}),
+    "Penstock": (PENSTOCK, {"PENSTOCK_SERVER": "h1"}),
+    "Granian": (PENSTOCK, {"PENSTOCK_SERVER": "granian"}),
     "Uvicorn, httptools": ([*UVICORN, "--http", "httptools"], {"PENSTOCK_DEFAULT_MODEL": "vec"}),
     "Uvicorn, h11": ([*UVICORN, "--http", "h11"], {"PENSTOCK_DEFAULT_MODEL": "vec"}),
 }

@@ -86,6 +86,17 @@ def check(port: int, case: Case) -> str:
         return _outcome(replies, _read(connection, replies))
 
 
+def check_pieces(port: int, pieces: list[bytes], end: str) -> str:
+    """As `check`, for a stream that is sent piece by piece; it does not wait."""
+    with socket.create_connection(("127.0.0.1", port), timeout=LONG_S) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        replies = Replies()
+        for piece in [*pieces, PROBE] if end == "open" else pieces:
+            _send(connection, piece)
+            time.sleep(0.001)
+        return _outcome(replies, _read(connection, replies))
+
+
 def observe(port: int, case: Case, quiet_s: float = 0.4) -> str:
     """The verdict on a case of any server: it has waited when nothing was sent for `quiet_s`."""
     with socket.create_connection(("127.0.0.1", port), timeout=quiet_s) as connection:
