@@ -43,7 +43,9 @@ def served(command: list[str], environ: dict[str, str], registry: Path) -> Itera
     """The port of a server that is ready."""
     port = free_address("127.0.0.1", 0)[1]
     environ = {**os.environ, "PENSTOCK_LOG_LEVEL": "error", "PENSTOCK_REGISTRY": str(registry), **environ}
-    process = subprocess.Popen([*command, "--port", str(port)], env=environ, cwd=registry.parent, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [*command, "--port", str(port)], env=environ, cwd=registry.parent, stderr=subprocess.DEVNULL
+    )
     try:
         until = time.monotonic() + 60
         while not _ready(port):
@@ -96,7 +98,12 @@ def main() -> None:
             port = stack.enter_context(served(*SERVERS[name], registry))
             with ThreadPoolExecutor(16) as pool:
                 verdicts[name] = list(pool.map(lambda case, port=port: observe(port, case), cases()))
-    lines = ["| server | verdicts that differ from the right one |", "|---|---|", *differing(verdicts), *table(verdicts)]
+    lines = [
+        "| server | verdicts that differ from the right one |",
+        "|---|---|",
+        *differing(verdicts),
+        *table(verdicts),
+    ]
     text = "\n".join(lines) + "\n"
     if arguments.write:
         before, _, _ = arguments.write.read_text(encoding="utf-8").partition(lines[0])

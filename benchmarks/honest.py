@@ -48,7 +48,7 @@ class Honest:
     async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         return await asyncio.open_connection("127.0.0.1", self._port)
 
-    async def _rate(self, per_s: int, seconds: float, request) -> None:  # noqa: ANN001
+    async def _rate(self, per_s: int, seconds: float, request) -> None:
         started, tasks = time.perf_counter(), []
         for index in range(int(per_s * seconds)):
             due = started + index / per_s
@@ -56,7 +56,7 @@ class Honest:
             tasks.append(asyncio.create_task(self._measured(request)))
         await asyncio.gather(*tasks)
 
-    async def _measured(self, request) -> None:  # noqa: ANN001
+    async def _measured(self, request) -> None:
         started = time.perf_counter()
         latencies = self.kept if request == self._kept_request else self.new
         try:

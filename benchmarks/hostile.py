@@ -62,7 +62,7 @@ def server(folder: Path, options: list[str], files: int = 0) -> Iterator[tuple[i
     process = subprocess.Popen(
         [*command, "--port", str(port), *options],
         env={**os.environ, "PENSTOCK_LOG_LEVEL": "error"},
-        preexec_fn=limit,  # noqa: PLW1509  there are no threads
+        preexec_fn=limit,
     )
     try:
         until = time.monotonic() + 60

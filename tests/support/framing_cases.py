@@ -96,11 +96,19 @@ LENGTHS: tuple[Row, ...] = (
     good("a length without a space before it", sized(b"Content-Length:24")),
     good("a length of 0 with GET", live(b"Content-Length: 0")),
     good("GET with a body that looks like a request", live(b"Content-Length: %d" % len(HIDDEN)) + HIDDEN),
-    good("an unknown route whose body looks like a request",
-         b"POST /unknown HTTP/1.1\r\n" + HOST + b"Content-Length: %d\r\n\r\n" % len(HIDDEN) + HIDDEN, 404),
-    good("a body of another type that looks like a request",
-         b"POST /predict HTTP/1.1\r\n" + HOST + b"Content-Type: text/plain\r\nContent-Length: %d\r\n\r\n" % len(HIDDEN)
-         + HIDDEN, 415),
+    good(
+        "an unknown route whose body looks like a request",
+        b"POST /unknown HTTP/1.1\r\n" + HOST + b"Content-Length: %d\r\n\r\n" % len(HIDDEN) + HIDDEN,
+        404,
+    ),
+    good(
+        "a body of another type that looks like a request",
+        b"POST /predict HTTP/1.1\r\n"
+        + HOST
+        + b"Content-Type: text/plain\r\nContent-Length: %d\r\n\r\n" % len(HIDDEN)
+        + HIDDEN,
+        415,
+    ),
     good("POST without a length, then a request", sized(body=HIDDEN), 422, 404),
     bad("POST without a length, then a body", sized(body=BODY), 422, 400),
     bad("a body longer than its length", sized(b"Content-Length: 24", body=BODY + b"{}"), 200, 400),

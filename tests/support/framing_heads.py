@@ -130,7 +130,12 @@ CONNECTIONS: tuple[Row, ...] = (
     good("empty lines between requests", live() + b"\r\n\r\n" + HIDDEN, 200, 404),
     bad("a good request, then a bad one", live() + b"nonsense\r\n\r\n" + HIDDEN, 200, 400),
     bad("a bad request, then a good one", b"nonsense\r\n\r\n" + HIDDEN),
-    bad("a good request, then a bad body", live() + POST + b"Transfer-Encoding: chunked\r\n\r\nxyz\r\n" + HIDDEN, 200, 400),
+    bad(
+        "a good request, then a bad body",
+        live() + POST + b"Transfer-Encoding: chunked\r\n\r\nxyz\r\n" + HIDDEN,
+        200,
+        400,
+    ),
 )
 
 OTHER_PROTOCOLS: tuple[Row, ...] = (
