@@ -69,18 +69,18 @@ class _AtOnce:
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
 
-    def wants(self, call: Call) -> bool:
+    def group_of(self, call: Call) -> str | None:
         length = call.header("content-length") or ""
-        return call.method == "POST" and length.isdigit() and int(length) < 10_000
+        return "" if call.method == "POST" and length.isdigit() and int(length) < 10_000 else None
 
     def check(self, call: Call) -> None:
         pass
 
-    def take(self, call: Call) -> bool:
+    def add(self, call: Call) -> None:
         if b"later" in call.content:  # type: ignore[operator]
-            return False
-        self._gateway.respond(call, _repeat(call, call.content or b""))
-        return True
+            self._gateway.start(call)
+        else:
+            self._gateway.respond(call, _repeat(call, call.content or b""))
 
     def cancel(self, call: Call) -> None:
         raise Finding("a request that was answered at once was cancelled")

@@ -22,6 +22,7 @@ from penstock.gateway.process.h1.heads import (
     MAX_TARGET,
     UNUSUAL,
     check_head,
+    head_of_body,
     name_of,
     refused,
     target_of,
@@ -53,6 +54,7 @@ class Connection(Flow):
         "_held",
         "_last",
         "_parser",
+        "_resumed",
         "_url",
         "current",
         "ended",
@@ -87,6 +89,7 @@ class Connection(Flow):
         self._parser: Any = None
         self._held: bytes | None = None
         self._last: H1Call | None = None
+        self._resumed = b""
         self._url = b""
 
     # The transport
@@ -150,16 +153,18 @@ class Connection(Flow):
         if len(data) > SLICE:
             self._take(memoryview(data))
             return
+        rest: memoryview | None = None
         try:
             self.feed(data)
             if fresh and self.requests:
                 self._remember(data)
         except httptools.HttpParserUpgrade as upgrade:
-            self._renew()
-            self._take(memoryview(data)[upgrade.args[0] :])
+            rest = self._ignore_upgrade(data, upgrade.args[0])
         except httptools.HttpParserError as error:
             self._misread(error)
-        if self.in_head or self.receiving is not None:
+        if rest is not None:  # outside of `except`: an error in there would hide what a callback has raised
+            self._take(rest)
+        elif self.in_head or self.receiving is not None:
             self._check_progress(len(data))
 
     def _take_known(self, known: KnownHead, body: bytes) -> None:
@@ -192,14 +197,21 @@ class Connection(Flow):
             data = data[len(piece) :]
             try:
                 self.feed(piece)
-            except httptools.HttpParserUpgrade as upgrade:  # of a protocol that is not spoken here: ignored
-                self._renew()
-                data = memoryview(bytes(piece[upgrade.args[0] :]) + bytes(data))
+            except httptools.HttpParserUpgrade as upgrade:
+                data = memoryview(bytes(self._ignore_upgrade(piece, upgrade.args[0])) + bytes(data))
             except httptools.HttpParserError as error:
                 self._misread(error)
                 return
             if self.in_head or self.receiving is not None:
                 self._check_progress(len(piece))
+
+    def _ignore_upgrade(self, data: bytes | memoryview, read: int) -> memoryview:
+        """What to parse next: after an upgrade, the parser takes all that follows for another protocol.
+
+        It also leaves out the body of such a request: `_resumed` is a head that makes a new parser read it.
+        """
+        self._renew()
+        return memoryview(self._resumed + bytes(data[read:]))
 
     def _check_progress(self, count: int) -> None:
         """After `count` bytes of an unfinished head or body."""
@@ -224,6 +236,8 @@ class Connection(Flow):
 
     def on_message_begin(self) -> None:
         """The first byte of a request."""
+        if self._resumed:
+            return
         self._url = b""
         self.headers = {}
         self.in_head = True
@@ -233,6 +247,8 @@ class Connection(Flow):
 
     def on_url(self, url: bytes) -> None:
         """A part of the target."""
+        if self._resumed:
+            return
         self._url = self._url + url if self._url else url
         if len(self._url) > MAX_TARGET:
             raise refused(414, f"the target of a request has at most {MAX_TARGET} bytes")
@@ -254,6 +270,9 @@ class Connection(Flow):
 
     def on_headers_complete(self) -> None:
         """The head is whole: its request is answered now, or after those before it."""
+        if self._resumed:
+            self._resumed = b""
+            return
         if self.deaf:
             raise refused(400, "a request after the last one")  # is not answered
         parser, headers = self._parser, self.headers
@@ -274,6 +293,8 @@ class Connection(Flow):
         ):
             call.lists, self.lists = self.lists or {}, None
             call.expects = check_head(version, headers, call.lists)
+            if parser.should_upgrade():
+                self._resumed = head_of_body(headers)
         self.requests += 1
         if not parser.should_keep_alive() or self.requests >= MAX_REQUESTS:
             call.keep = False
@@ -294,6 +315,8 @@ class Connection(Flow):
 
     def on_message_complete(self) -> None:
         """The request is whole."""
+        if self._resumed:
+            return  # its body follows
         call: H1Call = self.receiving  # type: ignore[assignment]  # a head came before it
         self.receiving = None
         call.complete = True
@@ -352,8 +375,10 @@ class Connection(Flow):
         if self.lost:
             return
         if self.queue:
-            self.current = self.queue.pop(0)
-            self._start(self.current)
+            call = self.current = self.queue.pop(0)
+            self._start(call)
+            if call.collect is not None and not (call.complete or call.answered):
+                self.front.gateway.await_body(call)
         elif self._held is not None:
             data, self._held = self._held, None
             self._take(memoryview(data))

@@ -15,8 +15,8 @@ Target: TypeAlias = tuple[str, str, str | None]
 MAX_HEAD = 64 * 1024
 MAX_HEADERS = 128
 MAX_TARGET = 16 * 1024
-UNUSUAL = frozenset(("expect", "transfer-encoding"))
-"""Headers that `check_head` has to look at."""
+UNUSUAL = frozenset(("expect", "transfer-encoding", "upgrade"))
+"""Headers that need a closer look."""
 
 _REMEMBERED = 512
 """Entries of each dictionary of what was seen before."""
@@ -111,3 +111,14 @@ def _expects_continue(version: str, expect: str | list[str] | None) -> bool:
     if any(value.strip().lower() != "100-continue" for value in values):
         raise refused(417, "of expectations, this server knows only 100-continue")
     return True
+
+
+def head_of_body(headers: dict[str, str]) -> bytes:
+    """A head with the framing of another one, and nothing else; empty if that has no body."""
+    if "transfer-encoding" in headers:
+        framing = "transfer-encoding: chunked"
+    elif int(headers.get("content-length", "0")):
+        framing = f"content-length: {headers['content-length']}"
+    else:
+        return b""
+    return f"POST / HTTP/1.1\r\n{framing}\r\n\r\n".encode("ascii")
