@@ -1,4 +1,4 @@
-"""`python benchmarks/attackers.py KIND PORT COUNT SOURCE`: one hostile client with many connections, until stdin closes.
+"""`python benchmarks/attackers.py KIND PORT COUNT SOURCE`: a hostile client, until stdin closes.
 
 It writes a line when its connections stand, and one with what it counted when it ends. `SOURCE` is the loopback address
 that it connects from: each has its own ports.

@@ -1,4 +1,4 @@
-"""`python benchmarks/hostile.py [KIND…] [--rounds N] [--seconds S] [-- SERVE OPTIONS]`: honest clients beside hostile ones.
+"""`python benchmarks/hostile.py [KIND…] [--rounds N] [--seconds S]`: an honest client beside hostile ones.
 
 For each kind of attack, an honest client is measured without and with it, in turn, and the medians of the rounds are
 compared. Attackers and the honest client are processes of their own on the same machine, so an attack also costs what
@@ -130,7 +130,7 @@ def memory_mb(pid: int) -> float:
 
 def compare(kind: str, count: int, port: int, pid: int, rounds: int, seconds: float) -> None:
     """Print one row: p99 without and with the attack, over kept and over new connections."""
-    without, with_it, counts, share = [], [], {}, []
+    without, with_it, share = [], [], []
     for _ in range(rounds):
         without.append(honest(port, seconds))
         with attack(kind, port, count) as counts:

@@ -147,18 +147,24 @@ CODINGS: tuple[Row, ...] = (
     good("the coding without a space before it", sized(b"Transfer-Encoding:chunked", body=CHUNK + LAST)),
     good("a header named almost like it", sized(b"Transfer_Encoding: chunked", b"Content-Length: 24")),
     good("TE: chunked, which only asks", sized(b"TE: chunked", b"Content-Length: 24")),
-    good("GET with a chunked body that looks like a request",
-         live(b"Transfer-Encoding: chunked") + b"%x\r\n" % len(HIDDEN) + HIDDEN + b"\r\n" + LAST),
+    good(
+        "GET with a chunked body that looks like a request",
+        live(b"Transfer-Encoding: chunked") + b"%x\r\n" % len(HIDDEN) + HIDDEN + b"\r\n" + LAST,
+    ),
     bad("length, then coding", sized(b"Content-Length: 5", b"Transfer-Encoding: chunked", body=LAST + HIDDEN)),
     bad("coding, then length", sized(b"Transfer-Encoding: chunked", b"Content-Length: 4", body=CHUNK + LAST)),
     bad("coding and a length of 0", sized(b"Transfer-Encoding: chunked", b"Content-Length: 0", body=LAST)),
-    bad("length, and coding with a space before the colon",
-        sized(b"Content-Length: 24", b"Transfer-Encoding : chunked")),
-    bad("length, and coding with a tab before the colon",
-        sized(b"Content-Length: 24", b"Transfer-Encoding\t: chunked")),
+    bad(
+        "length, and coding with a space before the colon", sized(b"Content-Length: 24", b"Transfer-Encoding : chunked")
+    ),
+    bad(
+        "length, and coding with a tab before the colon", sized(b"Content-Length: 24", b"Transfer-Encoding\t: chunked")
+    ),
     bad("length, and coding after a bare line feed", sized(b"Content-Length: 24", b"A: b\nTransfer-Encoding: chunked")),
-    bad("length, and coding after a bare carriage return",
-        sized(b"Content-Length: 24", b"A: b\rTransfer-Encoding: chunked")),
+    bad(
+        "length, and coding after a bare carriage return",
+        sized(b"Content-Length: 24", b"A: b\rTransfer-Encoding: chunked"),
+    ),
     bad("length, and coding on a folded line", sized(b"Content-Length: 24", b"A: b", b" Transfer-Encoding: chunked")),
     bad("length, and a coding with a NUL", sized(b"Content-Length: 24", b"Transfer-Encoding: chunked\x00")),
     bad("length, and a coding after a vertical tab", sized(b"Content-Length: 24", b"Transfer-Encoding: \x0bchunked")),
@@ -171,28 +177,38 @@ CODINGS: tuple[Row, ...] = (
     bad("a coding with a comma after it", sized(b"Transfer-Encoding: chunked,", body=CHUNK + LAST)),
     bad("a coding with a comma before it", sized(b"Transfer-Encoding: , chunked", body=CHUNK + LAST), 501),
     bad("chunked twice in a list", sized(b"Transfer-Encoding: chunked, chunked", body=CHUNK + LAST)),
-    bad("chunked in two headers", sized(b"Transfer-Encoding: chunked", b"Transfer-Encoding: chunked",
-                                        body=CHUNK + LAST)),
+    bad(
+        "chunked in two headers", sized(b"Transfer-Encoding: chunked", b"Transfer-Encoding: chunked", body=CHUNK + LAST)
+    ),
     bad("chunked, then identity", sized(b"Transfer-Encoding: chunked, identity", body=CHUNK + LAST)),
-    bad("chunked, then identity, in two headers",
-        sized(b"Transfer-Encoding: chunked", b"Transfer-Encoding: identity", body=CHUNK + LAST)),
-    bad("identity, then chunked, in two headers",
-        sized(b"Transfer-Encoding: identity", b"Transfer-Encoding: chunked", body=CHUNK + LAST)),
+    bad(
+        "chunked, then identity, in two headers",
+        sized(b"Transfer-Encoding: chunked", b"Transfer-Encoding: identity", body=CHUNK + LAST),
+    ),
+    bad(
+        "identity, then chunked, in two headers",
+        sized(b"Transfer-Encoding: identity", b"Transfer-Encoding: chunked", body=CHUNK + LAST),
+    ),
     bad("identity", sized(b"Transfer-Encoding: identity", b"Content-Length: 24")),
     bad("an empty coding and a length", sized(b"Transfer-Encoding:", b"Content-Length: 24")),
     bad("gzip, then chunked", sized(b"Transfer-Encoding: gzip, chunked", body=CHUNK + LAST), 501),
     bad("gzip alone", sized(b"Transfer-Encoding: gzip", body=BODY)),
-    bad("a chunked body with HTTP/1.0",
-        b"POST /predict HTTP/1.0\r\n" + HOST + TYPED + CHUNKED + b"\r\n" + CHUNK + LAST),
-    bad("a coding and a length with HTTP/1.0",
-        b"POST /predict HTTP/1.0\r\n" + HOST + TYPED + CHUNKED + LENGTH + b"Connection: keep-alive\r\n\r\n" + LAST),
-)  # fmt: skip
+    bad(
+        "a chunked body with HTTP/1.0", b"POST /predict HTTP/1.0\r\n" + HOST + TYPED + CHUNKED + b"\r\n" + CHUNK + LAST
+    ),
+    bad(
+        "a coding and a length with HTTP/1.0",
+        b"POST /predict HTTP/1.0\r\n" + HOST + TYPED + CHUNKED + LENGTH + b"Connection: keep-alive\r\n\r\n" + LAST,
+    ),
+)
 
 CHUNKS: tuple[Row, ...] = (
     good("several chunks", chunked(b"1\r\n{\r\n17\r\n" + BODY[1:] + b"\r\n" + LAST)),
     good("a size with leading zeros", chunked(b"000018\r\n" + BODY + b"\r\n" + LAST)),
     good("a last chunk of several zeros", chunked(CHUNK + b"000\r\n\r\n")),
-    good("sizes in capital and small letters", chunked(b"a\r\n" + BODY[:10] + b"\r\nE\r\n" + BODY[10:] + b"\r\n" + LAST)),
+    good(
+        "sizes in capital and small letters", chunked(b"a\r\n" + BODY[:10] + b"\r\nE\r\n" + BODY[10:] + b"\r\n" + LAST)
+    ),
     good("an extension", chunked(b"18;name=value\r\n" + BODY + b"\r\n" + LAST)),
     good("an extension in quotes", chunked(b'18;name="a; \\"b\\" c"\r\n' + BODY + b"\r\n" + LAST)),
     good("an extension of the last chunk", chunked(CHUNK + b"0;end\r\n\r\n")),
@@ -230,7 +246,7 @@ CHUNKS: tuple[Row, ...] = (
     bad("two carriage returns after a chunk", chunked(b"18\r\n" + BODY + b"\r\r\n" + LAST)),
     bad("a bare line feed at the end", chunked(CHUNK + b"0\r\n\n" + HIDDEN)),
     ("no empty line at the end", chunked(CHUNK + b"0\r\n"), (), "waits"),
-)  # fmt: skip
+)
 
 
 def cases() -> Iterator[Case]:

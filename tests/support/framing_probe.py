@@ -1,4 +1,4 @@
-"""Sends a framing case over a socket, and says what came back: the statuses of all replies, and the connection's end."""
+"""Sends a framing case over a socket, and says what came back: the statuses of all replies, and the end."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import socket
 import time
 
-from framing_cases import Case, End, verdict
+from framing_cases import Case, verdict
 from waiting import LONG_S
 
 _ID = b"after-the-case"
@@ -138,6 +138,3 @@ def _outcome(replies: Replies, end: str) -> str:
     if replies.rest and end in ("closed", "reset", "waits"):
         end = "cut"
     return verdict(tuple(replies.statuses), end)
-
-
-__all__ = ["PROBE", "End", "Replies", "check", "observe"]

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import uvloop
 from framing_cases import GET, Case, cases, sized
-from framing_fuzz import Driver, Finding, Outcome, as_h11_reads, check_against_h11, fuzz, split
+from framing_driver import Driver, Finding, Outcome
+from framing_fuzz import as_h11_reads, check_against_h11, fuzz, split
 from framing_probe import check, check_pieces
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -95,6 +96,6 @@ async def test_the_fuzzer_finds_a_request_that_is_never_answered(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     driver = Driver(tmp_path)
-    monkeypatch.setattr(driver.gateway, "proceed", lambda call: None)
+    monkeypatch.setattr(driver.gateway, "proceed", lambda _: None)
     with pytest.raises(Finding, match="never answered"):
         await asyncio.wait_for(driver.run([sized(b"Content-Length: 24")]), 60)
