@@ -35,6 +35,10 @@ class TimedResponse(BaseModel):
         )
 
 
+_MEANING = ("preprocess", "postprocess", "coerce", "Request", "Response")
+"""What a subclass changes to give its requests and responses another meaning."""
+
+
 class Task(ABC):
     """Converts one request into the model's inputs and its outputs into a response. Holds no request state.
 
@@ -62,7 +66,10 @@ class Task(ABC):
     It applies to the methods of the class that sets it: a subclass that overrides one of them must set it again.
     """
     bundles: ClassVar[bool] = False
-    """True if `rows_into` and `answers` serve several requests at once, faster than one by one."""
+    """True if `rows_into` and `answers` serve several requests at once, faster than one by one.
+
+    Like `inline`, a subclass that changes what they stand for must set it again; the same is true of `preprocess_all`.
+    """
     needs_rows: ClassVar[bool] = False
     """True if it reads and answers rows: it does not fit a model with a tensor that has no batch axis."""
     refuses_nan: ClassVar[bool] = False
@@ -78,6 +85,10 @@ class Task(ABC):
         own = vars(cls)
         if "inline" not in own and not own.keys().isdisjoint(("preprocess", "postprocess", "coerce")):
             cls.inline = False
+        if "bundles" not in own and not own.keys().isdisjoint(_MEANING):  # `answers` would not know of it
+            cls.bundles = False
+        if "preprocess_all" not in own and "preprocess" in own:
+            cls.preprocess_all = Task.preprocess_all  # type: ignore[method-assign]
 
     def __init__(self, config: Mapping[str, Any], signature: Signature) -> None:
         """`config` is the task section of the manifest, with its constants. Raises ModelLoadError if it is invalid."""

@@ -6,7 +6,7 @@ import asyncio
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any, ClassVar
@@ -34,6 +34,7 @@ from penstock.errors import (
 from penstock.registry.registry import Registry
 from penstock.tasks import catalog
 from penstock.tasks.base import Task
+from penstock.tasks.vector import VectorClassification
 from penstock.tensors import Arrays
 
 X = np.random.default_rng(3).standard_normal((20, FEATURES)).astype(np.float32)
@@ -380,3 +381,35 @@ async def test_without_a_cache_there_are_no_cache_figures(make: MakeEngine, add:
     engine = await make()
     assert engine.cache is None
     assert engine.get_stats()["cache"] is None
+
+
+def test_a_task_that_gives_requests_another_meaning_answers_each_alone_by_default() -> None:
+    class Together(VectorClassification):
+        bundles = True
+
+        def preprocess_all(self, requests: Sequence[Any]) -> Arrays | None:
+            return self.rows_into([request.input_data for request in requests])
+
+    class Renamed(Together):
+        kind = "renamed"
+
+    class Rounded(Together):
+        inline = True
+
+        def postprocess(self, outputs: Arrays, request: Any) -> BaseModel:
+            return super().postprocess({name: array.round(1) for name, array in outputs.items()}, request)
+
+    class Halved(Together):
+        inline = True
+
+        def preprocess(self, request: Any) -> Arrays:
+            return {name: array / 2 for name, array in super().preprocess(request).items()}
+
+    assert (VectorClassification.bundles, Renamed.bundles, Rounded.bundles, Halved.bundles) == (
+        True,
+        True,
+        False,
+        False,
+    )
+    assert Renamed.preprocess_all is Rounded.preprocess_all is Together.preprocess_all
+    assert Halved.preprocess_all is Task.preprocess_all
