@@ -83,6 +83,9 @@ class Settings(EngineOptions):
         False, "Run in half precision where the device gains from it, if `precision` is not set.", alias="USE_FP16"
     )
     max_body_bytes: Size = option(16 * 2**20, "Maximum size of a request body; beyond it, 413.", ge=1)
+    compress_from_bytes: Size = option(
+        1024, "Least size of a reply that is compressed for a client that asks for it; 0 for none.", ge=0
+    )
     max_priority: Whole = option(
         100, "Highest priority a request may set; with 0 all requests have the same.", ge=0, le=100
     )

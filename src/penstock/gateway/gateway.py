@@ -7,6 +7,7 @@ import itertools
 import logging
 import re
 import secrets
+import sys
 import time
 import typing
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from typing import ClassVar
 
 from penstock.errors import PenstockError, type_and_message
 from penstock.gateway.auth import HostRule, check_origin
+from penstock.gateway.bodies.compression import compressed, refuses_plain
 from penstock.gateway.bodies.limits import BodyLimits
 from penstock.gateway.http import Call, Disconnected, Endpoint, Headers, Protocol, Reply, Routes, Step
 from penstock.gateway.inflight import Inflight
@@ -70,6 +72,7 @@ class Gateway:
         self.inflight.abort = self._abort
         self.bundles: Bundles | None = None
         """Answers small predictions together; None if each request has a task."""
+        self._compress_from = settings.compress_from_bytes or sys.maxsize
         self.set_steps()
 
     def set_steps(self, *steps: Step) -> None:
@@ -111,6 +114,9 @@ class Gateway:
         try:
             reply = await self._reply(call, routed)
             if reply is not None:
+                if self._may_compress(call, reply):
+                    accept = ", ".join(call.header_values("accept-encoding"))
+                    reply.body = await compressed(reply.body, reply.headers, accept)
                 for add_headers in self._add_headers:
                     add_headers(call, reply.headers)
                 call.status = reply.status
@@ -126,6 +132,16 @@ class Gateway:
                 leave(call)
         if call.unread:
             await call.finish_refusal()
+
+    def _may_compress(self, call: Call, reply: Reply) -> bool:
+        """True for large replies and streams, and for clients that take nothing as it is; whether they ask is open."""
+        least, body = self._compress_from, reply.body
+        if not isinstance(body, bytes):
+            return least != sys.maxsize
+        if len(body) >= least:
+            return True
+        accept = call.header("accept-encoding")
+        return accept is not None and "q=0" in accept and least != sys.maxsize and refuses_plain(accept)
 
     async def _reply(self, call: Call, routed: bool) -> Reply | None:
         """The reply of the handler or of an error; None if the client has disconnected."""

@@ -12,13 +12,14 @@ from waiting import LONG_S
 
 from penstock.settings import Settings
 
-KINDS = ("rsgi", "plain-asgi")
 Exchange = Callable[..., bytes]
 
 
-@pytest.fixture(scope="session", params=KINDS)
-def server(request: pytest.FixtureRequest, base_settings: Settings) -> Iterator[Live]:
-    with Live(request.param, base_settings, ("vec", "pic", "raw")) as live:
+@pytest.fixture(scope="session")
+def server(base_settings: Settings) -> Iterator[Live]:
+    """As `live`, over RSGI on SQLite and over ASGI on PostgreSQL, with no other models and no FastAPI."""
+    kind = "plain-asgi" if str(base_settings.database_url).startswith("postgresql") else "rsgi"
+    with Live(kind, base_settings, ("vec", "pic", "raw")) as live:
         yield live
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import orjson
 
 from penstock.errors import PenstockError, quoted
+from penstock.gateway.bodies.compression import accepts
 from penstock.gateway.docs.examples import example_of
 from penstock.gateway.http import JSON, Call, Reply
 from penstock.gateway.problems import Refusal
@@ -90,21 +91,9 @@ async def asset(call: Call) -> Reply:
         return Reply(200, headers, await asyncio.to_thread((_FOLDER / name).read_bytes))
     headers.append(("vary", "Accept-Encoding"))
     compressed = await asyncio.to_thread((_FOLDER / f"{name}.gz").read_bytes)
-    if not accepts_gzip(call.header("accept-encoding") or ""):
+    if not accepts(", ".join(call.header_values("accept-encoding")), "gzip"):
         return Reply(200, headers, await asyncio.to_thread(gzip.decompress, compressed))
     return Reply(200, [*headers, ("content-encoding", "gzip")], compressed)
-
-
-def accepts_gzip(accept_encoding: str) -> bool:
-    """True if the header names gzip, or any encoding, without the weight 0."""
-    weights: dict[str, float] = {}
-    for part in accept_encoding.lower().replace(" ", "").split(","):
-        name, _, weight = part.partition(";q=")
-        try:
-            weights[name] = float(weight or 1)
-        except ValueError:
-            weights[name] = 0.0
-    return weights.get("gzip", weights.get("*", 0.0)) > 0
 
 
 async def openapi(call: Call) -> Reply:
