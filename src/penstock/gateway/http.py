@@ -17,7 +17,7 @@ from pydantic import BaseModel
 from penstock.errors import Overloaded, shortened
 from penstock.gateway.bodies.encodings import encodings_in, unpack
 from penstock.gateway.bodies.limits import BodyLimits
-from penstock.gateway.problems import MEDIA_TYPE, Refusal, problem_body
+from penstock.gateway.problems import CLOSE, MEDIA_TYPE, Refusal, problem_body
 from penstock.gateway.service import Service
 
 Headers: TypeAlias = list[tuple[str, str]]
@@ -141,20 +141,21 @@ class Call(ABC):
     async def body(self) -> bytes:
         """The whole body, without its Content-Encoding. Raises Disconnected; before all is read also Refusal (413) for
         one beyond the limit, and Overloaded while other large bodies take the memory; Refusal: 415 if the route takes
-        only JSON, or for an unknown Content-Encoding, 400 if the body does not have the one that it names.
+        only JSON, or for an unknown Content-Encoding; 400 if the body is malformed or cut short, or does not have the
+        encoding that it names.
         """
         encodings = () if self.header("content-encoding") is None else self._encodings()
         length = self.header("content-length")
-        sized = length is not None and length.isdigit()
-        if sized:
-            self._check_size(int(length or 0))
+        size = int(length) if length is not None and length.isdigit() else -1
+        if size >= 0:
+            self._check_size(size)
         self.reading = True
         try:
-            body = await (self._whole() if sized else self._collect())
-        except RuntimeError:  # Granian's ProtocolClosed: the client left in the middle
-            raise Disconnected from None
+            body = await (self._collect() if size < 0 else self._whole())
         finally:
             self.reading = False
+        if size not in (-1, len(body)):
+            raise BrokenBody
         if self.json_only and body:
             check_json(self)
         return await self._unpacked(body, encodings) if encodings and body else body
@@ -191,7 +192,7 @@ class Call(ABC):
     async def discard_body(self) -> None:
         """Read the rest of a refused body: a client that is disconnected while it sends never reads the reply."""
         size = 0
-        with contextlib.suppress(Disconnected, RuntimeError, TimeoutError):
+        with contextlib.suppress(Disconnected, BrokenBody, TimeoutError):
             async with asyncio.timeout(DISCARD_S):
                 async for chunk in self._chunks():
                     size += len(chunk)
@@ -238,6 +239,15 @@ class Disconnected(Exception):
 
     outcome: ClassVar[str] = "cancelled"
     """What the engine counts it as."""
+
+
+class BrokenBody(Refusal):
+    """400: the body is malformed, or the client left before its end; not every server can tell the two apart."""
+
+    outcome: ClassVar[str] = "cancelled"
+
+    def __init__(self) -> None:
+        super().__init__(400, "the body is malformed or ends too early", headers=(CLOSE,))
 
 
 Handler: TypeAlias = Callable[[Call], Awaitable[Reply]]

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from penstock.gateway.gateway import Gateway
-from penstock.gateway.http import Call, Disconnected, Reply, ReplyStream
+from penstock.gateway.http import BrokenBody, Call, Disconnected, Reply, ReplyStream
 
 POLL_S = 0.001
 
@@ -44,15 +44,29 @@ class RsgiCall(Call):
         version: str = self._scope.http_version
         return "1.0" if version == "1" else version
 
-    def _whole(self) -> Awaitable[bytes]:
-        return self._protocol()  # type: ignore[no-any-return]
+    async def _whole(self) -> bytes:
+        try:
+            return await self._protocol()  # type: ignore[no-any-return]
+        except RuntimeError:  # ProtocolClosed: an error, or the client left in the middle
+            raise BrokenBody from None
 
     async def _chunks(self) -> AsyncIterator[bytes]:
+        """Granian ends a body with an empty chunk, and puts another one in place of an error or of trailers (2.8).
+
+        Trailers are announced in a header; without it, the body is malformed or cut short.
+        """
         if self._stream is None:  # Granian gives out the stream only once
             self._stream = aiter(self._protocol)
+        empty = 0
         with contextlib.suppress(StopAsyncIteration):
             while True:
-                yield await anext(self._stream)
+                chunk = await anext(self._stream)
+                if chunk:
+                    yield chunk
+                else:
+                    empty += 1
+        if empty > 1 and self._scope.http_version.startswith("1") and self.header("trailer") is None:
+            raise BrokenBody
 
     async def disconnected(self) -> None:
         """Return when Granian sees the connection closed; it does not cancel the task itself."""
