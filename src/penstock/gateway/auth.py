@@ -27,6 +27,7 @@ _OTHER_HOST = (
     "{host} is not a name of this server, which answers http://localhost and http://127.0.0.1 when it listens on a "
     "loopback address; the setting allowed_hosts can allow other names"
 )
+_HOST_ONCE = "a request names its host once, in the header Host"
 _ORIGIN = re.compile(r"(https?)://([^/?#@\s]+)")
 _HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+))(?::(\d{0,5}))?")
 _DEFAULT_PORTS = {"http": "80", "https": "443"}
@@ -138,20 +139,25 @@ class HostRule:
         self._on_loopback = None if listener is None and is_loopback(settings.host) else is_loopback(listener or "")
         """None if that depends on the connection."""
         self.needed = "*" not in self._names and (self._on_loopback is not False or bool(settings.allowed_hosts))
+        """False if every host that is one is answered."""
 
     def check(self, call: Call, hosts: Sequence[str]) -> bool:
-        """Raises Refusal: 421 for another host, 400 for none or several; True if `hosts` alone decided it."""
+        """Raises Refusal: 421 for another host, 400 for none, several or none that is valid; True if `hosts` alone
+        decided it.
+        """
+        named = [*hosts, *(() if call.authority is None else (call.authority,))]
+        least = {"1.1": len(hosts), "1.0": 1}.get(call.http_version, len(named))
+        if len(hosts) > 1 or not least:
+            raise Refusal(400, _HOST_ONCE)
         local = self._on_loopback
         if local is None:
             local = is_loopback(call.server or "")
-        if not local and not self._names and not self._domains:
-            return False
-        named = [*hosts, *(() if call.authority is None else (call.authority,))]
-        if len(hosts) > 1 or (not named and call.http_version != "1.0"):
-            raise Refusal(400, "a request names its host once, in the header Host")
+        limited = self.needed and (local or bool(self._names or self._domains))
         for name in named:
-            if not self._allows(name, local):
+            if limited and not self._allows(name, local):
                 raise Refusal(421, _OTHER_HOST.format(host=quoted(name)))
+            if not limited and _HOST.fullmatch(name) is None:
+                raise Refusal(400, f"{_HOST_ONCE}; {quoted(name)} is no host")
         return len(named) == 1 and call.authority is None and self._on_loopback is not None
 
     def _allows(self, host: str, local: bool) -> bool:

@@ -40,9 +40,7 @@ def http_steps(gateway: Gateway, listener: str | None) -> list[Step]:
         service.engine.observers.append(access.observe)
         steps.append(AccessRecord(access))
     steps.append(Tracking(gateway.inflight))
-    hosts = HostRule(settings, listener)
-    if hosts.needed:
-        steps.append(KnownHosts(hosts))
+    steps.append(KnownHosts(HostRule(settings, listener)))
     if settings.cors_origins:
         steps.append(Cors(settings.cors_origins, gateway.routes))
     steps += [AdminGuard(service.admin_key, listener), CloseWhileDraining(service)]
