@@ -152,6 +152,8 @@ class Call(ABC):
         self.reading = True
         try:
             body = await (self._collect() if size < 0 else self._whole())
+        except RuntimeError:  # Granian's ProtocolClosed
+            raise BrokenBody from None
         finally:
             self.reading = False
         if size not in (-1, len(body)):

@@ -32,7 +32,8 @@ class BodyLimits:
         """Reserve `size` bytes for a body. Raises Refusal (413) for one beyond the limit, Overloaded without room."""
         if size > self.max_body_bytes:
             raise body_too_large(self.max_body_bytes)
-        self.reserve(holder, size)
+        if size >= LARGE_BODY:
+            self.reserve(holder, size)
 
     def reserve(self, holder: Holder, size: int) -> None:
         """Reserve `size` bytes for a body, in place of what it has. Raises Overloaded without room."""

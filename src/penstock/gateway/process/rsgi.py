@@ -44,11 +44,8 @@ class RsgiCall(Call):
         version: str = self._scope.http_version
         return "1.0" if version == "1" else version
 
-    async def _whole(self) -> bytes:
-        try:
-            return await self._protocol()  # type: ignore[no-any-return]
-        except RuntimeError:  # ProtocolClosed: an error, or the client left in the middle
-            raise BrokenBody from None
+    def _whole(self) -> Awaitable[bytes]:
+        return self._protocol()  # type: ignore[no-any-return]  # may raise ProtocolClosed
 
     async def _chunks(self) -> AsyncIterator[bytes]:
         """Granian ends a body with an empty chunk, and puts another one in place of an error or of trailers (2.8).
