@@ -17,12 +17,15 @@ from pydantic import BaseModel
 from penstock.errors import Overloaded, shortened
 from penstock.gateway.bodies.encodings import encodings_in, unpack
 from penstock.gateway.bodies.limits import BodyLimits
+from penstock.gateway.bodies.text import check_charset, json_text
 from penstock.gateway.problems import CLOSE, MEDIA_TYPE, Refusal, problem_body
 from penstock.gateway.service import Service
 
 Headers: TypeAlias = list[tuple[str, str]]
 
 JSON = "application/json"
+FORM = "application/x-www-form-urlencoded"
+"""The default of `curl -d`."""
 
 DISCARD_S = 30.0
 DISCARD_BYTES = 1 << 30
@@ -142,7 +145,7 @@ class Call(ABC):
         """The whole body, without its Content-Encoding. Raises Disconnected; before all is read also Refusal (413) for
         one beyond the limit, and Overloaded while other large bodies take the memory; Refusal: 415 if the route takes
         only JSON, or for an unknown Content-Encoding; 400 if the body is malformed or cut short, or does not have the
-        encoding that it names.
+        encoding that it names. JSON has no byte order mark; InvalidInput if it is not in UTF-8.
         """
         encodings = () if self.header("content-encoding") is None else self._encodings()
         length = self.header("content-length")
@@ -160,7 +163,17 @@ class Call(ABC):
             raise BrokenBody
         if self.json_only and body:
             check_json(self)
-        return await self._unpacked(body, encodings) if encodings and body else body
+        if encodings and body:
+            body = await self._unpacked(body, encodings)
+        # a document begins with "{", but for blanks, a mark of the encoding, or another encoding
+        return self._as_json(body) if body[:1] != b"{" or body[1:2] == b"\0" else body
+
+    def _as_json(self, body: bytes) -> bytes:
+        """The body without a byte order mark, if it should be JSON. Raises InvalidInput for another encoding."""
+        kind = self.header("content-type")
+        if is_json(kind) if kind and not kind.startswith(FORM) else self.row.requests:
+            return json_text(body)
+        return body
 
     def _encodings(self) -> tuple[str, ...]:
         try:
@@ -401,6 +414,7 @@ def check_json(call: Call) -> None:
     if len(given) != 1 or not is_json(given[0]):
         shown = shortened(", ".join(given), 100) or "a body without a content type"
         raise Refusal(415, f"send {JSON}, not {shown}")
+    check_charset(given[0])
 
 
 def problem_reply(error: Exception, call: Call) -> Reply:

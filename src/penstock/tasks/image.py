@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import binascii
 import io
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
+from urllib.parse import unquote, unquote_to_bytes
 
 import numpy as np
 from PIL import Image
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt, ValidationInfo
+from pydantic_core import PydanticCustomError
 
 from penstock.errors import ModelLoadError
 from penstock.tasks.base import Task, TimedResponse
@@ -26,12 +29,40 @@ def _form_number(value: Any) -> Any:
     return int(value) if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 10 else value
 
 
+_LONG = 1 << 16
+
+
+def _file(value: Any, info: ValidationInfo) -> Any:
+    """The file in base64, of any common form. In Python a short text is none, since it may be meant as a path."""
+    if not isinstance(value, str) or (info.mode != "json" and len(value) < _LONG):
+        return value
+    start, payload = "", value.strip()
+    if payload[:5].lower() == "data:":
+        start, comma, payload = payload.partition(",")
+        if not comma:
+            raise _NO_BASE64
+    if start and not start.lower().rstrip().endswith(";base64"):
+        return unquote_to_bytes(payload)
+    payload = "".join(unquote(payload).split()).translate(_URL_SAFE).rstrip("=")
+    try:
+        return binascii.a2b_base64(payload + "=" * (-len(payload) % 4), strict_mode=True)
+    except ValueError:
+        raise _NO_BASE64 from None
+
+
+_URL_SAFE = str.maketrans("-_", "+/")
+_NO_BASE64 = PydanticCustomError("base64", "Input should be a file in base64, or a data: URL")
+
+
 class ImageRequest(BaseModel):
     """An image to classify: base64 in JSON, or an uploaded file."""
 
     model_config = ConfigDict(strict=True, extra="forbid", val_json_bytes="base64", ser_json_bytes="base64")
 
-    image: bytes = Field(description="A PNG, JPEG, WebP, BMP or GIF file; the first frame of an animation is used.")
+    image: Annotated[bytes, BeforeValidator(_file)] = Field(
+        description="A PNG, JPEG, WebP, BMP or GIF file; of an animation the first frame is used. In JSON as base64 or "
+        "a data: URL.",
+    )
     top_k: Annotated[int, BeforeValidator(_form_number)] = Field(
         default=5, ge=1, le=1000, description="Number of classes to return, best first."
     )

@@ -21,7 +21,8 @@ from penstock.engine.tasks.ranges import Flag
 from penstock.errors import FieldError, InvalidInput, ModelNotFound, PenstockError, quoted, shortened
 from penstock.formats import is_model_file
 from penstock.gateway.auth import check_origin
-from penstock.gateway.http import JSON, Call, Reply, check_json, is_json
+from penstock.gateway.bodies.text import check_charset
+from penstock.gateway.http import FORM, JSON, Call, Reply, check_json, is_json
 from penstock.gateway.native.decoding import named_task, read_fully
 from penstock.gateway.native.fast_json import decode
 from penstock.gateway.native.large_json import LARGE
@@ -31,7 +32,6 @@ from penstock.gateway.problems import Refusal
 DECODE_IN_THREAD_FROM = 256 * 1024
 """Bodies of this many bytes and more are decoded, preprocessed and encoded in threads, to keep the event loop free."""
 
-_CURL = "application/x-www-form-urlencoded"
 TIMEOUT_HEADER = "X-Request-Timeout-Ms"
 PRIORITY_HEADER = "X-Penstock-Priority"
 """Not the `Priority` of RFC 9218, which browsers send with every request, with values of their own."""
@@ -270,12 +270,14 @@ async def decode_in_thread(work: Any, *arguments: Any) -> Any:
 
 
 def require_json(content_type: str) -> None:
-    """Raises Refusal (415) for a content type other than JSON.
+    """Raises Refusal (415) for a content type other than JSON, and for JSON that is not in UTF-8.
 
     A body without a content type, or with the default of `curl -d`, is read as JSON.
     """
-    if content_type not in ("", JSON) and not is_json(content_type) and not content_type.startswith(_CURL):
+    if content_type not in ("", JSON) and not is_json(content_type) and not content_type.startswith(FORM):
         raise Refusal(415, f"this model takes {JSON}, not {shortened(content_type, 100)}")
+    if content_type not in ("", JSON):
+        check_charset(content_type)
 
 
 def check_sender(call: Call, *, upload: bool = False) -> None:
