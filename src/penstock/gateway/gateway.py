@@ -241,7 +241,7 @@ class Gateway:
         """The client has disconnected."""
         if call.work is not None:
             call.work.cancel()
-        elif call.reading or self.bundles is None:
+        elif self.bundles is None:
             self.leave(call)
         else:
             self.bundles.cancel(call)

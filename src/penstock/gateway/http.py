@@ -18,7 +18,7 @@ from penstock.errors import Overloaded, shortened
 from penstock.gateway.bodies.encodings import encodings_in, unpack
 from penstock.gateway.bodies.limits import BodyLimits
 from penstock.gateway.bodies.text import check_charset, json_text
-from penstock.gateway.problems import CLOSE, MEDIA_TYPE, Refusal, problem_body
+from penstock.gateway.problems import MEDIA_TYPE, BrokenBody, Refusal, problem_body
 from penstock.gateway.service import Service
 
 Headers: TypeAlias = list[tuple[str, str]]
@@ -254,15 +254,6 @@ class Disconnected(Exception):
 
     outcome: ClassVar[str] = "cancelled"
     """What the engine counts it as."""
-
-
-class BrokenBody(Refusal):
-    """400: the body is malformed, or the client left before its end; not every server can tell the two apart."""
-
-    outcome: ClassVar[str] = "cancelled"
-
-    def __init__(self) -> None:
-        super().__init__(400, "the body is malformed or ends too early", headers=(CLOSE,))
 
 
 Handler: TypeAlias = Callable[[Call], Awaitable[Reply]]

@@ -84,6 +84,15 @@ class Refusal(Exception):
         self.headers = headers
 
 
+class BrokenBody(Refusal):
+    """400: the body is malformed, or the client left before its end; not every server can tell the two apart."""
+
+    outcome: ClassVar[str] = "cancelled"
+
+    def __init__(self) -> None:
+        super().__init__(400, "the body is malformed or ends too early", headers=(CLOSE,))
+
+
 def body_too_large(limit: int, when: str = "") -> Refusal:
     """413; the connection closes, since the rest of the body is not read."""
     return Refusal(413, f"the body may be {limit} bytes at most{when and f' {when}'}", headers=(CLOSE,))

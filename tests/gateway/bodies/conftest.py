@@ -15,11 +15,18 @@ from penstock.settings import Settings
 Exchange = Callable[..., bytes]
 
 
-@pytest.fixture(scope="session")
-def server(base_settings: Settings) -> Iterator[Live]:
-    """As `live`, over RSGI on SQLite and over ASGI on PostgreSQL, with no other models and no FastAPI."""
-    kind = "plain-asgi" if str(base_settings.database_url).startswith("postgresql") else "rsgi"
-    with Live(kind, base_settings, ("vec", "pic", "raw")) as live:
+def kind_of(wanted: str, settings: Settings) -> str:
+    """The built-in server and Granian on SQLite, Uvicorn on PostgreSQL: each kind of both, without every pair."""
+    if not str(settings.database_url).startswith("postgresql"):
+        return wanted
+    if wanted == "h1":
+        return "plain-asgi"
+    pytest.skip("Granian is tested on SQLite")
+
+
+@pytest.fixture(scope="session", params=["h1", "rsgi"])
+def server(request: pytest.FixtureRequest, base_settings: Settings) -> Iterator[Live]:
+    with Live(kind_of(request.param, base_settings), base_settings, ("vec", "pic", "raw")) as live:
         yield live
 
 

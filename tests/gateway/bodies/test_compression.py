@@ -166,7 +166,7 @@ STREAMS = Protocol(
 )
 
 
-@pytest.fixture(scope="module", params=["rsgi", "plain-asgi"])
+@pytest.fixture(scope="module", params=["h1", "rsgi", "plain-asgi"])
 def streaming(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     settings = Settings(registry=tmp_path_factory.mktemp("registry"))
     with Live(request.param, settings, (), (NATIVE, STREAMS)) as live:
@@ -187,6 +187,6 @@ def test_a_stream_of_a_compressed_type_is_sent_as_it_is(streaming: Live) -> None
 
 def test_compression_can_be_turned_off(tmp_path: Path) -> None:
     settings = Settings(registry=tmp_path, compress_from_bytes=0)
-    with Live("rsgi", settings, (), (NATIVE, STREAMS)) as live:
+    with Live("h1", settings, (), (NATIVE, STREAMS)) as live:
         for path in ("/streams/lines", "/openapi.json", "/nothing"):
             assert "content-encoding" not in raw(live.http, "GET", path, "gzip, identity;q=0")[0].headers

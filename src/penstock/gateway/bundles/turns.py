@@ -66,7 +66,9 @@ class Turns:
             return None
         if not is_json(kind) or not (length.isdigit() and len(length) < 6 and int(length) <= MAX_BODY):
             return None
-        if header("content-encoding") is not None:
+        if header("content-encoding") is not None or "q=0" in (header("accept-encoding") or ""):
+            return None
+        if "charset" in kind.lower():
             return None
         return f"{call.path}\n{header('x-penstock-priority')}\n{header('x-request-timeout-ms')}"
 
@@ -88,7 +90,9 @@ class Turns:
 
     def cancel(self, call: Call) -> None:
         """The client has disconnected."""
-        if call.member is None:
+        if call.reading:
+            self._count_cancelled([call])
+        elif call.member is None:
             call.ended = True  # counted at the end of the turn
         else:
             self._bundler.cancel(call.member)
@@ -116,6 +120,7 @@ class Turns:
             except PenstockError:
                 ref = None
             lease = self._engine.admission.request(ref, request_id=call.request_id, protocol="rest")
+            lease.find()
             lease.observe_failure(asyncio.CancelledError())
             self._gateway.leave(call)
 

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from penstock.gateway.gateway import Gateway
-from penstock.gateway.http import BrokenBody, Call, Disconnected, Reply, ReplyStream
+from penstock.gateway.http import Call, Disconnected, Reply, ReplyStream
+from penstock.gateway.problems import BrokenBody
 
 POLL_S = 0.001
 
