@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from penstock.errors import InvalidInput
 from penstock.tasks.validation_errors import parse_fields
-from penstock.tensors import Array, Arrays, Signature
+from penstock.tensors import Array, Arrays, Signature, TensorSpec
 
 if TYPE_CHECKING:
     from penstock.registry.registry import Registry
@@ -55,6 +55,8 @@ class Task(ABC):
     """The field that is an object of flat arrays of numbers, each of which may arrive as an `array.array("d")`."""
     tensors_field: ClassVar[str | None] = None
     """The field that is an object of nested arrays by the model's inputs, each of which may arrive as an ndarray."""
+    takes_arrays: ClassVar[bool] = False
+    """True if a request may be one array as a whole, which `from_array` takes."""
     upload_field: ClassVar[str | None] = None
     """The field of `Request` that takes the bytes of an uploaded file."""
     passes_arrays: ClassVar[bool] = False
@@ -136,6 +138,14 @@ class Task(ABC):
         if not isinstance(value, Mapping):
             value = {self._only_field(): value}
         return parse_fields(self.Request, value)
+
+    def array_spec(self) -> TensorSpec | None:
+        """Datatype and shape of an array that does not say them itself; None if it must."""
+        return None
+
+    def from_array(self, array: Array) -> BaseModel:
+        """The request that is this array, which may not be written to. Raises InvalidInput."""
+        return self.coerce(array)
 
     def _only_field(self) -> str:
         """The field that a value without a name is meant for. Raises InvalidInput if there are several."""

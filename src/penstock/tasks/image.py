@@ -105,6 +105,7 @@ class ImageClassification(Task):
     Request: ClassVar[type[BaseModel]] = ImageRequest
     Response: ClassVar[type[BaseModel]] = ImageResponse
     upload_field: ClassVar[str | None] = "image"
+    takes_arrays: ClassVar[bool] = True
     refuses_nan: ClassVar[bool] = True
 
     def __init__(self, config: Mapping[str, Any], signature: Signature) -> None:

@@ -12,7 +12,7 @@ from penstock.errors import FieldError, InvalidInput, ModelLoadError, OutOfRange
 from penstock.tasks.base import Task, TimedResponse
 from penstock.tasks.classification import ClassScores, OutputKind, one_output
 from penstock.tasks.columns import WRONG, Column, fits_into, is_missing
-from penstock.tasks.validation_errors import MAX_ERRORS, parse_config, parse_request
+from penstock.tasks.validation_errors import MAX_ERRORS, parse_config, parse_fields, parse_request
 from penstock.tensors import Array, Arrays, Signature, TensorSpec
 
 MAX_ROWS = 1024
@@ -75,6 +75,7 @@ class TabularTask(Task):
     Request: ClassVar[type[BaseModel]] = TabularRequest
     Response: ClassVar[type[BaseModel]] = TabularResponse
     passes_arrays: ClassVar[bool] = True
+    takes_arrays: ClassVar[bool] = True
     inline: ClassVar[bool] = True
     refuses_nan: ClassVar[bool] = True
 
@@ -134,6 +135,20 @@ class TabularTask(Task):
             field = "rows" if wrong is None else f"rows[{wrong}]"
             raise InvalidInput(f"{field}: a row should be a mapping of values by column", field=field)
         return TabularRequest.model_construct(rows=rows, model_version=None)
+
+    def array_spec(self) -> TensorSpec:
+        """Rows of numbers, a column each."""
+        return TensorSpec("rows", "FP64", (-1, len(self.settings.columns)))
+
+    def from_array(self, array: Array) -> BaseModel:
+        """The request with these rows, whose columns are in the order of the manifest. Raises InvalidInput."""
+        names = [column.name for column in self.settings.columns]
+        if array.ndim != 2 or array.shape[1] != len(names):
+            message = (
+                f"the shape is {list(array.shape)}, the model takes rows of {len(names)} columns: {', '.join(names)}"
+            )
+            raise InvalidInput(f"rows: {message}", field="rows")
+        return parse_fields(self.Request, {"rows": [dict(zip(names, row, strict=True)) for row in array.tolist()]})
 
     def _check_all_used(self) -> None:
         used = {column.name for _, columns in self._parts for column in columns}

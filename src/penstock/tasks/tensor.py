@@ -46,6 +46,11 @@ class TensorRequest(BaseModel):
     )
     _finite: bool = PrivateAttr(default=False)
     """True for a request from JSON, where a number too large to be one, such as 1e400, reads as infinity."""
+    _keeps_arrays: bool = PrivateAttr(default=False)
+
+    def keep_arrays(self) -> None:
+        """Let the response hold the outputs as arrays in place of nested lists."""
+        self._keeps_arrays = True
 
     @model_validator(mode="after")
     def _note_origin(self, info: ValidationInfo) -> Self:
@@ -76,6 +81,7 @@ class TensorTask(Task):
     Request: ClassVar[type[BaseModel]] = TensorRequest
     Response: ClassVar[type[BaseModel]] = TensorResponse
     tensors_field: ClassVar[str | None] = "inputs"
+    takes_arrays: ClassVar[bool] = True
     passes_arrays: ClassVar[bool] = True
     inline: ClassVar[bool] = True
 
@@ -96,8 +102,10 @@ class TensorTask(Task):
                 raise _wrong(name, f"the model has no such input; it takes {known}")
         return {spec.name: self._read(spec, given, request._finite) for spec in self.signature.inputs}
 
-    def postprocess(self, outputs: Arrays, request: Any) -> TensorResponse:  # noqa: ARG002
+    def postprocess(self, outputs: Arrays, request: Any) -> TensorResponse:
         """The outputs as nested lists. Raises InvalidInput naming `outputs.<name>` for bytes that are not UTF-8."""
+        if request._keeps_arrays:
+            return TensorResponse.model_construct(outputs=dict(outputs))
         return TensorResponse(outputs={spec.name: _listed(spec, outputs[spec.name]) for spec in self.signature.outputs})
 
     def coerce(self, value: Any) -> TensorRequest:
@@ -117,6 +125,14 @@ class TensorTask(Task):
         if _axes(value) == len(spec.shape) - 1:
             value = [value] if isinstance(value, list) else value[None]
         return TensorRequest(inputs={spec.name: value})
+
+    def array_spec(self) -> TensorSpec | None:
+        """That of the only input."""
+        return self.signature.inputs[0] if len(self.signature.inputs) == 1 else None
+
+    def from_array(self, array: Array) -> TensorRequest:
+        """The request whose only input is this array; it is copied, since runtimes may write to an input."""
+        return self.coerce(array if array.flags.writeable else array.copy("K"))
 
     def _read(self, spec: TensorSpec, given: dict[str, Any], finite: bool) -> Array:
         if spec.name not in given:

@@ -26,34 +26,34 @@ _ZSTD_LEVEL, _ZLIB_LEVEL = 1, 1
 @lru_cache(maxsize=256)
 def encoding_for(accept: str) -> str | None:
     """The encoding that an Accept-Encoding header asks for; None for a reply as it is."""
-    weights = _weights(accept)
-    best = max(OFFERED, key=lambda name: weights.get(name, weights.get("*", 0.0)))
-    weight = weights.get(best, weights.get("*", 0.0))
-    return best if weight > 0 and weight >= weights.get("identity", 0.0) else None
+    found = weights(accept)
+    best = max(OFFERED, key=lambda name: found.get(name, found.get("*", 0.0)))
+    weight = found.get(best, found.get("*", 0.0))
+    return best if weight > 0 and weight >= found.get("identity", 0.0) else None
 
 
 def accepts(accept: str, encoding: str) -> bool:
     """True if an Accept-Encoding header allows this encoding."""
-    weights = _weights(accept)
-    return weights.get(encoding, weights.get("*", 0.0)) > 0
+    found = weights(accept)
+    return found.get(encoding, found.get("*", 0.0)) > 0
 
 
 @lru_cache(maxsize=256)
 def refuses_plain(accept: str) -> bool:
     """True if a reply as it is does not do: `identity;q=0`, or `*;q=0` without identity."""
-    weights = _weights(accept)
-    return weights.get("identity", weights.get("*", 1.0)) <= 0
+    found = weights(accept)
+    return found.get("identity", found.get("*", 1.0)) <= 0
 
 
-def _weights(accept: str) -> dict[str, float]:
-    """What is not valid has the weight 0."""
-    weights: dict[str, float] = {}
+def weights(accept: str) -> dict[str, float]:
+    """The weight of each name in a header such as Accept-Encoding; what is not valid has the weight 0."""
+    found: dict[str, float] = {}
     for part in accept.lower().split(","):
         name, *parameters = (piece.strip() for piece in part.split(";"))
         if name:
             name = "gzip" if name == "x-gzip" else name
-            weights[name] = max(weights.get(name, 0.0), _weight(parameters))
-    return weights
+            found[name] = max(found.get(name, 0.0), _weight(parameters))
+    return found
 
 
 def _weight(parameters: list[str]) -> float:

@@ -7,6 +7,8 @@ not valid) takes the ordinary way, which answers with the same bytes.
 from __future__ import annotations
 
 import asyncio
+import functools
+import math
 import time
 from collections.abc import Callable, Sequence
 from contextvars import Context
@@ -19,10 +21,11 @@ from penstock.engine.bundling.bundle import Member
 from penstock.engine.loading.loaded_model import LoadedModel
 from penstock.engine.tasks.task_runner import TaskRunner
 from penstock.errors import PenstockError
+from penstock.gateway.bodies.arrays import array_type, holds_array, is_array, read_array_body
 from penstock.gateway.bundles.numbers import NumberReader
 from penstock.gateway.bundles.replies import BundleReplies
 from penstock.gateway.gateway import Gateway
-from penstock.gateway.http import Call, Handler, is_json
+from penstock.gateway.http import JSON, Call, Handler, is_json
 from penstock.gateway.native import predict
 from penstock.gateway.native.decoding import read_json
 from penstock.gateway.problems import Refusal
@@ -45,6 +48,10 @@ _ROUTES: dict[Handler, _Route] = {
 }
 
 
+_ARRAYS = "array"
+"""Begins the group of bodies that are arrays."""
+
+
 class Turns:
     """The requests of the current turn. For the event loop of one gateway."""
 
@@ -64,13 +71,18 @@ class Turns:
         kind, length = header("content-type"), header("content-length")
         if call.row.handler not in _ROUTES or call.query or length is None or kind is None:
             return None
-        if not is_json(kind) or not (length.isdigit() and len(length) < 6 and int(length) <= MAX_BODY):
+        array = kind != JSON and is_array(kind)
+        if not (array or is_json(kind)) or not (length.isdigit() and len(length) < 6 and int(length) <= MAX_BODY):
             return None
         if header("content-encoding") is not None or "q=0" in (header("accept-encoding") or ""):
             return None
         if "charset" in kind.lower():
             return None
-        return f"{call.path}\n{header('x-penstock-priority')}\n{header('x-request-timeout-ms')}"
+        if array_type(header("accept") or "") is not None:
+            return None
+        return (
+            f"{_ARRAYS if array else ''}{call.path}\n{header('x-penstock-priority')}\n{header('x-request-timeout-ms')}"
+        )
 
     def check(self, call: Call) -> None:
         """Refuse a request whose body is still to come, if it would be refused anyway. Raises the refusal."""
@@ -136,7 +148,8 @@ class Turns:
         except (PenstockError, Refusal):
             return False
         bundles: tuple[list[Member], list[Member]] = ([], [])
-        read = self._reader(runner.task)
+        arrays = calls[0].collect.startswith(_ARRAYS)  # type: ignore[union-attr]  # set by `group_of`
+        read = functools.partial(_array, runner.task) if arrays else self._reader(runner.task)
         for call in calls:
             request = read(call)
             if request is None or call.body_at + timeout_s <= begun:
@@ -194,6 +207,22 @@ class Turns:
             return _request(task, call, body)
 
         return read
+
+
+def _array(task: Task, call: Call) -> Any:
+    """A request whose body is an array: one row as it is where the task takes that, else the task's request."""
+    kind: str = call.header("content-type")  # type: ignore[assignment]  # `group_of` has seen it
+    if not holds_array(task, kind, call.header):
+        return None
+    try:
+        if task.stores:
+            predict.check_sender(call)
+        array = read_array_body(call.content or b"", kind, call.header, task.array_spec())
+        if task.bundles and array.dtype.char in "df" and array.size == math.prod(task.signature.inputs[0].shape[1:]):
+            return array.reshape(-1)
+        return task.from_array(array)
+    except (PenstockError, Refusal):  # the ordinary way writes the error
+        return None
 
 
 def _request(task: Task, call: Call, body: bytes) -> BaseModel | None:

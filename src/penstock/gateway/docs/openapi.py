@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 import penstock
+from penstock.gateway.bodies.arrays import DTYPE_HEADER, NPY, OCTETS, SHAPE_HEADER
 from penstock.gateway.docs.examples import Example
 from penstock.gateway.http import JSON, Endpoint
 from penstock.gateway.problems import MEDIA_TYPE, Problem, title_of
@@ -63,6 +64,29 @@ _PREDICT_HEADERS: list[Json] = [
         "description": "Order in the queue: the higher number first, then the earlier deadline. In a full queue a "
         "request evicts one of lower priority. The server may limit the priority.",
         "schema": {"type": "integer", "minimum": -100, "maximum": 100},
+    },
+]
+_ARRAYS: Json = {
+    kind: {"schema": {"type": "string", "format": "binary", "description": described}}
+    for kind, described in (
+        (OCTETS, f"An array as little-endian bytes; `{DTYPE_HEADER}` and `{SHAPE_HEADER}` say what it is."),
+        (NPY, "An array as a file of numpy's .npy format."),
+    )
+}
+_ARRAY_HEADERS: list[Json] = [
+    {
+        "name": DTYPE_HEADER,
+        "in": "header",
+        "required": False,
+        "description": f"Datatype of a body of {OCTETS}, such as FP32; the default is the model's.",
+        "schema": {"type": "string"},
+    },
+    {
+        "name": SHAPE_HEADER,
+        "in": "header",
+        "required": False,
+        "description": f"Shape of a body of {OCTETS}, such as 1,784; the default follows from the model.",
+        "schema": {"type": "string"},
     },
 ]
 _PARAMETERS: dict[str, Json] = {
@@ -158,7 +182,8 @@ def _request(row: Endpoint, refs: Mapping[_Key, Json], example: Example | None) 
         content[JSON]["examples"] = {name: {"value": value} for name, value in others.items()}
     elif shown is not None:
         content[JSON]["example"] = shown
-    return {**content, **(_UPLOADS if row.upload else {})}
+    arrays = _ARRAYS if _predicts(row) and "requests" not in (row.example or {}) else {}
+    return {**content, **arrays, **(_UPLOADS if row.upload else {})}
 
 
 def _shown(row: Endpoint, example: Example | None) -> Any:

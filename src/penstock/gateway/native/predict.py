@@ -21,13 +21,15 @@ from penstock.engine.tasks.ranges import Flag
 from penstock.errors import FieldError, InvalidInput, ModelNotFound, PenstockError, quoted, shortened
 from penstock.formats import is_model_file
 from penstock.gateway.auth import check_origin
+from penstock.gateway.bodies.arrays import NPY, Header, array_request, array_type, holds_array, npy_file, octets
 from penstock.gateway.bodies.text import check_charset
-from penstock.gateway.http import FORM, JSON, Call, Reply, check_json, is_json
+from penstock.gateway.http import FORM, JSON, Call, Headers, Reply, check_json, is_json
 from penstock.gateway.native.decoding import named_task, read_fully
 from penstock.gateway.native.fast_json import decode
 from penstock.gateway.native.large_json import LARGE
 from penstock.gateway.native.uploads import read_upload
 from penstock.gateway.problems import Refusal
+from penstock.tasks.tensor import TensorRequest
 
 DECODE_IN_THREAD_FROM = 256 * 1024
 """Bodies of this many bytes and more are decoded, preprocessed and encoded in threads, to keep the event loop free."""
@@ -90,17 +92,19 @@ async def _answer(call: Call, ref: str | None, *, vector: bool = False, fixed: b
         content_type = call.header("content-type") or ""
         large = len(body) >= DECODE_IN_THREAD_FROM
         if large:
-            request = await decode_in_thread(_read_request, lease, body, content_type)
+            request = await decode_in_thread(_read_request, lease, body, content_type, call.header)
         else:
-            request = _read_request(lease, body, content_type)
+            request = _read_request(lease, body, content_type, call.header)
         version = getattr(request, "model_version", None)
         if version is not None and version != lease.model.version:
             await _move(call, lease, version, fixed)
         if lease.runner.task.stores:
             check_sender(call, upload=lease.runner.task.upload_field is not None)
         lease.started = time.monotonic()  # measure the engine only, without the transfer of the body
+        accept = call.header("accept")
+        kind = None if accept is None else _binary_kind(accept, lease, request)
         prediction = await engine.pipeline.predict(lease, request, in_thread=large)
-    return await asyncio.to_thread(_reply, prediction) if large else _reply(prediction)
+    return await asyncio.to_thread(_reply, prediction, kind) if large else _reply(prediction, kind)
 
 
 def lease_of(call: Call, ref: str | None) -> Lease:
@@ -215,9 +219,11 @@ def priority_of(call: Call) -> int:
     return min(int(given), call.service.settings.max_priority)
 
 
-def _read_request(lease: Lease, body: bytes, content_type: str) -> Any:
+def _read_request(lease: Lease, body: bytes, content_type: str, header: Header) -> Any:
     """The request of the lease's task. A JSON body may name another task of the model in its field `task`."""
     task = lease.runner.task
+    if content_type != JSON and holds_array(task, content_type, header):
+        return array_request(task, content_type, header, body)
     if task.upload_field is not None and not is_json(content_type):
         return read_upload(task, body, content_type)
     require_json(content_type)
@@ -293,7 +299,23 @@ def check_sender(call: Call, *, upload: bool = False) -> None:
 # Replying
 
 
-def _reply(p: Prediction) -> Reply:
+def _binary_kind(accept: str, lease: Lease, request: Any) -> str | None:
+    """The content type of arrays that a client wants for the outputs of a model; None for JSON.
+
+    Raises Refusal (406) where the outputs are not one array of numbers.
+    """
+    kind = array_type(accept)
+    if kind is None or not isinstance(request, TensorRequest):
+        return None
+    outputs = lease.model.signature.outputs
+    if len(outputs) != 1 or outputs[0].dtype == "BYTES":
+        shown = ", ".join(f"{spec.name} ({spec.dtype})" for spec in outputs)
+        raise Refusal(406, f"{kind} holds one array of numbers, the model answers with {shown}; ask for {JSON}")
+    request.keep_arrays()
+    return kind
+
+
+def _reply(p: Prediction, kind: str | None = None) -> Reply:
     timing = f"queue;dur={p.queue_ms:.3f}, pre;dur={p.pre_ms:.3f}, run;dur={p.run_ms:.3f}, post;dur={p.post_ms:.3f}"
     headers = [
         ("content-type", JSON),
@@ -302,7 +324,19 @@ def _reply(p: Prediction) -> Reply:
     ]
     if p.flags:
         headers.append(("x-penstock-flags", flags_header(p.flags)))
+    if kind is not None:
+        return _array_reply(p, kind, headers)
     return Reply(200, headers, p.response.__pydantic_serializer__.to_json(p.response))
+
+
+def _array_reply(p: Prediction, kind: str, headers: Headers) -> Reply:
+    (array,) = p.response.outputs.values()  # type: ignore[attr-defined]  # of the task `tensor`
+    headers[0] = ("content-type", kind)
+    headers.append(("vary", "Accept"))
+    if kind == NPY:
+        return Reply(200, headers, npy_file(array))
+    body, described = octets(array)
+    return Reply(200, headers + described, body)
 
 
 def flags_header(flags: Iterable[Flag]) -> str:
