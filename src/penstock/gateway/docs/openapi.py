@@ -153,7 +153,12 @@ def _operation(row: Endpoint, refs: Mapping[_Key, Json], example: Example | None
         "tags": [row.tag],
         "summary": row.summary,
         "operationId": _operation_id(row),
-        "parameters": [*_parameters(row, example), *(_PREDICT_HEADERS if _predicts(row) else ()), _REQUEST_ID],
+        "parameters": [
+            *_parameters(row, example),
+            *(_PREDICT_HEADERS if _predicts(row) else ()),
+            *(_ARRAY_HEADERS if _takes_arrays(row) else ()),
+            _REQUEST_ID,
+        ],
         "responses": _responses(row, refs),
     }
     if row.guarded:
@@ -169,6 +174,11 @@ def _predicts(row: Endpoint) -> bool:
     return bool(row.requests) and row.tag == PREDICTIONS
 
 
+def _takes_arrays(row: Endpoint) -> bool:
+    """True for the routes of one prediction."""
+    return _predicts(row) and "requests" not in (row.example or {})
+
+
 def _operation_id(row: Endpoint) -> str:
     words = re.findall(r"\w+", row.path)
     return "_".join([row.method.lower(), *words])
@@ -182,8 +192,7 @@ def _request(row: Endpoint, refs: Mapping[_Key, Json], example: Example | None) 
         content[JSON]["examples"] = {name: {"value": value} for name, value in others.items()}
     elif shown is not None:
         content[JSON]["example"] = shown
-    arrays = _ARRAYS if _predicts(row) and "requests" not in (row.example or {}) else {}
-    return {**content, **arrays, **(_UPLOADS if row.upload else {})}
+    return {**content, **(_ARRAYS if _takes_arrays(row) else {}), **(_UPLOADS if row.upload else {})}
 
 
 def _shown(row: Endpoint, example: Example | None) -> Any:

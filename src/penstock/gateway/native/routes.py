@@ -12,7 +12,7 @@ from penstock.gateway.http import JSON, Endpoint, Protocol, problem_reply
 from penstock.gateway.native import admin, batches, health, models, task_models
 from penstock.gateway.native import predict as native
 
-_PREDICT = (403, 404, 413, 415, 422, 429, 500, 503, 504)
+_PREDICT = (400, 403, 404, 406, 413, 415, 422, 429, 500, 503, 504)
 """Statuses of a refused prediction."""
 
 _ANY_TASK = (
