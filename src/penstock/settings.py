@@ -73,6 +73,16 @@ class Settings(EngineOptions):
     server: Annotated[Literal["h1", "granian"], LOWER] = option(
         "h1", "HTTP server: h1 (the built-in one, HTTP/1.1) or granian (HTTP/1.1 and HTTP/2)."
     )
+    uds: HomePath | None = option(
+        None, "Path of a Unix socket to listen on, in place of the address; its user administers without a key."
+    )
+    tls_cert: HomePath | None = option(
+        None, "Certificate and its chain (PEM): the server then speaks HTTPS; read again at SIGHUP."
+    )
+    tls_key: HomePath | None = option(None, "Private key of `tls_cert` (PEM), if it is not in the same file.")
+    tls_client_ca: HomePath | None = option(
+        None, "Certificates (PEM) of which one has to have signed the certificate of a client."
+    )
     workers: Whole = option(1, "Server processes; each holds its own copy of the models.", ge=1, le=256)
     registry: HomePath = option(Path("registry"), "Directory of the model registry.")
     model_path: HomePath | None = option(None, "A model file to serve, without a registry.", alias="MODEL_PATH")

@@ -35,6 +35,10 @@ def serve(
     port: Annotated[
         int | None, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.", show_default="8002")
     ] = None,
+    uds: Annotated[
+        Path | None, typer.Option(help="Path of a Unix socket to listen on, in place of the address.")
+    ] = None,
+    server: Annotated[str | None, typer.Option(help="HTTP server: h1 or granian.", show_default="h1")] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Server processes.", show_default="1")] = None,
     device: DeviceOption = None,
     trust: TrustOption = None,

@@ -98,6 +98,8 @@ class Call(ABC):
     """The host in the target of the request: with HTTP/2, or where a client sends a whole URL."""
     server: str | None = None
     """The local address of the connection, where the server tells it."""
+    operator = False
+    """True if the kernel says that the client runs as the user of this server, or as root: over a Unix socket."""
     http_version = "1.1"
     query: str = ""
     """The raw query string, without the question mark."""

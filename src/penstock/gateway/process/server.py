@@ -23,7 +23,7 @@ from penstock.gateway.process.channel import Channel, Place
 from penstock.gateway.process.h1.listener import listen
 from penstock.gateway.process.h1.places import most_connections
 from penstock.gateway.process.rsgi import RsgiApp
-from penstock.gateway.process.sockets import BACKLOG, free_address, tcp_socket
+from penstock.gateway.process.sockets import BACKLOG, close_sockets, free_address, tcp_socket, unix_socket
 from penstock.gateway.process.watchdog import Watchdog, end_at_second
 from penstock.gateway.service import Service
 from penstock.gateway.worker_group import WorkerGroup
@@ -53,8 +53,9 @@ def serve(settings: Settings, refs: Sequence[str] = ()) -> int:
     """
     configure_logging(settings)
     require_hardware(settings.device)
-    host, port = free_address(settings.host, settings.port)
-    settings = settings.model_copy(update={"host": host, "port": port})
+    if settings.uds is None:
+        host, port = free_address(settings.host, settings.port)
+        settings = settings.model_copy(update={"host": host, "port": port})
     if settings.workers == 1:
         return run(settings, refs)
     from penstock.gateway.process.supervisor import supervise  # one process needs no multiprocessing
@@ -201,7 +202,12 @@ async def _listening(gateway: Gateway, settings: Settings) -> AsyncIterator[Task
 
 @contextlib.asynccontextmanager
 async def _h1(gateway: Gateway, settings: Settings) -> AsyncIterator[Task]:
-    with tcp_socket(settings.host, settings.port, shared=settings.workers > 1) as sock:
+    if settings.uds is not None:
+        sock = unix_socket(settings.uds)
+    else:
+        sock = tcp_socket(settings.host, settings.port, shared=settings.workers > 1)
+    with contextlib.ExitStack() as ending:
+        ending.callback(close_sockets, [sock])
         listener = listen(gateway, settings, sock)
         forever = asyncio.create_task(asyncio.Event().wait(), name="penstock-listen")
         try:
@@ -238,7 +244,7 @@ async def _sharing(service: Service) -> AsyncIterator[None]:
 
 def granian_server(gateway: Gateway, settings: Settings) -> Any:
     """Granian's embedded server in front of the gateway, on the address of the settings; `serve()` runs it."""
-    from granian.constants import HTTPModes, Interfaces
+    from granian.constants import HTTPModes, Interfaces, SSLProtocols
     from granian.http import HTTP1Settings
     from granian.server.embed import Server as Granian
 
@@ -246,6 +252,7 @@ def granian_server(gateway: Gateway, settings: Settings) -> Any:
         RsgiApp(gateway),
         address=settings.host,
         port=settings.port,
+        uds=settings.uds,
         interface=Interfaces.RSGI,
         http=HTTPModes.auto,
         http1_settings=HTTP1Settings(
@@ -254,6 +261,11 @@ def granian_server(gateway: Gateway, settings: Settings) -> Any:
         websockets=False,
         log_enabled=False,
         backlog=BACKLOG,
+        ssl_cert=settings.tls_cert,
+        ssl_key=settings.tls_key or settings.tls_cert,
+        ssl_protocol_min=SSLProtocols.tls12,
+        ssl_ca=settings.tls_client_ca,
+        ssl_client_verify=settings.tls_client_ca is not None,
         backpressure=most_connections(settings.max_connections),
     )
 
@@ -272,8 +284,10 @@ def _still_working() -> bool:
 
 
 def _url(settings: Settings) -> str:
+    if settings.uds is not None:
+        return f"unix:{settings.uds}"
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    return f"http://{host}:{settings.port}"
+    return f"http{'' if settings.tls_cert is None else 's'}://{host}:{settings.port}"
 
 
 def _exit_now(code: int) -> None:

@@ -281,6 +281,8 @@ class Connection(Flow):
         if method == "CONNECT":
             raise refused(501, "this server is no proxy")
         call = H1Call(self, method, target_of(self._url), headers)
+        if self.operator:
+            call.operator = True
         version = parser.get_http_version()
         if version != "1.1":
             call.http_version = version

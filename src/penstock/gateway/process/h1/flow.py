@@ -31,6 +31,7 @@ class Flow(asyncio.Protocol):
         "mark",
         "mark_at",
         "mark_of",
+        "operator",
         "since",
         "transport",
     )
@@ -40,6 +41,8 @@ class Flow(asyncio.Protocol):
         self.front = front
         self.address: str | None = None
         """Where the client is, for the limit of connections per address; None without one."""
+        self.operator = False
+        """True if the client may administer this server without a key."""
         self.attaching: asyncio.Task[None] | None = None
         """The task that makes the transport."""
         self.transport: Any = None

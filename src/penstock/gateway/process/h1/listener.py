@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import signal
 import socket
+import threading
 from typing import Any
 
 from penstock.gateway.gateway import Gateway, request_id_of
@@ -13,7 +15,9 @@ from penstock.gateway.problems import MEDIA_TYPE, Refusal, problem_body
 from penstock.gateway.process.h1.connection import Connection
 from penstock.gateway.process.h1.deadlines import look_after
 from penstock.gateway.process.h1.front import TICK_S, Front
+from penstock.gateway.process.h1.peers import is_operator
 from penstock.gateway.process.h1.places import Places, most_connections
+from penstock.gateway.process.h1.tls import tls_of
 from penstock.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -37,6 +41,8 @@ class Listener:
         self.places = Places(most_connections(settings.max_connections), settings.max_connections_per_address)
         self._sock = sock
         self._loop = self.front.loop
+        self.tls = tls_of(settings)
+        """Encrypts the connections; None for plain HTTP."""
         self._attaching: set[asyncio.Task[None]] = set()
         self._refused: list[socket.socket] = []
         self._paused: asyncio.TimerHandle | None = None
@@ -47,6 +53,8 @@ class Listener:
         self._sock.setblocking(False)
         self._loop.add_reader(self._sock.fileno(), self._accept)
         self._timer = self._loop.call_later(TICK_S, self._tick)
+        if self.tls is not None and threading.current_thread() is threading.main_thread():
+            self._loop.add_signal_handler(signal.SIGHUP, self.tls.reload)
 
     def _tick(self) -> None:
         self._timer = self._loop.call_later(TICK_S, self._tick)
@@ -94,16 +102,19 @@ class Listener:
 
     def _attach(self, sock: socket.socket, key: str | None) -> None:
         connection = Connection(self.front, self.places.remove)
-        connection.address = key
+        connection.address, connection.operator = key, is_operator(sock)
         self.places.add(connection)
         task = connection.attaching = self._loop.create_task(self._make_transport(sock, connection))
         self._attaching.add(task)
         task.add_done_callback(self._attaching.discard)
 
     async def _make_transport(self, sock: socket.socket, connection: Connection) -> None:
+        context, limit_s = (None, None) if self.tls is None else (self.tls.context, self.front.times.header_s)
         try:
-            await self._loop.connect_accepted_socket(lambda: connection, sock)
-        except OSError:  # the client has left
+            await self._loop.connect_accepted_socket(
+                lambda: connection, sock, ssl=context, ssl_handshake_timeout=limit_s
+            )
+        except OSError:  # the client has left, or does not speak TLS
             pass
         finally:
             connection.attaching = None
@@ -112,7 +123,10 @@ class Listener:
                 sock.close()
 
     def _refuse(self, sock: socket.socket) -> None:
-        """Answer 503 at once and close."""
+        """Answer 503 at once and close; over TLS, which would take a handshake, only close."""
+        if self.tls is not None:
+            sock.close()
+            return
         try:
             sock.send(_too_many(self.front))
             sock.shutdown(socket.SHUT_WR)

@@ -1,0 +1,230 @@
+"""What the built-in server answers over a raw connection, request by request."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import shutil
+import subprocess
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+
+import httpx
+import pytest
+from h1_server import connection_to, everything
+from live_servers import Live
+from waiting import wait_until
+
+Exchange = Callable[..., bytes]
+HOST = b"Host: localhost\r\n"
+CLOSE = HOST + b"Connection: close\r\n"
+
+
+def get(path: bytes, headers: bytes = HOST, version: bytes = b"1.1") -> bytes:
+    return b"GET %b HTTP/%b\r\n%b\r\n" % (path, version, headers)
+
+
+def chunked(path: bytes, *chunks: bytes, headers: bytes = CLOSE) -> bytes:
+    body = b"".join(b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in (*chunks, b""))
+    return b"POST %b HTTP/1.1\r\n%bTransfer-Encoding: chunked\r\n\r\n%b" % (path, headers, body)
+
+
+def statuses(received: bytes) -> list[int]:
+    return [int(part[:3]) for part in received.split(b"HTTP/1.1 ")[1:]]
+
+
+def test_requests_that_were_sent_ahead_are_answered_in_order(exchange: Exchange) -> None:
+    received = exchange(
+        get(b"/t/slow") + get(b"/t/target?a") + chunked(b"/t/echo", b"abc", headers=HOST) + get(b"/t/target?b", CLOSE)
+    )
+    assert statuses(received) == [200] * 4
+    places = [received.index(body) for body in (b"slow", b"GET /t/target?a", b"abc", b"GET /t/target?b")]
+    assert places == sorted(places)
+
+
+def test_hundreds_of_requests_sent_ahead_are_all_answered(exchange: Exchange) -> None:
+    received = exchange(get(b"/t/early") * 500 + get(b"/t/slow", CLOSE))
+    assert received.count(b"\r\n\r\nearly") == 500
+    assert received.endswith(b"slow")
+
+
+def test_a_request_may_come_byte_by_byte(front: Live) -> None:
+    with connection_to(front) as connection:
+        for byte in chunked(b"/t/echo", b"hello ", b"world"):
+            connection.sendall(bytes([byte]))
+        assert everything(connection).endswith(b"\r\n\r\nhello world")
+
+
+def test_what_follows_the_last_request_is_not_answered(exchange: Exchange) -> None:
+    assert statuses(exchange(get(b"/t/early", CLOSE) + get(b"/t/early"))) == [200]
+
+
+@pytest.mark.parametrize(
+    ("headers", "closes"),
+    [(b"", True), (b"Connection: keep-alive\r\n", False), (b"Host: localhost\r\nConnection: Keep-Alive\r\n", False)],
+)
+def test_http_1_0_closes_unless_asked_to_stay(exchange: Exchange, headers: bytes, closes: bool) -> None:
+    first = get(b"/t/early", headers, b"1.0")
+    received = exchange(first if closes else first + get(b"/t/early", b"", b"1.0"))
+    assert statuses(received) == [200] * (1 if closes else 2)
+    assert (b"connection: keep-alive\r\n" in received) is not closes
+
+
+def test_a_stream_to_http_1_0_ends_with_the_connection(exchange: Exchange) -> None:
+    received = exchange(get(b"/t/stream", b"", b"1.0"))
+    assert b"transfer-encoding" not in received
+    assert received.endswith(b"\r\n\r\none two three")
+
+
+def test_head_has_the_headers_of_get(exchange: Exchange) -> None:
+    received = exchange(b"HEAD /t/early HTTP/1.1\r\n" + HOST + b"\r\n" + get(b"/t/target", CLOSE))
+    assert statuses(received) == [200, 200]
+    assert received.count(b"early") == 0
+    assert b"content-length: 5\r\n" in received
+
+
+def test_a_whole_url_as_target_names_the_host(exchange: Exchange) -> None:
+    assert b"GET /t/target?x=%20 localhost:80" in exchange(get(b"http://localhost:80/t/target?x=%20", CLOSE))
+    assert b"GET /t/p/a b? None" in exchange(get(b"/t/p/a%20b", CLOSE))
+
+
+def test_the_client_is_told_to_continue_only_if_a_handler_wants_the_body(front: Live) -> None:
+    head = b"POST %b HTTP/1.1\r\n" + HOST + b"Expect: 100-Continue\r\nContent-Length: 5\r\n\r\n"
+    with connection_to(front) as connection:
+        connection.sendall(head % b"/t/echo")
+        assert connection.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        connection.sendall(b"hello" + get(b"/t/early", CLOSE))
+        assert statuses(everything(connection)) == [200, 200]
+    with connection_to(front) as connection:
+        connection.sendall(head % b"/t/early")
+        received = everything(connection)
+    assert statuses(received) == [200]
+    assert b"connection: close" in received
+
+
+def test_another_expectation_is_417(exchange: Exchange) -> None:
+    assert statuses(exchange(get(b"/t/early", HOST + b"Expect: a-miracle\r\n"))) == [417]
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (get(b"/t/early", b""), 400),
+        (get(b"/t/early", HOST * 2), 400),
+        (get(b"/t/early", b"Host: a b\r\n"), 400),
+        (get(b"/t/early", b"Host: localhost\nX: y\r\n"), 400),
+        (get(b"/t/early", HOST + b"X: a\r\n b\r\n"), 400),
+        (get(b"/t/early#part", HOST), 400),
+        (get(b"ftp://localhost/", HOST), 400),
+        (get(b"/" + b"x" * 20_000, HOST), 414),
+        (get(b"/t/early", HOST + b"X: " + b"y" * 70_000 + b"\r\n"), 431),
+        (get(b"/t/early", HOST + b"X: y\r\n" * 200), 431),
+        (get(b"/t/early", HOST, b"2.0"), 505),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505),
+        (b"CONNECT localhost:80 HTTP/1.1\r\n" + HOST + b"\r\n", 501),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400),
+        (
+            b"POST /t/echo HTTP/1.1\r\n" + HOST + b"Content-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+            400,
+        ),
+        (b"POST /t/echo HTTP/1.1\r\n" + HOST + b"Content-Length: 1\r\nContent-Length: 1\r\n\r\na", 400),
+        (b"POST /t/echo HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", 501),
+        (b"POST /t/echo HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n", 400),
+        (b"POST /t/echo HTTP/1.0\r\n" + HOST + b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
+        (b"POST /t/echo HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked\r\n\r\n5\r\nabc", None),
+        (b"POST /t/echo HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked\r\n\r\nx\r\nabc\r\n0\r\n\r\n", 400),
+    ],
+)
+def test_a_request_that_cannot_be_understood_is_refused_once_and_closes(
+    front: Live, sent: bytes, status: int | None
+) -> None:
+    with connection_to(front) as connection:
+        connection.sendall(get(b"/t/early") + sent)
+        if status is None:
+            connection.shutdown(1)
+        received = everything(connection)
+    assert statuses(received) == [200] + ([] if status is None else [status])
+    if status is None:
+        return
+    head, _, body = received.split(b"early", 1)[1].partition(b"\r\n\r\n")
+    problem = json.loads(body)
+    assert problem["status"] == status
+    assert f"x-request-id: {problem['request_id']}".encode() in head
+    assert b"\r\nconnection: close" in head
+
+
+def test_an_upgrade_is_ignored_and_what_follows_it_is_answered(exchange: Exchange) -> None:
+    upgrade = HOST + b"Connection: Upgrade\r\nUpgrade: websocket\r\n"
+    received = exchange(get(b"/t/early", upgrade) + get(b"/t/slow", CLOSE))
+    assert statuses(received) == [200, 200]
+
+
+def test_a_client_that_sends_a_refused_body_reads_the_reply(front: Live) -> None:
+    with connection_to(front) as connection:
+        connection.sendall(b"POST /nothing HTTP/1.1\r\n" + CLOSE + b"Content-Length: 30000000\r\n\r\n")
+        for _ in range(30):
+            connection.sendall(bytes(1_000_000))
+        assert statuses(everything(connection)) == [404]
+
+
+def test_a_client_that_has_ended_its_side_gets_its_answer(front: Live) -> None:
+    with connection_to(front) as connection:
+        connection.sendall(get(b"/t/early") * 2)
+        connection.shutdown(1)
+        assert statuses(everything(connection)) == [200, 200]
+
+
+def test_a_header_with_a_line_break_becomes_an_internal_error(exchange: Exchange) -> None:
+    received = exchange(get(b"/t/spelled"))
+    assert statuses(received) == [500]
+    assert b"set-cookie" not in received
+
+
+def test_a_reader_that_reads_nothing_holds_only_its_own_replies(front: Live) -> None:
+    with connection_to(front) as connection:
+        connection.sendall(get(b"/t/large") * 20)
+        time.sleep(0.2)
+        started = len(front.gateway.inflight)
+        assert started <= 1
+        assert front.http.get("/t/early").status_code == 200
+    wait_until(lambda: not len(front.gateway.inflight))
+
+
+def test_bodies_pass_through_real_clients(front: Live) -> None:
+    body = bytes(range(256)) * 2000
+    for content in (body, (body[start : start + 7000] for start in range(0, len(body), 7000))):
+        assert front.http.post("/t/echo", content=content).content == body
+    client = http.client.HTTPConnection("127.0.0.1", front.port)
+    for _ in range(3):
+        client.request(
+            "POST",
+            "/t/echo",
+            body=iter([body[:5], body[5:]]),
+            encode_chunked=True,
+            headers={"Transfer-Encoding": "chunked"},
+        )
+        assert client.getresponse().read() == body
+    client.close()
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+@pytest.mark.parametrize("more", [["--http1.1"], ["--http2"], ["-H", "Expect: 100-continue"], ["-0"]])
+def test_curl_is_answered(front: Live, more: list[str]) -> None:
+    command = ["curl", "-sS", "--data-binary", "@-", *more, f"{front.url}/t/echo"]
+    assert subprocess.run(command, input=b"x" * 100_000, capture_output=True, check=True).stdout == b"x" * 100_000
+
+
+def test_many_connections_at_once_are_answered(front: Live) -> None:
+    with ExitStack() as many:
+        connections = [many.enter_context(connection_to(front)) for _ in range(200)]
+        for connection in connections:
+            connection.sendall(get(b"/t/target", CLOSE))
+        assert all(statuses(everything(connection)) == [200] for connection in connections)
+
+
+def test_the_date_and_one_content_length_are_in_every_reply(front: Live) -> None:
+    reply = front.http.get("/t/early")
+    assert reply.headers["date"].endswith("GMT")
+    assert reply.headers.get_list("content-length") == ["5"]
+    assert isinstance(reply, httpx.Response)
