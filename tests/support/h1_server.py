@@ -76,3 +76,8 @@ def everything(connection: socket.socket) -> bytes:
     while chunk := connection.recv(1 << 20):
         received += chunk
     return received
+
+
+def statuses(received: bytes) -> list[int]:
+    """The status of every reply."""
+    return [int(part[:3]) for part in received.split(b"HTTP/1.1 ")[1:]]

@@ -12,7 +12,7 @@ from contextlib import ExitStack
 
 import httpx
 import pytest
-from h1_server import connection_to, everything
+from h1_server import connection_to, everything, statuses
 from live_servers import Live
 from waiting import wait_until
 
@@ -28,10 +28,6 @@ def get(path: bytes, headers: bytes = HOST, version: bytes = b"1.1") -> bytes:
 def chunked(path: bytes, *chunks: bytes, headers: bytes = CLOSE) -> bytes:
     body = b"".join(b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in (*chunks, b""))
     return b"POST %b HTTP/1.1\r\n%bTransfer-Encoding: chunked\r\n\r\n%b" % (path, headers, body)
-
-
-def statuses(received: bytes) -> list[int]:
-    return [int(part[:3]) for part in received.split(b"HTTP/1.1 ")[1:]]
 
 
 def test_requests_that_were_sent_ahead_are_answered_in_order(exchange: Exchange) -> None:
