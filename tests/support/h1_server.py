@@ -16,28 +16,30 @@ from penstock.gateway.http import Call, Endpoint, Protocol, Reply, problem_reply
 from penstock.gateway.native.routes import NATIVE
 from penstock.settings import Settings
 
-TEXT = [("content-type", "text/plain")]
+
+def text() -> list[tuple[str, str]]:
+    return [("content-type", "text/plain")]
 
 
 async def echo(call: Call) -> Reply:
-    return Reply(200, TEXT, await call.body())
+    return Reply(200, text(), await call.body())
 
 
 async def target(call: Call) -> Reply:
-    return Reply(200, TEXT, f"{call.method} {call.path}?{call.query} {call.authority}".encode())
+    return Reply(200, text(), f"{call.method} {call.path}?{call.query} {call.authority}".encode())
 
 
 async def early(call: Call) -> Reply:
-    return Reply(200, TEXT, b"early")
+    return Reply(200, text(), b"early")
 
 
 async def slow(call: Call) -> Reply:
     await asyncio.sleep(0.3)
-    return Reply(200, TEXT, b"slow")
+    return Reply(200, text(), b"slow")
 
 
 async def large(call: Call) -> Reply:
-    return Reply(200, TEXT, bytes(8_000_000))
+    return Reply(200, text(), bytes(8_000_000))
 
 
 async def spelled(call: Call) -> Reply:
@@ -49,7 +51,7 @@ async def stream(call: Call) -> Reply:
         for word in (b"one ", b"two ", b"three"):
             yield word
 
-    return Reply(200, TEXT, chunks())
+    return Reply(200, text(), chunks())
 
 
 ROUTES = {"echo": echo, "early": early, "slow": slow, "large": large, "spelled": spelled, "stream": stream}

@@ -34,14 +34,13 @@ def hasty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
         (GET + b"GET /", [200, 408]),
         (POST % 100 + b"abc", [408]),
         (POST % 100 + b"a" * 100 + POST % 5, [200, 408]),
-        (b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{", [408]),
         (b"POST /t/echo HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nab", [408]),
     ],
 )
 def test_what_does_not_arrive_in_time_ends_the_connection(hasty: Live, sent: bytes, expected: list[int]) -> None:
     with connection_to(hasty) as connection:
         connection.sendall(sent)
-        assert statuses(everything(connection)) in (expected, [503])  # no model answers /predict here
+        assert statuses(everything(connection)) == expected
     wait_until(lambda: not len(hasty.gateway.inflight))
 
 
@@ -82,8 +81,7 @@ def test_an_address_has_its_share_of_connections(tmp_path: Path) -> None:
 
 def test_accepting_survives_a_lack_of_file_descriptors(tmp_path: Path) -> None:
     """In a process of its own, since the limit of open files is one of the process."""
-    code = textwrap.dedent(
-        """
+    code = textwrap.dedent("""
         import resource, socket, sys
         sys.path[:0] = sys.argv[2:]
         from pathlib import Path
@@ -107,8 +105,7 @@ def test_accepting_survives_a_lack_of_file_descriptors(tmp_path: Path) -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
             for connection in silent[10:]:
                 connection.close()
-        """
-    )
+        """)
     done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path), *[path for path in sys.path if path.endswith("support")]],
         capture_output=True,

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 from http import HTTPStatus
 from typing import Any, Protocol
 
+from penstock.gateway.gateway import request_id_of
 from penstock.gateway.http import Call, Disconnected, Reply, ReplyStream, problem_reply
 from penstock.gateway.process.h1.front import Front
 from penstock.gateway.process.h1.heads import Target
@@ -104,6 +105,14 @@ class H1Call(Call):
         if value is None:
             return ()
         return self.lists.get(name) or (value,)
+
+    def refuse(self, refusal: Exception) -> None:
+        """Answer a head that is refused."""
+        gateway = self.line.front.gateway
+        self.request_id = request_id_of(self.header("x-request-id"))
+        reply = gateway.refuse(refusal, self)
+        reply.headers.append(("x-request-id", self.request_id))
+        self.respond(reply)
 
     # The body
 

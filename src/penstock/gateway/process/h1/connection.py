@@ -11,22 +11,12 @@ from typing import Any
 
 import httptools
 
-from penstock.gateway.gateway import request_id_of
 from penstock.gateway.problems import Refusal
+from penstock.gateway.process.h1 import heads
 from penstock.gateway.process.h1.call import BODY, H1Call
 from penstock.gateway.process.h1.flow import MOST_DISCARDED, Flow
 from penstock.gateway.process.h1.front import Front
-from penstock.gateway.process.h1.heads import (
-    KNOWN_HOSTS,
-    MAX_HEAD,
-    MAX_TARGET,
-    UNUSUAL,
-    check_head,
-    head_of_body,
-    name_of,
-    refused,
-    target_of,
-)
+from penstock.gateway.process.h1.heads import KNOWN_HOSTS, UNUSUAL, name_of, refused, target_of
 from penstock.gateway.process.h1.known_heads import END, KnownHead
 
 log = logging.getLogger(__name__)
@@ -173,6 +163,7 @@ class Connection(Flow):
         self.since = self.front.now
         call = self.current = H1Call(self, known.method, known.target, known.headers)
         call.routing = known.routing
+        call.operator = self.operator
         call.content = body
         call.size = len(body)
         call.begun = call.complete = True
@@ -218,12 +209,12 @@ class Connection(Flow):
         call = self.receiving
         if call is None:
             self.fed += count
-            if self.fed > MAX_HEAD and not self.deaf:
-                self.refuse(refused(431, f"the head of a request has at most {MAX_HEAD} bytes"))
+            if self.fed > heads.MAX_HEAD and not self.deaf:
+                self.refuse(refused(431, f"the head of a request has at most {heads.MAX_HEAD} bytes"))
             return
         grown, call.seen = call.size - call.seen, call.size
         self.fed = self.fed + count if grown * FRAMING < count else 0
-        if self.fed > MAX_HEAD and not self.deaf:
+        if self.fed > heads.MAX_HEAD and not self.deaf:
             self._break_body(call)
         elif call.answered and call.size > MOST_DISCARDED:
             self.transport.abort()
@@ -250,8 +241,8 @@ class Connection(Flow):
         if self._resumed:
             return
         self._url = self._url + url if self._url else url
-        if len(self._url) > MAX_TARGET:
-            raise refused(414, f"the target of a request has at most {MAX_TARGET} bytes")
+        if len(self._url) > heads.MAX_TARGET:
+            raise refused(414, f"the target of a request has at most {heads.MAX_TARGET} bytes")
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """One header; after a chunked body it is a trailer, which nobody asks for."""
@@ -262,11 +253,8 @@ class Connection(Flow):
         if key not in self.headers:
             self.headers[key] = text
         else:
-            self._repeat(key, text)
-
-    def _repeat(self, key: str, text: str) -> None:
-        lists = self.lists = self.lists or {}
-        lists.setdefault(key, [self.headers[key]]).append(text)
+            lists = self.lists = self.lists or {}
+            lists.setdefault(key, [self.headers[key]]).append(text)
 
     def on_headers_complete(self) -> None:
         """The head is whole: its request is answered now, or after those before it."""
@@ -294,9 +282,11 @@ class Connection(Flow):
             or not UNUSUAL.isdisjoint(headers)
         ):
             call.lists, self.lists = self.lists or {}, None
-            call.expects = check_head(version, headers, call.lists)
+            call.expects = heads.check_head(version, headers, call.lists)
             if parser.should_upgrade():
-                self._resumed = head_of_body(headers)
+                self._resumed = heads.head_of_body(headers)
+        if self.fed:
+            heads.check_size(self._url, headers)
         self.requests += 1
         if not parser.should_keep_alive() or self.requests >= MAX_REQUESTS:
             call.keep = False
@@ -340,7 +330,7 @@ class Connection(Flow):
 
     def _start(self, call: H1Call) -> None:
         if call.refusal is not None:
-            self._answer_refusal(call, call.refusal)
+            call.refuse(call.refusal)
             return
         gateway = self.front.gateway
         call.begun = True
@@ -439,9 +429,3 @@ class Connection(Flow):
             self._start(call)
         else:
             self.queue.append(call)
-
-    def _answer_refusal(self, call: H1Call, refusal: Exception) -> None:
-        call.request_id = request_id_of(call.header("x-request-id"))
-        reply = self.front.gateway.refuse(refusal, call)
-        reply.headers.append(("x-request-id", call.request_id))
-        call.respond(reply)

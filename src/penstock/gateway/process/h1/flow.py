@@ -102,7 +102,7 @@ class Flow(asyncio.Protocol):
 
     async def drained(self) -> None:
         """Return when the client has read enough, or is gone."""
-        while self.blocked and not self.lost:
+        if self.blocked and not self.lost:
             waiter = self.front.loop.create_future()
             self._waiters = [*(self._waiters or ()), waiter]
             await waiter

@@ -17,6 +17,7 @@ MAX_HEADERS = 128
 MAX_TARGET = 16 * 1024
 UNUSUAL = frozenset(("expect", "transfer-encoding", "upgrade"))
 """Headers that need a closer look."""
+"""Headers that `check_head` has to look at."""
 
 _REMEMBERED = 512
 """Entries of each dictionary of what was seen before."""
@@ -81,6 +82,12 @@ def check_head(version: str, headers: dict[str, str], lists: dict[str, list[str]
     _check_host(version, headers.get("host"), "host" in lists)
     _check_coding(version, headers.get("transfer-encoding"))
     return _expects_continue(version, lists.get("expect") or headers.get("expect"))
+
+
+def check_size(url: bytes, headers: dict[str, str]) -> None:
+    """Raises Refusal (431) for a large head."""
+    if len(url) + sum(len(name) + len(value) + 4 for name, value in headers.items()) > MAX_HEAD:
+        raise refused(431, f"the head of a request has at most {MAX_HEAD} bytes")
 
 
 def _check_host(version: str, host: str | None, several: bool) -> None:

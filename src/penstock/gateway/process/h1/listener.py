@@ -8,6 +8,7 @@ import logging
 import signal
 import socket
 import threading
+from functools import partial
 from typing import Any
 
 from penstock.gateway.gateway import Gateway, request_id_of
@@ -106,7 +107,13 @@ class Listener:
         self.places.add(connection)
         task = connection.attaching = self._loop.create_task(self._make_transport(sock, connection))
         self._attaching.add(task)
-        task.add_done_callback(self._attaching.discard)
+        task.add_done_callback(partial(self._attached, sock, connection))
+
+    def _attached(self, sock: socket.socket, connection: Connection, task: asyncio.Task[None]) -> None:
+        self._attaching.discard(task)
+        if connection.transport is None:  # also if the task was cancelled before its first step
+            self.places.remove(connection)
+            sock.close()
 
     async def _make_transport(self, sock: socket.socket, connection: Connection) -> None:
         context, limit_s = (None, None) if self.tls is None else (self.tls.context, self.front.times.header_s)
@@ -118,9 +125,6 @@ class Listener:
             pass
         finally:
             connection.attaching = None
-            if connection.transport is None:
-                self.places.remove(connection)
-                sock.close()
 
     def _refuse(self, sock: socket.socket) -> None:
         """Answer 503 at once and close; over TLS, which would take a handshake, only close."""
