@@ -70,8 +70,10 @@ class Live:
         until = time.monotonic() + LONG_S
         while time.monotonic() < until:
             assert self._failure is None, self._failure
+            if self.settings.tls_cert is not None and self.service is not None and self.service.started:
+                return self
             try:
-                if self.http.get("/health/startup").status_code == 200:
+                if self.settings.tls_cert is None and self.http.get("/health/startup").status_code == 200:
                     return self
             except httpx.TransportError:
                 pass

@@ -1,0 +1,118 @@
+"""HTTPS with real certificates, and Unix sockets."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import ssl
+import stat
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import pytest
+from h1_server import connection_to, server_with
+from live_servers import Process
+from waiting import wait_until
+
+from penstock.errors import ConfigError
+from penstock.gateway.process.h1.tls import Tls, tls_of
+from penstock.settings import Settings
+
+Serve = Callable[..., Process]
+
+
+def certificate(directory: Path, name: str) -> tuple[Path, Path]:
+    """A self-signed certificate for localhost, and its key."""
+    cert, key = directory / f"{name}.pem", directory / f"{name}.key"
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    about = ["-subj", f"/CN={name}", "-addext", "subjectAltName=DNS:localhost"]
+    subprocess.run([*command, "-keyout", str(key), "-out", str(cert), *about], check=True, capture_output=True)
+    return cert, key
+
+
+def name_shown_to(context: ssl.SSLContext, port: int) -> str:
+    with (
+        socket.create_connection(("127.0.0.1", port), timeout=20) as plain,
+        context.wrap_socket(plain, server_hostname="localhost") as connection,
+    ):
+        peer = connection.getpeercert()
+    assert peer
+    return str(dict(pair for (pair,) in peer["subject"])["commonName"])
+
+
+def test_a_certificate_is_exchanged_while_connections_live_on(tmp_path: Path) -> None:
+    (cert, key), (other, other_key) = certificate(tmp_path, "first"), certificate(tmp_path, "second")
+    trusting = ssl.create_default_context(cafile=cert)
+    trusting.load_verify_locations(other)
+    with server_with(tmp_path / "registry", tls_cert=cert, tls_key=key, header_timeout_s=1.0) as live:
+        url = f"https://localhost:{live.port}"
+        with httpx.Client(verify=trusting) as client:
+            assert client.post(f"{url}/t/echo", content=b"x" * 300_000).content == b"x" * 300_000
+            assert name_shown_to(trusting, live.port) == "first"
+            cert.write_bytes(other.read_bytes())
+            live.call(_reload(live.listener.tls))  # the key is still that of the first: not used
+            assert name_shown_to(trusting, live.port) == "first"
+            key.write_bytes(other_key.read_bytes())
+            live.call(_reload(live.listener.tls))
+            assert name_shown_to(trusting, live.port) == "second"
+            assert client.get(f"{url}/t/early").content == b"early"
+        with connection_to(live) as silent:  # no handshake
+            assert silent.recv(10) == b""
+        assert live.listener.tls is not None
+        assert live.listener.tls.context.minimum_version == ssl.TLSVersion.TLSv1_2
+
+
+def _reload(tls: Tls | None) -> Callable[[], object]:
+    async def reload() -> None:
+        assert tls is not None
+        tls.reload()
+
+    return reload
+
+
+def test_clients_without_a_certificate_are_refused_where_one_is_asked_for(tmp_path: Path) -> None:
+    (cert, key), (own, own_key) = certificate(tmp_path, "server"), certificate(tmp_path, "client")
+    trusting = ssl.create_default_context(cafile=cert)
+    with server_with(tmp_path / "registry", tls_cert=cert, tls_key=key, tls_client_ca=own) as live:
+        with pytest.raises(httpx.TransportError), httpx.Client(verify=trusting) as client:
+            client.get(f"https://localhost:{live.port}/t/early")
+        trusting.load_cert_chain(own, own_key)
+        with httpx.Client(verify=trusting) as client:
+            assert client.get(f"https://localhost:{live.port}/t/early").status_code == 200
+
+
+def test_files_that_cannot_be_used_are_one_sentence(tmp_path: Path) -> None:
+    (cert, _), (_, other_key) = certificate(tmp_path, "a"), certificate(tmp_path, "b")
+    for settings, words in (
+        ({"tls_cert": cert, "tls_key": other_key}, "no pair of PEM files"),
+        ({"tls_cert": tmp_path / "missing.pem"}, "missing.pem cannot be read"),
+        ({"tls_key": other_key}, "tls_key needs a certificate"),
+        ({"tls_cert": cert, "tls_key": tmp_path / "b.key", "tls_client_ca": other_key}, "PEM"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            tls_of(Settings(**settings))
+
+
+def test_a_unix_socket_serves_and_its_user_administers_without_a_key(serve: Serve, tmp_path: Path) -> None:
+    path = tmp_path / "penstock.sock"
+    with socket.socket(socket.AF_UNIX) as left_over:
+        left_over.bind(str(path))
+    server = serve("--uds", str(path))
+    wait_until(lambda: _listens(path))
+    with httpx.Client(transport=httpx.HTTPTransport(uds=str(path)), base_url="http://localhost") as client:
+        wait_until(lambda: client.get("/health/startup").status_code == 200)
+        assert stat.S_IMODE(path.stat().st_mode) & 0o007 == 0
+        assert client.get("/admin").status_code == 200
+        assert client.post("/admin/drain").status_code == 200
+        assert os.geteuid() == path.stat().st_uid
+        server.send(signal.SIGTERM)
+    assert server.finish()[0] == 0
+    assert not path.exists()
+
+
+def _listens(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as client:
+        return client.connect_ex(str(path)) == 0
