@@ -12,27 +12,14 @@ from typing import Any
 import httptools
 
 from penstock.gateway.problems import Refusal
-from penstock.gateway.process.h1 import heads
+from penstock.gateway.process.h1 import flow, heads
 from penstock.gateway.process.h1.call import BODY, H1Call
-from penstock.gateway.process.h1.flow import MOST_DISCARDED, Flow
+from penstock.gateway.process.h1.flow import MAX_REQUESTS, QUEUE, SLICE, Flow
 from penstock.gateway.process.h1.front import Front
 from penstock.gateway.process.h1.heads import KNOWN_HOSTS, UNUSUAL, name_of, refused, target_of
 from penstock.gateway.process.h1.known_heads import END, KnownHead
 
 log = logging.getLogger(__name__)
-
-MAX_REQUESTS = 100_000
-"""Requests of one connection; the reply to the last one closes it."""
-MOST_QUEUED = 16
-SLICE = 16 * 1024
-"""Bytes that are parsed at once where they may hold many requests."""
-BODY_SLICE = 256 * 1024
-QUEUE = 2
-"""Why reading pauses: too many requests wait. BODY is the other reason."""
-HALF_CLOSED_S = 0.25
-"""How long an answer may still take after the client has ended its side: most that do have left."""
-FRAMING = 16
-"""Bytes that each byte of a chunked body may take on the wire; sizes, extensions and trailers beyond are a head's."""
 
 _METHODS = {name.encode("ascii"): name for name in ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH")}
 
@@ -107,7 +94,7 @@ class Connection(Flow):
         if self.current is None or self.receiving is not None or not self.transport.can_write_eof():
             return False
         self.deaf = self.ended = True
-        self.front.loop.call_later(HALF_CLOSED_S, self._leave)
+        self.front.loop.call_later(flow.HALF_CLOSED_S, self._leave)
         return True
 
     def _leave(self) -> None:
@@ -180,11 +167,11 @@ class Connection(Flow):
     def _take(self, data: memoryview) -> None:
         """Parse slice by slice; what follows too many requests is kept for later."""
         while data and not self.deaf and not self.lost:
-            if len(self.queue) >= MOST_QUEUED:
+            if len(self.queue) >= flow.MOST_QUEUED:
                 self._held = bytes(data)
                 self.pause(QUEUE)
                 return
-            piece = data[: SLICE if self.receiving is None else BODY_SLICE]
+            piece = data[: SLICE if self.receiving is None else flow.BODY_SLICE]
             data = data[len(piece) :]
             try:
                 self.feed(piece)
@@ -213,10 +200,10 @@ class Connection(Flow):
                 self.refuse(refused(431, f"the head of a request has at most {heads.MAX_HEAD} bytes"))
             return
         grown, call.seen = call.size - call.seen, call.size
-        self.fed = self.fed + count if grown * FRAMING < count else 0
+        self.fed = self.fed + count if grown * flow.FRAMING < count else 0
         if self.fed > heads.MAX_HEAD and not self.deaf:
             self._break_body(call)
-        elif call.answered and call.size > MOST_DISCARDED:
+        elif call.answered and call.size > flow.MOST_DISCARDED:
             self.transport.abort()
         elif call.collect is not None and not call.answered and not call.reading:
             self.front.gateway.await_body(call)

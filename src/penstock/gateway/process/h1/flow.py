@@ -8,6 +8,18 @@ from typing import Any
 
 from penstock.gateway.process.h1.front import Front
 
+MAX_REQUESTS = 100_000
+"""Requests of one connection; the reply to the last one closes it."""
+MOST_QUEUED = 16
+SLICE = 16 * 1024
+"""Bytes that are parsed at once where they may hold many requests."""
+BODY_SLICE = 256 * 1024
+QUEUE = 2
+"""Why reading pauses: too many requests wait. BODY is the other reason."""
+HALF_CLOSED_S = 0.25
+"""How long an answer may still take after the client has ended its side: most that do have left."""
+FRAMING = 16
+"""Bytes that each byte of a chunked body may take on the wire; sizes, extensions and trailers beyond are a head's."""
 MOST_DISCARDED = 1 << 30
 """Bytes of a refused body that are read, so that its client can read the reply."""
 
