@@ -182,7 +182,7 @@ def test_a_reader_that_reads_nothing_holds_only_its_own_replies(front: Live) -> 
         connection.sendall(get(b"/t/large") * 20)
         time.sleep(0.2)
         started = len(front.gateway.inflight)
-        assert started <= 1
+        assert started <= 2  # the next one may have begun while the last one ends
         assert front.http.get("/t/early").status_code == 200
     wait_until(lambda: not len(front.gateway.inflight))
 
