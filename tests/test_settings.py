@@ -319,3 +319,14 @@ def test_the_admin_key_is_never_shown_and_must_not_be_short(load: Load) -> None:
     assert key not in repr(settings)
     message = refusal(load, environ={"PENSTOCK_ADMIN_KEY": "short-key"})
     assert message == "PENSTOCK_ADMIN_KEY in the environment should have at least 16 characters"
+
+
+@pytest.mark.parametrize(("value", "workers"), [("auto", "auto"), (" AUTO ", "auto"), ("3", 3), (256, 256), ("1", 1)])
+def test_the_number_of_workers_may_be_left_to_the_machine(load: Load, value: object, workers: object) -> None:
+    assert load(overrides={"workers": value}).settings.workers == workers
+
+
+@pytest.mark.parametrize("value", ["0", 0, -1, 257, "many", "1.5", 2.0, True, "", "²"])
+def test_a_number_of_workers_that_is_none_is_refused(load: Load, value: object) -> None:
+    with pytest.raises(ConfigError, match=r"--workers is .*; it should be auto or a whole number from 1 to 256"):
+        load(overrides={"workers": value})

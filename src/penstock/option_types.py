@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_core import ErrorDetails
@@ -75,6 +75,19 @@ def _device(value: str) -> str:
     return value
 
 
+MOST_WORKERS = 256
+
+
+def _workers(value: Any) -> Any:
+    """`auto` or a number of processes, also as text."""
+    text = str(value).strip().lower()
+    if text == "auto":
+        return text
+    if isinstance(value, int | str) and text.isdecimal() and 1 <= int(text) <= MOST_WORKERS:
+        return int(text)
+    raise ValueError(f"should be auto or a whole number from 1 to {MOST_WORKERS}")
+
+
 def _optional_size(value: Any) -> Any:
     return value if value is None else parse_size(_number(value))
 
@@ -104,6 +117,7 @@ Size = Annotated[int, BeforeValidator(parse_size), BeforeValidator(_number)]
 Float = Annotated[float, Field(allow_inf_nan=False), BeforeValidator(_number)]
 HomePath = Annotated[Path, AfterValidator(Path.expanduser)]
 """`~` is the home directory, where no shell expands it."""
+Workers = Annotated[int | Literal["auto"], BeforeValidator(_workers)]
 DeviceName = Annotated[str, LOWER, AfterValidator(_device)]
 OptionalSize = Annotated[int | str | None, AfterValidator(_positive), BeforeValidator(_optional_size)]
 """A size that is kept as it was written; None is none."""

@@ -23,7 +23,7 @@ from pydantic import BeforeValidator, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
 from penstock.errors import ConfigError
-from penstock.option_types import LOWER, Float, HomePath, Size, Whole, expectation
+from penstock.option_types import LOWER, Float, HomePath, Size, Whole, Workers, expectation
 from penstock.options import (
     EngineOptions,
     ModelOptions,
@@ -83,7 +83,9 @@ class Settings(EngineOptions):
     tls_client_ca: HomePath | None = option(
         None, "Certificates (PEM) of which one has to have signed the certificate of a client."
     )
-    workers: Whole = option(1, "Server processes; each holds its own copy of the models.", ge=1, le=256)
+    workers: Workers = option(
+        1, "Server processes, each with its own copy of the models; auto for one for each core that may be used."
+    )
     registry: HomePath = option(Path("registry"), "Directory of the model registry.")
     model_path: HomePath | None = option(None, "A model file to serve, without a registry.", alias="MODEL_PATH")
     strict: bool = option(

@@ -16,6 +16,7 @@ from penstock.backends.devices import (
     require_hardware,
     torch_placement,
     usable_cores,
+    worker_count,
 )
 from penstock.errors import ConfigError, UnsupportedFormat
 
@@ -150,3 +151,11 @@ def test_with_any_quota_file_at_least_one_core_is_usable(
     root.mkdir(exist_ok=True)
     (root / "cpu.max").write_text(quota, errors="ignore")
     assert 1 <= usable_cores(proc, root) <= (AFFINITY or 1)
+
+
+def test_auto_workers_are_one_for_each_usable_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert worker_count("auto") == usable_cores()
+    assert worker_count(3) == 3
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(1000))
+    monkeypatch.setattr(devices, "_quotas", lambda *_: ())
+    assert worker_count("auto") == 256

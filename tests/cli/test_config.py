@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from penstock.backends.devices import usable_cores
 from penstock.settings import Settings
 
 
@@ -49,3 +50,12 @@ def test_a_wrong_setting_is_refused_in_one_line(penstock: Callable[..., Any], mo
     done = penstock("config", "show")
     assert (done.code, done.out) == (1, "")
     assert done.err == "penstock: PENSTOCK_PROT in the environment is not a setting; did you mean PENSTOCK_PORT?\n"
+
+
+def test_automatic_workers_are_shown_with_their_number(
+    penstock: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PENSTOCK_WORKERS", "auto")
+    lines = [line.split() for line in penstock("config", "show").out.splitlines()]
+    assert ["workers", "auto", f"({usable_cores()}", "here)", "environment", "PENSTOCK_WORKERS"] in lines
+    assert penstock("config", "show", "--json").json()["workers"]["value"] == "auto"

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from penstock.errors import ConfigError, UnsupportedFormat
+from penstock.option_types import MOST_WORKERS
 
 _DEVICE = re.compile(r"(auto|cpu|mps|cuda)|cuda:(\d{1,3})")
 
@@ -83,6 +84,11 @@ def usable_cores(proc: Path = Path("/proc/self/cgroup"), cgroups: Path = Path("/
     """
     quotas = (quota for quota in _quotas(proc, cgroups) if quota is not None)
     return max(1, int(min((_affinity(), *quotas))))
+
+
+def worker_count(workers: int | str) -> int:
+    """The server processes that the setting `workers` means; `auto` is one for each usable core."""
+    return min(usable_cores(), MOST_WORKERS) if workers == "auto" else int(workers)
 
 
 def _affinity() -> int:

@@ -30,6 +30,10 @@ def show(
     if as_json:
         print_json({name: {"value": value, "source": loaded.sources[name]} for name, value in values.items()})
         return
+    if values["workers"] == "auto":
+        from penstock.backends.devices import worker_count
+
+        values["workers"] = f"auto ({worker_count('auto')} here)"
     rows = ((name, _shown(value), loaded.sources[name]) for name, value in values.items())
     print_table(("setting", "value", "from"), rows)
 

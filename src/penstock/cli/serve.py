@@ -39,7 +39,9 @@ def serve(
         Path | None, typer.Option(help="Path of a Unix socket to listen on, in place of the address.")
     ] = None,
     server: Annotated[str | None, typer.Option(help="HTTP server: h1 or granian.", show_default="h1")] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Server processes.", show_default="1")] = None,
+    workers: Annotated[
+        str | None, typer.Option(help="Server processes; auto for one for each usable core.", show_default="1")
+    ] = None,
     device: DeviceOption = None,
     trust: TrustOption = None,
     threads: ThreadsOption = None,

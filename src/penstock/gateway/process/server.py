@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from penstock.backends.devices import require_hardware
+from penstock.backends.devices import require_hardware, worker_count
 from penstock.errors import ConfigError, PenstockError
 from penstock.gateway.gateway import Gateway
 from penstock.gateway.middleware import build_gateway
@@ -56,8 +56,10 @@ def serve(settings: Settings, refs: Sequence[str] = ()) -> int:
     if settings.uds is None:
         host, port = free_address(settings.host, settings.port)
         settings = settings.model_copy(update={"host": host, "port": port})
-    if settings.workers == 1:
+    count = worker_count(settings.workers)
+    if count == 1:
         return run(settings, refs)
+    log.info("%d server processes (workers is %s)", count, settings.workers)
     from penstock.gateway.process.supervisor import supervise  # one process needs no multiprocessing
 
     return supervise(settings, refs, _worker_main)

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NamedTuple, TypeAlias
 
-from penstock.backends.devices import usable_cores
+from penstock.backends.devices import usable_cores, worker_count
 from penstock.errors import ConfigError
 from penstock.gateway.process.channel import Place, Report
 from penstock.gateway.process.deaths import MemoryKills, is_stopped, why_it_ended
@@ -133,7 +133,8 @@ class _Supervisor:
         main: WorkerMain,
         sockets: tuple[socket.socket, ...],
     ) -> None:
-        threads = settings.threads or max(1, usable_cores() // settings.workers)
+        self._count = worker_count(settings.workers)
+        threads = settings.threads or max(1, usable_cores() // self._count)
         self._settings = settings.model_copy(update={"threads": threads})
         self._refs = refs
         self._directory = directory
@@ -156,7 +157,7 @@ class _Supervisor:
         for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(signum, self._on_signal)
         try:
-            for index in range(self._settings.workers):
+            for index in range(self._count):
                 self._start(index, FIRST_PAUSE_S)
             while not self._signals:
                 self._wait(0.5)
@@ -209,7 +210,7 @@ class _Supervisor:
             worker.pipe.close()
             exitcode = worker.process.exitcode
             self._failed_starts += not worker.was_ready
-            if not self._was_ready and self._failed_starts >= self._settings.workers:
+            if not self._was_ready and self._failed_starts >= self._count:
                 raise ConfigError(worker.failure or f"no worker could start; the last exit code was {exitcode}")
             pause_s = worker.next_pause_s()
             log.error(

@@ -15,7 +15,7 @@ from typing import Any
 
 from penstock.artifacts.artifact import Artifact
 from penstock.artifacts.policies import BatchingPolicy
-from penstock.backends.devices import usable_cores
+from penstock.backends.devices import usable_cores, worker_count
 from penstock.errors import InvalidInput, PenstockError, first_line
 from penstock.option_types import parse_duration
 from penstock.options import ModelOptions
@@ -145,7 +145,7 @@ class _Job:
         batch_size = table.batch_size or own.max_batch_rows or self.settings.batch_size
         waits_ms = (table.max_wait_ms, own.max_wait_ms, self.settings.max_wait_ms)
         wait_ms = next(wait for wait in waits_ms if wait is not None)
-        return Configuration(self.settings.workers, self.settings.threads, batch_size, wait_ms)
+        return Configuration(worker_count(self.settings.workers), self.settings.threads, batch_size, wait_ms)
 
     @property
     def own_table(self) -> bool:
