@@ -12,18 +12,28 @@ from penstock.engine.observation import Observation
 from penstock.engine.reconciler import Revisions
 from penstock.engine.statistics import Statistics
 from penstock.gateway.worker_group import WorkerGroup
+from penstock.monitor.processes import process_counts
 
 
 @pytest.mark.parametrize(("pid", "inflight"), [(os.getppid(), 5), (2**22 - 1, 0)])
 def test_only_the_counts_of_a_stopped_process_are_kept(tmp_path: Path, pid: int, inflight: int) -> None:
     statistics = Statistics()
     statistics.add(Observation(model="m", version="1", variant="onnx-fp32", outcome="ok", total_ms=1.0))
-    figures = {"statistics": statistics.snapshot(inflight=5), "deployment": [0, 0]}
+    figures = {"statistics": statistics.snapshot(inflight=5), "process": process_counts(), "deployment": [0, 0]}
     (tmp_path / f"{pid}.json").write_text(json.dumps(figures), encoding="utf-8")
     (tmp_path / "half.json").write_text("{", encoding="utf-8")
     (other,) = WorkerGroup(tmp_path).others()
     assert other["statistics"]["inflight"] == inflight
     assert other["statistics"]["models"][0]["outcomes"] == {"ok": 1}
+    assert (other["process"]["pid"] is not None) == bool(inflight)
+
+
+def test_a_later_process_with_the_number_of_an_ended_one_is_another(tmp_path: Path) -> None:
+    ended = tmp_path / f"{os.getpid()}-1.json"
+    figures = {"statistics": Statistics().snapshot(inflight=5), "process": process_counts()}
+    ended.write_text(json.dumps(figures), encoding="utf-8")
+    (other,) = WorkerGroup(tmp_path).others()
+    assert (other["statistics"]["inflight"], other["process"]["pid"]) == (0, None)
 
 
 def test_a_process_is_behind_until_it_has_followed_both_deployments_and_the_drain(tmp_path: Path) -> None:

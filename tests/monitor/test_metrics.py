@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +14,7 @@ from penstock.engine.observation import Observation
 from penstock.engine.statistics import SECONDS, Statistics
 from penstock.engine.tasks.ranges import Flag
 from penstock.monitor.metrics import Metrics
+from penstock.monitor.processes import counts_of_ended, process_counts
 
 
 class Figures:
@@ -121,8 +123,34 @@ def test_gauges_are_read_at_each_scrape(metrics: Metrics) -> None:
 
 
 def test_the_page_has_figures_of_the_process(metrics: Metrics) -> None:
-    names = {name for name, _ in samples(metrics.render())}
+    page = metrics.render()
+    names = {name for name, _ in samples(page)}
     assert {"process_resident_memory_bytes", "process_cpu_seconds_total", "python_gc_collections_total"} <= names
+    assert {"process_open_fds", "process_max_fds", "process_start_time_seconds", "python_info"} <= names
+    assert value(page, "penstock_processes") == 1
+
+
+def test_figures_of_several_processes_are_summed_and_counters_outlive_them(figures: Figures, metrics: Metrics) -> None:
+    own = process_counts()
+    alone = metrics.render([figures.snapshot()], [own])
+    with subprocess.Popen(["sleep", "60"]) as other:
+        everyone = [own, {**own, "pid": other.pid, "cpu_s": 7.5}]
+        both = metrics.render([figures.snapshot()] * 2, everyone)
+        other.kill()
+    after = metrics.render([figures.snapshot()] * 2, [own, counts_of_ended(everyone[1])])
+    assert (value(both, "penstock_processes"), value(after, "penstock_processes")) == (2, 1)
+    for name in ("process_max_fds", "process_virtual_memory_bytes"):
+        assert value(both, name) > value(after, name) > 0
+    for page in (both, after):
+        assert value(page, "process_cpu_seconds_total") == pytest.approx(own["cpu_s"] + 7.5)
+        collections = "python_gc_collections_total"
+        assert value(page, collections, generation="0") == 2 * value(alone, collections, generation="0")
+
+
+def test_every_metric_is_described_once_with_a_kind(metrics: Metrics) -> None:
+    families = list(text_string_to_metric_families(metrics.render().decode()))
+    assert len({family.name for family in families}) == len(families)
+    assert all(family.documentation and family.type != "untyped" for family in families)
 
 
 def flagged(*flags: Flag, outcome: Any = "ok") -> Observation:

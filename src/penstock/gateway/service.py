@@ -14,6 +14,7 @@ from penstock.errors import ModelLoadError, ModelNotReady, PenstockError
 from penstock.gateway.admin_commands import AdminCommands
 from penstock.gateway.worker_group import WorkerGroup
 from penstock.monitor.metrics import Metrics
+from penstock.monitor.processes import process_counts
 from penstock.registry.admin_key import AdminKey
 from penstock.settings import Settings
 
@@ -172,21 +173,26 @@ class Service:
 
     async def stats(self) -> dict[str, Any]:
         """The figures of `/stats`, merged over all processes."""
-        return self.engine.get_stats(await self._snapshots())
+        everyone = await self._everyone()
+        snapshots = [figures["statistics"] for figures in everyone]
+        running = sum(figures["process"]["pid"] is not None for figures in everyone)
+        return {**self.engine.get_stats(snapshots), "processes": running or 1}
 
     async def metrics_page(self) -> bytes:
         """The page of `/metrics`, merged over all processes."""
-        return await asyncio.to_thread(self.metrics.render, await self._snapshots())
+        everyone = await self._everyone()
+        snapshots = [figures["statistics"] for figures in everyone]
+        return await asyncio.to_thread(self.metrics.render, snapshots, [figures["process"] for figures in everyone])
 
-    async def _snapshots(self) -> list[dict[str, Any]]:
-        """The statistics of all processes, where there are several."""
-        everyone = [] if self.workers is None else await asyncio.to_thread(self.workers.all, self.figures)
-        return [figures["statistics"] for figures in everyone]
+    async def _everyone(self) -> list[dict[str, Any]]:
+        """The figures of all processes, where there are several."""
+        return [] if self.workers is None else await asyncio.to_thread(self.workers.all, self.figures)
 
     def figures(self) -> dict[str, Any]:
         """What this process shares with the others of its group."""
         return {
             "statistics": self.engine.snapshot(),
+            "process": process_counts(),
             "deployment": list(self.engine.deployment.followed),
             "draining": self.draining,
         }

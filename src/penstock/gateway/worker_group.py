@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
+import multiprocessing
 import os
+import shutil
+import sys
+import tempfile
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -15,11 +21,14 @@ import orjson
 from penstock.engine.reconciler import Revisions
 from penstock.engine.statistics import counts_of
 from penstock.errors import ConfigError
+from penstock.monitor.processes import counts_of_ended
 from penstock.registry.deployment import DeploymentStore
 
 Figures: TypeAlias = dict[str, Any]
 
 SHARE_EVERY_S = 0.5
+STALE_AFTER_S = 3600.0
+"""A directory in which no process has written for this long belongs to none, if none of its processes runs."""
 
 
 class WorkerGroup:
@@ -27,7 +36,7 @@ class WorkerGroup:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self._own = directory / f"{os.getpid()}.json"
+        self._own = directory / f"{os.getpid()}-{_began(os.getpid())}.json"
         self._lock = threading.Lock()
 
     async def share(self, figures: Callable[[], Figures]) -> None:
@@ -49,6 +58,16 @@ class WorkerGroup:
         with self._lock:
             return [self._write(figures()), *self.others()]
 
+    def leave(self) -> None:
+        """Remove the directory if no other process of the group runs; for a group without a supervisor."""
+        if not any(_is_alive(file) for file in self.directory.glob("*.json") if file != self._own):
+            shutil.rmtree(self.directory, ignore_errors=True)
+        for other in self.directory.parent.glob(f"penstock-{os.getuid()}-*"):  # of processes that were killed
+            with contextlib.suppress(OSError, ValueError):
+                old = time.time() - other.stat().st_mtime > STALE_AFTER_S
+                if old and not any(_is_alive(file) for file in other.glob("*.json")):
+                    shutil.rmtree(other, ignore_errors=True)
+
     def _write(self, figures: Figures) -> Figures:
         """Write to a temporary file and rename it, so that no reader sees half a file."""
         temporary = self._own.with_suffix(".new")
@@ -65,8 +84,8 @@ class WorkerGroup:
                 figures = orjson.loads(file.read_bytes())
                 follows = Revisions(*figures.get("deployment", ())).includes(revisions)
                 follows = follows and draining in (None, figures.get("draining"))
-                if file != self._own and _is_alive(int(file.stem)) and not follows:
-                    late.append(int(file.stem))
+                if file != self._own and _is_alive(file) and not follows:
+                    late.append(_pid_of(file))
         return late
 
     def deployment_store(self) -> DeploymentStore:
@@ -100,19 +119,57 @@ class WorkerGroup:
                 continue
             with contextlib.suppress(OSError, ValueError):
                 figures = orjson.loads(file.read_bytes())
-                found.append(figures if _is_alive(int(file.stem)) else _counts_only(figures))
+                found.append(figures if _is_alive(file) else _counts_only(figures))
         return found
 
 
-def _is_alive(pid: int) -> bool:
+def _pid_of(file: Path) -> int:
+    return int(file.stem.partition("-")[0])
+
+
+def _is_alive(file: Path) -> bool:
+    """True while the process that wrote the file runs, and no later one with its number."""
+    pid, began = _pid_of(file), file.stem.partition("-")[2]
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
     except PermissionError:
         pass
-    return True
+    return not began or _began(pid) == began
+
+
+def _began(pid: int) -> str:
+    """When a process began, in the clock ticks of the kernel; empty where the system does not say."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+        return text.rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return ""
 
 
 def _counts_only(figures: Figures) -> Figures:
-    return {**figures, "statistics": counts_of(figures["statistics"])}
+    kept = {"statistics": counts_of(figures["statistics"]), "process": counts_of_ended(figures["process"])}
+    return {**figures, **kept}
+
+
+# Processes that another server has started
+
+
+def siblings(key: str) -> WorkerGroup | None:
+    """The group of this process and of those that the same parent has started for the same server.
+
+    Servers such as `uvicorn --workers 2` start processes that do not know each other; their parent they know. None for
+    a process that was started alone.
+    """
+    if multiprocessing.parent_process() is None and "gunicorn.arbiter" not in sys.modules:
+        return None
+    parent = os.getppid()
+    name = hashlib.sha256(f"{parent} {_began(parent)} {key}".encode()).hexdigest()[:16]
+    directory = Path(tempfile.gettempdir()) / f"penstock-{os.getuid()}-{name}"
+    try:
+        directory.mkdir(mode=0o700, exist_ok=True)
+        is_own = directory.lstat().st_uid == os.getuid() and not directory.is_symlink()
+    except OSError:
+        return None
+    return WorkerGroup(directory) if is_own else None

@@ -5,7 +5,6 @@ A new metric is counted in `engine.statistics` first.
 
 from __future__ import annotations
 
-import gc
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
@@ -13,6 +12,7 @@ from typing import Any
 
 from penstock.engine.engine import InferenceEngine
 from penstock.engine.statistics import SECONDS, merge
+from penstock.monitor.processes import Counts, Processes, process_counts
 
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 """Bucket bounds of the histogram of rows per run."""
@@ -35,18 +35,16 @@ class Metrics:
     def __init__(self, engine: InferenceEngine) -> None:
         self._engine = engine
 
-    def render(self, snapshots: Sequence[Mapping[str, Any]] = ()) -> bytes:
-        """The page in Prometheus' text format, for this process or for all processes whose snapshots are given.
-
-        With several processes it has no memory and CPU figures, since each scrape reaches a different process.
-        """
+    def render(self, snapshots: Sequence[Mapping[str, Any]] = (), processes: Sequence[Counts] = ()) -> bytes:
+        """The page in Prometheus' text format, for this process or for all whose snapshots and counts are given."""
         from prometheus_client import generate_latest
+        from prometheus_client.platform_collector import PlatformCollector
         from prometheus_client.registry import CollectorRegistry
 
         registry = CollectorRegistry(auto_describe=False)
         registry.register(_Page(merge(snapshots or [self._engine.snapshot()])))
-        if not snapshots:
-            _process_collectors(registry)
+        registry.register(Processes(processes or [process_counts()]))
+        PlatformCollector(registry=registry)
         return generate_latest(registry)
 
 
@@ -133,15 +131,3 @@ def _by_bound(sizes: Mapping[int, int]) -> list[int]:
 def _buckets(bounds: Iterable[float], counts: Iterable[int]) -> list[tuple[str, float]]:
     names = [*(str(float(bound)) for bound in bounds), "+Inf"]
     return list(zip(names, accumulate(counts), strict=True))
-
-
-def _process_collectors(registry: Any) -> None:
-    """Add memory, CPU, open files and garbage collections of this process."""
-    from prometheus_client.gc_collector import GCCollector
-    from prometheus_client.platform_collector import PlatformCollector
-    from prometheus_client.process_collector import ProcessCollector
-
-    ProcessCollector(registry=registry)
-    PlatformCollector(registry=registry)
-    if hasattr(gc, "get_stats"):
-        GCCollector(registry=registry)

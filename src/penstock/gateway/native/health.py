@@ -70,6 +70,7 @@ class Stats(BaseModel):
     queue_size: int = Field(description="Rows in the queues.")
     processing: int = Field(description="Requests in flight.")
     uptime_s: float
+    processes: int = Field(description="Server processes that these figures are of.")
     cache: CacheStats | None = Field(default=None, description="The cache; null if there is none.")
     models: dict[str, ModelStats] = Field(description="By name:version.")
 

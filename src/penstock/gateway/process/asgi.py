@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import atexit
 import contextlib
 import logging
@@ -20,6 +21,7 @@ from penstock.gateway.middleware import build_gateway
 from penstock.gateway.native.routes import NATIVE
 from penstock.gateway.problems import MEDIA_TYPE, error_headers, is_server_fault, problem_body
 from penstock.gateway.service import Service
+from penstock.gateway.worker_group import siblings
 from penstock.monitor.logs import configure_logging
 from penstock.settings import Settings, load_settings
 
@@ -99,6 +101,7 @@ class ServerLife:
         self._build = build
         self._refs = refs
         self._started = self._ended = False
+        self._sharing: asyncio.Task[None] | None = None
         self._starts: SingleFlight[str, None] = SingleFlight()
 
     @contextlib.asynccontextmanager
@@ -109,12 +112,26 @@ class ServerLife:
         self._started, self._ended = True, False
         gateway = self.gateway
         try:
-            await gateway.service.start(self._refs)
+            await self._start_service(gateway.service)
             yield
         finally:
             self._ended = True
             await gateway.drain(gateway.service.settings.drain_timeout_s)
             await gateway.close()
+            await self._stop_sharing(gateway.service)
+
+    async def _start_service(self, service: Service) -> None:
+        """Load the models; share figures with the other processes of the same server, if there are any."""
+        service.workers = service.workers or siblings(f"{service.settings!r} {self._refs!r}")
+        await service.start(self._refs)
+        if service.workers is not None:
+            self._sharing = asyncio.create_task(service.workers.share(service.figures), name="penstock-share")
+
+    async def _stop_sharing(self, service: Service) -> None:
+        if self._sharing is not None and service.workers is not None:
+            self._sharing.cancel()
+            await asyncio.wait((self._sharing,))
+            await asyncio.to_thread(service.workers.leave)
 
     async def serve(self, scope: Message, receive: Receive, send: Send) -> None:
         """Answer a request."""
@@ -132,7 +149,7 @@ class ServerLife:
     async def _start(self) -> None:
         service = self.gateway.service
         try:
-            await service.start(self._refs)
+            await self._start_service(service)
         except PenstockError as error:
             service.start_error = str(error)
             log.error("the models could not be loaded: %s", error)
