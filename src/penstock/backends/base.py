@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from penstock.backends.process_exit import spare_native_code_at_exit
 from penstock.errors import IntegrityError, ModelLoadError, UnsupportedFormat
 from penstock.options import BackendOptions as BackendOptions
 from penstock.tensors import Arrays, Signature, TensorSpec
@@ -99,6 +100,9 @@ class InputHints:
     least: Mapping[tuple[str, int], int] = field(default_factory=dict)
     ids: Mapping[str, int] = field(default_factory=dict)
     numbers: tuple[int, ...] = ()
+
+
+spare_native_code_at_exit()
 
 
 class Stop:

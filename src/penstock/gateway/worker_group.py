@@ -60,7 +60,9 @@ class WorkerGroup:
 
     def leave(self) -> None:
         """Remove the directory if no other process of the group runs; for a group without a supervisor."""
-        if not any(_is_alive(file) for file in self.directory.glob("*.json") if file != self._own):
+        with contextlib.suppress(OSError):  # so that of two that leave at once the second removes it
+            self._own.rename(self.directory / f"{os.getpid()}-left.json")
+        if not any(_is_alive(file) for file in self.directory.glob("*.json")):
             shutil.rmtree(self.directory, ignore_errors=True)
         for other in self.directory.parent.glob(f"penstock-{os.getuid()}-*"):  # of processes that were killed
             with contextlib.suppress(OSError, ValueError):
@@ -140,10 +142,11 @@ def _is_alive(file: Path) -> bool:
 
 
 def _began(pid: int) -> str:
-    """When a process began, in the clock ticks of the kernel; empty where the system does not say."""
+    """When a process began, in the clock ticks of the kernel; empty for a zombie, and where the system does not say."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-        return text.rpartition(")")[2].split()[19]
+        fields = text.rpartition(")")[2].split()
+        return "" if fields[0] == "Z" else fields[19]
     except (OSError, IndexError):
         return ""
 

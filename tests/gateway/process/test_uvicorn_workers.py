@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import httpx
+from linear_models import linear
 from live_servers import children
 from waiting import wait_until
 
@@ -32,14 +33,14 @@ def figures(url: str) -> tuple[int, int]:
     if reply is None or reply.status_code != 200:
         return 0, 0
     stats = reply.json()
-    return stats["processes"], stats["models"].get("vec:v2.0", {"requests": 0})["requests"]
+    return stats["processes"], stats["models"].get("vec:v1.0", {"requests": 0})["requests"]
 
 
-def test_each_worker_of_uvicorn_has_the_figures_of_all(registry_path: Path, tmp_path: Path) -> None:
+def test_each_worker_of_uvicorn_has_the_figures_of_all(tmp_path: Path) -> None:
     port = free_address("127.0.0.1", 0)[1]
     url = f"http://127.0.0.1:{port}"
     clean = {name: value for name, value in os.environ.items() if not name.startswith("PENSTOCK_")}
-    settings = {"PENSTOCK_REGISTRY": str(registry_path), "PENSTOCK_DEFAULT_MODEL": "vec", "TMPDIR": str(tmp_path)}
+    settings = {"PENSTOCK_MODEL_PATH": str(linear(tmp_path / "vec.onnx")), "TMPDIR": str(tmp_path)}
     command = [sys.executable, "-m", "uvicorn", "penstock.gateway.process.asgi:AsgiApp", "--factory", "--workers", "2"]
     with subprocess.Popen(
         [*command, "--port", str(port)], env={**clean, **settings}, stderr=subprocess.DEVNULL
@@ -51,12 +52,14 @@ def test_each_worker_of_uvicorn_has_the_figures_of_all(registry_path: Path, tmp_
                 assert reply is not None
                 assert reply.status_code == 200, reply.text
             wait_until(lambda: {figures(url) for _ in range(6)} == {(2, 10)}, 0.6)
-            os.kill(children(uvicorn.pid)[-1], signal.SIGKILL)
-            wait_until(lambda: {figures(url) for _ in range(6)} == {(2, 10)}, 0.6)  # uvicorn has started another one
+            victim = children(uvicorn.pid)[-1]
+            os.kill(victim, signal.SIGKILL)
+            wait_until(lambda: len(set(children(uvicorn.pid)) - {victim}) == 2)  # uvicorn has started another one
+            wait_until(lambda: {figures(url) for _ in range(6)} == {(2, 10)}, 0.6)
             page = ask(url, "/metrics")
             assert page is not None
             assert "\npenstock_processes 2.0\n" in page.text
-            assert 'penstock_requests_total{model="vec",outcome="ok",version="v2.0"} 10.0' in page.text
+            assert 'penstock_requests_total{model="vec",outcome="ok",version="v1.0"} 10.0' in page.text
         finally:
             uvicorn.terminate()
     assert not list(tmp_path.glob("penstock-*"))
