@@ -161,3 +161,29 @@ def test_a_second_signal_ends_workers_that_stand_still(stubborn: Start, tmp_path
     server.send()
     assert server.finish()[0] == 128 + signal.SIGTERM
     assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
+
+
+def test_connections_of_a_stopped_worker_are_answered_before_it_is_replaced(stubborn: Start) -> None:
+    server = stubborn("--workers", "2")
+    victim = children(server.pid)[0]
+    os.kill(victim, signal.SIGSTOP)
+    # every other connection waits in the queue of the stopped worker until the other one accepts it
+    for _ in range(20):
+        assert ask(server, "stubborn", {"do": "nothing"}).status_code == 200
+    wait_until(lambda: len(set(children(server.pid)) - {victim}) == 2)
+    server.send()
+    assert server.finish()[0] == 0
+
+
+def test_a_worker_that_is_told_to_end_is_replaced_while_all_connections_are_answered(stubborn: Start) -> None:
+    server = stubborn("--workers", "2")
+    first = set(children(server.pid))
+    for victim in first:
+        os.kill(victim, signal.SIGTERM)
+        for _ in range(10):
+            assert ask(server, "stubborn", {"do": "nothing"}).status_code == 200
+        wait_until(lambda gone=victim: len({*children(server.pid), gone}) == 3 and gone not in children(server.pid))
+    server.send(signal.SIGINT)
+    code, _, err = server.finish()
+    assert code == 0
+    assert err.count("a worker exited and will be replaced: exit code 0") == 2

@@ -23,7 +23,7 @@ from penstock.gateway.process.channel import Channel, Place
 from penstock.gateway.process.h1.listener import listen
 from penstock.gateway.process.h1.places import most_connections
 from penstock.gateway.process.rsgi import RsgiApp
-from penstock.gateway.process.sockets import BACKLOG, close_sockets, free_address, tcp_socket, unix_socket
+from penstock.gateway.process.sockets import BACKLOG, close_sockets, free_address, listening_sockets
 from penstock.gateway.process.watchdog import Watchdog, end_at_second
 from penstock.gateway.service import Service
 from penstock.gateway.worker_group import WorkerGroup
@@ -62,7 +62,13 @@ def serve(settings: Settings, refs: Sequence[str] = ()) -> int:
     log.info("%d server processes (workers is %s)", count, settings.workers)
     from penstock.gateway.process.supervisor import supervise  # one process needs no multiprocessing
 
-    return supervise(settings, refs, _worker_main)
+    if settings.server == "granian":
+        return supervise(settings, refs, _worker_main)
+    sockets = listening_sockets(settings.host, settings.port, uds=settings.uds, count=count)
+    try:
+        return supervise(settings, refs, _worker_main, sockets)
+    finally:
+        close_sockets(sockets)
 
 
 def _worker_main(settings: Settings, refs: tuple[str, ...], place: Place, pipe: Connection) -> None:
@@ -142,7 +148,7 @@ class Server:
         try:
             if self._workers is not None:  # the other processes take the requests until this one is ready
                 await _first(loading, stopped)
-            async with _listening(gateway, self._settings) as listening, _sharing(service):
+            async with _listening(gateway, self._settings, self._channel) as listening, _sharing(service):
                 await self._until_stopped(loading, listening, stopped)
                 await self._drain(gateway, loading)
         finally:
@@ -194,29 +200,33 @@ async def _first(*tasks: Task) -> None:
 
 
 @contextlib.asynccontextmanager
-async def _listening(gateway: Gateway, settings: Settings) -> AsyncIterator[Task]:
+async def _listening(gateway: Gateway, settings: Settings, channel: Channel | None) -> AsyncIterator[Task]:
     """Run the HTTP server; yields a task that ends without cancellation only on an error."""
-    server = _granian if settings.server == "granian" else _h1
-    async with server(gateway, settings) as task:
+    async with _granian(gateway, settings) if settings.server == "granian" else _h1(gateway, settings, channel) as task:
         log.info("listening on %s (%s)", _url(settings), gateway.service.admin_key.prepare())
         yield task
 
 
 @contextlib.asynccontextmanager
-async def _h1(gateway: Gateway, settings: Settings) -> AsyncIterator[Task]:
-    if settings.uds is not None:
-        sock = unix_socket(settings.uds)
-    else:
-        sock = tcp_socket(settings.host, settings.port, shared=settings.workers > 1)
+async def _h1(gateway: Gateway, settings: Settings, channel: Channel | None) -> AsyncIterator[Task]:
+    own = None if channel is None else channel.place.own
     with contextlib.ExitStack() as ending:
-        ending.callback(close_sockets, [sock])
+        if own is not None:
+            sock = ending.enter_context(own)  # its path, if it has one, belongs to the supervisor
+        else:
+            (sock,) = listening_sockets(settings.host, settings.port, uds=settings.uds)
+            ending.callback(close_sockets, [sock])
         listener = listen(gateway, settings, sock)
+        if channel is not None:
+            channel.on_orphans(listener.serve_too)
         forever = asyncio.create_task(asyncio.Event().wait(), name="penstock-listen")
         try:
             yield forever
         finally:
             forever.cancel()
             await listener.close(CLOSE_S)
+            if channel is not None:
+                channel.place.close()
 
 
 @contextlib.asynccontextmanager

@@ -22,6 +22,7 @@ from penstock.backends.devices import usable_cores, worker_count
 from penstock.errors import ConfigError
 from penstock.gateway.process.channel import Place, Report
 from penstock.gateway.process.deaths import MemoryKills, is_stopped, why_it_ended
+from penstock.gateway.process.sockets import close_sockets
 from penstock.gateway.process.watchdog import Watchdog
 from penstock.settings import Settings
 
@@ -238,8 +239,7 @@ class _Supervisor:
 
     def _drain(self) -> int:
         """Signal the workers to exit, wait for them, and leave those that do not to be killed, at once on a signal."""
-        for bound in self._sockets:
-            bound.close()
+        close_sockets(list(self._sockets))
         for worker in self._workers:
             worker.process.terminate()
         until = time.monotonic() + self._settings.drain_timeout_s + KILL_AFTER_S

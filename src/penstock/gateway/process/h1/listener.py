@@ -9,6 +9,7 @@ import signal
 import socket
 import threading
 from functools import partial
+from collections.abc import Sequence
 from typing import Any
 
 from penstock.gateway.gateway import Gateway, request_id_of
@@ -40,7 +41,8 @@ class Listener:
     def __init__(self, gateway: Gateway, settings: Settings, sock: socket.socket) -> None:
         self.front = Front(gateway, settings)
         self.places = Places(most_connections(settings.max_connections), settings.max_connections_per_address)
-        self._sock = sock
+        self._own = sock
+        self._socks = [sock]
         self._loop = self.front.loop
         self.tls = tls_of(settings)
         """Encrypts the connections; None for plain HTTP."""
@@ -51,11 +53,22 @@ class Listener:
 
     def start(self) -> None:
         """Accept connections from now on."""
-        self._sock.setblocking(False)
-        self._loop.add_reader(self._sock.fileno(), self._accept)
+        self._own.setblocking(False)
+        self._resume()
         self._timer = self._loop.call_later(TICK_S, self._tick)
         if self.tls is not None and threading.current_thread() is threading.main_thread():
             self._loop.add_signal_handler(signal.SIGHUP, self.tls.reload)
+
+    def serve_too(self, socks: Sequence[socket.socket]) -> None:
+        """From now on, accept connections of these sockets as well, and of no other but the own."""
+        self._unlisten()
+        self._socks = [self._own, *socks]
+        if self._paused is None and not self.front.closing:
+            self._resume()
+
+    def _unlisten(self) -> None:
+        for sock in self._socks:
+            self._loop.remove_reader(sock.fileno())
 
     def _tick(self) -> None:
         self._timer = self._loop.call_later(TICK_S, self._tick)
@@ -70,10 +83,10 @@ class Listener:
 
     # Accepting
 
-    def _accept(self) -> None:
+    def _accept(self, listening: socket.socket) -> None:
         for _ in range(BURST):
             try:
-                sock, address = self._sock.accept()
+                sock, address = listening.accept()
             except (BlockingIOError, InterruptedError):
                 return
             except OSError as error:
@@ -90,7 +103,7 @@ class Listener:
 
     def _pause(self, error: OSError) -> None:
         """Without file descriptors, accept again in a moment; an idle connection makes room meanwhile."""
-        self._loop.remove_reader(self._sock.fileno())
+        self._unlisten()
         self._paused = self._loop.call_later(NO_FILES_S, self._resume)
         self.places.make_room()
         if self.front.now - self._warned_at >= 60:
@@ -99,7 +112,8 @@ class Listener:
 
     def _resume(self) -> None:
         self._paused = None
-        self._loop.add_reader(self._sock.fileno(), self._accept)
+        for sock in self._socks:
+            self._loop.add_reader(sock.fileno(), self._accept, sock)
 
     def _attach(self, sock: socket.socket, key: str | None) -> None:
         connection = Connection(self.front, self.places.remove)
@@ -149,8 +163,8 @@ class Listener:
         if self._paused is not None:
             self._paused.cancel()
         else:
-            self._accept()
-            self._loop.remove_reader(self._sock.fileno())
+            self._accept(self._own)
+            self._unlisten()
         self.front.closing = True
         await asyncio.sleep(min(LAST_S, within_s))
         connections: Any = self.places.connections
