@@ -1,5 +1,19 @@
-"""`python -m penstock`: the command, where its script is not on the PATH."""
+"""`python -m penstock`, and the script `penstock`: the command, guarded before it imports anything that takes time."""
 
-from penstock.cli.main import main
+from __future__ import annotations
 
-main()
+from typing import NoReturn
+
+from penstock.cli.interrupts import guard
+
+
+def main() -> NoReturn:
+    """Entry point of the `penstock` command."""
+    guard()
+    from penstock.cli.main import main as run
+
+    run()
+
+
+if __name__ == "__main__":
+    main()

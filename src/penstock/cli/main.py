@@ -14,7 +14,7 @@ from typing import Annotated, NoReturn
 import typer
 
 import penstock
-from penstock.cli import bench, config, doctor, export, optimize, predict, scan, serve, tune, verify
+from penstock.cli import bench, config, doctor, export, interrupts, optimize, predict, scan, serve, tune, verify
 from penstock.cli.models import commands as models
 from penstock.errors import PenstockError, type_and_message, worded
 
@@ -56,7 +56,11 @@ def options(
 
 def main() -> NoReturn:
     """Entry point of the `penstock` command."""
-    sys.exit(run(app))
+    interrupts.guard()
+    code = run(app)
+    if code == interrupts.INTERRUPTED:
+        interrupts.leave()
+    sys.exit(code)
 
 
 def run(command: Callable[[], object]) -> int:
@@ -66,7 +70,7 @@ def run(command: Callable[[], object]) -> int:
     except PenstockError as error:
         return _fail(worded(str(error), "cli"), error)
     except KeyboardInterrupt:
-        return 130
+        return interrupts.INTERRUPTED
     except BrokenPipeError:
         _abandon_stdout()
         return 1
@@ -83,10 +87,12 @@ def _finish(command: Callable[[], object]) -> int:
     """Run the command and flush its output here, where a closed pipe can still be reported."""
     code: object = 0
     try:
+        interrupts.allow()
         command()
     except SystemExit as stop:
         code = stop.code
     sys.stdout.flush()
+    interrupts.end()
     return code if isinstance(code, int) else int(code is not None)
 
 

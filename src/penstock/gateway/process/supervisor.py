@@ -11,7 +11,7 @@ import signal
 import socket
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
@@ -117,6 +117,16 @@ class _Worker:
         return min(2 * self.pause_s, LONGEST_PAUSE_S)
 
 
+@contextlib.contextmanager
+def _no_interrupts() -> Iterator[None]:
+    """Block SIGINT in the processes that start meanwhile; here it arrives afterwards."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT,))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 class _Due(NamedTuple):
     """A replacement: when it starts, its number, and the pause that led to it."""
 
@@ -177,7 +187,8 @@ class _Supervisor:
         pipe, child_end = context.Pipe()
         place = Place(index, self._directory, self._sockets)
         process = context.Process(target=self._main, args=(self._settings, self._refs, place, child_end))
-        process.start()
+        with _no_interrupts():  # a child that still imports would print a traceback at Ctrl-C
+            process.start()
         child_end.close()
         self._workers.append(_Worker(process, pipe, index, pause_s))
 
