@@ -19,6 +19,7 @@ from penstock.errors import (
     OutOfRange,
     Overloaded,
 )
+from penstock.tasks.responses import ResponseText
 from penstock.tensors import Arrays
 
 Outcome: TypeAlias = Literal[
@@ -96,7 +97,7 @@ class Prediction(NamedTuple):
     """The answer of a task, with the model that gave it: `response` is the task's Response; times in milliseconds.
 
     `batch_rows` is the number of rows in the run, 0 for an answer from the cache. `flags` are the tensors of the
-    request outside their expected range.
+    request outside their expected range. `text` is the JSON of a large response, where it was asked for.
     """
 
     response: BaseModel
@@ -110,6 +111,7 @@ class Prediction(NamedTuple):
     post_ms: float
     total_ms: float
     flags: tuple[Flag, ...] = ()
+    text: ResponseText | None = None
 
 
 class Inference(NamedTuple):

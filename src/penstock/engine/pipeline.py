@@ -6,7 +6,7 @@ import asyncio
 import functools
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from numpy.typing import ArrayLike
 from pydantic import BaseModel
@@ -18,11 +18,16 @@ from penstock.engine.loading.loaded_model import LoadedModel
 from penstock.engine.observation import Inference, Observation, Prediction
 from penstock.engine.tasks.ranges import Flag
 from penstock.engine.tasks.request_copies import pulled
-from penstock.engine.tasks.task_runner import TaskRunner
+from penstock.engine.tasks.task_runner import SLOW_S, TaskRunner
 from penstock.engine.tasks.task_thread_pool import TaskThreadPool
-from penstock.errors import InferenceError, InvalidInput, PenstockError
+from penstock.errors import DeadlineExceeded, InferenceError, InvalidInput, PenstockError
 from penstock.tasks.base import TimedResponse
+from penstock.tasks.responses import LARGE_VALUES, ResponseText, is_large, json_pieces
 from penstock.tensors import Arrays
+
+T = TypeVar("T")
+
+_LATE = "the deadline passed before the response was made"
 
 
 class Pipeline:
@@ -36,46 +41,72 @@ class Pipeline:
         self._observe = observe
         self._concurrency = concurrency
 
-    async def predict(self, lease: Lease, request: Any, *, in_thread: bool = False) -> Prediction:
-        """The prediction for a request whose lease holds its model. The lease observes what is raised."""
+    async def predict(
+        self, lease: Lease, request: Any, *, in_thread: bool = False, size: int = 0, write: bool = False
+    ) -> Prediction:
+        """The prediction for a request whose lease holds its model. The lease observes what is raised.
+
+        `in_thread`: the request is large. `size` is that of its body in bytes, where it has one: the times of a task
+        are kept by size. `write`: begin the text of a large response.
+        """
         runner = lease.runner
-        in_thread = in_thread or not runner.inline
-        if in_thread:
-            preparation = functools.partial(prepare, runner, request)
-            request, arrays, rows = await runner.pool.run(preparation, lease.deadline, _weight(runner, request))
-        else:
+        on_loop = runner.inline and not in_thread and (not runner.moved or size.bit_length() not in runner.moved)
+        began, worked = time.monotonic(), 0.0
+        if on_loop:
             request, arrays, rows = prepare(runner, request)
+        else:
+            preparation = functools.partial(_timed, prepare, runner, request)
+            weight = _weight(runner, request)
+            (request, arrays, rows), worked = await runner.pool.run(preparation, lease.deadline, weight)
         prepared = time.monotonic()
         flags: tuple[Flag, ...] = ()
         if runner.watch is None and self._cache is None and not lease.wait_for_capacity:  # `_run`, without the call
             batched = await lease.model.batcher.submit(arrays, lease.deadline, lease.priority)
         else:
-            batched, flags = await self._run(lease, arrays, runner.pool if in_thread else None)
+            batched, flags = await self._run(lease, arrays, None if on_loop else runner.pool)
         answered = time.monotonic()
-        if in_thread:
-            finishing = functools.partial(finish, runner, batched.outputs, request)
-            response = await runner.pool.run(finishing, lease.deadline, admitted=True)
-        else:
+        text: ResponseText | None = None
+        large = _are_large(batched.outputs)
+        if on_loop and not large:
             response = finish(runner, batched.outputs, request)
-        seen = self._answered(lease, batched, arrays, rows, flags, prepared, answered)
+            worked = prepared - began + time.monotonic() - answered
+        else:
+            finishing = functools.partial(_timed, _finish_large, runner, batched.outputs, request)
+            (response, text), more = await runner.pool.run(finishing, lease.deadline, admitted=True)
+            worked += more
+        if (worked > SLOW_S or runner.means) and runner.inline and not (large or in_thread):
+            runner.measure(size, worked)
+        seen = _answered(lease, batched, arrays, rows, flags, prepared, answered)
         if isinstance(response, TimedResponse):
             _stamp(response, seen)
+        if text is not None and write:
+            await runner.pool.run(text.start, lease.deadline, admitted=True)
+        if time.monotonic() > lease.deadline:
+            raise DeadlineExceeded(_LATE)
+        self._observe(seen)
         times = (seen.pre_ms, seen.queue_ms, seen.run_ms, seen.post_ms, seen.total_ms)
-        return Prediction(response, seen.model, seen.version, seen.variant, seen.batch_rows, *times, flags)
+        return Prediction(response, seen.model, seen.version, seen.variant, seen.batch_rows, *times, flags, text)
 
-    async def predict_batch(self, lease: Lease, requests: Iterable[Any]) -> list[Prediction | PenstockError]:
-        """One result per request, in order, for a batch whose lease holds its model."""
+    async def predict_batch(
+        self, lease: Lease, requests: Iterable[Any], *, size: int = 0
+    ) -> list[Prediction | PenstockError]:
+        """One result per request, in order, for a batch whose lease holds its model; `size` is that of an item."""
         waiting = enumerate(pulled(requests))
         results: dict[int, Prediction | PenstockError] = {}
+        yielded = time.monotonic()
 
         async def work() -> None:
+            nonlocal yielded
             for index, request in waiting:
                 try:
                     with lease.item() as item:
                         item.share(lease)
-                        results[index] = await self.predict(item, request)
+                        results[index] = await self.predict(item, request, size=size)
                 except PenstockError as error:
                     results[index] = error
+                if time.monotonic() - yielded > SLOW_S:  # items that fail at once never wait
+                    await asyncio.sleep(0)
+                    yielded = time.monotonic()
 
         await asyncio.gather(*(work() for _ in range(self._concurrency)))
         return [results[index] for index in range(len(results))]
@@ -92,7 +123,10 @@ class Pipeline:
         prepared = time.monotonic()
         batched, flags = await self._run(lease, checked)
         found = batched.outputs if names is None else {name: batched.outputs[name] for name in names}
-        seen = self._answered(lease, batched, checked, rows, flags, prepared, time.monotonic())
+        seen = _answered(lease, batched, checked, rows, flags, prepared, time.monotonic())
+        if time.monotonic() > lease.deadline:
+            raise DeadlineExceeded(_LATE)
+        self._observe(seen)
         times = (seen.pre_ms, seen.queue_ms, seen.run_ms, seen.post_ms, seen.total_ms)
         return Inference(found, seen.model, seen.version, seen.variant, seen.batch_rows, *times, flags)
 
@@ -104,13 +138,13 @@ class Pipeline:
         `pool` makes the cache's digest of large inputs in a thread.
         """
         watch = lease.runner.watch
-        flags = watch.inputs(arrays) if watch is not None else ()
+        flags = () if watch is None else await _watched(watch.inputs, arrays, lease)
         if self._cache is None and not lease.wait_for_capacity:
             batched = await lease.model.batcher.submit(arrays, lease.deadline, lease.priority)
         else:
             batched = await self._run_in_turn(lease, arrays, pool)
         if watch is not None:
-            flags += watch.outputs(batched.outputs)
+            flags += await _watched(watch.outputs, batched.outputs, lease)
         return batched, flags
 
     async def _run_in_turn(self, lease: Lease, arrays: Arrays, pool: TaskThreadPool | None) -> Batched[Arrays]:
@@ -136,40 +170,38 @@ class Pipeline:
         key = digest() if pool is None else await pool.run(digest, deadline, admitted=True)
         return await cache.outputs(identity, key, deadline, submit)
 
-    def _answered(
-        self,
-        lease: Lease,
-        batched: Batched[Arrays],
-        arrays: Arrays,
-        rows: int,
-        flags: tuple[Flag, ...],
-        prepared: float,
-        answered: float,
-    ) -> Observation:
-        """Record a request that was answered; its inputs were ready at `prepared`, its outputs at `answered`."""
-        model, started, ended = lease.model, lease.started, time.monotonic()
-        seen = Observation(
-            model=model.name,
-            version=model.version,
-            variant=model.variant,
-            outcome="ok",
-            request_id=lease.request_id,
-            task=lease.runner.task.kind,
-            protocol=lease.protocol,
-            key=lease.key,
-            rows=rows,
-            batch_rows=batched.batch_rows,
-            pre_ms=(prepared - started) * 1e3,
-            queue_ms=batched.queue_s * 1e3,
-            run_ms=batched.run_s * 1e3,
-            post_ms=(ended - answered) * 1e3,
-            total_ms=(ended - started) * 1e3,
-            inputs=arrays,
-            outputs=batched.outputs,
-            flags=flags,
-        )
-        self._observe(seen)
-        return seen
+
+def _answered(
+    lease: Lease,
+    batched: Batched[Arrays],
+    arrays: Arrays,
+    rows: int,
+    flags: tuple[Flag, ...],
+    prepared: float,
+    answered: float,
+) -> Observation:
+    """The record of a request that was answered; its inputs were ready at `prepared`, its outputs at `answered`."""
+    model, started, ended = lease.model, lease.started, time.monotonic()
+    return Observation(
+        model=model.name,
+        version=model.version,
+        variant=model.variant,
+        outcome="ok",
+        request_id=lease.request_id,
+        task=lease.runner.task.kind,
+        protocol=lease.protocol,
+        key=lease.key,
+        rows=rows,
+        batch_rows=batched.batch_rows,
+        pre_ms=(prepared - started) * 1e3,
+        queue_ms=batched.queue_s * 1e3,
+        run_ms=batched.run_s * 1e3,
+        post_ms=(ended - answered) * 1e3,
+        total_ms=(ended - started) * 1e3,
+        inputs=arrays,
+        outputs=batched.outputs,
+        flags=flags,
+    )
 
 
 def prepare(runner: TaskRunner, request: Any) -> tuple[Any, Arrays, int]:
@@ -203,6 +235,33 @@ def finish(runner: TaskRunner, outputs: Arrays, request: Any) -> BaseModel:
     if not isinstance(response, BaseModel):
         raise InferenceError(f"{runner.what} returned a {type(response).__name__}, which is not a Pydantic model")
     return response
+
+
+async def _watched(find: Callable[[Arrays], tuple[Flag, ...]], arrays: Arrays, lease: Lease) -> tuple[Flag, ...]:
+    """The tensors outside their expected range; large ones are looked through in a thread."""
+    if not _are_large(arrays):
+        return find(arrays)
+    return await lease.runner.pool.run(functools.partial(find, arrays), lease.deadline, admitted=True)
+
+
+def _timed(work: Callable[..., T], *given: Any) -> tuple[T, float]:
+    """What `work` returns, and how long it took, in seconds."""
+    began = time.monotonic()
+    return work(*given), time.monotonic() - began
+
+
+def _are_large(outputs: Arrays) -> bool:
+    """True if it may take too long to make a response of these outputs on an event loop."""
+    for array in outputs.values():
+        if array.size > LARGE_VALUES or (array.dtype.kind == "O" and is_large(array.tolist())):
+            return True
+    return False
+
+
+def _finish_large(runner: TaskRunner, outputs: Arrays, request: Any) -> tuple[BaseModel, ResponseText | None]:
+    """The task's response, and what writes it if it is large."""
+    response = finish(runner, outputs, request)
+    return response, ResponseText(json_pieces(response)) if is_large(response) else None
 
 
 def _wanted(model: LoadedModel, outputs: Iterable[str] | None) -> list[str] | None:

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Self, TypeAlias
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self, TypeAlias
 
 import numpy as np
+import orjson
 from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
     PrivateAttr,
+    SerializerFunctionWrapHandler,
     ValidationInfo,
     WithJsonSchema,
+    model_serializer,
     model_validator,
 )
 
 from penstock.datatypes import BF16, float_from_bf16, to_json_values
 from penstock.errors import InvalidInput
 from penstock.tasks.base import Task, TimedResponse
+from penstock.tasks.responses import LARGE_VALUES, array_pieces, model_pieces
 from penstock.tasks.validation_errors import parse_config, parse_request
 from penstock.tensors import Array, Arrays, Signature, TensorSpec
 
@@ -68,6 +72,44 @@ class TensorResponse(TimedResponse, _Outputs):
     """Every output of the model by name."""
 
 
+class LargeTensorResponse(TensorResponse):
+    """The same with arrays, of which `outputs` becomes lists when it is first read: they take ten times the memory."""
+
+    _arrays: dict[str, tuple[str, Array]] = PrivateAttr()
+    """Datatype and array by name."""
+
+    if not TYPE_CHECKING:  # a type checker would accept every name
+
+        def __getattr__(self, name: str) -> Any:
+            if name != "outputs":
+                return super().__getattr__(name)
+            listed = {key: to_json_values(key, array, dtype) for key, (dtype, array) in self._arrays.items()}
+            others = dict(self.__dict__)
+            self.__dict__.clear()
+            self.__dict__.update(outputs=listed, **others)  # in the order of the fields, which is that of the JSON
+            return listed
+
+    @model_serializer(mode="wrap")
+    def _write(self, handler: SerializerFunctionWrapHandler) -> Any:
+        _ = self.outputs
+        return handler(self)
+
+    def json_pieces(self) -> Iterator[bytes]:
+        """The JSON text of the response, made from the arrays. Raises InvalidInput as `TensorTask.postprocess`."""
+        return model_pieces(type(self).model_fields, self._field_pieces)
+
+    def _field_pieces(self, name: str) -> Iterator[bytes]:
+        if name != "outputs":
+            yield orjson.dumps({name: self.__dict__[name]})[1:-1]
+            return
+        separator = b'"outputs":{'
+        for key, (dtype, array) in self._arrays.items():
+            yield separator + orjson.dumps(key) + b":"
+            yield from array_pieces(key, array, dtype)
+            separator = b","
+        yield b"}"
+
+
 class TensorConfig(BaseModel):
     """The task section of a manifest: it has no settings."""
 
@@ -106,7 +148,17 @@ class TensorTask(Task):
         """The outputs as nested lists. Raises InvalidInput naming `outputs.<name>` for bytes that are not UTF-8."""
         if request._keeps_arrays:
             return TensorResponse.model_construct(outputs=dict(outputs))
+        if any(outputs[spec.name].size > LARGE_VALUES for spec in self.signature.outputs):
+            return self._large(outputs)
         return TensorResponse(outputs={spec.name: _listed(spec, outputs[spec.name]) for spec in self.signature.outputs})
+
+    def _large(self, outputs: Arrays) -> TensorResponse:
+        for spec in self.signature.outputs:
+            if spec.dtype == "BYTES":
+                _listed(spec, outputs[spec.name])  # raises for bytes that are not UTF-8
+        response = LargeTensorResponse.model_construct()
+        response._arrays = {spec.name: (spec.dtype, outputs[spec.name]) for spec in self.signature.outputs}
+        return response
 
     def coerce(self, value: Any) -> TensorRequest:
         """Convert a request, a mapping of arrays by input name, or one array for a model with one input.

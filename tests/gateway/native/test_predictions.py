@@ -135,20 +135,20 @@ def test_a_large_request_never_blocks_the_event_loop(live: Live, monkeypatch: py
 
         monkeypatch.setattr(native, name, called)
 
-    def predicted(lease: Any, request: Any, *, in_thread: bool) -> Any:
+    def predicted(lease: Any, request: Any, *, in_thread: bool, **more: Any) -> Any:
         threaded.append(in_thread)
-        return predict(lease, request, in_thread=in_thread)
+        return predict(lease, request, in_thread=in_thread, **more)
 
     spy("_read_request")
-    spy("_reply")
     monkeypatch.setattr(pipeline, "predict", predicted)
     for limit in (10, 1000):
+        monkeypatch.setattr(native, "SMALL", limit)
         monkeypatch.setattr(native, "DECODE_IN_THREAD_FROM", limit)
         # a query takes the ordinary way, which no small request of one task does otherwise
         path = "/models/vec/predict?task=vector-classification"
         assert live.http.post(path, json={"input_data": ROW}).status_code == 200
     assert threaded == [True, False]
-    assert loops == [False, False, True, True]
+    assert loops == [False, True]
 
 
 def test_a_prediction_has_headers_with_its_times_and_its_model(http: httpx.Client) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from typing import Literal
 
 from penstock.artifacts.policies import Ranges
@@ -15,11 +16,22 @@ from penstock.tasks.base import Task
 
 log = logging.getLogger(__name__)
 
+SLOW_S = 0.001
+"""Work of more than this does not belong on an event loop."""
+_QUICK_S = SLOW_S / 4
+"""Work that was moved to a thread returns to the loop below this."""
+_WEIGHT = 0.2
+"""Of the newest time in the mean."""
+_PAUSE_S = 0.05
+"""A shorter time counts as at most 4 * SLOW_S: a busy machine interrupts anything once in a while."""
+_RETURN_AFTER_S = 10.0
+"""Work that was moved stays in its thread for at least this long."""
+
 
 class TaskRunner:
     """Runs a task's own code, with a thread pool for work that must not block the event loop."""
 
-    __slots__ = ("inline", "pool", "task", "watch", "what")
+    __slots__ = ("inline", "means", "moved", "pool", "task", "watch", "what")
 
     def __init__(
         self,
@@ -32,6 +44,11 @@ class TaskRunner:
         """`key` is the model's `name:version`; `ranges` are those of its manifest, `policies` those of the server."""
         self.task = task
         self.inline = task.inline
+        """Its author says that it is quick: it runs on the event loop unless it was found to be slow."""
+        self.means: dict[int, float] = {}
+        """Seconds that requests take, where one was slow, by the number of bits of their size."""
+        self.moved: dict[int, float] = {}
+        """Sizes whose requests run in a thread, and since when."""
         self.what = f"the task {task.kind} of {key}"
         self.pool = TaskThreadPool(self.what, most=limits.queue_rows, most_bytes=limits.queue_bytes)
         self.watch: Watch | None = watch_for(
@@ -43,6 +60,28 @@ class TaskRunner:
         log.exception("%s failed in %s", self.what, phase)
         doing = "to prepare the request" if phase == "preprocess" else "on the model's outputs"
         return InferenceError(f"{self.what} failed {doing}")
+
+    def measure(self, size: int, seconds: float) -> None:
+        """Take note of how long the methods of an inline task took for a request of `size` bytes.
+
+        Requests of a size that are slow in the mean run in a thread from then on, until they are quick again.
+        """
+        bits = size.bit_length()
+        counted = seconds if seconds > _PAUSE_S else min(seconds, 4 * SLOW_S)
+        before = self.means.get(bits, 0.0)
+        mean = self.means[bits] = before + _WEIGHT * (counted - before)
+        since = self.moved.get(bits)
+        if since is None and mean > SLOW_S:
+            self.moved[bits] = time.monotonic()
+            log.warning(
+                "%s takes %.1f ms for requests of up to %d bytes; from now on they are prepared in a thread",
+                self.what, seconds * 1e3, (1 << bits) - 1,
+            )  # fmt: skip
+        elif since is not None and mean < _QUICK_S and time.monotonic() - since > _RETURN_AFTER_S:
+            del self.moved[bits], self.means[bits]
+            log.info("%s is quick again for requests of up to %d bytes", self.what, (1 << bits) - 1)
+        elif since is None and mean < _QUICK_S:
+            del self.means[bits]
 
     def attach(self, registry: Registry, model: str) -> None:
         """Start the task's background resources. Raises ModelLoadError."""

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Union
 
 import orjson
@@ -14,22 +13,25 @@ from penstock.engine.admission import Lease
 from penstock.engine.loading.loaded_model import LoadedModel
 from penstock.engine.observation import Prediction
 from penstock.errors import InvalidInput, ModelNotFound, PenstockError
-from penstock.gateway.http import JSON, Call, Reply
+from penstock.gateway.http import JSON, Call, Headers, Reply
 from penstock.gateway.native.decoding import Batch
 from penstock.gateway.native.fast_json import has_arrays
 from penstock.gateway.native.predict import (
-    DECODE_IN_THREAD_FROM,
+    SMALL,
     VersionNotFound,
     check_sender,
     decode_in_thread,
     flags_header,
+    in_writer,
     lease_of,
     model_header,
     reference,
     require_json,
+    send_text,
     task_of_query,
 )
 from penstock.gateway.problems import BatchItemError, describe
+from penstock.tasks.responses import ResponseText
 from penstock.tasks.validation_errors import refusal
 
 MAX_BATCH_ITEMS = 1024
@@ -58,19 +60,24 @@ async def predict_batch(call: Call) -> Reply:
         require_json(call.header("content-type") or "")
         body = await call.body()
         fast = any(has_arrays(runner.task) for model in engine.loaded() for runner in model.runners.values())
-        large = len(body) >= DECODE_IN_THREAD_FROM
-        batch = await decode_in_thread(_read_batch, body, fast) if large else _read_batch(body, fast)
+        large = len(body) >= SMALL
+        until = time.monotonic() + call.service.settings.request_timeout_ms / 1000
+        until = until if lease.requested_deadline is None else lease.requested_deadline
+        batch = await decode_in_thread(until, body, _read_batch, body, fast) if large else _read_batch(body, fast)
         lease.task = _task_of_batch(call, batch.shell.get("task"))
         await _hold_model(call, lease, batch.shell.get("model"))
-        items = await decode_in_thread(_read_items, lease, batch) if large else _read_items(lease, batch)
+        read = (_read_items, lease, batch)
+        items = await decode_in_thread(lease.deadline, body, *read) if large else _read_items(lease, batch)
         if lease.runner.task.stores:
             check_sender(call)
         lease.started = time.monotonic()
         good = [item for item in items if not isinstance(item, PenstockError)]
-        results = iter(await engine.pipeline.predict_batch(lease, good))
+        size = len(body) // max(1, len(items))
+        results = iter(await engine.pipeline.predict_batch(lease, good, size=size))
     answers = [item if isinstance(item, PenstockError) else next(results) for item in items]
-    reply = (answers, started, call.request_id)
-    return await asyncio.to_thread(_batch_reply, *reply) if large else _batch_reply(*reply)
+    text = ResponseText(_batch_pieces(answers, started, call.request_id))
+    await in_writer(text.start)
+    return Reply(200, _batch_headers(answers), text.head if text.whole else send_text(text))
 
 
 def _read_batch(body: bytes, fast: bool) -> Batch:
@@ -116,10 +123,20 @@ def _of_version(model: LoadedModel, item: BaseModel | PenstockError) -> BaseMode
     return item
 
 
-def _batch_reply(answers: Sequence[Prediction | PenstockError], started: float, request_id: str) -> Reply:
-    predictions = b",".join(_item_json(answer, request_id) for answer in answers)
-    total_ms = (time.monotonic() - started) * 1000
-    body = b'{"predictions":[%b],"total_count":%d,"total_time_ms":%.3f}' % (predictions, len(answers), total_ms)
+def _batch_pieces(answers: list[Prediction | PenstockError], started: float, request_id: str) -> Iterator[bytes]:
+    separator = b'{"predictions":['
+    for number, answer in enumerate(answers):
+        yield separator
+        separator = b","
+        if isinstance(answer, Prediction) and answer.text is not None:
+            yield from answer.text.pieces
+            answers[number] = answer._replace(response=BaseModel(), text=None)  # releases its memory
+        else:
+            yield _item_json(answer, request_id)
+    yield b'],"total_count":%d,"total_time_ms":%.3f}' % (len(answers), (time.monotonic() - started) * 1000)
+
+
+def _batch_headers(answers: Sequence[Prediction | PenstockError]) -> Headers:
     good = [answer for answer in answers if isinstance(answer, Prediction)]
     headers = [("content-type", JSON)]
     if good:
@@ -129,7 +146,7 @@ def _batch_reply(answers: Sequence[Prediction | PenstockError], started: float, 
         flags = dict.fromkeys(flag for p in good for flag in p.flags)
         if flags:
             headers.append(("x-penstock-flags", flags_header(flags)))
-    return Reply(200, headers, body)
+    return headers
 
 
 def _item_json(answer: Prediction | PenstockError, request_id: str) -> bytes:

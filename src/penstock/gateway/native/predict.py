@@ -8,9 +8,9 @@ import functools
 import math
 import re
 import time
-from collections.abc import Awaitable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import parse_qs, quote
 
 from penstock.artifacts.refs import parse_ref
@@ -18,7 +18,7 @@ from penstock.engine.admission import Lease
 from penstock.engine.loading.loaded_model import LoadedModel
 from penstock.engine.observation import Prediction
 from penstock.engine.tasks.ranges import Flag
-from penstock.errors import FieldError, InvalidInput, ModelNotFound, PenstockError, quoted, shortened
+from penstock.errors import DeadlineExceeded, FieldError, InvalidInput, ModelNotFound, PenstockError, quoted, shortened
 from penstock.formats import is_model_file
 from penstock.gateway.auth import check_origin
 from penstock.gateway.bodies.arrays import NPY, Header, array_request, array_type, holds_array, npy_file, octets
@@ -29,10 +29,16 @@ from penstock.gateway.native.fast_json import decode
 from penstock.gateway.native.large_json import LARGE
 from penstock.gateway.native.uploads import read_upload
 from penstock.gateway.problems import Refusal
+from penstock.tasks.responses import ResponseText
 from penstock.tasks.tensor import TensorRequest
 
+T = TypeVar("T")
+
 DECODE_IN_THREAD_FROM = 256 * 1024
-"""Bodies of this many bytes and more are decoded, preprocessed and encoded in threads, to keep the event loop free."""
+"""Bodies of this many bytes and more are decoded and preprocessed in threads, to keep the event loop free."""
+SMALL = 8 * 1024
+"""So are bodies of this many bytes and more, unless the fast reader takes them: others may take a hundred times longer.
+"""
 
 TIMEOUT_HEADER = "X-Request-Timeout-Ms"
 PRIORITY_HEADER = "X-Penstock-Priority"
@@ -90,11 +96,15 @@ async def _answer(call: Call, ref: str | None, *, vector: bool = False, fixed: b
         if not lease.hold():
             await lease.load()
         content_type = call.header("content-type") or ""
-        large = len(body) >= DECODE_IN_THREAD_FROM
-        if large:
-            request = await decode_in_thread(_read_request, lease, body, content_type, call.header)
-        else:
+        large = len(body) >= SMALL
+        if not large:
             request = _read_request(lease, body, content_type, call.header)
+        else:
+            request = _read_quickly(lease, body, content_type) if len(body) < DECODE_IN_THREAD_FROM else None
+            large = request is None
+            if request is None:
+                reading = functools.partial(_read_request, lease, body, content_type, call.header)
+                request = await decode_in_thread(lease.deadline, body, reading)
         version = getattr(request, "model_version", None)
         if version is not None and version != lease.model.version:
             await _move(call, lease, version, fixed)
@@ -103,8 +113,10 @@ async def _answer(call: Call, ref: str | None, *, vector: bool = False, fixed: b
         lease.started = time.monotonic()  # measure the engine only, without the transfer of the body
         accept = call.header("accept")
         kind = None if accept is None else _binary_kind(accept, lease, request)
-        prediction = await engine.pipeline.predict(lease, request, in_thread=large)
-    return await asyncio.to_thread(_reply, prediction, kind) if large else _reply(prediction, kind)
+        prediction = await engine.pipeline.predict(lease, request, in_thread=large, size=len(body), write=kind is None)
+    if kind is None:
+        return _reply(prediction)
+    return await in_writer(functools.partial(_array_reply, prediction, kind))
 
 
 def lease_of(call: Call, ref: str | None) -> Lease:
@@ -219,6 +231,14 @@ def priority_of(call: Call) -> int:
     return min(int(given), call.service.settings.max_priority)
 
 
+def _read_quickly(lease: Lease, body: bytes, content_type: str) -> Any:
+    """The request of a body of some size, if the fast reader takes it."""
+    task = lease.runner.task
+    if b'"task"' in body or not is_json(content_type):
+        return None
+    return decode(task, body)
+
+
 def _read_request(lease: Lease, body: bytes, content_type: str, header: Header) -> Any:
     """The request of the lease's task. A JSON body may name another task of the model in its field `task`."""
     task = lease.runner.task
@@ -265,14 +285,19 @@ def _choose(lease: Lease, kind: Any) -> None:
     lease.choose(kind)
 
 
-_decoder = ThreadPoolExecutor(1, "penstock-decode")
+_decoders = ThreadPoolExecutor(1, "penstock-decode"), ThreadPoolExecutor(1, "penstock-decode-large")
 """Large bodies are decoded one after the other: several at once would keep the event loop waiting for its turn."""
 
 
-async def decode_in_thread(work: Any, *arguments: Any) -> Any:
-    """The result of decoding work, done in the thread of large bodies."""
-    run = functools.partial(contextvars.copy_context().run, work, *arguments)
-    return await asyncio.get_running_loop().run_in_executor(_decoder, run)
+async def decode_in_thread(deadline: float, body: bytes, work: Callable[..., T], *given: Any) -> T:
+    """The result of decoding work, done in a thread. Raises DeadlineExceeded; work that has not begun is dropped."""
+    run = functools.partial(contextvars.copy_context().run, work, *given)
+    decoder = _decoders[len(body) >= DECODE_IN_THREAD_FROM]
+    try:
+        async with asyncio.timeout(deadline - time.monotonic()):
+            return await asyncio.get_running_loop().run_in_executor(decoder, run)
+    except TimeoutError:
+        raise DeadlineExceeded("the deadline passed while the body was decoded") from None
 
 
 def require_json(content_type: str) -> None:
@@ -315,7 +340,7 @@ def _binary_kind(accept: str, lease: Lease, request: Any) -> str | None:
     return kind
 
 
-def _reply(p: Prediction, kind: str | None = None) -> Reply:
+def _headers(p: Prediction) -> Headers:
     timing = f"queue;dur={p.queue_ms:.3f}, pre;dur={p.pre_ms:.3f}, run;dur={p.run_ms:.3f}, post;dur={p.post_ms:.3f}"
     headers = [
         ("content-type", JSON),
@@ -324,15 +349,37 @@ def _reply(p: Prediction, kind: str | None = None) -> Reply:
     ]
     if p.flags:
         headers.append(("x-penstock-flags", flags_header(p.flags)))
-    if kind is not None:
-        return _array_reply(p, kind, headers)
+    return headers
+
+
+def _reply(p: Prediction) -> Reply:
+    headers = _headers(p)
+    if p.text is not None:
+        return Reply(200, headers, p.text.head if p.text.whole else send_text(p.text))
     return Reply(200, headers, p.response.__pydantic_serializer__.to_json(p.response))
 
 
-def _array_reply(p: Prediction, kind: str, headers: Headers) -> Reply:
-    (array,) = p.response.outputs.values()  # type: ignore[attr-defined]  # of the task `tensor`
-    headers[0] = ("content-type", kind)
-    headers.append(("vary", "Accept"))
+_writer = ThreadPoolExecutor(1, "penstock-write")
+"""Large replies take turns, so that the event loop waits for one of them at most."""
+
+
+async def in_writer(work: Callable[[], T]) -> T:
+    """What `work` returns, made in the thread of large replies."""
+    return await asyncio.get_running_loop().run_in_executor(_writer, work)
+
+
+async def send_text(text: ResponseText) -> AsyncIterator[bytes]:
+    """The chunks of a text that has begun, each made when the one before it was sent."""
+    piece, text.head = text.head, b""
+    while piece:
+        yield piece
+        piece = await in_writer(text.next)
+
+
+def _array_reply(p: Prediction, kind: str) -> Reply:
+    """The only output of the task `tensor` as an array."""
+    (array,) = p.response.outputs.values()  # type: ignore[attr-defined]
+    headers = [("content-type", kind), *_headers(p)[1:], ("vary", "Accept")]
     if kind == NPY:
         return Reply(200, headers, npy_file(array))
     body, described = octets(array)

@@ -41,6 +41,8 @@ GRANIAN_HEAD = 128 * 1024
 """Bytes of the head of a request under Granian."""
 CLOSE_S = 1.0
 """How long connections may take to close after the last reply."""
+SWITCH_S = 0.001
+"""How long a thread may keep the interpreter's lock from the event loop, unless native code keeps it longer."""
 EXIT_S = 15.0
 """How much longer than the drain the process may take to exit."""
 
@@ -105,6 +107,7 @@ def run(settings: Settings, refs: Sequence[str] = (), channel: Channel | None = 
     """
     import uvloop
 
+    sys.setswitchinterval(SWITCH_S)
     on_beat = (lambda: None) if channel is None else channel.alive
     watchdog = Watchdog(settings.hang_timeout_s, settings.drain_timeout_s, on_beat)
     try:

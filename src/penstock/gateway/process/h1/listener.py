@@ -8,8 +8,8 @@ import logging
 import signal
 import socket
 import threading
-from functools import partial
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from penstock.gateway.gateway import Gateway, request_id_of
