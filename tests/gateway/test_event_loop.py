@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from served_models import build_registry
 from waiting import LONG_S
 from wide_models import wide
 
+from penstock.gateway.process.server import free_address
 from penstock.registry.registry import Registry
 from penstock.settings import Settings
 
@@ -25,14 +25,14 @@ MOST_CPU_S = 0.15
 """Of the whole process between two turns of the loop; what took longest before took 0.5 s and more."""
 
 _SEND = """
-import hashlib, json, sys, urllib.error, urllib.request
+import json, sys, urllib.error, urllib.request
 request = urllib.request.Request(sys.argv[1], open(sys.argv[2], "rb").read(), {"content-type": sys.argv[3]})
 try:
     reply = urllib.request.urlopen(request)
 except urllib.error.HTTPError as error:
     reply = error
 body = reply.read()
-print(json.dumps([reply.status, len(body), hashlib.sha256(body).hexdigest(), body[:300].decode("latin-1")]))
+print(json.dumps([reply.status, len(body), body[:300].decode("latin-1")]))
 """
 
 
@@ -45,18 +45,18 @@ def registry_with_wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture(scope="module", params=["rsgi", "plain-asgi"])
-def server(request: pytest.FixtureRequest, registry_with_wide: Path) -> Iterator[Live]:
+@pytest.fixture(scope="module")
+def server(registry_with_wide: Path) -> Iterator[Live]:
     settings = Settings(registry=registry_with_wide, request_timeout_ms=120_000)
-    with Live(request.param, settings, ("vec", "raw", "pic", "wide")) as live:
+    with Live("rsgi", settings, ("vec", "raw", "pic", "wide")) as live:
         yield live
 
 
 @pytest.fixture
-def send(server: Live, tmp_path: Path) -> Callable[..., tuple[int, int, str, str]]:
+def send(server: Live, tmp_path: Path) -> Callable[..., tuple[int, int, str]]:
     """Post a body from another process, whose CPU time does not count."""
 
-    def send(path: str, body: bytes, content_type: str = "application/json") -> tuple[int, int, str, str]:
+    def send(path: str, body: bytes, content_type: str = "application/json") -> tuple[int, int, str]:
         file = tmp_path / "body"
         file.write_bytes(body)
         command = [sys.executable, "-c", _SEND, server.url + path, str(file), content_type]
@@ -72,7 +72,7 @@ def asked(columns: int) -> bytes:
 
 def test_an_answer_of_many_megabytes_is_sent_in_pieces(server: Live, send: Callable[..., tuple]) -> None:
     with LoopWatch(server.loop) as watch:
-        status, size, _, beginning = send("/models/wide/predict", asked(3_000_000))
+        status, size, beginning = send("/models/wide/predict", asked(3_000_000))
     assert status == 200
     assert beginning.startswith('{"outputs":{"y":[[3000000.0,3000000.0')
     assert size > 3_000_000 * len("3000000.0,")
@@ -90,13 +90,13 @@ def test_the_items_of_a_batch_are_answered_as_they_are_alone(server: Live, send:
     items = [asked(20_000), b'{"inputs":{}}', asked(5)] * 40
     body = b'{"model":"wide","requests":[' + b",".join(items) + b"]}"
     with LoopWatch(server.loop) as watch:
-        status, _, digest, _ = send("/predict/batch", body)
+        status, size, _ = send("/predict/batch", body)
     assert status == 200
     assert watch.longest_s < MOST_CPU_S
     answer = server.http.post("/predict/batch", content=body)
+    assert abs(len(answer.content) - size) < 10_000  # the times differ
     found = answer.json()["predictions"]
     assert [len(each["outputs"]["y"][0]) if "outputs" in each else None for each in found] == [20_000, None, 5] * 40
-    assert len(digest) == len(hashlib.sha256(answer.content).hexdigest())
 
 
 SIZE = 240_000
@@ -126,7 +126,7 @@ PLACES = {"vec": b'{"input_data":%b}', "raw": b'{"inputs":{"a":%b,"b":[[1,2]]}}'
 def test_no_json_body_holds_the_loop(server: Live, send: Callable[..., tuple], kind: str, place: str) -> None:
     body = PLACES[place] % BODIES[kind]
     with LoopWatch(server.loop) as watch:
-        status, _, _, beginning = send(f"/models/{place or 'vec'}/predict", body)
+        status, _, beginning = send(f"/models/{place or 'vec'}/predict", body)
     assert status in (413, 422), beginning
     assert watch.longest_s < MOST_CPU_S
 
@@ -149,21 +149,27 @@ def test_no_batch_and_no_form_holds_the_loop(server: Live, send: Callable[..., t
     ]
     for path, body, content_type in bodies:
         with LoopWatch(server.loop) as watch:
-            status, _, _, beginning = send(path, body, content_type)
+            status, _, beginning = send(path, body, content_type)
         assert status in (200, 422), beginning
         assert watch.longest_s < MOST_CPU_S, content_type
 
 
-def test_health_is_answered_within_100_ms_beside_large_answers(
-    serve: Callable[..., Process], registry_with_wide: Path
-) -> None:
-    process = serve("--registry", str(registry_with_wide), "wide", DATABASE_URL="")
-    process.wait_for()
+@pytest.fixture
+def process(tmp_path: Path, registry_with_wide: Path) -> Iterator[Process]:
+    arguments = ("--registry", str(registry_with_wide), "wide")
+    process = Process(tmp_path, free_address("127.0.0.1", 0)[1], *arguments)
+    try:
+        process.wait_for()
+        yield process
+    finally:
+        process.end()
+
+
+def test_health_is_answered_within_100_ms_beside_large_answers(process: Process) -> None:
     found = []
     for _ in range(3):  # a busy machine may delay any probe
         with LivenessProbe(process.url) as probe, httpx.Client(timeout=LONG_S) as client:
-            reply = client.post(f"{process.url}/models/wide/predict", content=asked(3_000_000))
-            assert reply.status_code == 200
+            assert client.post(f"{process.url}/models/wide/predict", content=asked(1_000_000)).status_code == 200
         found.append(probe.latencies)
         if probe.latencies.percentile(99) < 100:
             return

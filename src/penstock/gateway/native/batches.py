@@ -124,16 +124,19 @@ def _of_version(model: LoadedModel, item: BaseModel | PenstockError) -> BaseMode
 
 
 def _batch_pieces(answers: list[Prediction | PenstockError], started: float, request_id: str) -> Iterator[bytes]:
+    total = len(answers)
+    left = answers[::-1]
+    del answers
     separator = b'{"predictions":['
-    for number, answer in enumerate(answers):
+    while left:
+        answer = left.pop()  # the memory of an item is released when it is written
         yield separator
         separator = b","
         if isinstance(answer, Prediction) and answer.text is not None:
             yield from answer.text.pieces
-            answers[number] = answer._replace(response=BaseModel(), text=None)  # releases its memory
         else:
             yield _item_json(answer, request_id)
-    yield b'],"total_count":%d,"total_time_ms":%.3f}' % (len(answers), (time.monotonic() - started) * 1000)
+    yield b'],"total_count":%d,"total_time_ms":%.3f}' % (total, (time.monotonic() - started) * 1000)
 
 
 def _batch_headers(answers: Sequence[Prediction | PenstockError]) -> Headers:
