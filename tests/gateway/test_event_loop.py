@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -42,13 +43,15 @@ def registry_with_wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = build_registry(root)
     with Registry(path) as registry:
         registry.publish(wide(root))
+        registry.publish(wide(root, "rows", columns=100))  # its requests share runs
+        registry.publish(wide(root, "fixed", columns=20_000))
     return path
 
 
 @pytest.fixture(scope="module")
 def server(registry_with_wide: Path) -> Iterator[Live]:
     settings = Settings(registry=registry_with_wide, request_timeout_ms=120_000)
-    with Live("rsgi", settings, ("vec", "raw", "pic", "wide")) as live:
+    with Live("h1", settings, ("vec", "raw", "pic", "wide", "rows", "fixed")) as live:
         yield live
 
 
@@ -97,6 +100,24 @@ def test_the_items_of_a_batch_are_answered_as_they_are_alone(server: Live, send:
     assert abs(len(answer.content) - size) < 10_000  # the times differ
     found = answer.json()["predictions"]
     assert [len(each["outputs"]["y"][0]) if "outputs" in each else None for each in found] == [20_000, None, 5] * 40
+
+
+@pytest.mark.parametrize(("name", "rows", "threaded"), [("rows", 1, False), ("rows", 1_000, True), ("fixed", 1, True)])
+def test_large_answers_of_requests_that_could_share_a_run_are_made_in_threads(
+    server: Live, name: str, rows: int, threaded: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = next(model for model in server.service.engine.loaded() if model.name == name).runner.pool
+    run, works = pool.run, []
+
+    def noted(work: Any, *given: Any, **more: Any) -> Any:
+        works.append(work)
+        return run(work, *given, **more)
+
+    monkeypatch.setattr(pool, "run", noted)
+    reply = server.http.post(f"/models/{name}/predict", json={"inputs": {"x": [[2.5]] * rows}})
+    assert reply.status_code == 200, reply.text
+    assert reply.json()["outputs"]["y"] == [[2.5] * (100 if name == "rows" else 20_000)] * rows
+    assert bool(works) is threaded
 
 
 SIZE = 240_000

@@ -50,7 +50,8 @@ class Pipeline:
         are kept by size. `write`: begin the text of a large response.
         """
         runner = lease.runner
-        on_loop = runner.inline and not in_thread and (not runner.moved or size.bit_length() not in runner.moved)
+        moved = runner.moved
+        on_loop = runner.inline and not in_thread and not (moved and (0 in moved or size.bit_length() in moved))
         began, worked = time.monotonic(), 0.0
         if on_loop:
             request, arrays, rows = prepare(runner, request)

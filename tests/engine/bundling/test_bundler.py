@@ -41,6 +41,9 @@ class Collected:
             self._add(member, orjson.loads(answer + b"}") if isinstance(answer, bytes) else answer.model_dump())
             self.times[member.caller] = times
 
+    def declined(self, member: Member) -> None:
+        raise AssertionError("an answer is large")
+
     def failed(self, member: Member, error: Exception) -> None:
         self._add(member, error)
 

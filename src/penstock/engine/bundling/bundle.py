@@ -76,6 +76,9 @@ class Replies(Protocol):
     def failed(self, member: Member, error: Exception) -> None:
         """Send an error."""
 
+    def declined(self, member: Member) -> None:
+        """Answer a member in the ordinary way, which makes large answers off the event loop."""
+
 
 class Bundle:
     """Members that share a run, in the place of the future of one item."""

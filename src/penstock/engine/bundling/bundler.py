@@ -21,9 +21,10 @@ from penstock.engine.loading.loaded_model import LoadedModel
 from penstock.engine.observation import Observation, outcome_of
 from penstock.engine.pipeline import finish, prepare
 from penstock.engine.statistics import Statistics
-from penstock.engine.tasks.task_runner import TaskRunner
+from penstock.engine.tasks.task_runner import SLOW_S, TaskRunner
 from penstock.errors import DeadlineExceeded, InvalidInput, ModelNotReady, Overloaded, PenstockError
 from penstock.tasks.base import Task
+from penstock.tasks.responses import LARGE_VALUES
 from penstock.tensors import Arrays
 
 _FINAL = (Overloaded, DeadlineExceeded, ModelNotReady)
@@ -47,7 +48,8 @@ class Bundler:
 
     def takes(self, model: LoadedModel, runner: TaskRunner) -> bool:
         """True if requests for this task of the model can be bundled."""
-        return runner.inline and model.batcher.joins_rows and not self._cached
+        quick = runner.inline and not runner.moved and not runner.answers_large
+        return quick and model.batcher.joins_rows and not self._cached
 
     def submit(self, bundle: Bundle, members: Sequence[Member]) -> bool:
         """Answer the members, now or when their run has ended; False if the model was unloaded meanwhile.
@@ -59,8 +61,10 @@ class Bundler:
             return False
         for member in members:
             member.bundle = bundle
+        began = time.monotonic()
         groups = self._joined(bundle, members)
         bundle.prepared = time.monotonic()
+        _measure(bundle, bundle.prepared - began, len(members))
         for kept, arrays in groups:
             for filled in bundle.holding(kept, arrays).cut():
                 self._queue(filled)
@@ -84,6 +88,9 @@ class Bundler:
                 member.request, arrays, member.rows = prepare(bundle.runner, member.request)
             except PenstockError as error:
                 self.fail(member, error)
+                continue
+            if member.rows * bundle.runner.row_values > LARGE_VALUES:
+                self._decline(member)
                 continue
             kept, parts = groups.setdefault(tensors.measure(arrays)[0], ([], []))
             kept.append(member)
@@ -141,8 +148,10 @@ class Bundler:
 
     def _answer(self, bundle: Bundle, members: Sequence[Member], outcome: Batched[Arrays]) -> None:
         answered = time.monotonic()
+        members = self._small(bundle, members, outcome.outputs)
         found = self._answers(bundle, members, outcome.outputs)
         now = time.monotonic()
+        _measure(bundle, now - answered, len(members))
         queue_s = bundle.item.entered + outcome.queue_s - bundle.prepared
         times = Times(
             bundle.begun,
@@ -195,6 +204,25 @@ class Bundler:
         except Exception:
             return runner.failed("postprocess")
         return answer
+
+    def _small(self, bundle: Bundle, members: Sequence[Member], outputs: Arrays) -> Sequence[Member]:
+        """The members without those whose answers are large, which take the ordinary way, as later ones will."""
+        if all(array.size <= LARGE_VALUES for array in outputs.values()):
+            return members
+        kept = []
+        for member in members:
+            if any(array.size > LARGE_VALUES for array in own_rows(outputs, member).values()):
+                bundle.runner.answers_large = True
+                self._decline(member)
+            else:
+                kept.append(member)
+        return kept
+
+    def _decline(self, member: Member) -> None:
+        """Let a member take the ordinary way."""
+        member.ended = True
+        self._admission.release(member.bundle.model, 1)
+        member.bundle.replies.declined(member)
 
     def fail(self, member: Member, error: PenstockError) -> None:
         """Reply with an error to a member that has no answer."""
@@ -301,3 +329,9 @@ def _prepared_together(runner: TaskRunner, members: Sequence[Member]) -> Arrays 
     except Exception:  # of one of them, perhaps: each for itself, then, with its own error
         return None
     return arrays if rows == len(members) else None
+
+
+def _measure(bundle: Bundle, seconds: float, count: int) -> None:
+    runner = bundle.runner
+    if count and (seconds > SLOW_S * count or runner.means):
+        runner.measure(0, seconds / count)

@@ -13,6 +13,7 @@ from penstock.engine.tasks.task_thread_pool import TaskThreadPool
 from penstock.errors import InferenceError, ModelLoadError, PenstockError, type_and_message
 from penstock.registry.registry import Registry
 from penstock.tasks.base import Task
+from penstock.tasks.responses import LARGE_VALUES
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +32,7 @@ _RETURN_AFTER_S = 10.0
 class TaskRunner:
     """Runs a task's own code, with a thread pool for work that must not block the event loop."""
 
-    __slots__ = ("inline", "means", "moved", "pool", "task", "watch", "what")
+    __slots__ = ("answers_large", "inline", "means", "moved", "pool", "row_values", "task", "watch", "what")
 
     def __init__(
         self,
@@ -50,6 +51,10 @@ class TaskRunner:
         self.moved: dict[int, float] = {}
         """Sizes whose requests run in a thread, and since when."""
         self.what = f"the task {task.kind} of {key}"
+        self.row_values = max((spec.row_elements for spec in task.signature.outputs), default=0)
+        """Of the largest output for one row; -1 if that is not known."""
+        self.answers_large = self.row_values > LARGE_VALUES
+        """True once an answer was too large for the event loop."""
         self.pool = TaskThreadPool(self.what, most=limits.queue_rows, most_bytes=limits.queue_bytes)
         self.watch: Watch | None = watch_for(
             ranges, task.signature, policies or RangePolicies(), finite_by_task=task.refuses_nan
@@ -62,11 +67,15 @@ class TaskRunner:
         return InferenceError(f"{self.what} failed {doing}")
 
     def measure(self, size: int, seconds: float) -> None:
-        """Take note of how long the methods of an inline task took for a request of `size` bytes.
+        """Take note of how long the methods of an inline task took for a request of `size` bytes, 0 for any size.
 
         Requests of a size that are slow in the mean run in a thread from then on, until they are quick again.
         """
-        bits = size.bit_length()
+        self._measure(size.bit_length(), seconds)
+        if size and 0 in self.moved:
+            self._measure(0, seconds)
+
+    def _measure(self, bits: int, seconds: float) -> None:
         counted = seconds if seconds > _PAUSE_S else min(seconds, 4 * SLOW_S)
         before = self.means.get(bits, 0.0)
         mean = self.means[bits] = before + _WEIGHT * (counted - before)
@@ -74,12 +83,12 @@ class TaskRunner:
         if since is None and mean > SLOW_S:
             self.moved[bits] = time.monotonic()
             log.warning(
-                "%s takes %.1f ms for requests of up to %d bytes; from now on they are prepared in a thread",
-                self.what, seconds * 1e3, (1 << bits) - 1,
+                "%s takes %.1f ms for requests%s; from now on they are prepared in a thread",
+                self.what, seconds * 1e3, _of_size(bits),
             )  # fmt: skip
         elif since is not None and mean < _QUICK_S and time.monotonic() - since > _RETURN_AFTER_S:
             del self.moved[bits], self.means[bits]
-            log.info("%s is quick again for requests of up to %d bytes", self.what, (1 << bits) - 1)
+            log.info("%s is quick again for requests%s", self.what, _of_size(bits))
         elif since is None and mean < _QUICK_S:
             del self.means[bits]
 
@@ -102,3 +111,7 @@ class TaskRunner:
             self.task.close()
         except Exception:
             log.exception("%s failed in close", self.what)
+
+
+def _of_size(bits: int) -> str:
+    return f" of up to {(1 << bits) - 1} bytes" if bits else ""

@@ -51,6 +51,12 @@ class BundleReplies:
         call: Call = member.caller
         self._gateway.respond(call, self._gateway.refuse(error, call))
 
+    def declined(self, member: Member) -> None:
+        """Answer a member in the ordinary way."""
+        call: Call = member.caller
+        call.member = None
+        self._gateway.start(call)
+
 
 def _stamp(version: str, times: Times) -> bytes:
     """The fields of `TimedResponse`, which end a response."""

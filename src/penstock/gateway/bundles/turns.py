@@ -28,6 +28,7 @@ from penstock.gateway.gateway import Gateway
 from penstock.gateway.http import JSON, Call, Handler, is_json
 from penstock.gateway.native import predict
 from penstock.gateway.native.decoding import read_json
+from penstock.gateway.native.fast_json import decode
 from penstock.gateway.problems import Refusal
 from penstock.tasks.base import Task
 
@@ -231,6 +232,6 @@ def _request(task: Task, call: Call, body: bytes) -> BaseModel | None:
     try:
         if task.stores:
             predict.check_sender(call)
-        return read_json(task, body)
+        return read_json(task, body) if len(body) < predict.SMALL else decode(task, body)
     except (PenstockError, Refusal):  # the ordinary way writes the error
         return None
