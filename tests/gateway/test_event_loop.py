@@ -18,7 +18,7 @@ from served_models import build_registry
 from waiting import LONG_S
 from wide_models import wide
 
-from penstock.gateway.process.server import free_address
+from penstock.gateway.process.sockets import free_address
 from penstock.registry.registry import Registry
 from penstock.settings import Settings
 
