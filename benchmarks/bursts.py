@@ -20,6 +20,7 @@ from hostile import build_registry, server
 
 HEAD = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
 GOOD = 50
+PATIENCE_S = 20.0
 DEPTH = 32
 """Requests that are sent ahead on one connection."""
 BAD = (b'{"input_data":[1,2]}', b'{"input_data":[1,2,3,1e39]}', b"{", b'{"input_data":[[1]]}', b'{"input_data":[]}')
@@ -64,9 +65,10 @@ class Bursts:
             reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
             try:
                 for _ in range(20):
-                    if not await self._burst(reader, writer):
-                        break
-            except (OSError, EOFError) as error:
+                    async with asyncio.timeout(PATIENCE_S):
+                        if not await self._burst(reader, writer):
+                            break
+            except (OSError, EOFError, TimeoutError) as error:
                 self.wrong.append(repr(error))
             finally:
                 writer.close()
@@ -112,9 +114,11 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=600)
     parser.add_argument("--connections", type=int, default=16)
     arguments = parser.parse_args()
+    started = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         build_registry(Path(folder))
         with server(Path(folder), []) as (port, pid):
+            print(f"ready after {time.monotonic() - started:.0f} s")
             bursts = asyncio.run(run(port, arguments.seconds, arguments.count, arguments.connections))
             time.sleep(1)
             stats = httpx.get(f"http://127.0.0.1:{port}/stats").json()
@@ -123,6 +127,8 @@ def main() -> None:
             print("processing", stats["processing"], "queue", stats["queue_size"], f"{hostile.memory_mb(pid):.0f} MB")
             lines = httpx.get(f"http://127.0.0.1:{port}/metrics").text.splitlines()
             print([line for line in lines if line.startswith("penstock_inflight")])
+            ended = time.monotonic()
+    print(f"{ended - started:.0f} s, then {time.monotonic() - ended:.1f} s until the server had ended")
 
 
 if __name__ == "__main__":
