@@ -9,8 +9,32 @@ from collections.abc import Iterator
 
 FEATURES = 4
 HEAD = "POST {} HTTP/1.1\r\nHost: localhost\r\n{}Content-Length: {}\r\n\r\n"
-ODD_NUMBERS = ("NaN", "Infinity", "-Infinity", "1e39", "-1e39", "1e400", "1e-400", "true", "null", '"1"', "[1]", "{}", "-0", "-0.0",
-               "01", "+1", ".5", "1.", "1e5", "1E+2", "9007199254740993", "18446744073709551616", "0.1", "5e-324")  # fmt: skip
+ODD_NUMBERS = (
+    "NaN",
+    "Infinity",
+    "-Infinity",
+    "1e39",
+    "-1e39",
+    "1e400",
+    "1e-400",
+    "true",
+    "null",
+    '"1"',
+    "[1]",
+    "{}",
+    "-0",
+    "-0.0",
+    "01",
+    "+1",
+    ".5",
+    "1.",
+    "1e5",
+    "1E+2",
+    "9007199254740993",
+    "18446744073709551616",
+    "0.1",
+    "5e-324",
+)
 JSON_TYPE = "Content-Type: application/json\r\n"
 
 
@@ -42,21 +66,58 @@ def odd_requests() -> Iterator[tuple[str, bytes]]:
         yield f"number {number}", request(b'{"input_data":[1,2,3,%b]}' % number.encode())
     good = vector(1, 2, 3, 4)
     bodies = {
-        "no body": b"", "cut": good[:-3], "text after it": good + b"x", "two documents": good + good, "short": vector(1), "long": vector(*range(5)),
-        "two rows": vector(*range(8), batch_size=2), "one row": vector(1, 2, 3, 4, batch_size=1), "wrong rows": vector(1, 2, 3, 4, batch_size=2),
-        "no numbers": b'{"input_data":[]}', "nested": b'{"input_data":[[1,2,3,4]]}', "key twice": good[:-1] + b',"input_data":[1]}',
-        "key twice, good last": b'{"input_data":[1],"input_data":[1,2,3,4]}', "another key": vector(1, 2, 3, 4, colour=1),
-        "no key": b"{}", "array": b"[1,2,3,4]", "number": b"1", "null": b"null", "byte order mark": b"\xef\xbb\xbf" + good, "spaces": b" \r\n\t" + good + b" \r\n\t",
-        "version": vector(1, 2, 3, 4, model_version="v1.0"), "unknown version": vector(1, 2, 3, 4, model_version="v9"), "null version": vector(1, 2, 3, 4, model_version=None),
-        "not UTF-8": good[:-1] + b',"\xff":1}', "escaped key": good.replace(b"input", b"inp\\u0075t"), "UTF-16": good.decode().encode("utf-16"), "NUL after it": good + b"\0",
-        "a string": b'{"input_data":"1,2,3,4"}', "comma at the end": b'{"input_data":[1,2,3,4,]}', "comment": good + b"/* */", "integers": b'{"input_data":[1,2,3,4]}',
-    }  # fmt: skip
+        "no body": b"",
+        "cut": good[:-3],
+        "text after it": good + b"x",
+        "two documents": good + good,
+        "short": vector(1),
+        "long": vector(*range(5)),
+        "two rows": vector(*range(8), batch_size=2),
+        "one row": vector(1, 2, 3, 4, batch_size=1),
+        "wrong rows": vector(1, 2, 3, 4, batch_size=2),
+        "no numbers": b'{"input_data":[]}',
+        "nested": b'{"input_data":[[1,2,3,4]]}',
+        "key twice": good[:-1] + b',"input_data":[1]}',
+        "key twice, good last": b'{"input_data":[1],"input_data":[1,2,3,4]}',
+        "another key": vector(1, 2, 3, 4, colour=1),
+        "no key": b"{}",
+        "array": b"[1,2,3,4]",
+        "number": b"1",
+        "null": b"null",
+        "byte order mark": b"\xef\xbb\xbf" + good,
+        "spaces": b" \r\n\t" + good + b" \r\n\t",
+        "version": vector(1, 2, 3, 4, model_version="v1.0"),
+        "unknown version": vector(1, 2, 3, 4, model_version="v9"),
+        "null version": vector(1, 2, 3, 4, model_version=None),
+        "not UTF-8": good[:-1] + b',"\xff":1}',
+        "escaped key": good.replace(b"input", b"inp\\u0075t"),
+        "UTF-16": good.decode().encode("utf-16"),
+        "NUL after it": good + b"\0",
+        "a string": b'{"input_data":"1,2,3,4"}',
+        "comma at the end": b'{"input_data":[1,2,3,4,]}',
+        "comment": good + b"/* */",
+        "integers": b'{"input_data":[1,2,3,4]}',
+    }
     for name, body in bodies.items():
         for path in ("/predict", "/inference/predict"):
             yield f"{name}, {path}", request(body, path)
-    for header in ("X-Request-Id: mine", "X-Request-Id: not mine", "X-Request-Timeout-Ms: 60000", "X-Request-Timeout-Ms: x", "X-Request-Timeout-Ms: 0.0001",
-                   "X-Penstock-Priority: 5", "X-Penstock-Priority: x", "X-Penstock-Key: a", "Origin: https://app.example", "Origin: https://other.example",
-                   "Accept-Encoding: gzip", "Content-Encoding: identity", "Content-Encoding: gzip", "Content-Encoding: x", "Accept: text/html"):  # fmt: skip
+    for header in (
+        "X-Request-Id: mine",
+        "X-Request-Id: not mine",
+        "X-Request-Timeout-Ms: 60000",
+        "X-Request-Timeout-Ms: x",
+        "X-Request-Timeout-Ms: 0.0001",
+        "X-Penstock-Priority: 5",
+        "X-Penstock-Priority: x",
+        "X-Penstock-Key: a",
+        "Origin: https://app.example",
+        "Origin: https://other.example",
+        "Accept-Encoding: gzip",
+        "Content-Encoding: identity",
+        "Content-Encoding: gzip",
+        "Content-Encoding: x",
+        "Accept: text/html",
+    ):
         yield header, request(good, headers=f"{header}\r\n")
     for kind in (
         "text/plain",
@@ -66,10 +127,19 @@ def odd_requests() -> Iterator[tuple[str, bytes]]:
         "application/x-www-form-urlencoded",
         "",
     ):
-        yield f"type {kind!r}", request(good, kind=f"Content-Type: {kind}\r\n")  # fmt: skip
+        yield f"type {kind!r}", request(good, kind=f"Content-Type: {kind}\r\n")
     yield "no type", request(good, kind="")
-    for path in ("/models/vec/versions/v1.0/predict", "/models/vec/versions/v9/predict", "/models/nope/predict", "/models/vec@nope/predict",
-                 "/predict/", "/predict?task=nope", "/predict?a=b", "/models/raw/predict", "/models/pic/predict"):  # fmt: skip
+    for path in (
+        "/models/vec/versions/v1.0/predict",
+        "/models/vec/versions/v9/predict",
+        "/models/nope/predict",
+        "/models/vec@nope/predict",
+        "/predict/",
+        "/predict?task=nope",
+        "/predict?a=b",
+        "/models/raw/predict",
+        "/models/pic/predict",
+    ):
         yield path, request(good, path)
     yield "tensors", request(b'{"inputs":{"a":[[1,2]],"b":[[3,4]]}}', "/models/raw/predict")
     yield "tensors without one", request(b'{"inputs":{"a":[[1,2]]}}', "/models/raw/predict")
