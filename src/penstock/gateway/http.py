@@ -237,9 +237,7 @@ class Call(ABC):
         raise NotImplementedError
 
     def respond_raw(self, head: bytes, body: bytes) -> None:
-        """Send a reply with status 200 now. `head` has the status line and all headers, each with its line break,
-        except those that the server adds itself: date, content-length, connection.
-        """
+        """Send a reply with status 200 now; `head` is all of its head but `date`, `content-length` and `connection`."""
         raise NotImplementedError
 
     @abstractmethod

@@ -454,3 +454,19 @@ async def test_requests_that_their_task_prepares_together_get_the_answers_of_eac
         alone = await engine.predict(request)
         assert without_times(got[index]) == without_times(alone.response.model_dump())
     await settled(engine, model)
+
+
+async def test_a_bug_while_a_bundle_is_prepared_fails_its_members_and_leaves_nothing_behind(
+    started: Started, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, model, replies = await started()
+
+    def broken(requests: Any) -> Any:
+        raise RuntimeError(f"a bug with {len(requests)} requests")
+
+    monkeypatch.setattr(model.task, "rows_into", broken)
+    submit(engine, model, replies, [member(index, X[index]) for index in range(3)])
+    got = await replies.all(3)
+    assert all(isinstance(what, InferenceError) for what in got.values())
+    await settled(engine, model)
+    assert outcomes(engine) == {"error": 3}

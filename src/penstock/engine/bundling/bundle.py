@@ -84,7 +84,8 @@ class Bundle:
     """Members that share a run, in the place of the future of one item."""
 
     __slots__ = (
-        "arrays", "begun", "complete", "ended", "item", "members", "model", "prepared", "priority", "replies", "runner"
+        "arrays", "begun", "complete", "ended", "item", "members", "model", "prepared", "priority", "queued", "replies",
+        "runner",
     )  # fmt: skip
 
     item: Item[Arrays]
@@ -107,6 +108,7 @@ class Bundle:
         self.begun = begun
         self.prepared = begun
         self.ended = False
+        self.queued = False
         self.members: Sequence[Member] = ()
         self.arrays: Arrays = {}
 

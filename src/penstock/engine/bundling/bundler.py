@@ -7,6 +7,7 @@ isolation, cancellation and counting are those of each member.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -22,10 +23,20 @@ from penstock.engine.observation import Observation, outcome_of
 from penstock.engine.pipeline import finish, prepare
 from penstock.engine.statistics import Statistics
 from penstock.engine.tasks.task_runner import SLOW_S, TaskRunner
-from penstock.errors import DeadlineExceeded, InvalidInput, ModelNotReady, Overloaded, PenstockError
+from penstock.errors import (
+    DeadlineExceeded,
+    InferenceError,
+    InvalidInput,
+    ModelNotReady,
+    Overloaded,
+    PenstockError,
+    type_and_message,
+)
 from penstock.tasks.base import Task
 from penstock.tasks.responses import LARGE_VALUES
 from penstock.tensors import Arrays
+
+log = logging.getLogger(__name__)
 
 _FINAL = (Overloaded, DeadlineExceeded, ModelNotReady)
 """Errors that say nothing about the rows of a bundle: no part of it would do better."""
@@ -61,6 +72,16 @@ class Bundler:
             return False
         for member in members:
             member.bundle = bundle
+        try:
+            self._prepare(bundle, members)
+        except Exception as error:  # a bug; nobody else would answer the members
+            log.exception("a bundle of %s failed", bundle.model.key)
+            for member in members:
+                if not member.ended and not member.bundle.queued:
+                    self.fail(member, InferenceError(f"{bundle.runner.what} failed: {type_and_message(error)}"))
+        return True
+
+    def _prepare(self, bundle: Bundle, members: Sequence[Member]) -> None:
         began = time.monotonic()
         groups = self._joined(bundle, members)
         bundle.prepared = time.monotonic()
@@ -68,7 +89,6 @@ class Bundler:
         for kept, arrays in groups:
             for filled in bundle.holding(kept, arrays).cut():
                 self._queue(filled)
-        return True
 
     def _joined(self, bundle: Bundle, members: Sequence[Member]) -> Iterable[tuple[Sequence[Member], Arrays]]:
         """The inputs of members that can share a run; those whose requests are not valid get their error."""
@@ -106,6 +126,7 @@ class Bundler:
         batcher = bundle.model.batcher
         try:
             bundle.item = batcher.put(bundle, bundle.arrays, deadline, bundle.priority, admitted=admitted)
+            bundle.queued = True
         except PenstockError as error:
             bundle.ended = True
             if isinstance(error, Overloaded) and len(bundle.members) > 1:

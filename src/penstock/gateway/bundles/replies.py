@@ -31,7 +31,11 @@ class BundleReplies:
         adds_headers = gateway.adds_headers
         for member, answer in zip(members, answers, strict=True):
             call: Call = member.caller
-            body = answer + stamp if type(answer) is bytes else _body(answer, model.version, times)
+            try:
+                body = answer + stamp if type(answer) is bytes else _body(answer, model.version, times)
+            except Exception as error:  # the response of a task that cannot be written as JSON
+                self.failed(member, error)
+                continue
             more = gateway.more_headers(call) if adds_headers else []
             if member.flags:
                 more.insert(0, ("x-penstock-flags", flags_header(member.flags)))

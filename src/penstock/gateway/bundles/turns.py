@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import logging
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -17,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from pydantic import BaseModel
 
-from penstock.engine.bundling.bundle import Member
+from penstock.engine.bundling.bundle import Bundle, Member
 from penstock.engine.loading.loaded_model import LoadedModel
 from penstock.engine.tasks.task_runner import TaskRunner
 from penstock.errors import PenstockError
@@ -31,6 +32,8 @@ from penstock.gateway.native.decoding import read_json
 from penstock.gateway.native.fast_json import decode
 from penstock.gateway.problems import Refusal
 from penstock.tasks.base import Task
+
+log = logging.getLogger(__name__)
 
 MAX_BODY = 64 * 1024
 """Larger bodies take the ordinary way, which counts their memory and decodes them off the event loop."""
@@ -122,8 +125,13 @@ class Turns:
             waiting = [call for call in calls if not call.ended]
             if len(waiting) < len(calls):
                 self._count_cancelled([call for call in calls if call.ended])
-            if waiting and not self._answer(waiting):
-                for call in waiting:
+            try:
+                if waiting and self._answer(waiting):
+                    continue
+            except Exception:  # a bug; nobody else would answer
+                log.exception("the requests of a turn failed together; each is answered alone")
+            for call in waiting:
+                if call.work is None and call.member is None:
                     self._gateway.start(call)
 
     def _count_cancelled(self, calls: Sequence[Call]) -> None:
@@ -160,16 +168,18 @@ class Turns:
                 call, request, call.body_at, call.body_at + timeout_s, call.request_id, call.header("x-penstock-key")
             )
             member.context = call.context
-            call.member = member
             bundles[type(request) is np.ndarray].append(member)
         for members in bundles:
-            if members and not self._bundler.submit(
-                self._bundler.begin(model, runner, self._replies, priority, begun), members
-            ):
-                for member in members:
-                    member.caller.member = None
-                    self._gateway.start(member.caller)
+            if members:
+                self._submit(self._bundler.begin(model, runner, self._replies, priority, begun), members)
         return True
+
+    def _submit(self, bundle: Bundle, members: Sequence[Member]) -> None:
+        for member in members:
+            member.caller.member = member
+        if not self._bundler.submit(bundle, members):
+            for member in members:
+                self._replies.declined(member)
 
     def _find(self, call: Call) -> tuple[LoadedModel, TaskRunner] | None:
         """The model and task of a group, if it is loaded and takes bundles. Raises ModelNotFound."""
