@@ -76,6 +76,9 @@ class Settings(EngineOptions):
     uds: HomePath | None = option(
         None, "Path of a Unix socket to listen on, in place of the address; its user administers without a key."
     )
+    root_path: str = option(
+        "", "Path under which a proxy serves this server, such as /ml; requests may come with or without it."
+    )
     tls_cert: HomePath | None = option(
         None, "Certificate and its chain (PEM): the server then speaks HTTPS; read again at SIGHUP."
     )
@@ -153,6 +156,14 @@ class Settings(EngineOptions):
         if value is not None and not re.match(r"(sqlite|postgres|postgresql)(\+\w+)?://", value):
             raise ValueError("should begin with sqlite:// or postgresql://")
         return value
+
+    @field_validator("root_path")
+    @classmethod
+    def _below_the_root(cls, value: str) -> str:
+        path = value.rstrip("/")
+        if path and not re.fullmatch(r"(/[A-Za-z0-9._~!$&'()*+,;=:@-]+)+", path):
+            raise ValueError("should be a path such as /ml")
+        return path
 
     @field_validator("cors_origins")
     @classmethod

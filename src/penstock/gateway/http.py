@@ -103,6 +103,8 @@ class Call(ABC):
     http_version = "1.1"
     query: str = ""
     """The raw query string, without the question mark."""
+    root = ""
+    """The path under which clients find this server: that of a proxy, or where the application is mounted."""
     params: Mapping[str, str] = _NO_PARAMS
     request_id = ""
     reading = False
@@ -140,8 +142,7 @@ class Call(ABC):
     """When the request came in, by `time.monotonic()`."""
     status = 0
     """The status of the reply; 0 before there is one."""
-    sent_bytes = 0
-    """How much of the body was sent."""
+    sent_bytes = 0  # of the body
 
     async def body(self) -> bytes:
         """The whole body, without its Content-Encoding. Raises Disconnected; before all is read also Refusal (413) for
@@ -253,7 +254,6 @@ class Disconnected(Exception):
     """The client has closed the connection."""
 
     outcome: ClassVar[str] = "cancelled"
-    """What the engine counts it as."""
 
 
 Handler: TypeAlias = Callable[[Call], Awaitable[Reply]]

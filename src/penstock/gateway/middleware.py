@@ -11,7 +11,7 @@ from penstock.gateway.auth import AdminGuard, HostRule
 from penstock.gateway.bundles.turns import Turns
 from penstock.gateway.cors import Cors
 from penstock.gateway.gateway import AccessRecord, CloseWhileDraining, Gateway, KnownHosts, RequestId, Tracking
-from penstock.gateway.http import Protocol, Step
+from penstock.gateway.http import Call, Protocol, Step
 from penstock.gateway.native.routes import NATIVE
 from penstock.gateway.plugins import PluginRoutes
 from penstock.gateway.service import Service
@@ -34,7 +34,8 @@ def build_gateway(
 def http_steps(gateway: Gateway, listener: str | None) -> list[Step]:
     """The steps of a listener, in the order in which they run."""
     service, settings = gateway.service, gateway.service.settings
-    steps: list[Step] = [RequestId()]
+    steps: list[Step] = [RootPath(settings.root_path)] if settings.root_path else []
+    steps.append(RequestId())
     if settings.access_log and AccessLog.wanted():
         access = AccessLog()
         service.engine.observers.append(access.observe)
@@ -45,3 +46,20 @@ def http_steps(gateway: Gateway, listener: str | None) -> list[Step]:
         steps.append(Cors(settings.cors_origins, gateway.routes))
     steps += [AdminGuard(service.admin_key, listener), CloseWhileDraining(service)]
     return steps
+
+
+def within(path: str, root: str) -> str:
+    """The part of a path below `root`; the whole path if it is elsewhere."""
+    return path.removeprefix(root) or "/" if root and f"{path}/".startswith(f"{root}/") else path
+
+
+class RootPath(Step):
+    """Takes the path of a proxy off the paths of requests; proxies that do so themselves are as welcome."""
+
+    def __init__(self, root: str) -> None:
+        self._root = root
+
+    def enter(self, call: Call) -> None:
+        """Make the path that of the table of routes."""
+        call.path = within(call.path, self._root)
+        call.root += self._root

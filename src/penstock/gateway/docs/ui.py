@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gzip
 from pathlib import Path
+from urllib.parse import quote
 
 import orjson
 
@@ -66,9 +67,10 @@ _REDOC = f"""{_HEAD}<style>body{{margin:0}}</style>
 """.encode()
 
 
-async def home(call: Call) -> Reply:  # noqa: ARG001
+async def home(call: Call) -> Reply:
     """`GET /`: leads to the documentation."""
-    return Reply(307, [("location", "docs"), ("cache-control", "no-store")], b"")
+    location = f"{quote(call.root)}/docs" if call.root else "docs"  # the root may have been requested without a slash
+    return Reply(307, [("location", location), ("cache-control", "no-store")], b"")
 
 
 async def docs(call: Call) -> Reply:  # noqa: ARG001
@@ -102,6 +104,8 @@ async def openapi(call: Call) -> Reply:
     with contextlib.suppress(PenstockError):  # without a model, the examples of the table are shown
         example = await asyncio.to_thread(example_of, await service.engine.model(), service.engine.loaded())
     document = await asyncio.to_thread(service.write_openapi, example)
+    if call.root:
+        document = {**document, "servers": [{"url": call.root}]}
     return Reply(200, [("content-type", JSON)], orjson.dumps(document))
 
 

@@ -17,7 +17,7 @@ from penstock.errors import ConfigError, PenstockError
 from penstock.gateway.docs.examples import Example
 from penstock.gateway.gateway import Gateway, request_id_of
 from penstock.gateway.http import Call, Disconnected, Protocol, Reply, ReplyStream
-from penstock.gateway.middleware import build_gateway
+from penstock.gateway.middleware import build_gateway, within
 from penstock.gateway.native.routes import NATIVE
 from penstock.gateway.problems import MEDIA_TYPE, error_headers, is_server_fault, problem_body
 from penstock.gateway.service import Service
@@ -170,6 +170,7 @@ class AsgiCall(Call):
         self.limits = gateway.limits
         self.method = scope["method"]
         self.path = path_of(scope)
+        self.root = str(scope.get("root_path", ""))
         self.query = scope["query_string"].decode("latin-1")
         self.header = headers.get
         self.server = (scope.get("server") or (None,))[0]
@@ -254,8 +255,7 @@ class AsgiStream(ReplyStream):
 
 def path_of(scope: Message) -> str:
     """The path of a request within this application, which may be mounted in another."""
-    path, root = str(scope["path"]), str(scope.get("root_path", ""))
-    return path.removeprefix(root) or "/" if root and path.startswith(f"{root}/") else path
+    return within(str(scope["path"]), str(scope.get("root_path", "")))
 
 
 # FastAPI
@@ -345,10 +345,14 @@ class GatewayMiddleware:
         """One connection, or the lifespan of the application."""
         if scope["type"] == "lifespan":
             await self._live(scope, receive, send)
-        elif scope["type"] == "http" and (self._life.gateway.routes.knows(path_of(scope)) or not _is_routed(scope)):
+        elif scope["type"] == "http" and (self._knows(path_of(scope)) or not _is_routed(scope)):
             await self._life.serve(scope, receive, send)
         else:
             await self._app(scope, receive, send)
+
+    def _knows(self, path: str) -> bool:
+        gateway = self._life.gateway
+        return gateway.routes.knows(within(path, gateway.service.settings.root_path))
 
     async def _live(self, scope: Message, receive: Receive, send: Send) -> None:
         """Start and stop; a model that cannot be served is reported in one sentence instead of a traceback."""
