@@ -45,6 +45,9 @@ class Service:
         """Called after models may have been loaded or unloaded."""
         self.write_openapi: Callable[[Any], dict[str, Any]]
         """Writes the OpenAPI document with an example request, or None; set by what serves the routes."""
+        self.openapi_pages: dict[str, bytes] = {}
+        """The document by the path of the server, until other models are loaded."""
+        self._documented: list[str] = []
         self.started = False
         self.start_error = ""
         """Why a start has failed."""
@@ -139,6 +142,10 @@ class Service:
         """Call what depends on the set of loaded models."""
         for hook in self.on_models_changed:
             await hook()
+        loaded = [model.cache_identity for model in (self.engine.default(), *self.engine.loaded()) if model is not None]
+        if loaded != self._documented:
+            self._documented = loaded
+            self.openapi_pages.clear()
 
     async def _reconcile(self) -> None:
         while True:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import gzip
+import threading
 from pathlib import Path
 from urllib.parse import quote
 
 import orjson
 
+from penstock.engine.loading.loaded_model import LoadedModel
 from penstock.errors import PenstockError, quoted
 from penstock.gateway.bodies.compression import accepts
 from penstock.gateway.docs.examples import example_of
@@ -94,19 +97,44 @@ async def asset(call: Call) -> Reply:
     headers.append(("vary", "Accept-Encoding"))
     compressed = await asyncio.to_thread((_FOLDER / f"{name}.gz").read_bytes)
     if not accepts(", ".join(call.header_values("accept-encoding")), "gzip"):
-        return Reply(200, headers, await asyncio.to_thread(gzip.decompress, compressed))
+        return Reply(200, headers, await asyncio.to_thread(_unpacked, name))
     return Reply(200, [*headers, ("content-encoding", "gzip")], compressed)
+
+
+@functools.lru_cache(maxsize=len(_CONTENT_TYPES))
+def _unpacked(name: str) -> bytes:
+    return gzip.decompress((_FOLDER / f"{name}.gz").read_bytes())
 
 
 async def openapi(call: Call) -> Reply:
     """`GET /openapi.json`."""
-    service, example = call.service, None
+    service, model = call.service, None
+    page = service.openapi_pages.get(call.root)
+    if page is not None:
+        return Reply(200, [("content-type", JSON)], page)
     with contextlib.suppress(PenstockError):  # without a model, the examples of the table are shown
-        example = await asyncio.to_thread(example_of, await service.engine.model(), service.engine.loaded())
-    document = await asyncio.to_thread(service.write_openapi, example)
-    if call.root:
-        document = {**document, "servers": [{"url": call.root}]}
-    return Reply(200, [("content-type", JSON)], orjson.dumps(document))
+        model = await service.engine.model()
+    return Reply(200, [("content-type", JSON)], await asyncio.to_thread(_openapi_page, call, model))
+
+
+def _openapi_page(call: Call, model: LoadedModel | None) -> bytes:
+    """The document as JSON. Writing it takes many milliseconds: of requests that come together, one does."""
+    service = call.service
+    with _writing:
+        page = service.openapi_pages.get(call.root)
+        if page is None:
+            example = None
+            if model is not None:
+                with contextlib.suppress(PenstockError):
+                    example = example_of(model, service.engine.loaded())
+            document = service.write_openapi(example)
+            if call.root:
+                document = {**document, "servers": [{"url": call.root}]}
+            page = service.openapi_pages[call.root] = orjson.dumps(document)
+    return page
+
+
+_writing = threading.Lock()
 
 
 def _page(html: bytes) -> Reply:

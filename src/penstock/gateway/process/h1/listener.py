@@ -24,8 +24,8 @@ from penstock.settings import Settings
 
 log = logging.getLogger(__name__)
 
-BURST = 64
-"""Connections that are accepted before the event loop does something else."""
+BURST = 16
+"""Connections that are accepted before the event loop does something else: a flood of them delays others by as much."""
 NO_FILES_S = 0.05
 """How long accepting pauses when there are no file descriptors."""
 LAST_S = 0.05
