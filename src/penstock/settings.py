@@ -128,7 +128,10 @@ class Settings(EngineOptions):
     )
     drain_timeout_s: Float = option(30.0, "Maximum time a stopping server waits for requests in flight.", ge=0)
     hang_timeout_s: Float = option(
-        30.0, "Time after which a process whose event loop stands still ends with exit code 1; 0 for never.", ge=0
+        30.0,
+        "Time after which a process ends with exit code 1 if its event loop stands still, or if a run continues that "
+        "no request waits for; 0 for never.",
+        ge=0,
     )
     log_level: Annotated[Literal["debug", "info", "warning", "error"], LOWER] = option(
         "info", "Lowest level of the messages to log: debug, info, warning or error."

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import threading
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -113,11 +115,14 @@ class Stop:
     """
 
     asked = False
+    asked_at = math.inf
+    """When it was asked first, in `time.monotonic()` seconds."""
     how: Callable[[], None] | None = None
 
     def ask(self) -> None:
         """End the run."""
-        self.asked = True
+        if not self.asked:
+            self.asked, self.asked_at = True, time.monotonic()
         if self.how is not None:
             self.how()
 

@@ -29,6 +29,10 @@ from penstock.registry.registry import Registry
 log = logging.getLogger(__name__)
 
 
+ABANDONED_AFTER_S = 5.0
+"""How long a run may take to end after its last request has; beyond it, the engine is not ready."""
+
+
 class InferenceEngine:
     """Predictions for many callers: finds the version, batches, keeps deadlines, counts.
 
@@ -228,7 +232,24 @@ class InferenceEngine:
         if not self._started:
             return False, ["models are being loaded"]
         reasons = self.deployment.reasons()
+        abandoned = self.abandoned_run()
+        if abandoned is not None and abandoned[1] > ABANDONED_AFTER_S:
+            reasons = [*reasons, f"a run of {abandoned[0]} does not end, although no request waits for it"]
         return not reasons, reasons
+
+    def abandoned_run(self) -> tuple[str, float] | None:
+        """The oldest run that continues although no request waits for it: its model's key, and for how many seconds.
+
+        A run may take ten times as long as a full batch usually does.
+        """
+        now = time.monotonic()
+        runs = [
+            (model.key, now - stop.asked_at)
+            for model in self.manager.models()
+            for stop in list(model.batcher.runs)
+            if now - stop.asked_at > 10 * model.batcher.full_s
+        ]
+        return max(runs, key=lambda run: run[1], default=None)
 
     @property
     def queue_rows(self) -> int:

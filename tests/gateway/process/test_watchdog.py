@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -125,6 +127,43 @@ def _caught(pid: int, signum: int) -> bool:
     status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
     caught = int(next(line for line in status.splitlines() if line.startswith("SigCgt")).split()[1], 16)
     return bool(caught & 1 << (signum - 1))
+
+
+ENDLESS_SCRIPT = """
+import sys
+import torch
+
+class Endless(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if float(x[0, 0]) == 12345.0:
+            while float(x.sum()) > 0.0:
+                x = x * 1.0
+        return x * 2.0
+
+torch.jit.script(Endless()).save(sys.argv[1])
+"""
+
+
+def test_a_process_with_a_run_that_does_not_end_is_not_ready_and_then_ends(start: Start, tmp_path: Path) -> None:
+    script = tmp_path / "script.py"  # TorchScript reads its source
+    script.write_text(ENDLESS_SCRIPT, encoding="utf-8")
+    subprocess.run([sys.executable, str(script), str(tmp_path / "endless.pt")], check=True)
+    server = start(
+        "endless.pt", "--trust", "code", PENSTOCK_HANG_TIMEOUT_S="9", PENSTOCK_MODEL_INPUTS="x:FP32:-1,2"
+    )  # fmt: skip
+    body = {"inputs": {"x": [[1.0, 2.0]]}}
+    assert ask(server, "endless", body).status_code == 200
+    body["inputs"]["x"] = [[12345.0, 2.0]]
+    assert ask(server, "endless", body, **{"x-request-timeout-ms": "300"}).status_code == 504
+
+    def is_ready() -> bool:
+        reply = httpx.get(f"{server.url}/health/ready", timeout=LONG_S)
+        return reply.status_code == 200 or "a run of endless" not in reply.text
+
+    wait_until(lambda: not is_ready())
+    code, _, err = server.finish()
+    assert code == 1
+    assert "a run of endless:v1.0 has not ended" in err
 
 
 # Several processes

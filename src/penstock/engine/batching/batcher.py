@@ -79,10 +79,10 @@ class Batcher(Generic[Payload, Batch, Result]):
         self._fill_timer: asyncio.Handle | None = None
         self._concurrency = concurrency
         self._threads: list[threading.Thread] = []
-        self._runs: dict[Stop, set[Item[Payload]]] = {}  # in threads, with the requests that still wait for them
+        self.runs: dict[Stop, set[Item[Payload]]] = {}  # those in threads, with the requests that still wait for them
         self._idle = 0
         self._closed = False
-        self._full_s = full_batch_s
+        self.full_s = full_batch_s
         self._inline_s = 0.0
         self._curve = relative_curve(curve or {}, limits.batch_rows)
 
@@ -107,7 +107,7 @@ class Batcher(Generic[Payload, Batch, Result]):
         return self._wait_behind(self._queue.rows)
 
     def _wait_behind(self, rows: int) -> float:
-        return full_batches(self._curve, rows + self.running_rows) / self._concurrency * self._full_s
+        return full_batches(self._curve, rows + self.running_rows) / self._concurrency * self.full_s
 
     # Capacity, and the refusal of a full queue
 
@@ -251,7 +251,7 @@ class Batcher(Generic[Payload, Batch, Result]):
         with self._lock:
             for item in items:
                 self._queue.remove(item)
-            for stop, waiting in self._runs.items():
+            for stop, waiting in self.runs.items():
                 waiting.difference_update(items)
                 if not waiting:
                     stop.ask()
@@ -339,12 +339,12 @@ class Batcher(Generic[Payload, Batch, Result]):
             with self._lock:
                 self.running_rows -= rows
                 if stop is not None:
-                    del self._runs[stop]
+                    del self.runs[stop]
                 batch = self._next_batch()
                 if batch is None:
                     return
                 stop = run_in_progress.stop = Stop()
-                self._runs[stop] = set(batch)
+                self.runs[stop] = set(batch)
                 rows = sum([item.rows for item in batch])
                 self.running_rows += rows
                 if self._idle and self._queue.requests:
@@ -384,7 +384,7 @@ class Batcher(Generic[Payload, Batch, Result]):
         run_s = time.monotonic() - started
         rows = sum([item.rows for item in batch])
         if 2 * rows >= self.limits.batch_rows:  # small batches say little about full ones
-            self._full_s += 0.1 * (run_s * self.limits.batch_rows / rows - self._full_s)
+            self.full_s += 0.1 * (run_s * self.limits.batch_rows / rows - self.full_s)
         return [Batched(own, rows, started - item.entered, run_s) for item, own in zip(batch, outputs, strict=True)]
 
     def _failed(self, item: Item[Payload], error: BaseException) -> Outcome[Result]:

@@ -145,6 +145,7 @@ class Server:
             if self._workers is None:
                 end_at_second(signum)
         service = Service(self._settings, workers=self._workers)
+        self._watchdog.abandoned_run = service.engine.abandoned_run
         gateway = build_gateway(service, listener=self._settings.host)
         loading = asyncio.create_task(self._load(service), name="penstock-load")
         stopped = asyncio.create_task(self._stop.wait(), name="penstock-stop")

@@ -9,10 +9,13 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import faulthandler
+import logging
 import os
 import signal
 import sys
 from collections.abc import Callable
+
+log = logging.getLogger(__name__)
 
 BEAT_S = 1.0
 """How often the event loop shows that it runs."""
@@ -31,14 +34,26 @@ class Watchdog:
         """`hang_s`: how long the loop may stand still, 0 for ever. `on_beat` is called while it runs."""
         self.limit_s = min(hang_s, drain_s + BEYOND_DRAIN_S)
         self._on_beat = on_beat
+        self.abandoned_run: Callable[[], tuple[str, float] | None] = lambda: None
+        """The run that no request waits for any more: its model, and for how many seconds."""
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
         """Watch the running loop."""
         self._on_beat()
+        self._end_if_abandoned()
         if self.limit_s:
             faulthandler.dump_traceback_later(self.limit_s, exit=True, file=_STDERR)
         self._timer = asyncio.get_running_loop().call_later(BEAT_S, self.start)
+
+    def _end_if_abandoned(self) -> None:
+        """End the process when a run in native code does not end: nothing else can give its thread and core back."""
+        found = self.abandoned_run()
+        if not self.limit_s or found is None or found[1] <= self.limit_s:
+            return
+        log.error("a run of %s has not ended for %.0f s after its last request; this process ends", *found)
+        faulthandler.dump_traceback(file=_STDERR)
+        os._exit(1)
 
     def end_within(self, limit_s: float) -> None:
         """End the process after this time at the latest: nothing postpones it any more."""
