@@ -16,7 +16,7 @@ from typing import ClassVar
 
 from penstock.errors import PenstockError, type_and_message
 from penstock.gateway.auth import HostRule, check_origin
-from penstock.gateway.bodies.compression import compressed, refuses_plain
+from penstock.gateway.bodies.compression import compressed, negotiated, packed, refuses_plain
 from penstock.gateway.bodies.limits import BodyLimits
 from penstock.gateway.http import Call, Disconnected, Endpoint, Headers, Protocol, Reply, Routes, Step
 from penstock.gateway.inflight import Inflight
@@ -258,7 +258,11 @@ class Gateway:
             self.bundles.abort(call, reason)
 
     def respond(self, call: Call, reply: Reply) -> None:
-        """Send a reply to a request that has no task, and end the request."""
+        """Send a reply of a few kilobytes to a request that has no task, and end the request."""
+        if isinstance(reply.body, bytes) and self._may_compress(call, reply):
+            accept = ", ".join(call.header_values("accept-encoding"))
+            encoding = negotiated(reply.body, reply.headers, accept)
+            reply.body = reply.body if encoding is None else packed(reply.body, encoding)
         for add_headers in self._add_headers:
             add_headers(call, reply.headers)
         call.status = reply.status

@@ -79,19 +79,26 @@ def _is_plain(headers: Headers) -> bool:
     return kind.startswith(_PLAIN) or kind.partition(";")[0].rstrip().endswith(("+json", "+xml"))
 
 
-async def compressed(body: Body, headers: Headers, accept: str) -> Body:
-    """The body of a reply as an Accept-Encoding header asks for it; `headers` get what says so.
+def negotiated(body: Body, headers: Headers, accept: str) -> str | None:
+    """The encoding that an Accept-Encoding header asks for; `headers` get what says so. None for the body as it is.
 
-    Of a type that is not worth it, and of one that is compressed already, the body as it is.
+    That is so for a type that is not worth it, and for one that is compressed already.
     """
     if not body or not _is_plain(headers):
-        return body
+        return None
     if not any(name == "vary" and "accept-encoding" in value.lower() for name, value in headers):
         headers.append(("vary", "Accept-Encoding"))
     encoding = encoding_for(accept)
+    if encoding is not None:
+        headers.append(("content-encoding", encoding))
+    return encoding
+
+
+async def compressed(body: Body, headers: Headers, accept: str) -> Body:
+    """The body of a reply as an Accept-Encoding header asks for it; `headers` get what says so."""
+    encoding = negotiated(body, headers, accept)
     if encoding is None:
         return body
-    headers.append(("content-encoding", encoding))
     if not isinstance(body, bytes):
         return _Compressed(body, encoding)
     return packed(body, encoding) if len(body) <= INLINE else await asyncio.to_thread(packed, body, encoding)
