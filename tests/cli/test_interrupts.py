@@ -26,7 +26,10 @@ def interrupted(command: list[str], seed: int, place: Path) -> tuple[int, str]:
             assert line, process.wait()
         time.sleep(random.Random(seed).random() ** 2 * 2)
         process.send_signal(signal.SIGINT)
-        _, messages = process.communicate(timeout=LONG_S)
+        try:
+            _, messages = process.communicate(timeout=LONG_S)
+        finally:
+            process.kill()  # one that does not end must not be waited for
     lines = messages.splitlines(keepends=True)
     return process.returncode, "".join(line for line in lines if not line.startswith("import time:"))
 
