@@ -70,9 +70,12 @@ class _AtOnce:
             self._gateway.respond(call, _repeat(call, call.content or b""))
 
     def cancel(self, call: Call) -> None:
-        raise Finding("a request that was answered at once was cancelled")
+        if not call.reading:
+            raise Finding("a request that was answered at once was cancelled")
+        self._gateway.leave(call)
 
-    abort = cancel  # type: ignore[assignment]
+    def abort(self, call: Call, reason: Exception) -> None:
+        raise Finding(f"{call.path} was answered at once and then ended by {reason!r}")
 
 
 def echo_gateway(folder: Path) -> Gateway:
