@@ -146,7 +146,7 @@ class TensorTask(Task):
 
     def postprocess(self, outputs: Arrays, request: Any) -> TensorResponse:
         """The outputs as nested lists. Raises InvalidInput naming `outputs.<name>` for bytes that are not UTF-8."""
-        if request._keeps_arrays:
+        if request is not None and request._keeps_arrays:
             return TensorResponse.model_construct(outputs=dict(outputs))
         if any(outputs[spec.name].size > LARGE_VALUES for spec in self.signature.outputs):
             return self._large(outputs)
