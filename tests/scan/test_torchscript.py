@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import ast
 import io
 import re
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from crafted import changed, evil_pickle, members, with_member
 
+from penstock.scan import torchscript
 from penstock.scan.findings import Report
 from penstock.scan.scanner import scan_bytes
 
@@ -163,3 +166,18 @@ def test_weights_that_carry_a_program_are_a_program() -> None:
     torch.save({"w": torch.ones(2)}, buffer)
     data = changed(buffer.getvalue(), constants_dot_pkl=b"\x80\x02N.")
     assert scan_bytes(memoryview(data), Path("m.pt"), "pytorch").tier == "code"
+
+
+def test_a_program_is_read_although_other_threads_parse_at_the_same_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CPython issue 106905: the depth of all threads is counted together."""
+    parse, calls = ast.parse, []
+
+    def disturbed(text: str) -> Any:
+        calls.append(text)
+        if len(calls) < 3:
+            raise SystemError("AST constructor recursion depth mismatch (before=96, after=61)")
+        return parse(text)
+
+    monkeypatch.setattr(ast, "parse", disturbed)
+    assert not list(torchscript._source("code.py", b"def forward(self, x):\n  return x\n"))
+    assert len(calls) == 3

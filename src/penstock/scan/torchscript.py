@@ -7,6 +7,7 @@ other than PyTorch's own arithmetic.
 from __future__ import annotations
 
 import ast
+import contextlib
 import re
 import warnings
 from collections.abc import Iterator
@@ -16,6 +17,8 @@ from penstock.scan import pickles
 from penstock.scan.archive import Archive
 from penstock.scan.checkpoint import refuse_nested
 from penstock.scan.findings import Finding, Refused
+
+PARSE_ATTEMPTS = 10
 
 _MAX_SOURCE_BYTES = 64 * 2**20
 _NAMESPACES = frozenset(
@@ -87,11 +90,21 @@ def _source(member: str, data: bytes) -> Iterator[Finding]:
         text = data.decode()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about its escapes and comparisons
-            tree = ast.parse(text)
+            tree = _parsed(text)
         complaints = sorted({*_complaints(tree), *_text_complaints(text)})
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         raise Refused(f"{member}: its program cannot be read") from None
     yield from (Finding(None, f"{member}: {complaint}") for complaint in complaints)
+
+
+def _parsed(text: str) -> ast.Module:
+    """The program. Python 3.11 and 3.12 count the depth for all threads together (CPython issue 106905), and fail when
+    another thread parses at the same time: then once more.
+    """
+    for _ in range(PARSE_ATTEMPTS):
+        with contextlib.suppress(SystemError):
+            return ast.parse(text)
+    return ast.parse(text)
 
 
 def _text_complaints(text: str) -> Iterator[str]:
