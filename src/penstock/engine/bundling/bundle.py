@@ -116,10 +116,7 @@ class Bundle:
         """A bundle like this one, with these members and the rows of their inputs, in order."""
         bundle = Bundle(self.model, self.runner, self.replies, self.priority, self.begun, self.complete)
         bundle.prepared, bundle.members, bundle.arrays = self.prepared, members, arrays
-        start = 0
-        for member in members:
-            member.bundle, member.start = bundle, start
-            start += member.rows
+        bundle._place_members()
         return bundle
 
     def part(self, members: Sequence[Member]) -> Bundle:
@@ -145,9 +142,12 @@ class Bundle:
         """Drop the other members, and their rows."""
         self.arrays = rows_of(self.arrays, members)
         self.members = members
+        self._place_members()
+
+    def _place_members(self) -> None:
         start = 0
-        for member in members:
-            member.start = start
+        for member in self.members:
+            member.bundle, member.start = self, start
             start += member.rows
 
     def done(self) -> bool:
