@@ -23,7 +23,7 @@ from penstock.engine.predictor.predictor import Predictor
 from penstock.errors import InferenceError, IntegrityError, ModelLoadError, UnsupportedFormat, Untrusted
 from penstock.file_description import FileDescription
 from penstock.formats import FORMATS, FileKind, Format, Runtime, formats_of_suffix, is_model_file, runtime_packages
-from penstock.imports import import_attribute
+from penstock.libraries import import_attribute
 from penstock.registry.registry import Registry
 from penstock.scan.findings import Finding, Refused
 from penstock.scan.scanner import kind_of_file, scan_file

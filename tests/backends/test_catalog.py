@@ -11,7 +11,7 @@ from penstock.backends.base import Backend, BackendOptions, ModelFile
 from penstock.backends.catalog import format_of, open_backend, runnable
 from penstock.errors import UnsupportedFormat
 from penstock.formats import FORMATS
-from penstock.imports import import_attribute
+from penstock.libraries import import_attribute
 
 
 @pytest.mark.parametrize("format", FORMATS)

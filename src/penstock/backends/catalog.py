@@ -14,7 +14,7 @@ from penstock.backends.base import Backend, BackendOptions, ModelFile, Stated, r
 from penstock.backends.unbatched import RowByRow
 from penstock.errors import InvalidInput, UnsupportedFormat, Untrusted
 from penstock.formats import FORMATS, Format, file_kinds, format_of_kind, formats_of_suffix
-from penstock.imports import import_attribute
+from penstock.libraries import import_attribute
 from penstock.scan.gate import require_allowed, untrusted
 from penstock.scan.scanner import kind_of_file, scan_file
 from penstock.scan.trust import at_least

@@ -240,7 +240,7 @@ class Gateway:
     def abandon(self, call: Call) -> None:
         """The client has disconnected."""
         if call.work is not None:
-            call.work.cancel()
+            _cancel(call.work)
         elif self.bundles is None:
             self.leave(call)
         else:
@@ -250,7 +250,7 @@ class Gateway:
         """End a request with an error."""
         if call.work is not None:
             call.abort_reason = reason
-            call.work.cancel()
+            _cancel(call.work)
         elif call.reading:
             call.reading, call.unread = False, True
             self.respond(call, self.refuse(reason, call))
@@ -298,6 +298,11 @@ class Gateway:
         reply = protocol.write_error(error, call)
         reply.headers.extend(error_headers(error))
         return reply
+
+
+def _cancel(work: asyncio.Task[None]) -> None:
+    """Cancel a task after its first step: one that is cancelled before never runs, not even to its `finally`."""
+    asyncio.get_running_loop().call_soon(work.cancel)
 
 
 def _has(step: Step, hook: str) -> bool:

@@ -10,7 +10,7 @@ from penstock.artifacts.artifact import Artifact
 from penstock.artifacts.variant import MANIFEST
 from penstock.errors import IntegrityError, InvalidInput, ModelLoadError
 from penstock.formats import Trust
-from penstock.imports import import_attribute
+from penstock.libraries import import_attribute
 from penstock.scan.gate import require_allowed, scan_artifact
 
 DATABASE = "registry.db"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from penstock.errors import IntegrityError, quoted
 from penstock.formats import FORMATS, FileKind, file_kinds, formats_of_suffix
-from penstock.imports import import_attribute
+from penstock.libraries import import_attribute
 from penstock.scan.archive import MAGIC, Archive, opened
 from penstock.scan.findings import Finding, Refused, Report
 from penstock.scan.memory_map import mapped

@@ -9,10 +9,10 @@ from __future__ import annotations
 import ast
 import contextlib
 import re
-import warnings
 from collections.abc import Iterator
 
 from penstock.errors import quoted
+from penstock.libraries import quietly
 from penstock.scan import pickles
 from penstock.scan.archive import Archive
 from penstock.scan.checkpoint import refuse_nested
@@ -88,8 +88,7 @@ def _pickle(member: str, data: bytes) -> Iterator[Finding]:
 def _source(member: str, data: bytes) -> Iterator[Finding]:
     try:
         text = data.decode()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about its escapes and comparisons
+        with quietly():  # about its escapes and comparisons
             tree = _parsed(text)
         complaints = sorted({*_complaints(tree), *_text_complaints(text)})
     except (SyntaxError, ValueError, RecursionError, MemoryError):

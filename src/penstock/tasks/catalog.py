@@ -7,7 +7,7 @@ from importlib.metadata import entry_points
 from typing import Any
 
 from penstock.errors import ModelLoadError, PenstockError, type_and_message
-from penstock.imports import import_attribute
+from penstock.libraries import import_attribute
 from penstock.tasks.base import Task
 from penstock.tensors import Signature
 

@@ -5,15 +5,14 @@ from __future__ import annotations
 import copy
 import statistics
 import time
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from penstock.backends.torch.base import reason
 from penstock.backends.torch.eager import has_2d_convolution, lay_out
-from penstock.backends.torch.quiet import quietly
 from penstock.errors import InvalidInput
+from penstock.libraries import quietly, recorded_warnings
 
 if TYPE_CHECKING:
     import torch
@@ -256,8 +255,7 @@ def _channels_last(module: torch.nn.Module, _: Call) -> Any:
 def _trace(module: torch.nn.Module, call: Call) -> Any:
     import torch
 
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+    with recorded_warnings() as caught:
         traced: Any = torch.jit.trace(  # type: ignore[no-untyped-call]
             module,
             example_inputs=None if call.keywords else call.arguments,

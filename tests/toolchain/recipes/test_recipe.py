@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from penstock.errors import InvalidInput
-from penstock.imports import import_attribute
+from penstock.libraries import import_attribute
 from penstock.toolchain.recipes.graph import OptimizeGraph
 from penstock.toolchain.recipes.recipe import TECHNIQUES, Recipe, Technique
 

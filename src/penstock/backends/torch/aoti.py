@@ -17,8 +17,8 @@ from penstock.backends.devices import missing_features, no_device, parse_device,
 from penstock.backends.signature_match import require_fit, same_type, same_type_and_lengths
 from penstock.backends.torch.base import TorchBackend, load_error, require_numbers, set_threads
 from penstock.backends.torch.pt2_archive import open_archive
-from penstock.backends.torch.quiet import quietly
 from penstock.errors import InferenceError, IntegrityError, InvalidInput, ModelLoadError, UnsupportedFormat
+from penstock.libraries import quietly
 from penstock.tensors import Arrays, Signature
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from penstock.errors import ModelLoadError, UnsupportedFormat, Untrusted, first_line
-from penstock.imports import import_attribute
+from penstock.libraries import import_attribute
 
 if TYPE_CHECKING:
     import torch

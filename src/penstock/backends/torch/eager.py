@@ -22,8 +22,8 @@ from penstock.backends.torch.base import (
 )
 from penstock.backends.torch.compiled import Compiled, keep_in
 from penstock.backends.torch.infer_signature import output_specs, signature_of
-from penstock.backends.torch.quiet import quietly
 from penstock.errors import ModelLoadError
+from penstock.libraries import quietly
 from penstock.tensors import Signature, TensorSpec
 
 if TYPE_CHECKING:

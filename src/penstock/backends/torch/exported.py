@@ -20,8 +20,8 @@ from penstock.backends.torch.base import (
     spec_of,
 )
 from penstock.backends.torch.pt2_archive import copy_program, open_archive
-from penstock.backends.torch.quiet import quietly
 from penstock.errors import InferenceError, ModelLoadError, PenstockError, UnsupportedFormat
+from penstock.libraries import quietly
 from penstock.tensors import Signature, TensorSpec
 
 if TYPE_CHECKING:

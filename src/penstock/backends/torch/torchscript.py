@@ -15,8 +15,8 @@ from penstock.backends.devices import torch_placement
 from penstock.backends.torch.base import TorchBackend, load_error, reason, require_numbers, set_threads
 from penstock.backends.torch.infer_signature import output_specs, signature_of
 from penstock.backends.torch.pt2_archive import open_archive
-from penstock.backends.torch.quiet import quietly
 from penstock.errors import InferenceError, ModelLoadError, UnsupportedFormat
+from penstock.libraries import quietly
 from penstock.tensors import Signature, TensorSpec
 
 if TYPE_CHECKING:

@@ -30,7 +30,7 @@ from penstock.engine.loading.load_overrides import described_file
 from penstock.errors import InferenceError, InvalidInput, UnsupportedFormat
 from penstock.file_description import FileDescription, read_text
 from penstock.formats import FORMATS, format_of_kind
-from penstock.imports import import_attribute
+from penstock.libraries import import_attribute
 from penstock.registry.registry import Registry
 from penstock.scan.external_data import plain_location
 from penstock.scan.memory_map import mapped

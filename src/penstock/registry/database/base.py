@@ -13,7 +13,7 @@ from sqlalchemy import URL, Engine, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
 from penstock.errors import ConfigError, first_line
-from penstock.imports import import_attribute
+from penstock.libraries import import_attribute
 
 _KINDS = {
     "sqlite": "penstock.registry.database.sqlite:SQLite",

@@ -10,7 +10,7 @@ from typing import Any
 
 from penstock.backends.torch.aoti import SIGNATURE_KEY, WEIGHTS_KEY, describe
 from penstock.backends.torch.base import module_bytes
-from penstock.backends.torch.quiet import quietly
+from penstock.libraries import quietly
 from penstock.toolchain.export.exported import ExportOptions, ExportSkipped, Written
 from penstock.toolchain.export.failures import explained
 from penstock.toolchain.export.program import captured, quiet_capture

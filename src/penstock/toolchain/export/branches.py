@@ -14,8 +14,8 @@ import numpy as np
 
 from penstock.backends.probing.values import has_role
 from penstock.backends.torch.infer_signature import as_tensors, run_named
-from penstock.backends.torch.quiet import quietly
 from penstock.datatypes import BF16
+from penstock.libraries import quietly
 from penstock.tensors import Array, Arrays, TensorSpec
 from penstock.toolchain.export.axes import Group, other_lengths, resized
 from penstock.toolchain.export.failures import REWRITE, SCRIPT, Where, caller, is_user_code

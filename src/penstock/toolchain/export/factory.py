@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from penstock.backends.torch import state_dict
 from penstock.errors import InvalidInput, ModelLoadError, UnsupportedFormat, Untrusted, type_and_message
-from penstock.imports import import_attribute
+from penstock.libraries import import_attribute
 from penstock.scan.scanner import scan_file
 from penstock.scan.trust import at_least
 from penstock.tensors import TensorSpec

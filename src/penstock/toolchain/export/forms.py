@@ -13,7 +13,7 @@ from penstock.backends.base import Backend, ModelFile
 from penstock.backends.catalog import open_backend, runnable
 from penstock.errors import PenstockError, first_line
 from penstock.formats import FORMATS as ROWS
-from penstock.imports import import_attribute
+from penstock.libraries import import_attribute
 from penstock.options import BackendOptions
 from penstock.tensors import Array
 from penstock.toolchain.export.branches import Probe, probes

@@ -12,9 +12,8 @@ from typing import Any
 import onnx
 
 from penstock.backends.torch.eager import is_script
-from penstock.backends.torch.quiet import quietly
 from penstock.errors import InvalidInput, first_line
-from penstock.imports import import_attribute
+from penstock.libraries import import_attribute, quietly
 from penstock.toolchain.export.axes import require_free
 from penstock.toolchain.export.exported import ExportFailed, ExportOptions, Written
 from penstock.toolchain.export.failures import explained, is_decision

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from penstock.backends.torch.eager import is_script
-from penstock.backends.torch.quiet import quietly
+from penstock.libraries import quietly
 from penstock.toolchain.export.axes import require_free
 from penstock.toolchain.export.exported import ExportOptions, Written
 from penstock.toolchain.export.failures import explained

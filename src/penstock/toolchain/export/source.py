@@ -17,8 +17,8 @@ from penstock.backends.probing.example_file import read_example
 from penstock.backends.torch.base import reason, spec_of
 from penstock.backends.torch.eager import is_script
 from penstock.backends.torch.infer_signature import as_tensors, made_up, named_inputs, run_named
-from penstock.backends.torch.quiet import quietly
 from penstock.errors import InvalidInput, first_line
+from penstock.libraries import quietly
 from penstock.options import BackendOptions
 from penstock.tensors import Array, Arrays, Signature, TensorSpec, named_dims
 from penstock.toolchain.export.axes import Dynamic, FreeAxes, Tensors, measure

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from penstock.backends.torch.eager import is_script
-from penstock.backends.torch.quiet import quietly
+from penstock.libraries import quietly
 from penstock.toolchain.export.branches import decisions
 from penstock.toolchain.export.exported import ExportFailed, ExportOptions, Written
 from penstock.toolchain.export.failures import REWRITE, SCRIPT, explained

@@ -14,7 +14,7 @@ import numpy as np
 from penstock.backends.base import ModelFile
 from penstock.backends.catalog import open_backend
 from penstock.errors import PenstockError
-from penstock.imports import import_attribute
+from penstock.libraries import import_attribute
 from penstock.options import BackendOptions
 from penstock.toolchain.export.exported import ExportOptions, ExportSkipped, Written
 from penstock.toolchain.export.source import ModuleSource

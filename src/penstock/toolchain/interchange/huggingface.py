@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from penstock.backends.torch.quiet import quietly
 from penstock.errors import ModelLoadError, UnsupportedFormat, Untrusted, type_and_message
+from penstock.libraries import quietly
 from penstock.scan.gate import require_allowed
 from penstock.scan.scanner import scan_file
 from penstock.scan.trust import at_least

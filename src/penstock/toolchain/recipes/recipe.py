@@ -15,7 +15,7 @@ from typing import Any, ClassVar, get_type_hints
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from penstock.errors import InvalidInput, first_line, in_json_words, quoted
-from penstock.imports import import_attribute
+from penstock.libraries import import_attribute
 from penstock.toolchain.recipes.subject import Materials, Subject
 
 _ROOM = "penstock.toolchain.recipes"

@@ -8,8 +8,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from penstock.backends.torch.eager import takes_names
-from penstock.backends.torch.quiet import quietly
 from penstock.errors import InvalidInput, type_and_message
+from penstock.libraries import quietly
 from penstock.toolchain.export.source import ModuleSource
 
 if TYPE_CHECKING:

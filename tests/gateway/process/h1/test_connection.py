@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 import shutil
@@ -15,6 +16,8 @@ import pytest
 from h1_server import connection_to, everything, statuses
 from live_servers import Live
 from waiting import wait_until
+
+from penstock.gateway.process.h1.connection import Connection
 
 Exchange = Callable[..., bytes]
 HOST = b"Host: localhost\r\n"
@@ -184,6 +187,43 @@ def test_a_reader_that_reads_nothing_holds_only_its_own_replies(front: Live) -> 
         started = len(front.gateway.inflight)
         assert started <= 2  # the next one may have begun while the last one ends
         assert front.http.get("/t/early").status_code == 200
+    wait_until(lambda: not len(front.gateway.inflight))
+
+
+class Closing(asyncio.Transport):
+    """A transport whose client reads nothing."""
+
+    def write(self, data: object) -> None:
+        """Nothing is sent."""
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+    def abort(self) -> None:
+        """Nothing is open."""
+
+
+@pytest.mark.parametrize("requests", [1, 3])
+def test_a_client_that_leaves_before_the_task_of_its_request_begins_is_forgotten(front: Live, requests: int) -> None:
+    async def send_and_leave() -> None:
+        connection = Connection(front.listener.front, lambda _: None)
+        connection.connection_made(Closing())
+        connection.data_received(get(b"/t/slow") * requests)
+        assert len(front.gateway.inflight) == 1
+        connection.connection_lost(None)
+
+    front.call(send_and_leave)
+    wait_until(lambda: not len(front.gateway.inflight))
+
+
+def test_a_drain_ends_a_request_whose_task_has_not_begun(front: Live) -> None:
+    async def send_and_drain() -> bool:
+        connection = Connection(front.listener.front, lambda _: None)
+        connection.connection_made(Closing())
+        connection.data_received(get(b"/t/slow"))
+        return await front.gateway.inflight.drain(0.0)
+
+    assert front.call(send_and_drain) is False
     wait_until(lambda: not len(front.gateway.inflight))
 
 

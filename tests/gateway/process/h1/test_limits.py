@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 import textwrap
@@ -12,7 +13,9 @@ from pathlib import Path
 import pytest
 from h1_server import connection_to, everything, server_with, statuses
 from live_servers import Live
-from waiting import wait_until
+from waiting import LONG_S, wait_until
+
+from penstock.gateway.process.sockets import tcp_socket
 
 GET = b"GET /t/early HTTP/1.1\r\nHost: localhost\r\n\r\n"
 POST = b"POST /t/echo HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n"
@@ -49,6 +52,18 @@ def test_a_reader_that_stands_still_is_disconnected(hasty: Live) -> None:
         connection.sendall(GET.replace(b"early", b"large"))
         wait_until(lambda: any(flow.blocked for flow in hasty.listener.places.connections))
         wait_until(lambda: not any(flow.blocked for flow in hasty.listener.places.connections))
+        assert hasty.http.get("/t/early").status_code == 200
+
+
+def test_the_socket_of_a_process_that_still_loads_blocks_no_other(hasty: Live) -> None:
+    with tcp_socket("127.0.0.1", 0, shared=True) as orphan:
+        hasty.loop.call_soon_threadsafe(hasty.listener.serve_too, [orphan])
+        for _ in range(3):
+            with socket.create_connection(orphan.getsockname(), timeout=LONG_S) as connection:
+                connection.sendall(GET.replace(b"localhost\r\n", b"localhost\r\nConnection: close\r\n"))
+                assert statuses(everything(connection)) == [200]
+            assert hasty.http.get("/t/early").status_code == 200
+        hasty.loop.call_soon_threadsafe(hasty.listener.serve_too, [])
         assert hasty.http.get("/t/early").status_code == 200
 
 

@@ -53,7 +53,6 @@ class Listener:
 
     def start(self) -> None:
         """Accept connections from now on."""
-        self._own.setblocking(False)
         self._resume()
         self._timer = self._loop.call_later(TICK_S, self._tick)
         if self.tls is not None and threading.current_thread() is threading.main_thread():
@@ -113,6 +112,7 @@ class Listener:
     def _resume(self) -> None:
         self._paused = None
         for sock in self._socks:
+            sock.setblocking(False)  # that of another process may be as it was bound, if that one still loads
             self._loop.add_reader(sock.fileno(), self._accept, sock)
 
     def _attach(self, sock: socket.socket, key: str | None) -> None:

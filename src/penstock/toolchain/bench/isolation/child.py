@@ -84,7 +84,7 @@ def _answer(message: bytes) -> bytes:
 
 
 def _called(target: str, args: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
-    from penstock.imports import import_attribute
+    from penstock.libraries import import_attribute
 
     return import_attribute(target)(*args, **keywords)
 

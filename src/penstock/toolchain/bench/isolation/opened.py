@@ -26,7 +26,7 @@ from penstock.backends.catalog import open_backend
 from penstock.backends.examples import Examples
 from penstock.errors import InferenceError, InvalidInput
 from penstock.formats import FORMATS
-from penstock.imports import import_attribute
+from penstock.libraries import import_attribute
 from penstock.options import BackendOptions
 from penstock.scan.trust import at_least
 from penstock.tensors import Arrays

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from pydantic import Field
 
 from penstock.backends.openvino import no_telemetry, runtime
-from penstock.backends.torch.quiet import quietly
 from penstock.errors import InvalidInput, UnsupportedFormat, first_line
+from penstock.libraries import quietly
 from penstock.tensors import Arrays
 from penstock.toolchain.export.exported import ExportFailed
 from penstock.toolchain.recipes.forms import directory, need_onnx

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from penstock.backends.catalog import runnable
-from penstock.backends.torch.quiet import quietly
 from penstock.errors import InvalidInput, UnsupportedFormat, first_line
 from penstock.formats import FORMATS
+from penstock.libraries import quietly
 from penstock.toolchain.export.exported import ExportFailed
 from penstock.toolchain.recipes.forms import directory, need_onnx, read_onnx
 from penstock.toolchain.recipes.graph import optimized

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from penstock.backends.torch.eager import takes_names
-from penstock.backends.torch.quiet import quietly
 from penstock.errors import InvalidInput, UnsupportedFormat, type_and_message
+from penstock.libraries import quietly
 from penstock.tensors import Arrays
 from penstock.toolchain.export.exported import ExportFailed, ExportOptions
 from penstock.toolchain.export.onnx import export_onnx

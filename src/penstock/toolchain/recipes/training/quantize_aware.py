@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field
 
 from penstock.backends.torch.base import named_outputs
-from penstock.backends.torch.quiet import quietly
 from penstock.errors import InvalidInput, type_and_message
+from penstock.libraries import quietly
 from penstock.tensors import Signature
 from penstock.toolchain.export.onnx import quiet_exporter, write_onnx
 from penstock.toolchain.export.source import ModuleSource

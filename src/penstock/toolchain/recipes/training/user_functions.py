@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from penstock.errors import InvalidInput, type_and_message
-from penstock.imports import import_attribute
+from penstock.libraries import import_attribute
 
 _NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
 _from_directory: dict[str, Path] = {}

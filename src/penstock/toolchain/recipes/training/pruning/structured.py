@@ -10,8 +10,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from penstock.backends.torch.base import named_outputs
-from penstock.backends.torch.quiet import quietly
 from penstock.errors import InvalidInput, type_and_message
+from penstock.libraries import quietly
 from penstock.toolchain.recipes.training.pruning.heads import prunable_attention, without_heads
 from penstock.toolchain.recipes.training.pruning.sparsity import Schedule, reached
 
