@@ -126,7 +126,7 @@ async def test_the_late_items_of_a_batch_fail_alone(engine: InferenceEngine) -> 
 async def test_a_task_that_proves_slow_is_moved_off_the_loop_and_the_log_says_so_once(
     engine: InferenceEngine, caplog: pytest.LogCaptureFixture
 ) -> None:
-    threads = [(await engine.predict(Wait(before_s=0.01))).response.threads for _ in range(6)]
+    threads = [(await engine.predict(Wait(before_s=0.01))).response.threads for _ in range(8)]
     assert threads[-1] == ("penstock-task", "penstock-task")
     moved = [record for record in caplog.records if "are prepared in a thread" in record.getMessage()]
     assert len(moved) == engine.loaded()[0].runner.inline
@@ -145,12 +145,23 @@ def test_only_the_sizes_that_are_slow_are_moved(runner: TaskRunner) -> None:
     assert set(runner.moved) == {(100).bit_length()}
 
 
-def test_a_single_interruption_moves_nothing_and_is_forgotten(runner: TaskRunner) -> None:
-    runner.measure(100, 0.04)
-    for _ in range(20):
-        runner.measure(100, SLOW_S / 50)
+def test_interruptions_by_a_busy_machine_move_nothing_and_are_forgotten(runner: TaskRunner) -> None:
+    for pause_s in (0.09, 0.005, 0.02, 0.004) * 5:  # the longest seen on a virtual machine
+        runner.measure(100, pause_s)
+        for _ in range(6):
+            runner.measure(100, SLOW_S / 50)
     assert not runner.moved
+    for _ in range(60):
+        runner.measure(100, SLOW_S / 50)
     assert not runner.means
+
+
+def test_work_that_is_slow_every_third_time_is_moved(runner: TaskRunner) -> None:
+    for _ in range(20):
+        runner.measure(100, 0.02)
+        runner.measure(100, SLOW_S / 50)
+        runner.measure(100, SLOW_S / 50)
+    assert runner.moved
 
 
 def test_one_second_is_enough_to_be_moved(runner: TaskRunner) -> None:

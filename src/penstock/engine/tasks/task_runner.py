@@ -21,10 +21,14 @@ SLOW_S = 0.001
 """Work of more than this does not belong on an event loop."""
 _QUICK_S = SLOW_S / 4
 """Work that was moved to a thread returns to the loop below this."""
-_WEIGHT = 0.2
+_FORGOTTEN_S = SLOW_S / 20
+"""A mean below this is not kept."""
+_WEIGHT = 0.05
 """Of the newest time in the mean."""
-_PAUSE_S = 0.05
-"""A shorter time counts as at most 4 * SLOW_S: a busy machine interrupts anything once in a while."""
+_PAUSE_S = 0.25
+"""A shorter time counts as at most 4 * SLOW_S: a busy machine interrupts anything now and then, for up to 0.1 s. So it
+takes six slow ones in a row, or one in four.
+"""
 _RETURN_AFTER_S = 10.0
 """Work that was moved stays in its thread for at least this long."""
 
@@ -89,7 +93,7 @@ class TaskRunner:
         elif since is not None and mean < _QUICK_S and time.monotonic() - since > _RETURN_AFTER_S:
             del self.moved[bits], self.means[bits]
             log.info("%s is quick again for requests%s", self.what, _of_size(bits))
-        elif since is None and mean < _QUICK_S:
+        elif since is None and mean < _FORGOTTEN_S:
             del self.means[bits]
 
     def attach(self, registry: Registry, model: str) -> None:
