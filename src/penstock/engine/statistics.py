@@ -88,23 +88,20 @@ class ModelFigures:
         now: float,
     ) -> None:
         """Count answers of one run that share the times `shared`: pre, run and post. All in milliseconds."""
-        count = len(totals)
+        count, total_ms = len(totals), sum(totals)
         histograms, sums, bounds = self.histograms, self.sums, _BOUNDS_MS
-        all_totals, all_queues = histograms[0], histograms[2]
-        for total in totals:
-            all_totals[bisect_left(bounds, total)] += 1
-        for queue in queues:
-            all_queues[bisect_left(bounds, queue)] += 1
+        _count_all(histograms[0], totals)
+        _count_all(histograms[2], queues)
         for phase, ms in zip((1, 3, 4), shared, strict=True):
             histograms[phase][bisect_left(bounds, ms)] += count
             sums[phase] += count * ms
-        sums[0] += sum(totals)
+        sums[0] += total_ms
         sums[2] += sum(queues)
         self.outcomes["ok"] += count
         self.batches[batch_rows] += count
         part = self.recent.get(int(now / SLICE_S)) or self._begin_slice(int(now / SLICE_S))
         part.count += count
-        part.sum_ms += sum(totals)
+        part.sum_ms += total_ms
         buckets = part.buckets
         for total in totals:
             bucket = int(log2(total * 1000 + 1) * _STEPS)
@@ -129,6 +126,16 @@ class ModelFigures:
             "sums": self.sums.copy(),
             "recent": {str(index): part.snapshot() for index, part in list(self.recent.items())},
         }
+
+
+def _count_all(histogram: list[int], times_ms: Sequence[float]) -> None:
+    """Count times of one run in the histogram: mostly they lie so close together that one bucket holds all."""
+    low, high = bisect_left(_BOUNDS_MS, min(times_ms)), bisect_left(_BOUNDS_MS, max(times_ms))
+    if low == high:
+        histogram[low] += len(times_ms)
+        return
+    for ms in times_ms:
+        histogram[bisect_left(_BOUNDS_MS, ms, low, high)] += 1
 
 
 class _Slice:

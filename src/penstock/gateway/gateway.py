@@ -23,7 +23,6 @@ from penstock.gateway.inflight import Inflight
 from penstock.gateway.problems import CLOSE, error_headers, is_server_fault
 from penstock.gateway.service import Service
 from penstock.gateway.streaming import open_stream, send_stream
-from penstock.monitor.access import AccessLog
 
 log = logging.getLogger(__name__)
 
@@ -212,6 +211,19 @@ class Gateway:
             routing.table = self.routes.table
         return True
 
+    def take(self, call: Call) -> None:
+        """Take in and answer a request that is there with its whole body."""
+        routing = call.routing
+        if self._contextual or routing is None or routing.table is not self.routes.table or routing.collect is None:
+            if self.begin(call):
+                self.proceed(call)
+            return
+        for enter in self._enter:
+            enter(call)
+        call.row, call.params, call.collect = routing.row, routing.params, routing.collect
+        call.body_at = call.entered
+        self.bundles.add(call)  # type: ignore[union-attr]  # they chose what to collect
+
     def await_body(self, call: Call) -> bool:
         """The body of a request to collect has not arrived whole; False if the request was refused now."""
         call.reading = True
@@ -321,7 +333,8 @@ class RequestId(Step):
 
     def enter(self, call: Call) -> None:
         """Set it."""
-        call.request_id = request_id_of(call.header("x-request-id"))
+        given = call.header("x-request-id")
+        call.request_id = f"{_ID_PREFIX}-{next(_ids):x}" if given is None else request_id_of(given)
 
     def add_headers(self, call: Call, headers: Headers) -> None:
         """Return it."""
@@ -380,29 +393,3 @@ class CloseWhileDraining(Step):
         """Add `Connection: close`."""
         if self._service.draining and CLOSE not in headers:
             headers.append(CLOSE)
-
-
-class AccessRecord(Step):
-    """One record in the access log for every reply, written when its last byte was sent."""
-
-    contextual: ClassVar[bool] = True
-
-    def __init__(self, access: AccessLog) -> None:
-        self._access = access
-
-    def enter(self, call: Call) -> None:  # noqa: ARG002
-        """Collect the observations of this request from now on."""
-        self._access.begin()
-
-    def leave(self, call: Call) -> None:
-        """Write the record, unless the client disconnected before the reply."""
-        if call.status:
-            ms = round((time.monotonic() - call.entered) * 1000, 3)
-            self._access.write(
-                request_id=call.request_id,
-                method=call.method,
-                path=call.path,
-                status=call.status,
-                ms=ms,
-                bytes=call.sent_bytes,
-            )

@@ -5,12 +5,14 @@ A header on every reply or a check before every request is one more `Step` in `h
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
+from typing import ClassVar
 
 from penstock.gateway.auth import AdminGuard, HostRule
 from penstock.gateway.bundles.turns import Turns
 from penstock.gateway.cors import Cors
-from penstock.gateway.gateway import AccessRecord, CloseWhileDraining, Gateway, KnownHosts, RequestId, Tracking
+from penstock.gateway.gateway import CloseWhileDraining, Gateway, KnownHosts, RequestId, Tracking
 from penstock.gateway.http import Call, Protocol, Step
 from penstock.gateway.native.routes import NATIVE
 from penstock.gateway.plugins import PluginRoutes
@@ -63,3 +65,29 @@ class RootPath(Step):
         """Make the path that of the table of routes."""
         call.path = within(call.path, self._root)
         call.root += self._root
+
+
+class AccessRecord(Step):
+    """One record in the access log for every reply, written when its last byte was sent."""
+
+    contextual: ClassVar[bool] = True
+
+    def __init__(self, access: AccessLog) -> None:
+        self._access = access
+
+    def enter(self, call: Call) -> None:  # noqa: ARG002
+        """Collect the observations of this request from now on."""
+        self._access.begin()
+
+    def leave(self, call: Call) -> None:
+        """Write the record, unless the client disconnected before the reply."""
+        if call.status:
+            ms = round((time.monotonic() - call.entered) * 1000, 3)
+            self._access.write(
+                request_id=call.request_id,
+                method=call.method,
+                path=call.path,
+                status=call.status,
+                ms=ms,
+                bytes=call.sent_bytes,
+            )

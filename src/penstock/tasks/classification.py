@@ -13,6 +13,8 @@ OutputKind: TypeAlias = Literal["auto", "logits", "probabilities"]
 """What a row of the output is; `auto` checks each row and applies no softmax if it is a distribution already."""
 
 _SUM_TOLERANCE = 1e-3
+_LARGE = 1e300
+"""Scores below this in magnitude overflow nowhere."""
 
 
 class ClassScores:
@@ -47,7 +49,7 @@ class ClassScores:
         """
         scores = outputs[self.name]
         winners = scores.argmax(axis=1)  # of the scores: softmax can round two close scores to equal probabilities
-        return winners.tolist(), self._probabilities(scores)[np.arange(len(scores)), winners].tolist()
+        return winners.tolist(), self._probabilities(scores).max(axis=1).tolist()  # softmax keeps the order
 
     def top(self, outputs: Arrays, count: int) -> list[tuple[int, float]]:
         """The `count` likeliest classes of the only row, best first (ties: lower class first), and probabilities."""
@@ -56,18 +58,24 @@ class ClassScores:
         order = np.argsort(-scores[0], kind="stable")[:count]
         return list(zip(order.tolist(), row[order].tolist(), strict=True))
 
-    @np.errstate(over="ignore", invalid="ignore")
     def _probabilities(self, scores: Array) -> Array:
         rows = scores.astype(np.float64)
-        if self.kind == "probabilities":
-            ready = np.ones(len(rows), dtype=bool)
-        elif self.kind == "auto":
-            ready = (rows.min(axis=1) >= 0) & (np.abs(rows.sum(axis=1) - 1) < _SUM_TOLERANCE)
-        else:
-            ready = np.zeros(len(rows), dtype=bool)
-        rows[~ready] = softmax(rows[~ready])
+        if not rows.size or np.abs(rows).max() < _LARGE:  # False for NaN
+            return self._softmax_where_needed(rows)
+        with np.errstate(over="ignore", invalid="ignore"):
+            rows = self._softmax_where_needed(rows)
         if not np.isfinite(rows).all():
             raise self._not_finite()
+        return rows
+
+    def _softmax_where_needed(self, rows: Array) -> Array:
+        if self.kind == "probabilities" or not rows.size:
+            return rows
+        lowest = rows.min(axis=1)
+        if self.kind == "logits" or lowest.max() < 0:
+            return softmax(rows)
+        ready = (lowest >= 0) & (np.abs(rows.sum(axis=1) - 1) < _SUM_TOLERANCE)
+        rows[~ready] = softmax(rows[~ready])
         return rows
 
     def _not_finite(self) -> OutOfRange:

@@ -365,7 +365,7 @@ async def test_the_wait_for_the_turn_is_time_in_the_queue(started: Started) -> N
     submit(engine, model, replies, [early, member("now", X[1])])
     await replies.all(2)
     times = replies.times["early"]
-    assert times.waited_ms(early) >= 500
+    assert times.queues_ms[0] >= 500
     assert times.pre_ms < 500
     stats = engine.get_stats()["models"]["m:1.0.0"]
     assert stats["requests"] == 2
@@ -382,7 +382,8 @@ async def test_figures_of_a_bundle_equal_those_of_single_requests(started: Start
     assert sum(figures["batches"].values()) == 40
     assert sum(part["count"] for part in figures["recent"].values()) == 40
     total, pre, queue, run, post = figures["sums"]
-    assert total == pytest.approx(pre + queue + run + post, rel=0.5)
+    assert total >= pre + queue + run + post - 1e-6
+    assert min(pre, queue, run, post) > 0
 
 
 async def test_random_bundles_cancellations_and_faults_leave_nothing_behind(started: Started) -> None:

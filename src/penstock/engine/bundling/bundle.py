@@ -26,12 +26,14 @@ class Member:
     replies need. After submission the member has `rows` from `start` on in the arrays of its `bundle`.
     """
 
-    __slots__ = (
-        "bundle", "caller", "context", "deadline", "ended", "flags", "key", "request", "request_id", "rows", "start",
-        "started",
-    )  # fmt: skip
-
+    # no slots: what most members have in common is set once, in the class
     bundle: Bundle
+    context: Context | None = None
+    """In which its observers are called; None for the current one."""
+    ended = False
+    flags: tuple[Flag, ...] = ()
+    rows = 1
+    start = 0
 
     def __init__(
         self, caller: Any, request: Any, started: float, deadline: float, request_id: str = "", key: str | None = None
@@ -42,29 +44,16 @@ class Member:
         self.deadline = deadline
         self.request_id = request_id
         self.key = key
-        self.context: Context | None = None
-        """In which its observers are called; None for the current one."""
-        self.ended = False
-        self.flags: tuple[Flag, ...] = ()
-        self.rows = 1
-        self.start = 0
 
 
 class Times(NamedTuple):
-    """The times that the answered members of a bundle share, in milliseconds.
+    """The times of the answered members of a bundle, in milliseconds. They share all but the time in the queue."""
 
-    The time in the queue is `queue_ms` plus what passed between a member's own start and `begun`, in seconds.
-    """
-
-    begun: float
     pre_ms: float
-    queue_ms: float
+    queues_ms: Sequence[float]
+    """Of each member, for the turn of the event loop and for the run."""
     run_ms: float
     post_ms: float
-
-    def waited_ms(self, member: Member) -> float:
-        """The time of one member in the queue: for the turn of the event loop and for the run."""
-        return self.queue_ms + (self.begun - member.started) * 1e3
 
 
 class Replies(Protocol):
@@ -128,6 +117,8 @@ class Bundle:
         most, last = self.model.batcher.limits.batch_rows, self.members[-1]
         if last.start + last.rows <= most:
             return [self]
+        if last.start + last.rows == len(self.members):  # each has one row
+            return [self.part(self.members[low : low + most]) for low in range(0, len(self.members), most)]
         parts: list[list[Member]] = []
         rows = most
         for member in self.members:

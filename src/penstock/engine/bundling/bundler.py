@@ -173,14 +173,6 @@ class Bundler:
         found = self._answers(bundle, members, outcome.outputs)
         now = time.monotonic()
         _measure(bundle, now - answered, len(members))
-        queue_s = bundle.item.entered + outcome.queue_s - bundle.prepared
-        times = Times(
-            bundle.begun,
-            (bundle.prepared - bundle.begun) * 1e3,
-            queue_s * 1e3,
-            outcome.run_s * 1e3,
-            (now - answered) * 1e3,
-        )
         good: list[Member] = []
         answers: list[Answer] = []
         for member, answer in zip(members, found, strict=True):
@@ -193,6 +185,7 @@ class Bundler:
                 good.append(member)
                 answers.append(answer)
         if good:
+            times = _times(bundle, good, outcome, (now - answered) * 1e3)
             self._observe_answers(bundle, good, outcome, times, now)
             self._admission.release(bundle.model, len(good))
             bundle.replies.answered(bundle, good, answers, times)
@@ -307,13 +300,12 @@ class Bundler:
         self, bundle: Bundle, members: Sequence[Member], outcome: Batched[Arrays], times: Times, now: float
     ) -> None:
         model, statistics = bundle.model, self._statistics
-        waits = [times.waited_ms(member) for member in members]
         totals = [(now - member.started) * 1e3 for member in members]
         if not statistics.observers and not any(member.flags for member in members):
             shared = (times.pre_ms, times.run_ms, times.post_ms)
-            statistics.add_answers(model.name, model.version, outcome.batch_rows, totals, waits, shared)
+            statistics.add_answers(model.name, model.version, outcome.batch_rows, totals, times.queues_ms, shared)
             return
-        for member, total_ms, queue_ms in zip(members, totals, waits, strict=True):
+        for member, total_ms, queue_ms in zip(members, totals, times.queues_ms, strict=True):
             self._observe(
                 member,
                 Observation(
@@ -350,6 +342,12 @@ def _prepared_together(runner: TaskRunner, members: Sequence[Member]) -> Arrays 
     except Exception:  # of one of them, perhaps: each for itself, then, with its own error
         return None
     return arrays if rows == len(members) else None
+
+
+def _times(bundle: Bundle, members: Sequence[Member], outcome: Batched[Arrays], post_ms: float) -> Times:
+    began = bundle.begun + bundle.item.entered + outcome.queue_s - bundle.prepared  # the run, but for the preparation
+    queues_ms = [(began - member.started) * 1e3 for member in members]
+    return Times((bundle.prepared - bundle.begun) * 1e3, queues_ms, outcome.run_s * 1e3, post_ms)
 
 
 def _measure(bundle: Bundle, seconds: float, count: int) -> None:

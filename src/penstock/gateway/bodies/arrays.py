@@ -23,9 +23,11 @@ DTYPE_HEADER = "X-Penstock-Dtype"
 SHAPE_HEADER = "X-Penstock-Shape"
 MOST_AXES = 32
 
+_DTYPE = DTYPE_HEADER.lower()
+_SHAPE = SHAPE_HEADER.lower()
 _MAGIC = b"\x93NUMPY"
 _NAMES = {name: wire for wire, row in DATATYPES.items() if wire != "BYTES" for name in row.names}
-_SHAPE = re.compile(r"\[?\s*(\d{1,18}(?:\s*,\s*\d{1,18})*)?\s*,?\s*\]?")
+_LENGTHS = re.compile(r"\[?\s*(\d{1,18}(?:\s*,\s*\d{1,18})*)?\s*,?\s*\]?")
 _DESCR = re.compile(r"[<>=|]?(?:b1|[iu][1248]|f[248])")
 _LONGEST_HEADER = 4096
 
@@ -34,7 +36,7 @@ Header: TypeAlias = Callable[[str], str | None]
 
 def is_array(content_type: str) -> bool:
     """True for a content type of arrays."""
-    return content_type.partition(";")[0].strip().lower() in (OCTETS, NPY)
+    return content_type in (OCTETS, NPY) or content_type.partition(";")[0].strip().lower() in (OCTETS, NPY)
 
 
 def array_request(task: Task, content_type: str, header: Header, body: bytes) -> Any:
@@ -47,7 +49,7 @@ def holds_array(task: Task, content_type: str, header: Header) -> bool:
     if not task.takes_arrays or not is_array(content_type):
         return False
     kind = content_type.partition(";")[0].strip().lower()
-    return task.upload_field is None or kind == NPY or header(DTYPE_HEADER.lower()) is not None
+    return task.upload_field is None or kind == NPY or header(_DTYPE) is not None
 
 
 def read_array_body(body: bytes, content_type: str, header: Header, spec: TensorSpec | None) -> Array:
@@ -58,11 +60,29 @@ def read_array_body(body: bytes, content_type: str, header: Header, spec: Tensor
     """
     if content_type.partition(";")[0].strip().lower() == NPY:
         return _from_npy(body)
-    wire = _dtype(header(DTYPE_HEADER.lower()), spec)
+    layout = _layout(header(_DTYPE), header(_SHAPE), spec, len(body))
+    if layout.plain:
+        return np.frombuffer(body, layout.dtype).reshape(layout.shape)
+    array = _filled(memoryview(body), layout.dtype, layout.shape, f"{layout.wire} {list(layout.shape)}")
+    return float_from_bf16(array) if layout.wire == BF16 else array
+
+
+class _Layout(NamedTuple):
+    wire: str
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    plain: bool
+    """True if the bytes are those of the array, and as many."""
+
+
+@lru_cache(maxsize=256)
+def _layout(given_dtype: str | None, given_shape: str | None, spec: TensorSpec | None, size: int) -> _Layout:
+    """That of a body of `size` bytes."""
+    wire = _dtype(given_dtype, spec)
     dtype = DATATYPES[wire].numpy.newbyteorder("<")
-    shape = _shape(header(SHAPE_HEADER.lower()), spec, len(body) // dtype.itemsize)
-    array = _filled(memoryview(body), dtype, shape, f"{wire} {list(shape)}")
-    return float_from_bf16(array) if wire == BF16 else array
+    shape = _shape(given_shape, spec, size // dtype.itemsize)
+    plain = dtype.isnative and dtype.kind != "b" and wire != BF16 and math.prod(shape) * dtype.itemsize == size
+    return _Layout(wire, dtype, shape, plain)
 
 
 def _dtype(given: str | None, spec: TensorSpec | None) -> str:
@@ -82,7 +102,7 @@ def _named() -> list[str]:
 
 def _shape(given: str | None, spec: TensorSpec | None, size: int) -> tuple[int, ...]:
     if given is not None:
-        match = _SHAPE.fullmatch(given.strip())
+        match = _LENGTHS.fullmatch(given.strip())
         if match is None or given.count(",") > MOST_AXES:
             raise _wrong(SHAPE_HEADER, "give the lengths of the axes with commas between them, such as 1,784")
         return tuple(int(length) for length in (match[1] or "").split(",") if length)
@@ -164,7 +184,7 @@ def octets(array: Array) -> tuple[bytes, list[tuple[str, str]]]:
     wire = datatype_of_numpy(array.dtype) or "FP32"
     shape = ",".join(map(str, array.shape))
     data = array.astype(DATATYPES[wire].numpy.newbyteorder("<"), copy=False).tobytes()
-    return data, [(DTYPE_HEADER.lower(), wire), (SHAPE_HEADER.lower(), shape)]
+    return data, [(_DTYPE, wire), (_SHAPE, shape)]
 
 
 def array_type(accept: str) -> str | None:

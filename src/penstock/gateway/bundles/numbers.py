@@ -22,6 +22,7 @@ class NumberReader:
     def __init__(self, field: str) -> None:
         self._field = field
         self._keys = [field]
+        self._starts = {f'{{"{field}":'.encode(), f'{{"{field}": '.encode()}
         self._parser: Any = None if simdjson is None else simdjson.Parser()
 
     def read(self, body: bytes) -> Array | None:
@@ -32,8 +33,8 @@ class NumberReader:
             return None
         try:
             document = self._parser.parse(body)
-            # a list of the keys, which shows one that is given twice
-            if type(document) is not simdjson.Object or list(document) != self._keys:
+            # with its only bracket closed by the last one, `{"field": [` leaves no room for another key
+            if (body[-2:] != b"]}" or body[:first] not in self._starts) and not self._is_only_key(document):
                 return None
             numbers = np.frombuffer(document[self._field].as_buffer(of_type="d"))
             return numbers if numbers.size else None
@@ -41,3 +42,7 @@ class NumberReader:
             return None
         finally:
             document = None  # the parser cannot be used again while a document refers to it
+
+    def _is_only_key(self, document: Any) -> bool:
+        """True for an object with this key, once: a list of the keys shows one that is given twice."""
+        return type(document) is simdjson.Object and list(document) == self._keys

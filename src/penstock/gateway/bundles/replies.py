@@ -29,7 +29,7 @@ class BundleReplies:
         shared = (timing + named).encode("latin-1")
         stamp = _stamp(model.version, times)
         adds_headers = gateway.adds_headers
-        for member, answer in zip(members, answers, strict=True):
+        for member, answer, queue_ms in zip(members, answers, times.queues_ms, strict=True):
             call: Call = member.caller
             try:
                 body = answer + stamp if type(answer) is bytes else _body(answer, model.version, times)
@@ -39,13 +39,8 @@ class BundleReplies:
             more = gateway.more_headers(call) if adds_headers else []
             if member.flags:
                 more.insert(0, ("x-penstock-flags", flags_header(member.flags)))
-            head = b"%b%.3f%b%bx-request-id: %b\r\n" % (
-                _START,
-                times.waited_ms(member),
-                shared,
-                _lines(more) if more else b"",
-                call.request_id.encode("latin-1"),
-            )
+            lines = _lines(more) if more else b""
+            head = b"%b%.3f%b%bx-request-id: %b\r\n" % (_START, queue_ms, shared, lines, call.request_id.encode())
             call.status, call.sent_bytes = 200, len(body)
             call.respond_raw(head, body)
             gateway.leave(call)

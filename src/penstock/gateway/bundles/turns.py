@@ -7,9 +7,7 @@ not valid) takes the ordinary way, which answers with the same bytes.
 from __future__ import annotations
 
 import asyncio
-import functools
 import logging
-import math
 import time
 from collections.abc import Callable, Sequence
 from contextvars import Context
@@ -102,7 +100,7 @@ class Turns:
                 asyncio.get_running_loop().call_soon(self._flush, context=self._context)
             calls = self._groups[group] = []
         calls.append(call)
-        call.body_at = time.monotonic()
+        call.body_at = call.body_at or time.monotonic()
 
     def cancel(self, call: Call) -> None:
         """The client has disconnected."""
@@ -158,7 +156,7 @@ class Turns:
             return False
         bundles: tuple[list[Member], list[Member]] = ([], [])
         arrays = calls[0].collect.startswith(_ARRAYS)  # type: ignore[union-attr]  # set by `group_of`
-        read = functools.partial(_array, runner.task) if arrays else self._reader(runner.task)
+        read = _array_reader(runner.task) if arrays else self._reader(runner.task)
         for call in calls:
             request = read(call)
             if request is None or call.body_at + timeout_s <= begun:
@@ -220,20 +218,28 @@ class Turns:
         return read
 
 
-def _array(task: Task, call: Call) -> Any:
-    """A request whose body is an array: one row as it is where the task takes that, else the task's request."""
-    kind: str = call.header("content-type")  # type: ignore[assignment]  # `group_of` has seen it
-    if not holds_array(task, kind, call.header):
-        return None
-    try:
-        if task.stores:
-            predict.check_sender(call)
-        array = read_array_body(call.content or b"", kind, call.header, task.array_spec())
-        if task.bundles and array.dtype.char in "df" and array.size == math.prod(task.signature.inputs[0].shape[1:]):
-            return array.reshape(-1)
-        return task.from_array(array)
-    except (PenstockError, Refusal):  # the ordinary way writes the error
-        return None
+def _array_reader(task: Task) -> Callable[[Call], Any]:
+    """What reads a request from a body that is an array: one row as it is where the task takes that, else the task's
+    request; None for one that has to take the ordinary way.
+    """
+    spec = task.array_spec()
+    one_row = task.signature.inputs[0].row_elements if task.bundles else -1
+
+    def read(call: Call) -> Any:
+        kind: str = call.header("content-type")  # type: ignore[assignment]  # `group_of` has seen it
+        if not holds_array(task, kind, call.header):
+            return None
+        try:
+            if task.stores:
+                predict.check_sender(call)
+            array = read_array_body(call.content or b"", kind, call.header, spec)
+            if array.size == one_row and array.dtype.char in "df":
+                return array.reshape(-1)
+            return task.from_array(array)
+        except (PenstockError, Refusal):  # the ordinary way writes the error
+            return None
+
+    return read
 
 
 def _request(task: Task, call: Call, body: bytes) -> BaseModel | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import shutil
@@ -43,6 +44,8 @@ CLOSE_S = 1.0
 """How long connections may take to close after the last reply."""
 SWITCH_S = 0.001
 """How long a thread may keep the interpreter's lock from the event loop, unless native code keeps it longer."""
+YOUNG_OBJECTS = 10_000
+"""New objects between two searches for garbage that refers to itself: the requests of a few turns, which have none."""
 EXIT_S = 15.0
 """How much longer than the drain the process may take to exit."""
 
@@ -108,6 +111,7 @@ def run(settings: Settings, refs: Sequence[str] = (), channel: Channel | None = 
     import uvloop
 
     sys.setswitchinterval(SWITCH_S)
+    gc.set_threshold(YOUNG_OBJECTS)
     on_beat = (lambda: None) if channel is None else channel.alive
     watchdog = Watchdog(settings.hang_timeout_s, settings.drain_timeout_s, on_beat)
     try:

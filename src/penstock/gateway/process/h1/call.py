@@ -12,6 +12,7 @@ from penstock.gateway.gateway import request_id_of
 from penstock.gateway.http import Call, Disconnected, Reply, ReplyStream, problem_reply
 from penstock.gateway.process.h1.front import Front
 from penstock.gateway.process.h1.heads import Target
+from penstock.gateway.process.h1.known_heads import KnownHead
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +31,7 @@ _STATUS = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n" for stat
 _OWN = frozenset(("connection", "content-length", "date", "keep-alive", "transfer-encoding"))
 """Headers that this server writes itself."""
 _BODILESS = (204, 304)
+_NO_LISTS: dict[str, list[str]] = {}
 
 
 class Line(Protocol):
@@ -223,10 +225,9 @@ class H1Call(Call):
         if line.lost:
             return
         front = line.front
-        end = self._end()
-        line.transport.write(
-            b"%b%bcontent-length: %d\r\n%b\r\n%b" % (head, front.date_bytes, len(body), end.encode("ascii"), body)
-        )
+        plain = self.keep and not (front.closing or self.expects) and self.http_version == "1.1"
+        end = b"" if plain else self._end().encode("ascii")
+        line.transport.write(b"%b%bcontent-length: %d\r\n%b\r\n%b" % (head, front.date_bytes, len(body), end, body))
         self.answered = True
         line.finished(self)
 
@@ -295,6 +296,26 @@ class H1Call(Call):
             self.keep = False
             return "connection: close\r\n"
         return "" if self.http_version == "1.1" else "connection: keep-alive\r\n"
+
+
+class KnownCall(H1Call):
+    """A whole request whose head was parsed before."""
+
+    begun = complete = True
+
+    def __init__(self, line: Line, known: KnownHead, body: bytes) -> None:
+        front = line.front
+        self.line = line
+        self.service = front.service
+        self.limits = front.limits
+        self.method = known.method
+        self.path, self.query, self.authority = known.target
+        self.header = known.header
+        self.routing = known.routing
+        self.lists = _NO_LISTS
+        self.parts = []
+        self.content = body
+        self.size = len(body)
 
 
 class ChunkStream(ReplyStream):

@@ -13,7 +13,7 @@ import httptools
 
 from penstock.gateway.problems import Refusal
 from penstock.gateway.process.h1 import flow, heads
-from penstock.gateway.process.h1.call import BODY, H1Call
+from penstock.gateway.process.h1.call import BODY, H1Call, KnownCall
 from penstock.gateway.process.h1.flow import MAX_REQUESTS, QUEUE, SLICE, Flow
 from penstock.gateway.process.h1.front import Front
 from penstock.gateway.process.h1.heads import KNOWN_HOSTS, UNUSUAL, name_of, refused, target_of
@@ -146,17 +146,13 @@ class Connection(Flow):
 
     def _take_known(self, known: KnownHead, body: bytes) -> None:
         """Answer a whole request whose head was parsed before."""
+        front = self.front
         self.requests += 1
-        self.since = self.front.now
-        call = self.current = H1Call(self, known.method, known.target, known.headers)
-        call.routing = known.routing
-        call.operator = self.operator
-        call.content = body
-        call.size = len(body)
-        call.begun = call.complete = True
-        gateway = self.front.gateway
-        if gateway.begin(call):
-            gateway.proceed(call)
+        self.since = front.now
+        call = self.current = KnownCall(self, known, body)
+        if self.operator:
+            call.operator = True
+        front.gateway.take(call)
 
     def _remember(self, data: bytes) -> None:
         """Keep the head of a request that came alone and whole, for those with the same head."""

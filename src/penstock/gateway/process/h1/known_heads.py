@@ -25,12 +25,12 @@ _SAYS_MORE = ("connection", "expect", "transfer-encoding", "upgrade")
 class KnownHead:
     """A head, and what follows from it."""
 
-    __slots__ = ("headers", "length", "method", "routing", "target")
+    __slots__ = ("header", "length", "method", "routing", "target")
 
     def __init__(self, method: str, target: Target, headers: dict[str, str], length: int) -> None:
         self.method = method
         self.target = target
-        self.headers = headers
+        self.header = headers.get
         self.length = length
         self.routing = Routing()
 
