@@ -167,3 +167,19 @@ async def test_the_memory_for_heads_is_bounded(front: Front, monkeypatch: pytest
     for number in range(23):
         await sent(front, GET.replace(b"*/*", b"text/%d" % number))
         assert 1 <= kept(front) <= 5
+
+
+@pytest.mark.parametrize("later", [b"GET", b"PUT", b"\r\n", b"\r\n\r\n", b"\r\n\r\nGET", GET[:30], POST[:-2]])
+async def test_only_bytes_that_were_a_whole_request_are_known(front: Front, later: bytes) -> None:
+    connection, wire = Connection(front, lambda _: None), Wire()
+    connection.connection_made(wire)
+    for piece in (GET[:20], GET[20:]):  # read by the parser
+        connection.data_received(piece)
+    for _ in range(200):
+        await asyncio.sleep(0.001)
+        if wire.out and connection.current is None:
+            break
+    connection.data_received(later)
+    connection.connection_lost(None)
+    assert later not in front.heads._heads
+    assert kept(front) == 0

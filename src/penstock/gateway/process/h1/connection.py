@@ -122,7 +122,8 @@ class Connection(Flow):
         # Nothing is being parsed or answered: this is the beginning of a request, and mostly all of it
         fresh = self.current is None and self.receiving is None and not self.in_head
         if fresh:
-            size = data.find(END) + 4
+            self._last = None
+            size = data.find(END) + len(END)
             known = self.front.heads.find(data[:size])
             if known is not None and len(data) == size + known.length and self.requests < MAX_REQUESTS - 1:
                 self._take_known(known, data[size:])

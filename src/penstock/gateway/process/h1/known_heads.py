@@ -45,8 +45,13 @@ class KnownHeads:
     def add(
         self, data: bytes, method: str, target: Target, headers: dict[str, str], lists: Mapping[str, Sequence[str]]
     ) -> None:
-        """Keep the head of `data`, one whole request of HTTP/1.1 on a connection that stays open, if it is of use."""
+        """Keep the head of `data`, one whole request of HTTP/1.1 on a connection that stays open, if it is of use.
+
+        `method` and what follows must come from `data` itself: whatever is kept answers the same bytes of others.
+        """
         size = data.find(END) + len(END)
+        if size <= len(END):
+            return
         length = headers.get("content-length", "0")
         if size > LONGEST_HEAD or lists or not length.isdecimal() or len(data) != size + int(length):
             return
