@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import burst_models
 import httpx
 import pytest
 from live_servers import Live, Process
@@ -39,6 +40,13 @@ def base_settings(registry_path: Path, database: Database) -> Settings:
         request_timeout_ms=60_000,
         cors_origins="https://app.example",
     )
+
+
+@pytest.fixture(scope="session")
+def burst_settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """Models for bursts. One kind of database is enough: bundles do not touch it."""
+    registry = burst_models.build_registry(tmp_path_factory.mktemp("bursts"))
+    return Settings(registry=registry, threads=1, max_queue_size=1024, cors_origins="https://app.example")
 
 
 @pytest.fixture(scope="session")

@@ -49,6 +49,8 @@ _OUTCOMES: tuple[tuple[type[BaseException], Outcome], ...] = (
 
 def outcome_of(error: BaseException) -> Outcome:
     """The outcome that stands for an error: its own `outcome` where it has one, as a refusal of a protocol may."""
+    if isinstance(error, asyncio.CancelledError) and error.args and isinstance(error.args[0], Exception):
+        error = error.args[0]  # the server has cancelled it, and says why
     own: Outcome | None = getattr(error, "outcome", None)
     if own is not None:
         return own

@@ -10,13 +10,13 @@ import secrets
 import sys
 import time
 import typing
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from contextvars import copy_context
 from typing import ClassVar
 
-from penstock.errors import PenstockError, type_and_message
+from penstock.errors import type_and_message
 from penstock.gateway.auth import HostRule, check_origin
-from penstock.gateway.bodies.compression import compressed, negotiated, packed, refuses_plain
+from penstock.gateway.bodies.compression import INLINE, compressed, negotiated, packed, refuses_plain
 from penstock.gateway.bodies.limits import BodyLimits
 from penstock.gateway.http import Call, Disconnected, Endpoint, Headers, Protocol, Reply, Routes, Step
 from penstock.gateway.inflight import Inflight
@@ -51,7 +51,7 @@ class Bundles(typing.Protocol):
     def cancel(self, call: Call) -> None:
         """The client has disconnected."""
 
-    def abort(self, call: Call, reason: PenstockError) -> None:
+    def abort(self, call: Call, reason: Exception) -> None:
         """Answer with an error what is not answered yet."""
 
 
@@ -71,7 +71,8 @@ class Gateway:
         self.inflight.abort = self._abort
         self.bundles: Bundles | None = None
         """Answers small predictions together; None if each request has a task."""
-        self._compress_from = settings.compress_from_bytes or sys.maxsize
+        self.compress_from = settings.compress_from_bytes or sys.maxsize
+        """Bytes of the smallest reply that is compressed."""
         self.set_steps()
 
     def set_steps(self, *steps: Step) -> None:
@@ -107,11 +108,11 @@ class Gateway:
         for enter in self._enter:
             enter(call)
         call.work = asyncio.current_task()
-        await self._answered(call, routed=False)
+        await self._answered(call, self._reply(call, routed=False))
 
-    async def _answered(self, call: Call, *, routed: bool) -> None:
+    async def _answered(self, call: Call, found: Awaitable[Reply | None]) -> None:
         try:
-            reply = await self._reply(call, routed)
+            reply = await found
             if reply is not None:
                 if self._may_compress(call, reply):
                     accept = ", ".join(call.header_values("accept-encoding"))
@@ -134,7 +135,7 @@ class Gateway:
 
     def _may_compress(self, call: Call, reply: Reply) -> bool:
         """True for large replies and streams, and for clients that take nothing as it is; whether they ask is open."""
-        least, body = self._compress_from, reply.body
+        least, body = self.compress_from, reply.body
         if not isinstance(body, bytes):
             return least != sys.maxsize
         if len(body) >= least:
@@ -142,7 +143,7 @@ class Gateway:
         accept = call.header("accept-encoding")
         return accept is not None and "q=0" in accept and least != sys.maxsize and refuses_plain(accept)
 
-    async def _reply(self, call: Call, routed: bool) -> Reply | None:
+    async def _reply(self, call: Call, *, routed: bool) -> Reply | None:
         """The reply of the handler or of an error; None if the client has disconnected."""
         try:
             if not routed:
@@ -244,10 +245,10 @@ class Gateway:
         else:
             self.start(call)
 
-    def start(self, call: Call) -> None:
-        """Answer a request in a task."""
-        answered = self._answered(call, routed=True)
-        call.work = asyncio.get_running_loop().create_task(answered, context=call.context)
+    def start(self, call: Call, reply: Reply | None = None) -> None:
+        """Answer a request in a task, which only sends the reply if there is one."""
+        found = self._reply(call, routed=True) if reply is None else _ready(reply)
+        call.work = asyncio.get_running_loop().create_task(self._answered(call, found), context=call.context)
 
     def abandon(self, call: Call) -> None:
         """The client has disconnected."""
@@ -262,12 +263,16 @@ class Gateway:
         """End a request with an error."""
         if call.work is not None:
             call.abort_reason = reason
-            _cancel(call.work)
-        elif call.reading:
-            call.reading, call.unread = False, True
-            self.respond(call, self.refuse(reason, call))
-        elif self.bundles is not None and isinstance(reason, PenstockError):
+            _cancel(call.work, reason)
+        elif self.bundles is not None:
             self.bundles.abort(call, reason)
+
+    def send(self, call: Call, reply: Reply) -> None:
+        """Send a reply of any size to a request that has no task, and end the request."""
+        if not isinstance(reply.body, bytes) or len(reply.body) > INLINE:
+            self.start(call, reply)
+        else:
+            self.respond(call, reply)
 
     def respond(self, call: Call, reply: Reply) -> None:
         """Send a reply of a few kilobytes to a request that has no task, and end the request."""
@@ -312,9 +317,16 @@ class Gateway:
         return reply
 
 
-def _cancel(work: asyncio.Task[None]) -> None:
-    """Cancel a task after its first step: one that is cancelled before never runs, not even to its `finally`."""
-    asyncio.get_running_loop().call_soon(work.cancel)
+async def _ready(reply: Reply) -> Reply:
+    return reply
+
+
+def _cancel(work: asyncio.Task[None], reason: Exception | None = None) -> None:
+    """Cancel a task after its first step: one that is cancelled before never runs, not even to its `finally`.
+
+    The request counts as what `reason` stands for.
+    """
+    asyncio.get_running_loop().call_soon(work.cancel, reason)
 
 
 def _has(step: Step, hook: str) -> bool:

@@ -88,7 +88,7 @@ def cancel(call: Call, reason: Exception) -> None:
     """Cancel a request that has a task; `reason` is what its client is told."""
     if call.work is not None:
         call.abort_reason = reason
-        call.work.cancel()
+        call.work.cancel(reason)
 
 
 async def _cancel_when_disconnected(call: Call, task: asyncio.Task[None]) -> None:

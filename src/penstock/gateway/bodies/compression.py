@@ -18,6 +18,8 @@ OFFERED = ("zstd", "gzip", "deflate")
 INLINE = 16 * 1024
 """Replies of more bytes than this are compressed in a thread."""
 
+VARY = ("vary", "Accept-Encoding")
+
 _PLAIN = ("text/", "application/json", "application/javascript", "application/xml", "image/svg+xml")
 _ZSTD_LEVEL, _ZLIB_LEVEL = 1, 1
 """A prediction is compressed once and sent once: speed counts more than the last tenth of the size."""
@@ -87,7 +89,7 @@ def negotiated(body: Body, headers: Headers, accept: str) -> str | None:
     if not body or not _is_plain(headers):
         return None
     if not any(name == "vary" and "accept-encoding" in value.lower() for name, value in headers):
-        headers.append(("vary", "Accept-Encoding"))
+        headers.append(VARY)
     encoding = encoding_for(accept)
     if encoding is not None:
         headers.append(("content-encoding", encoding))

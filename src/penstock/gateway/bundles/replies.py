@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import orjson
 
 from penstock.engine.bundling.bundle import Answer, Bundle, Member, Times
+from penstock.gateway.bodies.compression import VARY, encoding_for
 from penstock.gateway.gateway import Gateway
-from penstock.gateway.http import Call
+from penstock.gateway.http import JSON, Call, Reply
 from penstock.gateway.native.predict import flags_header, model_header
 from penstock.tasks.base import TimedResponse
 
@@ -24,9 +25,8 @@ class BundleReplies:
     def answered(self, bundle: Bundle, members: Sequence[Member], answers: Sequence[Answer], times: Times) -> None:
         """Send the answers."""
         gateway, model = self._gateway, bundle.model
-        timing = f", pre;dur={times.pre_ms:.3f}, run;dur={times.run_ms:.3f}, post;dur={times.post_ms:.3f}\r\n"
         named = f"x-penstock-model: {model_header(model.name, model.version, model.variant)}\r\n"
-        shared = (timing + named).encode("latin-1")
+        shared = f"{_timing(times)}\r\n{named}".encode("latin-1")
         stamp = _stamp(model.version, times)
         adds_headers = gateway.adds_headers
         for member, answer, queue_ms in zip(members, answers, times.queues_ms, strict=True):
@@ -39,11 +39,28 @@ class BundleReplies:
             more = gateway.more_headers(call) if adds_headers else []
             if member.flags:
                 more.insert(0, ("x-penstock-flags", flags_header(member.flags)))
+            if len(body) >= gateway.compress_from:
+                if encoding_for(", ".join(call.header_values("accept-encoding"))) is not None:
+                    self._send_compressed(bundle, member, body, times, queue_ms)
+                    continue
+                more.append(VARY)
             lines = _lines(more) if more else b""
             head = b"%b%.3f%b%bx-request-id: %b\r\n" % (_START, queue_ms, shared, lines, call.request_id.encode())
             call.status, call.sent_bytes = 200, len(body)
             call.respond_raw(head, body)
             gateway.leave(call)
+
+    def _send_compressed(self, bundle: Bundle, member: Member, body: bytes, times: Times, queue_ms: float) -> None:
+        """Send an answer to a client that asks for an encoding."""
+        model = bundle.model
+        headers = [
+            ("content-type", JSON),
+            ("server-timing", f"queue;dur={queue_ms:.3f}{_timing(times)}"),
+            ("x-penstock-model", model_header(model.name, model.version, model.variant)),
+        ]
+        if member.flags:
+            headers.append(("x-penstock-flags", flags_header(member.flags)))
+        self._gateway.send(member.caller, Reply(200, headers, body))
 
     def failed(self, member: Member, error: Exception) -> None:
         """Send an error."""
@@ -55,6 +72,11 @@ class BundleReplies:
         call: Call = member.caller
         call.member = None
         self._gateway.start(call)
+
+
+def _timing(times: Times) -> str:
+    """What follows the time in the queue."""
+    return f", pre;dur={times.pre_ms:.3f}, run;dur={times.run_ms:.3f}, post;dur={times.post_ms:.3f}"
 
 
 def _stamp(version: str, times: Times) -> bytes:

@@ -64,6 +64,7 @@ class Turns:
         self._replies = BundleReplies(gateway)
         self._groups: dict[str, list[Call]] = {}
         self._readers: dict[str, NumberReader] = {}
+        self._most = min(MAX_BODY, gateway.limits.max_body_bytes)
         self._context = Context()
         """Empty: a turn belongs to no single request."""
 
@@ -74,9 +75,11 @@ class Turns:
         if call.row.handler not in _ROUTES or call.query or length is None or kind is None:
             return None
         array = kind != JSON and is_array(kind)
-        if not (array or is_json(kind)) or not (length.isdigit() and len(length) < 6 and int(length) <= MAX_BODY):
+        if not (array or is_json(kind)) or not (length.isdigit() and len(length) < 6 and int(length) <= self._most):
             return None
         if header("content-encoding") is not None or "q=0" in (header("accept-encoding") or ""):
+            return None
+        if header("expect") is not None:  # whose client waits for a handler that asks for the body
             return None
         if "charset" in kind.lower():
             return None
@@ -105,24 +108,31 @@ class Turns:
     def cancel(self, call: Call) -> None:
         """The client has disconnected."""
         if call.reading:
-            self._count_cancelled([call])
+            self._count(call, asyncio.CancelledError())
+            self._gateway.leave(call)
         elif call.member is None:
             call.ended = True  # counted at the end of the turn
         else:
             self._bundler.cancel(call.member)
             self._gateway.leave(call)
 
-    def abort(self, call: Call, reason: PenstockError) -> None:
+    def abort(self, call: Call, reason: Exception) -> None:
         """Answer with an error what is not answered yet."""
-        if call.member is not None and not call.member.ended:
+        if call.reading:
+            call.reading, call.unread = False, True
+            self._count(call, reason)
+            self._gateway.respond(call, self._gateway.refuse(reason, call))
+        elif call.member is not None and not call.member.ended and isinstance(reason, PenstockError):
             self._bundler.fail(call.member, reason)
 
     def _flush(self) -> None:
         groups, self._groups = self._groups, {}
         for calls in groups.values():
             waiting = [call for call in calls if not call.ended]
-            if len(waiting) < len(calls):
-                self._count_cancelled([call for call in calls if call.ended])
+            for call in calls if len(waiting) < len(calls) else ():
+                if call.ended:
+                    self._count(call, asyncio.CancelledError())
+                    self._gateway.leave(call)
             try:
                 if waiting and self._answer(waiting):
                     continue
@@ -132,16 +142,19 @@ class Turns:
                 if call.work is None and call.member is None:
                     self._gateway.start(call)
 
-    def _count_cancelled(self, calls: Sequence[Call]) -> None:
-        for call in calls:
-            try:
-                ref = _ROUTES[call.row.handler].ref(call)
-            except PenstockError:
-                ref = None
-            lease = self._engine.admission.request(ref, request_id=call.request_id, protocol="rest")
-            lease.find()
-            lease.observe_failure(asyncio.CancelledError())
-            self._gateway.leave(call)
+    def _count(self, call: Call, error: BaseException) -> None:
+        """Count a request that ends before it is in a bundle."""
+        try:
+            ref = _ROUTES[call.row.handler].ref(call)
+        except PenstockError:
+            ref = None
+        key = call.header("x-penstock-key")
+        lease = self._engine.admission.request(ref, key=key, request_id=call.request_id, protocol="rest")
+        lease.started = call.entered
+        if call.context is None:
+            lease.observe_failure(error)
+        else:
+            call.context.run(lease.observe_failure, error)
 
     def _answer(self, calls: Sequence[Call]) -> bool:
         """Bundle the requests of a group; False if all of them have to take the ordinary way."""

@@ -10,6 +10,7 @@ import socket
 import stat
 import struct
 import termios
+import time
 from collections.abc import AsyncIterator, Awaitable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from penstock.gateway.http import Call, Disconnected, Reply, ReplyStream
 from penstock.gateway.problems import BrokenBody
 
 POLL_S = 0.001
+OPEN_S = 30.0
+"""How long Granian may take to begin to read a stream; for a client that has left it may never begin."""
 
 
 class RsgiCall(Call):
@@ -101,13 +104,15 @@ class PipeStream(ReplyStream):
         view = memoryview(chunk)
         while view:
             try:
-                view = view[os.write(self._writer, view) :]
+                written = os.write(self._writer, view)
             except BlockingIOError:
                 await self._writable()
+                continue
             except BrokenPipeError:
                 raise Disconnected from None
-        if not self._opened:
-            await self._open(len(chunk))
+            view = view[written:]
+            if not self._opened:  # before the rest: with our reading end open, waiting for Granian's would never end
+                await self._open(written)
 
     async def _writable(self) -> None:
         loop = asyncio.get_running_loop()
@@ -123,7 +128,10 @@ class PipeStream(ReplyStream):
 
         From then on, writing fails when Granian closes it, that is, when the client has gone.
         """
-        while _unread(self._reader) >= written:  # noqa: ASYNC110  there is no event for it
+        until = time.monotonic() + OPEN_S
+        while _unread(self._reader) >= written:
+            if time.monotonic() > until:
+                raise Disconnected
             await asyncio.sleep(POLL_S)
         os.close(self._reader)
         self._opened = True
