@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import http.client
 import json
 import shutil
@@ -17,6 +18,7 @@ from h1_server import connection_to, everything, statuses
 from live_servers import Live
 from waiting import wait_until
 
+from penstock.gateway.process.h1.call import H1Call
 from penstock.gateway.process.h1.connection import Connection
 
 Exchange = Callable[..., bytes]
@@ -40,6 +42,41 @@ def test_requests_that_were_sent_ahead_are_answered_in_order(exchange: Exchange)
     assert statuses(received) == [200] * 4
     places = [received.index(body) for body in (b"slow", b"GET /t/target?a", b"abc", b"GET /t/target?b")]
     assert places == sorted(places)
+
+
+@pytest.mark.parametrize("size", [0, 5, 24, 333, 20_000])
+def test_hundreds_of_requests_with_bodies_sent_ahead_are_all_answered(exchange: Exchange, size: int) -> None:
+    """However they are cut: what is kept for later may begin within the body of the last request that was parsed."""
+    count = 1_000_000 // (size + 500)
+    request = b"POST /t/echo HTTP/1.1\r\n%bContent-Length: %d\r\n\r\n" % (HOST, size) + b"x" * size
+    received = exchange(request * count + get(b"/t/slow", CLOSE))
+    assert received.count(b"HTTP/1.1 200") == count + 1
+    assert received.count(b"x" * (size or 1)) >= count * bool(size)
+    assert received.endswith(b"slow")
+
+
+def test_no_body_outlives_its_reply(front: Live) -> None:
+    """Neither with a client that stays, nor until the garbage collector runs after one that has left."""
+    sent = b"POST /t/echo HTTP/1.1\r\n%bContent-Length: 300000\r\n\r\n" % HOST + b"x" * 300_000
+
+    def bodies() -> int:
+        calls = [each for each in gc.get_objects() if type(each) is H1Call]
+        return sum(len(call.content or b"") + sum(map(len, call.parts)) for call in calls)
+
+    gc.collect()
+    gc.disable()
+    try:
+        with connection_to(front) as staying:
+            for path in (b"/t/echo", b"/t/nowhere"):
+                staying.sendall(sent.replace(b"/t/echo", path))
+                reply = http.client.HTTPResponse(staying)
+                reply.begin()
+                assert reply.status == (200 if path == b"/t/echo" else 404)
+                reply.read()
+                wait_until(lambda: bodies() == 0)
+        wait_until(lambda: not any(type(each) is H1Call for each in gc.get_objects()))
+    finally:
+        gc.enable()
 
 
 def test_hundreds_of_requests_sent_ahead_are_all_answered(exchange: Exchange) -> None:

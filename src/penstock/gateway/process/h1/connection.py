@@ -88,6 +88,9 @@ class Connection(Flow):
             if call is not None and call.begun and not call.answered:
                 self.front.gateway.abandon(call)
         self.queue.clear()
+        self.current = self.receiving = self._last = (
+            None  # in a cycle with this, their bodies would wait for the collector
+        )
 
     def eof_received(self) -> bool:
         """The client sends nothing more. What it has sent whole is answered if that takes no time."""
@@ -168,7 +171,7 @@ class Connection(Flow):
                 self._held = bytes(data)
                 self.pause(QUEUE)
                 return
-            piece = data[: SLICE if self.receiving is None else flow.BODY_SLICE]
+            piece = data[: self._slice()]
             data = data[len(piece) :]
             try:
                 self.feed(piece)
@@ -179,6 +182,14 @@ class Connection(Flow):
                 return
             if self.in_head or self.receiving is not None:
                 self._check_progress(len(piece))
+
+    def _slice(self) -> int:
+        """Bytes to parse at once: what holds few requests, or the rest of a long body."""
+        call = self.receiving
+        length = None if call is None else call.header("content-length")
+        if call is None or length is None:
+            return SLICE
+        return max(SLICE, min(flow.BODY_SLICE, int(length) - call.size))
 
     def _ignore_upgrade(self, data: bytes | memoryview, read: int) -> memoryview:
         """What to parse next: after an upgrade, the parser takes all that follows for another protocol.
@@ -330,6 +341,9 @@ class Connection(Flow):
 
     def finished(self, call: H1Call) -> None:
         """The reply to the current call was handed to the transport."""
+        call.content = None  # the body of the last request would stay in memory as long as its client
+        if call.parts:
+            call.parts.clear()
         if self.blocked or self.lost:
             return  # until the client has read it
         if not call.keep:
@@ -346,7 +360,7 @@ class Connection(Flow):
             self.close()
 
     def _advance(self) -> None:
-        """Answer the next request; with none waiting, parse what was kept."""
+        """Answer the next request. With none behind it, parse what was kept, perhaps with the rest of its body."""
         self.current = None
         if self.lost:
             return
@@ -355,7 +369,7 @@ class Connection(Flow):
             self._start(call)
             if call.collect is not None and not (call.complete or call.answered):
                 self.front.gateway.await_body(call)
-        elif self._held is not None:
+        if self._held is not None and not self.queue and (self.current is None or not self.current.complete):
             data, self._held = self._held, None
             self._take(memoryview(data))
             if self._held is None:
