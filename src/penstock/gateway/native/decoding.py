@@ -18,7 +18,16 @@ from penstock.errors import InvalidInput
 from penstock.gateway.native import fast_json
 from penstock.gateway.native.fast_json import has_arrays, read_items, validated
 from penstock.gateway.native.json_outline import allowance, is_light, outline
-from penstock.gateway.native.large_json import LARGE, SLOW, check_light, read_heavy, split_batch, take_task
+from penstock.gateway.native.large_json import (
+    LARGE,
+    SLOW,
+    check_light,
+    check_unknown,
+    holds,
+    read_heavy,
+    split_batch,
+    take_task,
+)
 from penstock.tasks.base import Task
 from penstock.tasks.validation_errors import refusal
 
@@ -85,7 +94,7 @@ def _read_large_items(task: Task, texts: list[bytes], allowed: int) -> list[Base
                 raise InvalidInput("body: too many values for one batch; send this item in another", field="body")
             items.append(read_json(task, text))
         except InvalidInput as error:
-            items.append(error)
+            items.append(_kept(error))
     return items
 
 
@@ -102,6 +111,8 @@ def read_fully(task: Task, body: bytes) -> BaseModel:
         request = read_heavy(task, body)
     elif len(body) >= LARGE:
         request = fast_json.decode(task, body)
+        if request is None:
+            check_unknown(task, body)
     return request or decode_slowly(task.Request, body)
 
 
@@ -109,7 +120,13 @@ def _item(task: Task, item: Any) -> BaseModel | InvalidInput:
     try:
         return decode_item(task, item)
     except InvalidInput as error:
-        return error
+        return _kept(error)
+
+
+def _kept(error: InvalidInput) -> InvalidInput:
+    """The error without its frames, which would keep the whole body in memory until the collector finds them."""
+    error.__context__ = None
+    return error.with_traceback(None)
 
 
 def decode_item(task: Task, item: Any) -> BaseModel:
@@ -175,7 +192,7 @@ def decode_slowly(model: type[BaseModel], body: bytes) -> BaseModel:
         request = model.model_validate_json(body)
     except ValidationError as error:  # also for NaN and infinity, with the field
         raise refusal(error) from None
-    if b"NaN" in body or b"Infinity" in body:
+    if holds(body, b"NaN") or holds(body, b"Infinity"):
         _refuse_constants(body)
     return request
 

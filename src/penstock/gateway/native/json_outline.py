@@ -22,11 +22,19 @@ LIGHT_BYTES: Final = 16 << 20
 """A document may take so many bytes as Python objects, and once its own length more."""
 MAX_MEMBERS: Final = 2048
 """Of an object or a list whose members are read one by one."""
+MAX_NAME_BYTES: Final = 64 * 1024
+"""Of the name of a field in such an object."""
+LONG_NUMBER: Final = 20
+"""Digits in a row from which a number takes a parser long: in the end as the square of their count."""
+MANY_NAMES: Final = 4096
+"""Different names in one object from which they weigh more: they take a parser longer than those that recur."""
 
 _LIST, _OBJECT, _LIST_END, _OBJECT_END, _COMMA, _COLON, _QUOTE = range(1, 8)
 _TABLE = bytes({ord(mark): kind for kind, mark in enumerate('[{]},:"', 1)}.get(byte, 0) for byte in range(256))
 _WEIGHTS = np.array([0, 88, 200, 0, 0, 40, 40, 32], np.int64)
 """Bytes per mark: a list, an object, a value after a comma or a colon, and half a text for each quote."""
+_LONG_NUMBER_WEIGHT, _DIGIT_WEIGHT, _ESCAPE_WEIGHT, _NAME_WEIGHT = 400, 24, 8, 300
+"""In place of memory the time that they take: the interpreter's lock is held while a document is parsed."""
 _BLANKS = re.compile(rb"[ \t\r\n]*")
 
 Marks: TypeAlias = NDArray[Any]
@@ -62,13 +70,33 @@ def is_light(document: bytes) -> bool:
 
 def _heaviest_possible(document: bytes) -> int:
     """The weight if no mark were inside a text, which most documents can afford; a scan costs ten times more."""
-    lists = objects = marks = 0
+    lists = objects = marks = names = more = 0
     for low in range(0, len(document), 16 * BLOCK):
         block = document[low : low + 16 * BLOCK]
         lists += block.count(b"[")
         objects += block.count(b"{")
+        names += block.count(b":")
         marks += len(block) - len(block.translate(None, b'[{,:"'))
-    return 88 * lists + 200 * objects + 40 * (marks - lists - objects)
+        more += _weight_of_digits(_long_numbers(block)) + _ESCAPE_WEIGHT * block.count(b"\\")
+    more += _NAME_WEIGHT * max(0, names - MANY_NAMES)
+    return 88 * lists + 200 * objects + 40 * (marks - lists - objects) + more
+
+
+def _long_numbers(block: bytes) -> Marks:
+    """The places of digits that begin a row of LONG_NUMBER digits."""
+    if len(block) < LONG_NUMBER:
+        return np.empty(0, np.int64)
+    digits = (np.frombuffer(block, np.uint8) - np.uint8(ord("0"))) < 10
+    for shift in (1, 2, 4, 8, LONG_NUMBER - 16):
+        digits = digits[shift:] & digits[: len(digits) - shift]
+    return np.flatnonzero(digits)
+
+
+def _weight_of_digits(places: Marks) -> int:
+    if not len(places):
+        return 0
+    numbers = 1 + int(np.count_nonzero(np.diff(places) > 1))
+    return _LONG_NUMBER_WEIGHT * numbers + _DIGIT_WEIGHT * len(places)
 
 
 def allowance(size: int) -> int:
@@ -88,9 +116,10 @@ def outline(document: bytes, start: int = 0, end: int | None = None, *, listed: 
     kind = kind if kind in ("{", "[") else ""
     most = allowance(len(document))
     found: list[tuple[Marks, Marks]] = []
-    weight = depth = count = 0
-    for positions, kinds in _marks(document, start, end):
-        weight += int(_WEIGHTS[kinds].sum())
+    weight = depth = count = names = 0
+    for positions, kinds, more in _marks(document, start, end):
+        excess, names = _excess_names(kinds, names)
+        weight += int(_WEIGHTS[kinds].sum()) + more + _NAME_WEIGHT * excess
         changes = (kinds <= _OBJECT).astype(np.int32) - ((kinds == _LIST_END) | (kinds == _OBJECT_END))
         depths = depth + np.cumsum(changes)
         if listed and kind:
@@ -102,6 +131,15 @@ def outline(document: bytes, start: int = 0, end: int | None = None, *, listed: 
             break
     members = list(_members(document, start, found, kind)) if listed and kind else []
     return Outline(kind, weight, members[:MAX_MEMBERS], len(members) > MAX_MEMBERS)
+
+
+def _excess_names(kinds: Marks, before: int) -> tuple[int, int]:
+    """How many names are beyond MANY_NAMES in one object, and how many there are since the last brace."""
+    names = np.cumsum(kinds == _COLON)
+    braces = np.flatnonzero((kinds == _OBJECT) | (kinds == _OBJECT_END))
+    total = int(names[-1]) if len(names) else 0
+    counts = np.diff(names[braces], prepend=-before, append=total)  # since the brace before, for each and for the end
+    return int((counts - MANY_NAMES).clip(0).sum()) - max(0, before - MANY_NAMES), int(counts[-1])
 
 
 def _members(document: bytes, start: int, found: list[tuple[Marks, Marks]], kind: str) -> Iterator[Member]:
@@ -132,6 +170,8 @@ def _closed(member: Member, expected: int, kind: str) -> Member:
 
 
 def _key(text: bytes) -> str:
+    if len(text) > MAX_NAME_BYTES:
+        raise InvalidInput(f"body: the name of a field has more than {MAX_NAME_BYTES} bytes; shorten it", field="body")
     try:
         key = orjson.loads(text)
     except ValueError:
@@ -141,8 +181,10 @@ def _key(text: bytes) -> str:
     return key
 
 
-def _marks(document: bytes, start: int, end: int) -> Iterator[tuple[Marks, Marks]]:
-    """Positions and kinds of the marks outside of texts, and of the quotes around texts, block by block."""
+def _marks(document: bytes, start: int, end: int) -> Iterator[tuple[Marks, Marks, int]]:
+    """Positions and kinds of the marks outside of texts, and of the quotes around texts, block by block; and what the
+    escapes in texts and the long numbers outside weigh.
+    """
     in_text = odd_backslashes = False
     for low in range(start, end, BLOCK):
         block = document[low : min(low + BLOCK, end)]
@@ -155,8 +197,11 @@ def _marks(document: bytes, start: int, end: int) -> Iterator[tuple[Marks, Marks
             quotes &= ~escaped[places]
         before = np.cumsum(quotes) - quotes + in_text
         kept = quotes | ((before & 1 == 0) & (kinds != _QUOTE))
+        digits = _long_numbers(block)
+        if len(digits):
+            digits = digits[(np.searchsorted(places[quotes], digits) + in_text) & 1 == 0]
         in_text ^= bool(np.count_nonzero(quotes) & 1)
-        yield places[kept] + low, kinds[kept]
+        yield places[kept] + low, kinds[kept], _weight_of_digits(digits) + _ESCAPE_WEIGHT * block.count(b"\\")
 
 
 def _escaped(block: bytes, odd_before: bool) -> tuple[NDArray[np.bool_], bool]:

@@ -19,7 +19,7 @@ from pydantic_core import from_json
 
 from penstock.datatypes import read_array
 from penstock.errors import InvalidInput, printable
-from penstock.gateway.native.json_outline import MAX_MEMBERS, Member, Outline, is_light, outline
+from penstock.gateway.native.json_outline import LIGHT_BYTES, MAX_MEMBERS, Member, Outline, is_light, outline
 from penstock.tasks.base import Task
 from penstock.tasks.validation_errors import refusal
 from penstock.tensors import Array, Signature
@@ -29,6 +29,7 @@ LARGE: Final = 256 * 1024
 SLOW: Final = 2 << 20
 """A parser would hold the interpreter's lock too long for bodies of so many bytes, so they are read block by block."""
 _BLOCK: Final = 1 << 16
+_PIECE: Final = 1 << 19
 _LONG_TEXT: Final = 1 << 20
 _LONGEST_VALUE: Final = 1 << 20
 """With the blanks and brackets around it."""
@@ -94,6 +95,13 @@ def split_batch(body: bytes) -> tuple[dict[str, Any], list[bytes]]:
     return {**shell, "requests": [None] * len(items)}, [body[each.start : each.end] for each in items]
 
 
+def holds(body: bytes, mark: bytes) -> bool:
+    """True if `mark` is in the body, which is searched in pieces: a search holds the interpreter's lock."""
+    if len(body) <= _PIECE:
+        return mark in body
+    return any(mark in body[low : low + _PIECE + len(mark)] for low in range(0, len(body), _PIECE))
+
+
 def take_task(body: bytes) -> tuple[Any, bytes] | None:
     """The value of the top-level field `task` and the body without it; None without such a field."""
     found = outline(body)
@@ -107,6 +115,14 @@ def take_task(body: bytes) -> tuple[Any, bytes] | None:
         return orjson.loads(body[named[0].start : named[0].end]), body[:start] + body[end:]
     except ValueError:
         raise InvalidInput("body: not valid JSON", field="body") from None
+
+
+def check_unknown(task: Task, body: bytes) -> None:
+    """Raise InvalidInput for the first of many unknown fields, each of which would be an error of its own."""
+    if task.Request.model_config.get("extra") == "forbid" and body.count(b":") > MAX_MEMBERS:
+        found = outline(body)
+        if found.kind == "{" and found.too_many:
+            _check_names(task, found)
 
 
 def _check_names(task: Task, found: Outline) -> None:
@@ -183,6 +199,8 @@ def _flat(body: bytes, member: Member, field: str) -> Array:
 
 def _parsed(body: bytes, member: Member, field: str) -> Any:
     """A value that is not an array of numbers, if it is light."""
+    if _first(body, member) == b'"':
+        return read_text(body, member.start, member.end)
     text = body[member.start : member.end]
     if not is_light(text):
         raise _too_many(field)
@@ -206,7 +224,11 @@ def _heaviest(body: bytes, members: list[Member]) -> InvalidInput:
 
 
 def _too_many(field: str) -> InvalidInput:
-    return InvalidInput(f"{field}: too many values, lists or objects for one request; send fewer", field=field)
+    return InvalidInput(
+        f"{field}: too many values, lists or objects for one request; beside arrays of numbers and long texts it has "
+        f"room for {LIGHT_BYTES >> 20} MiB of them as Python objects; send fewer, or several requests",
+        field=field,
+    )
 
 
 # Long texts

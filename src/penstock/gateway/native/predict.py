@@ -26,7 +26,7 @@ from penstock.gateway.bodies.text import check_charset
 from penstock.gateway.http import FORM, JSON, Call, Headers, Reply, check_json, is_json
 from penstock.gateway.native.decoding import named_task, read_fully
 from penstock.gateway.native.fast_json import decode
-from penstock.gateway.native.large_json import LARGE
+from penstock.gateway.native.large_json import LARGE, holds
 from penstock.gateway.native.uploads import read_upload
 from penstock.gateway.problems import Refusal
 from penstock.tasks.responses import ResponseText
@@ -247,7 +247,7 @@ def _read_request(lease: Lease, body: bytes, content_type: str, header: Header) 
     if task.upload_field is not None and not is_json(content_type):
         return read_upload(task, body, content_type)
     require_json(content_type)
-    if b'"task"' in body:
+    if holds(body, b'"task"'):
         named = named_task(body, task)
         if named is not None:
             kind, read = named
@@ -267,7 +267,7 @@ def _meant_as_vector(lease: Lease, body: bytes) -> InvalidInput | None:
     model, task = lease.model, lease.runner.task
     kind = model.vector_task
     field = None if kind in (None, task.kind) else model.runners[str(kind)].task.array_field
-    if field is None or f'"{field}"'.encode() not in body:
+    if field is None or not holds(body, f'"{field}"'.encode()):
         return None
     return InvalidInput(
         f"{field}: {model.key} answers with the task {task.kind}, which takes no such field; for classes post to "
