@@ -20,6 +20,8 @@ HIGH_BODY = 256 * 1024
 """Bytes of a body that wait for a handler before reading pauses."""
 JOINED = 64 * 1024
 """Bodies of replies up to this size are sent in one piece with their head."""
+BODY_SLICE = 256 * 1024
+"""Bytes of a body that are parsed at once."""
 CRUMBS = 16
 """More pieces than this from one read are joined: each costs memory beyond its bytes."""
 
@@ -146,6 +148,17 @@ class H1Call(Call):
             self.line.front.gateway.inflight.abort(self, fault)
         else:
             self.wake()
+
+    def at_once(self) -> int:
+        """How many bytes of what comes next are surely of this body, up to BODY_SLICE; 0 if its length is not known."""
+        length = self.header("content-length")
+        return 0 if length is None else min(BODY_SLICE, int(length) - self.size)
+
+    def let_go(self) -> None:
+        """After the reply: the body would stay in memory as long as its client, or until the collector finds it."""
+        self.content = None
+        if self.parts:
+            self.parts.clear()
 
     async def _whole(self) -> bytes:
         if not self.complete:

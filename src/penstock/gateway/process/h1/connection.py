@@ -88,9 +88,7 @@ class Connection(Flow):
             if call is not None and call.begun and not call.answered:
                 self.front.gateway.abandon(call)
         self.queue.clear()
-        self.current = self.receiving = self._last = (
-            None  # in a cycle with this, their bodies would wait for the collector
-        )
+        self.current = self.receiving = self._last = None  # else a cycle, which only the collector frees
 
     def eof_received(self) -> bool:
         """The client sends nothing more. What it has sent whole is answered if that takes no time."""
@@ -171,7 +169,7 @@ class Connection(Flow):
                 self._held = bytes(data)
                 self.pause(QUEUE)
                 return
-            piece = data[: self._slice()]
+            piece = data[: SLICE if self.receiving is None else max(SLICE, self.receiving.at_once())]
             data = data[len(piece) :]
             try:
                 self.feed(piece)
@@ -182,14 +180,6 @@ class Connection(Flow):
                 return
             if self.in_head or self.receiving is not None:
                 self._check_progress(len(piece))
-
-    def _slice(self) -> int:
-        """Bytes to parse at once: what holds few requests, or the rest of a long body."""
-        call = self.receiving
-        length = None if call is None else call.header("content-length")
-        if call is None or length is None:
-            return SLICE
-        return max(SLICE, min(flow.BODY_SLICE, int(length) - call.size))
 
     def _ignore_upgrade(self, data: bytes | memoryview, read: int) -> memoryview:
         """What to parse next: after an upgrade, the parser takes all that follows for another protocol.
@@ -341,9 +331,7 @@ class Connection(Flow):
 
     def finished(self, call: H1Call) -> None:
         """The reply to the current call was handed to the transport."""
-        call.content = None  # the body of the last request would stay in memory as long as its client
-        if call.parts:
-            call.parts.clear()
+        call.let_go()
         if self.blocked or self.lost:
             return  # until the client has read it
         if not call.keep:

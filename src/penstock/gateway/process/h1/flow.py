@@ -13,7 +13,6 @@ MAX_REQUESTS = 100_000
 MOST_QUEUED = 16
 SLICE = 16 * 1024
 """Bytes that are parsed at once where they may hold many requests."""
-BODY_SLICE = 256 * 1024
 QUEUE = 2
 """Why reading pauses: too many requests wait. BODY is the other reason."""
 HALF_CLOSED_S = 0.25
