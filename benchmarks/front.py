@@ -7,6 +7,7 @@ import statistics
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -261,16 +262,30 @@ def _thrice(plan: Plan, service: Service) -> Result:
 
 
 def start(plan: Plan) -> Result:
-    """From the command to the first 200 of the readiness probe, and the memory of all processes after some requests."""
+    """From the command to the first 200 of the readiness probe, with the CPU time until then, and the memory of all
+    processes after some requests. What any server of the kind has to import is measured beside it.
+    """
     model = models.mlp(plan.folder)
-    made = {**ours(plan, model), **(others(model) if plan.everyone else {})}
+    made = {**ours(plan, model), **ours(plan, model, "Penstock, two processes", workers=2)}
+    made |= others(model) if plan.everyone else {}
 
     def once(service: Service) -> Result:
         with server(service) as running:
+            cpu = running.cpu_s()
             wrk(running.url + service.path, body(plan.folder, service.body), connections=8, seconds=1)
-            return {"ready_s": running.ready_s, "rss_mb": running.rss_mb()}
+            return {"ready_s": running.ready_s, "ready_cpu_s": cpu, "rss_mb": running.rss_mb()}
 
-    return plan.in_turn({name: lazy(make, once) for name, make in made.items()})
+    floors = {
+        "bare: pass": "pass",
+        "bare: the runtime": "import onnxruntime, numpy",
+        "bare: the libraries of the front": "import pydantic, orjson, uvloop, httptools",
+    }
+    sides: dict[str, Side] = {name: (lambda code=code: processes.plain(code)) for name, code in floors.items()}  # type: ignore[misc]
+    sides |= {name: lazy(make, once) for name, make in made.items()}
+    for side in sides.values():  # writes the bytecode, which an installation has from the beginning
+        with suppress(Unavailable):
+            side()
+    return plan.in_turn(sides)
 
 
 def interfaces(plan: Plan) -> Result:
