@@ -19,9 +19,15 @@ Axis = Annotated[StrictInt, Field(ge=1)]
 class Entry(BaseModel):
     """A part of a manifest: frozen, with the fields of the schema and no others."""
 
+    # built when first used: most entries are only parts of others
     # NaN must reach json.dumps, which refuses it; Pydantic's default writes it as null without an error
     model_config = ConfigDict(
-        frozen=True, extra="forbid", allow_inf_nan=False, ser_json_inf_nan="constants", protected_namespaces=()
+        frozen=True,
+        extra="forbid",
+        allow_inf_nan=False,
+        ser_json_inf_nan="constants",
+        protected_namespaces=(),
+        defer_build=True,
     )
 
 

@@ -279,9 +279,9 @@ class Endpoint:
     tag: str
     summary: str
     description: str = ""
-    requests: tuple[type[BaseModel], ...] = ()
+    requests: Sequence[type[BaseModel]] = ()
     upload: bool = False
-    responses: tuple[type[BaseModel], ...] = ()
+    responses: Sequence[type[BaseModel]] = ()
     problems: tuple[int, ...] = ()
     replies: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
     example: Any = None

@@ -8,7 +8,7 @@ from http import HTTPStatus
 from typing import Any, ClassVar, NamedTuple
 
 import orjson
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from penstock.errors import (
     ConfigError,
@@ -98,14 +98,20 @@ def body_too_large(limit: int, when: str = "") -> Refusal:
     return Refusal(413, f"the body may be {limit} bytes at most{when and f' {when}'}", headers=(CLOSE,))
 
 
-class Fault(BaseModel):
+class WireModel(BaseModel):
+    """A body of the native protocol. Most are only documented, so each is built when it is first used."""
+
+    model_config = ConfigDict(defer_build=True, protected_namespaces=())
+
+
+class Fault(WireModel):
     """One invalid field."""
 
     field: str = Field(description="Path of the field, such as `input_data[3]`; `body` for the document itself.")
     message: str
 
 
-class Problem(BaseModel):
+class Problem(WireModel):
     """An RFC 9457 problem document."""
 
     type: str = Field(description="A URN that names the kind of problem.", examples=["urn:penstock:invalid-input"])
@@ -116,7 +122,7 @@ class Problem(BaseModel):
     errors: list[Fault] = Field(default_factory=list, description="One entry per invalid field.")
 
 
-class BatchItemError(BaseModel):
+class BatchItemError(WireModel):
     """Why one item of a batch has no prediction."""
 
     status: int

@@ -16,7 +16,7 @@ from penstock.errors import ConfigError, InvalidInput, ModelLoadError
 from penstock.formats import is_model_file
 from penstock.gateway.http import Call, Handler, Reply, json_reply
 from penstock.gateway.native.decoding import parse
-from penstock.gateway.problems import Refusal
+from penstock.gateway.problems import Refusal, WireModel
 from penstock.registry.registry import CHAMPION
 from penstock.tasks.validation_errors import refusal
 
@@ -29,8 +29,8 @@ MAX_BODY_BYTES = 64 * 1024
 Body = TypeVar("Body", bound=BaseModel)
 
 
-class _Command(BaseModel):
-    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+class _Command(WireModel):
+    model_config = ConfigDict(extra="forbid")
 
 
 class ModelCommand(_Command):
@@ -52,9 +52,7 @@ class DrainCommand(_Command):
     wait_s: float = Field(default=0.0, ge=0, le=MAX_WAIT_S, allow_inf_nan=False)
 
 
-class _Followed(BaseModel):
-    model_config = ConfigDict(protected_namespaces=())
-
+class _Followed(WireModel):
     behind: int = Field(description="Processes of this server that have yet to follow.", examples=[0])
 
 
@@ -81,7 +79,7 @@ class Unloaded(_Persisted):
     unloaded: list[str] = Field(description="The versions that were loaded.", examples=[["digits:v1.0"]])
 
 
-class Aliased(BaseModel):
+class Aliased(WireModel):
     """The version an alias points at; every server of the registry follows within a second."""
 
     name: str

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Union
 
 import orjson
@@ -30,17 +30,17 @@ from penstock.gateway.native.predict import (
     send_text,
     task_of_query,
 )
-from penstock.gateway.problems import BatchItemError, describe
+from penstock.gateway.problems import BatchItemError, WireModel, describe
 from penstock.tasks.responses import ResponseText
 from penstock.tasks.validation_errors import refusal
 
 MAX_BATCH_ITEMS = 1024
 
 
-class BatchRequest(BaseModel):
+class BatchRequest(WireModel):
     """Several requests for one model."""
 
-    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(extra="forbid")
 
     requests: list[JsonValue] = Field(
         min_length=1,
@@ -158,13 +158,13 @@ def _item_json(answer: Prediction | PenstockError, request_id: str) -> bytes:
     return orjson.dumps({"error": describe(answer, request_id)})
 
 
-class BatchError(BaseModel):
+class BatchError(WireModel):
     """A failed item."""
 
     error: BatchItemError
 
 
-def batch_response(answers: tuple[type[BaseModel], ...]) -> type[BaseModel]:
+def batch_response(answers: Iterable[type[BaseModel]]) -> type[BaseModel]:
     """The model of a batch's response, whose items are one of `answers` or an error; for the documentation."""
     item: Any = Union[(*answers, BatchError)]  # built at run time
     return create_model(

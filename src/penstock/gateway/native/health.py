@@ -9,10 +9,10 @@ from pydantic import BaseModel, ConfigDict, Field
 import penstock
 from penstock.errors import worded
 from penstock.gateway.http import Call, Reply, json_reply
-from penstock.gateway.problems import retry_after
+from penstock.gateway.problems import WireModel, retry_after
 
 
-class Health(BaseModel):
+class Health(WireModel):
     """The state of the whole server."""
 
     status: Literal["healthy", "unhealthy"]
@@ -20,17 +20,15 @@ class Health(BaseModel):
     model_loaded: bool = Field(description="True if at least one model is loaded.", examples=[True])
     reasons: list[str] = Field(default_factory=list, description="The problems, one sentence each.")
 
-    model_config = ConfigDict(protected_namespaces=())
 
-
-class Probe(BaseModel):
+class Probe(WireModel):
     """The answer to a probe."""
 
     status: Literal["ok", "unavailable"]
     reasons: list[str] = Field(default_factory=list, description="The reasons if unavailable, one sentence each.")
 
 
-class ModelStats(BaseModel):
+class ModelStats(WireModel):
     """Statistics of one model version: counts since the start, times over the last minute."""
 
     model_config = ConfigDict(extra="allow")
@@ -48,7 +46,7 @@ class ModelStats(BaseModel):
     uptime_s: float
 
 
-class CacheStats(BaseModel):
+class CacheStats(WireModel):
     """Statistics of the response cache."""
 
     entries: int
@@ -57,10 +55,10 @@ class CacheStats(BaseModel):
     misses: int
 
 
-class Stats(BaseModel):
+class Stats(WireModel):
     """Statistics of the server."""
 
-    model_config = ConfigDict(protected_namespaces=(), extra="allow")
+    model_config = ConfigDict(extra="allow")
 
     model_path: str | None = Field(description="The default model: a reference, or a file.")
     device: str = Field(description="The setting; `model_device` is the device of the default model.")

@@ -6,7 +6,7 @@ import asyncio
 from contextlib import suppress
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, Field
 
 from penstock.artifacts.artifact import Artifact, Variant
 from penstock.engine.loading.loaded_model import LoadedModel
@@ -14,6 +14,7 @@ from penstock.errors import InvalidInput, ModelNotFound, quoted, worded
 from penstock.formats import is_model_file
 from penstock.gateway.docs.examples import request_for
 from penstock.gateway.http import Call, Reply, json_reply
+from penstock.gateway.problems import WireModel
 from penstock.registry.registry import Registry
 from penstock.tasks.base import Task
 
@@ -21,11 +22,7 @@ _Said = Annotated[str, AfterValidator(lambda sentence: worded(sentence, "server"
 """A sentence that may name options, as the operator sets them."""
 
 
-class _Shown(BaseModel):
-    model_config = ConfigDict(protected_namespaces=())
-
-
-class ModelInfo(_Shown):
+class ModelInfo(WireModel):
     """One loaded model."""
 
     name: str
@@ -65,7 +62,7 @@ class ModelInfo(_Shown):
     assumed: list[_Said] = Field(description="What neither the file nor the user states, and how to say otherwise.")
 
 
-class RowsShown(_Shown):
+class RowsShown(WireModel):
     """What was found about the rows of a batch when a version was loaded."""
 
     version: str
@@ -75,7 +72,7 @@ class RowsShown(_Shown):
     batch_reason: str
 
 
-class ModelSummary(_Shown):
+class ModelSummary(WireModel):
     """One model of the registry."""
 
     name: str
@@ -88,7 +85,7 @@ class ModelSummary(_Shown):
     rows: list[RowsShown] = Field(description="Of each loaded version, whether its rows are independent.")
 
 
-class TensorShown(_Shown):
+class TensorShown(WireModel):
     """Name, datatype and shape of one tensor."""
 
     name: str
@@ -96,14 +93,14 @@ class TensorShown(_Shown):
     shape: list[int]
 
 
-class SignatureShown(_Shown):
+class SignatureShown(WireModel):
     """Inputs and outputs of a model."""
 
     inputs: list[TensorShown]
     outputs: list[TensorShown]
 
 
-class TaskDetails(_Shown):
+class TaskDetails(WireModel):
     """One task of a loaded model."""
 
     kind: str = Field(examples=["vector-classification"])
@@ -121,13 +118,13 @@ class ModelDetails(ModelSummary):
     assumed: list[_Said] = Field(description="What neither the file nor the user states, and how to say otherwise.")
 
 
-class ModelList(_Shown):
+class ModelList(WireModel):
     """All models."""
 
     models: list[ModelSummary]
 
 
-class VariantShown(_Shown):
+class VariantShown(WireModel):
     """One runnable form of a model."""
 
     name: str
@@ -140,7 +137,7 @@ class VariantShown(_Shown):
     benchmark: dict[str, Any] | None
 
 
-class VersionInfo(_Shown):
+class VersionInfo(WireModel):
     """The manifest of one version."""
 
     name: str
