@@ -175,3 +175,37 @@ def test_warnings_of_python_are_records_too(written: Callable[..., io.StringIO])
     record = json.loads(stream.getvalue())
     assert record["logger"] == "py.warnings"
     assert "ask [email]" in record["event"]
+
+
+def test_a_document_has_the_text_then_the_fields_then_the_time(written: Callable[..., io.StringIO]) -> None:
+    stream = written()
+    log.warning("%s is late", "digits", extra={"rows": 3, "shapes": {"x": [1, 2]}})
+    fields = json.loads(stream.getvalue())
+    assert list(fields) == ["event", "level", "logger", "rows", "shapes", "timestamp"]
+    assert fields | {"timestamp": ""} == {
+        "event": "digits is late",
+        "level": "warning",
+        "logger": "penstock.somewhere",
+        "rows": 3,
+        "shapes": {"x": [1, 2]},
+        "timestamp": "",
+    }
+    assert fields["timestamp"].endswith("Z")
+
+
+def test_a_console_line_has_its_fields_by_name_and_quotes_where_they_are_needed(
+    written: Callable[..., io.StringIO],
+) -> None:
+    stream = written(log_format="console")
+    log.info("loaded", extra={"version": "v1", "path": "/a b", "count": 2})
+    line = stream.getvalue()
+    assert "[info     ] loaded" in line
+    assert line.endswith("[penstock.somewhere] count=2 path='/a b' version=v1\n")
+
+
+def test_a_terminal_gets_colours(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = io.StringIO()
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    configure_logging(Settings(log_format="console"), terminal)
+    log.error("broken")
+    assert "\x1b[31merror    \x1b[0m" in terminal.getvalue()

@@ -9,34 +9,25 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Callable
-from typing import Annotated, NoReturn
+from functools import cache
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 import penstock
-from penstock.cli import bench, config, doctor, export, interrupts, optimize, predict, scan, serve, tune, verify
-from penstock.cli.models import commands as models
+from penstock.cli import interrupts
 from penstock.errors import PenstockError, type_and_message, worded
+from penstock.libraries import import_attribute
 
-app = typer.Typer(
-    name="penstock",
-    help="Take PyTorch models to production and keep them there.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-app.command("serve")(serve.serve)
-app.command("predict")(predict.predict)
-app.command("export")(export.export)
-app.command("verify")(verify.verify)
-app.command("optimize")(optimize.optimize)
-app.command("bench")(bench.bench)
-app.command("tune")(tune.tune)
-app.add_typer(models.app, name="models")
-app.add_typer(config.app, name="config")
-app.command("doctor")(doctor.doctor)
-app.command("scan")(scan.scan)
+if TYPE_CHECKING:
+    app: typer.Typer
+    """All commands."""
+
+_COMMANDS = {
+    name: f"penstock.cli.{name}:{name}"
+    for name in ("serve", "predict", "export", "verify", "optimize", "bench", "tune", "doctor", "scan")
+}
+_GROUPS = {"models": "penstock.cli.models.commands:app", "config": "penstock.cli.config:app"}
 
 
 def _print_version(wanted: bool) -> None:
@@ -45,8 +36,7 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
-def options(
+def _options(
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
@@ -54,10 +44,43 @@ def options(
     """Take PyTorch models to production and keep them there."""
 
 
+@cache
+def commands(names: tuple[str, ...]) -> typer.Typer:
+    """The `penstock` command with these subcommands, in the order in which the help lists them."""
+    made = typer.Typer(
+        name="penstock",
+        help="Take PyTorch models to production and keep them there.",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        rich_markup_mode="rich",
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    made.callback()(_options)
+    for name in names:
+        if name in _COMMANDS:
+            made.command(name)(import_attribute(_COMMANDS[name]))
+        else:
+            made.add_typer(import_attribute(_GROUPS[name]), name=name)
+    return made
+
+
+def _named(arguments: list[str]) -> typer.Typer:
+    """With the subcommand that is named alone: typer takes a while to make each one."""
+    first = arguments[0] if arguments else ""
+    known = (*_COMMANDS, *_GROUPS)
+    return commands((first,) if first in known else known)
+
+
+def __getattr__(name: str) -> Any:
+    if name != "app":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return commands((*_COMMANDS, *_GROUPS))
+
+
 def main() -> NoReturn:
     """Entry point of the `penstock` command."""
     interrupts.guard()
-    code = run(app)
+    code = run(lambda: _named(sys.argv[1:])())
     if code == interrupts.INTERRUPTED:
         interrupts.leave()
     sys.exit(code)

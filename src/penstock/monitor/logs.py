@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import sys
-from collections.abc import MutableMapping
-from typing import Any, TextIO
-
-import structlog
+from datetime import UTC, datetime
+from typing import Any, TextIO, TypeAlias
 
 from penstock.errors import worded
 from penstock.monitor.redaction import redact_also, scrub_field
 from penstock.settings import Settings
+
+Fields: TypeAlias = dict[str, Any]
 
 _CHATTY = ("alembic", "asyncio", "httpx", "PIL")
 """Libraries whose info messages are of no use to an operator."""
@@ -20,7 +21,12 @@ _CHATTY = ("alembic", "asyncio", "httpx", "PIL")
 _OURS = frozenset({"level", "logger", "timestamp", "exc_info", "method", "status"})
 """Fields that never hold external data."""
 _OURS_OF_ACCESS = _OURS | {"event", "outcome", "outcomes", "variant", "shapes", "dtypes"}
-_SEVERAL_LINES = frozenset({"exception", "stack"})
+_SEVERAL_LINES = frozenset({"exception"})
+_STANDARD = frozenset({*logging.makeLogRecord({}).__dict__, "message", "asctime"})
+"""What every record has; the others were given as `extra`."""
+_NEEDS_QUOTES = re.compile(r"[\s=\"']")
+_COLOURS = {"debug": 32, "info": 32, "warning": 33}
+"""By level, as codes of terminals; red for the others."""
 _CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))} | {10: "\\n", 13: "\\r", 9: "\t"}
 
 
@@ -67,35 +73,63 @@ class _Handler(logging.StreamHandler[TextIO]):
 
 
 def _formatter(log_format: str, stream: TextIO) -> logging.Formatter:
-    shared: list[Any] = [
-        structlog.stdlib.add_log_level,
-        structlog.stdlib.add_logger_name,
-        structlog.stdlib.ExtraAdder(),
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-    ]
-    # Format the traceback here: the console renderer would print local variables, and with them payloads
-    clean: list[Any] = [structlog.processors.format_exc_info, _in_words_of_settings, scrub_record]
-    if log_format == "console":
-        colours = stream.isatty()
-        plain = structlog.dev.plain_traceback
-        last: list[Any] = [_one_line, structlog.dev.ConsoleRenderer(colors=colours, exception_formatter=plain)]
-    else:
-        last = [structlog.processors.JSONRenderer(serializer=_to_json)]
-    return structlog.stdlib.ProcessorFormatter(
-        foreign_pre_chain=shared,
-        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *clean, *last],
-    )
+    return _Lines(colours=stream.isatty()) if log_format == "console" else _Documents()
 
 
-def _in_words_of_settings(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Name options as the operator sets them."""
-    if isinstance(event.get("event"), str):
-        event["event"] = worded(event["event"], "server")
-    return event
+class _Documents(logging.Formatter):
+    """One JSON object per record."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record on one line."""
+        return _to_json(self.fields(record))
+
+    def fields(self, record: logging.LogRecord) -> Fields:
+        """What is written of a record: its text, then `extra`, redacted."""
+        fields: Fields = {"event": worded(record.getMessage(), "server")}  # options as the operator sets them
+        if record.stack_info:
+            fields["stack_info"] = record.stack_info
+        fields |= {"level": record.levelname.lower(), "logger": record.name}
+        fields |= {name: value for name, value in record.__dict__.items() if name not in _STANDARD}
+        fields["timestamp"] = _utc(record.created)
+        if record.exc_info:  # formatted here: a renderer could print local variables, and with them payloads
+            fields["exception"] = self.formatException(record.exc_info)
+        return scrub_record(fields)
 
 
-def scrub_record(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """A structlog processor: redact personal data and credentials in all fields."""
+class _Lines(_Documents):
+    """A readable line per record, followed by its traceback."""
+
+    def __init__(self, *, colours: bool) -> None:
+        super().__init__()
+        self._colours = colours
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record on one line: time, level, text, logger, and the other fields by name."""
+        fields = _one_line(self.fields(record))
+        time, level = fields.pop("timestamp"), str(fields.pop("level"))
+        event, logger, trace = fields.pop("event"), fields.pop("logger"), fields.pop("exception", None)
+        shown = " ".join(
+            f"{self._in(36, name)}={self._in(35, _value(value))}" for name, value in sorted(fields.items())
+        )
+        level = self._in(_COLOURS.get(level, 31), f"{level:<9}")
+        line = f"{self._in(2, time)} [{level}] {self._in(1, f'{event:<30}')} [{self._in(34, logger)}] {shown}"
+        return line.rstrip() + (f"\n{trace}" if trace else "")
+
+    def _in(self, code: int, text: str) -> str:
+        return f"\x1b[{code}m{text}\x1b[0m" if self._colours else text
+
+
+def _utc(created: float) -> str:
+    return datetime.fromtimestamp(created, UTC).isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
+
+
+def _value(value: object) -> str:
+    plain = isinstance(value, str) and not _NEEDS_QUOTES.search(value)
+    return str(value) if plain else repr(value)
+
+
+def scrub_record(event: Fields) -> Fields:
+    """The fields of a record, with personal data and credentials redacted in all of them."""
     ours = _OURS_OF_ACCESS if event.get("logger") == "penstock.access" else _OURS
     for name, value in event.items():
         if name not in ours and type(value) not in (int, float, bool):
@@ -103,7 +137,7 @@ def scrub_record(_logger: Any, _method: str, event: MutableMapping[str, Any]) ->
     return event
 
 
-def _one_line(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+def _one_line(event: Fields) -> Fields:
     """Escape control characters, so that no external text can start a new line or control the terminal."""
     for name, value in event.items():
         if isinstance(value, str) and name not in _SEVERAL_LINES:
@@ -111,7 +145,7 @@ def _one_line(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> Mu
     return event
 
 
-def _to_json(event: MutableMapping[str, Any], **_: Any) -> str:
+def _to_json(event: Fields) -> str:
     import orjson
 
     return orjson.dumps(event, default=str, option=orjson.OPT_NON_STR_KEYS).decode("utf-8")
