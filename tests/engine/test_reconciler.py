@@ -55,7 +55,7 @@ async def refused(engine: InferenceEngine, ref: str | None = None) -> str:
 @pytest.fixture
 def unwritable(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> Callable[[], sqlite3.Connection]:
     """Hold the lock of the registry's database until the connection is closed: it can be read and not written."""
-    monkeypatch.setattr("penstock.registry.database.sqlite.BUSY_TIMEOUT_S", 0.05)
+    monkeypatch.setattr("penstock.registry.database.sqlite_file.BUSY_TIMEOUT_S", 0.05)
 
     def hold() -> sqlite3.Connection:
         holder = sqlite3.connect(registry.path / "registry.db", isolation_level=None)

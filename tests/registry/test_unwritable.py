@@ -108,7 +108,7 @@ def test_an_empty_database_file_is_a_new_database(registry: Registry, write: Wri
 
 @SQLITE
 def test_a_locked_database_is_one_sentence(registry: Registry, write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("penstock.registry.database.sqlite.BUSY_TIMEOUT_S", 0.05)
+    monkeypatch.setattr("penstock.registry.database.sqlite_file.BUSY_TIMEOUT_S", 0.05)
     registry.publish(write().path)
     holder = sqlite3.connect(registry.path / "registry.db", isolation_level=None)
     try:

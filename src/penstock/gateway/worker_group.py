@@ -22,6 +22,7 @@ from penstock.engine.reconciler import Revisions
 from penstock.engine.statistics import counts_of
 from penstock.errors import ConfigError
 from penstock.monitor.processes import counts_of_ended
+from penstock.registry.database.reads import Reads
 from penstock.registry.deployment import DeploymentStore
 
 Figures: TypeAlias = dict[str, Any]
@@ -92,9 +93,7 @@ class WorkerGroup:
 
     def deployment_store(self) -> DeploymentStore:
         """Where loads and unloads are kept that hold for this server only: a database in the shared directory."""
-        from penstock.registry.database.store import Store  # SQLAlchemy takes a quarter of a second to import
-
-        return Store(f"sqlite:///{self.directory / 'deployment.db'}")
+        return Reads(f"sqlite:///{self.directory / 'deployment.db'}")
 
     def set_draining(self, draining: bool) -> None:
         """Have every process refuse predictions, or take them again. Raises ConfigError."""

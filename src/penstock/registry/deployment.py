@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeAlias
 
 from penstock.artifacts.refs import name_of
+from penstock.errors import ConfigError
+
+TABLE = "penstock_deployment"
+"""Of the database, where it has one row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +123,30 @@ class ProcessDeployment:
         if changed != self._value:
             self._value = replace(changed, revision=self._value.revision + 1)
         return self._value
+
+
+def stored_deployment(revision: int, aliases: Mapping[str, Mapping[str, str]], document: str) -> Deployment:
+    """The value as it is stored. Raises ConfigError for a document that no release has written."""
+    fields = stored_fields(document)
+    return Deployment(revision, aliases, _refs(fields, "loads"), _refs(fields, "unloads"))
+
+
+def stored_fields(document: str) -> dict[str, Any]:
+    """The fields of the stored document. Raises ConfigError if it is no JSON object."""
+    try:
+        fields = json.loads(document)
+    except ValueError:
+        fields = None
+    if not isinstance(fields, dict):
+        raise ConfigError(f"the table {TABLE} holds no JSON object; delete its row, then load and unload again")
+    return fields
+
+
+def _refs(fields: Mapping[str, Any], name: str) -> tuple[str, ...]:
+    refs = fields.get(name, [])
+    if not isinstance(refs, list) or not all(isinstance(ref, str) for ref in refs):
+        raise ConfigError(f"{name} in the table {TABLE} is not a list of references; delete the row")
+    return tuple(refs)
 
 
 def _with(refs: tuple[str, ...], ref: str) -> tuple[str, ...]:

@@ -27,6 +27,7 @@ from penstock.artifacts.variant import MANIFEST
 from penstock.errors import ConfigError, IntegrityError, InvalidInput, ModelNotFound
 from penstock.formats import Trust
 from penstock.registry import publishing
+from penstock.registry.database.reads import Reads
 from penstock.registry.deployment import Change, Deployment
 from penstock.registry.layout import Layout
 from penstock.registry.staging import Staging
@@ -66,14 +67,16 @@ class Registry:
 
     def close(self) -> None:
         """Close the connections to the database. Safe to call twice; any later call opens them again."""
-        if "_store" in self.__dict__:
-            self._store.close()
+        if "_reads" in self.__dict__:
+            self._reads.close()
 
     @cached_property
-    def _store(self) -> Store:
-        from penstock.registry.database.store import Store  # SQLAlchemy takes a quarter of a second to import
+    def _reads(self) -> Reads:
+        return Reads(self.database_url)
 
-        return Store(self.database_url)
+    @property
+    def _store(self) -> Store:
+        return self._reads.store
 
     # Listing
 
@@ -87,7 +90,7 @@ class Registry:
 
     def aliases(self, name: str) -> dict[str, str]:
         """Version by alias, sorted by alias."""
-        return self._store.aliases(check_name(name))
+        return self._reads.aliases(check_name(name))
 
     def artifacts(self, on_error: Callable[[IntegrityError], None] | None = None) -> Iterator[Artifact]:
         """Every artifact, by name and then from low to high version.
@@ -95,7 +98,7 @@ class Registry:
         The IntegrityError of a damaged one is passed to `on_error` and the artifact is left out; without `on_error` it
         is raised.
         """
-        recorded = self._store.digests()
+        recorded = self._reads.digests()
         for name in self.list():
             for version in sorted_versions(self._layout.versions(name)):
                 try:
@@ -109,7 +112,7 @@ class Registry:
 
     def revision(self) -> str:
         """A text that changes when an alias or the set of versions changes; cheap enough to read every second."""
-        return f"{self._store.revision()}-{self._layout.fingerprint()}"
+        return f"{self._reads.revision()}-{self._layout.fingerprint()}"
 
     # Lookup
 
@@ -125,7 +128,7 @@ class Registry:
         if wanted.version is not None:
             self._require(wanted.name, wanted.version)
             return wanted.name, wanted.version
-        if CHAMPION in self._store.aliases(wanted.name):
+        if CHAMPION in self._reads.aliases(wanted.name):
             return wanted.name, self._aliased(wanted.name, CHAMPION)
         return wanted.name, self.highest(wanted.name)
 
@@ -141,7 +144,7 @@ class Registry:
         at its first use. Raises InvalidInput, ModelNotFound, or IntegrityError naming the file.
         """
         name, version = self.resolve(ref)
-        return self._open(name, version, self._store.digest(name, version))
+        return self._open(name, version, self._reads.digest(name, version))
 
     def _open(self, name: str, version: str, recorded: str | None) -> Artifact:
         place = self._require(name, version)
@@ -166,7 +169,7 @@ class Registry:
         return artifact.digest
 
     def _aliased(self, name: str, alias: str) -> str:
-        aliases = self._store.aliases(name)
+        aliases = self._reads.aliases(name)
         if alias not in aliases:
             self._known_versions(name)
             raise _no_alias(name, alias, aliases)
@@ -246,7 +249,7 @@ class Registry:
                 field="version",
             )
         existing.verify()
-        return self._open(artifact.name, artifact.version, self._store.digest(artifact.name, artifact.version))
+        return self._open(artifact.name, artifact.version, self._reads.digest(artifact.name, artifact.version))
 
     def _move_in(self, artifact: Artifact, slot: Path) -> None:
         # The record comes first, so that every visible version has one; a record without a directory is ignored
@@ -280,7 +283,7 @@ class Registry:
 
     def trusted(self, digest: str) -> Trust:
         """The tier that an artifact's digest is pinned to; data if it is not pinned."""
-        tier = self._store.trusted(digest)
+        tier = self._reads.trusted(digest)
         return "data" if tier is None else check_trust(tier, f"the trust of {digest} in the registry's database")
 
     def trust(self, digest: str, tier: str, reason: str = "") -> None:
@@ -327,14 +330,14 @@ class Registry:
 
     def deployment(self) -> Deployment:
         """What the servers of this registry should serve: aliases, and the loads and unloads of operators."""
-        return self._store.deployment()
+        return self._reads.deployment()
 
     def change_deployment(self, change: Change) -> Deployment:
         """Change what every server of this registry should serve, in one transaction; the value that is stored now.
 
         `change` is a pure function, such as `lambda now: now.unload("digits")`. Servers follow within a second.
         """
-        return self._store.change_deployment(change)
+        return self._reads.change_deployment(change)
 
     # Removing
 
@@ -361,7 +364,7 @@ class Registry:
 
     def stale_records(self) -> builtins.list[Ref]:
         """Versions with a recorded digest but without a directory: removed by hand, or never completed."""
-        return [Ref(*key) for key in sorted(self._store.digests()) if not (self.path / key[0] / key[1]).is_dir()]
+        return [Ref(*key) for key in sorted(self._reads.digests()) if not (self.path / key[0] / key[1]).is_dir()]
 
     def sweep(self) -> builtins.list[Path]:
         """Remove the leftovers and the stale records; returns the leftovers removed."""
@@ -382,7 +385,7 @@ class Registry:
         return self.path / name / version
 
     def _refuse_aliased(self, name: str, version: str) -> None:
-        pointing = [alias for alias, target in self._store.aliases(name).items() if target == version]
+        pointing = [alias for alias, target in self._reads.aliases(name).items() if target == version]
         if pointing:
             raise InvalidInput(
                 f"{name}:{version} cannot be removed while an alias points at it: {listed(pointing)}", field="ref"

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 from sqlalchemy import Connection, Text, cast, delete, insert, inspect, literal, select, union_all
 
 from penstock.artifacts.manifest import utc_now
-from penstock.errors import ConfigError
 from penstock.registry.database.tables import ALIASES, DEPLOYMENT, REVISION
-from penstock.registry.deployment import Deployment
+from penstock.registry.deployment import Deployment, stored_deployment, stored_fields
 
 _EMPTY = cast(literal(""), Text)
 _REVISION = select(cast(literal("revision"), Text), cast(REVISION.c.value, Text), _EMPTY, _EMPTY)
@@ -36,32 +34,12 @@ def read(connection: Connection) -> Deployment:
             document = first
         else:
             aliases.setdefault(first, {})[alias] = version
-    fields = _parsed(document)
-    return Deployment(revision, aliases, _refs(fields, "loads"), _refs(fields, "unloads"))
+    return stored_deployment(revision, aliases, document)
 
 
 def write(connection: Connection, deployment: Deployment) -> None:
     """Store the value. Fields of the row that this release does not know are kept."""
     found = connection.execute(select(DEPLOYMENT.c.document)).scalar()
-    document = _parsed(found or "{}") | deployment.to_document()
+    document = stored_fields(found or "{}") | deployment.to_document()
     connection.execute(delete(DEPLOYMENT))
     connection.execute(insert(DEPLOYMENT).values(id=1, document=json.dumps(document), updated_at=utc_now()))
-
-
-def _parsed(document: str) -> dict[str, Any]:
-    try:
-        fields = json.loads(document)
-    except ValueError:
-        fields = None
-    if not isinstance(fields, dict):
-        raise ConfigError(
-            f"the table {DEPLOYMENT.name} holds no JSON object; delete its row, then load and unload again"
-        )
-    return fields
-
-
-def _refs(fields: dict[str, Any], name: str) -> tuple[str, ...]:
-    refs = fields.get(name, [])
-    if not isinstance(refs, list) or not all(isinstance(ref, str) for ref in refs):
-        raise ConfigError(f"{name} in the table {DEPLOYMENT.name} is not a list of references; delete the row")
-    return tuple(refs)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import BigInteger, Column, Integer, MetaData, PrimaryKeyConstraint, String, Table, Text
 
+from penstock.registry import deployment
 from penstock.registry.migrations import VERSION_TABLE
 
 METADATA = MetaData()
@@ -38,7 +39,7 @@ TRUST = Table(
 """The trust tier of artifacts above data, by the digest of their manifest."""
 
 DEPLOYMENT = Table(
-    "penstock_deployment",
+    deployment.TABLE,
     METADATA,
     Column("id", Integer, primary_key=True, autoincrement=False),
     Column("document", Text, nullable=False),

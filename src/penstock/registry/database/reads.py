@@ -1,0 +1,127 @@
+"""What servers read again and again, answered from a SQLite file without SQLAlchemy, whose import takes long."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from contextlib import closing
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from penstock.registry.database.sqlite_file import open_for_reading
+from penstock.registry.deployment import TABLE, Change, Deployment, stored_deployment
+from penstock.registry.migrations import HEAD, VERSION_TABLE
+
+if TYPE_CHECKING:
+    from penstock.registry.database.store import Store
+
+_Rows: TypeAlias = Sequence[tuple[Any, ...]]
+
+_SCHEMA = f"SELECT version_num FROM {VERSION_TABLE}"
+_DEPLOYMENT = (
+    "SELECT 'revision', value, '', '' FROM penstock_revision "
+    "UNION ALL SELECT 'alias', name, alias, version FROM penstock_aliases "
+    f"UNION ALL SELECT 'document', document, '', '' FROM {TABLE}"
+)
+
+
+class Reads:
+    """The reads of a Store, with its results and errors.
+
+    A SQLite file in the current schema is read here; everything else, and whatever goes wrong, is left to the Store,
+    which is made when it is first needed.
+    """
+
+    def __init__(self, url: str) -> None:
+        """Raises ConfigError for an address that is not one."""
+        self._url = url
+        self._file = _plain_file(url)
+        self._current = False
+        """True once the file was seen in the current schema."""
+        if self._file is None:
+            _ = self.store
+
+    @cached_property
+    def store(self) -> Store:
+        """The Store, which also writes."""
+        from penstock.registry.database.store import Store  # SQLAlchemy takes a quarter of a second to import
+
+        return Store(self._url)
+
+    def close(self) -> None:
+        """Close every connection. Safe to call twice."""
+        if "store" in self.__dict__:
+            self.store.close()
+
+    def digest(self, name: str, version: str) -> str | None:
+        """The recorded digest of a version."""
+        found = self._rows("SELECT digest FROM penstock_artifacts WHERE name = ? AND version = ?", name, version)
+        return self.store.digest(name, version) if found is None else _first(found)
+
+    def digests(self) -> dict[tuple[str, str], str]:
+        """Every recorded digest, by name and version."""
+        found = self._rows("SELECT name, version, digest FROM penstock_artifacts")
+        return self.store.digests() if found is None else {(name, version): digest for name, version, digest in found}
+
+    def aliases(self, name: str) -> dict[str, str]:
+        """Version by alias, sorted by alias."""
+        found = self._rows("SELECT alias, version FROM penstock_aliases WHERE name = ?", name)
+        return self.store.aliases(name) if found is None else dict(sorted(found))
+
+    def revision(self) -> int:
+        """A counter that every change in this database increases."""
+        found = self._rows("SELECT value FROM penstock_revision")
+        return self.store.revision() if found is None else _first(found) or 0
+
+    def trusted(self, digest: str) -> str | None:
+        """The tier that a digest is pinned to, None if it is not pinned."""
+        found = self._rows("SELECT tier FROM penstock_trust WHERE digest = ?", digest)
+        return self.store.trusted(digest) if found is None else _first(found)
+
+    def deployment(self) -> Deployment:
+        """What servers should serve: aliases, and the loads and unloads of operators."""
+        found = self._rows(_DEPLOYMENT)
+        if found is None:
+            return self.store.deployment()
+        revision, document = 0, "{}"
+        aliases: dict[str, dict[str, str]] = {}
+        for kind, first, alias, version in found:
+            if kind == "revision":
+                revision = first
+            elif kind == "document":
+                document = first
+            else:
+                aliases.setdefault(first, {})[alias] = version
+        return stored_deployment(revision, aliases, document)
+
+    def change_deployment(self, change: Change) -> Deployment:
+        """Change what servers should serve, unless that changes nothing; what it is now."""
+        before = self.deployment()
+        return before if change(before) == before else self.store.change_deployment(change)
+
+    def _rows(self, query: str, *values: str) -> _Rows | None:
+        """The rows, in one snapshot; none while there is no file. None if the Store has to read them."""
+        if self._file is None:
+            return None
+        try:
+            return self._read(self._file, query, values) if self._file.exists() else ()
+        except (sqlite3.Error, OSError, ValueError):
+            return None
+
+    def _read(self, file: Path, query: str, values: Sequence[str]) -> _Rows | None:
+        with closing(open_for_reading(file)) as connection:
+            if not self._current and connection.execute(_SCHEMA).fetchall() != [(HEAD,)]:
+                return None
+            self._current = True
+            return connection.execute(query, values).fetchall()
+
+
+def _plain_file(url: str) -> Path | None:
+    """The file of an address that says nothing else."""
+    path = url.removeprefix("sqlite:///")
+    return Path(path).absolute() if path not in ("", url, ":memory:") and "?" not in path else None
+
+
+def _first(rows: _Rows) -> Any:
+    return rows[0][0] if rows else None
