@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from typing import NoReturn
 
 from penstock.cli.interrupts import guard
@@ -10,6 +11,7 @@ from penstock.cli.interrupts import guard
 def main() -> NoReturn:
     """Entry point of the `penstock` command."""
     guard()
+    gc.disable()  # imports leave nothing to collect; a command that is not `serve` enables it again
     from penstock.cli.main import main as run
 
     run()

@@ -7,6 +7,7 @@ run, so that `--help` and completion stay fast.
 from __future__ import annotations
 
 import contextlib
+import gc
 import sys
 from collections.abc import Callable
 from functools import cache
@@ -37,11 +38,14 @@ def _print_version(wanted: bool) -> None:
 
 
 def _options(
-    version: Annotated[
+    context: typer.Context,
+    version: Annotated[  # noqa: ARG001  its callback uses it
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
     """Take PyTorch models to production and keep them there."""
+    if context.invoked_subcommand != "serve":  # which enables it when everything is imported
+        gc.enable()
 
 
 @cache

@@ -131,7 +131,8 @@ def test_reading_imports_no_sqlalchemy(tmp_path: Path, state: Callable[[Path], N
 import sys
 from penstock.registry.database.reads import Reads
 reads = Reads("sqlite:///{file}")
-reads.deployment(), reads.digests(), reads.aliases("digits"), reads.revision(), reads.trusted("a"), reads.digest("a", "b")
+reads.deployment(), reads.digests(), reads.aliases("digits"), reads.revision(), reads.trusted("a")
+reads.digest("digits", "v1.0")
 reads.change_deployment(lambda now: now)
 print(*[name for name in ("sqlalchemy", "alembic") if name in sys.modules])
 """

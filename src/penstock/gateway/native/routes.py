@@ -107,7 +107,8 @@ _PREDICTIONS = (
     Endpoint(
         "POST", "/predict/batch", batches.predict_batch, "inference", "Predict several requests with one model",
         "Every item succeeds or fails on its own; a failed item has an `error` in place of its prediction.",
-        requests=(batches.BatchRequest,), responses=task_models.LateModels(lambda: (batches.batch_response(task_models.RESPONSES),)),
+        requests=(batches.BatchRequest,),
+        responses=task_models.LateModels(lambda: (batches.batch_response(task_models.RESPONSES),)),
         problems=_PREDICT, changes=False, example={"requests": [_VECTOR_EXAMPLE, _VECTOR_EXAMPLE]},
     ),
     Endpoint(

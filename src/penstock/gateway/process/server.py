@@ -110,6 +110,8 @@ def run(settings: Settings, refs: Sequence[str] = (), channel: Channel | None = 
     """
     import uvloop
 
+    gc.freeze()  # what was imported stays; it would be searched again and again
+    gc.enable()
     sys.setswitchinterval(SWITCH_S)
     gc.set_threshold(YOUNG_OBJECTS)
     on_beat = (lambda: None) if channel is None else channel.alive

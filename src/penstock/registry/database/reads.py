@@ -10,19 +10,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from penstock.registry.database.sqlite_file import open_for_reading
-from penstock.registry.deployment import TABLE, Change, Deployment, stored_deployment
-from penstock.registry.migrations import HEAD, VERSION_TABLE
+from penstock.registry.deployment import Change, Deployment, stored_deployment
+from penstock.registry.migrations import HEAD
 
 if TYPE_CHECKING:
     from penstock.registry.database.store import Store
 
 _Rows: TypeAlias = Sequence[tuple[Any, ...]]
 
-_SCHEMA = f"SELECT version_num FROM {VERSION_TABLE}"
+_SCHEMA = "SELECT version_num FROM penstock_schema"
 _DEPLOYMENT = (
     "SELECT 'revision', value, '', '' FROM penstock_revision "
     "UNION ALL SELECT 'alias', name, alias, version FROM penstock_aliases "
-    f"UNION ALL SELECT 'document', document, '', '' FROM {TABLE}"
+    "UNION ALL SELECT 'document', document, '', '' FROM penstock_deployment"
 )
 
 
