@@ -26,7 +26,7 @@ from framing_cases import cases  # noqa: E402
 from framing_probe import observe  # noqa: E402
 from served_models import build_registry  # noqa: E402
 
-from penstock.gateway.process.server import free_address  # noqa: E402
+from penstock.gateway.process.sockets import free_address  # noqa: E402
 
 PENSTOCK = [sys.executable, "-m", "penstock.cli.main", "serve", "vec"]
 UVICORN = [sys.executable, "-m", "uvicorn", "--factory", "penstock:create_app", "--log-level", "critical"]

@@ -29,7 +29,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent / "tests" / "support")]
 
 from served_models import build_registry  # noqa: E402
 
-from penstock.gateway.process.server import free_address  # noqa: E402
+from penstock.gateway.process.sockets import free_address  # noqa: E402
 
 CONNECTIONS = {
     "silent": 20_000,

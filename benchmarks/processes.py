@@ -165,7 +165,7 @@ def penstock(
         if not places[0].is_dir():
             raise Unavailable(f"{checkout} is no checkout of Penstock: it has no src")
         env["PYTHONPATH"] = os.pathsep.join(map(str, places))
-    command = [sys.executable, "-m", "penstock.cli.main", "serve", str(model), "--port", "{port}"]
+    command = [sys.executable, "-m", "penstock", "serve", str(model), "--port", "{port}"]
     name = "penstock" if checkout is None else "penstock before"
     return Service(name, command, "/health/ready", path, body, {"PENSTOCK_LOG_LEVEL": "error", **env})
 

@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from linear_models import linear
 
 import penstock
 
@@ -121,6 +122,56 @@ asyncio.run(main())
 print(*[name for name in sys.modules if name.startswith(("penstock_", "torch", "alembic."))])
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+
+
+def imported_until_ready(*arguments: object) -> set[str]:
+    """Every module that `penstock serve` has imported when it is ready."""
+    command = [sys.executable, "-X", "importtime", "-m", "penstock", "serve", *map(str, arguments), "--port", "0"]
+    names = set()
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
+        assert server.stderr is not None
+        for line in server.stderr:
+            if line.startswith("import time:"):
+                names.add(line.rpartition("|")[2].strip())
+            elif '"event":"ready"' in line:
+                break
+        server.terminate()
+        server.stderr.read()
+    assert server.returncode == 0
+    return names
+
+
+UNUSED = (
+    *("torch", "onnx", "openvino", "sqlalchemy", "alembic", "PIL", "rich", "pygments", "structlog", "attr", "httpx"),
+    *("fastapi", "starlette", "granian", "grpc", "prometheus_client", "backports.zstd", "email.mime"),
+    *("penstock.tasks.image", "penstock.tasks.text", "penstock.tasks.tabular", "penstock.toolchain.search"),
+    *("penstock.gateway.process.supervisor", "penstock.gateway.process.asgi", "penstock.cli.export"),
+)
+"""What a server of one ONNX model of vectors does not need: importing it would delay the start and take memory."""
+
+
+def test_a_server_of_a_file_imports_only_what_it_needs(tmp_path: Path) -> None:
+    names = imported_until_ready(linear(tmp_path / "linear.onnx"), "--registry", tmp_path / "registry")
+    assert {"onnxruntime", "penstock.gateway.process.h1.listener"} <= names
+    assert names.isdisjoint(UNUSED)
+
+
+def test_a_server_of_a_registry_imports_only_what_it_needs(tmp_path: Path) -> None:
+    with penstock.Registry(tmp_path / "registry") as registry:
+        registry.publish_bundled("digits", prove=False)
+    names = imported_until_ready("--registry", tmp_path / "registry")
+    assert {"onnxruntime", "sqlite3"} <= names
+    assert names.isdisjoint(UNUSED)
+
+
+def test_the_parent_of_several_servers_does_not_import_what_they_serve_with() -> None:
+    unused = (*UNUSED[:-3], "onnxruntime", "uvloop", "httptools", "penstock.engine.engine", "penstock.gateway.gateway")
+    code = f"""
+import sys, penstock.gateway.process.serving, penstock.gateway.process.supervisor
+print(*[name for name in {unused!r} if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
 
 

@@ -94,6 +94,7 @@ def test_no_message_of_the_library_names_an_option_of_the_command_line() -> None
 
     root = Path(penstock.__file__).parent
     served = {
+        "gateway/process/serving.py",
         "gateway/process/server.py",
         "gateway/process/sockets.py",
         "gateway/process/asgi.py",

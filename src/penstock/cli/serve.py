@@ -79,6 +79,6 @@ def serve(
     options = {name: value for name, value in locals().items() if name not in ("about", "refs", "config", *about)}
     settings = read_settings(config, **as_settings(about), **options)
     check_one_file([*(refs or ()), settings.model_path], about)
-    from penstock.gateway.process.server import serve as run_server
+    from penstock.gateway.process.serving import serve as run_server
 
     raise typer.Exit(run_server(settings, refs or ()))

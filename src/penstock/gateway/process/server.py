@@ -1,4 +1,4 @@
-"""Runs the gateway under its HTTP server: the port, the signals, the start and the drain."""
+"""Runs the gateway under its HTTP server in one process: the signals, the start and the drain."""
 
 from __future__ import annotations
 
@@ -7,32 +7,25 @@ import contextlib
 import gc
 import logging
 import os
-import shutil
 import signal
 import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
-from penstock.backends.devices import require_hardware, worker_count
-from penstock.errors import ConfigError, PenstockError
+from penstock.errors import ConfigError
 from penstock.gateway.gateway import Gateway
 from penstock.gateway.middleware import build_gateway
-from penstock.gateway.process.channel import Channel, Place
+from penstock.gateway.process.channel import Channel
 from penstock.gateway.process.h1.listener import listen
 from penstock.gateway.process.h1.places import most_connections
 from penstock.gateway.process.rsgi import RsgiApp
-from penstock.gateway.process.sockets import BACKLOG, close_sockets, free_address, listening_sockets
+from penstock.gateway.process.sockets import BACKLOG, close_sockets, listening_sockets
 from penstock.gateway.process.watchdog import Watchdog, end_at_second
 from penstock.gateway.service import Service
 from penstock.gateway.worker_group import WorkerGroup
-from penstock.monitor.logs import configure_logging
 from penstock.settings import Settings
-
-if TYPE_CHECKING:
-    from multiprocessing.connection import Connection
 
 Task: TypeAlias = asyncio.Task[Any]
 
@@ -48,59 +41,6 @@ YOUNG_OBJECTS = 10_000
 """New objects between two searches for garbage that refers to itself: the requests of a few turns, which have none."""
 EXIT_S = 15.0
 """How much longer than the drain the process may take to exit."""
-
-
-def serve(settings: Settings, refs: Sequence[str] = ()) -> int:
-    """Serve until a signal comes, then finish the requests in flight; the exit code.
-
-    It listens at once and loads the models meanwhile. Raises PenstockError if it cannot start: a port in use, a model
-    that was named and cannot be served.
-    """
-    configure_logging(settings)
-    require_hardware(settings.device)
-    if settings.uds is None:
-        host, port = free_address(settings.host, settings.port)
-        settings = settings.model_copy(update={"host": host, "port": port})
-    count = worker_count(settings.workers)
-    if count == 1:
-        return run(settings, refs)
-    log.info("%d server processes (workers is %s)", count, settings.workers)
-    from penstock.gateway.process.supervisor import supervise  # one process needs no multiprocessing
-
-    if settings.server == "granian":
-        return supervise(settings, refs, _worker_main)
-    sockets = listening_sockets(settings.host, settings.port, uds=settings.uds, count=count)
-    try:
-        return supervise(settings, refs, _worker_main, sockets)
-    finally:
-        close_sockets(sockets)
-
-
-def _worker_main(settings: Settings, refs: tuple[str, ...], place: Place, pipe: Connection) -> None:
-    """One server in a child process. Ctrl-C reaches the whole process group, so only the parent's SIGTERM counts."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the parent passes it on to those that have a use for it
-    configure_logging(settings)
-    _exit_with_parent(place.directory)
-    channel = Channel(pipe, place)
-    try:
-        sys.exit(run(settings, refs, channel))
-    except PenstockError as error:
-        channel.failed(str(error))
-        sys.exit(1)
-
-
-def _exit_with_parent(directory: Path) -> None:
-    """Exit and remove the shared directory when the parent was killed, which it can do neither for itself."""
-    parent = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.5)
-        shutil.rmtree(directory, ignore_errors=True)
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    threading.Thread(target=watch, name="penstock-orphan", daemon=True).start()
 
 
 def run(settings: Settings, refs: Sequence[str] = (), channel: Channel | None = None) -> int:
