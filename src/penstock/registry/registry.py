@@ -6,7 +6,6 @@ import builtins
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -54,6 +53,7 @@ class Registry:
     def __init__(self, path: Path | str | None = None, database_url: str | None = None) -> None:
         self.path = Path(DEFAULT_PATH if path is None else path).absolute()
         self.database_url = database_url or f"sqlite:///{self.path / publishing.DATABASE}"
+        self._reads = Reads(self.database_url)
         self._staging = Staging(self.path)
         self._layout = Layout(self.path)
 
@@ -67,12 +67,7 @@ class Registry:
 
     def close(self) -> None:
         """Close the connections to the database. Safe to call twice; any later call opens them again."""
-        if "_reads" in self.__dict__:
-            self._reads.close()
-
-    @cached_property
-    def _reads(self) -> Reads:
-        return Reads(self.database_url)
+        self._reads.close()
 
     @property
     def _store(self) -> Store:

@@ -34,13 +34,10 @@ class Reads:
     """
 
     def __init__(self, url: str) -> None:
-        """Raises ConfigError for an address that is not one."""
         self._url = url
         self._file = _plain_file(url)
         self._current = False
         """True once the file was seen in the current schema."""
-        if self._file is None:
-            _ = self.store
 
     @cached_property
     def store(self) -> Store:
