@@ -75,14 +75,17 @@ class Extensions:
         A package that cannot be imported and a row that cannot be served are skipped with a warning in the log.
         """
         taken: dict[tuple[str, str], Endpoint] = {}
-        every = [row for kind in sorted(kinds) for row in self._of(kind)]
+        kinds = sorted(kinds)
+        self._add([kind for kind in kinds if kind not in self._rows])
+        every = [row for kind in kinds for row in self._rows[kind]]
         return tuple(row for row in every if _is_free(row, taken))
 
-    def _of(self, kind: str) -> tuple[Endpoint, ...]:
-        if kind not in self._rows:
-            points = sorted(entry_points(group=GROUP, name=kind), key=lambda point: point.value)
-            self._rows[kind] = tuple(row for point in points for row in self._checked(point))
-        return self._rows[kind]
+    def _add(self, kinds: list[str]) -> None:
+        """Import the packages of these kinds, which are new."""
+        points = entry_points(group=GROUP) if kinds else ()  # reads the metadata of every installed package
+        for kind in kinds:
+            own = sorted((point for point in points if point.name == kind), key=lambda point: point.value)
+            self._rows[kind] = tuple(row for point in own for row in self._checked(point))
 
     def _checked(self, point: EntryPoint) -> Iterator[Endpoint]:
         for row in _imported(point):
