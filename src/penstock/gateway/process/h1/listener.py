@@ -20,6 +20,7 @@ from penstock.gateway.process.h1.front import TICK_S, Front
 from penstock.gateway.process.h1.peers import is_operator
 from penstock.gateway.process.h1.places import Places, most_connections
 from penstock.gateway.process.h1.tls import tls_of
+from penstock.gateway.process.sockets import BACKLOG
 from penstock.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -82,8 +83,8 @@ class Listener:
 
     # Accepting
 
-    def _accept(self, listening: socket.socket) -> None:
-        for _ in range(BURST):
+    def _accept(self, listening: socket.socket, most: int = BURST) -> None:
+        for _ in range(most):
             try:
                 sock, address = listening.accept()
             except (BlockingIOError, InterruptedError):
@@ -160,12 +161,14 @@ class Listener:
     async def close(self, within_s: float) -> None:
         """Accept no more, answer what was accepted, and close; what takes longer than `within_s` is cut."""
         until = self._loop.time() + within_s
+        if self._paused is None:
+            self._accept(self._own, BACKLOG)
+            self._unlisten()
         if self._paused is not None:
             self._paused.cancel()
-        else:
-            self._accept(self._own)
-            self._unlisten()
         self.front.closing = True
+        while self._attaching and self.tls is None and self._loop.time() < until:  # noqa: ASYNC110  only at the end
+            await asyncio.sleep(0)
         await asyncio.sleep(min(LAST_S, within_s))
         connections: Any = self.places.connections
         for connection in list(connections):
