@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import ssl
 import stat
 import subprocess
+import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +18,7 @@ import httpx
 import pytest
 from h1_server import connection_to, server_with
 from live_servers import Process
-from waiting import wait_until
+from waiting import LONG_S, wait_until
 
 from penstock.errors import ConfigError
 from penstock.gateway.process.h1.tls import Tls, tls_of
@@ -116,3 +119,78 @@ def test_a_unix_socket_serves_and_its_user_administers_without_a_key(serve: Serv
 def _listens(path: Path) -> bool:
     with socket.socket(socket.AF_UNIX) as client:
         return client.connect_ex(str(path)) == 0
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_signal_exchanges_the_certificate_without_a_failed_request(
+    tmp_path: Path, free_port: int, burst_settings: Settings, workers: int
+) -> None:
+    (cert, key), (other, other_key) = certificate(tmp_path, "first"), certificate(tmp_path, "second")
+    trusting = ssl.create_default_context(cafile=cert)
+    trusting.load_verify_locations(other)
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("PENSTOCK_")}
+    more = {"PENSTOCK_TLS_CERT": str(cert), "PENSTOCK_TLS_KEY": str(key), "PENSTOCK_WORKERS": str(workers)}
+    command = [sys.executable, "-m", "penstock.cli.main", "serve", "vec", "--port", str(free_port)]
+    registry = ["--registry", str(burst_settings.registry)]
+    log = tmp_path / "log"
+    with log.open("wb") as err, subprocess.Popen([*command, *registry], env={**environ, **more}, stderr=err) as server:
+        try:
+            wait_until(lambda: len(re.findall(r'"event": ?"ready"', log.read_text())) == workers)
+            wait_until(lambda: _answers(trusting, free_port))
+            with Steady(trusting, free_port) as steady:
+                shown = {name_shown_to(trusting, free_port) for _ in range(8)}
+                cert.write_bytes(b"no certificate")
+                server.send_signal(signal.SIGHUP)
+                wait_until(lambda: log.read_text().count("the certificate stays as it was") == workers)
+                shown |= {name_shown_to(trusting, free_port) for _ in range(8)}
+                assert shown == {"first"}
+                cert.write_bytes(other.read_bytes())
+                key.write_bytes(other_key.read_bytes())
+                server.send_signal(signal.SIGHUP)
+                wait_until(lambda: log.read_text().count("the certificate was read again") == workers)
+                assert {name_shown_to(trusting, free_port) for _ in range(8)} == {"second"}
+                before = steady.answered
+                wait_until(lambda: steady.answered >= before + 5)
+            server.send_signal(signal.SIGTERM)
+            assert server.wait(LONG_S) == 0
+        finally:
+            server.kill()
+    assert "Traceback" not in log.read_text()
+
+
+def _answers(context: ssl.SSLContext, port: int) -> bool:
+    try:
+        return httpx.get(f"https://localhost:{port}/health/ready", verify=context).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+class Steady:
+    """Requests without a pause, some on a connection that stays, some on new ones; each must be answered."""
+
+    def __init__(self, context: ssl.SSLContext, port: int) -> None:
+        self.answered = 0
+        self._context, self._url = context, f"https://localhost:{port}/health/ready"
+        self._stop = threading.Event()
+        self._fault: Exception | None = None
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> Steady:
+        self._thread.start()
+        wait_until(lambda: self.answered >= 5 or self._fault)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join(LONG_S)
+        assert self._fault is None
+
+    def _run(self) -> None:
+        try:
+            with httpx.Client(verify=self._context, timeout=LONG_S) as kept:
+                while not self._stop.is_set():
+                    assert kept.get(self._url).status_code == 200
+                    assert httpx.get(self._url, verify=self._context, timeout=LONG_S).status_code == 200
+                    self.answered += 1
+        except Exception as error:
+            self._fault = error
