@@ -138,6 +138,10 @@ BODIES = {
     "deep": b"[" * (SIZE // 2) + b"]" * (SIZE // 2),
     "digits": b"1" * 1_000_000,
     "doubled keys": b"{" + b",".join([b'"a":1'] * 500_000) + b"}",
+    "numbers of thirty digits": filled(b"9" * 30, 8_000_000),
+    "numbers of four thousand digits": filled(b"9" * 4000, 8_000_000),
+    "quotes": b"[" + b'"' * 8_000_000 + b"]",
+    "no base64": b'"' + "é".encode() * 4_000_000 + b'"',
 }
 PLACES = {"vec": b'{"input_data":%b}', "raw": b'{"inputs":{"a":%b,"b":[[1,2]]}}', "pic": b'{"image":%b}', "": b"%b"}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -139,13 +140,16 @@ class Live:
 class Process:
     """`penstock serve` in a separate process."""
 
-    def __init__(self, directory: Path, port: int, *arguments: str, **environ: str) -> None:
+    def __init__(self, directory: Path, port: int, *arguments: str, files: int = 0, **environ: str) -> None:
+        """With `files`, it may open so many files and no more."""
+        most = (files, files) if files else resource.getrlimit(resource.RLIMIT_NOFILE)
         clean = {k: v for k, v in os.environ.items() if not k.startswith("PENSTOCK_")}
         self.url = f"http://127.0.0.1:{port}"
         self._popen = subprocess.Popen(
             [sys.executable, "-m", "penstock.cli.main", "serve", "--port", str(port), *arguments],
             cwd=directory,
             env={**clean, **environ},
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, most),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import base64
 import json
+import random
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -53,6 +55,26 @@ def test_json_has_the_image_as_base64():
     data = bytes(range(256))
     body = json.dumps({"image": base64.b64encode(data).decode()})
     assert ImageRequest.model_validate_json(body).image == data
+
+
+@pytest.mark.parametrize("size", [0, 1, 2, 65_535, 65_536, 65_537, 300_001])
+def test_a_long_image_in_base64_is_read_in_pieces(size):
+    data = random.Random(size).randbytes(size)
+    text = base64.b64encode(data).decode()
+    urlsafe = base64.urlsafe_b64encode(data).decode().rstrip("=")
+    quoted = "data:image/png;base64," + quote(text, safe="")
+    for form in (text, urlsafe, text.replace("A", "A\r\n "), "data:image/png;base64," + text, quoted):
+        assert ImageRequest.model_validate_json(json.dumps({"image": form})).image == data
+    plain = "data:," + quote(data)
+    assert ImageRequest.model_validate_json(json.dumps({"image": plain})).image == data
+
+
+@pytest.mark.parametrize("wrong", ["é", "=", "==A", "?", "%", "%4?", "😀"])
+@pytest.mark.parametrize("place", [0, 4, 65_532, 65_536, 70_000])
+def test_base64_is_checked_in_every_piece(wrong, place):
+    text = "A" * place + wrong + "A" * 80_000
+    with pytest.raises(ValidationError, match="Input should be a file in base64"):
+        ImageRequest.model_validate_json(json.dumps({"image": text}))
 
 
 @pytest.mark.parametrize(

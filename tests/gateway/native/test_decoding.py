@@ -626,6 +626,80 @@ def test_a_slow_body_is_read_in_blocks_and_unknown_fields_are_refused_before_the
     assert read_json(TASK, body).model_version == text  # type: ignore[attr-defined]
 
 
+def listed(item: bytes, size: int) -> bytes:
+    return b"[" + b",".join([item] * (size // (len(item) + 1))) + b"]"
+
+
+def named(count: int, value: bytes = b"1") -> bytes:
+    return b"{" + b",".join(b'"name%d":%b' % (number, value) for number in range(count)) + b"}"
+
+
+TOO_LONG_TO_PARSE = {
+    "numbers of thirty digits": listed(b"9" * 30, 12_000_000),
+    "numbers of four thousand digits": listed(b"-" + b"9" * 4000, 12_000_000),
+    "an object of very many names": named(60_000),
+    "a text of escapes": b'["%b"]' % (b"\\n" * 6_000_000),
+}
+
+
+@pytest.mark.parametrize("kind", TOO_LONG_TO_PARSE)
+def test_what_takes_a_parser_long_is_refused_before_it_is_parsed(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def parse(*_: object, **__: object) -> None:
+        raise AssertionError("it was parsed")
+
+    monkeypatch.setattr(large_json, "from_json", parse)
+    for module in (TASK, GAUGES):
+        monkeypatch.setattr(module.Request, "model_validate_json", parse)
+    value = TOO_LONG_TO_PARSE[kind]
+    assert not json_outline.is_light(value)
+    for task, field in ((TASK, "model_version"), (GAUGES, "note")):
+        with pytest.raises(InvalidInput, match=f"^{field}: too many values.* 16 MiB .*; send fewer, or sev"):
+            read_json(task, b'{"%b": %b}' % (field.encode(), value))
+
+
+def test_honest_documents_are_light() -> None:
+    row = b"{%b}" % b",".join(b'"feature_%d":0.%d' % (number, 1234567 + number) for number in range(100))
+    assert json_outline.is_light(b'{"rows":[%b]}' % b",".join([row] * 1024))
+    assert json_outline.is_light(named(30_000))
+    assert json_outline.is_light(listed(b"-0.12345678901234567", 8_000_000))
+    assert json_outline.is_light(listed(b'"%b"' % (b"\\u0436" * 10_000), 128 * 60_000))  # Cyrillic, in ASCII
+    assert json_outline.is_light(b'["%b"]' % (b"0123456789" * 1_500_000))  # digits in a text are no number
+
+
+@pytest.mark.parametrize("size", [24, 64, 1000])
+def test_what_weighs_more_weighs_the_same_in_blocks_of_any_size(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    document = b'{"a":%b,"b":"%b","c":%b}' % (named(6_000), b"9" * 3000 + b"\\n" * 50, b"[" + b"7" * 600 + b"]")
+    weight = json_outline.outline(document, listed=False).weight
+    monkeypatch.setattr(json_outline, "BLOCK", size)
+    lighter = json_outline.outline(document, listed=False).weight
+    assert weight >= lighter > weight - 24 * 20 * len(document) // size - 400 * 600 // size
+    assert weight > 300 * 1_900 + 24 * 580
+
+
+def test_many_unknown_fields_are_one_error() -> None:
+    body = named(30_000)
+    assert large_json.LARGE < len(body) < large_json.SLOW
+    with pytest.raises(InvalidInput, match=r"^name0: Extra inputs are not permitted$"):
+        read_json(TASK, body)
+
+
+def test_the_errors_of_a_batch_do_not_hold_its_body() -> None:
+    for padding in (b"", b" " * large_json.LARGE):
+        body = b'{"requests": [{"input_data": ["a"]}, {"input_data": "b"}]%b}' % padding
+        for error in decoding.Batch(body).items(TASK):
+            assert isinstance(error, InvalidInput)
+            assert error.__traceback__ is None
+            assert error.__context__ is None
+
+
+@pytest.mark.parametrize("piece", [1, 7, 1 << 19])
+def test_a_mark_is_found_in_pieces(piece: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(large_json, "_PIECE", piece)
+    for before in range(20):
+        assert large_json.holds(b" " * before + b'"task"' + b" " * 9, b'"task"')
+        assert not large_json.holds(b" " * before + b'"tas"task', b'"task"')
+
+
 def test_long_series_are_read_in_blocks() -> None:
     body = b'{"readings": {"p": [%b], "t": [2]}, "note": "a"}' % b",".join([b"1"] * large_json.SLOW)
     for read in (large_json.read_heavy, read_json):

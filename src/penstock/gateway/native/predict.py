@@ -40,10 +40,15 @@ SMALL = 8 * 1024
 """So are bodies of this many bytes and more, unless the fast reader takes them: others may take a hundred times longer.
 """
 
+SLOW_S, PAUSE_S = 0.001, 0.05
+"""A small body that takes this long may be one of many that arrive together: for this long all are decoded in threads.
+"""
+
 TIMEOUT_HEADER = "X-Request-Timeout-Ms"
 PRIORITY_HEADER = "X-Penstock-Priority"
 """Not the `Priority` of RFC 9218, which browsers send with every request, with values of their own."""
 LEAST_AND_MOST = 100
+MAX_QUERY_FIELDS = 64
 _PRIORITY = re.compile(r"[+-]?[0-9]{1,3}")
 
 
@@ -96,9 +101,10 @@ async def _answer(call: Call, ref: str | None, *, vector: bool = False, fixed: b
         if not lease.hold():
             await lease.load()
         content_type = call.header("content-type") or ""
-        large = len(body) >= SMALL
+        large = len(body) >= SMALL or time.monotonic() < _quick.again
         if not large:
-            request = _read_request(lease, body, content_type, call.header)
+            with _quick:
+                request = _read_request(lease, body, content_type, call.header)
         else:
             request = _read_quickly(lease, body, content_type) if len(body) < DECODE_IN_THREAD_FROM else None
             large = request is None
@@ -117,6 +123,25 @@ async def _answer(call: Call, ref: str | None, *, vector: bool = False, fixed: b
     if kind is None:
         return _reply(prediction)
     return await in_writer(functools.partial(_array_reply, prediction, kind))
+
+
+class _Quick:
+    """Measures the decoding of small bodies on the event loop."""
+
+    again = 0.0
+    """Until then small bodies are decoded in threads."""
+    _began = 0.0
+
+    def __enter__(self) -> None:
+        self._began = time.monotonic()
+
+    def __exit__(self, *_: object) -> None:
+        now = time.monotonic()
+        if now - self._began > SLOW_S:
+            self.again = now + PAUSE_S
+
+
+_quick = _Quick()
 
 
 def lease_of(call: Call, ref: str | None) -> Lease:
@@ -217,7 +242,11 @@ def timeout_of(call: Call) -> float | None:
 
 def task_of_query(call: Call) -> str | None:
     """The task in `?task=`; None for the model's default."""
-    return parse_qs(call.query).get("task", [None])[-1]
+    try:
+        return parse_qs(call.query, max_num_fields=MAX_QUERY_FIELDS).get("task", [None])[-1]
+    except ValueError:
+        message = f"the query has more than {MAX_QUERY_FIELDS} fields; this route takes only task"
+        raise InvalidInput(f"query: {message}", field="query") from None
 
 
 def priority_of(call: Call) -> int:
