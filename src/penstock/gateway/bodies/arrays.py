@@ -25,6 +25,7 @@ MOST_AXES = 32
 
 _DTYPE = DTYPE_HEADER.lower()
 _SHAPE = SHAPE_HEADER.lower()
+_PIECE = 1 << 20
 _MAGIC = b"\x93NUMPY"
 _NAMES = {name: wire for wire, row in DATATYPES.items() if wire != "BYTES" for name in row.names}
 _LENGTHS = re.compile(r"\[?\s*(\d{1,18}(?:\s*,\s*\d{1,18})*)?\s*,?\s*\]?")
@@ -175,7 +176,19 @@ def npy_file(array: Array) -> bytes:
     plain = np.ascontiguousarray(array).reshape(array.shape)
     head = f"{{'descr': '{plain.dtype.str}', 'fortran_order': False, 'shape': {plain.shape}, }}"
     padded = head.ljust((len(head) + 11 + 63) // 64 * 64 - 11)
-    return b"%b\x01\x00%b%b\n%b" % (_MAGIC, (len(padded) + 1).to_bytes(2, "little"), padded.encode(), plain.tobytes())
+    start = b"%b\x01\x00%b%b\n" % (_MAGIC, (len(padded) + 1).to_bytes(2, "little"), padded.encode())
+    return _written(plain, start)
+
+
+def _written(array: Array, start: bytes = b"") -> bytes:
+    """Some bytes and then those of the values: piece by piece, since each copy holds the interpreter's lock.
+
+    To join pieces of more than a megabyte does not.
+    """
+    if array.nbytes <= _PIECE:
+        return start + array.tobytes()
+    flat = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    return b"".join([start, *(flat[low : low + _PIECE].tobytes() for low in range(0, len(flat), _PIECE))])
 
 
 def octets(array: Array) -> tuple[bytes, list[tuple[str, str]]]:
@@ -183,7 +196,7 @@ def octets(array: Array) -> tuple[bytes, list[tuple[str, str]]]:
     array = array.astype(array.dtype.newbyteorder("="), copy=False)
     wire = datatype_of_numpy(array.dtype) or "FP32"
     shape = ",".join(map(str, array.shape))
-    data = array.astype(DATATYPES[wire].numpy.newbyteorder("<"), copy=False).tobytes()
+    data = _written(array.astype(DATATYPES[wire].numpy.newbyteorder("<"), copy=False))
     return data, [(_DTYPE, wire), (_SHAPE, shape)]
 
 
