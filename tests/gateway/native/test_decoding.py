@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import threading
+import time
 from array import array
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -734,3 +736,15 @@ def test_a_large_body_may_name_its_task() -> None:
     kind, read = found
     assert kind == "tensor"
     assert read(TASK).input_data.shape == (200_000,)  # type: ignore[attr-defined]
+
+
+def test_after_a_slow_small_body_others_are_decoded_in_threads_for_a_while() -> None:
+    measured = decoding.QuickDecoding()
+    with measured:
+        pass
+    until = time.monotonic() + 0.01
+    with measured:
+        while time.monotonic() < until:
+            with contextlib.suppress(InvalidInput):
+                read_json(TASK, named(700))
+    assert measured.again > until

@@ -5,6 +5,7 @@ The fast path never rejects: the Pydantic model decides and writes the error.
 
 from __future__ import annotations
 
+import time
 from array import array
 from collections.abc import Callable
 from typing import Any, cast
@@ -30,6 +31,30 @@ from penstock.gateway.native.large_json import (
 )
 from penstock.tasks.base import Task
 from penstock.tasks.validation_errors import refusal
+
+
+class QuickDecoding:
+    """Measures the decoding of small bodies on the event loop.
+
+    One that takes SLOW_S may be one of many that arrive together: for PAUSE_S all are decoded in threads.
+    """
+
+    SLOW_S, PAUSE_S = 0.001, 0.05
+
+    again = 0.0
+    """When small bodies are decoded on the event loop again."""
+    _began = 0.0
+
+    def __enter__(self) -> None:
+        self._began = time.monotonic()
+
+    def __exit__(self, *_: object) -> None:
+        now = time.monotonic()
+        if now - self._began > self.SLOW_S:
+            self.again = now + self.PAUSE_S
+
+
+quick_decoding = QuickDecoding()
 
 
 class Batch:

@@ -24,7 +24,7 @@ from penstock.gateway.auth import check_origin
 from penstock.gateway.bodies.arrays import NPY, Header, array_request, array_type, holds_array, npy_file, octets
 from penstock.gateway.bodies.text import check_charset
 from penstock.gateway.http import FORM, JSON, Call, Headers, Reply, check_json, is_json
-from penstock.gateway.native.decoding import named_task, read_fully
+from penstock.gateway.native.decoding import named_task, quick_decoding, read_fully
 from penstock.gateway.native.fast_json import decode
 from penstock.gateway.native.large_json import LARGE, holds
 from penstock.gateway.native.uploads import read_upload
@@ -38,10 +38,6 @@ DECODE_IN_THREAD_FROM = 256 * 1024
 """Bodies of this many bytes and more are decoded and preprocessed in threads, to keep the event loop free."""
 SMALL = 8 * 1024
 """So are bodies of this many bytes and more, unless the fast reader takes them: others may take a hundred times longer.
-"""
-
-SLOW_S, PAUSE_S = 0.001, 0.05
-"""A small body that takes this long may be one of many that arrive together: for this long all are decoded in threads.
 """
 
 TIMEOUT_HEADER = "X-Request-Timeout-Ms"
@@ -101,9 +97,9 @@ async def _answer(call: Call, ref: str | None, *, vector: bool = False, fixed: b
         if not lease.hold():
             await lease.load()
         content_type = call.header("content-type") or ""
-        large = len(body) >= SMALL or time.monotonic() < _quick.again
+        large = len(body) >= SMALL or time.monotonic() < quick_decoding.again
         if not large:
-            with _quick:
+            with quick_decoding:
                 request = _read_request(lease, body, content_type, call.header)
         else:
             request = _read_quickly(lease, body, content_type) if len(body) < DECODE_IN_THREAD_FROM else None
@@ -123,25 +119,6 @@ async def _answer(call: Call, ref: str | None, *, vector: bool = False, fixed: b
     if kind is None:
         return _reply(prediction)
     return await in_writer(functools.partial(_array_reply, prediction, kind))
-
-
-class _Quick:
-    """Measures the decoding of small bodies on the event loop."""
-
-    again = 0.0
-    """Until then small bodies are decoded in threads."""
-    _began = 0.0
-
-    def __enter__(self) -> None:
-        self._began = time.monotonic()
-
-    def __exit__(self, *_: object) -> None:
-        now = time.monotonic()
-        if now - self._began > SLOW_S:
-            self.again = now + PAUSE_S
-
-
-_quick = _Quick()
 
 
 def lease_of(call: Call, ref: str | None) -> Lease:
