@@ -696,10 +696,10 @@ def test_the_errors_of_a_batch_do_not_hold_its_body() -> None:
 
 @pytest.mark.parametrize("piece", [1, 7, 1 << 19])
 def test_a_mark_is_found_in_pieces(piece: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(large_json, "_PIECE", piece)
+    monkeypatch.setattr(decoding, "_PIECE", piece)
     for before in range(20):
-        assert large_json.holds(b" " * before + b'"task"' + b" " * 9, b'"task"')
-        assert not large_json.holds(b" " * before + b'"tas"task', b'"task"')
+        assert decoding.holds(b" " * before + b'"task"' + b" " * 9, b'"task"')
+        assert not decoding.holds(b" " * before + b'"tas"task', b'"task"')
 
 
 def test_long_series_are_read_in_blocks() -> None:

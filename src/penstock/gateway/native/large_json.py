@@ -29,7 +29,6 @@ LARGE: Final = 256 * 1024
 SLOW: Final = 2 << 20
 """A parser would hold the interpreter's lock too long for bodies of so many bytes, so they are read block by block."""
 _BLOCK: Final = 1 << 16
-_PIECE: Final = 1 << 19
 _LONG_TEXT: Final = 1 << 20
 _LONGEST_VALUE: Final = 1 << 20
 """With the blanks and brackets around it."""
@@ -93,13 +92,6 @@ def split_batch(body: bytes) -> tuple[dict[str, Any], list[bytes]]:
         return shell, []
     items = outline(body, lists[-1].start, lists[-1].end).members
     return {**shell, "requests": [None] * len(items)}, [body[each.start : each.end] for each in items]
-
-
-def holds(body: bytes, mark: bytes) -> bool:
-    """True if `mark` is in the body, which is searched in pieces: a search holds the interpreter's lock."""
-    if len(body) <= _PIECE:
-        return mark in body
-    return any(mark in body[low : low + _PIECE + len(mark)] for low in range(0, len(body), _PIECE))
 
 
 def take_task(body: bytes) -> tuple[Any, bytes] | None:

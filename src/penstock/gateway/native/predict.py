@@ -24,9 +24,9 @@ from penstock.gateway.auth import check_origin
 from penstock.gateway.bodies.arrays import NPY, Header, array_request, array_type, holds_array, npy_file, octets
 from penstock.gateway.bodies.text import check_charset
 from penstock.gateway.http import FORM, JSON, Call, Headers, Reply, check_json, is_json
-from penstock.gateway.native.decoding import named_task, quick_decoding, read_fully
+from penstock.gateway.native.decoding import holds, named_task, quick_decoding, read_fully
 from penstock.gateway.native.fast_json import decode
-from penstock.gateway.native.large_json import LARGE, holds
+from penstock.gateway.native.large_json import LARGE
 from penstock.gateway.native.uploads import read_upload
 from penstock.gateway.problems import Refusal
 from penstock.tasks.responses import ResponseText
