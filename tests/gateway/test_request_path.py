@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import gc
 import json
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
@@ -96,26 +97,57 @@ class Wire(asyncio.Transport):
         self.replies += bytes(data).startswith(b"HTTP/1.1 200 OK")
 
 
-def test_a_further_request_of_a_turn_costs_few_calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+def prediction() -> bytes:
     body = json.dumps({"input_data": [0.0] * 784}).encode("ascii")
     head = b"POST /inference/predict HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
-    request = b"%bcontent-length: %d\r\n\r\n%b" % (head, len(body), body)
+    return b"%bcontent-length: %d\r\n\r\n%b" % (head, len(body), body)
+
+
+async def turn(live: Live, clients: int, begin: Callable[[], object] = lambda: None) -> None:
+    """One prediction of each client, in one turn of the event loop; `begin` is called when all are connected."""
+    wires = [Wire() for _ in range(clients)]
+    connections = [Connection(live.listener.front, lambda _: None) for _ in wires]
+    for connection, wire in zip(connections, wires, strict=True):
+        connection.connection_made(wire)
+    begin()
+    for connection in connections:
+        connection.data_received(prediction())
+    while not all(wire.replies for wire in wires):  # noqa: ASYNC110  the wire is no event
+        await asyncio.sleep(0.001)
+    for connection in connections:
+        connection.connection_lost(None)
+
+
+def test_a_further_request_of_a_turn_costs_few_calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     with calls_recorded() as calls, Live("h1", Settings(), ("digits",)) as live:
 
-        async def turn(clients: int) -> int:
-            wires = [Wire() for _ in range(clients)]
-            connections = [Connection(live.listener.front, lambda _: None) for _ in wires]
-            for connection, wire in zip(connections, wires, strict=True):
-                connection.connection_made(wire)
-            calls.clear()
-            for connection in connections:
-                connection.data_received(request)
-            while not all(wire.replies for wire in wires):  # noqa: ASYNC110  the wire is no event
-                await asyncio.sleep(0.001)
+        async def count(clients: int) -> int:
+            await turn(live, clients, calls.clear)
             return len([call for call in calls if call[0]])
 
         costs = {1: [0], 17: [0]}
         for clients, found in costs.items():
-            found[:] = [live.call(functools.partial(turn, clients)) for _ in range(REQUESTS)]
+            found[:] = [live.call(functools.partial(count, clients)) for _ in range(REQUESTS)]
     assert (min(costs[17]) - min(costs[1])) / 16 <= MOST_CALLS
+
+
+def test_answers_leave_nothing_to_the_garbage_collector(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with Live("h1", Settings(), ("digits",)) as live:
+
+        async def left() -> list[object]:
+            await turn(live, 40)
+            gc.collect()
+            gc.disable()
+            try:
+                await turn(live, 40)
+                gc.set_debug(gc.DEBUG_SAVEALL)
+                gc.collect()
+                return [one for one in gc.garbage if type(one).__module__.startswith("penstock")]
+            finally:
+                gc.set_debug(0)
+                gc.garbage.clear()
+                gc.enable()
+
+        assert live.call(left) == []

@@ -141,6 +141,11 @@ class Bundle:
             member.bundle, member.start = self, start
             start += member.rows
 
+    def let_go(self) -> None:
+        """Forget the members, which know the bundle, once all have their outcome: the collector need not find them."""
+        self.members, self.arrays = (), {}
+        del self.item
+
     def done(self) -> bool:
         """True once the outcome is known."""
         return self.ended

@@ -166,6 +166,7 @@ class Bundler:
             self._queue_halves(bundle, members, admitted=True)
         else:
             self._fail_all(members, outcome)
+        bundle.let_go()
 
     def _answer(self, bundle: Bundle, members: Sequence[Member], outcome: Batched[Arrays]) -> None:
         answered = time.monotonic()

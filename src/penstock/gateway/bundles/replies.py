@@ -49,6 +49,7 @@ class BundleReplies:
             call.status, call.sent_bytes = 200, len(body)
             call.respond_raw(head, body)
             gateway.leave(call)
+            member.caller = None  # which knows the member: without this, only the collector would free both
 
     def _send_compressed(self, bundle: Bundle, member: Member, body: bytes, times: Times, queue_ms: float) -> None:
         """Send an answer to a client that asks for an encoding."""
@@ -66,6 +67,7 @@ class BundleReplies:
         """Send an error."""
         call: Call = member.caller
         self._gateway.respond(call, self._gateway.refuse(error, call))
+        member.caller = None
 
     def declined(self, member: Member) -> None:
         """Answer a member in the ordinary way."""
