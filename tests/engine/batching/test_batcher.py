@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from waiting import LONG_S, until
 
+from penstock.engine.batching import batcher as batcher_module
 from penstock.engine.batching.batcher import Batcher
 from penstock.engine.batching.collation import ArrayCollator
 from penstock.engine.batching.limits import BatchLimits
@@ -516,6 +517,23 @@ async def test_closing_refuses_queued_requests(threaded: MakeBatcher, backend: D
     closing.join()
     with pytest.raises(ModelNotReady):
         await batcher.submit(rows(1))
+    batcher.close()
+
+
+@pytest.mark.parametrize(("limit_s", "at_once"), [(LONG_S, 5), (0.0, 1)])
+async def test_quick_batches_run_before_the_loop_takes_more_requests(
+    backend: Doubler, monkeypatch: pytest.MonkeyPatch, limit_s: float, at_once: int
+) -> None:
+    monkeypatch.setattr(batcher_module, "FLUSH_S", limit_s)
+    batcher = Batcher(backend, ArrayCollator(), BatchLimits(batch_rows=8), full_batch_s=1e-6, steady=True)
+    requests = [asyncio.create_task(batcher.submit(rows(value))) for value in range(40)]
+    seen: list[int] = []
+    await asyncio.sleep(0)  # all are in the queue, and the first flush is due
+    asyncio.get_running_loop().call_soon(lambda: seen.append(len(backend.batches)))
+    answers = await asyncio.gather(*requests)
+    assert [answer.outputs["y"][0, 0] for answer in answers] == [2 * value for value in range(40)]
+    assert seen == [at_once]
+    assert backend.batches == [8] * 5
     batcher.close()
 
 

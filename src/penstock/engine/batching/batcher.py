@@ -21,14 +21,10 @@ from penstock.engine.batching.deadlines import DeadlineTimers
 from penstock.engine.batching.delivery import deliver
 from penstock.engine.batching.halving import as_penstock_error, halve_batch, halve_rows
 from penstock.engine.batching.limits import BatchLimits, full_batches, relative_curve
-from penstock.engine.batching.loop_time import LoopTime
+from penstock.engine.batching.loop_time import FLUSH_S, INLINE_BELOW_S, LoopTime
 from penstock.engine.batching.outcome import Batched, Outcome, Preempted, Result
 from penstock.engine.batching.queue import BatchQueue, Item, Waiter
 from penstock.errors import DeadlineExceeded, ModelNotReady, OutOfMemory, Overloaded, PenstockError
-
-INLINE_BELOW_S = 0.0005
-"""A full batch that runs shorter than this stays on the event loop: the hop to a thread and back costs about half
-of it, and any other callback blocks the loop for as long."""
 
 MOST_PARTS = 256
 """Of one request in the queue at once; it is cut into as many batches as it needs, some of them later."""
@@ -304,16 +300,20 @@ class Batcher(Generic[Payload, Batch, Result]):
 
     def _flush(self, loop: asyncio.AbstractEventLoop) -> None:
         self._flush_on, self._fill_timer = None, None
-        with self._lock:
-            batch = self._queue.take()
-            more = self._queue.requests > 0
-        if batch:
-            with LoopTime() as taken:
-                outcomes = self._outcomes(batch)
-            self._inline_s += 0.02 * (taken.seconds - self._inline_s)
-            deliver(batch, outcomes, loop)
-            if self._inline_s > 4 * INLINE_BELOW_S:
-                self._leave_loop()
+        more, ends = True, time.monotonic() + FLUSH_S
+        while more:
+            with self._lock:
+                batch = self._queue.take()
+                more = self._queue.requests > 0
+            if batch:
+                with LoopTime() as taken:
+                    outcomes = self._outcomes(batch)
+                self._inline_s += 0.02 * (taken.seconds - self._inline_s)
+                deliver(batch, outcomes, loop)
+                if self._inline_s > 4 * INLINE_BELOW_S:
+                    self._leave_loop()
+            if self._max_wait_s or not self._inline or time.monotonic() >= ends:
+                break
         if more and self._inline:
             self._flush_soon(loop)
 

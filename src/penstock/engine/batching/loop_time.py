@@ -13,6 +13,13 @@ except ImportError:  # Windows
 else:
     _WHOSE = getattr(resource, "RUSAGE_THREAD", None)  # of Linux
 
+INLINE_BELOW_S = 0.0005
+"""A full batch that runs shorter than this stays on the event loop: the hop to a thread and back costs about half
+of it, and any other callback blocks the loop for as long."""
+FLUSH_S = 0.02
+"""How long the event loop runs such batches before it reads more requests. With one batch a turn, it would spend its
+time on requests that find no room in the queue."""
+
 
 class LoopTime:
     """Times the work inside of it, in this thread; `seconds` is known at its end.

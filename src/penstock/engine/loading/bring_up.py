@@ -19,8 +19,8 @@ from penstock.backends.devices import missing_features, usable_cores
 from penstock.backends.examples import Examples
 from penstock.backends.row_independence import DECLARED, FEW_ROWS, WHOLE, RowProof, prove_rows
 from penstock.backends.verification import timed, verify, warm_up
-from penstock.engine.batching.batcher import INLINE_BELOW_S
 from penstock.engine.batching.limits import BatchLimits
+from penstock.engine.batching.loop_time import INLINE_BELOW_S
 from penstock.engine.batching.padding import ArrayBatcher, batcher_for, padded, prove_lengths, verify_padding
 from penstock.engine.batching.row_proofs import KnownProofs, from_record, read_proof, write_proof
 from penstock.errors import GoldenMismatch, InferenceError, InvalidInput, ModelLoadError, OutOfMemory
