@@ -1,4 +1,4 @@
-"""Code of others: imports what a text such as `package.module:Class` names, and hides warnings nobody can act on."""
+"""Code of others: imports what a text such as `package.module:Class` names, and suppresses its warnings."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ def import_attribute(target: str) -> Any:
 def quietly(*messages: str, logger: str | None = None, level: int = logging.CRITICAL) -> Iterator[None]:
     """Suppress the warnings whose text begins with one of `messages` (regular expressions); without any, all.
 
-    `logger` names a logger that is raised to `level` meanwhile. Several threads may be in here at once, which
-    `warnings.catch_warnings` does not bear: the first to leave takes the rules of the others with it.
+    `logger` names a logger that is raised to `level` meanwhile. Several threads may use it at once, which
+    `warnings.catch_warnings` does not support: the first thread to leave removes the rules of the others.
     """
-    # a comment in the pattern, so that no rule of the user's equals it
+    # the comment makes the pattern differ from any rule of the user
     patterns = [f"(?#penstock){message}" for message in messages or ("",)]
     with _lock:
         for pattern in patterns:
@@ -64,7 +64,7 @@ def recorded_warnings() -> Iterator[list[warnings.WarningMessage]]:
 
 
 def _forget(pattern: str) -> None:
-    """Remove the rule; it is gone already if somebody has put back the rules of before meanwhile."""
+    """Remove the rule, unless it is gone because earlier rules were restored meanwhile."""
     rule: Any = ("ignore", re.compile(pattern, re.IGNORECASE), Warning, None, 0)
     with suppress(ValueError):
         warnings.filters.remove(rule)  # type: ignore[attr-defined]  # a list, whatever its annotation

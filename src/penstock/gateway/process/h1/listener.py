@@ -113,7 +113,7 @@ class Listener:
     def _resume(self) -> None:
         self._paused = None
         for sock in self._socks:
-            sock.setblocking(False)  # that of another process may be as it was bound, if that one still loads
+            sock.setblocking(False)  # that of a process that still loads is blocking
             self._loop.add_reader(sock.fileno(), self._accept, sock)
 
     def _attach(self, sock: socket.socket, key: str | None) -> None:
