@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, Protocol, TypeAlias
 
 from pydantic import BaseModel
 
@@ -65,7 +65,8 @@ class Observation:
     model was found: the name came from the client, and as a label it would grow without bound. `batch_rows` is the
     number of rows in the run, `rows` how many of them belong to this request. `inputs` and `outputs` are the arrays of
     the model, None where it did not run; an observer that keeps them keeps their memory. `flags` are the tensors
-    outside their expected range. `key` is the routing key of the request and `arm` the arm of a route that it took.
+    outside their expected range. `key` is the routing key of the request, `route` the name of a route that it took, and
+    `arm` the version that the route chose. An answer from the cache has no `batch_rows`.
     """
 
     # A frozen dataclass takes three times as long to build, which every request would pay.
@@ -79,6 +80,7 @@ class Observation:
     task: str = ""
     protocol: str = ""
     key: str | None = None
+    route: str = ""
     arm: str = ""
     rows: int = 0
     batch_rows: int = 0
@@ -92,7 +94,85 @@ class Observation:
     error: BaseException | None = None
 
 
+class AnsweredRequest(Protocol):
+    """What the answers of a run do not share: one request, whose rows begin at `start` in the arrays of the run."""
+
+    request_id: str
+    key: str | None
+    rows: int
+    start: int
+
+
+@dataclass(slots=True, kw_only=True)
+class AnsweredRun:
+    """Requests that one run has answered: the fields of their Observations, those that they share once.
+
+    `inputs` and `outputs` hold the rows of all `requests` and belong to the run: an observer that keeps them keeps their
+    memory. `totals_ms` and `queues_ms` are those of each request, in order.
+    """
+
+    model: str
+    version: str
+    variant: str
+    task: str
+    protocol: str
+    route: str
+    arm: str
+    batch_rows: int
+    pre_ms: float
+    run_ms: float
+    post_ms: float
+    requests: Sequence[AnsweredRequest]
+    totals_ms: Sequence[float]
+    queues_ms: Sequence[float]
+    inputs: Arrays
+    outputs: Arrays
+
+    def __len__(self) -> int:
+        return len(self.requests)
+
+    def observation(self, index: int) -> Observation:
+        """One of the requests as an Observation."""
+        request = self.requests[index]
+        own = slice(request.start, request.start + request.rows)
+        return Observation(
+            model=self.model,
+            version=self.version,
+            variant=self.variant,
+            outcome="ok",
+            total_ms=self.totals_ms[index],
+            request_id=request.request_id,
+            task=self.task,
+            protocol=self.protocol,
+            key=request.key,
+            route=self.route,
+            arm=self.arm,
+            rows=request.rows,
+            batch_rows=self.batch_rows,
+            pre_ms=self.pre_ms,
+            queue_ms=self.queues_ms[index],
+            run_ms=self.run_ms,
+            post_ms=self.post_ms,
+            inputs={name: array[own] for name, array in self.inputs.items()},
+            outputs={name: array[own] for name, array in self.outputs.items()},
+        )
+
+    def observations(self) -> Iterator[Observation]:
+        """Every request as an Observation."""
+        return map(self.observation, range(len(self.requests)))
+
+
 Observer: TypeAlias = Callable[[Observation], None]
+
+
+class RunObserver(Protocol):
+    """An observer that takes the answers of a run at once, which costs less than an Observation for each."""
+
+    def __call__(self, seen: Observation) -> None:
+        """Take one finished request, for those that were not answered together."""
+
+    def answered(self, run: AnsweredRun) -> None:
+        """Take requests that one run has answered; none of them has flags."""
 
 
 class Prediction(NamedTuple):

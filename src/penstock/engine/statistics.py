@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 
 from penstock.engine.cache import PredictionCache
 from penstock.engine.loading.loaded_model import LoadedModel, ModelInfo
-from penstock.engine.observation import Observation, Observer
+from penstock.engine.observation import AnsweredRun, Observation, Observer
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +36,7 @@ _STEPS = 32
 """Buckets of latency for each doubling: a percentile is off by 1.1 % at most."""
 
 _BOUNDS_MS = tuple(bound * 1000 for bound in SECONDS)
+_FAILED = "an observer failed; the request was answered all the same"
 _SERVER_FAULTS = ("error", "deadline", "overloaded", "not_ready", "load_error")
 
 
@@ -79,26 +80,20 @@ class ModelFigures:
         bucket = int(log2(total * 1000 + 1) * _STEPS)
         part.buckets[bucket] = part.buckets.get(bucket, 0) + 1
 
-    def add_answers(
-        self,
-        batch_rows: int,
-        totals: Sequence[float],
-        queues: Sequence[float],
-        shared: tuple[float, float, float],
-        now: float,
-    ) -> None:
-        """Count answers of one run that share the times `shared`: pre, run and post. All in milliseconds."""
+    def add_run(self, run: AnsweredRun, now: float) -> None:
+        """Count requests that one run has answered."""
+        totals, queues = run.totals_ms, run.queues_ms
         count, total_ms = len(totals), sum(totals)
         histograms, sums, bounds = self.histograms, self.sums, _BOUNDS_MS
         _count_all(histograms[0], totals)
         _count_all(histograms[2], queues)
-        for phase, ms in zip((1, 3, 4), shared, strict=True):
+        for phase, ms in ((1, run.pre_ms), (3, run.run_ms), (4, run.post_ms)):
             histograms[phase][bisect_left(bounds, ms)] += count
             sums[phase] += count * ms
         sums[0] += total_ms
         sums[2] += sum(queues)
         self.outcomes["ok"] += count
-        self.batches[batch_rows] += count
+        self.batches[run.batch_rows] += count
         part = self.recent.get(int(now / SLICE_S)) or self._begin_slice(int(now / SLICE_S))
         part.count += count
         part.sum_ms += total_ms
@@ -163,11 +158,19 @@ class Statistics:
     def observe(self, seen: Observation) -> None:
         """Count one finished request and show it to the observers."""
         self.add(seen)
-        for observer in self.observers:
+        self.show(seen, self.observers)
+
+    def show(self, seen: Observation, observers: Iterable[Observer]) -> None:
+        """Show one finished request to some observers; an observer that fails is logged."""
+        for observer in observers:
             try:
                 observer(seen)
             except Exception:
-                log.exception("an observer failed; the request was answered all the same")
+                log.exception(_FAILED)
+
+    def request_observers(self) -> list[Observer]:
+        """The observers that `add_run` does not reach: those that take requests one by one."""
+        return [observer for observer in self.observers if not hasattr(observer, "answered")]
 
     def add(self, seen: Observation) -> None:
         """Count one request."""
@@ -175,21 +178,17 @@ class Statistics:
         figures = self._models.get((seen.model, seen.version)) or self.of(seen.model, seen.version)
         figures.add(seen, now)
 
-    def add_answers(
-        self,
-        model: str,
-        version: str,
-        batch_rows: int,
-        totals: Sequence[float],
-        queues: Sequence[float],
-        shared: tuple[float, float, float],
-    ) -> None:
-        """Count answers of one run at once, without observers: the times of each, and those that they share.
-
-        `shared` are the times of preprocessing, run and postprocessing. All in milliseconds.
-        """
-        figures = self._models.get((model, version)) or self.of(model, version)
-        figures.add_answers(batch_rows, totals, queues, shared, self._clock())
+    def add_run(self, run: AnsweredRun) -> None:
+        """Count requests that one run has answered, and show them to the observers that take a run at once."""
+        figures = self._models.get((run.model, run.version)) or self.of(run.model, run.version)
+        figures.add_run(run, self._clock())
+        for observer in self.observers:
+            answered = getattr(observer, "answered", None)
+            if answered is not None:
+                try:
+                    answered(run)
+                except Exception:
+                    log.exception(_FAILED)
 
     def of(self, model: str, version: str) -> ModelFigures:
         """The figures of one model version, which begin now if there are none."""

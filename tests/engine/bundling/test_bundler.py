@@ -19,7 +19,7 @@ from penstock.engine.bundling.bundle import Answer, Bundle, Member, Times
 from penstock.engine.config import InferenceConfig
 from penstock.engine.engine import InferenceEngine
 from penstock.engine.loading.loaded_model import LoadedModel
-from penstock.engine.observation import Observation
+from penstock.engine.observation import AnsweredRun, Observation
 from penstock.errors import DeadlineExceeded, InferenceError, InvalidInput, ModelNotReady, OutOfRange, Overloaded
 from penstock.registry.registry import Registry
 from penstock.tasks.vector import VectorClassification, VectorRequest
@@ -344,6 +344,34 @@ async def test_an_observer_sees_each_member_with_its_own_rows(started: Started) 
         assert each.outputs is not None
         assert each.outputs["logits"].shape == (1, 3)
         assert each.total_ms >= each.pre_ms + each.queue_ms + each.run_ms + each.post_ms - 1e-6
+
+
+async def test_an_observer_of_runs_gets_the_answers_of_a_run_once_and_failures_one_by_one(started: Started) -> None:
+    class Observer:
+        def __init__(self) -> None:
+            self.runs: list[AnsweredRun] = []
+            self.alone: list[Observation] = []
+
+        def __call__(self, seen: Observation) -> None:
+            self.alone.append(seen)
+
+        def answered(self, run: AnsweredRun) -> None:
+            self.runs.append(run)
+
+    together, one_by_one = Observer(), list[Observation]()
+    engine, model, replies = await started(observers=[together, one_by_one.append])
+    late = Member("late", X[5], time.monotonic() - 1, time.monotonic() - 0.5)
+    submit(engine, model, replies, [*(member(index, X[index]) for index in range(5)), late])
+    await replies.all(6)
+    assert [seen.outcome for seen in together.alone] == ["deadline"]
+    assert [request.request_id for run in together.runs for request in run.requests] == [f"id-{i}" for i in range(5)]
+    found = [seen for run in together.runs for seen in run.observations()]
+    assert [seen.request_id for seen in found] == [seen.request_id for seen in one_by_one if seen.outcome == "ok"]
+    for index, (run_seen, seen) in enumerate(zip(found, one_by_one[-5:], strict=True)):
+        assert run_seen.inputs is not None
+        np.testing.assert_array_equal(run_seen.inputs["x"], X[index : index + 1].astype(np.float32))
+        assert (run_seen.total_ms, run_seen.batch_rows, run_seen.rows) == (seen.total_ms, seen.batch_rows, 1)
+    assert outcomes(engine) == {"ok": 5, "deadline": 1}
 
 
 async def test_an_observer_is_called_in_the_context_of_its_request(started: Started) -> None:

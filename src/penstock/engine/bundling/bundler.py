@@ -7,9 +7,10 @@ isolation, cancellation and counting are those of each member.
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from penstock.engine.admission import Admission, flags_of, past_deadline
 from penstock.engine.batching.outcome import Batched
 from penstock.engine.bundling.bundle import Answer, Bundle, Member, Replies, Times, own_rows, rows_of
 from penstock.engine.loading.loaded_model import LoadedModel
-from penstock.engine.observation import Observation, outcome_of
+from penstock.engine.observation import AnsweredRun, Observation, outcome_of
 from penstock.engine.pipeline import finish, prepare
 from penstock.engine.statistics import Statistics
 from penstock.engine.tasks.task_runner import SLOW_S, TaskRunner
@@ -292,44 +293,47 @@ class Bundler:
         )
 
     def _observe(self, member: Member, seen: Observation) -> None:
-        if member.context is None:
-            self._statistics.observe(seen)
-        else:
-            member.context.run(self._statistics.observe, seen)
+        _in_context(member, functools.partial(self._statistics.observe, seen))
 
     def _observe_answers(
         self, bundle: Bundle, members: Sequence[Member], outcome: Batched[Arrays], times: Times, now: float
     ) -> None:
         model, statistics = bundle.model, self._statistics
-        totals = [(now - member.started) * 1e3 for member in members]
-        if not statistics.observers and not any(member.flags for member in members):
-            shared = (times.pre_ms, times.run_ms, times.post_ms)
-            statistics.add_answers(model.name, model.version, outcome.batch_rows, totals, times.queues_ms, shared)
+        run = AnsweredRun(
+            model=model.name,
+            version=model.version,
+            variant=model.variant,
+            task=bundle.runner.task.kind,
+            protocol="rest",
+            route="",
+            arm="",
+            batch_rows=outcome.batch_rows,
+            pre_ms=times.pre_ms,
+            run_ms=times.run_ms,
+            post_ms=times.post_ms,
+            requests=members,
+            totals_ms=[(now - member.started) * 1e3 for member in members],
+            queues_ms=times.queues_ms,
+            inputs=bundle.arrays,
+            outputs=outcome.outputs,
+        )
+        if any(member.flags for member in members):
+            for member, seen in zip(members, run.observations(), strict=True):
+                seen.flags = member.flags
+                self._observe(member, seen)
             return
-        for member, total_ms, queue_ms in zip(members, totals, times.queues_ms, strict=True):
-            self._observe(
-                member,
-                Observation(
-                    model=model.name,
-                    version=model.version,
-                    variant=model.variant,
-                    outcome="ok",
-                    request_id=member.request_id,
-                    task=bundle.runner.task.kind,
-                    protocol="rest",
-                    key=member.key,
-                    rows=member.rows,
-                    batch_rows=outcome.batch_rows,
-                    pre_ms=times.pre_ms,
-                    queue_ms=queue_ms,
-                    run_ms=times.run_ms,
-                    post_ms=times.post_ms,
-                    total_ms=total_ms,
-                    inputs=own_rows(bundle.arrays, member),
-                    outputs=own_rows(outcome.outputs, member),
-                    flags=member.flags,
-                ),
-            )
+        statistics.add_run(run)
+        watching = statistics.request_observers()
+        if watching:
+            for member, seen in zip(members, run.observations(), strict=True):
+                _in_context(member, functools.partial(statistics.show, seen, watching))
+
+
+def _in_context(member: Member, call: Callable[[], None]) -> None:
+    if member.context is None:
+        call()
+    else:
+        member.context.run(call)
 
 
 def _prepared_together(runner: TaskRunner, members: Sequence[Member]) -> Arrays | None:
