@@ -60,7 +60,7 @@ class Held:
             self._gate.wait(10)
             return run(inputs)
 
-        self.batcher._run = held
+        self.batcher.runner.run = held
         self.batcher._inline = False
         self.batcher._concurrency = 1
 

@@ -722,7 +722,7 @@ def hold_up(engine: InferenceEngine) -> None:
         gate.wait(5)
         return run(inputs)
 
-    model.batcher._run = held
+    model.batcher.runner.run = held
     model.batcher._inline = False
     model.batcher._concurrency = 1
 

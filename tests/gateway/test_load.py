@@ -179,7 +179,7 @@ async def held_server(
                 gate.wait(LONG_S)
                 return run(inputs)
 
-            model.batcher._run, model.batcher._inline, model.batcher._concurrency = held, False, 1
+            model.batcher.runner.run, model.batcher._inline, model.batcher._concurrency = held, False, 1
 
             async def full() -> None:
                 inside.append(asyncio.create_task(client.post("/predict", json=GOOD)))

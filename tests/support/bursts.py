@@ -158,16 +158,16 @@ class Held:
 
     def __init__(self, model: LoadedModel) -> None:
         self.batcher = model.batcher
-        self._run = model.batcher._run
+        self._run = model.batcher.runner.run
         self._gate = threading.Event()
 
     def __enter__(self) -> Held:
-        self.batcher._run, self.batcher._inline, self.batcher._concurrency = self._wait, False, 1
+        self.batcher.runner.run, self.batcher._inline, self.batcher._concurrency = self._wait, False, 1
         return self
 
     def __exit__(self, *_: object) -> None:
         self.let_go()
-        self.batcher._run = self._run
+        self.batcher.runner.run = self._run
 
     def let_go(self) -> None:
         """From now on, runs end."""

@@ -247,7 +247,7 @@ class InferenceEngine:
             (model.key, now - stop.asked_at)
             for model in self.manager.models()
             for stop in list(model.batcher.runs)
-            if now - stop.asked_at > 10 * model.batcher.full_s
+            if now - stop.asked_at > 10 * model.batcher.runner.full_s
         ]
         return max(runs, key=lambda run: run[1], default=None)
 

@@ -107,8 +107,8 @@ class AnsweredRequest(Protocol):
 class AnsweredRun:
     """Requests that one run has answered: the fields of their Observations, those that they share once.
 
-    `inputs` and `outputs` hold the rows of all `requests` and belong to the run: an observer that keeps them keeps their
-    memory. `totals_ms` and `queues_ms` are those of each request, in order.
+    `inputs` and `outputs` hold the rows of all `requests` and belong to the run: an observer that keeps them keeps
+    their memory. `totals_ms` and `queues_ms` are those of each request, in order.
     """
 
     model: str

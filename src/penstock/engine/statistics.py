@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 
 from penstock.engine.cache import PredictionCache
 from penstock.engine.loading.loaded_model import LoadedModel, ModelInfo
-from penstock.engine.observation import AnsweredRun, Observation, Observer
+from penstock.engine.observation import AnsweredRun, Observation, Observer, Outcome
 
 log = logging.getLogger(__name__)
 
@@ -177,6 +177,10 @@ class Statistics:
         now = self._clock()
         figures = self._models.get((seen.model, seen.version)) or self.of(seen.model, seen.version)
         figures.add(seen, now)
+
+    def add_refused(self, model: str, version: str, outcome: Outcome, count: int) -> None:
+        """Count requests that were refused together, while there are no observers."""
+        self.of(model, version).outcomes[outcome] += count
 
     def add_run(self, run: AnsweredRun) -> None:
         """Count requests that one run has answered, and show them to the observers that take a run at once."""

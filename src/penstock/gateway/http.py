@@ -238,7 +238,7 @@ class Call(ABC):
         raise NotImplementedError
 
     def respond_raw(self, head: bytes, body: bytes) -> None:
-        """Send a reply with status 200 now; `head` is all of its head but `date`, `content-length` and `connection`."""
+        """Send a reply to GET or POST now; `head` is all of its head but `date`, `content-length` and `connection`."""
         raise NotImplementedError
 
     @abstractmethod

@@ -33,15 +33,15 @@ def test_the_time_that_other_processes_take_does_not_count() -> None:
     busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(3 * usable_cores())]
     try:
         samples = []
-        for _ in range(20):
+        for _ in range(50):
             started = time.monotonic()
             with LoopTime() as taken:
-                work(0.05)
+                work(0.01)
             samples.append((taken.seconds, time.monotonic() - started))
     finally:
         for process in busy:
             process.kill()
             process.wait()
-    # a page fault or a timer of the interpreter may count as waiting now and then
-    assert min(seconds for seconds, _ in samples) < 0.08
+    # a page fault, or a thread of another test that asks for the interpreter, counts as waiting now and then
+    assert min(seconds for seconds, _ in samples) < 0.02
     assert sum(whole for _, whole in samples) > sum(seconds for seconds, _ in samples)

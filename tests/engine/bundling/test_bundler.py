@@ -70,9 +70,9 @@ class Gate:
     def __init__(self, model: LoadedModel, *, bad: float | None = None) -> None:
         self.open = threading.Event()
         self.runs: list[int] = []
-        self._inner = model.batcher._run
+        self._inner = model.batcher.runner.run
         self._bad = bad
-        model.batcher._run = self
+        model.batcher.runner.run = self
         model.batcher._inline, model.batcher._concurrency = False, 1
 
     def __call__(self, arrays: Arrays) -> Arrays:

@@ -19,12 +19,12 @@ from penstock.backends.base import Stop, run_in_progress
 from penstock.engine.batching.collation import Batch, Collator, Payload
 from penstock.engine.batching.deadlines import DeadlineTimers
 from penstock.engine.batching.delivery import deliver
-from penstock.engine.batching.halving import as_penstock_error, halve_batch, halve_rows
 from penstock.engine.batching.limits import BatchLimits, full_batches, relative_curve
 from penstock.engine.batching.loop_time import FLUSH_S, INLINE_BELOW_S, LoopTime
 from penstock.engine.batching.outcome import Batched, Outcome, Preempted, Result
 from penstock.engine.batching.queue import BatchQueue, Item, Waiter
-from penstock.errors import DeadlineExceeded, ModelNotReady, OutOfMemory, Overloaded, PenstockError
+from penstock.engine.batching.runner import BatchRunner
+from penstock.errors import DeadlineExceeded, ModelNotReady, Overloaded, PenstockError
 
 MOST_PARTS = 256
 """Of one request in the queue at once; it is cut into as many batches as it needs, some of them later."""
@@ -57,7 +57,7 @@ class Batcher(Generic[Payload, Batch, Result]):
         self.running_rows = 0
         self.timeout_s = None if limits.timeout_ms is None else limits.timeout_ms / 1000
         """The longest time a request to this model may take; None for the server's limit."""
-        self._run = run
+        self.runner = BatchRunner(run, collator, limits.batch_rows, full_batch_s)
         self._collator = collator
         self._queue: BatchQueue[Payload] = BatchQueue(
             max_batch_rows=limits.batch_rows,
@@ -78,7 +78,6 @@ class Batcher(Generic[Payload, Batch, Result]):
         self.runs: dict[Stop, set[Item[Payload]]] = {}  # those in threads, with the requests that still wait for them
         self._idle = 0
         self._closed = False
-        self.full_s = full_batch_s
         self._inline_s = 0.0
         self._curve = relative_curve(curve or {}, limits.batch_rows)
 
@@ -103,7 +102,7 @@ class Batcher(Generic[Payload, Batch, Result]):
         return self._wait_behind(self._queue.rows)
 
     def _wait_behind(self, rows: int) -> float:
-        return full_batches(self._curve, rows + self.running_rows) / self._concurrency * self.full_s
+        return full_batches(self._curve, rows + self.running_rows) / self._concurrency * self.runner.full_s
 
     # Capacity, and the refusal of a full queue
 
@@ -114,6 +113,22 @@ class Batcher(Generic[Payload, Batch, Result]):
         with self._lock:
             if not self._queue.can_evict(priority):
                 raise self._full(rows)
+
+    def admit_some(
+        self, requests: int, priority: int, entered: float, deadline: float
+    ) -> tuple[int, Overloaded | None]:
+        """How many of so many requests the queue would take now, of at least one row each; the others' refusal."""
+        with self._lock:
+            queue = self._queue
+            if deadline <= entered:
+                return 1, None  # its deadline has passed, whatever the queue is
+            late = self._late(entered, deadline, priority)
+            if late is not None:
+                return 0, late
+            free = queue.free_rows()
+            if free >= requests or queue.can_evict(priority):
+                return requests, None
+            return free, self._full(free + 1)
 
     async def wait_for_capacity(self, payload: Payload, deadline: float) -> None:
         """Return once the queue has room for this payload. Raises DeadlineExceeded at the deadline."""
@@ -157,19 +172,14 @@ class Batcher(Generic[Payload, Batch, Result]):
             raise
         finally:
             self._deadlines.pending.difference_update(items)
-        return finished[0] if len(finished) == 1 else self._joined(finished)
+        return finished[0] if len(finished) == 1 else self.runner.joined(finished)
 
     async def _submit_in_turn(self, payload: Payload, deadline: float | None, priority: int) -> Batched[Result]:
         """The outputs for very many rows, of which only so many are in the queue at once as it needs to stay busy."""
         ended: list[Batched[Result]] = []
         for part in self._collator.cut(payload, self.limits.batch_rows * MOST_PARTS):
             ended.append(await self.submit(part, deadline, priority, admitted=bool(ended)))
-        return self._joined(ended)
-
-    def _joined(self, parts: Sequence[Batched[Result]]) -> Batched[Result]:
-        outputs = self._collator.join([part.outputs for part in parts])
-        rows = max(part.batch_rows for part in parts)
-        return Batched(outputs, rows, max(part.queue_s for part in parts), sum(part.run_s for part in parts))
+        return self.runner.joined(ended)
 
     def put(
         self, waiter: Waiter, payload: Payload, deadline: float, priority: int, *, admitted: bool = False
@@ -199,7 +209,11 @@ class Batcher(Generic[Payload, Batch, Result]):
             if self._closed:
                 raise ModelNotReady("the model is being unloaded; try again")
             if deadline is not None:
-                self._check_deadline(first, deadline)
+                if deadline <= first.entered:
+                    raise DeadlineExceeded("the deadline had passed before the request was queued")
+                late = self._late(first.entered, deadline, first.priority)
+                if late is not None:
+                    raise late
             evicted = self._queue.offer(items, rows, size)
             if evicted is None:
                 raise self._full(rows)
@@ -222,17 +236,16 @@ class Batcher(Generic[Payload, Batch, Result]):
             self._notify_on = loop
             loop.call_soon(self._notify_after_turn)
 
-    def _check_deadline(self, item: Item[Payload], deadline: float) -> None:
-        left = deadline - item.entered
-        if left <= 0:
-            raise DeadlineExceeded("the deadline had passed before the request was queued")
-        if self._queue.requests and left < self._wait_behind(self._queue.rows):
-            wait_s = self._wait_behind(self._queue.rows_before(item.priority, deadline))
-            if left < wait_s:
-                raise Overloaded(
-                    f"the wait is about {wait_s * 1000:.0f} ms, longer than the {left * 1000:.0f} ms left",
-                    retry_after_s=self._retry_after_s(),
-                )
+    def _late(self, entered: float, deadline: float, priority: int) -> Overloaded | None:
+        """The refusal of a request whose deadline would pass while it waits."""
+        left = deadline - entered
+        if not self._queue.requests or left >= self._wait_behind(self._queue.rows):
+            return None
+        wait_s = self._wait_behind(self._queue.rows_before(priority, deadline))
+        if left >= wait_s:
+            return None
+        message = f"the wait is about {wait_s * 1000:.0f} ms, longer than the {left * 1000:.0f} ms left"
+        return Overloaded(message, retry_after_s=self._retry_after_s())
 
     def _full(self, rows: int) -> Overloaded:
         self._notify()
@@ -307,7 +320,7 @@ class Batcher(Generic[Payload, Batch, Result]):
                 more = self._queue.requests > 0
             if batch:
                 with LoopTime() as taken:
-                    outcomes = self._outcomes(batch)
+                    outcomes = self.runner.outcomes(batch)
                 self._inline_s += 0.02 * (taken.seconds - self._inline_s)
                 deliver(batch, outcomes, loop)
                 if self._inline_s > 4 * INLINE_BELOW_S:
@@ -316,6 +329,18 @@ class Batcher(Generic[Payload, Batch, Result]):
                 break
         if more and self._inline:
             self._flush_soon(loop)
+
+    def run_queued(self, until: float) -> bool:
+        """Run on this event loop what is queued; False if that is for threads to do, nothing is queued or it is late.
+
+        `until` is in `time.monotonic()` seconds.
+        """
+        if not self._inline or not self._queue.requests or time.monotonic() >= until:
+            return False
+        if self._fill_timer is not None:
+            self._fill_timer.cancel()
+        self._flush(asyncio.get_running_loop())
+        return True
 
     def _leave_loop(self) -> None:
         """Move to threads: the model has long been much slower than at warm-up."""
@@ -349,7 +374,7 @@ class Batcher(Generic[Payload, Batch, Result]):
                 self.running_rows += rows
                 if self._idle and self._queue.requests:
                     self._lock.notify()  # another thread, for what did not fit into this run
-            deliver(batch, self._outcomes(batch), None)
+            deliver(batch, self.runner.outcomes(batch), None)
             del batch
 
     def _next_batch(self) -> list[Item[Payload]] | None:
@@ -367,43 +392,6 @@ class Batcher(Generic[Payload, Batch, Result]):
 
     def _fill_until(self) -> float:  # lock held; 0 for a full batch
         return 0.0 if self._queue.rows >= self.limits.batch_rows else self._queue.fill_until(self._max_wait_s)
-
-    # Running
-
-    def _outcomes(self, batch: Sequence[Item[Payload]]) -> list[Outcome[Result]]:
-        """One outcome per item. A batch that fails is halved until only the requests at fault have the error."""
-        try:
-            return self._run_batch(batch)
-        except BaseException as error:  # exit() in a model would end the thread, and leave requests waiting
-            return halve_batch(self._run_batch, batch, error, self._failed)
-
-    def _run_batch(self, batch: Sequence[Item[Payload]]) -> list[Outcome[Result]]:
-        started = time.monotonic()
-        payloads = [item.payload for item in batch]
-        outputs = self._collator.split(self._run(self._collator.stack(payloads)), payloads)
-        run_s = time.monotonic() - started
-        rows = sum([item.rows for item in batch])
-        if 2 * rows >= self.limits.batch_rows:  # small batches say little about full ones
-            self.full_s += 0.1 * (run_s * self.limits.batch_rows / rows - self.full_s)
-        return [Batched(own, rows, started - item.entered, run_s) for item, own in zip(batch, outputs, strict=True)]
-
-    def _failed(self, item: Item[Payload], error: BaseException) -> Outcome[Result]:
-        """The outcome of a request that failed alone; one that does not fit into memory runs in parts."""
-        if not isinstance(error, OutOfMemory):
-            return as_penstock_error(error)
-        try:
-            parts = halve_rows(
-                lambda payload: self._run_part(item, payload), item.payload, item.rows, self._collator.cut, error
-            )
-        except BaseException as failure:
-            return as_penstock_error(failure)
-        return self._joined(parts)
-
-    def _run_part(self, item: Item[Payload], payload: Payload) -> Batched[Result]:
-        started = time.monotonic()
-        (outputs,) = self._collator.split(self._run(self._collator.stack([payload])), [payload])
-        _, rows, _ = self._collator.measure(payload)
-        return Batched(outputs, rows, started - item.entered, time.monotonic() - started)
 
     def close(self) -> None:
         """Refuse what still waits and end the threads. Safe to call twice, from any thread."""

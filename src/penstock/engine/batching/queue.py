@@ -72,6 +72,12 @@ class BatchQueue(Generic[Payload]):
         """True if a request of `rows` and `size` bytes fits. An empty queue takes any one request."""
         return not self.rows or (self.rows + rows <= self.max_rows and self.bytes + size <= self.max_bytes)
 
+    def free_rows(self) -> int:
+        """Rows that fit now, one by one. An empty queue takes any one request."""
+        if self.bytes >= self.max_bytes:
+            return 0
+        return max(self.max_rows - self.rows, 0 if self.rows else 1)
+
     def exceeded_limit(self, rows: int) -> str:
         """The limit that a request of `rows` would exceed, for an error message."""
         return f"{self.max_rows} rows" if self.rows + rows > self.max_rows else f"{self.max_bytes} bytes"

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from http import HTTPStatus
 
 import orjson
 
 from penstock.engine.bundling.bundle import Answer, Bundle, Member, Times
+from penstock.errors import PenstockError
 from penstock.gateway.bodies.compression import VARY, encoding_for
 from penstock.gateway.gateway import Gateway
 from penstock.gateway.http import JSON, Call, Reply
 from penstock.gateway.native.predict import flags_header, model_header
+from penstock.gateway.problems import MEDIA_TYPE, error_headers, problem_body
 from penstock.tasks.base import TimedResponse
 
 _START = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nserver-timing: queue;dur="
@@ -68,6 +71,25 @@ class BundleReplies:
         call: Call = member.caller
         self._gateway.respond(call, self._gateway.refuse(error, call))
         member.caller = None
+
+    def refused(self, calls: Sequence[Call], error: PenstockError) -> None:
+        """Send one refusal to calls that are no members of a bundle, differing in the request id only."""
+        gateway = self._gateway
+        status, document = problem_body(error, "")
+        if 2 * len(document) >= gateway.compress_from:
+            for call in calls:
+                gateway.respond(call, gateway.refuse(error, call))
+            return
+        start = document.removesuffix(b'""}')
+        shared = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n".encode()
+        shared += _lines([("content-type", MEDIA_TYPE), *error_headers(error)])
+        for call in calls:
+            more = _lines(gateway.more_headers(call)) if gateway.adds_headers else b""
+            head = b"%b%bx-request-id: %b\r\n" % (shared, more, call.request_id.encode())
+            body = b"%b%b}" % (start, orjson.dumps(call.request_id))
+            call.status, call.sent_bytes = status, len(body)
+            call.respond_raw(head, body)
+            gateway.leave(call)
 
     def declined(self, member: Member) -> None:
         """Answer a member in the ordinary way."""

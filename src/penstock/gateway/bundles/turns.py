@@ -16,8 +16,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from pydantic import BaseModel
 
+from penstock.engine.batching.loop_time import FLUSH_S
 from penstock.engine.bundling.bundle import Bundle, Member
 from penstock.engine.loading.loaded_model import LoadedModel
+from penstock.engine.observation import outcome_of
 from penstock.engine.tasks.task_runner import TaskRunner
 from penstock.errors import PenstockError
 from penstock.gateway.bodies.arrays import array_type, holds_array, is_array, read_array_body
@@ -35,11 +37,25 @@ log = logging.getLogger(__name__)
 
 MAX_BODY = 64 * 1024
 """Larger bodies take the ordinary way, which counts their memory and decodes them off the event loop."""
+MOST_WAITING = 512
+"""So many requests end a turn early."""
 
 
 class _Route(NamedTuple):
     ref: Callable[[Call], str | None]
     vector: bool = False
+
+
+class _Turn(NamedTuple):
+    """What the requests of a group share. Times are in `time.monotonic()` seconds."""
+
+    model: LoadedModel
+    runner: TaskRunner
+    priority: int
+    timeout_s: float
+    begun: float
+    ends: float
+    """Until when batches of a full queue are run before more requests are read."""
 
 
 _ROUTES: dict[Handler, _Route] = {
@@ -65,6 +81,7 @@ class Turns:
         self._groups: dict[str, list[Call]] = {}
         self._readers: dict[str, NumberReader] = {}
         self._most = min(MAX_BODY, gateway.limits.max_body_bytes)
+        self._waiting = 0
         self._context = Context()
         """Empty: a turn belongs to no single request."""
 
@@ -104,6 +121,10 @@ class Turns:
             calls = self._groups[group] = []
         calls.append(call)
         call.body_at = call.body_at or time.monotonic()
+        self._waiting += 1
+        # the loop reads from every connection that has sent something before it calls; none of them is being parsed
+        if self._waiting >= MOST_WAITING and call.routing is not None:
+            self._context.run(self._flush)
 
     def cancel(self, call: Call) -> None:
         """The client has disconnected."""
@@ -126,7 +147,7 @@ class Turns:
             self._bundler.fail(call.member, reason)
 
     def _flush(self) -> None:
-        groups, self._groups = self._groups, {}
+        groups, self._groups, self._waiting = self._groups, {}, 0
         for calls in groups.values():
             waiting = [call for call in calls if not call.ended]
             for call in calls if len(waiting) < len(calls) else ():
@@ -139,7 +160,7 @@ class Turns:
             except Exception:  # a bug; nobody else would answer
                 log.exception("the requests of a turn failed together; each is answered alone")
             for call in waiting:
-                if call.work is None and call.member is None:
+                if call.work is None and call.member is None and not call.ended:
                     self._gateway.start(call)
 
     def _count(self, call: Call, error: BaseException) -> None:
@@ -167,7 +188,43 @@ class Turns:
             priority, timeout_s = predict.priority_of(calls[0]), self._timeout_s(calls[0], model)
         except (PenstockError, Refusal):
             return False
+        turn = _Turn(model, runner, priority, timeout_s, begun, begun + max(FLUSH_S, begun - calls[0].body_at))
+        if model.batcher.queued_rows or len(calls) > model.batcher.limits.queue_rows:
+            self._answer_within_capacity(calls, turn)
+        else:
+            self._bundle(calls, turn)
+        return True
+
+    def _answer_within_capacity(self, calls: Sequence[Call], turn: _Turn) -> None:
+        """Bundle the calls that the model's queue has room for, and refuse the others before their bodies are read.
+
+        The batches of a quick model are run in between, as long as the turn allows: it is idle while its queue fills.
+        """
+        batcher = turn.model.batcher
+        while calls:
+            deadline = calls[0].body_at + turn.timeout_s
+            room, refusal = batcher.admit_some(len(calls), turn.priority, time.monotonic(), deadline)
+            if room:
+                self._bundle(calls[:room], turn)
+                calls = calls[room:]
+            elif refusal is not None and not batcher.run_queued(turn.ends):
+                self._refuse(calls, turn.model, refusal)
+                return
+
+    def _refuse(self, calls: Sequence[Call], model: LoadedModel, refusal: PenstockError) -> None:
+        for call in calls:
+            call.ended = True
+        statistics = self._engine.statistics
+        if statistics.observers:
+            for call in calls:
+                self._count(call, refusal)
+        else:
+            statistics.add_refused(model.name, model.version, outcome_of(refusal), len(calls))
+        self._replies.refused(calls, refusal)
+
+    def _bundle(self, calls: Sequence[Call], turn: _Turn) -> None:
         bundles: tuple[list[Member], list[Member]] = ([], [])
+        runner, timeout_s, begun = turn.runner, turn.timeout_s, turn.begun
         arrays = calls[0].collect.startswith(_ARRAYS)  # type: ignore[union-attr]  # set by `group_of`
         read = _array_reader(runner.task) if arrays else self._reader(runner.task)
         for call in calls:
@@ -182,8 +239,7 @@ class Turns:
             bundles[type(request) is np.ndarray].append(member)
         for members in bundles:
             if members:
-                self._submit(self._bundler.begin(model, runner, self._replies, priority, begun), members)
-        return True
+                self._submit(self._bundler.begin(turn.model, runner, self._replies, turn.priority, begun), members)
 
     def _submit(self, bundle: Bundle, members: Sequence[Member]) -> None:
         for member in members:

@@ -230,7 +230,7 @@ class H1Call(Call):
         self._write(reply, body if isinstance(body, bytes) else None)
 
     def respond_raw(self, head: bytes, body: bytes) -> None:
-        """Send a reply of status 200 to GET or POST.
+        """Send a reply with a body to GET or POST.
 
         `head` is the status line and every header line but `date`, `content-length` and `connection`.
         """
