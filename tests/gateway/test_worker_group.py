@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from penstock.engine.deployment.reconciler import Revisions
 from penstock.engine.observation import Observation
-from penstock.engine.reconciler import Revisions
 from penstock.engine.statistics import Statistics
 from penstock.gateway.worker_group import WorkerGroup
 from penstock.monitor.processes import process_counts

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from penstock.engine.admission import Admission, Lease
+from penstock.engine.deployment.reconciler import Reconciler
 from penstock.engine.loading.loaded_model import LoadedModel
 from penstock.engine.loading.manager import ModelManager
-from penstock.engine.reconciler import Reconciler
 
 
 def lease_of(manager: ModelManager, model: LoadedModel) -> Lease | None:

@@ -13,10 +13,10 @@ from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Self, TypeVar
 
+from penstock.engine.deployment.reconciler import Reconciler
 from penstock.engine.loading.loaded_model import LoadedModel
 from penstock.engine.loading.model_cache import ModelCache
 from penstock.engine.observation import Observation, outcome_of
-from penstock.engine.reconciler import Reconciler
 from penstock.engine.tasks.ranges import Flag
 from penstock.engine.tasks.task_runner import TaskRunner
 from penstock.errors import DeadlineExceeded, ModelNotFound, ModelNotReady, OutOfRange

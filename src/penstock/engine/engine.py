@@ -15,12 +15,12 @@ from penstock.engine.admission import Admission
 from penstock.engine.bundling.bundler import Bundler
 from penstock.engine.cache import PredictionCache
 from penstock.engine.config import InferenceConfig
-from penstock.engine.deployment_status import LoadResult, UnloadResult
+from penstock.engine.deployment.reconciler import Reconciler
+from penstock.engine.deployment.status import LoadResult, UnloadResult
 from penstock.engine.loading.loaded_model import TENSOR, LoadedModel
 from penstock.engine.loading.manager import ModelManager
 from penstock.engine.observation import Inference, Observer, Prediction
 from penstock.engine.pipeline import Pipeline
-from penstock.engine.reconciler import Reconciler
 from penstock.engine.statistics import Snapshot, Statistics, merge, to_stats
 from penstock.errors import PenstockError
 from penstock.options import EngineOptions

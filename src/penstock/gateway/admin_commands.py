@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from typing import Protocol
 
-from penstock.engine.deployment_status import LoadResult, UnloadResult
+from penstock.engine.deployment.status import LoadResult, UnloadResult
 from penstock.engine.engine import InferenceEngine
 from penstock.gateway.worker_group import WorkerGroup
 

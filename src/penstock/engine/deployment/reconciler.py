@@ -10,8 +10,9 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from penstock.artifacts.refs import FILE_VERSION
-from penstock.engine.async_loader import AsyncLoader
-from penstock.engine.deployment_status import (
+from penstock.engine.deployment.async_loader import AsyncLoader
+from penstock.engine.deployment.serving_plan import ModelUnloaded, ServingPlan, model_name
+from penstock.engine.deployment.status import (
     DeploymentStatus,
     FailedAttempts,
     LoadResult,
@@ -21,7 +22,6 @@ from penstock.engine.deployment_status import (
 )
 from penstock.engine.loading.loaded_model import LoadedModel
 from penstock.engine.loading.manager import ModelManager
-from penstock.engine.routing import ModelUnloaded, ServingPlan, model_name
 from penstock.errors import ConfigError, InvalidInput, ModelLoadError, ModelNotFound, PenstockError
 from penstock.formats import is_model_file
 from penstock.registry.deployment import Change, Deployment, DeploymentStore, ProcessDeployment

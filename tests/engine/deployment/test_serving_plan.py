@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from penstock.artifacts.refs import name_of
-from penstock.engine.routing import ModelUnloaded, ServingPlan
+from penstock.engine.deployment.serving_plan import ModelUnloaded, ServingPlan
 from penstock.errors import ModelNotFound
 from penstock.registry.deployment import Deployment
 

@@ -18,7 +18,7 @@ from plugin_packages import install
 from waiting import LONG_S
 
 from penstock.artifacts.artifact import TaskEntry, VariantSource, write_artifact
-from penstock.engine.async_loader import AsyncLoader
+from penstock.engine.deployment.async_loader import AsyncLoader
 from penstock.engine.engine import InferenceEngine
 from penstock.engine.loading import load
 from penstock.engine.loading.manager import ModelManager
