@@ -148,11 +148,11 @@ def test_no_concurrent_change_of_several_processes_is_lost(registry: Registry, w
 def test_fields_that_a_later_release_adds_to_the_row_are_kept(registry: Registry) -> None:
     registry.path.mkdir()
     registry.change_deployment(lambda now: now.unload("m"))
-    with registry._store._database.writer.begin() as connection:
+    with registry._reads.store._database.writer.begin() as connection:
         document = json.dumps({"loads": [], "unloads": ["m"], "routes": {"m": {"v1": 100}}})
         connection.execute(text("UPDATE penstock_deployment SET document = :document"), {"document": document})
     assert registry.change_deployment(lambda now: now.load("m")).loads == ("m",)
-    with registry._store._database.reader.begin() as connection:
+    with registry._reads.store._database.reader.begin() as connection:
         (found,) = connection.execute(text("SELECT document FROM penstock_deployment")).all()
     assert json.loads(found.document) == {"loads": ["m"], "unloads": [], "routes": {"m": {"v1": 100}}}
 

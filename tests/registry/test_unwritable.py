@@ -179,7 +179,7 @@ answer += [fault(registry.set_alias, "m", "x", "v1"), fault(registry.remove, "m:
 def test_a_read_only_registry_of_an_older_release_can_be_read(public_registry: Registry, write: Write) -> None:
     public_registry.publish(write("m", "v1").path)
     public_registry.set_alias("m", "champion", "v1")
-    with public_registry._store._database.writer.begin() as connection:
+    with public_registry._reads.store._database.writer.begin() as connection:
         downgrade(connection, "0002")
     code = """
 found = registry.deployment()

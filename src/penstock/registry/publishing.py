@@ -46,10 +46,15 @@ def prove_copy(artifact: Artifact, trust: Trust, copy: Path) -> None:
         raise type(error)(f"{sentence}; only prove=False publishes it all the same") from error
 
 
+def prove(artifact: Artifact, trust: Trust) -> None:
+    """Load an artifact as a server does. Raises ModelLoadError."""
+    import_attribute(PROOF)(artifact, trust)
+
+
 def prove_alias(artifact: Artifact, trust: Trust, alias: str, now: str | None) -> None:
     """Load an artifact as a server does, before an alias moves to it from the version `now`. Raises ModelLoadError."""
     try:
-        import_attribute(PROOF)(artifact, trust)
+        prove(artifact, trust)
     except ModelLoadError as error:
         stays = f"stays at {now}" if now is not None else "is not set"
         raise type(error)(

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import Any, Self
 
 from penstock.artifacts import files
 from penstock.artifacts.artifact import Artifact
@@ -29,11 +29,10 @@ from penstock.registry import publishing
 from penstock.registry.database.reads import Reads
 from penstock.registry.deployment import Change, Deployment
 from penstock.registry.layout import Layout
+from penstock.registry.route_book import RouteBook
+from penstock.registry.routes import StoredRoute
 from penstock.registry.staging import Staging
 from penstock.scan.trust import at_least, check_trust, strongest
-
-if TYPE_CHECKING:
-    from penstock.registry.database.store import Store
 
 DEFAULT_PATH = Path("registry")
 _LONGEST_REASON = 200
@@ -70,8 +69,9 @@ class Registry:
         self._reads.close()
 
     @property
-    def _store(self) -> Store:
-        return self._reads.store
+    def routes(self) -> RouteBook:
+        """By which rules names resolve to versions."""
+        return RouteBook(self, self._reads, self._writing)
 
     # Listing
 
@@ -160,7 +160,7 @@ class Registry:
     def _adopt(self, artifact: Artifact) -> str:
         """Record the digest of a version without a record, if possible; the digest that is valid from now on."""
         with suppress(ConfigError):  # a read-only registry can be read
-            return self._store.adopt(artifact.name, artifact.version, artifact.digest)
+            return self._reads.store.adopt(artifact.name, artifact.version, artifact.digest)
         return artifact.digest
 
     def _aliased(self, name: str, alias: str) -> str:
@@ -215,7 +215,7 @@ class Registry:
     def _publish_new(self, artifact: Artifact, trust: str, prove: bool) -> Artifact | None:
         """Copy, scan and prove the copy, and rename it. The published artifact if another process was faster."""
         with self._staging.slot() as slot:
-            self._store.prepare()  # fails before the copy if the database cannot be written
+            self._reads.store.prepare()  # fails before the copy if the database cannot be written
             publishing.copy_verified(artifact, slot)
             tier = strongest(check_trust(trust), self.trusted(artifact.digest))
             publishing.require_trusted(artifact, slot, tier)
@@ -230,7 +230,7 @@ class Registry:
 
     def _pin(self, artifact: Artifact, trust: str) -> None:
         if not at_least(self.trusted(artifact.digest), trust):
-            self._store.trust(artifact.digest, trust, f"published as {artifact.ref}"[:_LONGEST_REASON])
+            self._reads.store.trust(artifact.digest, trust, f"published as {artifact.ref}"[:_LONGEST_REASON])
 
     def _published(self, artifact: Artifact) -> Artifact | None:
         """The same artifact if it is published already; raises InvalidInput if the version has other content."""
@@ -248,7 +248,7 @@ class Registry:
 
     def _move_in(self, artifact: Artifact, slot: Path) -> None:
         # The record comes first, so that every visible version has one; a record without a directory is ignored
-        self._store.record(artifact.name, artifact.version, artifact.digest)
+        self._reads.store.record(artifact.name, artifact.version, artifact.digest)
         home = self.path / artifact.name
         home.mkdir(exist_ok=True)
         files.sync_directory(self.path)
@@ -289,8 +289,8 @@ class Registry:
         check_trust(tier)
         if re.fullmatch(r"[0-9a-f]{64}", digest) is None:
             raise InvalidInput(f"digest: {digest!r} is not a sha256 of 64 hexadecimal digits", field="digest")
-        with self._sentences(), self._exclusive():
-            self._store.trust(digest, None if tier == "data" else tier, reason[:_LONGEST_REASON])
+        with self._writing():
+            self._reads.store.trust(digest, None if tier == "data" else tier, reason[:_LONGEST_REASON])
 
     # Aliases
 
@@ -312,14 +312,14 @@ class Registry:
                 publishing.prove_alias(artifact, tier, alias, now)
             with self._exclusive():
                 self._require(name, version)
-                self._store.set_alias(name, alias, version)
+                self._reads.store.set_alias(name, alias, version)
 
     def remove_alias(self, name: str, alias: str) -> None:
         """Remove an alias; raises ModelNotFound naming the aliases that exist."""
         known = self.aliases(name)
         if check_name(alias, "alias") in known:
-            with self._sentences(), self._exclusive():
-                if self._store.remove_alias(name, alias):
+            with self._writing():
+                if self._reads.store.remove_alias(name, alias):
                     return
         raise _no_alias(name, alias, known)
 
@@ -334,12 +334,16 @@ class Registry:
         """
         return self._reads.change_deployment(change)
 
+    def set_route(self, name: str, document: Any, *, who: str | None = None, why: str = "") -> StoredRoute:
+        """Set by which rules a name resolves to versions, as `routes.set`, which has more options."""
+        return self.routes.set(name, document, who=who, why=why)
+
     # Removing
 
     def remove(self, ref: str | Ref) -> None:
         """Remove one version, damaged or not. The reference must name the version.
 
-        Raises InvalidInput if it does not or if an alias points at the version, and ModelNotFound.
+        Raises InvalidInput if it does not or if an alias or a route names the version, and ModelNotFound.
         """
         wanted = ref if isinstance(ref, Ref) else parse_ref(ref)
         if wanted.version is None:
@@ -349,7 +353,7 @@ class Registry:
             self._find_to_remove(wanted.name, wanted.version)
             with self._exclusive():
                 place = self._find_to_remove(wanted.name, wanted.version)
-                self._refuse_aliased(wanted.name, wanted.version)
+                self.routes.refuse_removal(wanted.name, wanted.version)
                 self._move_out(place, trash)
             files.discard(trash)
 
@@ -365,10 +369,10 @@ class Registry:
         """Remove the leftovers and the stale records; returns the leftovers removed."""
         if not self.path.is_dir():
             return []
-        with self._sentences(), self._exclusive():
+        with self._writing():
             swept = self._staging.sweep()
             for ref in self.stale_records():  # not of a publish in progress: it holds the lock from record to rename
-                self._store.forget(ref.name, str(ref.version))
+                self._reads.store.forget(ref.name, str(ref.version))
         return swept
 
     def _find_to_remove(self, name: str, version: str) -> Path:
@@ -379,24 +383,22 @@ class Registry:
             raise IntegrityError(f"{self.path / name} is a symbolic link; remove it by hand")
         return self.path / name / version
 
-    def _refuse_aliased(self, name: str, version: str) -> None:
-        pointing = [alias for alias, target in self._reads.aliases(name).items() if target == version]
-        if pointing:
-            raise InvalidInput(
-                f"{name}:{version} cannot be removed while an alias points at it: {listed(pointing)}", field="ref"
-            )
-
     def _move_out(self, place: Path, trash: Path) -> None:
         place.rename(trash)
         files.sync_directory(place.parent)
-        self._store.forget(place.parent.name, place.name)
+        self._reads.store.forget(place.parent.name, place.name)
         with suppress(OSError):
             place.parent.rmdir()  # fails while there are other versions
 
     @contextmanager
     def _exclusive(self) -> Iterator[None]:
         """Exclude every other writer: by the lock file, and by the database for hosts that do not share file locks."""
-        with self._staging.exclusive(), self._store.exclusive():
+        with self._staging.exclusive(), self._reads.store.exclusive():
+            yield
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        with self._sentences(), self._exclusive():
             yield
 
     @contextmanager

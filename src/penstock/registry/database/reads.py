@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from penstock.registry.database.sqlite_file import open_for_reading
 from penstock.registry.deployment import Change, Deployment, stored_deployment
 from penstock.registry.migrations import HEAD
+from penstock.registry.routes import Routes, stored_routes
 
 if TYPE_CHECKING:
     from penstock.registry.database.store import Store
@@ -23,6 +24,10 @@ _DEPLOYMENT = (
     "SELECT 'revision', value, '', '' FROM penstock_revision "
     "UNION ALL SELECT 'alias', name, alias, version FROM penstock_aliases "
     "UNION ALL SELECT 'document', document, '', '' FROM penstock_deployment"
+)
+_ROUTES = (
+    "SELECT '', '', value, 0, '' FROM penstock_routes_revision "
+    "UNION ALL SELECT name, record, revision, updated_at, updated_by FROM penstock_routes"
 )
 
 
@@ -96,6 +101,16 @@ class Reads:
         """Change what servers should serve, unless that changes nothing; what it is now."""
         before = self.deployment()
         return before if change(before) == before else self.store.change_deployment(change)
+
+    def routes(self) -> Routes:
+        """Every route."""
+        found = self._rows(_ROUTES)
+        return self.store.routes() if found is None else stored_routes(found)
+
+    def routes_revision(self) -> int:
+        """A counter that every change of a route increases."""
+        found = self._rows("SELECT value FROM penstock_routes_revision")
+        return self.store.routes_revision() if found is None else _first(found) or 0
 
     def _rows(self, query: str, *values: str) -> _Rows | None:
         """The rows, in one snapshot; none while there is no file. None if the Store has to read them."""

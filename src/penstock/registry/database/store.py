@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy import Connection, Insert, Select, delete, insert, inspect, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
 from penstock.artifacts.manifest import utc_now
 from penstock.errors import ConfigError
-from penstock.registry.database import deployments
+from penstock.registry.database import deployments, routes
 from penstock.registry.database.base import open_database
 from penstock.registry.database.tables import ALIASES, ARTIFACTS, METADATA, REVISION, SCHEMA, TRUST
 from penstock.registry.deployment import Change, Deployment
 from penstock.registry.migrations import HEAD, REVISIONS, VERSION_TABLE
+from penstock.registry.routes import Routes
 
 if TYPE_CHECKING:
     from alembic.config import Config
+
+T = TypeVar("T")
 
 
 class Store:
@@ -75,6 +78,7 @@ class Store:
             _forget(connection, name, version)
             connection.execute(_recorded(name, version, digest))
             _count(connection)
+            routes.log(connection, f"publish {name}:{version}", None, {"digest": digest})
 
     def adopt(self, name: str, version: str, digest: str) -> str:
         """Record a version's digest unless there is a record; returns the recorded one."""
@@ -88,24 +92,28 @@ class Store:
     def forget(self, name: str, version: str) -> None:
         """Delete the record of a version's digest."""
         with self._writing() as connection:
+            digest = connection.execute(_digest_query(name, version)).scalar()
             _forget(connection, name, version)
             _count(connection)
+            routes.log(connection, f"remove {name}:{version}", {"digest": digest}, None)
 
     def set_alias(self, name: str, alias: str, version: str) -> None:
         """Point an alias at a version."""
         with self._writing() as connection:
-            _drop_alias(connection, name, alias)
+            before = _drop_alias(connection, name, alias)
             row = {"name": name, "alias": alias, "version": version, "updated_at": utc_now()}
             connection.execute(insert(ALIASES).values(row))
             _count(connection)
+            routes.log(connection, f"set alias {name}@{alias}", before, version)
 
     def remove_alias(self, name: str, alias: str) -> bool:
         """Remove an alias; False if there is none."""
         with self._writing() as connection:
-            removed = _drop_alias(connection, name, alias)
-            if removed:
+            before = _drop_alias(connection, name, alias)
+            if before is not None:
                 _count(connection)
-        return removed
+                routes.log(connection, f"remove alias {name}@{alias}", before, None)
+        return before is not None
 
     def trusted(self, digest: str) -> str | None:
         """The tier that a digest is pinned to, None if it is not pinned."""
@@ -122,6 +130,7 @@ class Store:
                 row = {"digest": digest, "tier": tier, "reason": reason, "recorded_at": utc_now()}
                 connection.execute(insert(TRUST).values(row))
             _count(connection)
+            routes.log(connection, f"trust {digest}", None, {"tier": tier or "data", "reason": reason})
 
     def deployment(self) -> Deployment:
         """What servers should serve: aliases, and the loads and unloads of operators."""
@@ -139,7 +148,28 @@ class Store:
             if after != before:
                 deployments.write(connection, after)
                 _count(connection)
+                routes.log(connection, "change the deployment", before.to_document(), after.to_document())
             return deployments.read(connection)
+
+    def routes(self) -> Routes:
+        """Every route."""
+        with self._reading() as connection:
+            return Routes() if connection is None else routes.read(connection)
+
+    def routes_revision(self) -> int:
+        """A counter that every change of a route increases."""
+        with self._reading() as connection:
+            return 0 if connection is None else routes.revision(connection)
+
+    def read(self, work: Callable[[Connection], T], default: T) -> T:
+        """What `work` reads in one transaction; the default where there is nothing to read yet."""
+        with self._reading() as connection:
+            return default if connection is None else work(connection)
+
+    def write(self, work: Callable[[Connection], T]) -> T:
+        """Do `work` in one transaction that excludes other writers; an error in it changes nothing."""
+        with self._writing() as connection:
+            return work(connection)
 
     def prepare(self) -> None:
         """Create or upgrade the tables if needed."""
@@ -231,9 +261,12 @@ def _forget(connection: Connection, name: str, version: str) -> None:
     connection.execute(delete(ARTIFACTS).where(ARTIFACTS.c.name == name, ARTIFACTS.c.version == version))
 
 
-def _drop_alias(connection: Connection, name: str, alias: str) -> bool:
-    found = connection.execute(delete(ALIASES).where(ALIASES.c.name == name, ALIASES.c.alias == alias))
-    return found.rowcount > 0
+def _drop_alias(connection: Connection, name: str, alias: str) -> str | None:
+    """Drop an alias; the version that it pointed at."""
+    this = (ALIASES.c.name == name, ALIASES.c.alias == alias)
+    version: str | None = connection.execute(select(ALIASES.c.version).where(*this)).scalar()
+    connection.execute(delete(ALIASES).where(*this))
+    return version
 
 
 def _count(connection: Connection) -> None:

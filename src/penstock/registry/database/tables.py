@@ -55,6 +55,38 @@ REVISION = Table(
 )
 """One row, increased by every change; servers poll it."""
 
+ROUTES = Table(
+    "penstock_routes",
+    METADATA,
+    Column("name", String(100), primary_key=True),
+    Column("record", Text, nullable=False),
+    Column("revision", BigInteger, nullable=False),
+    Column("updated_at", BigInteger, nullable=False),
+    Column("updated_by", String(200), nullable=False),
+)
+"""The routes as JSON, each with the revision of its last change. Times are in milliseconds since 1970."""
+
+ROUTES_REVISION = Table(
+    "penstock_routes_revision",
+    METADATA,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("value", BigInteger, nullable=False),
+)
+"""One row, increased by every change of a route. Not that of `penstock_revision`, where a change reads every model."""
+
+AUDIT = Table(
+    "penstock_audit",
+    METADATA,
+    Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
+    Column("at", BigInteger, nullable=False),
+    Column("who", String(200), nullable=False),
+    Column("what", String(200), nullable=False),
+    Column("why", Text, nullable=False),
+    Column("before", Text, nullable=False),
+    Column("after", Text, nullable=False),
+)
+"""Who changed what, when and why, with the JSON of before and after; written with the change itself."""
+
 SCHEMA = Table(
     VERSION_TABLE,
     MetaData(),

@@ -1,0 +1,333 @@
+"""The routes of a registry: set, switched, removed, and their history. `Registry.routes` is one."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+from penstock.artifacts.artifact import Artifact
+from penstock.artifacts.refs import Ref, check_name, listed
+from penstock.errors import InvalidInput, ModelLoadError, ModelNotFound
+from penstock.formats import Trust
+from penstock.registry import publishing
+from penstock.registry.audit import Entry, acting
+from penstock.registry.database.reads import Reads
+from penstock.registry.routes import Arm, Route, Routes, StoredRoute, parse_record, parse_route
+from penstock.scan.trust import check_trust, strongest
+from penstock.tensors import Signature, TensorSpec
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+SALT_BYTES = 8
+MOST_ENTRIES = 1000
+
+
+class Models(Protocol):
+    """What a route is checked against; a `Registry` is one."""
+
+    def get(self, ref: str | Ref) -> Artifact:
+        """The artifact of a reference. Raises ModelNotFound."""
+
+    def aliases(self, name: str) -> Mapping[str, str]:
+        """Version by alias."""
+
+    def trusted(self, digest: str) -> Trust:
+        """The tier that a digest is pinned to."""
+
+
+class RouteBook:
+    """The routes of one registry. Every change is one transaction with its row in the audit log."""
+
+    def __init__(self, models: Models, reads: Reads, writing: Callable[[], AbstractContextManager[None]]) -> None:
+        """`writing` excludes the other writers of the registry."""
+        self._models = models
+        self._reads = reads
+        self._writing = writing
+
+    # Reading
+
+    def all(self) -> Routes:
+        """Every route, as of one revision. Raises ConfigError where the database cannot be read."""
+        return self._reads.routes()
+
+    def revision(self) -> int:
+        """A counter that every change of a route increases; cheap enough to read several times a second."""
+        return self._reads.routes_revision()
+
+    def get(self, name: str) -> StoredRoute:
+        """The route of a name. Raises ModelNotFound naming the routes that exist."""
+        routes = self.all()
+        found = routes.get(check_name(name))
+        if found is None:
+            if name in routes.broken:
+                raise InvalidInput(routes.broken[name], field="name")
+            raise _no_route(name, routes)
+        return found
+
+    def audit(self, limit: int = 100) -> list[Entry]:
+        """The newest changes of this registry, the newest first: routes, aliases, versions, loads, unloads, trust."""
+        return self._entries(limit, "")
+
+    def history(self, name: str, limit: int = 100) -> list[Entry]:
+        """The newest changes of one route, the newest first; also of one that was removed."""
+        return self._entries(limit, _what(check_name(name), ""))
+
+    def _entries(self, limit: int, prefix: str) -> list[Entry]:
+        from penstock.registry.database import routes  # SQLAlchemy takes a quarter of a second to import
+
+        count = max(1, min(limit, MOST_ENTRIES))
+        return self._reads.store.read(lambda connection: routes.entries(connection, count, prefix), [])
+
+    # Changing
+
+    def set(
+        self,
+        name: str,
+        document: Any,
+        *,
+        who: str | None = None,
+        why: str = "",
+        force: bool = False,
+        trust: str = "data",
+        loaded: Callable[[str], bool] = lambda _: False,
+    ) -> StoredRoute:
+        """Set the route of a name, in place of its present one; every server follows within a second.
+
+        `document` is the JSON of a route. A `revision` in it must be that of the present route: it was changed
+        meanwhile otherwise. Versions that the present route does not name are loaded first, as by a server with this
+        `trust`; if that fails, its ModelLoadError is raised and the route stays. `force` sets it without that, and so
+        does `loaded` for a `name:version` that is known to load. The salt, and with it the place of every key, stays
+        while the route lives. `who` is by default the user of this process.
+
+        Raises InvalidInput naming the field, ModelNotFound for an unknown model, ConfigError.
+        """
+        route = parse_route(name, document)
+        expected = _revision(name, document)
+        with acting(who, why or route.why) as actor:
+            route = replace(self._checked(route), why=actor.why)
+            self._prove(route, check_trust(trust), skip=lambda ref: force or loaded(ref))
+            return self._write(route, "set", expected)
+
+    def switch(
+        self,
+        name: str,
+        to: str,
+        *,
+        who: str | None = None,
+        why: str = "",
+        force: bool = False,
+        trust: str = "data",
+        loaded: Callable[[str], bool] = lambda _: False,
+    ) -> StoredRoute:
+        """Send all requests to one version. The versions before stay loaded, at weight 0, so that `back` is instant."""
+        found = self.all().get(check_name(name))
+        if found is None:
+            before = self._models.get(name).version
+            route = Route(name, (Arm(before, 100),))
+        else:
+            route = found.route
+        version = self._version(name, to)
+        arm = next((arm for arm in route.arms if arm.weight), None)
+        if found is not None and route.canary is None and route.serving == (version,) and arm is not None:
+            return found
+        document = route.switched(version).to_document() | {"why": why}
+        if found is not None:
+            document["revision"] = found.revision
+        return self.set(name, document, who=who, why=why, force=force, trust=trust, loaded=loaded)
+
+    def back(self, name: str, *, who: str | None = None, why: str = "") -> StoredRoute:
+        """Set the route that was in force before its last change, also a removed one. Raises ModelNotFound."""
+        last = next((entry for entry in self.history(name, 1) if entry.before is not None), None)
+        if last is None:
+            raise ModelNotFound(f"the route {name} has no earlier state to go back to")
+        route = replace(parse_record(name, last.before), canary=None)
+        with acting(who, why or f"back to before {last.what.partition(': ')[2]}") as actor:
+            return self._write(replace(self._checked(route), why=actor.why), "back", None)
+
+    def remove(self, name: str, *, who: str | None = None, why: str = "") -> None:
+        """Remove the route of a name, which then means its alias champion again, or its highest release.
+
+        Raises ModelNotFound.
+        """
+        from penstock.registry.database import routes
+
+        def work(connection: Connection) -> None:
+            _refuse_canary(routes.read(connection).get(name))
+            if not routes.drop(connection, name, _what(name, "remove")):
+                raise _no_route(name, routes.read(connection))
+
+        self._readable(name)
+        with acting(who, why), self._writing():
+            self._reads.store.write(work)
+
+    def refuse_removal(self, name: str, version: str) -> None:
+        """Raises InvalidInput if an alias points at the version, or a route names it."""
+        pointing = [alias for alias, target in self._models.aliases(name).items() if target == version]
+        if pointing:
+            raise InvalidInput(
+                f"{name}:{version} cannot be removed while an alias points at it: {listed(pointing)}", field="ref"
+            )
+        found = self.all().get(name)
+        if found is not None and version in found.route.versions:
+            raise InvalidInput(
+                f"{name}:{version} cannot be removed while the route {name} names it; change the route first",
+                field="ref",
+            )
+
+    def _write(self, route: Route, deed: str, expected: int | None) -> StoredRoute:
+        from penstock.registry.database import routes
+
+        name = route.name
+
+        def work(connection: Connection) -> StoredRoute:
+            found = routes.read(connection).get(name)
+            if expected is not None and expected != (0 if found is None else found.revision):
+                raise InvalidInput(
+                    f"route {name}: revision: it was changed meanwhile, to revision "
+                    f"{0 if found is None else found.revision}; read it again",
+                    field="revision",
+                )
+            _refuse_canary(found)
+            salt = found.route.salt if found is not None and found.route.salt else route.salt
+            now = replace(route, salt=salt or secrets.token_hex(SALT_BYTES))
+            if found is not None and now == found.route:
+                return found
+            return routes.put(connection, now, _what(name, deed))
+
+        with self._writing():
+            self._digests(route)  # no version was removed meanwhile
+            return self._reads.store.write(work)
+
+    # Checking
+
+    def _readable(self, name: str) -> None:
+        routes = self.all()
+        if check_name(name) not in {*routes.stored, *routes.broken}:
+            raise _no_route(name, routes)
+
+    def _checked(self, route: Route) -> Route:
+        """The route with exact versions and their digests. Raises InvalidInput naming the field."""
+        self._models.get(route.name)  # the name exists at all
+        route = route.resolved(lambda version: self._version(route.name, version))
+        parse_route(route.name, route.to_document())  # two arms may be one version by now
+        artifacts = {version: self._artifact(route, version) for version in route.versions}
+        first = artifacts[route.primary]
+        for version, artifact in artifacts.items():
+            why = _difference(first, artifact)
+            if why:
+                raise InvalidInput(
+                    f"route {route.name}: {_path(route, version)}: {version} does not take the requests of "
+                    f"{first.version}: {why}; versions of one route have one signature",
+                    field=_path(route, version),
+                )
+        return replace(route, digests={version: artifact.digest for version, artifact in artifacts.items()})
+
+    def _digests(self, route: Route) -> None:
+        for version, digest in route.digests.items():
+            if self._artifact(route, version).digest != digest:
+                raise InvalidInput(f"route {route.name}: {version} was published again meanwhile; try again")
+
+    def _artifact(self, route: Route, version: str) -> Artifact:
+        try:
+            return self._models.get(Ref(route.name, version))
+        except ModelNotFound as error:
+            path = _path(route, version)
+            raise InvalidInput(f"route {route.name}: {path}: {error}", field=path) from None
+
+    def _version(self, name: str, version: str) -> str:
+        """The version itself, or the one of an `@alias` now."""
+        if not version.startswith("@"):
+            return version
+        aliases = self._models.aliases(name)
+        if version[1:] not in aliases:
+            known = listed(aliases) or "none"
+            raise InvalidInput(f"route {name}: {name} has no alias {version[1:]!r}; aliases: {known}", field="arms")
+        return aliases[version[1:]]
+
+    def _prove(self, route: Route, trust: Trust, *, skip: Callable[[str], bool]) -> None:
+        """Load the versions that are new in a route, as a server does. Raises ModelLoadError."""
+        found = self.all().get(route.name)
+        known = {} if found is None else found.route.digests
+        for version, digest in route.digests.items():
+            if known.get(version) == digest or skip(f"{route.name}:{version}"):
+                continue
+            artifact = self._models.get(Ref(route.name, version))
+            try:
+                publishing.prove(artifact, strongest(trust, self._models.trusted(digest)))
+            except ModelLoadError as error:
+                raise type(error)(
+                    f"route {route.name} is not changed, since this machine cannot load {artifact.ref}: {error}; "
+                    "only force=True sets it all the same"
+                ) from error
+
+
+def _difference(a: Artifact, b: Artifact) -> str:
+    """Why requests for one artifact do not suit another; empty if they do."""
+    kinds = [[entry.kind for entry in each.manifest.tasks()] for each in (a, b)]
+    if kinds[0] != kinds[1]:
+        return f"its tasks are {', '.join(kinds[1])}, not {', '.join(kinds[0])}"
+    x, y = a.manifest.signature, b.manifest.signature
+    return _tensors("input", x.inputs, y.inputs) or _tensors("output", x.outputs, y.outputs) or _batches(x, y)
+
+
+def _tensors(side: str, a: tuple[TensorSpec, ...], b: tuple[TensorSpec, ...]) -> str:
+    wanted, found = {spec.name: spec for spec in a}, {spec.name: spec for spec in b}
+    for name in (*wanted, *found):
+        if name not in found:
+            return f"it has no {side} {name}"
+        if name not in wanted:
+            return f"it has an {side} {name} more"
+        one, other = wanted[name], found[name]
+        if (one.dtype, one.shape, one.ranked) != (other.dtype, other.shape, other.ranked):
+            shown = [f"{spec.dtype} {list(spec.shape)}" for spec in (other, one)]
+            return f"its {side} {name} is {shown[0]}, not {shown[1]}"
+    return ""
+
+
+def _batches(a: Signature, b: Signature) -> str:
+    return "" if a.whole == b.whole else f"it takes {'whole requests' if b.whole else 'batches'} only"
+
+
+def _path(route: Route, version: str) -> str:
+    """The field of a route that names a version."""
+    for index, arm in enumerate(route.arms):
+        if arm.version == version:
+            return f"arms.{index}.version"
+    for index, rule in enumerate(route.rules):
+        if rule.version == version:
+            return f"rules.{index}.version"
+    for index, each in enumerate(route.shadow):
+        if each.version == version:
+            return f"shadow.{index}.version"
+    return "fallback"
+
+
+def _revision(name: str, document: Any) -> int | None:
+    found = document.get("revision")
+    if found is not None and (isinstance(found, bool) or not isinstance(found, int)):
+        raise InvalidInput(f"route {name}: revision: give the number that the route was read with", field="revision")
+    return found
+
+
+def _refuse_canary(found: StoredRoute | None) -> None:
+    canary = None if found is None else found.route.canary
+    if found is not None and canary is not None:
+        raise InvalidInput(
+            f"route {found.route.name}: a canary of {canary.version} is running at {canary.share:.2%}; promote it or "
+            "roll it back first",
+            field="canary",
+        )
+
+
+def _what(name: str, deed: str) -> str:
+    """What the audit log says was done to a route."""
+    return f"route {name}: {deed}"
+
+
+def _no_route(name: str, routes: Routes) -> ModelNotFound:
+    known = listed(sorted(routes.stored))
+    return ModelNotFound(f"there is no route {name!r}; " + (f"routes: {known}" if known else "there are no routes yet"))
