@@ -95,12 +95,26 @@ def test_a_stopped_process_leaves_its_counts_and_no_gauges() -> None:
     cache.put(b"known", {"y": np.zeros(3)})
     statistics = Statistics(clock=Clock())
     statistics.add(seen())
-    snapshot = {**statistics.snapshot(inflight=3, cache=cache), "queue_rows": 5, "info": [{"model": "m"}]}
+    snapshot = statistics.snapshot(inflight=3, cache=cache, states={"m": "failed"})
+    snapshot |= {"queue_rows": 5, "info": [{"model": "m"}], "loaded": [1]}
     kept = counts_of(snapshot)
-    assert (kept["queue_rows"], kept["inflight"], kept["info"]) == (0, 0, [])
+    assert [kept[name] for name in ("queue_rows", "inflight", "ready", "info", "loaded")] == [0, 0, 0, [], []]
+    assert kept["states"] == {}
     assert kept["cache"] == {"entries": 0, "bytes": 0, "hits": 0, "misses": 1}
     assert kept["models"] == snapshot["models"]
     assert snapshot["queue_rows"] == 5
+
+
+def test_the_gauges_of_several_processes_add_up() -> None:
+    statistics = Statistics(clock=Clock())
+    gauges = {"model": "m", "version": "1", "queue_rows": 2, "inflight": 1, "memory_bytes": 100}
+    one = {**statistics.snapshot(states={"m": "serving", "n": "loading"}), "loaded": [gauges]}
+    two = {**statistics.snapshot(states={"m": "failed"}, ready=False), "loaded": [gauges]}
+    together = merge([one, two, two])
+    assert together["states"] == {"m": {"serving": 1, "failed": 2}, "n": {"loading": 1}}
+    assert together["loaded"] == [{**gauges, "queue_rows": 6, "inflight": 3, "memory_bytes": 300}]
+    assert together["ready"] == 1
+    assert one["states"] == {"m": {"serving": 1}, "n": {"loading": 1}}
 
 
 def test_an_observer_that_fails_hides_nothing_from_the_others() -> None:

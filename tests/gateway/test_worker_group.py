@@ -6,6 +6,7 @@ import json
 import os
 from pathlib import Path
 
+import orjson
 import pytest
 
 from penstock.engine.deployment.reconciler import Revisions
@@ -26,6 +27,13 @@ def test_only_the_counts_of_a_stopped_process_are_kept(tmp_path: Path, pid: int,
     assert other["statistics"]["inflight"] == inflight
     assert other["statistics"]["models"][0]["outcomes"] == {"ok": 1}
     assert (other["process"]["pid"] is not None) == bool(inflight)
+
+
+def test_the_name_of_a_file_that_is_not_in_utf8_reaches_the_other_processes(tmp_path: Path) -> None:
+    group = WorkerGroup(tmp_path)
+    group.publish(lambda: {"states": {"half \udcff": 1, "whole \u00e9": 2}})
+    (file,) = tmp_path.glob("*.json")
+    assert orjson.loads(file.read_bytes())["states"] == {"half ?": 1, "whole \u00e9": 2}
 
 
 def test_a_later_process_with_the_number_of_an_ended_one_is_another(tmp_path: Path) -> None:

@@ -263,7 +263,26 @@ class InferenceEngine:
 
     def snapshot(self) -> Snapshot:
         """The figures of this process as plain data, to be merged with those of others."""
-        return self.statistics.snapshot(self.manager.models(), inflight=self.inflight, cache=self.cache)
+        return self.statistics.snapshot(
+            self.manager.models(),
+            inflight=self.inflight,
+            cache=self.cache,
+            states=self._states(),
+            ready=self.ready()[0],
+        )
+
+    def _states(self) -> dict[str, str]:
+        """Of each reference that should be served: serving, outdated, failed or loading."""
+        failed, outdated = self.deployment.failed, self.deployment.outdated
+
+        def state_of(ref: str) -> str:
+            if ref in failed:
+                return "failed"
+            if ref in outdated:
+                return "outdated"
+            return "serving" if self.deployment.routed(ref) is not None else "loading"
+
+        return {ref: state_of(ref) for ref in self.deployment.wanted}
 
     def get_stats(self, snapshots: Iterable[Snapshot] = ()) -> dict[str, Any]:
         """The figures of `GET /stats`: the default model, the queue, and each model's last minute.

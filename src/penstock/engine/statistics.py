@@ -12,6 +12,7 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import log2
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 from penstock.engine.cache import PredictionCache
@@ -28,6 +29,9 @@ SECONDS = (
 """Upper bounds of the histograms of times."""
 PHASES = ("total", "pre", "queue", "run", "post")
 """The times of a request, in the order of the histograms in a snapshot."""
+
+GAUGES = ("queue_rows", "inflight", "memory_bytes")
+"""The gauges of a loaded model; those of several processes add up."""
 
 SLICE_S = 2.0
 SLICES = 30
@@ -200,9 +204,18 @@ class Statistics:
         return found or self._models.setdefault((model, version), ModelFigures(self._clock()))
 
     def snapshot(
-        self, loaded: Iterable[LoadedModel] = (), *, inflight: int = 0, cache: PredictionCache | None = None
+        self,
+        loaded: Iterable[LoadedModel] = (),
+        *,
+        inflight: int = 0,
+        cache: PredictionCache | None = None,
+        states: Mapping[str, str] = MappingProxyType({}),
+        ready: bool = True,
     ) -> Snapshot:
-        """Everything counted so far, and the current gauges: queued rows, in-flight requests, cache, `loaded`."""
+        """Everything counted so far, and the current gauges: queued rows, in-flight requests, cache, `loaded`.
+
+        `states` are those of the references that should be served.
+        """
         loaded = list(loaded)
         for model in loaded:
             self.of(model.name, model.version)
@@ -211,6 +224,9 @@ class Statistics:
             "models": [figures.snapshot(*key) for key, figures in list(self._models.items())],
             "queue_rows": sum(model.batcher.queued_rows for model in loaded),
             "inflight": inflight,
+            "ready": int(ready),
+            "states": {ref: {state: 1} for ref, state in states.items()},
+            "loaded": [_gauges(model) for model in loaded],
             "cache": None if cache is None else cache.figures()._asdict(),
             "info": [_facts(model.info) for model in loaded],
         }
@@ -221,6 +237,12 @@ def _facts(info: ModelInfo) -> dict[str, str]:
     return {"model": info.name, **{name: str(getattr(info, name)) for name in names}}
 
 
+def _gauges(model: LoadedModel) -> Snapshot:
+    """Of one loaded model, as `GAUGES` names them."""
+    values = (model.batcher.queued_rows, model.leases, model.info.memory_bytes)
+    return {"model": model.name, "version": model.version, **dict(zip(GAUGES, values, strict=True))}
+
+
 # Several processes
 
 
@@ -228,25 +250,38 @@ def merge(snapshots: Iterable[Mapping[str, Any]]) -> Snapshot:
     """The snapshots of several processes as one; counts and gauges add up. Changes none of them."""
     models: dict[tuple[str, str], Snapshot] = {}
     info: dict[tuple[tuple[str, str], ...], Mapping[str, str]] = {}
-    total: Snapshot = {"at": 0.0, "queue_rows": 0, "inflight": 0, "cache": None}
+    loaded: dict[tuple[str, str], Snapshot] = {}
+    total: Snapshot = {"at": 0.0, "queue_rows": 0, "inflight": 0, "ready": 0, "states": {}, "cache": None}
     for snapshot in snapshots:
         total["at"] = max(total["at"], snapshot["at"])
-        for name in ("queue_rows", "inflight"):
+        for name in ("queue_rows", "inflight", "ready"):
             total[name] += snapshot[name]
+        for ref, states in snapshot["states"].items():
+            total["states"][ref] = _sum_of(total["states"].get(ref, {}), states)
+        for gauges in snapshot["loaded"]:
+            key = (gauges["model"], gauges["version"])
+            before = loaded.get(key, {})
+            loaded[key] = {**gauges, **{name: before.get(name, 0) + gauges[name] for name in GAUGES}}
         if snapshot["cache"] is not None:
             total["cache"] = _sum_of(total["cache"] or {}, snapshot["cache"])
         info |= {tuple(sorted(facts.items())): facts for facts in snapshot["info"]}
         for figures in snapshot["models"]:
             key = (figures["model"], figures["version"])
             models[key] = _merged(models[key], figures) if key in models else dict(figures)
-    return {**total, "models": [models[key] for key in sorted(models)], "info": [info[key] for key in sorted(info)]}
+    return {
+        **total,
+        "models": [models[key] for key in sorted(models)],
+        "loaded": [loaded[key] for key in sorted(loaded)],
+        "info": [info[key] for key in sorted(info)],
+    }
 
 
 def counts_of(snapshot: Mapping[str, Any]) -> Snapshot:
     """What remains of a process that has ended: its counts, without its gauges."""
     cache = snapshot["cache"]
     kept = None if cache is None else {**cache, "entries": 0, "bytes": 0}
-    return {**snapshot, "queue_rows": 0, "inflight": 0, "info": [], "cache": kept}
+    gone = {"queue_rows": 0, "inflight": 0, "ready": 0, "states": {}, "loaded": [], "info": []}
+    return {**snapshot, **gone, "cache": kept}
 
 
 def _merged(a: Mapping[str, Any], b: Mapping[str, Any]) -> Snapshot:

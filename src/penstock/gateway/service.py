@@ -13,7 +13,7 @@ from penstock.engine.engine import InferenceEngine
 from penstock.errors import ModelLoadError, ModelNotReady, PenstockError
 from penstock.gateway.admin_commands import AdminCommands
 from penstock.gateway.worker_group import WorkerGroup
-from penstock.monitor.metrics import Metrics
+from penstock.monitor.metrics import Metrics, Page
 from penstock.monitor.processes import process_counts
 from penstock.registry.admin_key import AdminKey
 from penstock.settings import Settings
@@ -185,11 +185,12 @@ class Service:
         running = sum(figures["process"]["pid"] is not None for figures in everyone)
         return {**self.engine.get_stats(snapshots), "processes": running or 1}
 
-    async def metrics_page(self) -> bytes:
-        """The page of `/metrics`, merged over all processes."""
+    async def metrics_page(self, accept: str) -> Page:
+        """The page of `/metrics` in the format that is accepted, merged over all processes."""
         everyone = await self._everyone()
         snapshots = [figures["statistics"] for figures in everyone]
-        return await asyncio.to_thread(self.metrics.render, snapshots, [figures["process"] for figures in everyone])
+        processes = [figures["process"] for figures in everyone]
+        return await asyncio.to_thread(self.metrics.render, snapshots, processes, accept=accept)
 
     async def _everyone(self) -> list[dict[str, Any]]:
         """The figures of all processes, where there are several."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import json
 import multiprocessing
 import os
 import shutil
@@ -75,7 +76,7 @@ class WorkerGroup:
         """Write to a temporary file and rename it, so that no reader sees half a file."""
         temporary = self._own.with_suffix(".new")
         with contextlib.suppress(OSError):  # the supervisor has ended and removed the directory
-            temporary.write_bytes(orjson.dumps(figures))
+            temporary.write_bytes(_as_json(figures))
             temporary.rename(self._own)
         return figures
 
@@ -122,6 +123,13 @@ class WorkerGroup:
                 figures = orjson.loads(file.read_bytes())
                 found.append(figures if _is_alive(file) else _counts_only(figures))
         return found
+
+
+def _as_json(figures: Figures) -> bytes:
+    try:
+        return orjson.dumps(figures)
+    except TypeError:  # the name of a file that is not in UTF-8
+        return json.dumps(figures, ensure_ascii=False).encode("utf-8", "replace")
 
 
 def _pid_of(file: Path) -> int:

@@ -1,18 +1,24 @@
 """The page of `/metrics`, rendered from the engine's statistics at each scrape, at no cost per request.
 
-A new metric is counted in `engine.statistics` first.
+A new metric is counted in `engine.statistics` first. Exemplars are those of traced requests, and exist only in the
+OpenMetrics format.
 """
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
-from typing import Any
+from typing import Any, NamedTuple
 
 from penstock.engine.engine import InferenceEngine
 from penstock.engine.statistics import SECONDS, merge
+from penstock.monitor.gpus import Gpus
 from penstock.monitor.processes import Counts, Processes, process_counts
+
+PLAIN = "text/plain; version=0.0.4; charset=utf-8"
+OPEN_METRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 """Bucket bounds of the histogram of rows per run."""
@@ -29,23 +35,62 @@ _REFUSED = ("overloaded", "deadline", "not_ready")
 """The outcomes that count as rejected: refused because of the server's state, not the request's content."""
 
 
+_LOADED = {
+    "queue_rows": ("penstock_queue_depth", "Rows in the queue of the model."),
+    "inflight": ("penstock_model_inflight", "Requests that hold the model."),
+    "memory_bytes": ("penstock_model_memory_bytes", "Memory of the model's weights, all processes together."),
+}
+"""The gauges of a loaded model, by their name in `statistics.GAUGES`."""
+STATES = ("serving", "outdated", "failed", "loading")
+
+
+class Page(NamedTuple):
+    """The page of `/metrics`, and its content type."""
+
+    body: bytes
+    content_type: str
+
+
+def prefers_open_metrics(accept: str) -> bool:
+    """True if an Accept header asks for OpenMetrics, and not more for the classic format."""
+    quality = {"application/openmetrics-text": 0.0, "text/plain": 0.0}
+    for entry in accept.lower().split(","):
+        kind, *parameters = (part.strip() for part in entry.split(";"))
+        given = next((value[2:] for value in parameters if value.startswith("q=")), "1")
+        if kind in quality and re.fullmatch(r"[01](\.\d{0,3})?", given):
+            quality[kind] = max(quality[kind], float(given))
+    asked, plain = quality.values()
+    return asked > 0 and asked >= plain
+
+
 class Metrics:
     """Renders the page of `/metrics`."""
 
     def __init__(self, engine: InferenceEngine) -> None:
         self._engine = engine
 
-    def render(self, snapshots: Sequence[Mapping[str, Any]] = (), processes: Sequence[Counts] = ()) -> bytes:
-        """The page in Prometheus' text format, for this process or for all whose snapshots and counts are given."""
+    def render(
+        self,
+        snapshots: Sequence[Mapping[str, Any]] = (),
+        processes: Sequence[Counts] = (),
+        *,
+        accept: str = "",
+    ) -> Page:
+        """The page in the format that is accepted, for this process or for all whose snapshots and counts are given."""
         from prometheus_client import generate_latest
+        from prometheus_client.openmetrics.exposition import generate_latest as generate_open_metrics
         from prometheus_client.platform_collector import PlatformCollector
         from prometheus_client.registry import CollectorRegistry
 
         registry = CollectorRegistry(auto_describe=False)
         registry.register(_Page(merge(snapshots or [self._engine.snapshot()])))
         registry.register(Processes(processes or [process_counts()]))
+        registry.register(Gpus())
         PlatformCollector(registry=registry)
-        return generate_latest(registry)
+        if prefers_open_metrics(accept):
+            body: bytes = generate_open_metrics(registry)  # type: ignore[no-untyped-call]
+            return Page(body, OPEN_METRICS)
+        return Page(generate_latest(registry), PLAIN)
 
 
 class _Page:
@@ -55,6 +100,9 @@ class _Page:
         self._snapshot = snapshot
 
     def collect(self) -> Iterator[Any]:
+        return map(_printable, self._families())
+
+    def _families(self) -> Iterator[Any]:
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 
         models = self._snapshot["models"]
@@ -83,13 +131,39 @@ class _Page:
                     rejected.add_metric((*_labels(figures), outcome), count)
         yield from (rows, requests, rejected, _out_of_range(models))
         yield from _cache(self._snapshot["cache"])
-        yield GaugeMetricFamily("penstock_queue_depth", "Rows in the queues.", value=self._snapshot["queue_rows"])
         yield GaugeMetricFamily("penstock_inflight", "Requests in flight.", value=self._snapshot["inflight"])
+        ready = "Server processes that are ready: every model that should be served is, and there is no drain."
+        yield GaugeMetricFamily("penstock_ready_processes", ready, value=self._snapshot["ready"])
+        yield from _loaded(self._snapshot)
         names = ("model", "version", "variant", "format", "device", "dtype", "task")
         info = GaugeMetricFamily("penstock_model_info", "Always 1; the labels describe a loaded model.", labels=names)
         for facts in self._snapshot["info"]:
             info.add_metric([facts[name] for name in names], 1)
         yield info
+
+
+def _printable(family: Any) -> Any:
+    """The family with labels that UTF-8 can hold: the names of files may have other bytes."""
+    for index, sample in enumerate(family.samples):
+        labels = {name: value.encode("utf-8", "replace").decode() for name, value in sample.labels.items()}
+        family.samples[index] = sample._replace(labels=labels)
+    return family
+
+
+def _loaded(snapshot: Mapping[str, Any]) -> Iterator[Any]:
+    from prometheus_client.core import GaugeMetricFamily
+
+    for key, (name, text) in _LOADED.items():
+        family = GaugeMetricFamily(name, text, labels=("model", "version"))
+        for gauges in snapshot["loaded"]:
+            family.add_metric(_labels(gauges), gauges[key])
+        yield family
+    text = "Server processes in which a reference that should be served is in this state."
+    family = GaugeMetricFamily("penstock_model_state", text, labels=("ref", "state"))
+    for ref, states in sorted(snapshot["states"].items()):
+        for state in STATES:
+            family.add_metric((ref, state), states.get(state, 0))
+    yield family
 
 
 def _out_of_range(models: Iterable[Mapping[str, Any]]) -> Any:

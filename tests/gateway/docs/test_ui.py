@@ -35,7 +35,7 @@ def test_every_kind_of_problem_is_described() -> None:
 
 
 def test_every_metric_is_described(tmp_path: Path) -> None:
-    page = Metrics(InferenceEngine(InferenceConfig(cache_size=1), registry=tmp_path)).render().decode()
+    page = Metrics(InferenceEngine(InferenceConfig(cache_size=1), registry=tmp_path)).render().body.decode()
     names = re.findall(r"^# TYPE (penstock_\w+)", page, re.MULTILINE)
     assert len(names) > 8
     for name in names:

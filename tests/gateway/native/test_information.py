@@ -85,7 +85,10 @@ def test_metrics_are_in_the_prometheus_format(http: httpx.Client) -> None:
         assert value(f"penstock_{name}_seconds_count", model="vec", version="v2.0") - before[name] == 1
     assert value("penstock_requests_total", model="vec", outcome="ok") >= 1
     assert value("penstock_model_info", model="pic", variant="onnx-fp32", task="image-classification") == 1
-    assert value("penstock_queue_depth") == 0
+    assert value("penstock_queue_depth", model="vec") == 0
+    assert value("penstock_model_memory_bytes", model="vec", version="v2.0") > 0
+    assert value("penstock_model_state", ref="vec", state="serving") == 1
+    assert value("penstock_ready_processes") == 1
     assert value("process_resident_memory_bytes") > 1e6
 
 

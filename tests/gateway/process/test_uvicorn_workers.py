@@ -11,6 +11,7 @@ from pathlib import Path
 import httpx
 from linear_models import linear
 from live_servers import children
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from waiting import wait_until
 
 from penstock.gateway.process.sockets import free_address
@@ -60,6 +61,12 @@ def test_each_worker_of_uvicorn_has_the_figures_of_all(tmp_path: Path) -> None:
             assert page is not None
             assert "\npenstock_processes 2.0\n" in page.text
             assert 'penstock_requests_total{model="vec",outcome="ok",version="v1.0"} 10.0' in page.text
+            assert '\npenstock_model_state{ref="' in page.text
+            assert ',state="serving"} 2.0\n' in page.text
+            assert "\npenstock_ready_processes 2.0\n" in page.text
+            open_page = httpx.get(f"{url}/metrics", headers={"accept": "application/openmetrics-text"})
+            assert open_page.headers["content-type"] == "application/openmetrics-text; version=1.0.0; charset=utf-8"
+            assert {family.name for family in text_string_to_metric_families(open_page.text)} >= {"penstock_requests"}
         finally:
             uvicorn.terminate()
     assert not list(tmp_path.glob("penstock-*"))

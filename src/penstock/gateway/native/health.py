@@ -107,8 +107,8 @@ async def stats(call: Call) -> Reply:
 
 async def metrics(call: Call) -> Reply:
     """`GET /metrics`."""
-    page = await call.service.metrics_page()
-    return Reply(200, [("content-type", "text/plain; version=0.0.4; charset=utf-8")], page)
+    page = await call.service.metrics_page(", ".join(call.header_values("accept")))
+    return Reply(200, [("content-type", page.content_type), ("vary", "Accept")], page.body)
 
 
 def _state(call: Call) -> tuple[bool, list[str]]:

@@ -26,8 +26,10 @@ def _unavailable(model: type[BaseModel]) -> Mapping[int, Mapping[str, Any]]:
     return {503: {"description": "Unavailable; `reasons` says why.", "content": {JSON: {"schema": model}}}}
 
 
-def _text(kind: str, description: str) -> dict[str, Any]:
-    return {"description": description, "content": {kind: {"schema": {"type": "string"}}}}
+_METRICS = {
+    "description": "Prometheus' text format, or OpenMetrics (with exemplars) if `Accept` prefers it.",
+    "content": {kind: {"schema": {"type": "string"}} for kind in ("text/plain", "application/openmetrics-text")},
+}
 
 
 _CARD = {
@@ -61,7 +63,7 @@ _HEALTH = (
     Endpoint("GET", "/stats", health.stats, "monitoring", "Statistics of the last minute", responses=(health.Stats,)),
     Endpoint(
         "GET", "/metrics", health.metrics, "monitoring", "Metrics for Prometheus",
-        replies={200: _text("text/plain", "Prometheus' text format.")},
+        replies={200: _METRICS},
     ),
 )  # fmt: skip
 
