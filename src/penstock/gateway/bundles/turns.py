@@ -39,6 +39,8 @@ MAX_BODY = 64 * 1024
 """Larger bodies take the ordinary way, which counts their memory and decodes them off the event loop."""
 MOST_WAITING = 512
 """So many requests end a turn early."""
+_ANSWERING = 2
+"""How many times as long as reading a turn's requests, answering them may take before a full queue refuses the others."""
 
 
 class _Route(NamedTuple):
@@ -188,7 +190,7 @@ class Turns:
             priority, timeout_s = predict.priority_of(calls[0]), self._timeout_s(calls[0], model)
         except (PenstockError, Refusal):
             return False
-        turn = _Turn(model, runner, priority, timeout_s, begun, begun + max(FLUSH_S, begun - calls[0].body_at))
+        turn = _Turn(model, runner, priority, timeout_s, begun, begun + max(FLUSH_S, _ANSWERING * (begun - calls[0].body_at)))
         if model.batcher.queued_rows or len(calls) > model.batcher.limits.queue_rows:
             self._answer_within_capacity(calls, turn)
         else:
