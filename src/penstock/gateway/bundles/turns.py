@@ -40,7 +40,7 @@ MAX_BODY = 64 * 1024
 MOST_WAITING = 512
 """So many requests end a turn early."""
 _ANSWERING = 2
-"""How many times as long as reading a turn's requests, answering them may take before a full queue refuses the others."""
+"""How many times as long as reading a turn, answering it may take before a full queue refuses the rest of it."""
 
 
 class _Route(NamedTuple):
@@ -190,7 +190,8 @@ class Turns:
             priority, timeout_s = predict.priority_of(calls[0]), self._timeout_s(calls[0], model)
         except (PenstockError, Refusal):
             return False
-        turn = _Turn(model, runner, priority, timeout_s, begun, begun + max(FLUSH_S, _ANSWERING * (begun - calls[0].body_at)))
+        ends = begun + max(FLUSH_S, _ANSWERING * (begun - calls[0].body_at))
+        turn = _Turn(model, runner, priority, timeout_s, begun, ends)
         if model.batcher.queued_rows or len(calls) > model.batcher.limits.queue_rows:
             self._answer_within_capacity(calls, turn)
         else:
