@@ -9,7 +9,7 @@ from pathlib import Path
 import orjson
 import pytest
 
-from penstock.engine.deployment.reconciler import Revisions
+from penstock.engine.deployment.status import Revisions
 from penstock.engine.observation import Observation
 from penstock.engine.statistics import Statistics
 from penstock.gateway.worker_group import WorkerGroup

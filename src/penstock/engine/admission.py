@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+import uuid
+from collections.abc import Awaitable, Callable, Mapping
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 from penstock.engine.deployment.reconciler import Reconciler
+from penstock.engine.deployment.traffic import ActiveRoute
 from penstock.engine.loading.loaded_model import LoadedModel
 from penstock.engine.loading.model_cache import ModelCache
 from penstock.engine.observation import Observation, outcome_of
+from penstock.engine.routing import Headers
 from penstock.engine.tasks.ranges import Flag
 from penstock.engine.tasks.task_runner import TaskRunner
 from penstock.errors import DeadlineExceeded, ModelNotFound, ModelNotReady, OutOfRange
@@ -57,15 +60,17 @@ class Admission:
         priority: int = 0,
         request_id: str = "",
         protocol: str = "",
+        headers: Headers | None = None,
     ) -> Lease:
         """A lease for one request, to be used as a context; it holds no model yet.
 
-        `ref` None means the default model, `task` None its first task. `key` is the routing key, which goes into the
-        observation. `deadline` is absolute, in `time.monotonic()` seconds.
+        `ref` None means the default model, `task` None its first task. `key` is the routing key, by which a route keeps
+        a client at its version, and `headers` are those that its rules look at. `deadline` is absolute, in
+        `time.monotonic()` seconds.
         """
         lease = Lease(self, ref)
         lease.task, lease.key, lease.requested_deadline, lease.priority = task, key, deadline, priority
-        lease.request_id, lease.protocol = request_id, protocol
+        lease.request_id, lease.protocol, lease.headers = request_id, protocol, headers
         return lease
 
     def hold(self, model: LoadedModel, requests: int, now: float, *, retired: bool = False) -> bool:
@@ -101,8 +106,9 @@ class Lease:
     """
 
     __slots__ = (
-        "_admission", "_held", "deadline", "key", "model", "priority", "protocol", "ref",
-        "request_id", "requested_deadline", "runner", "started", "task", "wait_for_capacity",
+        "_admission", "_held", "_undecided", "arm", "deadline", "headers", "key", "model", "priority", "protocol",
+        "ref", "request_id", "requested_deadline", "route", "runner", "shadows", "started", "task",
+        "wait_for_capacity",
     )  # fmt: skip
 
     model: LoadedModel
@@ -116,10 +122,16 @@ class Lease:
     priority: int
     request_id: str
     protocol: str
+    headers: Headers | None
+    shadows: tuple[str, ...]
+    """The versions that get a copy of this request; known where there is a `route`."""
 
     def __init__(self, admission: Admission, ref: str | None) -> None:
         self._admission = admission
         self._held = False
+        self._undecided: ActiveRoute | None = None
+        self.route = self.arm = ""
+        """The route that has chosen the version, and that version; empty where no route has."""
         self.ref = ref
         self.started = time.monotonic()
         self.wait_for_capacity = False
@@ -128,9 +140,42 @@ class Lease:
     # Entry
 
     def find(self) -> LoadedModel | None:
-        """The model of the reference, None if it is not loaded."""
+        """The model of the reference, None if it is not loaded. A route chooses the version once and for all."""
         deployment = self._admission.deployment
+        if deployment.traffic.active:
+            self._enter(deployment.traffic.active.get(self.ref or deployment.default_ref or ""))
         return deployment.routes.get(self.ref or deployment.default_ref or "")
+
+    def _enter(self, route: ActiveRoute | None) -> None:
+        """Let a route choose. If the body decides, the primary version decodes it, and `decide` chooses."""
+        if route is None:
+            return
+        if route.chooser.by_field:
+            self._undecided, self.ref = route, route.refs[route.primary]
+        else:
+            self._follow(route, None)
+
+    def _follow(self, route: ActiveRoute, field: str | None) -> None:
+        request_id = self.request_id or uuid.uuid4().hex
+        choice = route.choose(self.key, self.headers, request_id, field)
+        if choice is not None:
+            self.ref, self.route = route.refs[choice.version], route.route.name
+            self.arm, self.shadows = choice.arm, choice.shadows
+
+    def name(self, ref: str) -> None:
+        """Ask another model, named exactly, in place of what a route has chosen."""
+        self.ref, self.route, self.arm, self._undecided = ref, "", "", None
+
+    async def decide(self, request: Any) -> None:
+        """Where the body decides, choose the version by the decoded request, and lease it."""
+        route, self._undecided = self._undecided, None
+        if route is None:
+            return
+        name = route.route.sticky.name
+        value = request.get(name) if isinstance(request, Mapping) else getattr(request, name, None)
+        self._follow(route, str(value) if isinstance(value, str | int | float) else None)
+        if self.ref is not None and self.ref != self.model.key:
+            await self._swap(self.ref)
 
     def check_draining(self) -> None:
         """Raises ModelNotReady while the server is draining."""
@@ -191,13 +236,17 @@ class Lease:
 
         Raises ModelNotFound, also for a version whose task takes another kind of request.
         """
+        await self._swap(ref)
+        self.name(ref)
+
+    async def _swap(self, ref: str) -> None:
         before = self.model
         other = await self._in_time(self._admission.deployment.model(ref))
         runner = other.runner if self.task is None else other.runner_for(self.task)
         if runner.task.Request is not self.runner.task.Request:
             raise ModelNotFound(f"{ref} takes another kind of request; send it to /models/{other.name}/versions")
         if not self.take(other):
-            return await self.move_to(ref)
+            return await self._swap(ref)
         self._admission.release(before, 1)
         self.runner = runner
         return None
@@ -207,6 +256,7 @@ class Lease:
         item = Lease(self._admission, self.ref)
         item.task, item.key, item.requested_deadline, item.priority = self.task, self.key, self.deadline, self.priority
         item.request_id, item.protocol, item.runner = self.request_id, self.protocol, self.runner
+        item.headers, item.route, item.arm = self.headers, self.route, self.arm
         item.wait_for_capacity = True
         return item
 
@@ -277,6 +327,8 @@ class Lease:
                 task=self.task or "",
                 protocol=self.protocol,
                 key=self.key,
+                route=self.route,
+                arm=self.arm,
                 flags=flags_of(error),
                 error=error,
             )

@@ -81,6 +81,7 @@ class InferenceEngine:
         and the others are served. What an operator unloaded stays unloaded, also when it is named.
         """
         await self.deployment.start(refs, strict=strict)
+        self._watch_circuits()
         self._started = True
 
     async def close(self) -> None:
@@ -129,6 +130,19 @@ class InferenceEngine:
         """Follow the deployment and the registry: drop unloaded models, load those that should be served."""
         await self.deployment.reconcile()
 
+    async def follow_routes(self) -> None:
+        """Follow the routes in the store now. Raises ConfigError where it cannot be read; those in force stay."""
+        try:
+            await self.deployment.traffic.follow()
+        finally:
+            self._watch_circuits()
+
+    def _watch_circuits(self) -> None:
+        """Observe requests for circuits while a route has a fallback, and only then: every observer costs time."""
+        circuits = self.deployment.traffic.circuits
+        if bool(circuits.of) != (circuits in self.observers):
+            (self.observers.append if circuits.of else self.observers.remove)(circuits)
+
     async def load(self, ref: str) -> LoadResult:
         """Serve a model on every server of the registry. Raises the PenstockError of one that cannot be served.
 
@@ -163,8 +177,8 @@ class InferenceEngine:
         `request` is the Request of `task` (by default the model's first) or anything its `coerce` takes. `deadline` is
         absolute, in `time.monotonic()` seconds. `in_thread` prepares and finishes in a thread, for large requests.
         `wait_for_capacity` waits for room in a full queue where others are refused. A higher `priority` goes first, and
-        in a full queue takes the place of a lower one. `key` is the routing key, for observers. Raises InvalidInput,
-        ModelNotFound, ModelNotReady, Overloaded, DeadlineExceeded or InferenceError.
+        in a full queue takes the place of a lower one. `key` keeps a client at its version of a route. Raises
+        InvalidInput, ModelNotFound, ModelNotReady, Overloaded, DeadlineExceeded or InferenceError.
         """
         with self.admission.request(
             ref, task=task, key=key, deadline=deadline, priority=priority, request_id=request_id, protocol="python"
@@ -172,6 +186,7 @@ class InferenceEngine:
             lease.wait_for_capacity = wait_for_capacity
             if not lease.hold():
                 await lease.load()
+            await lease.decide(request)
             return await self.pipeline.predict(lease, request, in_thread=in_thread)
 
     async def predict_batch(
@@ -195,6 +210,7 @@ class InferenceEngine:
             lease.wait_for_capacity = True
             if not lease.hold():
                 await lease.load()
+            await lease.decide(None)
             return await self.pipeline.predict_batch(lease, requests)
 
     async def infer(
@@ -221,6 +237,7 @@ class InferenceEngine:
         ) as lease:
             if not lease.hold():
                 await lease.load()
+            await lease.decide(None)
             return await self.pipeline.infer(lease, arrays, outputs)
 
     # Monitoring

@@ -192,6 +192,8 @@ def _answered(
         task=lease.runner.task.kind,
         protocol=lease.protocol,
         key=lease.key,
+        route=lease.route,
+        arm=lease.arm,
         rows=rows,
         batch_rows=batched.batch_rows,
         pre_ms=(prepared - started) * 1e3,

@@ -23,6 +23,9 @@ log = logging.getLogger(__name__)
 FOLLOW_DRAIN_EVERY_S = 0.1
 """How often a process looks whether another process of its server was drained."""
 
+FOLLOW_ROUTES_EVERY_S = 0.25
+"""A route takes effect within a second in every process; reading its revision costs about 0.1 ms."""
+
 RECONCILE_EVERY_S = 0.5
 """A change in the registry takes effect within a second, including the time to load a small model."""
 
@@ -53,7 +56,8 @@ class Service:
         """Why a start has failed."""
         self.draining = False
         self._stopping = False
-        self._registry_error = ""
+        self._registry_error = self._routes_error = ""
+        self._shown_routes = 0
         self._background: list[asyncio.Task[None]] = []
 
     async def start(self, refs: Sequence[str] = ()) -> None:
@@ -75,6 +79,7 @@ class Service:
         gc.freeze()
         self.started = True
         self._background.append(asyncio.create_task(self._reconcile(), name="penstock-reconcile"))
+        self._background.append(asyncio.create_task(self._watch_routes(), name="penstock-routes"))
         if self.workers is not None:
             self._background.append(asyncio.create_task(self._watch_drain(), name="penstock-drain"))
 
@@ -152,6 +157,26 @@ class Service:
             await asyncio.sleep(RECONCILE_EVERY_S)
             await self.reconcile()
 
+    async def _watch_routes(self) -> None:
+        while True:
+            await asyncio.sleep(FOLLOW_ROUTES_EVERY_S)
+            await self.follow_routes()
+
+    async def follow_routes(self) -> None:
+        """Follow the routes in the store now; errors are logged. It waits for no model to be loaded."""
+        before = self._shown_routes
+        try:
+            await self.engine.follow_routes()
+        except PenstockError as error:
+            self._log_routes_error(f"the routes cannot be followed, those in force stay: {error}")
+        except Exception:
+            log.exception("the routes cannot be followed")
+        else:
+            self._log_routes_error("")
+        self._shown_routes = self.engine.deployment.traffic.followed
+        if self.workers is not None and before != self._shown_routes:
+            await asyncio.to_thread(self.workers.publish, self.figures)
+
     async def reconcile(self) -> None:
         """Follow the deployment and the registry now; errors are logged."""
         async with self._reconciling:
@@ -170,6 +195,16 @@ class Service:
                 log.exception("a change of the models could not be followed")
             if self.workers is not None and self.engine.deployment.followed != before:
                 await asyncio.to_thread(self.workers.publish, self.figures)
+
+    def _log_routes_error(self, error: str) -> None:
+        if error != self._routes_error:
+            log.warning("%s", error or "the routes are followed again")
+        self._routes_error = error
+
+    def notices(self) -> list[str]:
+        """What an operator should know although this server is ready, one sentence each."""
+        found = [self._registry_error, *self.engine.deployment.traffic.notices()]
+        return [notice for notice in found if notice]
 
     def _log_registry_error(self, error: str) -> None:
         """Log state changes only: the beginning, another error, the end."""

@@ -19,7 +19,7 @@ from typing import Any, TypeAlias
 
 import orjson
 
-from penstock.engine.deployment.reconciler import Revisions
+from penstock.engine.deployment.status import Revisions
 from penstock.engine.statistics import counts_of
 from penstock.errors import ConfigError
 from penstock.monitor.processes import counts_of_ended

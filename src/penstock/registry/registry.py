@@ -52,7 +52,7 @@ class Registry:
     def __init__(self, path: Path | str | None = None, database_url: str | None = None) -> None:
         self.path = Path(DEFAULT_PATH if path is None else path).absolute()
         self.database_url = database_url or f"sqlite:///{self.path / publishing.DATABASE}"
-        self._reads = Reads(self.database_url)
+        self._reads = Reads(self.database_url, lasting=True)
         self._staging = Staging(self.path)
         self._layout = Layout(self.path)
 

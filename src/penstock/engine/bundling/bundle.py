@@ -73,8 +73,8 @@ class Bundle:
     """Members that share a run, in the place of the future of one item."""
 
     __slots__ = (
-        "arrays", "begun", "complete", "ended", "item", "members", "model", "prepared", "priority", "queued", "replies",
-        "runner",
+        "arm", "arrays", "begun", "complete", "ended", "item", "members", "model", "prepared", "priority", "queued",
+        "replies", "route", "runner",
     )  # fmt: skip
 
     item: Item[Arrays]
@@ -98,6 +98,8 @@ class Bundle:
         self.prepared = begun
         self.ended = False
         self.queued = False
+        self.route = self.arm = ""
+        """The route that has chosen the model, and the version that it chose."""
         self.members: Sequence[Member] = ()
         self.arrays: Arrays = {}
 
@@ -105,6 +107,7 @@ class Bundle:
         """A bundle like this one, with these members and the rows of their inputs, in order."""
         bundle = Bundle(self.model, self.runner, self.replies, self.priority, self.begun, self.complete)
         bundle.prepared, bundle.members, bundle.arrays = self.prepared, members, arrays
+        bundle.route, bundle.arm = self.route, self.arm
         bundle._place_members()
         return bundle
 

@@ -7,40 +7,32 @@ import logging
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import NamedTuple
 
 from penstock.artifacts.refs import FILE_VERSION
 from penstock.engine.deployment.async_loader import AsyncLoader
-from penstock.engine.deployment.serving_plan import ModelUnloaded, ServingPlan, model_name
+from penstock.engine.deployment.serving_plan import ModelUnloaded, ServingPlan, model_name, with_aliases
 from penstock.engine.deployment.status import (
     DeploymentStatus,
     FailedAttempts,
     LoadResult,
+    Revisions,
     UnloadResult,
     load_note,
+    reasons_of,
     unload_note,
 )
+from penstock.engine.deployment.traffic import Traffic
 from penstock.engine.loading.loaded_model import LoadedModel
 from penstock.engine.loading.manager import ModelManager
 from penstock.errors import ConfigError, InvalidInput, ModelLoadError, ModelNotFound, PenstockError
 from penstock.formats import is_model_file
 from penstock.registry.deployment import Change, Deployment, DeploymentStore, ProcessDeployment
+from penstock.registry.routes import Routes
 
 log = logging.getLogger(__name__)
 
 MAX_ROUTES = 10_000
 """References come from clients in many spellings; the models behind them are few."""
-
-
-class Revisions(NamedTuple):
-    """Of the stored and the local deployment: what a process has followed, or should."""
-
-    stored: int = 0
-    local: int = 0
-
-    def includes(self, other: Revisions) -> bool:
-        """True when neither is older."""
-        return self.stored >= other.stored and self.local >= other.local
 
 
 class Reconciler:
@@ -49,8 +41,7 @@ class Reconciler:
     def __init__(self, manager: ModelManager, *, default_ref: str | None, max_models: int) -> None:
         """`default_ref` answers callers who name no model. Of a whole registry, `max_models` are loaded at start."""
         self.default_ref = default_ref
-        self.followed = Revisions()
-        """What the last `start` or `reconcile` has followed completely."""
+        self._followed = Revisions()
         self._manager = manager
         self._loader = AsyncLoader(manager)
         self._registry = manager.registry
@@ -62,6 +53,9 @@ class Reconciler:
         """How often the stores were seen to have changed."""
         self.routes: dict[str, LoadedModel] = {}
         self._attempts = FailedAttempts(self.routes)
+        self.traffic = Traffic(
+            self.routes, read=self._routes_after, load=self._load_routed, serves=lambda name: self._plan.serves(name)
+        )
 
     # Start and close
 
@@ -87,10 +81,11 @@ class Reconciler:
             unloaded = ", ".join(sorted(plan.deployment.unloads))
             log.warning("unloaded by an operator and not served: %s; POST /admin/load serves a model again", unloaded)
         self.default_ref = plan.default(None, answering=False)
+        await self.traffic.start()
         first = {*plan.arguments, *plan.names}
         for ref in plan.wanted:
             await self._bring_up(ref, fatal=() if ref not in first else PenstockError if strict else InvalidInput)
-        self.followed = Revisions(plan.stored.revision, plan.local.revision)
+        self._followed = Revisions(plan.stored.revision, plan.local.revision)
 
     def _publish_bundled(self, refs: Sequence[str]) -> None:
         for ref in refs:
@@ -118,6 +113,7 @@ class Reconciler:
 
     async def close(self) -> None:
         """Unload every model and load nothing more."""
+        await self.traffic.close()
         self.routes.clear()
         await self._loader.close()
 
@@ -159,7 +155,7 @@ class Reconciler:
 
     def _forget_routes(self) -> None:
         """Forget every reference but those that should be served; the models stay loaded."""
-        for ref in self.routes.keys() - set(self._plan.wanted):
+        for ref in self.routes.keys() - set(self._plan.wanted) - self.traffic.refs() - self.traffic.active.keys():
             del self.routes[ref]
 
     def routed(self, ref: str | None) -> LoadedModel | None:
@@ -167,7 +163,8 @@ class Reconciler:
         return self.routes.get(ref or self.default_ref or "")
 
     def _target(self, ref: str) -> str:
-        return self._plan.target(ref, self._routed_key)
+        target = self._plan.target(ref, self._routed_key)
+        return self.traffic.primary(target) or target
 
     def _routed_key(self, ref: str) -> str | None:
         model = self.routes.get(ref)
@@ -189,7 +186,7 @@ class Reconciler:
             raise ModelUnloaded(model.key)
 
     def _pin(self) -> None:
-        pinned = self._plan.pinned(self.default_ref)
+        pinned = (*self._plan.pinned(self.default_ref), *self.traffic.refs())
         self._manager.pin({self.routes[ref].key for ref in pinned if ref in self.routes})
 
     # What an operator changes
@@ -230,11 +227,18 @@ class Reconciler:
         loaded = [model.key for model in self._manager.models() if model.name == name]
         if not (file or self._is_known(ref) or (ref == name and loaded)):
             await self._loader.run(self._manager.key, ref)
+        self._refuse_routed(ref)
         asked = name if file else ref
         not_stored = await self._loader.run(self._write_stores, lambda now: now.unload(asked), file)
         self._withdraw()
         keys = [key for key in loaded if self._plan.is_unloaded(key)]
         return UnloadResult(keys, not not_stored, unload_note(asked, not_stored))
+
+    def _refuse_routed(self, ref: str) -> None:
+        key = self._plan.deployment.key(ref)
+        route = None if key is None else self.traffic.naming(key)
+        if route is not None:
+            raise InvalidInput(f"{key} is part of the route {route}; take it out of the route first", field="model")
 
     def file_of(self, ref: str) -> str | None:
         """The bare model file that a name stands for here, loaded or not. File names may hold what names may not."""
@@ -256,7 +260,7 @@ class Reconciler:
             self._take_local(self._local.deployment())
             local = self._plan.local
             if not_stored or local.loads or local.unloads:  # a local change from before would prevail
-                aliased = functools.partial(_with_aliases, change, self._plan.stored)
+                aliased = functools.partial(with_aliases, change, self._plan.stored)
                 self._take_local(self._local.change_deployment(aliased))
         return not_stored
 
@@ -300,24 +304,22 @@ class Reconciler:
     @property
     def revisions(self) -> Revisions:
         """Of what this process should follow, as far as it knows."""
-        return Revisions(self._plan.stored.revision, self._plan.local.revision)
+        routes = max(0, self.traffic.stored.revision)
+        return Revisions(self._plan.stored.revision, self._plan.local.revision, routes)
+
+    @property
+    def followed(self) -> Revisions:
+        """What this process has followed completely."""
+        return self._followed._replace(routes=self.traffic.followed)
 
     def status(self) -> DeploymentStatus:
         """What this process should serve, and the problems with it."""
         unloaded = tuple(sorted(self._plan.deployment.unloads))
-        return DeploymentStatus(self.default_ref, self.wanted, unloaded, self.problems)
+        return DeploymentStatus(self.default_ref, self.wanted, unloaded, self.problems | self.traffic.problems)
 
     def reasons(self) -> list[str]:
         """Why this process is not ready. An unload by an operator is a reason only if no other model is left."""
-        reasons = [why if why.startswith(f"{ref}:") else f"{ref}: {why}" for ref, why in self.failed.items()]
-        if not self.wanted and self._plan.deployment.unloads:
-            unloaded = ", ".join(sorted(self._plan.deployment.unloads))
-            reasons.append(
-                f"every model to serve was unloaded by an operator ({unloaded}): POST /admin/load serves one"
-            )
-        elif not self.wanted:
-            reasons.append("there is no model to serve: publish one with `penstock models publish`")
-        return reasons
+        return reasons_of(self.failed, self.wanted, self._plan.deployment.unloads)
 
     # Following
 
@@ -332,7 +334,7 @@ class Reconciler:
             seen = await self._loader.run(self._read_stores, expected)
         except ConfigError:
             self._withdraw()
-            self.followed = self.followed._replace(local=self._plan.local.revision)
+            self._followed = self._followed._replace(local=self._plan.local.revision)
             raise
         revisions, changed = self.revisions, seen != self._seen
         if not (changed or self.problems):
@@ -348,7 +350,7 @@ class Reconciler:
         self._pin()
         for key in before - {model.key for model in self.routes.values()}:
             self._manager.unload(key)
-        self._seen, self.followed = seen, revisions
+        self._seen, self._followed = seen, revisions
 
     def _read_stores(self, expected: bool = False) -> str:
         """Take over what the stores hold; a text that changes with it. A registry that was `expected` must be there."""
@@ -365,6 +367,17 @@ class Reconciler:
                 names = () if self._plan.arguments else tuple(self._registry.list())
                 self._plan = replace(self._plan, names=names)
         return seen
+
+    async def _routes_after(self, revision: int) -> Routes | None:
+        return await self._loader.run(self._read_routes, revision)
+
+    def _read_routes(self, revision: int) -> Routes | None:
+        book = self._registry.routes
+        return None if book.revision() == revision else book.all()
+
+    async def _load_routed(self, ref: str) -> None:
+        await self.model(ref)
+        self._pin()
 
     async def _follow_routes(self) -> None:
         """Lead every reference in use to the version that it means now, also those that clients add meanwhile."""
@@ -404,8 +417,3 @@ class Reconciler:
         if model.retired and not await self._loader.run(self._manager.outdated, model):
             return model
         return await self._loader.load(model.key, fresh=True)
-
-
-def _with_aliases(change: Change, stored: Deployment, now: Deployment) -> Deployment:
-    """A change of the local deployment, which has no aliases."""
-    return replace(change(replace(now, aliases=stored.aliases)), aliases=now.aliases)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
 from penstock.artifacts.refs import FILE_VERSION, name_of
 from penstock.errors import ModelNotFound
 from penstock.formats import is_model_file
-from penstock.registry.deployment import Deployment
+from penstock.registry.deployment import Change, Deployment
 
 
 class ModelUnloaded(ModelNotFound):
@@ -69,6 +69,12 @@ class ServingPlan:
         """True when an operator unloaded this `name:version`."""
         return (self.local if name_of(key) in self.files else self.deployment).is_unloaded(key)
 
+    def serves(self, name: str) -> bool:
+        """True if a bare name of the registry is served in all its versions."""
+        if name in self.files or self.is_withdrawn(name):
+            return False
+        return name in self.wanted or not self.arguments
+
     def pinned(self, default_ref: str | None) -> list[str]:
         """The references whose models are never evicted."""
         first = self.arguments or ((default_ref,) if default_ref else ())
@@ -116,3 +122,8 @@ class ServingPlan:
 def model_name(ref: str) -> str:
     """The name that a reference or a file is served under."""
     return Path(ref).stem if is_model_file(ref) else name_of(ref)
+
+
+def with_aliases(change: Change, stored: Deployment, now: Deployment) -> Deployment:
+    """A change of the local deployment, which has no aliases."""
+    return replace(change(replace(now, aliases=stored.aliases)), aliases=now.aliases)

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from penstock.engine.loading.loaded_model import LoadedModel
+
+
+class Revisions(NamedTuple):
+    """Of the stored and the local deployment and of the routes: what a process has followed, or should."""
+
+    stored: int = 0
+    local: int = 0
+    routes: int = 0
+
+    def includes(self, other: Revisions) -> bool:
+        """True when none is older."""
+        return self.stored >= other.stored and self.local >= other.local and self.routes >= other.routes
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,3 +118,14 @@ def unload_note(ref: str, not_stored: str) -> str:
     if not_stored:
         return f"{ref} stays unloaded on this server only, until it is loaded again or the server ends: {not_stored}"
     return f"{ref} stays unloaded on every server of this registry, also after a restart, until it is loaded again"
+
+
+def reasons_of(failed: Mapping[str, str], wanted: Sequence[str], unloads: Iterable[str]) -> list[str]:
+    """Why a process is not ready; `failed` says why a reference is not served."""
+    reasons = [why if why.startswith(f"{ref}:") else f"{ref}: {why}" for ref, why in failed.items()]
+    unloaded = ", ".join(sorted(unloads))
+    if not wanted and unloaded:
+        reasons.append(f"every model to serve was unloaded by an operator ({unloaded}): POST /admin/load serves one")
+    elif not wanted:
+        reasons.append("there is no model to serve: publish one with `penstock models publish`")
+    return reasons

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextvars import Context
 from typing import Any, NamedTuple
 
@@ -48,6 +48,14 @@ class _Route(NamedTuple):
     vector: bool = False
 
 
+class Chosen(NamedTuple):
+    """The version that a route has chosen."""
+
+    route: str
+    arm: str
+    ref: str
+
+
 class _Turn(NamedTuple):
     """What the requests of a group share. Times are in `time.monotonic()` seconds."""
 
@@ -58,6 +66,7 @@ class _Turn(NamedTuple):
     begun: float
     ends: float
     """Until when batches of a full queue are run before more requests are read."""
+    chosen: Chosen | None
 
 
 _ROUTES: dict[Handler, _Route] = {
@@ -157,13 +166,42 @@ class Turns:
                     self._count(call, asyncio.CancelledError())
                     self._gateway.leave(call)
             try:
-                if waiting and self._answer(waiting):
+                if waiting and self._answer_by_route(waiting):
                     continue
             except Exception:  # a bug; nobody else would answer
                 log.exception("the requests of a turn failed together; each is answered alone")
-            for call in waiting:
-                if call.work is None and call.member is None and not call.ended:
-                    self._gateway.start(call)
+            self._start(waiting)
+
+    def _start(self, calls: Iterable[Call]) -> None:
+        """Let calls take the ordinary way, unless they were answered."""
+        for call in calls:
+            if call.work is None and call.member is None and not call.ended:
+                self._gateway.start(call)
+
+    def _answer_by_route(self, calls: Sequence[Call]) -> bool:
+        """Bundle the requests of a group by the version that a route chooses for each, if their name has one."""
+        routes = self._engine.deployment.traffic.active
+        route = routes.get(self._name_of(calls[0])) if routes else None
+        if route is None:
+            return self._answer(calls)
+        if route.chooser.by_field:
+            return False
+        arms: dict[str, list[Call]] = {}
+        for call in calls:
+            choice = route.choose(call.header("x-penstock-key"), call.header, call.request_id)
+            if choice is None:
+                return False
+            arms.setdefault(choice.version, []).append(call)
+        for version, same in arms.items():
+            if not self._answer(same, Chosen(route.route.name, version, route.refs[version])):
+                self._start(same)
+        return True
+
+    def _name_of(self, call: Call) -> str:
+        try:
+            return _ROUTES[call.row.handler].ref(call) or self._engine.default_ref or ""
+        except PenstockError:
+            return ""
 
     def _count(self, call: Call, error: BaseException) -> None:
         """Count a request that ends before it is in a bundle."""
@@ -172,18 +210,20 @@ class Turns:
         except PenstockError:
             ref = None
         key = call.header("x-penstock-key")
-        lease = self._engine.admission.request(ref, key=key, request_id=call.request_id, protocol="rest")
+        lease = self._engine.admission.request(
+            ref, key=key, request_id=call.request_id, protocol="rest", headers=call.header
+        )
         lease.started = call.entered
         if call.context is None:
             lease.observe_failure(error)
         else:
             call.context.run(lease.observe_failure, error)
 
-    def _answer(self, calls: Sequence[Call]) -> bool:
+    def _answer(self, calls: Sequence[Call], chosen: Chosen | None = None) -> bool:
         """Bundle the requests of a group; False if all of them have to take the ordinary way."""
         begun, admission = time.monotonic(), self._engine.admission
         try:
-            found = self._find(calls[0])
+            found = self._find(calls[0], chosen)
             if found is None or admission.draining or not self._gateway.service.started:
                 return False
             model, runner = found
@@ -191,7 +231,7 @@ class Turns:
         except (PenstockError, Refusal):
             return False
         ends = begun + max(FLUSH_S, _ANSWERING * (begun - calls[0].body_at))
-        turn = _Turn(model, runner, priority, timeout_s, begun, ends)
+        turn = _Turn(model, runner, priority, timeout_s, begun, ends, chosen)
         if model.batcher.queued_rows or len(calls) > model.batcher.limits.queue_rows:
             self._answer_within_capacity(calls, turn)
         else:
@@ -242,7 +282,10 @@ class Turns:
             bundles[type(request) is np.ndarray].append(member)
         for members in bundles:
             if members:
-                self._submit(self._bundler.begin(turn.model, runner, self._replies, turn.priority, begun), members)
+                bundle = self._bundler.begin(turn.model, runner, self._replies, turn.priority, begun)
+                if turn.chosen is not None:
+                    bundle.route, bundle.arm = turn.chosen.route, turn.chosen.arm
+                self._submit(bundle, members)
 
     def _submit(self, bundle: Bundle, members: Sequence[Member]) -> None:
         for member in members:
@@ -251,10 +294,10 @@ class Turns:
             for member in members:
                 self._replies.declined(member)
 
-    def _find(self, call: Call) -> tuple[LoadedModel, TaskRunner] | None:
+    def _find(self, call: Call, chosen: Chosen | None) -> tuple[LoadedModel, TaskRunner] | None:
         """The model and task of a group, if it is loaded and takes bundles. Raises ModelNotFound."""
         route = _ROUTES[call.row.handler]
-        model = self._engine.admission.request(route.ref(call)).find()
+        model = self._engine.admission.request(route.ref(call) if chosen is None else chosen.ref).find()
         if model is None:
             return None
         runner = model.runner

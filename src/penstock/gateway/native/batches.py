@@ -68,6 +68,7 @@ async def predict_batch(call: Call) -> Reply:
         await _hold_model(call, lease, batch.shell.get("model"))
         read = (_read_items, lease, batch)
         items = await decode_in_thread(lease.deadline, body, *read) if large else _read_items(lease, batch)
+        await lease.decide(next((item for item in items if not isinstance(item, PenstockError)), None))
         if lease.runner.task.stores:
             check_sender(call)
         lease.started = time.monotonic()

@@ -18,14 +18,19 @@ class Health(WireModel):
     status: Literal["healthy", "unhealthy"]
     version: str = Field(description="The version of Penstock.")
     model_loaded: bool = Field(description="True if at least one model is loaded.", examples=[True])
-    reasons: list[str] = Field(default_factory=list, description="The problems, one sentence each.")
+    reasons: list[str] = Field(
+        default_factory=list, description="The problems, one sentence each; a healthy server may have some too."
+    )
 
 
 class Probe(WireModel):
     """The answer to a probe."""
 
     status: Literal["ok", "unavailable"]
-    reasons: list[str] = Field(default_factory=list, description="The reasons if unavailable, one sentence each.")
+    reasons: list[str] = Field(
+        default_factory=list,
+        description="One sentence each: the reasons if unavailable, else what an operator should know all the same.",
+    )
 
 
 class ModelStats(WireModel):
@@ -115,7 +120,7 @@ def _state(call: Call) -> tuple[bool, list[str]]:
     ready, reasons = call.service.engine.ready()
     if not call.service.started and ready:
         return False, ["models are being loaded"]
-    return ready, [worded(reason, "server") for reason in reasons]
+    return ready, [worded(reason, "server") for reason in (reasons if not ready else call.service.notices())]
 
 
 def _probe(good: bool, reasons: list[str]) -> Reply:

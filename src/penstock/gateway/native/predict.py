@@ -86,7 +86,7 @@ async def _answer(call: Call, ref: str | None, *, vector: bool = False, fixed: b
             model = lease.find()
             if model is None or model.vector_task is None:
                 model = await _vector_model(call)
-                lease.ref = model.key
+                lease.name(model.key)
             if model.vector_task != model.task.kind:
                 lease.task = model.vector_task
         if call.query:
@@ -107,6 +107,7 @@ async def _answer(call: Call, ref: str | None, *, vector: bool = False, fixed: b
             if request is None:
                 reading = functools.partial(_read_request, lease, body, content_type, call.header)
                 request = await decode_in_thread(lease.deadline, body, reading)
+        await lease.decide(request)
         version = getattr(request, "model_version", None)
         if version is not None and version != lease.model.version:
             await _move(call, lease, version, fixed)
@@ -135,7 +136,13 @@ def lease_of(call: Call, ref: str | None) -> Lease:
         admission.request(ref, key=key, request_id=call.request_id, protocol="rest").observe_failure(error)
         raise
     return admission.request(
-        ref, key=key, deadline=deadline, priority=priority, request_id=call.request_id, protocol="rest"
+        ref,
+        key=key,
+        deadline=deadline,
+        priority=priority,
+        request_id=call.request_id,
+        protocol="rest",
+        headers=call.header,
     )
 
 

@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from penstock.errors import ConfigError
 from penstock.registry.database.sqlite_file import open_for_reading
 from penstock.registry.deployment import Change, Deployment, stored_deployment
 from penstock.registry.migrations import HEAD
@@ -38,8 +39,10 @@ class Reads:
     which is made when it is first needed.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, lasting: bool = False) -> None:
+        """A `lasting` database is one that does not go away: once it was read, a missing file is an error."""
         self._url = url
+        self._lasting = lasting
         self._file = _plain_file(url)
         self._current = False
         """True once the file was seen in the current schema."""
@@ -117,9 +120,17 @@ class Reads:
         if self._file is None:
             return None
         try:
-            return self._read(self._file, query, values) if self._file.exists() else ()
+            if not self._file.exists():
+                self._refuse_loss(self._file)
+                return ()
+            return self._read(self._file, query, values)
         except (sqlite3.Error, OSError, ValueError):
             return None
+
+    def _refuse_loss(self, file: Path) -> None:
+        if self._lasting and self._current:
+            gone = f"the registry database {file}" if file.parent.is_dir() else f"the registry {file.parent}"
+            raise ConfigError(f"{gone} is gone; the loaded models go on answering")
 
     def _read(self, file: Path, query: str, values: Sequence[str]) -> _Rows | None:
         with closing(open_for_reading(file)) as connection:
