@@ -28,7 +28,11 @@ _COMMANDS = {
     name: f"penstock.cli.{name}:{name}"
     for name in ("serve", "predict", "export", "verify", "optimize", "bench", "tune", "doctor", "scan")
 }
-_GROUPS = {"models": "penstock.cli.models.commands:app", "config": "penstock.cli.config:app"}
+_GROUPS = {
+    "models": "penstock.cli.models.commands:app",
+    "routes": "penstock.cli.routes.commands:app",
+    "config": "penstock.cli.config:app",
+}
 
 
 def _print_version(wanted: bool) -> None:

@@ -13,7 +13,7 @@ from penstock.artifacts.refs import Ref, check_name, listed
 from penstock.errors import InvalidInput, ModelLoadError, ModelNotFound
 from penstock.formats import Trust
 from penstock.registry import publishing
-from penstock.registry.audit import Entry, acting
+from penstock.registry.audit import Entry, acting, actor
 from penstock.registry.database.reads import Reads
 from penstock.registry.routes import Arm, Route, Routes, StoredRoute, parse_record, parse_route
 from penstock.scan.trust import check_trust, strongest
@@ -107,10 +107,16 @@ class RouteBook:
         """
         route = parse_route(name, document)
         expected = _revision(name, document)
-        with acting(who, why or route.why) as actor:
-            route = replace(self._checked(route), why=actor.why)
-            self._prove(route, check_trust(trust), skip=lambda ref: force or loaded(ref))
-            return self._write(route, "set", expected)
+        skip: Callable[[str], bool] = (lambda _: True) if force else loaded
+        with acting(who, why or route.why):
+            return self._set(route, "set", expected, check_trust(trust), skip)
+
+    def _set(
+        self, route: Route, deed: str, expected: int | None, trust: Trust, skip: Callable[[str], bool]
+    ) -> StoredRoute:
+        route = replace(self._checked(route), why=actor().why)
+        self._prove(route, trust, skip=skip)
+        return self._write(route, deed, expected)
 
     def switch(
         self,
@@ -131,13 +137,12 @@ class RouteBook:
         else:
             route = found.route
         version = self._version(name, to)
-        arm = next((arm for arm in route.arms if arm.weight), None)
-        if found is not None and route.canary is None and route.serving == (version,) and arm is not None:
+        if found is not None and route.canary is None and route.serving == (version,):
             return found
-        document = route.switched(version).to_document() | {"why": why}
-        if found is not None:
-            document["revision"] = found.revision
-        return self.set(name, document, who=who, why=why, force=force, trust=trust, loaded=loaded)
+        skip: Callable[[str], bool] = (lambda _: True) if force else loaded
+        with acting(who, why):
+            expected = 0 if found is None else found.revision
+            return self._set(route.switched(version), "switch", expected, check_trust(trust), skip)
 
     def back(self, name: str, *, who: str | None = None, why: str = "") -> StoredRoute:
         """Set the route that was in force before its last change, also a removed one. Raises ModelNotFound."""
@@ -145,8 +150,8 @@ class RouteBook:
         if last is None:
             raise ModelNotFound(f"the route {name} has no earlier state to go back to")
         route = replace(parse_record(name, last.before), canary=None)
-        with acting(who, why or f"back to before {last.what.partition(': ')[2]}") as actor:
-            return self._write(replace(self._checked(route), why=actor.why), "back", None)
+        with acting(who, why or "back to the route before"):
+            return self._write(replace(self._checked(route), why=actor().why), "back", None)
 
     def remove(self, name: str, *, who: str | None = None, why: str = "") -> None:
         """Remove the route of a name, which then means its alias champion again, or its highest release.

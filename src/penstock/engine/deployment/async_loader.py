@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import functools
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -30,7 +31,8 @@ class AsyncLoader:
     async def run(self, work: Callable[..., T], *args: Any) -> T:
         """The result of short blocking work, such as a query. Raises ModelNotReady after `close` or in a fork."""
         self._manager.check_open()  # a forked process has none of these threads and would wait for ever
-        call = functools.partial(contained, functools.partial(work, *args))
+        context = contextvars.copy_context()  # which says who makes a change, for the audit log
+        call = functools.partial(contained, functools.partial(context.run, work, *args))
         future = asyncio.get_running_loop().run_in_executor(self._lookups, call)
         return await self._unless_closed(future)
 

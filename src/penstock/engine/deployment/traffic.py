@@ -97,9 +97,13 @@ class Traffic:
     async def start(self) -> None:
         """Read the routes and load what they send clients to; what cannot be loaded is in `problems`."""
         await self.follow()
-        while self._loading:
-            await asyncio.wait(self._loading.values())
+        await self.settled()
         self._apply()
+
+    async def settled(self, timeout_s: float | None = None) -> None:
+        """Wait until no version is being loaded; at most `timeout_s`."""
+        if self._loading:
+            await asyncio.wait(self._loading.values(), timeout=timeout_s)
 
     async def follow(self) -> None:
         """Follow the store: what is ready comes into force now, what is not is loaded meanwhile.

@@ -17,6 +17,7 @@ from penstock.formats import is_model_file
 from penstock.gateway.http import Call, Handler, Reply, json_reply
 from penstock.gateway.native.decoding import parse
 from penstock.gateway.problems import Refusal, WireModel
+from penstock.registry.audit import acting
 from penstock.registry.registry import CHAMPION
 from penstock.tasks.validation_errors import refusal
 
@@ -105,14 +106,15 @@ class ServerState(Drained):
     problems: dict[str, str] = Field(description="Why a reference is not served, or is served in an older version.")
 
 
-def _guarded(handler: Handler) -> Handler:
+def guarded(handler: Handler) -> Handler:
     """Tell the operator the reason of a failure, which other clients do not get."""
 
     @wraps(handler)
     async def answer(call: Call) -> Reply:
         call.service.check_started()
         try:
-            reply = await handler(call)
+            with acting(who(call)):
+                reply = await handler(call)
         except (ModelLoadError, ConfigError) as error:
             raise Refusal(409, str(error)) from error
         reply.headers.append(("cache-control", "no-store"))
@@ -121,7 +123,12 @@ def _guarded(handler: Handler) -> Handler:
     return answer
 
 
-@_guarded
+def who(call: Call) -> str:
+    """Who makes the changes of a request, for the audit log."""
+    return "the user of the server, over its Unix socket" if call.operator else "an administrator, by key"
+
+
+@guarded
 async def state(call: Call) -> Reply:
     """`GET /admin`."""
     service, status = call.service, call.service.engine.deployment.status()
@@ -139,35 +146,35 @@ async def state(call: Call) -> Reply:
     )
 
 
-@_guarded
+@guarded
 async def load(call: Call) -> Reply:
     """`POST /admin/load`: serve a model; the reply comes after it is loaded."""
     ref = await _model(call)
     done = await call.service.commands.load(ref)
-    _audit(call, "loaded", f"{done.model.key}; {done.note}")
+    note(call, "loaded", f"{done.model.key}; {done.note}")
     return json_reply(
         Loaded(
             model=done.model.key,
             variant=done.model.variant,
             warnings=list(done.model.info.warnings),
-            behind=await _behind(call),
+            behind=await behind_of(call),
             persisted=done.persisted,
             note=done.note,
         )
     )
 
 
-@_guarded
+@guarded
 async def unload(call: Call) -> Reply:
     """`POST /admin/unload`: stop serving a model until it is loaded again; requests in flight are answered."""
     ref = await _model(call)
     done = await call.service.commands.unload(ref)
-    _audit(call, "unloaded", f"{ref}; {done.note}")
-    behind = await _behind(call)
+    note(call, "unloaded", f"{ref}; {done.note}")
+    behind = await behind_of(call)
     return json_reply(Unloaded(model=ref, unloaded=done.keys, behind=behind, persisted=done.persisted, note=done.note))
 
 
-@_guarded
+@guarded
 async def set_alias(call: Call) -> Reply:
     """`PUT /admin/models/{name}/aliases/{alias}`: write the alias to the registry; every server follows.
 
@@ -176,36 +183,36 @@ async def set_alias(call: Call) -> Reply:
     command = await _body(call, AliasCommand)
     name, alias = call.params["name"], call.params["alias"]
     version = await asyncio.to_thread(_set_alias, call, name, alias, command)
-    _audit(call, "aliased", f"{name}@{alias}={version}")
+    note(call, "aliased", f"{name}@{alias}={version}")
     return await _aliased(call, version)
 
 
-@_guarded
+@guarded
 async def remove_alias(call: Call) -> Reply:
     """`DELETE /admin/models/{name}/aliases/{alias}`."""
     name, alias = call.params["name"], call.params["alias"]
     await asyncio.to_thread(call.service.engine.registry.remove_alias, name, alias)
-    _audit(call, "removed the alias", f"{name}@{alias}")
+    note(call, "removed the alias", f"{name}@{alias}")
     return await _aliased(call, None)
 
 
-@_guarded
+@guarded
 async def drain(call: Call) -> Reply:
     """`POST /admin/drain`: refuse predictions and wait for those in flight; the process keeps running."""
     wait_s = (await _body(call, DrainCommand)).wait_s
     await call.service.commands.drain(True)
-    _audit(call, "draining", "")
-    behind = await _behind(call)
+    note(call, "draining", "")
+    behind = await behind_of(call)
     inflight = await _drained(call, wait_s)
     return json_reply(Drained(draining=True, inflight=inflight, behind=behind))
 
 
-@_guarded
+@guarded
 async def resume(call: Call) -> Reply:
     """`DELETE /admin/drain`: accept predictions again."""
     await call.service.commands.drain(False)
-    _audit(call, "resumed", "")
-    behind = await _behind(call)
+    note(call, "resumed", "")
+    behind = await behind_of(call)
     return json_reply(Drained(draining=call.service.draining, inflight=await _inflight(call), behind=behind))
 
 
@@ -252,7 +259,8 @@ async def _aliased(call: Call, version: str | None) -> Reply:
     return json_reply(Aliased(name=name, alias=alias, version=version, problem=problem))
 
 
-def _behind(call: Call) -> Awaitable[int]:
+def behind_of(call: Call) -> Awaitable[int]:
+    """The processes of this server that have not followed a change within the time of a request."""
     return call.service.commands.processes_behind(call.service.settings.request_timeout_ms / 1000)
 
 
@@ -270,5 +278,6 @@ async def _inflight(call: Call) -> int:
     return int((await call.service.stats())["processing"])
 
 
-def _audit(call: Call, action: str, what: str) -> None:
+def note(call: Call, action: str, what: str) -> None:
+    """Write to the log what an operator has done."""
     log.info("admin: %s", f"{action} {what}".strip(), extra={"request_id": call.request_id})

@@ -11,6 +11,7 @@ from penstock.gateway.docs import ui
 from penstock.gateway.http import JSON, Endpoint, Protocol, problem_reply
 from penstock.gateway.native import admin, batches, health, models, task_models
 from penstock.gateway.native import predict as native
+from penstock.gateway.native.rollouts import routes_admin
 
 _PREDICT = (400, 403, 404, 406, 413, 415, 422, 429, 500, 503, 504)
 """Statuses of a refused prediction."""
@@ -185,7 +186,49 @@ _ADMIN = (
     ),
 )  # fmt: skip
 
-TABLE: tuple[Endpoint, ...] = (*_PREDICTIONS, *_MODELS, *_HEALTH, *_ADMIN, *_PAGES)
+_ROUTE_EXAMPLE = {
+    "arms": [{"version": "v1.0", "weight": 90}, {"version": "v2.0", "weight": 10}],
+    "fallback": "v1.0",
+    "why": "first real traffic",
+}
+_ROUTED = (
+    "Versions that are new in the route are loaded first. Every process follows within a second; a version gets no "
+    "request before it is loaded and verified there, and until then the route before stays in force."
+)
+_ROLLOUTS = (
+    _admin(
+        "GET", "/admin/routes", routes_admin.list_routes, "All routes", "Their state is that of this server.",
+        responses=(routes_admin.RouteList,),
+    ),
+    _admin(
+        "GET", "/admin/routes/{name}", routes_admin.show_route, "The route of a model",
+        "Its state is that of this server.", responses=(routes_admin.RouteState,),
+    ),
+    _admin(
+        "PUT", "/admin/routes/{name}", routes_admin.set_route, "Set the route of a model", _ROUTED,
+        requests=(routes_admin.RouteDocument,), responses=(routes_admin.RouteState,), example=_ROUTE_EXAMPLE,
+    ),
+    _admin(
+        "POST", "/admin/routes/{name}/switch", routes_admin.switch_route, "Send all requests to one version, or back",
+        f"The other versions stay loaded, so that the way back is instant. {_ROUTED}",
+        requests=(routes_admin.SwitchCommand,), responses=(routes_admin.RouteState,), example={"to": "v2.0"},
+    ),
+    _admin(
+        "DELETE", "/admin/routes/{name}", routes_admin.remove_route, "Remove the route of a model",
+        "The name means its alias champion again, or its highest release.", responses=(routes_admin.Removed,),
+        parameters=({"name": "why", "in": "query", "schema": {"type": "string"}},),
+    ),
+    _admin(
+        "GET", "/admin/audit", routes_admin.audit, "Who changed what, when and why", "The newest change first.",
+        responses=(routes_admin.AuditLog,),
+        parameters=(
+            {"name": "limit", "in": "query", "schema": {"type": "integer", "default": 100}},
+            {"name": "route", "in": "query", "schema": {"type": "string"}, "description": "Of one route only."},
+        ),
+    ),
+)  # fmt: skip
+
+TABLE: tuple[Endpoint, ...] = (*_PREDICTIONS, *_MODELS, *_HEALTH, *_ADMIN, *_ROLLOUTS, *_PAGES)
 
 NATIVE = Protocol("native", ("/",), TABLE, problem_reply)
 """Penstock's own HTTP API: problem documents for every path that no other protocol has."""
