@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import pytest
 from live_servers import Live
+from routed_models import FAILS, publish_failing, publish_version
 from served_models import build_registry
 from waiting import wait_until
 
@@ -208,14 +209,9 @@ def test_a_route_set_elsewhere_is_followed_within_a_second(server: Live, registr
     assert [arm["weight"] for arm in entry["before"]["arms"]] == [0, 100]
 
 
-def test_a_version_whose_golden_samples_fail_gets_no_request(
-    server: Live, registry: Registry, settings: Settings, tmp_path: Path
-) -> None:
+def test_a_version_whose_golden_samples_fail_gets_no_request(server: Live, registry: Registry, tmp_path: Path) -> None:
     put(server, ONE)
-    model = next((settings.registry / "vec" / "v2.0").glob("variants/*/*.onnx"))
-    registry.remove_alias("vec", "stable")
-    kept = model.read_bytes()
-    third = _third(registry, tmp_path, broken=True)
+    publish_version(registry, tmp_path, broken=True)
     reply = server.http.put("/admin/routes/vec", json={"arms": [{"version": "v1.0", "weight": 1}, *_arms(v3=99)]})
     assert reply.status_code == 409
     assert "route vec is not changed, since this machine cannot load vec:v3.0" in reply.json()["detail"]
@@ -227,40 +223,16 @@ def test_a_version_whose_golden_samples_fail_gets_no_request(
     ready = server.http.get("/health/ready")
     assert ready.status_code == 200
     assert any("route vec: vec:v3.0" in reason for reason in ready.json()["reasons"])
-    assert model.read_bytes() == kept
-    assert third
 
 
 def _arms(**weights: int) -> list[dict[str, Any]]:
     return [{"version": f"{name}.0", "weight": weight} for name, weight in weights.items()]
 
 
-def _third(registry: Registry, tmp_path: Path, *, broken: bool) -> str:
-    """vec v3.0, whose golden samples are those of another model."""
-    import numpy as np
-    from linear_models import FEATURES, SIGNATURE, linear, weights
-
-    from penstock.artifacts.artifact import Golden, TaskEntry, VariantSource, write_artifact
-
-    x = np.ones((2, FEATURES), np.float32)
-    golden = Golden({"x": x}, {"logits": x @ weights(9 if broken else 3)}, 1e-5, 1e-5)
-    artifact = write_artifact(
-        tmp_path / "third",
-        name="vec",
-        version="v3.0",
-        task=TaskEntry(kind="vector-classification", config={"output": "logits"}),
-        signature=SIGNATURE,
-        variants=[VariantSource("onnx", "fp32", linear(tmp_path / "third.onnx", 3))],
-        golden=golden,
-        card="# vec\n",
-    )
-    return registry.publish(artifact.path, prove=False).version
-
-
 def test_a_server_that_starts_with_a_broken_arm_serves_the_others(
     settings: Settings, registry: Registry, tmp_path: Path
 ) -> None:
-    _third(registry, tmp_path, broken=True)
+    publish_version(registry, tmp_path, broken=True)
     registry.routes.set("vec", {"arms": _arms(v1=60, v3=40)}, force=True)
     with Live("h1", settings, ("vec",)) as server:
         server.http.headers["authorization"] = f"Bearer {KEY}"
@@ -385,6 +357,7 @@ def test_a_database_that_is_gone_leaves_the_routes_in_force_and_the_server_ready
     try:
         wait_until(lambda: any("is gone" in reason for reason in server.http.get("/health/ready").json()["reasons"]))
         assert server.http.get("/health/ready").status_code == 200
+        assert "penstock_routes_stale 1.0" in server.http.get("/metrics").text
         assert {predict(server, x_request_id=str(n)) for n in range(20)} == {"v2.0"}
         assert server.http.put("/admin/routes/vec", json=ONE).status_code == 409
     finally:
@@ -392,3 +365,22 @@ def test_a_database_that_is_gone_leaves_the_routes_in_force_and_the_server_ready
     registry.routes.set("vec", ONE, force=True)
     wait_until(lambda: predict(server) == "v1.0")
     wait_until(lambda: server.http.get("/health/ready").json()["reasons"] == [])
+
+
+def test_the_fallback_answers_for_a_version_that_keeps_failing(
+    server: Live, registry: Registry, tmp_path: Path
+) -> None:
+    publish_failing(registry, tmp_path)
+    put(server, {"arms": _arms(v4=100), "fallback": "v1.0"})
+    statuses = [server.http.post("/models/vec/predict", json=FAILS).status_code for _ in range(12)]
+    assert statuses == [500] * 5 + [200] * 7
+    assert predict(server) == "v1.0"
+    state = server.http.get("/admin/routes/vec").json()["circuits"]
+    assert (state["v4.0"]["state"], state["v4.0"]["trips"]) == ("open", 1)
+    assert 'penstock_circuit_open{model="vec",version="v4.0"} 1.0' in server.http.get("/metrics").text
+    circuit = server.service.engine.deployment.traffic.circuits.of["vec", "v4.0"]
+    circuit._until = time.monotonic()
+    assert predict(server) == "v4.0"  # the probe
+    assert circuit.closed
+    put(server, OTHER)
+    assert server.service.engine.deployment.traffic.circuits not in server.service.engine.observers

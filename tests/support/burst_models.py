@@ -56,7 +56,7 @@ def build_registry(root: Path, database_url: str | None = None) -> Path:
         on_nan="refuse",
     )
     with Registry(place, database_url) as registry:
-        _publish(registry, _faulty(root), _VECTOR, SIGNATURE, ranges=ranges)
+        _publish(registry, failing_file(root), _VECTOR, SIGNATURE, ranges=ranges)
         _publish(registry, _wide(root), TaskEntry(kind="tensor"), _signature({"x": FEATURES}, {"y": FEATURES * WIDE}))
         table = (TensorSpec("age", "FP32", (-1, 1)), TensorSpec("city", "BYTES", (-1, 1)))
         _publish(registry, root / "table.onnx", _TABLE, Signature(table, (TensorSpec("price", "FP32", (-1, 1)),)))
@@ -87,7 +87,7 @@ def _publish(registry: Registry, file: Path, task: TaskEntry, signature: Signatu
     registry.publish(artifact.path)
 
 
-def _faulty(root: Path) -> Path:
+def failing_file(root: Path) -> Path:
     """logits = x @ w, plus the entry of a table of 64 zeros at |x[0]|, plus 0 * sqrt(100 - x[1])."""
     nodes = [
         helper.make_node("MatMul", ["x", "w"], ["scores"]),

@@ -286,6 +286,11 @@ class InferenceEngine:
             cache=self.cache,
             states=self._states(),
             ready=self.ready()[0],
+            stale=bool(self.deployment.traffic.error),
+            circuits={
+                f"{name}:{version}": not circuit.closed
+                for (name, version), circuit in self.deployment.traffic.circuits.of.items()
+            },
         )
 
     def _states(self) -> dict[str, str]:

@@ -40,6 +40,8 @@ _STEPS = 32
 """Buckets of latency for each doubling: a percentile is off by 1.1 % at most."""
 
 _BOUNDS_MS = tuple(bound * 1000 for bound in SECONDS)
+_SUMS = ("queue_rows", "inflight", "ready", "stale")
+"""The gauges of a snapshot without labels."""
 _FAILED = "an observer failed; the request was answered all the same"
 _SERVER_FAULTS = ("error", "deadline", "overloaded", "not_ready", "load_error")
 
@@ -211,10 +213,13 @@ class Statistics:
         cache: PredictionCache | None = None,
         states: Mapping[str, str] = MappingProxyType({}),
         ready: bool = True,
+        stale: bool = False,
+        circuits: Mapping[str, bool] = MappingProxyType({}),
     ) -> Snapshot:
         """Everything counted so far, and the current gauges: queued rows, in-flight requests, cache, `loaded`.
 
-        `states` are those of the references that should be served.
+        `states` are those of the references that should be served. `stale`: the routes cannot be read. `circuits` are
+        those of versions by `name:version`, True while one is open.
         """
         loaded = list(loaded)
         for model in loaded:
@@ -225,6 +230,8 @@ class Statistics:
             "queue_rows": sum(model.batcher.queued_rows for model in loaded),
             "inflight": inflight,
             "ready": int(ready),
+            "stale": int(stale),
+            "circuits": {ref: int(is_open) for ref, is_open in circuits.items()},
             "states": {ref: {state: 1} for ref, state in states.items()},
             "loaded": [_gauges(model) for model in loaded],
             "cache": None if cache is None else cache.figures()._asdict(),
@@ -251,11 +258,12 @@ def merge(snapshots: Iterable[Mapping[str, Any]]) -> Snapshot:
     models: dict[tuple[str, str], Snapshot] = {}
     info: dict[tuple[tuple[str, str], ...], Mapping[str, str]] = {}
     loaded: dict[tuple[str, str], Snapshot] = {}
-    total: Snapshot = {"at": 0.0, "queue_rows": 0, "inflight": 0, "ready": 0, "states": {}, "cache": None}
+    total: Snapshot = {"at": 0.0, "cache": None, "states": {}, "circuits": {}, **dict.fromkeys(_SUMS, 0)}
     for snapshot in snapshots:
         total["at"] = max(total["at"], snapshot["at"])
-        for name in ("queue_rows", "inflight", "ready"):
+        for name in _SUMS:
             total[name] += snapshot[name]
+        total["circuits"] = _sum_of(total["circuits"], snapshot["circuits"])
         for ref, states in snapshot["states"].items():
             total["states"][ref] = _sum_of(total["states"].get(ref, {}), states)
         for gauges in snapshot["loaded"]:
@@ -280,7 +288,7 @@ def counts_of(snapshot: Mapping[str, Any]) -> Snapshot:
     """What remains of a process that has ended: its counts, without its gauges."""
     cache = snapshot["cache"]
     kept = None if cache is None else {**cache, "entries": 0, "bytes": 0}
-    gone = {"queue_rows": 0, "inflight": 0, "ready": 0, "states": {}, "loaded": [], "info": []}
+    gone = {**dict.fromkeys(_SUMS, 0), "states": {}, "circuits": {}, "loaded": [], "info": []}
     return {**snapshot, **gone, "cache": kept}
 
 

@@ -132,6 +132,7 @@ class _Page:
         yield from (rows, requests, rejected, _out_of_range(models))
         yield from _cache(self._snapshot["cache"])
         yield GaugeMetricFamily("penstock_inflight", "Requests in flight.", value=self._snapshot["inflight"])
+        yield from _routes(self._snapshot)
         ready = "Server processes that are ready: every model that should be served is, and there is no drain."
         yield GaugeMetricFamily("penstock_ready_processes", ready, value=self._snapshot["ready"])
         yield from _loaded(self._snapshot)
@@ -164,6 +165,19 @@ def _loaded(snapshot: Mapping[str, Any]) -> Iterator[Any]:
         for state in STATES:
             family.add_metric((ref, state), states.get(state, 0))
     yield family
+
+
+def _routes(snapshot: Mapping[str, Any]) -> Iterator[Any]:
+    from prometheus_client.core import GaugeMetricFamily
+
+    stale = "Processes that follow the routes last known, since the registry's database cannot be read."
+    yield GaugeMetricFamily("penstock_routes_stale", stale, value=snapshot["stale"])
+    text = "Processes in which the fallback of a route answers for a version that keeps failing."
+    circuits = GaugeMetricFamily("penstock_circuit_open", text, labels=("model", "version"))
+    for ref, count in sorted(snapshot["circuits"].items()):
+        name, _, version = ref.partition(":")
+        circuits.add_metric((name, version), count)
+    yield circuits
 
 
 def _out_of_range(models: Iterable[Mapping[str, Any]]) -> Any:
