@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import unquote
 
 from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_core import ErrorDetails
@@ -111,10 +112,40 @@ def written_as(read: Callable[[str], object], form: str) -> AfterValidator:
     return AfterValidator(check)
 
 
+_ADDRESS = re.compile(r"https?://[^\s/?#]+(/[^\s?#]*)?")
+_HEADER = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+)\s*=\s*([ -~]*)")
+
+
+def _web_address(value: str) -> str:
+    if not _ADDRESS.fullmatch(value):
+        raise ValueError("should be an address such as http://localhost:4318, without a query")
+    return value
+
+
+def headers_in(text: str) -> dict[str, str]:
+    """The headers in a comma list of name=value, with percent-encoded values. Raises ValueError."""
+    found = {}
+    for number, part in enumerate(filter(None, (part.strip() for part in text.split(","))), start=1):
+        match = _HEADER.fullmatch(part)
+        value = "" if match is None else unquote(match[2])
+        if match is None or not (value.isascii() and value.isprintable()):  # without the value, which is a secret
+            raise ValueError(f"should be a comma list of name=value; entry {number} is none")
+        found[match[1].lower()] = value
+    return found
+
+
+def _header_list(value: str) -> str:
+    headers_in(value)
+    return value
+
+
 LOWER = BeforeValidator(_lower)
 Whole = Annotated[int, BeforeValidator(_number)]
 Size = Annotated[int, BeforeValidator(parse_size), BeforeValidator(_number)]
 Float = Annotated[float, Field(allow_inf_nan=False), BeforeValidator(_number)]
+WebAddress = Annotated[str, AfterValidator(_web_address)]
+HeaderList = Annotated[str, AfterValidator(_header_list)]
+"""As `headers_in` reads it."""
 HomePath = Annotated[Path, AfterValidator(Path.expanduser)]
 """`~` is the home directory, where no shell expands it."""
 Workers = Annotated[int | Literal["auto"], BeforeValidator(_workers)]

@@ -23,7 +23,7 @@ from pydantic import BeforeValidator, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
 from penstock.errors import ConfigError
-from penstock.option_types import LOWER, Float, HomePath, Size, Whole, Workers, expectation
+from penstock.option_types import LOWER, Float, HeaderList, HomePath, Size, WebAddress, Whole, Workers, expectation
 from penstock.options import (
     EngineOptions,
     ModelOptions,
@@ -144,6 +144,23 @@ class Settings(EngineOptions):
         (),
         "Regular expressions of what logs must not hold, besides e-mail addresses and the like; the environment holds "
         "one expression, which may have alternatives.",
+    )
+    otlp_endpoint: WebAddress | None = option(
+        None,
+        "Base address of an OpenTelemetry collector (OTLP over HTTP), such as http://localhost:4318: traces of "
+        "requests are sent there.",
+    )
+    otlp_headers: HeaderList | None = option(
+        None,
+        "Headers for the collector, as name=value (comma list); values may be percent-encoded.",
+        alias="OTEL_EXPORTER_OTLP_HEADERS",
+        secret=True,
+    )
+    otlp_service_name: str = option(
+        "penstock", "Name of this service in its traces.", alias="OTEL_SERVICE_NAME", min_length=1
+    )
+    trace_sample: Float = option(
+        0.01, "Share of the requests that are traced, unless their caller decides (header traceparent).", ge=0, le=1
     )
     admin_key: str | None = option(
         None,

@@ -18,7 +18,7 @@ from penstock.engine.observation import Observation
 from penstock.engine.statistics import SECONDS, Statistics
 from penstock.engine.tasks.ranges import Flag
 from penstock.monitor import gpus
-from penstock.monitor.metrics import OPEN_METRICS, PLAIN, STATES, Metrics, prefers_open_metrics
+from penstock.monitor.metrics import OPEN_METRICS, PLAIN, STATES, metrics_page, prefers_open_metrics
 from penstock.monitor.processes import counts_of_ended, process_counts
 
 
@@ -58,13 +58,12 @@ def figures() -> Figures:
     return Figures()
 
 
-@pytest.fixture
-def metrics(figures: Figures) -> Metrics:
-    return Metrics(figures)  # type: ignore[arg-type]
+def of_process(figures: Figures, process: dict[str, Any] | None = None) -> dict[str, Any]:
+    return {"statistics": figures.snapshot(), "process": process or process_counts(), "traces": None}
 
 
-def page_of(metrics: Metrics) -> bytes:
-    return metrics.render().body
+def page_of(figures: Figures, accept: str = "") -> bytes:
+    return metrics_page([of_process(figures)], accept).body
 
 
 def samples(page: bytes) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
@@ -76,10 +75,10 @@ def value(page: bytes, name: str, /, **labels: str) -> float:
     return samples(page)[name, frozenset(labels.items())]
 
 
-def test_times_become_histograms_in_seconds(figures: Figures, metrics: Metrics) -> None:
+def test_times_become_histograms_in_seconds(figures: Figures) -> None:
     for total_ms in (3.0, 3.0, 700.0):
         figures.statistics.add(observation(total_ms=total_ms))
-    page = page_of(metrics)
+    page = page_of(figures)
     of = {"model": "m", "version": "1"}
     name = "penstock_request_duration_seconds"
     assert value(page, f"{name}_count", **of) == 3
@@ -92,10 +91,10 @@ def test_times_become_histograms_in_seconds(figures: Figures, metrics: Metrics) 
     assert value(page, "penstock_batch_size_sum", **of) == 12
 
 
-def test_a_time_on_a_bound_falls_into_its_bucket(figures: Figures, metrics: Metrics) -> None:
+def test_a_time_on_a_bound_falls_into_its_bucket(figures: Figures) -> None:
     for bound in SECONDS:
         figures.statistics.add(observation(total_ms=bound * 1000))
-    page = page_of(metrics)
+    page = page_of(figures)
     counts = [
         value(page, "penstock_request_duration_seconds_bucket", le=str(float(b)), model="m", version="1")
         for b in SECONDS
@@ -107,19 +106,17 @@ def test_a_time_on_a_bound_falls_into_its_bucket(figures: Figures, metrics: Metr
     ("outcome", "rejected"),
     [("overloaded", True), ("deadline", True), ("not_ready", True), ("invalid", False), ("cancelled", False)],
 )
-def test_outcomes_are_counted_and_refusals_also_as_rejected(
-    figures: Figures, metrics: Metrics, outcome: str, rejected: bool
-) -> None:
+def test_outcomes_are_counted_and_refusals_also_as_rejected(figures: Figures, outcome: str, rejected: bool) -> None:
     figures.statistics.add(observation(outcome))
-    page = samples(page_of(metrics))
+    page = samples(page_of(figures))
     of = frozenset({("model", "m"), ("version", "1")})
     assert page["penstock_requests_total", of | {("outcome", outcome)}] == 1
     assert (("penstock_rejected_total", of | {("reason", outcome)}) in page) == rejected
     assert ("penstock_request_duration_seconds_count", of) not in page
 
 
-def test_gauges_are_read_at_each_scrape(metrics: Metrics) -> None:
-    page = page_of(metrics)
+def test_gauges_are_read_at_each_scrape(figures: Figures) -> None:
+    page = page_of(figures)
     of = {"model": "m", "version": "1"}
     assert value(page, "penstock_queue_depth", **of) == 3
     assert value(page, "penstock_model_inflight", **of) == 2
@@ -140,22 +137,22 @@ def test_gauges_are_read_at_each_scrape(metrics: Metrics) -> None:
     }
 
 
-def test_the_page_has_figures_of_the_process(metrics: Metrics) -> None:
-    page = page_of(metrics)
+def test_the_page_has_figures_of_the_process(figures: Figures) -> None:
+    page = page_of(figures)
     names = {name for name, _ in samples(page)}
     assert {"process_resident_memory_bytes", "process_cpu_seconds_total", "python_gc_collections_total"} <= names
     assert {"process_open_fds", "process_max_fds", "process_start_time_seconds", "python_info"} <= names
     assert value(page, "penstock_processes") == 1
 
 
-def test_figures_of_several_processes_are_summed_and_counters_outlive_them(figures: Figures, metrics: Metrics) -> None:
+def test_figures_of_several_processes_are_summed_and_counters_outlive_them(figures: Figures) -> None:
     own = process_counts()
-    alone = metrics.render([figures.snapshot()], [own]).body
+    alone = metrics_page([of_process(figures, own)]).body
     with subprocess.Popen(["sleep", "60"]) as other:
         everyone = [own, {**own, "pid": other.pid, "cpu_s": 7.5}]
-        both = metrics.render([figures.snapshot()] * 2, everyone).body
+        both = metrics_page([of_process(figures, each) for each in everyone]).body
         other.kill()
-    after = metrics.render([figures.snapshot()] * 2, [own, counts_of_ended(everyone[1])]).body
+    after = metrics_page([of_process(figures, own), of_process(figures, counts_of_ended(everyone[1]))]).body
     assert (value(both, "penstock_processes"), value(after, "penstock_processes")) == (2, 1)
     for name in ("process_max_fds", "process_virtual_memory_bytes"):
         assert value(both, name) > value(after, name) > 0
@@ -165,8 +162,8 @@ def test_figures_of_several_processes_are_summed_and_counters_outlive_them(figur
         assert value(page, collections, generation="0") == 2 * value(alone, collections, generation="0")
 
 
-def test_every_metric_is_described_once_with_a_kind(metrics: Metrics) -> None:
-    families = list(text_string_to_metric_families(page_of(metrics).decode()))
+def test_every_metric_is_described_once_with_a_kind(figures: Figures) -> None:
+    families = list(text_string_to_metric_families(page_of(figures).decode()))
     assert len({family.name for family in families}) == len(families)
     assert all(family.documentation and family.type != "untyped" for family in families)
 
@@ -175,29 +172,28 @@ def flagged(*flags: Flag, outcome: Any = "ok") -> Observation:
     return replace(observation(outcome), flags=flags)
 
 
-def test_out_of_range_values_are_counted_by_tensor_if_answered_or_refused(figures: Figures, metrics: Metrics) -> None:
+def test_out_of_range_values_are_counted_by_tensor_if_answered_or_refused(figures: Figures) -> None:
     above, nan = Flag("input", "x", "above"), Flag("output", "y", "not_finite")
     for each in (flagged(above, nan), flagged(above, outcome="out_of_range"), flagged()):
         figures.statistics.add(each)
     labels = 'kind="above",model="m",side="input",tensor="x",version="1"'
-    assert f"penstock_out_of_range_total{{{labels}}} 2.0" in page_of(metrics).decode()
+    assert f"penstock_out_of_range_total{{{labels}}} 2.0" in page_of(figures).decode()
 
 
 def test_figures_of_several_caches_are_summed_and_absent_without_a_cache() -> None:
     cache = PredictionCache(10)
     cache.get(b"unknown")
     caching, plain = Figures(cache), Figures()
-    everyone = [caching.snapshot(), caching.snapshot(), plain.snapshot()]
-    page = Metrics(plain).render(everyone).body.decode()  # type: ignore[arg-type]
+    page = metrics_page([of_process(each) for each in (caching, caching, plain)]).body.decode()
     assert "penstock_cache_misses_total 2.0" in page
     assert "penstock_cache_hits_total 0.0" in page
-    assert "penstock_cache" not in page_of(Metrics(plain)).decode()  # type: ignore[arg-type]
+    assert "penstock_cache" not in page_of(plain).decode()
 
 
-def test_batch_sizes_are_counted_in_their_bucket(figures: Figures, metrics: Metrics) -> None:
+def test_batch_sizes_are_counted_in_their_bucket(figures: Figures) -> None:
     for rows in (0, 1, 2, 3, 512, 513):
         figures.statistics.add(observation(batch_rows=rows))
-    page = page_of(metrics)
+    page = page_of(figures)
     of = {"model": "m", "version": "1"}
     counts = {
         le: value(page, "penstock_batch_size_bucket", le=le, **of) for le in ("1.0", "2.0", "4.0", "512.0", "+Inf")
@@ -236,33 +232,31 @@ PROMETHEUS_3 = (
         (";,;q=1,,", False),
     ],
 )
-def test_the_format_is_the_one_that_is_asked_for(metrics: Metrics, accept: str, asked: bool) -> None:
+def test_the_format_is_the_one_that_is_asked_for(figures: Figures, accept: str, asked: bool) -> None:
     assert prefers_open_metrics(accept) == asked
-    page = metrics.render(accept=accept)
+    page = metrics_page([of_process(figures)], accept)
     assert page.content_type == (OPEN_METRICS if asked else PLAIN)
     assert page.body.endswith(b"# EOF\n") == asked
 
 
-def test_both_formats_hold_the_same_figures(figures: Figures, metrics: Metrics) -> None:
+def test_both_formats_hold_the_same_figures(figures: Figures) -> None:
     for outcome in ("ok", "overloaded", "error"):
         figures.statistics.add(observation(outcome))
-    families = open_metrics(metrics.render(accept=PROMETHEUS_2).body.decode())
+    families = open_metrics(page_of(figures, PROMETHEUS_2).decode())
     open_samples = {(s.name, frozenset(s.labels.items())): s.value for family in families for s in family.samples}
-    plain = samples(page_of(metrics))
+    plain = samples(page_of(figures))
     assert set(open_samples) == set(plain)
     ours = {key: value for key, value in plain.items() if key[0].startswith("penstock_")}
     assert {key: open_samples[key] for key in ours} == ours
 
 
 @pytest.mark.parametrize("accept", ["", PROMETHEUS_2])
-def test_names_with_quotes_line_breaks_and_broken_characters_come_out_as_labels(
-    figures: Figures, metrics: Metrics, accept: str
-) -> None:
+def test_names_with_quotes_line_breaks_and_broken_characters_come_out_as_labels(figures: Figures, accept: str) -> None:
     name = 'a"b\\c\nd\u00e9\u2028 e'
     figures.statistics.add(observation(model=name))
     figures.statistics.add(observation(model="half \udcff"))
     parse = open_metrics if accept else text_string_to_metric_families
-    page = metrics.render(accept=accept).body.decode()
+    page = page_of(figures, accept).decode()
     models = {s.labels.get("model") for family in parse(page) for s in family.samples}
     assert {name, "half ?"} <= models
 
@@ -305,9 +299,9 @@ def no_driver_yet() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("no_driver_yet")
-def test_use_and_memory_of_gpus_are_on_the_page(metrics: Metrics, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_use_and_memory_of_gpus_are_on_the_page(figures: Figures, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", Driver())
-    page = page_of(metrics)
+    page = page_of(figures)
     assert value(page, "penstock_gpu_utilization_ratio", gpu="0", name="H200") == pytest.approx(0.37)
     assert value(page, "penstock_gpu_memory_used_bytes", gpu="1", name="H200") == 2e9
     assert value(page, "penstock_gpu_memory_total_bytes", gpu="1", name="H200") == 4e9
@@ -315,6 +309,6 @@ def test_use_and_memory_of_gpus_are_on_the_page(metrics: Metrics, monkeypatch: p
 
 
 @pytest.mark.usefixtures("no_driver_yet")
-def test_a_machine_without_gpus_has_no_figures_of_them(metrics: Metrics, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_machine_without_gpus_has_no_figures_of_them(figures: Figures, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", None)
-    assert b"penstock_gpu" not in page_of(metrics)
+    assert b"penstock_gpu" not in page_of(figures)

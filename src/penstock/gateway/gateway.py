@@ -23,6 +23,7 @@ from penstock.gateway.inflight import Inflight
 from penstock.gateway.problems import CLOSE, error_headers, is_server_fault
 from penstock.gateway.service import Service
 from penstock.gateway.streaming import open_stream, send_stream
+from penstock.monitor.logs import current_request, request_fields
 
 log = logging.getLogger(__name__)
 
@@ -82,9 +83,8 @@ class Gateway:
         self._admit = [step.admit for step in steps if _has(step, "admit")]
         self._guard = [step.guard for step in steps if _has(step, "guard")]
         self._add_headers = [step.add_headers for step in steps if _has(step, "add_headers")]
-        more = [step for step in steps if _has(step, "add_headers") and not isinstance(step, RequestId)]
-        self._more_headers = [step.add_headers for step in more]
-        self._adds_headers = any(not isinstance(step, CloseWhileDraining) for step in more)
+        self._adding = [step for step in steps if _has(step, "add_headers") and not isinstance(step, RequestId)]
+        self._more_headers = [step.add_headers for step in self._adding]
         self._leave = [step.leave for step in steps if _has(step, "leave")]
         self._contextual = any(step.contextual for step in steps)
         self._by_head = all(step.by_head or not (_has(step, "answer") or _has(step, "admit")) for step in steps)
@@ -96,7 +96,9 @@ class Gateway:
         """
         until = time.monotonic() + timeout_s
         in_time = await self.service.drain(timeout_s)
-        return await self.inflight.drain(until - time.monotonic()) and in_time
+        in_time = await self.inflight.drain(until - time.monotonic()) and in_time
+        await self.service.send_traces(until - time.monotonic())
+        return in_time
 
     async def close(self) -> None:
         """Stop, and unload the models."""
@@ -111,6 +113,7 @@ class Gateway:
         await self._answered(call, self._reply(call, routed=False))
 
     async def _answered(self, call: Call, found: Awaitable[Reply | None]) -> None:
+        current_request.set(call)
         try:
             reply = await found
             if reply is not None:
@@ -130,6 +133,9 @@ class Gateway:
         finally:
             for leave in self._leave:
                 leave(call)
+            current_request.set(
+                None
+            )  # the context belongs to the call: without this, only the collector would free both
         if call.unread:
             await call.finish_refusal()
 
@@ -290,7 +296,7 @@ class Gateway:
     @property
     def adds_headers(self) -> bool:
         """False if `more_headers` is empty for every request now."""
-        return self._adds_headers or self.service.draining
+        return any(step.adds for step in self._adding)
 
     def more_headers(self, call: Call) -> Headers:
         """What the steps add to the headers of a reply, without its request id."""
@@ -310,7 +316,9 @@ class Gateway:
     def refuse(self, error: Exception, call: Call) -> Reply:
         """The reply to an error in the format of the path's protocol; faults of the server go to the log."""
         if is_server_fault(error):
-            log.error("request %s failed: %s", call.request_id, error, exc_info=error)
+            log.error(
+                "request %s failed: %s", call.request_id, error, exc_info=error, extra=request_fields(call)
+            )  # in a bundle it has no task
         protocol = max(self.protocols, key=lambda protocol: protocol.match(call.path))
         reply = protocol.write_error(error, call)
         reply.headers.extend(error_headers(error))
@@ -400,6 +408,11 @@ class CloseWhileDraining(Step):
 
     def __init__(self, service: Service) -> None:
         self._service = service
+
+    @property
+    def adds(self) -> bool:
+        """True while the server drains."""
+        return self._service.draining
 
     def add_headers(self, call: Call, headers: Headers) -> None:  # noqa: ARG002
         """Add `Connection: close`."""

@@ -7,17 +7,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from random import getrandbits
 from typing import ClassVar
 
 from penstock.gateway.auth import AdminGuard, HostRule
 from penstock.gateway.bundles.turns import Turns
 from penstock.gateway.cors import Cors
 from penstock.gateway.gateway import CloseWhileDraining, Gateway, KnownHosts, RequestId, Tracking
-from penstock.gateway.http import Call, Protocol, Step
+from penstock.gateway.http import Call, Headers, Protocol, Step
 from penstock.gateway.native.routes import NATIVE
 from penstock.gateway.plugins import PluginRoutes
 from penstock.gateway.service import Service
 from penstock.monitor.access import AccessLog
+from penstock.monitor.logs import request_fields
+from penstock.monitor.traces.context import parent_of
+from penstock.monitor.traces.trace import Trace
+from penstock.monitor.traces.tracer import Tracer
 
 
 def build_gateway(
@@ -38,6 +43,9 @@ def http_steps(gateway: Gateway, listener: str | None) -> list[Step]:
     service, settings = gateway.service, gateway.service.settings
     steps: list[Step] = [RootPath(settings.root_path)] if settings.root_path else []
     steps.append(RequestId())
+    if service.tracer is not None:
+        service.engine.observers.append(service.tracer)
+        steps.append(Tracing(service.tracer))
     if settings.access_log and AccessLog.wanted():
         access = AccessLog()
         service.engine.observers.append(access.observe)
@@ -67,6 +75,44 @@ class RootPath(Step):
         call.root += self._root
 
 
+class Tracing(Step):
+    """Begins and ends the traces of requests. One that is not traced costs a look at its head and a random number."""
+
+    def __init__(self, tracer: Tracer) -> None:
+        self._tracer = tracer
+        self._threshold = tracer.threshold
+
+    @property
+    def adds(self) -> bool:
+        """True while traced requests are in flight."""
+        return bool(self._tracer.active)
+
+    def enter(self, call: Call) -> None:
+        """Begin a trace, if the caller or the sample says so."""
+        given = None
+        if call.header("traceparent") is not None:
+            given = parent_of(call.header_values("traceparent"), lambda: call.header_values("tracestate"))
+        if given is not None:
+            call.trace = self._tracer.join(given, call.request_id)
+        elif (low := getrandbits(64)) < self._threshold:  # as every request asks, without a call
+            call.trace = self._tracer.begin(call.request_id, low)
+
+    def add_headers(self, call: Call, headers: Headers) -> None:
+        """Name the trace in the reply, so that a client finds it."""
+        if call.trace is not None:
+            headers.append(("traceparent", call.trace.header))
+
+    def leave(self, call: Call) -> None:
+        """End the trace."""
+        trace: Trace | None = call.trace
+        if trace is None:
+            return
+        row = getattr(call, "row", None)
+        trace.method, trace.route, trace.status = call.method, "" if row is None else row.path, call.status
+        trace.attributes = {"url.path": call.path, "network.protocol.version": call.http_version}
+        self._tracer.finish(trace, call.entered)
+
+
 class AccessRecord(Step):
     """One record in the access log for every reply, written when its last byte was sent."""
 
@@ -84,7 +130,7 @@ class AccessRecord(Step):
         if call.status:
             ms = round((time.monotonic() - call.entered) * 1000, 3)
             self._access.write(
-                request_id=call.request_id,
+                **request_fields(call),
                 method=call.method,
                 path=call.path,
                 status=call.status,

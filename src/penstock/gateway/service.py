@@ -13,8 +13,9 @@ from penstock.engine.engine import InferenceEngine
 from penstock.errors import ModelLoadError, ModelNotReady, PenstockError
 from penstock.gateway.admin_commands import AdminCommands
 from penstock.gateway.worker_group import WorkerGroup
-from penstock.monitor.metrics import Metrics, Page
+from penstock.monitor.metrics import Page, metrics_page
 from penstock.monitor.processes import process_counts
+from penstock.monitor.traces.tracer import Tracer
 from penstock.registry.admin_key import AdminKey
 from penstock.settings import Settings
 
@@ -25,6 +26,8 @@ FOLLOW_DRAIN_EVERY_S = 0.1
 
 FOLLOW_ROUTES_EVERY_S = 0.25
 """A route takes effect within a second in every process; reading its revision costs about 0.1 ms."""
+LEAST_FLUSH_S = 0.5
+"""For the last traces, when a drain has taken all of its time."""
 
 RECONCILE_EVERY_S = 0.5
 """A change in the registry takes effect within a second, including the time to load a small model."""
@@ -39,7 +42,7 @@ class Service:
         """`workers` is the group of server processes this one belongs to; None for a single process."""
         self.settings = settings
         self.engine = engine or InferenceEngine(settings)
-        self.metrics = Metrics(self.engine)
+        self.tracer = Tracer.of(settings)
         self.workers = workers
         self.commands = AdminCommands(self)
         self.admin_key = AdminKey.of(settings)
@@ -66,6 +69,8 @@ class Service:
         Of several, those that can be served are, unless the setting `strict` refuses that.
         """
         await asyncio.to_thread(self.admin_key.prepare)
+        if self.tracer is not None:
+            self.tracer.exporter.start()
         named = {*refs, *filter(None, [self.engine.default_ref])}
         if self.workers is not None:
             self.engine.deployment.share(await asyncio.to_thread(self.workers.deployment_store))
@@ -134,8 +139,15 @@ class Service:
         self.begin_drain()
         return await self.engine.drain(timeout_s)
 
+    async def send_traces(self, timeout_s: float) -> None:
+        """Send the traces that wait, within this time and never less than `LEAST_FLUSH_S`; the last step of a drain."""
+        if self.tracer is not None:
+            await asyncio.to_thread(self.tracer.exporter.stop, max(timeout_s, LEAST_FLUSH_S))
+
     async def close(self) -> None:
         """Unload the models."""
+        if self.tracer is not None:
+            self.tracer.exporter.stop(0)
         for task in self._background:
             if task.get_loop() is asyncio.get_running_loop():  # another loop that has ended has ended it
                 task.cancel()
@@ -223,19 +235,18 @@ class Service:
     async def metrics_page(self, accept: str) -> Page:
         """The page of `/metrics` in the format that is accepted, merged over all processes."""
         everyone = await self._everyone()
-        snapshots = [figures["statistics"] for figures in everyone]
-        processes = [figures["process"] for figures in everyone]
-        return await asyncio.to_thread(self.metrics.render, snapshots, processes, accept=accept)
+        return await asyncio.to_thread(metrics_page, everyone, accept)
 
     async def _everyone(self) -> list[dict[str, Any]]:
-        """The figures of all processes, where there are several."""
-        return [] if self.workers is None else await asyncio.to_thread(self.workers.all, self.figures)
+        """The figures of all processes."""
+        return [self.figures()] if self.workers is None else await asyncio.to_thread(self.workers.all, self.figures)
 
     def figures(self) -> dict[str, Any]:
         """What this process shares with the others of its group."""
         return {
             "statistics": self.engine.snapshot(),
             "process": process_counts(),
+            "traces": None if self.tracer is None else self.tracer.figures(),
             "deployment": list(self.engine.deployment.followed),
             "draining": self.draining,
         }

@@ -6,14 +6,29 @@ import contextlib
 import logging
 import re
 import sys
+from contextvars import ContextVar
 from datetime import UTC, datetime
-from typing import Any, TextIO, TypeAlias
+from typing import Any, Protocol, TextIO, TypeAlias
 
 from penstock.errors import worded
 from penstock.monitor.redaction import redact_also, scrub_field
 from penstock.settings import Settings
 
 Fields: TypeAlias = dict[str, Any]
+
+
+class Request(Protocol):
+    """The request in whose course a record is made."""
+
+    request_id: str
+
+    @property
+    def trace_id(self) -> str:
+        """The trace that it is part of; empty if it is none that we know of."""
+
+
+current_request: ContextVar[Request | None] = ContextVar("penstock_request", default=None)
+"""Set where a request has a task of its own: every record that is made in it names the request."""
 
 _CHATTY = ("alembic", "asyncio", "httpx", "PIL")
 """Libraries whose info messages are of no use to an operator."""
@@ -89,6 +104,9 @@ class _Documents(logging.Formatter):
         if record.stack_info:
             fields["stack_info"] = record.stack_info
         fields |= {"level": record.levelname.lower(), "logger": record.name}
+        request = current_request.get()
+        if request is not None:
+            fields |= request_fields(request)
         fields |= {name: value for name, value in record.__dict__.items() if name not in _STANDARD}
         fields["timestamp"] = _utc(record.created)
         if record.exc_info:  # formatted here: a renderer could print local variables, and with them payloads
@@ -117,6 +135,12 @@ class _Lines(_Documents):
 
     def _in(self, code: int, text: str) -> str:
         return f"\x1b[{code}m{text}\x1b[0m" if self._colours else text
+
+
+def request_fields(request: Request) -> Fields:
+    """The fields by which the records of a request are joined, with each other and with its trace."""
+    trace_id = request.trace_id
+    return {"request_id": request.request_id, **({"trace_id": trace_id} if trace_id else {})}
 
 
 def _utc(created: float) -> str:

@@ -12,10 +12,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import Any, NamedTuple
 
-from penstock.engine.engine import InferenceEngine
 from penstock.engine.statistics import SECONDS, merge
 from penstock.monitor.gpus import Gpus
-from penstock.monitor.processes import Counts, Processes, process_counts
+from penstock.monitor.processes import Processes
+from penstock.monitor.traces.exemplars import Exemplar, newest
 
 PLAIN = "text/plain; version=0.0.4; charset=utf-8"
 OPEN_METRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
@@ -63,41 +63,33 @@ def prefers_open_metrics(accept: str) -> bool:
     return asked > 0 and asked >= plain
 
 
-class Metrics:
-    """Renders the page of `/metrics`."""
+def metrics_page(everyone: Sequence[Mapping[str, Any]], accept: str = "") -> Page:
+    """The page in the format that is accepted, from the figures of each process: `statistics`, `process`, and
+    `traces`, None where there are none.
+    """
+    from prometheus_client import generate_latest
+    from prometheus_client.openmetrics.exposition import generate_latest as generate_open_metrics
+    from prometheus_client.platform_collector import PlatformCollector
+    from prometheus_client.registry import CollectorRegistry
 
-    def __init__(self, engine: InferenceEngine) -> None:
-        self._engine = engine
-
-    def render(
-        self,
-        snapshots: Sequence[Mapping[str, Any]] = (),
-        processes: Sequence[Counts] = (),
-        *,
-        accept: str = "",
-    ) -> Page:
-        """The page in the format that is accepted, for this process or for all whose snapshots and counts are given."""
-        from prometheus_client import generate_latest
-        from prometheus_client.openmetrics.exposition import generate_latest as generate_open_metrics
-        from prometheus_client.platform_collector import PlatformCollector
-        from prometheus_client.registry import CollectorRegistry
-
-        registry = CollectorRegistry(auto_describe=False)
-        registry.register(_Page(merge(snapshots or [self._engine.snapshot()])))
-        registry.register(Processes(processes or [process_counts()]))
-        registry.register(Gpus())
-        PlatformCollector(registry=registry)
-        if prefers_open_metrics(accept):
-            body: bytes = generate_open_metrics(registry)  # type: ignore[no-untyped-call]
-            return Page(body, OPEN_METRICS)
-        return Page(generate_latest(registry), PLAIN)
+    registry = CollectorRegistry(auto_describe=False)
+    traces = [figures["traces"] for figures in everyone if figures["traces"] is not None]
+    registry.register(_Families(merge(figures["statistics"] for figures in everyone), traces))
+    registry.register(Processes([figures["process"] for figures in everyone]))
+    registry.register(Gpus())
+    PlatformCollector(registry=registry)
+    if prefers_open_metrics(accept):
+        body: bytes = generate_open_metrics(registry)  # type: ignore[no-untyped-call]
+        return Page(body, OPEN_METRICS)
+    return Page(generate_latest(registry), PLAIN)
 
 
-class _Page:
+class _Families:
     """One snapshot as prometheus_client's metric families."""
 
-    def __init__(self, snapshot: Mapping[str, Any]) -> None:
+    def __init__(self, snapshot: Mapping[str, Any], traces: Sequence[Mapping[str, Any]]) -> None:
         self._snapshot = snapshot
+        self._traces = traces
 
     def collect(self) -> Iterator[Any]:
         return map(_printable, self._families())
@@ -106,12 +98,14 @@ class _Page:
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 
         models = self._snapshot["models"]
+        exemplars = newest(row for figures in self._traces for row in figures["exemplars"])
         for index, (name, text) in enumerate(_TIMES.items()):
             family = HistogramMetricFamily(name, text, labels=("model", "version"))
             for figures in models:
                 if figures["outcomes"].get("ok"):
                     buckets = _buckets(SECONDS, figures["histograms"][index])
-                    family.add_metric(_labels(figures), buckets, figures["sums"][index] / 1000)
+                    found = [exemplars.get((*_labels(figures), index, bucket)) for bucket in range(len(buckets))]
+                    family.add_metric(_labels(figures), _with(found, buckets), figures["sums"][index] / 1000)
             yield family
         rows = HistogramMetricFamily("penstock_batch_size", "Rows per run.", labels=("model", "version"))
         requests = CounterMetricFamily("penstock_requests", "Requests.", labels=("model", "version", "outcome"))
@@ -130,6 +124,7 @@ class _Page:
                 if outcome in _REFUSED:
                     rejected.add_metric((*_labels(figures), outcome), count)
         yield from (rows, requests, rejected, _out_of_range(models))
+        yield from _traces(self._traces)
         yield from _cache(self._snapshot["cache"])
         yield GaugeMetricFamily("penstock_inflight", "Requests in flight.", value=self._snapshot["inflight"])
         yield from _routes(self._snapshot)
@@ -205,6 +200,19 @@ def _cache(figures: Mapping[str, int] | None) -> Iterator[Any]:
     yield GaugeMetricFamily("penstock_cache_bytes", "Memory of cached answers.", value=figures["bytes"])
 
 
+def _traces(everyone: Sequence[Mapping[str, Any]]) -> Iterator[Any]:
+    from prometheus_client.core import CounterMetricFamily
+
+    if everyone:
+        texts = {
+            "exported": "Traces that the collector has taken.",
+            "dropped": "Traces that were dropped: the collector was not available, or too many waited.",
+        }
+        for name, text in texts.items():
+            total = sum(figures[name] for figures in everyone)
+            yield CounterMetricFamily(f"penstock_traces_{name}", text, value=total)
+
+
 def _labels(figures: Mapping[str, Any]) -> tuple[str, str]:
     return figures["model"], figures["version"]
 
@@ -214,6 +222,14 @@ def _by_bound(sizes: Mapping[int, int]) -> list[int]:
     for size, count in sizes.items():
         counts[bisect_left(ROWS, size)] += count
     return counts
+
+
+def _with(found: Sequence[Exemplar | None], buckets: Sequence[tuple[str, float]]) -> list[Any]:
+    """The buckets with their exemplars."""
+    from prometheus_client.samples import Exemplar as Shown
+
+    shown = [None if one is None else Shown({"trace_id": one.trace_id}, one.value, one.at) for one in found]
+    return [(*bucket, exemplar) for bucket, exemplar in zip(buckets, shown, strict=True)]
 
 
 def _buckets(bounds: Iterable[float], counts: Iterable[int]) -> list[tuple[str, float]]:

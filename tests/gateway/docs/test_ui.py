@@ -8,11 +8,11 @@ from pathlib import Path
 import httpx
 import pytest
 
-from penstock.engine.config import InferenceConfig
-from penstock.engine.engine import InferenceEngine
 from penstock.gateway.native.routes import TABLE
 from penstock.gateway.problems import _KINDS, _REFUSALS
-from penstock.monitor.metrics import Metrics
+from penstock.gateway.service import Service
+from penstock.monitor.metrics import metrics_page
+from penstock.settings import Settings
 
 PAGE = (Path(__file__).parents[3] / "docs/api.md").read_text(encoding="utf-8")
 
@@ -35,7 +35,8 @@ def test_every_kind_of_problem_is_described() -> None:
 
 
 def test_every_metric_is_described(tmp_path: Path) -> None:
-    page = Metrics(InferenceEngine(InferenceConfig(cache_size=1), registry=tmp_path)).render().body.decode()
+    settings = Settings(registry=tmp_path, cache_size=1, otlp_endpoint="http://127.0.0.1:9")
+    page = metrics_page([Service(settings).figures()]).body.decode()
     names = re.findall(r"^# TYPE (penstock_\w+)", page, re.MULTILINE)
     assert len(names) > 8
     for name in names:

@@ -12,6 +12,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextvars import copy_context
+from functools import partial
 from typing import Any, TypeVar
 
 from penstock.backends.devices import usable_cores
@@ -80,7 +82,7 @@ class TaskThreadPool:
         `admitted`: the request was admitted before, and is not refused now. Raises DeadlineExceeded at the deadline,
         even if the work has begun, and what `admit` raises.
         """
-        job = _Job(work, asyncio.get_running_loop(), deadline, size)
+        job = _Job(partial(copy_context().run, work), asyncio.get_running_loop(), deadline, size)
         with self._ready:
             if self._closed:
                 raise ModelNotReady("the model is being unloaded; try again")
