@@ -25,9 +25,19 @@ def traced(request_id: str = "r", *, run_ms: float = 3.0, predictions: int = 1) 
     for _ in range(predictions):
         trace.add(
             Observation(
-                model="m", version="1", variant="onnx-fp32", outcome="ok", total_ms=10.0, request_id=request_id,
-                rows=1, batch_rows=4, pre_ms=1.0, queue_ms=2.0, run_ms=run_ms, post_ms=1.0,
-            )  # fmt: skip
+                model="m",
+                version="1",
+                variant="onnx-fp32",
+                outcome="ok",
+                total_ms=10.0,
+                request_id=request_id,
+                rows=1,
+                batch_rows=4,
+                pre_ms=1.0,
+                queue_ms=2.0,
+                run_ms=run_ms,
+                post_ms=1.0,
+            )
         )
     trace.method, trace.route, trace.status = "POST", "/predict", 200
     trace.ended, trace.ended_ns = time.monotonic(), time.time_ns()

@@ -45,7 +45,8 @@ class Tracer:
         if self.active.get(trace.request_id) is trace:  # not another one with the same id
             del self.active[trace.request_id]
         trace.started, trace.ended, trace.ended_ns = started, time.monotonic(), time.time_ns()
-        if trace.seen or trace.given is not None or trace.status >= 500:
+        failed = trace.status >= 500 and trace.status != 503  # the answer of a probe, too
+        if trace.seen or trace.given is not None or failed:
             self.exporter.put(trace)
 
     def __call__(self, seen: Observation) -> None:
