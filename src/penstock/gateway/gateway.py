@@ -410,7 +410,7 @@ class CloseWhileDraining(Step):
         self._service = service
 
     @property
-    def adds(self) -> bool:
+    def adds(self) -> bool:  # type: ignore[override]
         """True while the server drains."""
         return self._service.draining
 

@@ -20,13 +20,11 @@ from penstock.gateway.bodies.limits import BodyLimits
 from penstock.gateway.bodies.text import check_charset, json_text
 from penstock.gateway.problems import MEDIA_TYPE, BrokenBody, Refusal, problem_body
 from penstock.gateway.service import Service
-from penstock.monitor.traces.context import parent_of
 
 Headers: TypeAlias = list[tuple[str, str]]
 
 JSON = "application/json"
-FORM = "application/x-www-form-urlencoded"
-"""The default of `curl -d`."""
+FORM = "application/x-www-form-urlencoded"  # the default of `curl -d`
 
 DISCARD_S = 30.0
 DISCARD_BYTES = 1 << 30
@@ -144,16 +142,7 @@ class Call(ABC):
     status = 0
     """The status of the reply; 0 before there is one."""
     sent_bytes = 0  # of the body
-    trace: Any = None
-    """What is collected of a request that is traced."""
-
-    @property
-    def trace_id(self) -> str:
-        """The trace that the request is part of, also if it is not sampled; empty if it is none."""
-        if self.trace is not None:
-            return str(self.trace.trace_id)
-        given = None if self.header("traceparent") is None else parent_of(self.header_values("traceparent"))
-        return "" if given is None else given.trace_id
+    trace: Any = None  # what is collected of a request that is traced
 
     async def body(self) -> bytes:
         """The whole body, without its Content-Encoding. Raises Disconnected; before all is read also Refusal (413) for
@@ -379,13 +368,9 @@ class Step:
 
     contextual: ClassVar[bool] = False
     """True if it keeps something in context variables: then each request has a context of its own."""
+    adds: bool = True  # False while `add_headers` adds nothing to any reply
     by_head: ClassVar[bool] = False
     """True if `answer` and `admit` depend on nothing but the head: they are not called again for the same head."""
-
-    @property
-    def adds(self) -> bool:
-        """False while `add_headers` adds nothing to any reply."""
-        return True
 
     def enter(self, call: Call) -> None:
         """The first hook of a request."""

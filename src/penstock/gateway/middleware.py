@@ -83,7 +83,7 @@ class Tracing(Step):
         self._threshold = tracer.threshold
 
     @property
-    def adds(self) -> bool:
+    def adds(self) -> bool:  # type: ignore[override]
         """True while traced requests are in flight."""
         return bool(self._tracer.active)
 

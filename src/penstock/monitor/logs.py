@@ -6,12 +6,14 @@ import contextlib
 import logging
 import re
 import sys
+from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any, Protocol, TextIO, TypeAlias
 
 from penstock.errors import worded
 from penstock.monitor.redaction import redact_also, scrub_field
+from penstock.monitor.traces.context import parent_of
 from penstock.settings import Settings
 
 Fields: TypeAlias = dict[str, Any]
@@ -21,10 +23,9 @@ class Request(Protocol):
     """The request in whose course a record is made."""
 
     request_id: str
-
-    @property
-    def trace_id(self) -> str:
-        """The trace that it is part of; empty if it is none that we know of."""
+    trace: Any
+    header: Callable[[str], str | None]
+    header_values: Callable[[str], Sequence[str]]
 
 
 current_request: ContextVar[Request | None] = ContextVar("penstock_request", default=None)
@@ -139,8 +140,10 @@ class _Lines(_Documents):
 
 def request_fields(request: Request) -> Fields:
     """The fields by which the records of a request are joined, with each other and with its trace."""
-    trace_id = request.trace_id
-    return {"request_id": request.request_id, **({"trace_id": trace_id} if trace_id else {})}
+    trace = request.trace
+    if trace is None and request.header("traceparent") is not None:  # one that is not sampled
+        trace = parent_of(request.header_values("traceparent"))
+    return {"request_id": request.request_id, **({} if trace is None else {"trace_id": trace.trace_id})}
 
 
 def _utc(created: float) -> str:
