@@ -140,6 +140,9 @@ class Settings(EngineOptions):
         "json", "Format of the log: json (one object a line) or console (for people)."
     )
     access_log: bool = option(False, "Log every request.")
+    prediction_stats: bool = option(
+        True, "Count predicted classes, confidences and output values for /stats and /metrics."
+    )
     redact_patterns: Annotated[tuple[str, ...], BeforeValidator(_list_of_one)] = option(
         (),
         "Regular expressions of what logs must not hold, besides e-mail addresses and the like; the environment holds "

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from penstock.engine.cache import PredictionCache
 from penstock.engine.observation import Observation
-from penstock.engine.statistics import SLICE_S, SLICES, Snapshot, Statistics, counts_of, merge, to_stats
+from penstock.engine.statistics import SLICE_S, SLICES, Snapshot, Statistics, counts_of, merge
+from penstock.engine.stats_page import to_stats
 from penstock.engine.tasks.ranges import Flag
 
 FLAG = Flag("input", "x", "above")

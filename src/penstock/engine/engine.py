@@ -21,7 +21,8 @@ from penstock.engine.loading.loaded_model import TENSOR, LoadedModel
 from penstock.engine.loading.manager import ModelManager
 from penstock.engine.observation import Inference, Observer, Prediction
 from penstock.engine.pipeline import Pipeline
-from penstock.engine.statistics import Snapshot, Statistics, merge, to_stats
+from penstock.engine.statistics import Snapshot, Statistics, merge
+from penstock.engine.stats_page import to_stats
 from penstock.errors import PenstockError
 from penstock.options import EngineOptions
 from penstock.registry.registry import Registry

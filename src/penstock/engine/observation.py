@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol, TypeAlias
 
@@ -20,7 +20,7 @@ from penstock.errors import (
     Overloaded,
 )
 from penstock.tasks.responses import ResponseText
-from penstock.tensors import Arrays
+from penstock.tensors import Array, Arrays
 
 Outcome: TypeAlias = Literal[
     "ok",
@@ -103,6 +103,25 @@ class AnsweredRequest(Protocol):
     start: int
 
 
+class Answered(NamedTuple):
+    """Outputs of rows of one model version; the inputs of the same rows where they are a sample of the requests."""
+
+    model: str
+    version: str
+    outputs: Arrays
+    rows: int
+    inputs: Arrays | None = None
+
+
+FEW = 64
+
+
+def few_numbers(array: Array, rows: int) -> Array:
+    """At most `FEW` numbers of each row, at equal distances; a copy if there are more."""
+    step = -(-array.size // (max(rows, 1) * FEW))
+    return array if step <= 1 else array.reshape(-1)[::step].copy()
+
+
 @dataclass(slots=True, kw_only=True)
 class AnsweredRun:
     """Requests that one run has answered: the fields of their Observations, those that they share once.
@@ -156,6 +175,12 @@ class AnsweredRun:
             inputs={name: array[own] for name, array in self.inputs.items()},
             outputs={name: array[own] for name, array in self.outputs.items()},
         )
+
+    def rows_of(self, requests: Iterable[AnsweredRequest]) -> Answered:
+        """Copies of the rows of some of the requests."""
+        rows = [row for one in requests for row in range(one.start, one.start + one.rows)]
+        outputs, inputs = ({name: array[rows] for name, array in side.items()} for side in (self.outputs, self.inputs))
+        return Answered(self.model, self.version, outputs, len(rows), inputs)
 
     def observations(self) -> Iterator[Observation]:
         """Every request as an Observation."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from bisect import bisect_left
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import log2
 from types import MappingProxyType
@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 
 from penstock.engine.cache import PredictionCache
 from penstock.engine.loading.loaded_model import LoadedModel, ModelInfo
-from penstock.engine.observation import AnsweredRun, Observation, Observer, Outcome
+from penstock.engine.observation import FEW, Answered, AnsweredRun, Observation, Observer, Outcome, few_numbers
 
 log = logging.getLogger(__name__)
 
@@ -36,14 +36,13 @@ GAUGES = ("queue_rows", "inflight", "memory_bytes")
 SLICE_S = 2.0
 SLICES = 30
 """Latencies are kept for the last minute, in slices of this length: the oldest leaves when a new one begins."""
-_STEPS = 32
+STEPS = 32
 """Buckets of latency for each doubling: a percentile is off by 1.1 % at most."""
 
 _BOUNDS_MS = tuple(bound * 1000 for bound in SECONDS)
 _SUMS = ("queue_rows", "inflight", "ready", "stale")
 """The gauges of a snapshot without labels."""
 _FAILED = "an observer failed; the request was answered all the same"
-_SERVER_FAULTS = ("error", "deadline", "overloaded", "not_ready", "load_error")
 
 
 class ModelFigures:
@@ -83,7 +82,7 @@ class ModelFigures:
         part = self.recent.get(int(now / SLICE_S)) or self._begin_slice(int(now / SLICE_S))
         part.count += 1
         part.sum_ms += total
-        bucket = int(log2(total * 1000 + 1) * _STEPS)
+        bucket = int(log2(total * 1000 + 1) * STEPS)
         part.buckets[bucket] = part.buckets.get(bucket, 0) + 1
 
     def add_run(self, run: AnsweredRun, now: float) -> None:
@@ -105,7 +104,7 @@ class ModelFigures:
         part.sum_ms += total_ms
         buckets = part.buckets
         for total in totals:
-            bucket = int(log2(total * 1000 + 1) * _STEPS)
+            bucket = int(log2(total * 1000 + 1) * STEPS)
             buckets[bucket] = buckets.get(bucket, 0) + 1
 
     def _begin_slice(self, index: int) -> _Slice:
@@ -250,6 +249,89 @@ def _gauges(model: LoadedModel) -> Snapshot:
     return {"model": model.name, "version": model.version, **dict(zip(GAUGES, values, strict=True))}
 
 
+# What was answered, for threads that look at it
+
+
+class Sampling:
+    """Which requests of a model version are sampled: one of `every`, after `left` more."""
+
+    __slots__ = ("every", "left")
+
+    def __init__(self, every: int = 1) -> None:
+        self.every = self.left = every
+
+
+class AnswerQueue:
+    """An observer that lets a thread see what was answered: a bounded queue of outputs, and of sampled requests."""
+
+    # in this module, since every further file on the path of a request costs time
+
+    MOST_BYTES = 32 << 20
+    LARGE = 1 << 18
+    """Outputs of more bytes wait as few of their numbers, unless their version is in `whole`."""
+
+    def __init__(self, *, outputs: bool = True) -> None:
+        """Without `outputs`, only samples are taken."""
+        self.items: deque[Answered] = deque()
+        self.sampling: dict[tuple[str, str], Sampling] = {}
+        self.whole: set[tuple[str, str]] = set()
+        self.held = self.left_out = 0
+        self._outputs = outputs
+
+    def __call__(self, seen: Observation) -> None:
+        """Take one request."""
+        if seen.outputs is None or seen.outcome != "ok":
+            return
+        if self._outputs:
+            self._put(Answered(seen.model, seen.version, seen.outputs, seen.rows))
+        sampling = self.sampling.get((seen.model, seen.version)) if self.sampling else None
+        if sampling is not None and seen.inputs is not None:
+            sampling.left -= 1
+            if sampling.left <= 0:
+                sampling.left = sampling.every
+                self._put(Answered(seen.model, seen.version, seen.outputs, seen.rows, seen.inputs))
+
+    def answered(self, run: AnsweredRun) -> None:
+        """Take the requests that one run has answered."""
+        count = len(run.totals_ms)
+        single = count == len(next(iter(run.outputs.values())))  # else requests of several rows, or without an answer
+        if self._outputs and single:
+            self._put(Answered(run.model, run.version, run.outputs, count))
+        elif self._outputs:
+            self._put(run.rows_of(run.requests)._replace(inputs=None))
+        sampling = self.sampling.get((run.model, run.version)) if self.sampling else None
+        if sampling is not None:
+            first, sampling.left = sampling.left - 1, sampling.left - count
+            if first < count:
+                sampling.left = sampling.every - (count - 1 - first) % sampling.every
+                self._put(run.rows_of(run.requests[first :: sampling.every]))
+
+    def _put(self, one: Answered) -> None:
+        size = 0
+        for array in one.outputs.values():
+            size += array.nbytes
+        for array in (one.inputs or {}).values():
+            size += array.nbytes
+        if self.held + size > self.MOST_BYTES and self.held:
+            self.left_out += 1
+            return
+        if size > self.LARGE and one.inputs is None and (one.model, one.version) not in self.whole:
+            one = one._replace(outputs={name: few_numbers(array, one.rows) for name, array in one.outputs.items()})
+            size = one.rows * FEW * 8
+        self.held += size
+        self.items.append(one)
+
+    def take(self, most_rows: int) -> list[Answered]:
+        """Remove the oldest items, up to so many rows."""
+        taken, rows = [], 0
+        while self.items and rows < most_rows:
+            taken.append(self.items.popleft())
+            rows += taken[-1].rows
+        if not self.items:
+            self.held = 0
+        return taken
+
+
 # Several processes
 
 
@@ -325,59 +407,3 @@ def _sum_of(a: Mapping[str, int], b: Mapping[str, int]) -> dict[str, int]:
 
 def _sums(a: Iterable[float], b: Iterable[float]) -> list[float]:
     return [x + y for x, y in zip(a, b, strict=True)]
-
-
-# What `/stats` shows
-
-
-def to_stats(snapshot: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The figures of each model as `/stats` shows them, by `name:version`; refusals that met no model are left out."""
-    return {
-        f"{figures['model']}:{figures['version']}": _model_stats(figures, snapshot["at"])
-        for figures in snapshot["models"]
-        if figures["model"]
-    }
-
-
-def _model_stats(figures: Mapping[str, Any], now: float) -> dict[str, Any]:
-    """Latencies in milliseconds, None before the first answer; throughput in requests a second.
-
-    `errors` are faults of the server (failed, late, refused); a caller's bad input counts under `outcomes` only.
-    """
-    outcomes = figures["outcomes"]
-    total = sum(outcomes.values())
-    errors = sum(outcomes.get(word, 0) for word in _SERVER_FAULTS)
-    return {
-        "requests": total,
-        "errors": errors,
-        "error_rate": errors / total if total else 0.0,
-        "outcomes": dict(outcomes),
-        **_last_minute(figures, now),
-        "batch_size_histogram": dict(sorted(figures["batches"].items(), key=lambda item: int(item[0]))),
-        "uptime_s": now - figures["started"],
-    }
-
-
-def _last_minute(figures: Mapping[str, Any], now: float) -> dict[str, float | None]:
-    oldest = int(now / SLICE_S) - SLICES + 1
-    parts = [part for index, part in figures["recent"].items() if int(index) >= oldest]
-    count = sum(part["count"] for part in parts)
-    span = min(now - figures["started"], now - oldest * SLICE_S)
-    buckets: Counter[int] = Counter()
-    for part in parts:
-        buckets.update({int(bucket): number for bucket, number in part["buckets"].items()})
-    return {
-        "avg_ms": sum(part["sum_ms"] for part in parts) / count if count else None,
-        **{f"p{percent}_ms": _percentile(buckets, count, percent) for percent in (50, 95, 99)},
-        "throughput": count / max(span, 1e-9),
-    }
-
-
-def _percentile(buckets: Mapping[int, int], count: int, percent: int) -> float | None:
-    """The middle of the bucket that holds it."""
-    left = count * percent / 100
-    for bucket in sorted(buckets):
-        left -= buckets[bucket]
-        if left <= 0:
-            return float((2 ** ((bucket + 0.5) / _STEPS) - 1) / 1000)
-    return None

@@ -14,6 +14,7 @@ from penstock.errors import ModelLoadError, ModelNotReady, PenstockError
 from penstock.gateway.admin_commands import AdminCommands
 from penstock.gateway.worker_group import WorkerGroup
 from penstock.monitor.metrics import Page, metrics_page
+from penstock.monitor.monitoring import Monitoring
 from penstock.monitor.processes import process_counts
 from penstock.monitor.traces.tracer import Tracer
 from penstock.registry.admin_key import AdminKey
@@ -43,6 +44,7 @@ class Service:
         self.settings = settings
         self.engine = engine or InferenceEngine(settings)
         self.tracer = Tracer.of(settings)
+        self.monitoring = Monitoring(settings, self.engine)
         self.workers = workers
         self.commands = AdminCommands(self)
         self.admin_key = AdminKey.of(settings)
@@ -78,6 +80,7 @@ class Service:
         if named and not self.engine.loaded() and self.engine.deployment.failed:
             raise ModelLoadError("; ".join(self.engine.deployment.reasons()))
         await self._follow_drain()
+        self.monitoring.start()
         await self.models_changed()
         # objects made so far live as long as the process; frozen, they cost no further collections (50 ms each)
         gc.collect()
@@ -153,6 +156,7 @@ class Service:
                 task.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
                     await task
+        await asyncio.to_thread(self.monitoring.close)
         await self.engine.close()
 
     async def models_changed(self) -> None:
@@ -230,16 +234,21 @@ class Service:
         everyone = await self._everyone()
         snapshots = [figures["statistics"] for figures in everyone]
         running = sum(figures["process"]["pid"] is not None for figures in everyone)
-        return {**self.engine.get_stats(snapshots), "processes": running or 1}
+        found = self.engine.get_stats(snapshots)
+        self.monitoring.add_stats(found["models"], [figures["monitoring"] for figures in everyone])
+        return {**found, "processes": running or 1}
 
     async def metrics_page(self, accept: str) -> Page:
         """The page of `/metrics` in the format that is accepted, merged over all processes."""
         everyone = await self._everyone()
-        return await asyncio.to_thread(metrics_page, everyone, accept)
+        more = self.monitoring.collectors([figures["monitoring"] for figures in everyone])
+        return await asyncio.to_thread(metrics_page, everyone, accept, more)
 
     async def _everyone(self) -> list[dict[str, Any]]:
-        """The figures of all processes."""
-        return [self.figures()] if self.workers is None else await asyncio.to_thread(self.workers.all, self.figures)
+        """The figures of all processes, this one's first."""
+        if self.workers is None:
+            return [await asyncio.to_thread(self.figures)]
+        return await asyncio.to_thread(self.workers.all, self.figures)
 
     def figures(self) -> dict[str, Any]:
         """What this process shares with the others of its group."""
@@ -247,6 +256,7 @@ class Service:
             "statistics": self.engine.snapshot(),
             "process": process_counts(),
             "traces": None if self.tracer is None else self.tracer.figures(),
+            "monitoring": self.monitoring.snapshot(),
             "deployment": list(self.engine.deployment.followed),
             "draining": self.draining,
         }

@@ -63,9 +63,9 @@ def prefers_open_metrics(accept: str) -> bool:
     return asked > 0 and asked >= plain
 
 
-def metrics_page(everyone: Sequence[Mapping[str, Any]], accept: str = "") -> Page:
+def metrics_page(everyone: Sequence[Mapping[str, Any]], accept: str = "", more: Iterable[Any] = ()) -> Page:
     """The page in the format that is accepted, from the figures of each process: `statistics`, `process`, and
-    `traces`, None where there are none.
+    `traces`, None where there are none. `more` are collectors of further metric families.
     """
     from prometheus_client import generate_latest
     from prometheus_client.openmetrics.exposition import generate_latest as generate_open_metrics
@@ -78,6 +78,8 @@ def metrics_page(everyone: Sequence[Mapping[str, Any]], accept: str = "") -> Pag
     registry.register(Processes([figures["process"] for figures in everyone]))
     registry.register(Gpus())
     PlatformCollector(registry=registry)
+    for collector in more:
+        registry.register(collector)
     if prefers_open_metrics(accept):
         body: bytes = generate_open_metrics(registry)  # type: ignore[no-untyped-call]
         return Page(body, OPEN_METRICS)

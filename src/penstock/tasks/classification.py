@@ -51,6 +51,14 @@ class ClassScores:
         winners = scores.argmax(axis=1)  # of the scores: softmax can round two close scores to equal probabilities
         return winners.tolist(), self._probabilities(scores).max(axis=1).tolist()  # softmax keeps the order
 
+    def confidences(self, scores: Array) -> Array:
+        """The probability of the likeliest class of every row of scores, NaN for a row that is not finite."""
+        rows = np.array(scores, np.float64 if scores.dtype.itemsize > 4 else np.float32)
+        with np.errstate(over="ignore", invalid="ignore"):
+            highest = self._softmax_where_needed(rows).max(axis=1)
+        highest[~np.isfinite(highest)] = np.nan
+        return highest
+
     def top(self, outputs: Arrays, count: int) -> list[tuple[int, float]]:
         """The `count` likeliest classes of the only row, best first (ties: lower class first), and probabilities."""
         scores = outputs[self.name]
