@@ -11,11 +11,12 @@ from pydantic import ValidationError
 
 from penstock.artifacts import files
 from penstock.artifacts.golden import Golden
-from penstock.artifacts.manifest import CARD, GOLDEN, GoldenEntry, Manifest, TaskEntry, utc_now
+from penstock.artifacts.manifest import CARD, GOLDEN, GoldenEntry, Manifest, ReferenceEntry, TaskEntry, utc_now
 from penstock.artifacts.measured_card import DeclaredCard, card_of
 from penstock.artifacts.policies import BatchingPolicy, PaddingPolicy, Range, Ranges, measure_ranges
+from penstock.artifacts.reference.reference import REFERENCE, Reference
 from penstock.artifacts.refs import shown
-from penstock.artifacts.schema import describe
+from penstock.artifacts.schema import CURRENT, describe, parse_version
 from penstock.artifacts.variant import (
     MANIFEST,
     FileEntry,
@@ -156,6 +157,16 @@ class Artifact:
             return golden
         return replace(golden, atol=max(golden.atol, ACCEPTED_MARGIN * errors.max_abs))
 
+    def reference(self) -> Reference | None:
+        """The distributions that drift is measured from, None without; raises IntegrityError if they are altered."""
+        entry = self.manifest.reference
+        if entry is None:
+            return None
+        try:
+            return Reference.from_bytes(files.read_entry(self.path, entry.file))
+        except InvalidInput as error:
+            raise IntegrityError(f"{self.path / entry.file.path}: {error}") from None
+
     def card_text(self) -> str:
         """The model card as Markdown, empty without one; raises IntegrityError if it is altered or not text."""
         entry = self.manifest.card
@@ -218,6 +229,7 @@ def write_artifact(
     ranges: Ranges | None = None,
     more_tasks: Sequence[TaskEntry] = (),
     batchable: bool | None = None,
+    reference: Reference | None = None,
 ) -> Artifact:
     """Write a complete artifact to `directory`, which must be empty or not exist.
 
@@ -226,7 +238,8 @@ def write_artifact(
     function that writes it from the manifest.
     `created_at` is UTC in ISO 8601, by default the current time. `batching` and `padding` are the model's requirements
     on the server, `ranges` its expected values (`measure_ranges`), `more_tasks` the tasks that it supports in addition
-    to `task`; `batchable` says whether the rows of a batch are independent. Raises InvalidInput naming the faulty field
+    to `task`; `batchable` says whether the rows of a batch are independent, `reference` what inputs and answers are
+    usual. Raises InvalidInput naming the faulty field
     or file; nothing is left on disk then.
     """
     directory = Path(directory)
@@ -257,8 +270,31 @@ def write_artifact(
         text = _card_text(card, manifest)
         if text:
             manifest = manifest.model_copy(update={"card": _add_bytes(target, CARD, text.encode())})
+        if reference is not None:
+            manifest = _referring(target, manifest, reference)
         files.write_durable(target / MANIFEST, manifest.to_bytes())
     return Artifact.open(directory)
+
+
+def add_reference(artifact: Artifact, directory: Path, reference: Reference) -> Artifact:
+    """Copy an artifact to `directory`, which must be empty or not exist, with a reference in place of any other.
+
+    It has a digest of its own then. Raises IntegrityError naming a file that was altered.
+    """
+    replaced = artifact.manifest.reference
+    with files.new_directory(Path(directory)) as target:
+        for entry in artifact.manifest.files():
+            if replaced is None or entry != replaced.file:
+                files.copy_entry(artifact.path, entry, target)
+        files.write_durable(target / MANIFEST, _referring(target, artifact.manifest, reference).to_bytes())
+    return Artifact.open(directory)
+
+
+def _referring(target: Path, manifest: Manifest, reference: Reference) -> Manifest:
+    """The manifest with the reference, whose file is written."""
+    entry = ReferenceEntry(file=_add_bytes(target, REFERENCE, reference.to_bytes()), rows=reference.rows)
+    version = max(parse_version(manifest.schema_version), CURRENT)
+    return manifest.model_copy(update={"reference": entry, "schema_version": str(version)})
 
 
 def _card_text(card: str | DeclaredCard | Callable[[Manifest], str], manifest: Manifest) -> str:

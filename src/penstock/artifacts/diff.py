@@ -80,6 +80,8 @@ def _fields(manifest: Manifest) -> Iterator[tuple[tuple[str, str], Any]]:
         files |= _file(document["golden"].pop("file"))
     if document["card"] is not None:
         files |= _file(document["card"])
+    if manifest.reference is not None:
+        files |= _file(document["reference"]["file"])
     known = type(manifest).model_fields
     tables = {
         **{part: document[part] for part in PARTS if part in known},

@@ -25,6 +25,7 @@ from penstock.artifacts.refs import check_name, check_version
 from penstock.artifacts.schema import (
     CURRENT,
     FIRST,
+    WRITTEN,
     SchemaVersion,
     UnknownField,
     describe_unknown,
@@ -125,6 +126,13 @@ class GoldenEntry(Entry):
     rtol: float = Field(ge=0)
 
 
+class ReferenceEntry(Entry):
+    """The distributions that drift is measured from: the file, and the number of rows in them (see `Reference`)."""
+
+    file: FileEntry
+    rows: int = Field(ge=1)
+
+
 class TaskEntry(Entry):
     """The kind of the Task that gives the tensors their meaning, and its configuration (preprocessing, labels, …)."""
 
@@ -147,7 +155,7 @@ class Manifest(Entry):
     request runs whole and alone; true is still measured.
     """
 
-    schema_version: Annotated[str, BeforeValidator(_schema_version)] = str(CURRENT)
+    schema_version: Annotated[str, BeforeValidator(_schema_version)] = str(WRITTEN)
     name: Annotated[str, AfterValidator(_name)]
     version: Annotated[str, AfterValidator(_version)]
     task: TaskEntry
@@ -159,6 +167,7 @@ class Manifest(Entry):
     variants: tuple[Variant, ...] = Field(min_length=1)
     golden: GoldenEntry | None = None
     card: FileEntry | None = None
+    reference: ReferenceEntry | None = None
     more_tasks: tuple[TaskEntry, ...] = ()
     batching: BatchingPolicy | None = None
     padding: tuple[PaddingPolicy, ...] = ()
@@ -224,6 +233,8 @@ class Manifest(Entry):
             yield self.golden.file
         if self.card is not None:
             yield self.card
+        if self.reference is not None:
+            yield self.reference.file
 
     def variant(self, name: str) -> Variant:
         """The variant of this name, such as `onnx-fp32`; raises InvalidInput that lists the names."""
@@ -250,7 +261,7 @@ class Manifest(Entry):
         that JSON does not have.
         """
         document = self.model_dump(mode="json", warnings="error")
-        for name in ("batchable", "batch_axes"):
+        for name in ("batchable", "batch_axes", "reference"):
             if document[name] is None:  # a release that does not know the field reads the manifest as well
                 del document[name]
         for variant in document["variants"]:

@@ -40,8 +40,12 @@ class SchemaVersion(NamedTuple):
 FIRST = SchemaVersion(1, 0)
 """Written as the integer 1. A variant's name is always `<format>-<precision>`."""
 
-CURRENT = SchemaVersion(1, 2)
-"""The version that this release writes: 1.1 adds the free name of a variant, 1.2 its errors, exporter and recipe."""
+CURRENT = SchemaVersion(1, 3)
+"""The newest version that this release reads: 1.1 adds the free name of a variant, 1.2 its errors, exporter and recipe,
+1.3 the reference."""
+
+WRITTEN = SchemaVersion(1, 2)
+"""The version of a manifest without a reference: the same model keeps its digest, and older releases read it."""
 
 
 def parse_version(value: object) -> SchemaVersion:

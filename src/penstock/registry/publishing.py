@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, TypeAlias
 
 from penstock.artifacts import files
 from penstock.artifacts.artifact import Artifact
@@ -20,6 +24,13 @@ PROOF = "penstock.engine.loading.load:prove_artifact"
 """What loads an artifact as a server does; imported by its name, since the registry lies below the engine."""
 
 
+REFERENCE = "penstock.toolchain.publishing.referencing:with_reference"
+"""What runs an artifact on reference rows; imported by its name, since the registry lies below the toolchain."""
+
+Rows: TypeAlias = Mapping[str, Any] | Path | str
+"""Rows for a reference: arrays by input, or an .npz file of them."""
+
+
 def open_source(source: Path | str) -> Artifact:
     """The artifact to publish. A link to an artifact is followed, a link inside one is refused."""
     artifact = Artifact.open(_resolved(Path(source)))
@@ -28,6 +39,17 @@ def open_source(source: Path | str) -> Artifact:
             f"name: {artifact.name!r} is the name of the registry's own database; choose another", field="name"
         )
     return artifact
+
+
+@contextmanager
+def opened_source(source: Path | str, trust: Trust, reference: Rows | None) -> Iterator[Artifact]:
+    """The artifact to publish; with `reference`, a copy of it that has the reference that its answers make."""
+    artifact = open_source(source)
+    if reference is None:
+        yield artifact
+        return
+    with tempfile.TemporaryDirectory(prefix="penstock-reference-") as scratch:
+        yield import_attribute(REFERENCE)(artifact, reference, Path(scratch) / "artifact", trust)
 
 
 def _resolved(source: Path) -> Path:

@@ -190,7 +190,9 @@ class Registry:
 
     # Publishing
 
-    def publish(self, source: Path | str, trust: str = "data", *, prove: bool = True) -> Artifact:
+    def publish(
+        self, source: Path | str, trust: str = "data", *, prove: bool = True, reference: publishing.Rows | None = None
+    ) -> Artifact:
         """Copy an artifact directory into the registry, verify every byte, and prove that it can be served.
 
         The proof loads the copy as a server does: its tasks with their settings, and a variant that agrees with the
@@ -198,19 +200,18 @@ class Registry:
         not exist. Publishing the same artifact again returns the published one. No alias is set: without `champion` the
         bare name means the highest release.
         `trust` above data states that the source of this artifact is trusted: its digest is pinned to that tier, and
-        every server of this registry may open it. Raises IntegrityError naming the faulty file, Untrusted, another
+        every server of this registry may open it. `reference` are rows by input, as arrays or an .npz file: drift is
+        measured from them and the answers to them. Raises IntegrityError naming the faulty file, Untrusted, another
         ModelLoadError for a failed proof, InvalidInput if the version exists with other content, ConfigError if the
         registry cannot be written.
         """
-        check_trust(trust)
-        artifact = publishing.open_source(source)
-        with self._sentences():
+        with publishing.opened_source(source, check_trust(trust), reference) as artifact, self._sentences():
             published = self._published(artifact)
             if published is None:
                 published = self._publish_new(artifact, trust, prove)
             else:
                 self._pin(artifact, trust)
-        return published or self.get(Ref(artifact.name, artifact.version))
+            return published or self.get(Ref(artifact.name, artifact.version))
 
     def _publish_new(self, artifact: Artifact, trust: str, prove: bool) -> Artifact | None:
         """Copy, scan and prove the copy, and rename it. The published artifact if another process was faster."""

@@ -108,7 +108,14 @@ def is_hugging_face(directory: Path) -> bool:
 
 
 def publish_hugging_face(
-    models: Registry, directory: Path, name: str, version: str, card: str | None, trust: str, about: FileDescription
+    models: Registry,
+    directory: Path,
+    name: str,
+    version: str,
+    card: str | None,
+    trust: str,
+    about: FileDescription,
+    reference: Path | None = None,
 ) -> Artifact:
     """Open a directory with transformers, export the model, and publish what agrees with it.
 
@@ -127,6 +134,7 @@ def publish_hugging_face(
         origin=f"{opened.lineage['class']} in {directory.name}",
         made_up=about.example is None,
         lineage={"huggingface": dict(opened.lineage)},
+        reference=reference,
     )
     return require_published(export_and_publish(models, source, request))
 
@@ -142,7 +150,14 @@ def pickled_with_code(directory: Path) -> MlflowModel | None:
 
 
 def publish_pickled(
-    models: Registry, pickle: MlflowModel, name: str, version: str, card: str | None, trust: str, about: FileDescription
+    models: Registry,
+    pickle: MlflowModel,
+    name: str,
+    version: str,
+    card: str | None,
+    trust: str,
+    about: FileDescription,
+    reference: Path | None = None,
 ) -> Artifact:
     """Open a pickle with the classes beside it, export the module, and publish what agrees with it.
 
@@ -158,7 +173,9 @@ def publish_pickled(
         )
     source = module_source(module, example, name=name, dynamic=_dynamic(module, pickle))
     lineage = {"mlflow": {"flavor": pickle.flavor, **pickle.lineage}}
-    request = replace(_request(name, version, card, about), origin=type(module).__name__, lineage=lineage)
+    request = replace(
+        _request(name, version, card, about), origin=type(module).__name__, lineage=lineage, reference=reference
+    )
     return require_published(export_and_publish(models, source, request))
 
 

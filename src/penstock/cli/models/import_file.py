@@ -64,6 +64,7 @@ def publish_file(
     trust: str = "data",
     prove: bool = True,
     description: FileDescription | None = None,
+    reference: Path | None = None,
 ) -> Artifact:
     """Publish a bare model file under `name` (by default the file's name) and `version` (v1.0).
 
@@ -74,9 +75,13 @@ def publish_file(
     about = description or FileDescription()
     name, version = name or path.stem, version or FILE_VERSION
     if is_hugging_face(path) and about.architecture is None:
-        return publish_hugging_face(models, path, name, version, read_text(card) if card else None, trust, about)
+        return publish_hugging_face(
+            models, path, name, version, read_text(card) if card else None, trust, about, reference
+        )
     if (pickle := pickled_with_code(path)) is not None:
-        return publish_pickled(models, pickle, name, version, read_text(card) if card else None, trust, about)
+        return publish_pickled(
+            models, pickle, name, version, read_text(card) if card else None, trust, about, reference
+        )
     origin: dict[str, Any] = {}
     if path.is_dir():
         path, about, origin = model_in(path, about)
@@ -98,7 +103,7 @@ def publish_file(
             created_at=_modified_at(path),
             batchable=model.rows.batchable if model.rows is not None else None,
         )
-        return models.publish(artifact.path, trust, prove=prove)
+        return models.publish(artifact.path, trust, prove=prove, reference=reference)
 
 
 def _inspect(path: Path, trust: str, about: FileDescription) -> InspectedModel:

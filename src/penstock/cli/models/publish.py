@@ -41,6 +41,16 @@ _Version = Annotated[str | None, typer.Option(help="For a file: the version.", s
 _Card = Annotated[Path | None, typer.Option(help="For a file: its model card, Markdown.", show_default="a minimal one")]
 
 
+_Reference = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE.npz",
+        help="Rows that are known to be good, arrays named as the inputs; drift is measured from them.",
+        show_default="none",
+    ),
+]
+
+
 def publish(
     path: _Path = None,
     bundled: _Bundled = False,
@@ -53,6 +63,7 @@ def publish(
     batch_axis: BatchAxisOption = None,
     no_batch: NoBatchOption = None,
     card: _Card = None,
+    reference: _Reference = None,
     alias: AliasesOption = None,
     prove: ProveOption = True,
     trust: PinOption = "data",
@@ -75,7 +86,7 @@ def publish(
     options = {"name": name, "version": version, "card": card}
     about = file_options(locals())
     with open_registry(read_settings(config, registry=registry)) as models:
-        published = _publish(models, path, options, about, prove=prove, trust=trust)
+        published = _publish(models, path, options, about, prove=prove, trust=trust, reference=reference)
         for artifact in published:
             set_aliases(models, artifact, aliases, prove=prove)
         summaries = [summarize(models, artifact) for artifact in published]
@@ -90,19 +101,29 @@ def publish(
 
 
 def _publish(
-    models: Registry, path: Path | None, options: dict[str, Any], about: dict[str, Any], *, prove: bool, trust: str
+    models: Registry,
+    path: Path | None,
+    options: dict[str, Any],
+    about: dict[str, Any],
+    *,
+    prove: bool,
+    trust: str,
+    reference: Path | None,
 ) -> list[Artifact]:
     """Publish every bundled model without a path, else the artifact directory or the model file."""
     if path is None:
         _refuse_file_options(options | about, "--bundled")
+        if reference is not None:
+            raise typer.BadParameter("--reference belongs to one model; publish its artifact directory by PATH")
         return _publish_bundled(models, trust, prove=prove)
     with working(f"publishing {path.name}"):
         if path.is_dir():
             _refuse_file_options(options | about, "an artifact directory")
-            return [models.publish(path, trust, prove=prove)]
+            return [models.publish(path, trust, prove=prove, reference=reference)]
         from penstock.cli.models.import_file import publish_file
 
-        return [publish_file(models, path, trust=trust, prove=prove, description=describe(about), **options)]
+        given = {"description": describe(about), "reference": reference, **options}
+        return [publish_file(models, path, trust=trust, prove=prove, **given)]
 
 
 def _refuse_file_options(options: dict[str, Any], source: str) -> None:

@@ -19,6 +19,8 @@ log = logging.getLogger(__name__)
 
 PART_ROWS = 4096
 """Rows that are joined at once: numpy holds the interpreter meanwhile."""
+MOST_NUMBERS = 4096
+"""Numbers of an output that are counted of so many rows."""
 
 ModelKey: TypeAlias = tuple[str, str]
 
@@ -34,9 +36,7 @@ class PredictionWatch:
     def follow(self, loaded: Iterable[LoadedModel], queue: AnswerQueue) -> None:
         """Learn what the outputs of the loaded models mean."""
         for model in loaded:
-            scores = getattr(model.task, "scores", None)
-            found = scores if isinstance(scores, ClassScores) else None
-            self._scores[model.name, model.version] = found
+            found = self._scores[model.name, model.version] = scores_of(model)
             if found is not None:
                 queue.whole.add((model.name, model.version))
 
@@ -59,6 +59,12 @@ class PredictionWatch:
         ]
 
 
+def scores_of(model: LoadedModel) -> ClassScores | None:
+    """What gives the classes of a model that has a task with classes."""
+    found = (getattr(runner.task, "scores", None) for runner in model.runners.values())
+    return next((scores for scores in found if isinstance(scores, ClassScores)), None)
+
+
 def _add(counts: PredictionCounts, scores: ClassScores | None, parts: Sequence[Answered]) -> None:
     if scores is not None:
         joined = np.concatenate([part.outputs[scores.name] for part in parts])
@@ -67,5 +73,19 @@ def _add(counts: PredictionCounts, scores: ClassScores | None, parts: Sequence[A
     found: dict[str, list[Array]] = {}
     for part in parts:
         for name, array in numbers(part.outputs, part.rows).items():
-            found.setdefault(name, []).append(array.ravel())
-    counts.add_outputs({name: np.concatenate(arrays) for name, arrays in found.items()}, sum(p.rows for p in parts))
+            found.setdefault(name, []).append(array)
+    counts.add_outputs({name: _some(arrays) for name, arrays in found.items()}, sum(part.rows for part in parts))
+
+
+def _some(arrays: Sequence[Array]) -> Array:
+    """The numbers of all arrays or, of too many, those of rows at equal distances."""
+    step = -(-sum(array.size for array in arrays) // MOST_NUMBERS)
+    if step <= 1:
+        return np.concatenate([array.ravel() for array in arrays])
+    kept, passed = [], 0
+    for array in map(np.atleast_1d, arrays):
+        first = -passed % step
+        passed += len(array)
+        if first < len(array):
+            kept.append(array[first::step].ravel())
+    return np.concatenate(kept)

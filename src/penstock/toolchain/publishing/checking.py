@@ -118,7 +118,7 @@ class _Children:
 
     def check(self, variant: Variant, eager: str | None) -> VariantCheck:
         """The result of one variant; a crash is one too."""
-        missing = _missing(variant)
+        missing = missing_for(variant)
         if missing:
             return VariantCheck(variant.name, why=missing)
         process = self._process = self._process or ChildProcess(variant.name, Limits(seconds=SECONDS))
@@ -137,7 +137,7 @@ class _Children:
             process.close()
 
 
-def _missing(variant: Variant) -> str:
+def missing_for(variant: Variant) -> str:
     """Why this machine cannot run a variant at all, empty if it can."""
     row = FORMATS.get(variant.format)
     if row is None:
@@ -164,7 +164,7 @@ def check_variant(artifact: Artifact, name: str, trust: str, eager: str | None =
     try:
         artifact.verify(variant)
         with ExitStack() as opened:
-            candidate = _opened(artifact, variant, golden, trust, opened)
+            candidate = open_variant(artifact, variant, golden, trust, opened)
             if golden is None:
                 return VariantCheck(name, why="there are no golden samples to compare its answers with")
             reference = _reference(artifact, golden, trust, opened, None if eager == name else eager)
@@ -176,10 +176,11 @@ def check_variant(artifact: Artifact, name: str, trust: str, eager: str | None =
 
 
 def _reference(artifact: Artifact, golden: Golden, trust: str, opened: ExitStack, eager: str | None) -> Backend | None:
-    return None if eager is None else _opened(artifact, artifact.manifest.variant(eager), golden, trust, opened)
+    return None if eager is None else open_variant(artifact, artifact.manifest.variant(eager), golden, trust, opened)
 
 
-def _opened(artifact: Artifact, variant: Variant, golden: Golden | None, trust: str, opened: ExitStack) -> Backend:
+def open_variant(artifact: Artifact, variant: Variant, golden: Golden | None, trust: str, opened: ExitStack) -> Backend:
+    """A variant in this process, closed with `opened`. Raises ModelLoadError."""
     signature = artifact.signature
     axes = all_axes(signature) if artifact.manifest.batch_axes is not None else {}
     file = ModelFile(

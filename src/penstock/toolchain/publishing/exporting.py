@@ -15,6 +15,7 @@ from penstock.artifacts.artifact import Artifact, Golden
 from penstock.backends.base import Backend
 from penstock.errors import InvalidInput
 from penstock.file_description import FileDescription
+from penstock.registry.publishing import Rows
 from penstock.registry.registry import Registry
 from penstock.toolchain.export.branches import other_branch_inputs
 from penstock.toolchain.export.exported import ExportFailed, ExportOptions
@@ -66,7 +67,8 @@ class ExportRequest:
     """How a module is exported and published: the forms in order, and the tolerance that each is held to.
 
     Without `forms` they are the defaults, and the fallback for a model that only the weights of can be exported.
-    `origin` says where the module comes from; `made_up`: its example was not given but made up.
+    `origin` says where the module comes from; `made_up`: its example was not given but made up. `reference` are the rows
+    that drift is measured from, as for `Registry.publish`.
     """
 
     name: str
@@ -80,6 +82,7 @@ class ExportRequest:
     made_up: bool = False
     card: str | None = None
     lineage: Mapping[str, Any] = field(default_factory=dict)
+    reference: Rows | None = None
 
     def check(self, registry: Registry) -> None:
         """Raise InvalidInput for what can be known before the model is even built."""
@@ -185,6 +188,7 @@ def _publish(
         card=card,
         lineage=lineage_of(source, origin, said, request.tolerance, tasks, request.lineage),
         batchable=batchable,
+        reference=request.reference,
     )
 
 

@@ -16,6 +16,7 @@ from penstock.artifacts.refs import check_name, check_version
 from penstock.artifacts.variant import VariantErrors
 from penstock.errors import InvalidInput
 from penstock.formats import FORMATS, Trust
+from penstock.registry.publishing import Rows
 from penstock.registry.registry import CHAMPION, Registry
 from penstock.scan.trust import check_trust, strongest
 from penstock.tensors import Arrays, Signature
@@ -46,6 +47,7 @@ def publish_variants(
     batchable: bool | None = None,
     more_tasks: Sequence[TaskEntry] = (),
     prove: bool = True,
+    reference: Rows | None = None,
     **more: Any,
 ) -> Artifact:
     """Write an artifact to a temporary directory and publish it; a model's first version gets the alias `champion`.
@@ -71,7 +73,7 @@ def publish_variants(
             more_tasks=more_tasks,
             **more,
         )
-        published = registry.publish(artifact.path, trust_of(variants), prove=prove)
+        published = registry.publish(artifact.path, trust_of(variants), prove=prove, reference=reference)
     if registry.versions(name) == [version] and CHAMPION not in registry.aliases(name):
         registry.set_alias(name, CHAMPION, version, force=True)  # it was proven just now
     return published

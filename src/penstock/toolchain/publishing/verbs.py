@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from penstock.errors import InvalidInput
 from penstock.file_description import Labels, Preprocess, described, parse_tensors
+from penstock.registry.publishing import Rows
 from penstock.registry.registry import Registry
 from penstock.scan.trust import check_trust, strongest
 from penstock.tensors import TensorSpec
@@ -56,6 +57,7 @@ def export(
     atol: float = ATOL,
     rtol: float = RTOL,
     card: str | None = None,
+    reference: Rows | None = None,
     registry: Registry | Path | str | None = None,
     trust: str = "data",
     on_step: Step = silent,
@@ -68,7 +70,8 @@ def export(
     axes by input, `{"x": [0, 2]}`; without it axis 0 of every input. A value may differ from that of eager PyTorch by
     `atol` × the largest value of its output + `rtol` × the value. `weights` fill what a factory makes; `trust="code"`
     allows a pickle of them to run code. `opset`, `translations`, `external_data` and `portable` are those of
-    `ExportOptions`. `card` is the text of the model card. `on_step` hears what is done.
+    `ExportOptions`. `card` is the text of the model card. `reference` are rows by input, as arrays or an .npz file, that
+    drift is measured from. `on_step` hears what is done.
 
     The report says of every form why it was not published. Raises InvalidInput, ModelLoadError or another PenstockError
     for a model that cannot be exported at all; the registry is as before then. Threads wait for each other while
@@ -84,6 +87,7 @@ def export(
         origin=model if isinstance(model, str) else type(model).__name__,
         made_up=example_input is None and bool(inputs),
         card=card,
+        reference=reference,
     )
     with _opened(registry) as models:
         request.check(models)
