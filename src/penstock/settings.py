@@ -143,6 +143,15 @@ class Settings(EngineOptions):
     prediction_stats: bool = option(
         True, "Count predicted classes, confidences and output values for /stats and /metrics."
     )
+    drift_window_s: Float = option(
+        3600.0, "Length of the windows that are compared with the reference of a model; 0 for no drift.", ge=0
+    )
+    drift_min_rows: Whole = option(
+        500, "Sampled rows that a window needs for a verdict; with fewer it goes on through the next ones.", ge=50
+    )
+    drift_psi: Float = option(
+        0.1, "Least distance from the reference (population stability index) that is an alarm; nearer, a warning.", ge=0
+    )
     redact_patterns: Annotated[tuple[str, ...], BeforeValidator(_list_of_one)] = option(
         (),
         "Regular expressions of what logs must not hold, besides e-mail addresses and the like; the environment holds "

@@ -13,15 +13,18 @@ import onnx
 import torch
 
 from penstock.artifacts.artifact import Artifact, Golden, TaskEntry, VariantSource, write_artifact
+from penstock.artifacts.reference.reference import Reference, reference_of
 from penstock.backends.base import Backend, ModelFile
 from penstock.backends.catalog import open_backend
 from penstock.options import BackendOptions
+from penstock.tasks.classification import ClassScores
 from penstock.tensors import Signature, TensorSpec
 from penstock.toolchain.export.source import ModuleSource
 from penstock.toolchain.publishing.exporting import ExportRequest, attempt_forms
+from penstock.toolchain.publishing.referencing import answers_of
 from penstock_digits import cards
 from penstock_digits.augment import EMBOLDEN
-from penstock_digits.data import TRAINING_DATA, Digits, features_of
+from penstock_digits.data import TRAINING_DATA, Features, Split, features_of
 from penstock_digits.measure import Scores, picture_accuracy
 from penstock_digits.model import CLASSES, PIXELS, DigitsCNN
 
@@ -59,9 +62,10 @@ IMAGE_TASK = TaskEntry(
 
 
 def write_artifacts(
-    out: Path, network: DigitsCNN, held_out: Digits, scores: Scores, seed: int
+    out: Path, network: DigitsCNN, split: Split, scores: Scores, seed: int
 ) -> tuple[Artifact, Artifact]:
     """Export, compare with the eager network, and write `out/digits` and `out/digits-image`."""
+    held_out = split.held_out
     features = features_of(held_out.counts)
     source = ModuleSource(
         NAMES[0], network, SIGNATURE, {INPUT: features}, architecture="penstock_digits.model:DigitsCNN"
@@ -72,6 +76,7 @@ def write_artifacts(
             pictures = picture_accuracy(
                 IMAGE_TASK.config, SIGNATURE, lambda rows: served.run({INPUT: rows})[OUTPUT], held_out
             )
+            logits = served.run({INPUT: features})[OUTPUT]
         samples = {INPUT: features[:GOLDEN_ROWS]}
         shared: dict[str, Any] = {
             "version": VERSION,
@@ -83,7 +88,14 @@ def write_artifacts(
         }
         vector, image = NAMES
         return (
-            _write(out, vector, VECTOR_TASK, cards.metrics_of(scores), cards.digits_card(VERSION, scores), shared),
+            _write(
+                out,
+                vector,
+                VECTOR_TASK,
+                cards.metrics_of(scores),
+                cards.digits_card(VERSION, scores),
+                {**shared, "reference": digits_reference(features, logits, features_of(split.train.counts))},
+            ),
             _write(
                 out,
                 image,
@@ -93,6 +105,16 @@ def write_artifacts(
                 shared,
             ),
         )
+
+
+def digits_reference(features: Features, logits: Features, trained_on: Features) -> Reference:
+    """What drift is measured from: digits that the network has not seen, whose confidences are those of new ones.
+
+    The projection is made from the others, so that the few held-out digits are all counted. `digits-image` has none:
+    what users upload looks like no rendering of these digits.
+    """
+    answers = answers_of(ClassScores(SIGNATURE, "logits", tuple(LABELS), INPUT), {OUTPUT: logits})
+    return reference_of({INPUT: features}, answers, SIGNATURE, fitted={INPUT: trained_on})
 
 
 def _write(

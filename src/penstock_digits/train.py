@@ -83,7 +83,7 @@ def main(arguments: list[str] | None = None) -> None:
     network = train(split.train, options.seed, verbose=True)
     scores = score(logits_of(network, features_of(split.held_out.counts)), split.held_out.labels)
     print(f"trained in {time.monotonic() - started:.0f} s")
-    artifacts = write_artifacts(options.out, network, split.held_out, scores, options.seed)
+    artifacts = write_artifacts(options.out, network, split, scores, options.seed)
     for artifact in artifacts:
         print(f"{artifact.path}: {artifact.size_bytes / 1024:.0f} KiB")
     print(json.dumps(artifacts[-1].manifest.metrics, indent=2))

@@ -253,12 +253,13 @@ def _gauges(model: LoadedModel) -> Snapshot:
 
 
 class Sampling:
-    """Which requests of a model version are sampled: one of `every`, after `left` more."""
+    """Which requests of a model version are sampled: one of `every`, after `left` more, while there is `room`."""
 
-    __slots__ = ("every", "left")
+    __slots__ = ("every", "left", "room")
 
-    def __init__(self, every: int = 1) -> None:
+    def __init__(self, every: int = 1, room: float = 400.0) -> None:
         self.every = self.left = every
+        self.room = room
 
 
 class AnswerQueue:
@@ -289,7 +290,7 @@ class AnswerQueue:
             sampling.left -= 1
             if sampling.left <= 0:
                 sampling.left = sampling.every
-                self._put(Answered(seen.model, seen.version, seen.outputs, seen.rows, seen.inputs))
+                self._sample(sampling, Answered(seen.model, seen.version, seen.outputs, seen.rows, seen.inputs))
 
     def answered(self, run: AnsweredRun) -> None:
         """Take the requests that one run has answered."""
@@ -304,7 +305,12 @@ class AnswerQueue:
             first, sampling.left = sampling.left - 1, sampling.left - count
             if first < count:
                 sampling.left = sampling.every - (count - 1 - first) % sampling.every
-                self._put(run.rows_of(run.requests[first :: sampling.every]))
+                self._sample(sampling, run.rows_of(run.requests[first :: sampling.every]))
+
+    def _sample(self, sampling: Sampling, one: Answered) -> None:
+        if sampling.room > 0:
+            sampling.room -= one.rows
+            self._put(one)
 
     def _put(self, one: Answered) -> None:
         size = 0

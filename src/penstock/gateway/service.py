@@ -80,6 +80,7 @@ class Service:
         if named and not self.engine.loaded() and self.engine.deployment.failed:
             raise ModelLoadError("; ".join(self.engine.deployment.reasons()))
         await self._follow_drain()
+        self.monitoring.peers = self._peers
         self.monitoring.start()
         await self.models_changed()
         # objects made so far live as long as the process; frozen, they cost no further collections (50 ms each)
@@ -243,6 +244,14 @@ class Service:
         everyone = await self._everyone()
         more = self.monitoring.collectors([figures["monitoring"] for figures in everyone])
         return await asyncio.to_thread(metrics_page, everyone, accept, more)
+
+    async def drift(self) -> list[dict[str, Any]]:
+        """The windows of drift of every version with a reference, over all processes."""
+        everyone = [figures["monitoring"] for figures in await self._everyone()]
+        return await asyncio.to_thread(self.monitoring.drift_report, everyone[1:])
+
+    def _peers(self) -> list[dict[str, Any]]:
+        return [] if self.workers is None else [figures.get("monitoring", {}) for figures in self.workers.others()]
 
     async def _everyone(self) -> list[dict[str, Any]]:
         """The figures of all processes, this one's first."""

@@ -55,7 +55,7 @@ class ClassScores:
         """The probability of the likeliest class of every row of scores, NaN for a row that is not finite."""
         rows = np.array(scores, np.float64 if scores.dtype.itemsize > 4 else np.float32)
         with np.errstate(over="ignore", invalid="ignore"):
-            highest = self._softmax_where_needed(rows).max(axis=1)
+            highest: Array = self._softmax_where_needed(rows).max(axis=1)
         highest[~np.isfinite(highest)] = np.nan
         return highest
 

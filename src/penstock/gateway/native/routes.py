@@ -11,7 +11,7 @@ from penstock.gateway.docs import ui
 from penstock.gateway.http import JSON, Endpoint, Protocol, problem_reply
 from penstock.gateway.native import admin, batches, health, models, task_models
 from penstock.gateway.native import predict as native
-from penstock.gateway.native.rollouts import routes_admin
+from penstock.gateway.native.rollouts import drift, routes_admin
 
 _PREDICT = (400, 403, 404, 406, 413, 415, 422, 429, 500, 503, 504)
 """Statuses of a refused prediction."""
@@ -84,6 +84,11 @@ _MODELS = (
     Endpoint(
         "GET", "/models/{name}/versions/{version}", models.show_version, "models", "One version of a model",
         responses=(models.VersionInfo,), problems=(404, 500),
+    ),
+    Endpoint(
+        "GET", "/models/{name}/drift", drift.drift, "monitoring", "Drift of a model's traffic from its reference",
+        "`name` may carry a version or an alias: `digits@champion`.",
+        responses=(drift.Drift,), problems=(404, 500),
     ),
     Endpoint(
         "GET", "/models/{name}/card", models.card, "models", "The model card of the latest version",

@@ -67,8 +67,8 @@ class ExportRequest:
     """How a module is exported and published: the forms in order, and the tolerance that each is held to.
 
     Without `forms` they are the defaults, and the fallback for a model that only the weights of can be exported.
-    `origin` says where the module comes from; `made_up`: its example was not given but made up. `reference` are the rows
-    that drift is measured from, as for `Registry.publish`.
+    `origin` says where the module comes from; `made_up`: its example was not given but made up. `reference` is that of
+    `Registry.publish`.
     """
 
     name: str
