@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -19,6 +21,7 @@ from penstock.settings import Settings
 
 log = logging.getLogger(__name__)
 
+_RUNNING_S = 3.0
 EVERY_S = 0.25
 """How often the thread looks at what was answered: seldom enough to cost little, often enough to hold little."""
 
@@ -94,13 +97,13 @@ class Monitoring:
         """Close the windows of drift that have ended."""
         with self._draining:
             if self.drift is not None:
-                self.drift.advance(_drifts(others))
+                self.drift.advance(_drifts(others), speaks=_speaks(others))
 
     def drift_report(self, others: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """The windows of every version with a reference. `others` are the snapshots of the other processes."""
         self.drain()
         with self._draining:
-            return [] if self.drift is None else self.drift.report(_drifts(others))
+            return [] if self.drift is None else self.drift.report(_drifts(others), speaks=_speaks(others))
 
     def snapshot(self) -> dict[str, Any]:
         """What this process shares with the others of its server."""
@@ -112,6 +115,7 @@ class Monitoring:
                 "predictions": self.predictions.snapshot() if self.predictions else [],
                 "drift": self.drift.snapshot() if self.drift else [],
                 "left_out": self.queue.left_out,
+                "process": [os.getpid(), time.monotonic()],
             }
 
     def add_stats(self, models: dict[str, dict[str, Any]], snapshots: Sequence[Mapping[str, Any]]) -> None:
@@ -133,6 +137,13 @@ class Monitoring:
 
 def _predictions(snapshots: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return merge(model for one in snapshots for model in one.get("predictions", ()))
+
+
+def _speaks(others: Sequence[Mapping[str, Any]]) -> bool:
+    """True in one of the processes that run, so that each line is in the log once."""
+    now = time.monotonic()
+    running = [pid for pid, at in (one["process"] for one in others if "process" in one) if now - at < _RUNNING_S]
+    return os.getpid() <= min(running, default=os.getpid())
 
 
 def _drifts(snapshots: Sequence[Mapping[str, Any]]) -> list[list[dict[str, Any]]]:

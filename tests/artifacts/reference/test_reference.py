@@ -98,14 +98,14 @@ def test_of_very_many_classes_the_frequent_ones_have_bins() -> None:
 def test_rows_of_another_shape_are_a_value_error() -> None:
     made = reference_of({"x": images()}, answers(400), IMAGES)
     for inputs in ({"x": np.zeros((2, 5))}, {"y": np.zeros((2, 784))}):
-        with pytest.raises(ValueError, match="reference|no tensor"):
+        with pytest.raises(ValueError, match=r"reference|no tensor"):
             made.count(inputs, answers(2))
     with pytest.raises(ValueError, match="kind"):
         made.count({"x": images(2)}, Answers(outputs={}))
 
 
 def test_too_few_rows_are_refused_in_a_sentence() -> None:
-    with pytest.raises(InvalidInput, match="99 rows are too few.*at least 100"):
+    with pytest.raises(InvalidInput, match=r"99 rows are too few.*at least 100"):
         reference_of({"x": images(99)}, answers(99), IMAGES)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import erfc, sqrt
+from math import erfc, exp, sqrt
 from typing import NamedTuple
 
 import numpy as np
@@ -28,9 +28,11 @@ class Difference(NamedTuple):
 
 
 def chi2_tail(chi2: float, degrees: int) -> float:
-    """The chance of a χ² at least so large, by Wilson and Hilferty's approximation."""
+    """The chance of a χ² at least so large, by Wilson and Hilferty's approximation from 3 degrees on."""
     if degrees < 1 or chi2 <= 0:
         return 1.0
+    if degrees < 3:
+        return erfc(sqrt(chi2 / 2)) if degrees == 1 else exp(-chi2 / 2)
     part = 2 / (9 * degrees)
     return 0.5 * erfc(((chi2 / degrees) ** (1 / 3) - (1 - part)) / sqrt(part) / sqrt(2))
 

@@ -28,6 +28,7 @@ Snapshot: TypeAlias = dict[str, Any]
 
 ROWS_A_SECOND = 200
 """Rows of a model version that are sampled at most, in each process."""
+_LATE_S = 10.0
 MOST_VERSIONS = 64
 """Versions whose windows are kept; those that were loaded first are forgotten."""
 
@@ -142,12 +143,16 @@ class DriftWatch:
         size = self.rules.window_s
         return bool(self._watched) and int((self._clock() - 2) // size) > int((self._advanced - 2) // size)
 
-    def advance(self, others: Sequence[Sequence[Snapshot]]) -> None:
-        """Close the windows that have ended. `others` are the snapshots of the other processes."""
-        self._advanced = self._clock()
+    def advance(self, others: Sequence[Sequence[Snapshot]], *, speaks: bool = True) -> None:
+        """Close the windows that have ended. `others` are the snapshots of the other processes, one of which `speaks`.
+
+        The log has a line for a window that warns or alarms.
+        """
+        now = self._advanced = self._clock()
         for one in self._watched.values():
-            for result in one.windows.advance(_same(one, others), self._advanced):
-                if result["verdict"] in ("warn", "alarm"):
+            for result in one.windows.advance(_same(one, others), now):
+                late = now - result["to"] * self.rules.window_s > self.rules.window_s + _LATE_S  # before a restart
+                if speaks and not late and result["verdict"] in ("warn", "alarm"):
                     log.warning("%s:%s drifts: %s", one.model, one.version, sentence(result))
 
     def snapshot(self) -> list[Snapshot]:
@@ -163,9 +168,9 @@ class DriftWatch:
             for one in list(self._watched.values())
         ]
 
-    def report(self, others: Sequence[Sequence[Snapshot]]) -> list[dict[str, Any]]:
+    def report(self, others: Sequence[Sequence[Snapshot]], *, speaks: bool = True) -> list[dict[str, Any]]:
         """The windows of each version, the last one still open, with the counts of all processes."""
-        self.advance(others)
+        self.advance(others, speaks=speaks)
         return [self._report(one, _same(one, others)) for one in list(self._watched.values())]
 
     def _report(self, one: Watched, others: Sequence[Snapshot]) -> dict[str, Any]:

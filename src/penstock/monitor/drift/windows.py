@@ -53,18 +53,17 @@ class Windows:
 
     def advance(self, others: Sequence[Mapping[str, Any]], now: float) -> list[dict[str, Any]]:
         """Close the windows that have ended, with the counts of the other processes; the verdicts that are new here."""
+        before = {(one["from"], one["to"]): one for one in self.closed}
         known = {(one["from"], one["to"]): one for each in others for one in each["closed"]}
-        self.closed = sorted(
-            ({(one["from"], one["to"]): one for one in self.closed} | known).values(), key=lambda one: one["to"]
-        )[-KEPT:]
+        self.closed = sorted((known | before).values(), key=lambda one: one["to"])[-KEPT:]
         self.pending = min([self.pending, *(one["pending"] for one in others)])
         self.pending = max(self.pending, *(one["to"] for one in self.closed)) if self.closed else self.pending
-        parts, made = merged(self, others), []
+        parts = merged(self, others)
         last = int((now - GRACE_S) // self.rules.window_s)
         while (end := self._end(parts, last)) is not None:
-            made.append(self._close(parts, end))
+            self._close(parts, end)
         self._forget()
-        return made
+        return [one for one in self.closed if (one["from"], one["to"]) not in before]
 
     def _end(self, parts: Parts, last: int) -> int | None:
         """Where the pending window ends, None if it goes on; `last` has not ended. Windows without rows are passed."""
@@ -77,12 +76,11 @@ class Windows:
                 return window + 1
         return self.pending + LONGEST if filled and last - self.pending >= LONGEST else None
 
-    def _close(self, parts: Parts, end: int) -> dict[str, Any]:
+    def _close(self, parts: Parts, end: int) -> None:
         mine = [parts[part] for part in sorted(parts) if self.pending <= part // PARTS < end]
         result = {"from": self.pending, "to": end, **judge(self.reference, mine, self.rules)}
         self.pending = end
         self.closed = [*self.closed, result][-KEPT:]
-        return result
 
     def _rows(self, counts: Array) -> int:
         return int(counts[self.reference.slices[0]].sum())

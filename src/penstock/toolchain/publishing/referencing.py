@@ -51,16 +51,21 @@ def make_reference(artifact: Artifact, rows: Mapping[str, Any] | Path | str, tru
 
 def _read(path: Path) -> dict[str, Array]:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            if isinstance(file, np.ndarray):
-                raise InvalidInput(f"reference: {path} is a single array; save them by name, np.savez(…, x=rows)")
-            return dict(file)
+        with path.open("rb") as file:  # numpy leaves a damaged one open
+            loaded = np.load(file, allow_pickle=False)
+            arrays = None if isinstance(loaded, np.ndarray) else dict(loaded)
     except FileNotFoundError:
         raise InvalidInput(f"reference: there is no file {path}", field="reference") from None
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise InvalidInput(
             f"reference: {path} is not an .npz file of plain arrays: {first_line(error)}", field="reference"
         ) from None
+    if arrays is None:
+        raise InvalidInput(
+            f"reference: {path} is a single array; save it by the name of the input, np.savez(FILE, name=rows)",
+            field="reference",
+        )
+    return arrays
 
 
 def _checked(given: Mapping[str, Array], signature: Signature) -> Arrays:

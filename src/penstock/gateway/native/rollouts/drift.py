@@ -27,7 +27,7 @@ class DriftWindow(WireModel):
 
     version: str
     verdict: Verdict = Field(
-        description="alarm: far from the reference and more than chance; warn: more than chance; no_verdict: too few rows"
+        description="alarm: far from the reference, beyond chance; warn: beyond chance; no_verdict: too few rows."
     )
     begin: str = Field(description="UTC.", examples=["2026-01-31T12:00:00Z"])
     end: str
