@@ -51,6 +51,11 @@ def section(text: str, title: str) -> str:
 # Commands
 
 
+@pytest.mark.parametrize("page", [*DOCS, ROOT / "CHANGELOG.md", ROOT / "TODO.md"], ids=lambda page: page.name)
+def test_no_page_holds_what_a_merge_has_left(page: Path) -> None:
+    assert not re.search(r"^(<<<<<<<|=======|>>>>>>>)", page.read_text(encoding="utf-8"), re.MULTILINE)
+
+
 def test_there_are_commands_to_document() -> None:
     assert {"penstock serve", "penstock models list", "penstock config show"} <= set(COMMANDS)
 
