@@ -31,6 +31,7 @@ _COMMANDS = {
 _GROUPS = {
     "models": "penstock.cli.models.commands:app",
     "routes": "penstock.cli.routes.commands:app",
+    "monitor": "penstock.cli.monitor.commands:app",
     "config": "penstock.cli.config:app",
 }
 

@@ -1,0 +1,164 @@
+"""The table of alert rules and panels, from which the files for Prometheus and Grafana are written."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple, TypeAlias
+
+from penstock.monitor.alerts.measures import (
+    Absent,
+    Counter,
+    Full,
+    Increase,
+    Level,
+    Mean,
+    Measure,
+    Missing,
+    Quantile,
+    Rate,
+    Share,
+)
+
+Unit: TypeAlias = Literal["percentunit", "s", "bytes", "reqps", "short"]
+"""As Grafana names them."""
+
+
+class Rule(NamedTuple):
+    """An alert fires when `measure` is above `above` for `minutes`, and until it has not been for `keep_minutes`.
+
+    `summary` and `action` may use labels as Prometheus' templates; `action` is what the person with the pager does.
+    """
+
+    name: str
+    severity: Literal["critical", "warning"]
+    measure: Measure
+    above: float
+    minutes: int
+    keep_minutes: int
+    unit: Unit
+    summary: str
+    action: str
+
+
+class Panel(NamedTuple):
+    """A graph without an alert: one line for each measure, with a legend."""
+
+    title: str
+    unit: Unit
+    lines: tuple[tuple[str, Measure], ...]
+
+
+_MODEL = "{{ $labels.model }}:{{ $labels.version }}"
+_REQUESTS = Counter("penstock_requests_total")
+_DURATION = "penstock_request_duration_seconds"
+
+
+RULES = (
+    Rule(
+        "PenstockAbsent", "critical", Absent("penstock_processes"), 0, 5, 0, "short",
+        "No server is scraped.",
+        "Check that the servers run, and that Prometheus reaches /metrics.",
+    ),
+    Rule(
+        "PenstockNotReady", "critical",
+        Missing(Level("penstock_processes"), Level("penstock_ready_processes")), 0, 5, 2, "short",
+        "{{ $value }} server processes of {{ $labels.instance }} are not ready.",
+        "GET /health/ready says why. During a drain or a start this is expected.",
+    ),
+    Rule(
+        "PenstockModelFailed", "critical",
+        Level("penstock_model_state", ("ref",), {"state": "failed"}), 0, 2, 2, "short",
+        "{{ $labels.ref }} should be served, and nothing answers for it.",
+        "GET /health/ready and the log say why; publish a version that works, or unload it.",
+    ),
+    Rule(
+        "PenstockModelOutdated", "warning",
+        Level("penstock_model_state", ("ref",), {"state": "outdated"}), 0, 10, 2, "short",
+        "{{ $labels.ref }} answers with an older version than the registry names.",
+        "The log says why the newer one could not be loaded; publish one that works, or move the alias back.",
+    ),
+    Rule(
+        "PenstockErrors", "critical",
+        Share(Counter("penstock_requests_total", {"outcome": "error|load_error"}), _REQUESTS),
+        0.01, 5, 5, "percentunit",
+        f"{{{{ $value | humanizePercentage }}}} of the requests to {_MODEL} fail.",
+        "Look for errors in the log by request id; move the alias back if they began with a new version.",
+    ),
+    Rule(
+        "PenstockRejected", "warning",
+        Share(Counter("penstock_rejected_total"), _REQUESTS), 0.01, 5, 5, "percentunit",
+        f"{{{{ $value | humanizePercentage }}}} of the requests to {_MODEL} are refused or too late.",
+        "It is overloaded: add processes or replicas, or let clients send less. See the panel of the queue.",
+    ),
+    Rule(
+        "PenstockSlow", "warning", Quantile(0.99, _DURATION), 1.0, 10, 5, "s",
+        f"One request in a hundred to {_MODEL} takes longer than {{{{ $value | humanizeDuration }}}}.",
+        "Compare the phases: a long queue is load, a long run is the model or the machine.",
+    ),
+    Rule(
+        "PenstockQueueing", "warning", Quantile(0.95, "penstock_queue_seconds"), 0.5, 10, 5, "s",
+        f"One request in twenty to {_MODEL} waits longer than {{{{ $value | humanizeDuration }}}}.",
+        "More arrives than the model can answer: add processes or replicas, or a faster variant.",
+    ),
+    Rule(
+        "PenstockOutOfRange", "warning",
+        Share(Counter("penstock_out_of_range_total"), _REQUESTS, window="15m", least=50), 0.05, 15, 15, "percentunit",
+        f"{{{{ $value | humanizePercentage }}}} of the requests to {_MODEL} have values outside the expected range.",
+        "Ask who sends them what has changed: a unit, a sensor, a step of their preprocessing.",
+    ),
+    Rule(
+        "PenstockOpenFiles", "warning",
+        Full(Level("process_open_fds"), Level("process_max_fds")), 0.8, 5, 5, "percentunit",
+        "{{ $labels.instance }} uses {{ $value | humanizePercentage }} of its open files.",
+        "Look for clients that open connections and leave them; raise the limit of open files (ulimit -n).",
+    ),
+    Rule(
+        "PenstockGpuMemory", "warning",
+        Full(Level("penstock_gpu_memory_used_bytes", ("gpu",)), Level("penstock_gpu_memory_total_bytes", ("gpu",))),
+        0.95, 10, 5, "percentunit",
+        "GPU {{ $labels.gpu }} of {{ $labels.instance }} has {{ $value | humanizePercentage }} of its memory in use.",
+        "Serve fewer models or smaller batches on it: the next run may be out of memory.",
+    ),
+    Rule(
+        "PenstockTracesDropped", "warning", Increase(Counter("penstock_traces_dropped_total")), 0, 15, 0, "short",
+        "{{ $value }} traces of {{ $labels.instance }} were dropped in 15 minutes.",
+        "The log says why the collector does not take them. Requests are answered all the same.",
+    ),
+)  # fmt: skip
+"""Every alert, the gravest of its kind first."""
+
+PANELS = (
+    Panel("Requests", "reqps", (("{{outcome}}", Rate(_REQUESTS, ("outcome",))),)),
+    Panel(
+        "Time of a request", "s",
+        (
+            ("p50 {{model}}", Quantile(0.5, _DURATION)),
+            ("p99 {{model}}", Quantile(0.99, _DURATION)),
+        ),
+    ),
+    Panel(
+        "Where the time goes (mean)", "s",
+        tuple(
+            (f"{phase} {{{{model}}}}", Mean(f"penstock_{phase}_seconds"))
+            for phase in ("queue", "preprocess", "compute", "postprocess")
+        ),
+    ),
+    Panel("Rows in the run of a request (mean)", "short", (("{{model}}", Mean("penstock_batch_size")),)),
+    Panel(
+        "Queued rows, requests in flight", "short",
+        (
+            ("queued {{model}}", Level("penstock_queue_depth", ("model", "version"))),
+            ("in flight {{model}}", Level("penstock_model_inflight", ("model", "version"))),
+            ("in flight", Level("penstock_inflight")),
+        ),
+    ),
+    Panel(
+        "Memory", "bytes",
+        (
+            ("weights of {{model}}", Level("penstock_model_memory_bytes", ("model", "version"))),
+            ("processes", Level("process_resident_memory_bytes")),
+        ),
+    ),
+    Panel("CPU", "short", (("cores", Rate(Counter("process_cpu_seconds_total"))),)),
+    Panel("GPU", "percentunit", (("{{gpu}}", Level("penstock_gpu_utilization_ratio", ("gpu",))),)),
+)  # fmt: skip
+"""Graphs that explain the alerts."""
