@@ -111,6 +111,10 @@ class Client:
         """Counters and times since the server started, per model."""
         return self._get("/stats")
 
+    def drift(self, model: str) -> Json:
+        """How far the traffic of a model is from its reference, by window."""
+        return self._get(f"/models/{quote(model, safe='@:')}/drift")
+
     def load(self, model: str) -> Json:
         """Have the server serve a model; returns when it is loaded and verified."""
         return self._command("POST", "/admin/load", {"model": model})

@@ -267,13 +267,16 @@ def write_artifact(
             )
         except ValidationError as error:
             raise InvalidInput(describe(error)) from None
-        text = _card_text(card, manifest)
-        if text:
-            manifest = manifest.model_copy(update={"card": _add_bytes(target, CARD, text.encode())})
-        if reference is not None:
-            manifest = _referring(target, manifest, reference)
+        manifest = _described(target, manifest, _card_text(card, manifest), reference)
         files.write_durable(target / MANIFEST, manifest.to_bytes())
     return Artifact.open(directory)
+
+
+def _described(target: Path, manifest: Manifest, card: str, reference: Reference | None) -> Manifest:
+    """The manifest with card and reference, whose files are written."""
+    if card:
+        manifest = manifest.model_copy(update={"card": _add_bytes(target, CARD, card.encode())})
+    return manifest if reference is None else _referring(target, manifest, reference)
 
 
 def add_reference(artifact: Artifact, directory: Path, reference: Reference) -> Artifact:

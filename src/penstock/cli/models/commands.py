@@ -9,6 +9,7 @@ import typer
 
 from penstock.cli import completion
 from penstock.cli.models.diff import diff
+from penstock.cli.models.drift import drift
 from penstock.cli.models.export_command import export_model
 from penstock.cli.models.gc import gc
 from penstock.cli.models.import_command import import_model
@@ -152,4 +153,5 @@ def card(
 app.command("import")(import_model)
 app.command("export")(export_model)
 app.command()(diff)
+app.command()(drift)
 app.command()(gc)
