@@ -15,6 +15,8 @@ import pytest
 from live_servers import Live, Process, children
 from waiting import wait_until
 
+from penstock.cli.main import app
+from penstock.client import Client
 from penstock.settings import Settings
 from penstock_digits.data import features_of, load_split
 
@@ -144,3 +146,17 @@ def test_without_statistics_and_windows_nothing_observes_the_requests(base_setti
     with Live("h1", off, ("digits",)) as live:
         assert live.service.engine.observers == []
         assert live.http.get(PATH).json()["reason"] == "drift is not measured: the setting drift_window_s is 0"
+
+
+def test_the_command_shows_what_the_server_says(digits: np.ndarray, capsys: pytest.CaptureFixture[str]) -> None:
+    with Live("h1", Settings(), ("digits",)) as live:
+        with Traffic(live.url, digits) as traffic:
+            traffic.send()
+        with pytest.raises(SystemExit) as ended:
+            app(["models", "drift", "digits", "--url", live.url])
+        shown = capsys.readouterr().out
+        assert ended.value.code == 0
+        assert shown.startswith("digits: no_verdict: the window has 40 sampled rows of 500")
+        assert "open" in shown
+        with Client(live.url) as client:
+            assert [window["rows"] for window in client.drift("digits@champion")["windows"]] == [40]
