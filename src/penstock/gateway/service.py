@@ -184,12 +184,12 @@ class Service:
         before = self._shown_routes
         try:
             await self.engine.follow_routes()
-        except PenstockError as error:
-            self._log_routes_error(f"the routes cannot be followed, those in force stay: {error}")
+        except PenstockError:  # `notices` say why
+            self._log_routes("the routes cannot be read; those last known stay in force, see /health/ready")
         except Exception:
             log.exception("the routes cannot be followed")
         else:
-            self._log_routes_error("")
+            self._log_routes("")
         self._shown_routes = self.engine.deployment.traffic.followed
         if self.workers is not None and before != self._shown_routes:
             await asyncio.to_thread(self.workers.publish, self.figures)
@@ -213,7 +213,8 @@ class Service:
             if self.workers is not None and self.engine.deployment.followed != before:
                 await asyncio.to_thread(self.workers.publish, self.figures)
 
-    def _log_routes_error(self, error: str) -> None:
+    def _log_routes(self, error: str) -> None:
+        """Log state changes only."""
         if error != self._routes_error:
             log.warning("%s", error or "the routes are followed again")
         self._routes_error = error

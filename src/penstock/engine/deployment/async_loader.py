@@ -24,7 +24,7 @@ class AsyncLoader:
 
     def __init__(self, manager: ModelManager) -> None:
         self._manager = manager
-        self._lookups = ThreadPoolExecutor(THREADS, thread_name_prefix="penstock-look")
+        self._lookups = ThreadPoolExecutor(THREADS + 1, thread_name_prefix="penstock-look")
         self._loaders = ThreadPoolExecutor(THREADS, thread_name_prefix="penstock-load")
         self._loads: SingleFlight[tuple[str, bool], LoadedModel] = SingleFlight()
 
