@@ -304,6 +304,17 @@ def test_routes_need_the_admin_key(server: Live) -> None:
         assert reply.status_code in (401, 403)
 
 
+def test_what_an_administrator_changes_is_in_the_audit_log(server: Live) -> None:
+    server.http.put("/admin/models/vec/aliases/next", json={"version": "v2.0"})
+    server.http.post("/admin/unload", json={"model": "raw"})
+    put(server, {**ONE, "why": "calm"})
+    entries = server.http.get("/admin/audit?limit=3").json()["audit"]
+    assert [entry["what"] for entry in entries] == ["route vec: set", "change the deployment", "set alias vec@next"]
+    assert {entry["who"] for entry in entries} == {"an administrator, by key"}
+    assert (entries[0]["why"], entries[1]["after"]["unloads"]) == ("calm", ["raw"])
+    assert entries[0]["at"].endswith("Z")
+
+
 def test_changes_under_load_fail_no_request_and_send_none_to_a_wrong_version(server: Live, registry: Registry) -> None:
     """Every answer is that of a route that was in force between its request and its answer."""
     put(server, ONE)

@@ -16,8 +16,8 @@ from penstock.engine.single_flight import SingleFlight, contained
 T = TypeVar("T")
 
 THREADS = 2
-"""For each of look-ups and loads: a slow load holds up neither the look-ups nor every other load. Look-ups have one more,
-since the deployment and the routes are read at the same time, which may both wait for a database.
+"""For each of look-ups and loads: a slow load holds up neither the look-ups nor every other load. Look-ups have
+one more, since the deployment and the routes are read at the same time, which may both wait for a database.
 """
 
 
