@@ -128,8 +128,9 @@ class InferenceEngine:
         return self.manager.models()
 
     async def reconcile(self) -> None:
-        """Follow the deployment and the registry: drop unloaded models, load those that should be served."""
+        """Follow the deployment, the registry and the routes: drop unloaded models, load what should be served."""
         await self.deployment.reconcile()
+        await self.follow_routes()
 
     async def follow_routes(self) -> None:
         """Follow the routes in the store now. Raises ConfigError where it cannot be read; those in force stay."""

@@ -80,13 +80,15 @@ class Chooser:
         self._seed = _seed(route.salt)
         self.by_field = self._by == "field"
         """True if the body says which version answers: a field of it keeps a client at its version."""
-        self.plain = self._only is not None and not (self._canary or self._rules or self._shadows)
-        """True if one version answers every request."""
+        one = self._only is not None and not (self._canary or self._rules or self._shadows)
+        self._always = Choice(self._only, self._only, (), "weight") if one and self._only is not None else None
 
     def choose(
         self, key: str | None, headers: Headers | None, request_id: str, field: str | None = None
     ) -> Choice | None:
         """As the function `choose`."""
+        if self._always is not None:
+            return self._always
         sticky = self.key(key, headers, request_id, field)
         version, reason = self._of_rule(headers), "rule"
         if version is None:

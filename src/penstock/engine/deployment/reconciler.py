@@ -356,7 +356,8 @@ class Reconciler:
         """Take over what the stores hold; a text that changes with it. A registry that was `expected` must be there."""
         with self._stores:
             self._take_local(self._local.deployment())
-            seen = f"{self._plan.local.revision} {self._registry.revision()}"
+            # a name whose route was removed means another version
+            seen = f"{self._plan.local.revision} {self._registry.revision()} {' '.join(self.traffic.active)}"
             if seen != self._seen:
                 self._changes += 1
                 stored, gone = self._registry.deployment(), expected and not self._registry.path.is_dir()
