@@ -284,6 +284,7 @@ def test_blue_green_switches_and_back_over_http(each: Live) -> None:
         ("POST", "/admin/routes/vec/switch", {"to": "v9.0"}, 422, "vec has no version 'v9.0'"),
         ("POST", "/admin/routes/vec/switch", {"too": "v9.0"}, 422, "too: there is no such field; there are to, why"),
         ("POST", "/admin/routes/raw/switch", {}, 404, "the route raw has no earlier state to go back to"),
+        ("GET", "/admin/audit?" + "&".join(["limit=1"] * 9), None, 422, "query: it has more than 8 fields"),
         ("GET", "/admin/audit?limit=x", None, 422, "limit: give a whole number from 1 to 1000"),
     ],
 )

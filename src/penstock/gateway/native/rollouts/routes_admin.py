@@ -19,6 +19,8 @@ from penstock.registry.audit import Entry
 from penstock.registry.route_book import MOST_ENTRIES
 from penstock.registry.routes import StoredRoute
 
+MOST_QUERY_FIELDS = 8
+
 
 class ArmDocument(WireModel):
     """A version and its share."""
@@ -235,7 +237,11 @@ def _known(document: Any, *fields: str) -> Mapping[str, Any]:
 
 
 def _query(call: Call) -> dict[str, str]:
-    return {name: values[-1] for name, values in parse_qs(call.query, max_num_fields=8).items()}
+    try:
+        given = parse_qs(call.query, max_num_fields=MOST_QUERY_FIELDS)
+    except ValueError:
+        raise InvalidInput(f"query: it has more than {MOST_QUERY_FIELDS} fields", field="query") from None
+    return {name: values[-1] for name, values in given.items()}
 
 
 async def _changed(call: Call, name: str, change: Callable[[], StoredRoute]) -> Reply:
