@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import logging
 import re
+import sys
 import threading
 import warnings
 from collections.abc import Iterator
@@ -26,6 +27,11 @@ def import_attribute(target: str) -> Any:
     """
     module, _, name = target.partition(":")
     return reduce(getattr, name.split("."), importlib.import_module(module))
+
+
+def zstd() -> Any:
+    """The module for zstd, from the standard library or its backport for older Pythons; loaded at the first use."""
+    return importlib.import_module("compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd")
 
 
 @contextmanager

@@ -174,6 +174,23 @@ class Settings(EngineOptions):
     trace_sample: Float = option(
         0.01, "Share of the requests that are traced, unless their caller decides (header traceparent).", ge=0, le=1
     )
+    prediction_log: HomePath | None = option(
+        None, "Directory that a sample of the predictions is logged to, with their answers; not set for no log."
+    )
+    prediction_log_sample: Float = option(
+        0.01, "Share of the requests that are logged, chosen by the hash of their key or id.", ge=0, le=1
+    )
+    prediction_log_inputs: Annotated[Literal["none", "sampled", "disagreements"], LOWER] = option(
+        "none",
+        "Whether inputs are logged as well: none, sampled (of every logged request) or disagreements (only where a "
+        "shadow answered otherwise).",
+    )
+    prediction_log_bytes: Size = option(
+        2**30, "Maximum size of the prediction log; beyond it, its oldest segments are removed.", ge=2**20
+    )
+    prediction_log_days: Float = option(
+        30.0, "Days after which segments of the prediction log are removed.", gt=0, le=36500
+    )
     admin_key: str | None = option(
         None,
         "Key of the routes below /admin; the default is one that the first server generates and keeps in `admin.key` "

@@ -18,7 +18,7 @@ from waiting import LONG_S, wait_until
 
 from penstock.engine.bundling.bundle import Bundle, Member
 from penstock.engine.loading.loaded_model import LoadedModel
-from penstock.gateway.bodies.encodings import zstd
+from penstock.libraries import zstd
 from penstock.tensors import Arrays
 
 Answer = tuple[bytes, list[bytes], bytes]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple, TypeAlias
 
@@ -51,6 +51,19 @@ def sampled(key_or_request_id: str, salt: str, share: float) -> bool:
     if share >= 1:
         return True
     return share > 0 and _hash(_seed(salt), key_or_request_id) < int(share * 2**64)
+
+
+class Sample:
+    """`sampled` for many keys at once."""
+
+    def __init__(self, salt: str, share: float) -> None:
+        self._seed = _seed(salt)
+        self._limit = int(max(0.0, min(share, 1.0)) * 2**64)
+
+    def chosen(self, keys: Sequence[str]) -> list[int]:
+        """The positions of those that belong to the sample."""
+        seed, limit, hashed = self._seed, self._limit, _hash
+        return [position for position, key in enumerate(keys) if hashed(seed, key) < limit]
 
 
 class Chooser:

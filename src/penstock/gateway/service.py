@@ -15,6 +15,7 @@ from penstock.gateway.admin_commands import AdminCommands
 from penstock.gateway.worker_group import WorkerGroup
 from penstock.monitor.metrics import Page, metrics_page
 from penstock.monitor.monitoring import Monitoring
+from penstock.monitor.prediction_log.serving import ServingLog
 from penstock.monitor.processes import process_counts
 from penstock.monitor.traces.tracer import Tracer
 from penstock.registry.admin_key import AdminKey
@@ -48,6 +49,7 @@ class Service:
         self.workers = workers
         self.commands = AdminCommands(self)
         self.admin_key = AdminKey.of(settings)
+        self.prediction_log = ServingLog.of(settings, self.engine)
         self._reconciling = asyncio.Lock()
         self.on_models_changed: list[Callable[[], Awaitable[None]]] = []
         """Called after models may have been loaded or unloaded."""
@@ -76,6 +78,8 @@ class Service:
         named = {*refs, *filter(None, [self.engine.default_ref])}
         if self.workers is not None:
             self.engine.deployment.share(await asyncio.to_thread(self.workers.deployment_store))
+        if self.prediction_log is not None:
+            await asyncio.to_thread(self.prediction_log.start)
         await self.engine.start(refs, strict=self.settings.strict or len(named) == 1)
         if named and not self.engine.loaded() and self.engine.deployment.failed:
             raise ModelLoadError("; ".join(self.engine.deployment.reasons()))
@@ -159,6 +163,8 @@ class Service:
                     await task
         await asyncio.to_thread(self.monitoring.close)
         await self.engine.close()
+        if self.prediction_log is not None:
+            await asyncio.to_thread(self.prediction_log.close)
 
     async def models_changed(self) -> None:
         """Call what depends on the set of loaded models."""
@@ -238,12 +244,15 @@ class Service:
         running = sum(figures["process"]["pid"] is not None for figures in everyone)
         found = self.engine.get_stats(snapshots)
         self.monitoring.add_stats(found["models"], [figures["monitoring"] for figures in everyone])
-        return {**found, "processes": running or 1}
+        logged = {} if self.prediction_log is None else await self.prediction_log.stats(everyone)
+        return {**found, "processes": running or 1, **logged}
 
     async def metrics_page(self, accept: str) -> Page:
         """The page of `/metrics` in the format that is accepted, merged over all processes."""
         everyone = await self._everyone()
         more = self.monitoring.collectors([figures["monitoring"] for figures in everyone])
+        if self.prediction_log is not None:
+            more.append(await self.prediction_log.families(everyone))
         return await asyncio.to_thread(metrics_page, everyone, accept, more)
 
     async def drift(self) -> list[dict[str, Any]]:
@@ -262,7 +271,9 @@ class Service:
 
     def figures(self) -> dict[str, Any]:
         """What this process shares with the others of its group."""
+        logged = {} if self.prediction_log is None else {"prediction_log": self.prediction_log.figures()}
         return {
+            **logged,
             "statistics": self.engine.snapshot(),
             "process": process_counts(),
             "traces": None if self.tracer is None else self.tracer.figures(),

@@ -14,9 +14,9 @@ import pytest
 from live_servers import Live
 
 from penstock.gateway.bodies.compression import encoding_for, refuses_plain
-from penstock.gateway.bodies.encodings import zstd
 from penstock.gateway.http import Call, Endpoint, Protocol, Reply
 from penstock.gateway.native.routes import NATIVE
+from penstock.libraries import zstd
 from penstock.settings import Settings
 
 UNPACK: dict[str | None, Any] = {

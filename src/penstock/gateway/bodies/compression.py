@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from functools import lru_cache
 from typing import Any, TypeAlias
 
-from penstock.gateway.bodies.encodings import zstd
+from penstock.libraries import zstd
 
 Headers: TypeAlias = list[tuple[str, str]]
 Body: TypeAlias = bytes | AsyncIterator[bytes]

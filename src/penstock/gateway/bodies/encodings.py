@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import importlib
-import sys
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
@@ -12,6 +10,7 @@ from typing import Any, TypeAlias
 
 from penstock.errors import shortened
 from penstock.gateway.problems import Refusal, body_too_large
+from penstock.libraries import zstd
 
 TAKEN = ("gzip", "deflate", "zstd")
 MOST_ENCODINGS = 5
@@ -184,8 +183,3 @@ def _decoder(name: str, start: bytes) -> Any:
         return _Inflate(31)
     wrapped = len(start) > 1 and start[0] & 15 == 8 and int.from_bytes(start[:2]) % 31 == 0
     return _Inflate(15 if wrapped else -15)  # "deflate" means zlib's format; many send what is in it
-
-
-def zstd() -> Any:
-    """The module; it is loaded when a body or a reply needs it first."""
-    return importlib.import_module("compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd")
