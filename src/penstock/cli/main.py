@@ -28,10 +28,12 @@ _COMMANDS = {
     name: f"penstock.cli.{name}:{name}"
     for name in ("serve", "predict", "export", "verify", "optimize", "bench", "tune", "doctor", "scan")
 }
+_COMMANDS["replay"] = "penstock.cli.log.replay:replay"
 _GROUPS = {
     "models": "penstock.cli.models.commands:app",
     "routes": "penstock.cli.routes.commands:app",
     "monitor": "penstock.cli.monitor.commands:app",
+    "log": "penstock.cli.log.commands:app",
     "config": "penstock.cli.config:app",
 }
 

@@ -106,8 +106,8 @@ class Lease:
     """
 
     __slots__ = (
-        "_admission", "_held", "_undecided", "arm", "deadline", "headers", "key", "model", "priority", "protocol",
-        "ref", "request_id", "requested_deadline", "route", "runner", "shadows", "started", "task",
+        "_admission", "_held", "_undecided", "arm", "deadline", "headers", "key", "model", "position", "priority",
+        "protocol", "ref", "request_id", "requested_deadline", "route", "runner", "shadows", "started", "task",
         "wait_for_capacity",
     )  # fmt: skip
 
@@ -133,6 +133,8 @@ class Lease:
         self.route = self.arm = ""
         """The route that has chosen the version, and that version; empty where no route has."""
         self.ref = ref
+        self.position: int | None = None
+        """The place of an item in its batch request."""
         self.started = time.monotonic()
         self.wait_for_capacity = False
         """Wait for room in a full queue instead of being refused."""
@@ -251,9 +253,10 @@ class Lease:
         self.runner = runner
         return None
 
-    def item(self) -> Lease:
-        """A lease for one item of a batch, which waits for room in a full queue; `share` takes the model."""
+    def item(self, position: int | None = None) -> Lease:
+        """A lease for the item at a place of a batch, which waits for room in a full queue; `share` takes the model."""
         item = Lease(self._admission, self.ref)
+        item.position = position
         item.task, item.key, item.requested_deadline, item.priority = self.task, self.key, self.deadline, self.priority
         item.request_id, item.protocol, item.runner = self.request_id, self.protocol, self.runner
         item.headers, item.route, item.arm = self.headers, self.route, self.arm
@@ -329,6 +332,7 @@ class Lease:
                 key=self.key,
                 route=self.route,
                 arm=self.arm,
+                item=self.position,
                 flags=flags_of(error),
                 error=error,
             )

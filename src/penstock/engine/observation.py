@@ -66,7 +66,8 @@ class Observation:
     number of rows in the run, `rows` how many of them belong to this request. `inputs` and `outputs` are the arrays of
     the model, None where it did not run; an observer that keeps them keeps their memory. `flags` are the tensors
     outside their expected range. `key` is the routing key of the request, `route` the name of a route that it took, and
-    `arm` the version that the route chose. An answer from the cache has no `batch_rows`.
+    `arm` the version that the route chose. `item` is the place of a prediction in its batch request, None outside one.
+    An answer from the cache has no `batch_rows`.
     """
 
     # A frozen dataclass takes three times as long to build, which every request would pay.
@@ -82,6 +83,7 @@ class Observation:
     key: str | None = None
     route: str = ""
     arm: str = ""
+    item: int | None = None
     rows: int = 0
     batch_rows: int = 0
     pre_ms: float = 0.0

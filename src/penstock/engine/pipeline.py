@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from numpy.typing import ArrayLike
@@ -89,9 +89,13 @@ class Pipeline:
         return Prediction(response, seen.model, seen.version, seen.variant, seen.batch_rows, *times, flags, text)
 
     async def predict_batch(
-        self, lease: Lease, requests: Iterable[Any], *, size: int = 0
+        self, lease: Lease, requests: Iterable[Any], *, size: int = 0, places: Sequence[int] | None = None
     ) -> list[Prediction | PenstockError]:
-        """One result per request, in order, for a batch whose lease holds its model; `size` is that of an item."""
+        """One result per request, in order, for a batch whose lease holds its model.
+
+        `size` is that of an item. `places` are those of the requests in the batch that the client has sent, where some
+        of it was refused before.
+        """
         waiting = enumerate(pulled(requests))
         results: dict[int, Prediction | PenstockError] = {}
         yielded = time.monotonic()
@@ -100,7 +104,7 @@ class Pipeline:
             nonlocal yielded
             for index, request in waiting:
                 try:
-                    with lease.item() as item:
+                    with lease.item(index if places is None else places[index]) as item:
                         item.share(lease)
                         results[index] = await self.predict(item, request, size=size)
                 except PenstockError as error:
@@ -194,6 +198,7 @@ def _answered(
         key=lease.key,
         route=lease.route,
         arm=lease.arm,
+        item=lease.position,
         rows=rows,
         batch_rows=batched.batch_rows,
         pre_ms=(prepared - started) * 1e3,

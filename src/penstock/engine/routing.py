@@ -57,13 +57,24 @@ class Sample:
     """`sampled` for many keys at once."""
 
     def __init__(self, salt: str, share: float) -> None:
-        self._seed = _seed(salt)
-        self._limit = int(max(0.0, min(share, 1.0)) * 2**64)
+        self._salt, self._share = salt, share
+        self._copy = _seed(salt).copy
+        self._limit = int(share * 2**64).to_bytes(8) if 0 < share < 1 else b""
 
     def chosen(self, keys: Sequence[str]) -> list[int]:
         """The positions of those that belong to the sample."""
-        seed, limit, hashed = self._seed, self._limit, _hash
-        return [position for position, key in enumerate(keys) if hashed(seed, key) < limit]
+        if self._share >= 1:
+            return list(range(len(keys)))
+        copy, limit, found = self._copy, self._limit, []
+        try:
+            for position, key in enumerate(keys):
+                made = copy()
+                made.update(key.encode())
+                if made.digest()[::-1] < limit:  # as `_hash`, without making a number of it
+                    found.append(position)
+        except UnicodeEncodeError:  # a lone surrogate, which only a caller in Python can give
+            return [position for position, key in enumerate(keys) if sampled(key, self._salt, self._share)]
+        return found
 
 
 class Chooser:

@@ -72,9 +72,10 @@ async def predict_batch(call: Call) -> Reply:
         if lease.runner.task.stores:
             check_sender(call)
         lease.started = time.monotonic()
-        good = [item for item in items if not isinstance(item, PenstockError)]
+        places = [place for place, item in enumerate(items) if not isinstance(item, PenstockError)]
+        good = [items[place] for place in places]
         size = len(body) // max(1, len(items))
-        results = iter(await engine.pipeline.predict_batch(lease, good, size=size))
+        results = iter(await engine.pipeline.predict_batch(lease, good, size=size, places=places))
     answers = [item if isinstance(item, PenstockError) else next(results) for item in items]
     text = ResponseText(_batch_pieces(answers, started, call.request_id))
     await in_writer(text.start)

@@ -11,7 +11,7 @@ from penstock.gateway.docs import ui
 from penstock.gateway.http import JSON, Endpoint, Protocol, problem_reply
 from penstock.gateway.native import admin, batches, health, models, task_models
 from penstock.gateway.native import predict as native
-from penstock.gateway.native.rollouts import drift, routes_admin
+from penstock.gateway.native.rollouts import drift, feedback, routes_admin
 
 _PREDICT = (400, 403, 404, 406, 413, 415, 422, 429, 500, 503, 504)
 """Statuses of a refused prediction."""
@@ -233,7 +233,18 @@ _ROLLOUTS = (
     ),
 )  # fmt: skip
 
-TABLE: tuple[Endpoint, ...] = (*_PREDICTIONS, *_MODELS, *_HEALTH, *_ADMIN, *_ROLLOUTS, *_PAGES)
+_FEEDBACK = (
+    Endpoint(
+        "POST", "/feedback", feedback.feedback, "monitoring", "The right class of a prediction",
+        "For predictions in the sample that `prediction_log` keeps. A label that is sent again changes nothing; "
+        "another one replaces it.",
+        requests=(feedback.FeedbackItem, feedback.FeedbackItems),
+        replies={202: {"description": "Recorded.", "content": {JSON: {"schema": feedback.FeedbackTaken}}}},
+        problems=(400, 403, 404, 413, 415, 422, 500, 503), example={"request_id": "3f2a91c0-1b", "label": 7},
+    ),
+)  # fmt: skip
+
+TABLE: tuple[Endpoint, ...] = (*_PREDICTIONS, *_FEEDBACK, *_MODELS, *_HEALTH, *_ADMIN, *_ROLLOUTS, *_PAGES)
 
 NATIVE = Protocol("native", ("/",), TABLE, problem_reply)
 """Penstock's own HTTP API: problem documents for every path that no other protocol has."""

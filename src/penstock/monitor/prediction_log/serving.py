@@ -4,25 +4,38 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Self
+from functools import partial
+from typing import TYPE_CHECKING, Any, Self
 
 from penstock.engine.engine import InferenceEngine
 from penstock.engine.loading.loaded_model import LoadedModel
+from penstock.monitor.prediction_log.feedback import Feedback
 from penstock.monitor.prediction_log.log import Figures, PredictionLog, merged
 from penstock.monitor.prediction_log.segments import bytes_of
 from penstock.monitor.prediction_log.writing import Caps
 from penstock.settings import Settings
+from penstock.tasks.classification import ClassScores
+
+if TYPE_CHECKING:
+    from penstock.registry.database.feedback import Total
 
 _OUTCOMES = ("written", "dropped", "failed")
+_SUMS = {
+    "recorded": "Predictions in the database that can get a label.",
+    "labelled": "Predictions in the database that have a label.",
+    "judged": "Labels that could be compared with the predicted class.",
+    "correct": "Labels that are the predicted class.",
+}
+"""The fields of a Total that `/metrics` shows. Every server of a database shows the same."""
 
 
 class ServingLog:
     """The log of the process that serves, as its Service uses it."""
 
-    def __init__(self, settings: Settings, engine: InferenceEngine, log: PredictionLog) -> None:
-        self._settings = settings
+    def __init__(self, engine: InferenceEngine, log: PredictionLog, feedback: Feedback) -> None:
         self._engine = engine
         self._log = log
+        self.feedback = feedback
 
     @classmethod
     def of(cls, settings: Settings, engine: InferenceEngine) -> Self | None:
@@ -31,32 +44,44 @@ class ServingLog:
             return None
         caps = Caps(settings.prediction_log_bytes, settings.prediction_log_days)
         may_keep = Consents(settings.prediction_log_inputs == "sampled", engine)
-        return cls(
-            settings, engine, PredictionLog(settings.prediction_log, caps, settings.prediction_log_sample, may_keep)
-        )
+        feedback = Feedback(engine.registry.database_url, caps.days, partial(scores_of, engine))
+        share = settings.prediction_log_sample
+        return cls(engine, PredictionLog(settings.prediction_log, caps, share, may_keep, feedback.add), feedback)
 
     def start(self) -> None:
         """Begin to observe and to write. Raises ConfigError if the directory can never be one."""
         self._log.start()
+        self.feedback.start()
         self._engine.observers.append(self._log.taker)
 
     def close(self) -> None:
         """Write what waits. Safe to call twice."""
         self._log.close()
+        self.feedback.close()
 
     def figures(self) -> Figures:
         """What this process shares with the others of its group."""
-        return self._log.figures()
+        return {**self._log.figures(), **self.feedback.figures()}
 
     async def stats(self, everyone: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """What `/stats` shows."""
-        size = await asyncio.to_thread(bytes_of, self._log.directory)
-        return {"prediction_log": {**self._merged(everyone), "bytes": size}}
+        size, totals = await asyncio.to_thread(self._looked_up)
+        figures = self._merged(everyone)
+        return {
+            "prediction_log": {**{name: figures.get(name, 0) for name in _OUTCOMES}, "bytes": size},
+            "feedback": {
+                "duplicates": figures.get("feedback_duplicates", 0),
+                "lost": figures.get("feedback_lost", 0),
+                "versions": [_shown(total) for total in totals],
+            },
+        }
 
     async def families(self, everyone: Sequence[Mapping[str, Any]]) -> Families:
         """What `/metrics` shows."""
-        size = await asyncio.to_thread(bytes_of, self._log.directory)
-        return Families(self._merged(everyone), size)
+        return Families(self._merged(everyone), *await asyncio.to_thread(self._looked_up))
+
+    def _looked_up(self) -> tuple[int, Sequence[Total]]:
+        return bytes_of(self._log.directory), self.feedback.totals()
 
     def _merged(self, everyone: Sequence[Mapping[str, Any]]) -> Figures:
         shared = [figures["prediction_log"] for figures in everyone if "prediction_log" in figures]
@@ -83,12 +108,29 @@ def loaded(engine: InferenceEngine, model: str, version: str) -> LoadedModel | N
     return engine.manager.cache.find(f"{model}:{version}")
 
 
+def scores_of(engine: InferenceEngine, model: str, version: str) -> ClassScores | None:
+    """What reads the classes of a loaded model; None for one without classes."""
+    found = loaded(engine, model, version)
+    tasks = (getattr(runner.task, "scores", None) for runner in (found.runners.values() if found else ()))
+    return next((scores for scores in tasks if isinstance(scores, ClassScores)), None)
+
+
+def _shown(total: Total) -> dict[str, Any]:
+    """Shares are None where nothing was counted."""
+    return {
+        **total._asdict(),
+        "labelled_share": total.labelled / total.recorded if total.recorded else None,
+        "accuracy": total.correct / total.judged if total.judged else None,
+    }
+
+
 class Families:
     """A collector for prometheus_client."""
 
-    def __init__(self, figures: Figures, size: int) -> None:
+    def __init__(self, figures: Figures, size: int, totals: Sequence[Total]) -> None:
         self._figures = figures
         self._size = size
+        self._totals = totals
 
     def collect(self) -> Iterator[Any]:
         """The metric families."""
@@ -103,3 +145,18 @@ class Families:
             records.add_metric([outcome], self._figures.get(outcome, 0))
         yield records
         yield GaugeMetricFamily("penstock_prediction_log_bytes", "Size of the prediction log.", value=self._size)
+        yield CounterMetricFamily(
+            "penstock_feedback_duplicates",
+            "Logged predictions whose request id was recorded already.",
+            value=self._figures.get("feedback_duplicates", 0),
+        )
+        yield CounterMetricFamily(
+            "penstock_feedback_lost",
+            "Logged predictions that no database took.",
+            value=self._figures.get("feedback_lost", 0),
+        )
+        for name, text in _SUMS.items():
+            family = GaugeMetricFamily(f"penstock_feedback_{name}", text, labels=["model", "version", "route", "arm"])
+            for total in self._totals:
+                family.add_metric([total.model, total.version, total.route, total.arm], getattr(total, name))
+            yield family

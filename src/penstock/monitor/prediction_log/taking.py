@@ -106,9 +106,7 @@ class Taker:
         keeps = answered and seen.inputs is not None and self._inputs(seen.model, seen.version)
         inputs = _copies(seen.inputs) if keeps else None
         outputs = _copies(seen.outputs) if answered else None
-        request = Request(
-            seen.request_id or identity, seen.key, seen.rows, seen.total_ms, seen.queue_ms, getattr(seen, "item", None)
-        )
+        request = Request(seen.request_id or identity, seen.key, seen.rows, seen.total_ms, seen.queue_ms, seen.item)
         self._keep(seen, seen.outcome, [request], inputs, outputs)
 
     def answered(self, run: AnsweredRun) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Column, Integer, MetaData, PrimaryKeyConstraint, String, Table, Text
+from sqlalchemy import BigInteger, Column, Float, Index, Integer, MetaData, PrimaryKeyConstraint, String, Table, Text
 
 from penstock.registry import deployment
 from penstock.registry.migrations import VERSION_TABLE
@@ -86,6 +86,28 @@ AUDIT = Table(
     Column("after", Text, nullable=False),
 )
 """Who changed what, when and why, with the JSON of before and after; written with the change itself."""
+
+FEEDBACK = Table(
+    "penstock_feedback",
+    METADATA,
+    Column("request_id", String(200), primary_key=True),
+    Column("item", Integer, primary_key=True, autoincrement=False),
+    Column("at", BigInteger, nullable=False),
+    Column("model", String(200), nullable=False),
+    Column("version", String(100), nullable=False),
+    Column("route", String(100), nullable=False),
+    Column("arm", String(100), nullable=False),
+    Column("key_digest", String(32)),
+    Column("predicted", Integer),
+    Column("class_name", String(200)),
+    Column("confidence", Float),
+    Column("label", Text),
+    Column("correct", Integer),
+    Column("labelled_at", BigInteger),
+    Index("penstock_feedback_at", "at"),
+    Index("penstock_feedback_key", "key_digest"),
+)
+"""Logged predictions that can get a label: JSON of a number or a text. Times are in milliseconds since 1970."""
 
 SCHEMA = Table(
     VERSION_TABLE,
