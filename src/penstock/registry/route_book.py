@@ -58,6 +58,10 @@ class RouteBook:
         """A counter that every change of a route increases; cheap enough to read several times a second."""
         return self._reads.routes_revision()
 
+    def has_canaries(self) -> bool:
+        """True while a canary of any route is watched; cheap enough to read several times a second."""
+        return self._reads.has_canaries()
+
     def get(self, name: str) -> StoredRoute:
         """The route of a name. Raises ModelNotFound naming the routes that exist."""
         routes = self.all()
@@ -114,7 +118,7 @@ class RouteBook:
     def _set(
         self, route: Route, deed: str, expected: int | None, trust: Trust, skip: Callable[[str], bool]
     ) -> StoredRoute:
-        route = replace(self._checked(route), why=actor().why)
+        route = replace(self.checked(route), why=actor().why)
         self._prove(route, trust, skip=skip)
         return self._write(route, deed, expected)
 
@@ -151,7 +155,7 @@ class RouteBook:
             raise ModelNotFound(f"the route {name} has no earlier state to go back to")
         route = replace(parse_record(name, last.before), canary=None)
         with acting(who, why or "back to the route before"):
-            return self._write(replace(self._checked(route), why=actor().why), "back", None)
+            return self._write(replace(self.checked(route), why=actor().why), "back", None)
 
     def remove(self, name: str, *, who: str | None = None, why: str = "") -> None:
         """Remove the route of a name, which then means its alias champion again, or its highest release.
@@ -214,7 +218,7 @@ class RouteBook:
         if check_name(name) not in {*routes.stored, *routes.broken}:
             raise _no_route(name, routes)
 
-    def _checked(self, route: Route) -> Route:
+    def checked(self, route: Route) -> Route:
         """The route with exact versions and their digests. Raises InvalidInput naming the field."""
         self._models.get(route.name)  # the name exists at all
         route = route.resolved(lambda version: self._version(route.name, version))

@@ -109,6 +109,65 @@ FEEDBACK = Table(
 )
 """Logged predictions that can get a label: JSON of a number or a text. Times are in milliseconds since 1970."""
 
+CANARIES = Table(
+    "penstock_canaries",
+    METADATA,
+    Column("id", String(36), primary_key=True),
+    Column("route", String(100), nullable=False, index=True),
+    Column("spec", Text, nullable=False),
+    Column("digest", String(64), nullable=False),
+    Column("before", Text),
+    Column("champion", String(100)),
+    Column("phase", String(20), nullable=False),
+    Column("step", Integer, nullable=False),
+    Column("live", Integer, nullable=False),
+    Column("started_at", Float(53), nullable=False),
+    Column("entered_at", Float(53), nullable=False),
+    Column("checked_at", Float(53), nullable=False),
+    Column("threshold_ms", Text),
+    Column("sentence", Text, nullable=False),
+    Column("verdicts", Text, nullable=False),
+    Column("changes", Integer, nullable=False),
+    Column("token", BigInteger, nullable=False),
+)
+"""The canaries; a route has at most one that is live. Times are in seconds since 1970, by the database's clock."""
+
+EVIDENCE = Table(
+    "penstock_evidence",
+    METADATA,
+    Column("canary", String(36), primary_key=True),
+    Column("step", Integer, primary_key=True, autoincrement=False),
+    Column("arm", String(100), primary_key=True),
+    Column("process", String(36), primary_key=True),
+    Column("counters", Text, nullable=False),
+    Column("updated_at", Float(53), nullable=False),
+)
+"""What each process has counted: cumulative, so that a repeated or lost write changes nothing."""
+
+DECISIONS = Table(
+    "penstock_decisions",
+    METADATA,
+    Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
+    Column("canary", String(36), nullable=False),
+    Column("route", String(100), nullable=False, index=True),
+    Column("at", BigInteger, nullable=False),
+    Column("step", Integer, nullable=False),
+    Column("action", String(20), nullable=False),
+    Column("sentence", Text, nullable=False),
+    Column("verdicts", Text, nullable=False),
+)
+"""What was decided about canaries, and why. Times are in milliseconds since 1970."""
+
+LEASE = Table(
+    "penstock_lease",
+    METADATA,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("holder", String(36), nullable=False),
+    Column("token", BigInteger, nullable=False),
+    Column("until", Float(53), nullable=False),
+)
+"""One row: the process that decides about canaries, and a number that counts up when another one takes over."""
+
 SCHEMA = Table(
     VERSION_TABLE,
     MetaData(),
