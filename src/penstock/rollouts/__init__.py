@@ -1,0 +1,1 @@
+"""Rollouts decided by evidence: counters per arm, sequential tests, canaries, shadows."""
