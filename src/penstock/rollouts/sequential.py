@@ -37,12 +37,12 @@ MISMATCH_E = 1000.0
 
 def log_e_worse(n: ArrayLike, s: ArrayLike, limit: float) -> Floats:
     """The logarithm of the evidence that more than `limit` are bad, of n trials with s bad ones."""
-    return _log_e(n, s, _worse(limit), limit)
+    return _log_e(n, s, _worse(limit))
 
 
 def log_e_better(n: ArrayLike, s: ArrayLike, limit: float) -> Floats:
     """The logarithm of the evidence that fewer than `limit` are bad, of n trials with s bad ones."""
-    return _log_e(n, s, _better(limit), limit)
+    return _log_e(n, s, _better(limit))
 
 
 def canary_share_of_failures(share: float, ratio: float) -> float:
@@ -102,11 +102,13 @@ def rate_difference(n: tuple[int, int], s: tuple[int, int], alpha: float = 0.05)
     return Interval(second - first, float(half_width(sum(n), error, alpha)))
 
 
-def _log_e(n: ArrayLike, s: ArrayLike, grid: Floats, limit: float) -> Floats:
-    bad, good = np.asarray(s, float)[..., None], np.asarray(n, float)[..., None] - np.asarray(s, float)[..., None]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        of_bad = np.where(bad > 0, bad * np.log(grid / limit), 0.0)  # the alternative zero allows no bad one
-    return _log_mean(of_bad + good * np.log((1 - grid) / (1 - limit)))
+def _log_e(n: ArrayLike, s: ArrayLike, factors: tuple[Floats, Floats]) -> Floats:
+    of_bad, of_good = factors
+    bad = np.asarray(s, float)[..., None]
+    good = np.asarray(n, float)[..., None] - bad
+    with np.errstate(invalid="ignore"):
+        bad_terms = np.where(bad > 0, bad * of_bad, 0.0)  # the alternative zero allows no bad one
+    return _log_mean(bad_terms + good * of_good)
 
 
 def _log_mean(terms: Floats) -> Floats:
@@ -117,13 +119,19 @@ def _log_mean(terms: Floats) -> Floats:
 
 
 @lru_cache(maxsize=256)
-def _worse(limit: float) -> Floats:
+def _worse(limit: float) -> tuple[Floats, Floats]:
     odds = limit / (1 - limit)
     steps = np.geomspace(_NEAREST, max(_WORST / (1 - _WORST) / odds, 2 * _NEAREST), GRID)
-    return np.asarray(odds * steps / (1 + odds * steps))
+    return _factors(odds * steps / (1 + odds * steps), limit)
 
 
 @lru_cache(maxsize=256)
-def _better(limit: float) -> Floats:
+def _better(limit: float) -> tuple[Floats, Floats]:
     odds = limit / (1 - limit) / np.geomspace(_NEAREST, _BEST, GRID)
-    return np.append(odds / (1 + odds), 0.0)
+    return _factors(np.append(odds / (1 + odds), 0.0), limit)
+
+
+def _factors(grid: Floats, limit: float) -> tuple[Floats, Floats]:
+    """The logarithms of what a bad and a good trial multiply the evidence for each alternative by."""
+    with np.errstate(divide="ignore"):
+        return np.log(grid / limit), np.log((1 - grid) / (1 - limit))
