@@ -6,10 +6,9 @@ import builtins
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from penstock.artifacts import files
 from penstock.artifacts.artifact import Artifact
@@ -34,9 +33,6 @@ from penstock.registry.route_book import RouteBook
 from penstock.registry.routes import StoredRoute
 from penstock.registry.staging import Staging
 from penstock.scan.trust import at_least, check_trust, strongest
-
-if TYPE_CHECKING:
-    from penstock.registry.rollouts import Canaries
 
 DEFAULT_PATH = Path("registry")
 _LONGEST_REASON = 200
@@ -76,13 +72,6 @@ class Registry:
     def routes(self) -> RouteBook:
         """By which rules names resolve to versions."""
         return RouteBook(self, self._reads, self._writing)
-
-    @cached_property
-    def canaries(self) -> Canaries:
-        """The canaries of this registry."""
-        from penstock.registry.rollouts import Canaries  # imports SQLAlchemy
-
-        return Canaries(self._reads.store)
 
     # Listing
 

@@ -22,6 +22,8 @@ from penstock.tensors import Signature, TensorSpec
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
+    from penstock.registry.rollouts.book import Canaries
+
 SALT_BYTES = 8
 MOST_ENTRIES = 1000
 
@@ -58,9 +60,17 @@ class RouteBook:
         """A counter that every change of a route increases; cheap enough to read several times a second."""
         return self._reads.routes_revision()
 
+    @property
+    def canaries(self) -> Canaries:
+        """The canaries of the routes."""
+        from penstock.registry.rollouts.book import Canaries  # imports SQLAlchemy
+
+        return Canaries(self._reads.store)
+
     def has_canaries(self) -> bool:
         """True while a canary of any route is watched; cheap enough to read several times a second."""
-        return self._reads.has_canaries()
+        found = self._reads.has_canaries()
+        return bool(self.canaries.live()) if found is None else found
 
     def get(self, name: str) -> StoredRoute:
         """The route of a name. Raises ModelNotFound naming the routes that exist."""

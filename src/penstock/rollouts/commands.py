@@ -11,8 +11,8 @@ from typing import Any, Literal, TypeAlias
 from penstock.artifacts.refs import Ref, check_name
 from penstock.errors import InvalidInput, ModelNotFound
 from penstock.registry.audit import acting
-from penstock.registry.canaries import Move, StoredCanary, ended, not_found
 from penstock.registry.registry import Registry
+from penstock.registry.rollouts.canaries import Move, StoredCanary, ended, not_found
 from penstock.registry.routes import Arm, Canary, Route
 from penstock.rollouts.analysis import PREPARING
 from penstock.rollouts.conductor import evidence_of
@@ -59,7 +59,7 @@ def start_canary(
         sentence=f"started: {spec.to} is to replace {stable} in steps of {_percentages(spec)}: {reason}",
     )
     with acting(who, reason):
-        return registry.canaries.start(canary, prepared, again=again)
+        return registry.routes.canaries.start(canary, prepared, again=again)
 
 
 def command(registry: Registry, name: str, verb: Verb, *, who: str | None = None, why: str = "") -> StoredCanary:
@@ -70,17 +70,17 @@ def command(registry: Registry, name: str, verb: Verb, *, who: str | None = None
     reason = _reason(why)
     with acting(who, reason) as actor:
         for _ in range(_TRIES):
-            canary = registry.canaries.newest(check_name(name))
+            canary = registry.routes.canaries.newest(check_name(name))
             if canary is None:
                 raise not_found(name)
-            if registry.canaries.change(canary, _move(canary, verb, actor.who, reason)):
-                return registry.canaries.newest(name) or canary
+            if registry.routes.canaries.change(canary, _move(canary, verb, actor.who, reason)):
+                return registry.routes.canaries.newest(name) or canary
     raise InvalidInput(f"the canary of {name} changes all the time; try again", field="route")
 
 
 def described(registry: Registry, canary: StoredCanary) -> dict[str, Any]:
     """A canary as JSON: its plan, its state, the newest sentence, and the figures of both arms."""
-    steps = evidence_of(canary, registry.canaries.evidence(canary.id))
+    steps = evidence_of(canary, registry.routes.canaries.evidence(canary.id))
     spec = CanarySpec.stored(canary.spec)
     return {
         "id": canary.id,
@@ -112,7 +112,7 @@ def decisions(registry: Registry, name: str, limit: int = 100) -> list[dict[str,
             "sentence": each.sentence,
             "verdicts": each.verdicts,
         }
-        for each in registry.canaries.decisions(check_name(name), limit)
+        for each in registry.routes.canaries.decisions(check_name(name), limit)
     ]
 
 

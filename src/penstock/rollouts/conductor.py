@@ -15,8 +15,8 @@ from typing import Any, Protocol
 
 from penstock.errors import ConfigError, ModelLoadError, ModelNotFound, PenstockError
 from penstock.registry.audit import acting
-from penstock.registry.canaries import EvidenceRow, Lease, StoredCanary
 from penstock.registry.registry import Registry
+from penstock.registry.rollouts.canaries import EvidenceRow, Lease, StoredCanary
 from penstock.rollouts.analysis import (
     PREPARING,
     CanaryState,
@@ -124,7 +124,7 @@ class Conductor:
             self._next_store = 0.0
             self._store()
             if self._lease is not None:
-                self._registry.canaries.release(self._lease)
+                self._registry.routes.canaries.release(self._lease)
         except ConfigError as error:
             log.warning("the evidence of the last seconds is lost: %s", error)
 
@@ -139,7 +139,7 @@ class Conductor:
     # What is watched
 
     def _read(self) -> None:
-        live = self._registry.canaries.live() if self._registry.has_canaries() else []
+        live = self._registry.routes.canaries.live() if self._registry.routes.has_canaries() else []
         self.canaries = live
 
     def _follow(self) -> None:
@@ -186,7 +186,7 @@ class Conductor:
 
     def _store_and_decide(self) -> None:
         self._store()
-        self._lease = self._registry.canaries.lease(self.process)
+        self._lease = self._registry.routes.canaries.lease(self.process)
         if self._lease is None:
             return
         for canary in self.canaries:
@@ -201,7 +201,7 @@ class Conductor:
                 EvidenceRow(step, arm, self.process, counters)
                 for (step, arm), counters in self.collector.documents(canary.id).items()
             ]
-            self._registry.canaries.put_evidence(canary.id, [self._status(canary), *rows])
+            self._registry.routes.canaries.put_evidence(canary.id, [self._status(canary), *rows])
 
     def _status(self, canary: StoredCanary) -> EvidenceRow:
         ready = self._ready.get(canary.id)
@@ -211,7 +211,7 @@ class Conductor:
 
     def _decide(self, canary: StoredCanary, lease: Lease) -> None:
         """Decide about one canary and write it, unless the lease is lost or the canary was changed meanwhile."""
-        canaries = self._registry.canaries
+        canaries = self._registry.routes.canaries
         rows, now = canaries.evidence(canary.id), canaries.clock()
         decision = judged(canary, rows, now)
         move = move_of(canary, decision)

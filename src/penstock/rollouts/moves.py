@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from penstock.registry.canaries import Move, StoredCanary
+from penstock.registry.rollouts.canaries import Move, StoredCanary
 from penstock.rollouts.analysis import PREPARING, Decision
 from penstock.rollouts.spec import CanarySpec
 

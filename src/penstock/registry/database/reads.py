@@ -16,8 +16,6 @@ from penstock.registry.migrations import HEAD
 from penstock.registry.routes import Routes, stored_routes
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection
-
     from penstock.registry.database.store import Store
 
 _Rows: TypeAlias = Sequence[tuple[Any, ...]]
@@ -117,10 +115,10 @@ class Reads:
         found = self._rows("SELECT value FROM penstock_routes_revision")
         return self.store.routes_revision() if found is None else _first(found) or 0
 
-    def has_canaries(self) -> bool:
-        """True while a canary is watched."""
+    def has_canaries(self) -> bool | None:
+        """True while a canary is watched; None if the Store has to read that."""
         found = self._rows("SELECT 1 FROM penstock_canaries WHERE live = 1 LIMIT 1")
-        return self.store.read(_has_canaries, False) if found is None else bool(found)
+        return None if found is None else bool(found)
 
     def _rows(self, query: str, *values: str) -> _Rows | None:
         """The rows, in one snapshot; none while there is no file. None if the Store has to read them."""
@@ -155,9 +153,3 @@ def _plain_file(url: str) -> Path | None:
 
 def _first(rows: _Rows) -> Any:
     return rows[0][0] if rows else None
-
-
-def _has_canaries(connection: Connection) -> bool:
-    from penstock.registry.database import canaries
-
-    return bool(canaries.live(connection))

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from penstock.registry.canaries import LEASE_S, DecisionRecord, EvidenceRow, Lease, Move, StoredCanary
-from penstock.registry.database import canaries
 from penstock.registry.database.store import Store
+from penstock.registry.rollouts import sql
+from penstock.registry.rollouts.canaries import LEASE_S, DecisionRecord, EvidenceRow, Lease, Move, StoredCanary
 from penstock.registry.routes import Route
 
 
@@ -23,23 +23,23 @@ class Canaries:
 
     def live(self) -> list[StoredCanary]:
         """Every canary that is watched."""
-        return self._store.read(lambda connection: canaries.live(connection), [])
+        return self._store.read(lambda connection: sql.live(connection), [])
 
     def clock(self) -> float:
         """The time of the database in seconds; 0 before there is one."""
-        return self._store.read(lambda connection: canaries.clock(connection), 0.0)
+        return self._store.read(lambda connection: sql.clock(connection), 0.0)
 
     def newest(self, route: str) -> StoredCanary | None:
         """The newest canary of a route, also one that has ended."""
-        return self._store.read(lambda connection: canaries.newest(connection, route), None)
+        return self._store.read(lambda connection: sql.newest(connection, route), None)
 
     def decisions(self, route: str, limit: int = 100) -> list[DecisionRecord]:
         """The newest decisions about a route, newest first."""
-        return self._store.read(lambda connection: canaries.decisions(connection, route, limit), [])
+        return self._store.read(lambda connection: sql.decisions(connection, route, limit), [])
 
     def rejected(self, route: str, digest: str) -> str:
         """Why a digest is not taken for a route: it was rolled back there. Empty if it is taken."""
-        return self._store.read(lambda connection: canaries.rejected(connection, route, digest), "")
+        return self._store.read(lambda connection: sql.rejected(connection, route, digest), "")
 
     def start(self, canary: StoredCanary, route: Route, *, again: bool = False) -> StoredCanary:
         """Begin a canary. `route` is its route with the canary at share 0.
@@ -47,31 +47,31 @@ class Canaries:
         Raises InvalidInput if the route has a canary already or was changed meanwhile, or if the digest was rolled back
         on it before and it is not to be tried `again`.
         """
-        return self._store.write(lambda connection: canaries.start(connection, canary, route, again))
+        return self._store.write(lambda connection: sql.start(connection, canary, route, again))
 
     def change(self, canary: StoredCanary, move: Move, lease: Lease | None = None) -> bool:
         """Do what was decided. False if the canary was changed meanwhile, or if the lease was lost: nothing is done.
 
         Without a lease it is a person who decides.
         """
-        return self._store.write(lambda connection: canaries.change(connection, canary, move, lease))
+        return self._store.write(lambda connection: sql.change(connection, canary, move, lease))
 
     def watched(self, canary: StoredCanary, move: Move, lease: Lease) -> bool:
         """Record the figures of a look that changes nothing; False as of `change`."""
-        return self._store.write(lambda connection: canaries.watched(connection, canary, move, lease))
+        return self._store.write(lambda connection: sql.watched(connection, canary, move, lease))
 
     def lease(self, holder: str, seconds: float = LEASE_S) -> Lease | None:
         """Take or renew the lease; None while another process has it."""
-        return self._store.write(lambda connection: canaries.take_lease(connection, holder, seconds))
+        return self._store.write(lambda connection: sql.take_lease(connection, holder, seconds))
 
     def release(self, lease: Lease) -> None:
         """Give the lease up, so that another process need not wait until it ends."""
-        self._store.write(lambda connection: canaries.release_lease(connection, lease))
+        self._store.write(lambda connection: sql.release_lease(connection, lease))
 
     def put_evidence(self, canary: str, rows: Sequence[EvidenceRow]) -> None:
         """Store the counters of one process, in place of those that it stored before."""
-        self._store.write(lambda connection: canaries.put_evidence(connection, canary, rows))
+        self._store.write(lambda connection: sql.put_evidence(connection, canary, rows))
 
     def evidence(self, canary: str) -> list[EvidenceRow]:
         """The counters of all processes, also of those that have ended."""
-        return self._store.read(lambda connection: canaries.evidence(connection, canary), [])
+        return self._store.read(lambda connection: sql.evidence(connection, canary), [])

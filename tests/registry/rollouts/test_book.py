@@ -15,10 +15,10 @@ import pytest
 
 from penstock.errors import InvalidInput
 from penstock.registry.audit import acting
-from penstock.registry.canaries import EvidenceRow, Lease, Move, StoredCanary
 from penstock.registry.database import routes
 from penstock.registry.database.store import Store
-from penstock.registry.rollouts import Canaries
+from penstock.registry.rollouts.book import Canaries
+from penstock.registry.rollouts.canaries import EvidenceRow, Lease, Move, StoredCanary
 from penstock.registry.routes import Arm, Canary, Route
 
 Database = Callable[[Path], str]

@@ -11,9 +11,9 @@ from sqlalchemy import Connection, RowMapping, delete, desc, insert, inspect, se
 
 from penstock.artifacts.manifest import utc_now
 from penstock.errors import InvalidInput
-from penstock.registry.canaries import DecisionRecord, EvidenceRow, Lease, Move, StoredCanary
 from penstock.registry.database import routes
 from penstock.registry.database.tables import ALIASES, CANARIES, DECISIONS, EVIDENCE, LEASE, REVISION
+from penstock.registry.rollouts.canaries import DecisionRecord, EvidenceRow, Lease, Move, StoredCanary
 from penstock.registry.routes import Canary, Route, parse_record
 
 CHAMPION = "champion"
