@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from penstock.engine.observation import AnsweredRun, Observation
-from penstock.errors import InferenceError
+from penstock.errors import InferenceError, OutOfRange
 from penstock.rollouts.analysis import PREPARING
 from penstock.rollouts.collector import MOST_NOTED, Collector, Watched
 from penstock.rollouts.evidence import ArmEvidence, merge
@@ -78,6 +78,12 @@ def test_answers_and_faults_of_the_arm_count_and_nothing_else(collector):
 def test_failures_are_counted_by_what_went_wrong(collector):
     collector(seen(outcome="error", error=InferenceError("NaN")))
     assert counted(collector).errors == {"InferenceError": 1}
+
+
+def test_an_answer_out_of_range_is_a_fault_of_the_arm_and_an_input_out_of_range_is_not(collector):
+    for side in ("input", "output"):
+        collector(seen(outcome="out_of_range", error=OutOfRange("NaN", side=side)))
+    assert (counted(collector).requests, counted(collector).failures) == (1, 1)
 
 
 def test_a_key_that_tries_again_is_one_failure_a_second(collector, clock):

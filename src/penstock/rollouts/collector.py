@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from penstock.engine.observation import AnsweredRun, Observation, Outcome
+from penstock.errors import OutOfRange
 from penstock.rollouts.comparison import classes_of
 from penstock.rollouts.evidence import QUANTILES, STEPS, WINDOW_REQUESTS, WINDOWS, ArmEvidence
 from penstock.tensors import Arrays
@@ -111,7 +112,7 @@ class Collector:
             if seen.batch_rows:  # else from the cache, which says nothing about the arm
                 outputs = self._sample(seen.arm, seen.outputs)
                 self._notes.append(_Note(self._clock(), watched, seen.arm, (seen.total_ms,), outputs=outputs))
-        elif seen.outcome in FAILURES:
+        elif seen.outcome in FAILURES or _is_bad_output(seen):
             reason = seen.outcome if seen.error is None else type(seen.error).__name__
             self._notes.append(_Note(self._clock(), watched, seen.arm, (), reason, seen.key))
 
@@ -242,6 +243,11 @@ class _Pairing:
             slow_canary, slow_stable = note.totals_ms[0] > limit, newest[1] > threshold
             pairs.canary_only += slow_canary and not slow_stable
             pairs.stable_only += slow_stable and not slow_canary
+
+
+def _is_bad_output(seen: Observation) -> bool:
+    """True for an answer that was refused, as one that is not a number."""
+    return isinstance(seen.error, OutOfRange) and seen.error.side == "output"
 
 
 def _add_latencies(arm: ArmEvidence, times_ms: Sequence[float]) -> None:

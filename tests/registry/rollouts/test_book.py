@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from penstock.errors import InvalidInput
+from penstock.errors import ConfigError, InvalidInput
 from penstock.registry.audit import acting
 from penstock.registry.database import routes
 from penstock.registry.database.store import Store
@@ -247,45 +247,49 @@ def test_a_canary_whose_route_was_removed_can_still_be_ended(canaries: Canaries,
     assert store.routes().get("m") is None
 
 
-def _decide_forever(address: str, name: str, path: str) -> None:
-    store = Store(address)
-    canaries = Canaries(store)
+def _decide_forever(address: str, name: str) -> None:
+    canaries = Canaries(Store(address))
     while True:
-        held = canaries.lease(name, 0.3)
-        found = canaries.newest("m")
-        if held is None or found is None:
-            time.sleep(0.02)
+        try:
+            held, found = canaries.lease(name, 0.3), newest(canaries)
+            if held is not None:
+                canaries.change(found, advance(found.step + 1), held)
+        except ConfigError:  # the others write
             continue
-        if canaries.change(found, advance(found.step + 1), held):
-            Path(path).touch()
 
 
-def test_deciders_that_are_stopped_or_killed_leave_strictly_ordered_decisions(
-    canaries: Canaries, store: Store, address: str, tmp_path: Path
+def _stop_before_writing(address: str, result: str) -> None:
+    canaries = Canaries(Store(address))
+    held, found = lease(canaries, "stopped"), newest(canaries)
+    os.kill(os.getpid(), signal.SIGSTOP)
+    Path(result).write_text(str(canaries.change(found, advance(found.step + 1), held)))
+
+
+def test_a_decider_that_was_stopped_is_refused_and_one_that_is_killed_leaves_the_order_intact(
+    canaries: Canaries, address: str, tmp_path: Path
 ) -> None:
     canaries.start(canary(), ROUTE)
-    context = multiprocessing.get_context("spawn")
-    files = [tmp_path / name for name in ("x", "y", "z")]
-    processes = [context.Process(target=_decide_forever, args=(address, f.name, str(f)), daemon=True) for f in files]
-    for process in processes:
-        process.start()
+    context, result = multiprocessing.get_context("spawn"), tmp_path / "result"
+    stopped = context.Process(target=_stop_before_writing, args=(address, str(result)), daemon=True)
+    deciders = [context.Process(target=_decide_forever, args=(address, name), daemon=True) for name in ("y", "z")]
+    stopped.start()
+    assert stopped.pid is not None
+    status = Path(f"/proc/{stopped.pid}/stat")
+    _wait(lambda: status.read_text().rpartition(")")[2].split()[0] == "T")
     try:
-        for number, process in enumerate(processes):
-            _wait(lambda: newest(canaries).step >= 5 * (number + 1))  # noqa: B023
-            assert process.pid is not None
-            os.kill(process.pid, signal.SIGSTOP if number == 0 else 0)
-        first = processes[0].pid
-        assert first is not None
+        for process in deciders:
+            process.start()
+        _wait(lambda: newest(canaries).step >= 5)
+        os.kill(stopped.pid, signal.SIGCONT)
+        _wait(result.exists)
+        deciders[0].kill()
         reached = newest(canaries).step
-        _wait(lambda: newest(canaries).step > reached + 3)  # the others go on
-        os.kill(first, signal.SIGCONT)
-        processes[1].kill()
-        reached = newest(canaries).step
-        _wait(lambda: newest(canaries).step > reached + 3)
+        _wait(lambda: newest(canaries).step > reached + 5)
     finally:
-        for process in processes:
+        for process in (stopped, *deciders):
             process.kill()
             process.join()
+    assert result.read_text() == "False"
     steps = [each.step for each in reversed(canaries.decisions("m", 1000))]
     assert steps == list(range(-1, len(steps) - 1))
 
