@@ -19,6 +19,7 @@ from penstock.monitor.prediction_log.serving import ServingLog
 from penstock.monitor.processes import process_counts
 from penstock.monitor.traces.tracer import Tracer
 from penstock.registry.admin_key import AdminKey
+from penstock.rollouts.running import run_canaries
 from penstock.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -93,6 +94,7 @@ class Service:
         self.started = True
         self._background.append(asyncio.create_task(self._reconcile(), name="penstock-reconcile"))
         self._background.append(asyncio.create_task(self._watch_routes(), name="penstock-routes"))
+        self._background.append(asyncio.create_task(run_canaries(self.engine), name="penstock-canaries"))
         if self.workers is not None:
             self._background.append(asyncio.create_task(self._watch_drain(), name="penstock-drain"))
 

@@ -13,6 +13,7 @@ import uuid
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
+from penstock.engine.engine import InferenceEngine
 from penstock.errors import ConfigError, ModelLoadError, ModelNotFound, PenstockError
 from penstock.registry.audit import acting
 from penstock.registry.registry import Registry
@@ -33,10 +34,8 @@ from penstock.rollouts.spec import CanarySpec
 
 log = logging.getLogger(__name__)
 
-TICK_S = 0.5
-"""How often a process looks at the canaries while there are any."""
 STORE_EVERY_S = 2.0
-"""How often a process stores its evidence."""
+"""How often a process stores its evidence, and the newest figures of a canary that stays as it is."""
 ALIVE_S = 8.0
 """A process that has stored nothing for longer has ended, or hangs: the others do not wait for it."""
 SETTLE_S = 2.5
@@ -51,11 +50,33 @@ class Serving(Protocol):
     async def load_arm(self, name: str, version: str) -> None:
         """Load a version, warm it up and prove it. Raises ModelLoadError, or another PenstockError for now."""
 
-    def brake(self, route: str, braked: bool) -> None:
-        """Send no request of a route to its canary in this process, or do so again."""
+    def brake(self, refs: Iterable[str]) -> None:
+        """Send no request of a route to these `name:version` in this process."""
 
     def observe(self, collector: Collector, observing: bool) -> None:
         """Show finished requests to the collector, or no longer."""
+
+
+class EngineServing:
+    """An engine as the conductor needs it."""
+
+    def __init__(self, engine: InferenceEngine) -> None:
+        self._engine = engine
+
+    async def load_arm(self, name: str, version: str) -> None:
+        """Load a version, warm it up and prove it. Raises ModelLoadError, or another PenstockError for now."""
+        await self._engine.model(f"{name}:{version}")
+
+    def brake(self, refs: Iterable[str]) -> None:
+        """Send no request of a route to these `name:version` in this process."""
+        self._engine.deployment.traffic.brake(refs)
+
+    def observe(self, collector: Collector, observing: bool) -> None:
+        """Show finished requests to the collector, or no longer."""
+        if observing:
+            self._engine.observers.append(collector)
+        elif collector in self._engine.observers:
+            self._engine.observers.remove(collector)
 
 
 class Conductor:
@@ -84,8 +105,14 @@ class Conductor:
         self._loads: dict[str, asyncio.Task[str]] = {}
         self._ready: dict[str, str] = {}
         self._next_store = 0.0
+        self._next_watch: dict[str, float] = {}
         self._lease: Lease | None = None
         self._observing = False
+
+    @property
+    def idle(self) -> bool:
+        """True if there was no canary at the last look."""
+        return not self.canaries and not self.error
 
     # One round
 
@@ -100,6 +127,7 @@ class Conductor:
             return
         self._follow()
         if not self.canaries:
+            self._note("")
             return
         try:
             await asyncio.to_thread(self._store_and_decide)
@@ -217,7 +245,9 @@ class Conductor:
         move = move_of(canary, decision)
         with acting(f"canary of {canary.route}", decision.sentence):
             if decision.action == "hold":
-                canaries.watched(canary, move, lease)
+                if decision.threshold_ms is not None or self._clock() >= self._next_watch.get(canary.id, 0.0):
+                    self._next_watch[canary.id] = self._clock() + STORE_EVERY_S
+                    canaries.watched(canary, move, lease)
             elif canaries.change(canary, move, lease):
                 log.info("%s: %s", canary.route, decision.sentence)
 
@@ -236,8 +266,7 @@ class Conductor:
         self._apply_brakes()
 
     def _apply_brakes(self) -> None:
-        for canary in self.canaries:
-            self._serving.brake(canary.route, canary.id in self.braked)
+        self._serving.brake([f"{each.route}:{each.to}" for each in self.canaries if each.id in self.braked])
 
 
 _LATER = "later"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from penstock.engine.deployment.circuit import Circuits
@@ -91,6 +91,7 @@ class Traffic:
         self._read, self._load, self._serves = read, load, serves
         self._loading: dict[str, asyncio.Task[None]] = {}
         self._failed: dict[str, str] = {}
+        self._braked: frozenset[str] = frozenset()
 
     # Following
 
@@ -200,7 +201,11 @@ class Traffic:
         return made if any(True for _ in made.answering) else None
 
     def _ready(self, route: Route) -> frozenset[str]:
-        return frozenset(version for version in route.versions if self._is_ready(route, version))
+        return frozenset(
+            version
+            for version in route.versions
+            if f"{route.name}:{version}" not in self._braked and self._is_ready(route, version)
+        )
 
     def _is_ready(self, route: Route, version: str) -> bool:
         """True if the version is loaded with the content that it had when the route was set."""
@@ -218,6 +223,13 @@ class Traffic:
     @staticmethod
     def _refs_of(versions: tuple[str, ...], route: Route) -> list[str]:
         return [f"{route.name}:{version}" for version in versions]
+
+    def brake(self, refs: Iterable[str]) -> None:
+        """Send no request of a route to these `name:version` in this process, whatever the store says."""
+        braked = frozenset(refs)
+        if braked != self._braked:
+            self._braked = braked
+            self._apply()
 
     # What is in force
 

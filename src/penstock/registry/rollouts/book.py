@@ -62,6 +62,8 @@ class Canaries:
 
     def lease(self, holder: str, seconds: float = LEASE_S) -> Lease | None:
         """Take or renew the lease; None while another process has it."""
+        if not self._store.read(lambda connection: sql.may_take_lease(connection, holder), True):
+            return None  # most processes only look, which locks nothing
         return self._store.write(lambda connection: sql.take_lease(connection, holder, seconds))
 
     def release(self, lease: Lease) -> None:

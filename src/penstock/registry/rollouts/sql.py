@@ -236,6 +236,14 @@ def _log(connection: Connection, canary: StoredCanary, move: Move, now: float) -
 # The lease
 
 
+def may_take_lease(connection: Connection, holder: str) -> bool:
+    """True unless another process has the lease."""
+    if not inspect(connection).has_table(LEASE.name):
+        return True
+    row = connection.execute(select(LEASE.c.holder, LEASE.c.until)).first()
+    return row is None or row.holder == holder or row.until < clock(connection)
+
+
 def take_lease(connection: Connection, holder: str, seconds: float) -> Lease | None:
     """Take the lease if it is free, renew it if it is one's own."""
     now = clock(connection)
