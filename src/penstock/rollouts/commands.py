@@ -101,6 +101,14 @@ def described(registry: Registry, canary: StoredCanary) -> dict[str, Any]:
     }
 
 
+def newest_described(registry: Registry, name: str) -> dict[str, Any]:
+    """The newest canary of a route as JSON, also one that has ended. Raises ModelNotFound."""
+    canary = registry.routes.canaries.newest(check_name(name))
+    if canary is None:
+        raise not_found(name)
+    return described(registry, canary)
+
+
 def decisions(registry: Registry, name: str, limit: int = 100) -> list[dict[str, Any]]:
     """The newest decisions about a route as JSON, newest first."""
     return [

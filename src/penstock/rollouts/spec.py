@@ -57,7 +57,7 @@ class CanarySpec:
             raise _refused(unknown[0], f"is not a field of a canary; fields: {', '.join(sorted(known))}")
         if not isinstance(document.get("to"), str) or not document["to"]:
             raise _refused("to", "names the version that is rolled out, as v2.0")
-        given = {name: _value(name, value) for name, value in document.items()}
+        given = {name: _value(name, value) for name, value in document.items() if value is not None or name in _CHECKS}
         return replace(cls(stable=stable, to=document["to"]), **(_derived(given) | given)).checked()
 
     @classmethod

@@ -19,6 +19,7 @@ from penstock.cli.options import (
     read_settings,
 )
 from penstock.cli.output import print_json, working
+from penstock.cli.routes.canary import add_to as add_canaries
 from penstock.cli.routes.shown import print_entries, print_route, print_routes
 from penstock.cli.routes.writing import arms_of, document_of, read_document
 
@@ -188,3 +189,6 @@ def history(
     with _routes(config, registry) as (models, _):
         entries = models.routes.audit(limit) if name is None else models.routes.history(name, limit)
     print_entries(entries, as_json)
+
+
+add_canaries(app)

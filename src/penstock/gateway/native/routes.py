@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel
 
@@ -11,7 +11,7 @@ from penstock.gateway.docs import ui
 from penstock.gateway.http import JSON, Endpoint, Protocol, problem_reply
 from penstock.gateway.native import admin, batches, health, models, task_models
 from penstock.gateway.native import predict as native
-from penstock.gateway.native.rollouts import drift, feedback, routes_admin
+from penstock.gateway.native.rollouts import canary_admin, drift, feedback, routes_admin
 
 _PREDICT = (400, 403, 404, 406, 413, 415, 422, 429, 500, 503, 504)
 """Statuses of a refused prediction."""
@@ -200,6 +200,21 @@ _ROUTED = (
     "Versions that are new in the route are loaded first. Every process follows within a second; a version gets no "
     "request before it is loaded and verified there, and until then the route before stays in force."
 )
+_CANARY_EXAMPLE = {"to": "v2.0", "steps": [1, 5, 25, 50, 100], "hold_s": 600, "why": "a quarter fewer errors"}
+_CANARY = (
+    "The servers of the registry advance the version, or roll it back, by what they see. It is loaded and verified in "
+    "every process before its first request."
+)
+
+
+def _canary_verb(verb: Literal["promote", "rollback", "pause", "resume"], summary: str) -> Endpoint:
+    return _admin(
+        "POST", f"/admin/routes/{{name}}/{verb}", canary_admin.verb(verb), summary,
+        "A reason is needed; it is kept in the audit log.", requests=(canary_admin.CanaryVerb,),
+        responses=(canary_admin.CanaryState,), example={"why": "the support desk asked for it"},
+    )  # fmt: skip
+
+
 _ROLLOUTS = (
     _admin(
         "GET", "/admin/routes", routes_admin.list_routes, "All routes", "Their state is that of this server.",
@@ -222,6 +237,23 @@ _ROLLOUTS = (
         "DELETE", "/admin/routes/{name}", routes_admin.remove_route, "Remove the route of a model",
         "The name means its alias champion again, or its highest release.", responses=(routes_admin.Removed,),
         parameters=({"name": "why", "in": "query", "schema": {"type": "string"}},),
+    ),
+    _admin(
+        "POST", "/admin/routes/{name}/canary", canary_admin.start, "Roll out a version in steps", _CANARY,
+        requests=(canary_admin.CanaryCommand,), responses=(canary_admin.CanaryState,), example=_CANARY_EXAMPLE,
+    ),
+    _admin(
+        "GET", "/admin/routes/{name}/canary", canary_admin.show, "The canary of a model",
+        "The newest one, also if it has ended.", responses=(canary_admin.CanaryState,),
+    ),
+    _canary_verb("promote", "Give all requests to the new version now"),
+    _canary_verb("rollback", "End a canary; everything is as before it"),
+    _canary_verb("pause", "Keep the share of a canary as it is"),
+    _canary_verb("resume", "Let a paused canary go on"),
+    _admin(
+        "GET", "/admin/routes/{name}/decisions", canary_admin.decisions, "What was decided about canaries, and why",
+        "The newest decision first.", responses=(canary_admin.CanaryDecisions,),
+        parameters=({"name": "limit", "in": "query", "schema": {"type": "integer", "default": 100}},),
     ),
     _admin(
         "GET", "/admin/audit", routes_admin.audit, "Who changed what, when and why", "The newest change first.",
