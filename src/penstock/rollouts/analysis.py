@@ -102,6 +102,9 @@ def _prepare(spec: CanarySpec, state: CanaryState, evidence: Evidence, now: floa
     loading = f"{spec.to} is loaded and proven in {readiness.ready} of {readiness.processes} processes"
     if readiness.failure:
         return Decision("rollback", f"rolled back before its first request: {readiness.failure}")
+    checks = tuple(run_checks(spec, evidence.steps, state.threshold_ms))
+    if broken := [check for check in checks if check.verdict == "breach"]:  # its answers to copies of requests
+        return Decision("rollback", f"rolled back before its first request: {_listed(broken)}", checks)
     if state.phase == "paused":
         return Decision("hold", f"paused at 0 % until it is resumed: {loading}")
     if not 0 < readiness.processes <= readiness.ready:

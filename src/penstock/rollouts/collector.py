@@ -16,9 +16,11 @@ from typing import NamedTuple
 import numpy as np
 
 from penstock.engine.observation import AnsweredRun, Observation, Outcome
+from penstock.engine.routing import sampled
 from penstock.errors import OutOfRange
 from penstock.rollouts.comparison import classes_of
-from penstock.rollouts.evidence import QUANTILES, STEPS, WINDOW_REQUESTS, WINDOWS, ArmEvidence
+from penstock.rollouts.evidence import QUANTILES, STEPS, WINDOW_REQUESTS, WINDOWS, ArmEvidence, Shadowed
+from penstock.rollouts.shadow import Copy
 from penstock.tensors import Arrays
 
 FAILURES: frozenset[Outcome] = frozenset({"error", "deadline", "load_error"})
@@ -48,6 +50,8 @@ class Watched:
     threshold_ms: tuple[float, ...] | None = None
     ratio: float = 1.0
     warmup_s: float = 0.0
+    shadow: float = 0.0
+    """The share of the requests of the stable version that the new one answers as well."""
 
     @property
     def limits_ms(self) -> tuple[float, ...]:
@@ -89,6 +93,8 @@ class Collector:
         self._pairing: dict[str, _Pairing] = {}
         self._failed: dict[tuple[str, str], int] = {}
         self._lock = threading.Lock()
+        self.copy: Callable[[Copy], None] | None = None
+        """Takes copies of requests for the new version."""
 
     def watch(self, watched: Iterable[Watched]) -> None:
         """Count for these canaries from now on, one for each route. Evidence of others is forgotten."""
@@ -112,6 +118,8 @@ class Collector:
             if seen.batch_rows:  # else from the cache, which says nothing about the arm
                 outputs = self._sample(seen.arm, seen.outputs)
                 self._notes.append(_Note(self._clock(), watched, seen.arm, (seen.total_ms,), outputs=outputs))
+                if watched.shadow and self.copy is not None and seen.arm == watched.stable:
+                    self._copy_request(watched, seen)
         elif seen.outcome in FAILURES or _is_bad_output(seen):
             reason = seen.outcome if seen.error is None else type(seen.error).__name__
             self._notes.append(_Note(self._clock(), watched, seen.arm, (), reason, seen.key))
@@ -122,6 +130,34 @@ class Collector:
         if watched is not None and self._has_room(watched, run.arm, len(run.totals_ms)):
             outputs = self._sample(run.arm, run.outputs)
             self._notes.append(_Note(self._clock(), watched, run.arm, run.totals_ms, outputs=outputs))
+            if watched.shadow and self.copy is not None and run.arm == watched.stable:
+                for index, request in enumerate(run.requests):
+                    if sampled(request.key or request.request_id, watched.canary, watched.shadow):
+                        self._copy_request(watched, run.observation(index), chosen=True)
+
+    def _copy_request(self, watched: Watched, seen: Observation, *, chosen: bool = False) -> None:
+        """Pass a copy of a request on if it is among the sampled ones: always the same keys."""
+        if self.copy is None or seen.inputs is None or seen.outputs is None:
+            return
+        if chosen or sampled(seen.key or seen.request_id, watched.canary, watched.shadow):
+            self.copy(
+                Copy(
+                    canary=watched.canary,
+                    step=watched.step,
+                    name=watched.route,
+                    stable=watched.stable,
+                    to=watched.to,
+                    request_id=seen.request_id,
+                    inputs={name: array.copy() for name, array in seen.inputs.items()},
+                    outputs={name: array.copy() for name, array in seen.outputs.items()},
+                )
+            )
+
+    def add_shadowed(self, copy: Copy, seen: Shadowed) -> None:
+        """Count what a copy has shown, in the step in which its request came."""
+        with self._lock:
+            if any(each.canary == copy.canary for each in self._watched.values()):
+                self._of((copy.canary, copy.step, copy.to)).shadow.add(seen)
 
     def _has_room(self, watched: Watched, arm: str, count: int) -> bool:
         if len(self._notes) < MOST_NOTED:

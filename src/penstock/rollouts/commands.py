@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Literal, TypeAlias
 
+from penstock.artifacts.artifact import Artifact
 from penstock.artifacts.refs import Ref, check_name
 from penstock.errors import InvalidInput, ModelNotFound
 from penstock.registry.audit import acting
@@ -46,6 +47,7 @@ def start_canary(
         fields["to"] = registry.resolve(Ref(name, alias=to[1:]))[1]
     spec = CanarySpec.of(fields, stable)
     artifact = registry.get(Ref(name, spec.to))
+    _check_comparable(registry.get(Ref(name, stable)), artifact, spec)
     identity = uuid.uuid4().hex
     prepared = registry.routes.checked(replace(route, canary=Canary(spec.to, 0.0, identity), why=reason))
     canary = StoredCanary(
@@ -221,6 +223,24 @@ def _stable(route: Route) -> str:
             field="to",
         )
     return weighted[0]
+
+
+_ANSWERS = ("labels", "top_k", "output", "thresholds")
+"""Settings of a task that concern its answers; all others prepare the inputs."""
+
+
+def _check_comparable(stable: Artifact, to: Artifact, spec: CanarySpec) -> None:
+    """Raises InvalidInput if the versions cannot be compared by the same tensors, which a shadow does."""
+    if spec.max_disagreement is None:
+        return
+    first, second = ({**each.manifest.task.config, "kind": each.manifest.task.kind} for each in (stable, to))
+    for field in sorted({*first, *second} - {*_ANSWERS}):
+        if first.get(field) != second.get(field):
+            raise InvalidInput(
+                f"max_disagreement: {spec.to} prepares its inputs otherwise than {spec.stable} ({field} differs), so "
+                "their answers to the same tensors say nothing; leave the limit out",
+                field="max_disagreement",
+            )
 
 
 def _percentages(spec: CanarySpec) -> str:

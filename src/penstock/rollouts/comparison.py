@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,10 +53,15 @@ class Difference:
     kl: float | None
 
 
-def compare(expected: Arrays, found: Arrays) -> Difference:
+Labels: TypeAlias = Sequence[str] | None
+"""The names of classes in the order of the scores."""
+
+
+def compare(expected: Arrays, found: Arrays, expected_labels: Labels = None, found_labels: Labels = None) -> Difference:
     """Answers agree if every row has the same class or, without classes, if all numbers are close. NaN agrees with NaN.
 
-    Outputs that one of them lacks, or of another shape, do not agree.
+    Classes are the same if their names are, where both have names. Outputs that one of them lacks, or of another shape,
+    do not agree.
     """
     if expected.keys() != found.keys() or any(expected[name].shape != found[name].shape for name in expected):
         return Difference(False, math.inf, None)
@@ -63,8 +70,18 @@ def compare(expected: Arrays, found: Arrays) -> Difference:
     if first is None or second is None:
         return Difference(all(_close(expected[name], found[name]) for name in expected), largest, None)
     valid = np.isfinite(first).all(axis=1) == np.isfinite(second).all(axis=1)
-    agrees = bool(np.all(valid & (first.argmax(axis=1) == second.argmax(axis=1))))
+    agrees = bool(
+        np.all(valid & _same_classes(first.argmax(axis=1), second.argmax(axis=1), expected_labels, found_labels))
+    )
     return Difference(agrees, largest, _kl(first, second))
+
+
+def _same_classes(
+    first: NDArray[np.int64], second: NDArray[np.int64], expected: Labels, found: Labels
+) -> NDArray[np.bool_]:
+    if expected is None or found is None or list(expected) == list(found):
+        return np.asarray(first == second)
+    return np.asarray(np.asarray(expected, str)[first] == np.asarray(found, str)[second])
 
 
 def _max_abs(expected: NDArray[np.generic], found: NDArray[np.generic]) -> float:

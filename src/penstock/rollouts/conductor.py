@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from penstock.engine.engine import InferenceEngine
@@ -30,7 +30,9 @@ from penstock.rollouts.analysis import (
 from penstock.rollouts.collector import Collector, Watched
 from penstock.rollouts.evidence import ArmEvidence, StepEvidence, merge
 from penstock.rollouts.moves import move_of
+from penstock.rollouts.shadow import PRIORITY, Answering, Copy, Shadow
 from penstock.rollouts.spec import CanarySpec
+from penstock.tensors import Arrays
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +46,10 @@ PROCESS = ""
 """In place of an arm: the row in which a process says whether it can serve the new version."""
 
 
-class Serving(Protocol):
+SHADOW_TIMEOUT_S = 10.0
+
+
+class Serving(Answering, Protocol):
     """What the conductor needs of an engine."""
 
     async def load_arm(self, name: str, version: str) -> None:
@@ -78,6 +83,32 @@ class EngineServing:
         elif collector in self._engine.observers:
             self._engine.observers.remove(collector)
 
+    async def answer(self, copy: Copy) -> Arrays:
+        """The outputs of the new version for a copy. Raises PenstockError."""
+        deadline = time.monotonic() + SHADOW_TIMEOUT_S
+        found = await self._engine.infer(
+            f"{copy.name}:{copy.to}",
+            copy.inputs,
+            deadline=deadline,
+            priority=PRIORITY,
+            request_id=copy.request_id,
+            protocol="shadow",
+        )
+        return found.outputs
+
+    def is_busy(self, name: str) -> bool:
+        """True while the queue of a model is more than half full."""
+        most = self._engine.config.max_queue_size / 2
+        return any(model.batcher.queued_rows > most for model in self._engine.loaded() if model.name == name)
+
+    def labels(self, name: str, version: str) -> Sequence[str] | None:
+        """The names of the classes of a version, None if it has none."""
+        for model in self._engine.loaded():
+            if (model.name, model.version) == (name, version) and model.artifact is not None:
+                found = model.artifact.manifest.task.config.get("labels")
+                return [str(each) for each in found] if isinstance(found, list) else None
+        return None
+
 
 class Conductor:
     """The canaries as one process runs them; `tick` does one round."""
@@ -96,6 +127,8 @@ class Conductor:
         self._clock = clock
         self.process = process or uuid.uuid4().hex
         self.collector = Collector(clock)
+        self._shadow = Shadow(serving, self.collector.add_shadowed)
+        self.collector.copy = self._shadow.put
         self.canaries: list[StoredCanary] = []
         """Those that are watched, as they were read last."""
         self.error = ""
@@ -143,6 +176,7 @@ class Conductor:
             task.cancel()
         await asyncio.gather(*self._loads.values(), return_exceptions=True)
         self._observe(False)
+        await self._shadow.close()
         if self.canaries:
             await asyncio.to_thread(self._leave)
 
@@ -188,6 +222,8 @@ class Conductor:
         if observing != self._observing:
             self._observing = observing
             self._serving.observe(self.collector, observing)
+        if any(watched_of(canary).shadow for canary in self.canaries):
+            self._shadow.start()
 
     def _load(self, canary: StoredCanary) -> None:
         """Load the new version in the background; what came of it is stored as the readiness of this process."""
@@ -284,6 +320,7 @@ def watched_of(canary: StoredCanary) -> Watched:
         threshold_ms=canary.threshold_ms,
         ratio=spec.max_p99_ratio or 1.0,
         warmup_s=spec.warmup_s,
+        shadow=spec.shadow if spec.max_disagreement is not None and canary.phase != "baking" else 0.0,
     )
 
 
