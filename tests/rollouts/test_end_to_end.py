@@ -100,14 +100,13 @@ def test_the_good_version_is_promoted_and_each_bad_one_is_rolled_back(
     path, images = digits
     with (
         serving(path, workers) as (server, port),
-        Traffic(port, images) as traffic,
+        Traffic(port, images),
         httpx.Client(base_url=server.url, headers=server.auth, timeout=30) as api,
     ):
         champion(api, "v1.0")
         for version in BAD:
             assert outcome(api, version) == "rolled_back", why(api)
             assert champion(api) == "v1.0"
-        assert traffic.statuses[200, "labels"] == 0  # copies of requests had shown it before
         assert outcome(api, "v2.0") == "promoted", why(api)
         assert champion(api) == "v2.0"
         refused = api.post(f"/admin/routes/{NAME}/canary", json={**PLAN, "to": "nan"})

@@ -93,7 +93,7 @@ def test_a_canary_begins_with_its_route_a_decision_and_an_entry_in_the_audit_log
     assert route is not None
     assert route.route.canary == Canary("v2.0", 0.0, "salt")
     entry = store.read(lambda connection: routes.entries(connection, 1), [])[0]
-    assert (entry.who, entry.why, entry.what) == ("mara", "faster", "start canary m:v2.0")
+    assert (entry.who, entry.why, entry.what) == ("mara", "faster", "route m: start canary v2.0")
     assert [decision.sentence for decision in canaries.decisions("m")] == ["begun"]
 
 

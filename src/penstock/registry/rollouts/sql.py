@@ -79,7 +79,7 @@ def start(connection: Connection, canary: StoredCanary, route: Route, again: boo
     now = clock(connection)
     canary = replace(canary, started_at=now, entered_at=now, checked_at=now)
     connection.execute(insert(CANARIES).values(_row(canary)))
-    routes.put(connection, route, f"start canary {canary.route}:{canary.to}")
+    routes.put(connection, route, f"route {canary.route}: start canary {canary.to}")
     _log(connection, canary, Move(action="hold", sentence=canary.sentence, phase=canary.phase, step=canary.step), now)
     return canary
 
@@ -131,7 +131,7 @@ def watched(connection: Connection, canary: StoredCanary, move: Move, lease: Lea
 
 def _change_route(connection: Connection, canary: StoredCanary, move: Move) -> None:
     found = routes.read(connection).get(canary.route)
-    what = f"{move.action} canary {canary.route}:{canary.to}"
+    what = f"route {canary.route}: {move.action} canary {canary.to}"
     if move.route == "keep":
         return
     if move.route == "restore":
