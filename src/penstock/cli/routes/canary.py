@@ -22,47 +22,60 @@ if TYPE_CHECKING:
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The model.", autocompletion=completion.names)]
 WhyOption = Annotated[str, typer.Option("--why", help="The reason, for the audit log; it is needed.")]
 
+ToOption = Annotated[str, typer.Option("--to", help="The new version.", autocompletion=completion.versions)]
+StepsOption = Annotated[str, typer.Option("--steps", help="Rising percentages, the last one 100.")]
+HoldOption = Annotated[str, typer.Option("--hold", help="The least time of a step, such as 90s, 10m, 2h.")]
+MaxHoldOption = Annotated[
+    str, typer.Option("--max-hold", help="Without enough evidence for so long, pause. Default: 6 times --hold.")
+]
+BakeOption = Annotated[
+    str, typer.Option("--bake", help="How long the old version stays loaded afterwards. Default: --hold.")
+]
+WarmupOption = Annotated[
+    str, typer.Option("--warmup", help="Latencies of the first time of a step do not count. Default: a tenth.")
+]
+RequestsOption = Annotated[int, typer.Option("--min-requests", help="Requests that each version needs in each step.")]
+ErrorRateOption = Annotated[
+    float, typer.Option("--max-error-rate", help="The share of requests that may fail; 0 leaves it unchecked.")
+]
+ErrorRatioOption = Annotated[
+    float | None, typer.Option("--max-error-ratio", help="How many times as often as the old version it may fail.")
+]
+LatencyOption = Annotated[float | None, typer.Option("--max-p99-ratio", help="How much slower it may be, such as 1.1.")]
+DisagreementOption = Annotated[
+    float | None, typer.Option("--max-disagreement", help="The share of other answers to the same requests.")
+]
+ShadowOption = Annotated[
+    float, typer.Option("--shadow", help="The share of requests that both versions answer, to compare them.")
+]
+InconclusiveOption = Annotated[
+    str, typer.Option("--on-inconclusive", help="After --max-hold: pause, rollback or advance.")
+]
+StrictOption = Annotated[bool, typer.Option("--strict", help="Ask for proof of every limit.")]
+AgainOption = Annotated[bool, typer.Option("--again", help="Take a version that was rolled back before.")]
+
+
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 
 
 def canary(
     name: NameArgument,
-    to: Annotated[str, typer.Option("--to", help="The new version.", autocompletion=completion.versions)],
+    to: ToOption,
     why: WhyOption = "",
-    steps: Annotated[str, typer.Option("--steps", help="Rising percentages, the last one 100.")] = "1,5,25,50,100",
-    hold: Annotated[str, typer.Option("--hold", help="The least time of a step, such as 90s, 10m, 2h.")] = "10m",
-    max_hold: Annotated[
-        str, typer.Option("--max-hold", help="Without enough evidence for so long, pause. Default: 6 times --hold.")
-    ] = "",
-    bake: Annotated[
-        str, typer.Option("--bake", help="How long the old version stays loaded afterwards. Default: --hold.")
-    ] = "",
-    warmup: Annotated[
-        str, typer.Option("--warmup", help="Latencies of the first time of a step do not count. Default: a tenth.")
-    ] = "",
-    min_requests: Annotated[
-        int, typer.Option("--min-requests", help="Requests that each version needs in each step.")
-    ] = 100,
-    max_error_rate: Annotated[
-        float, typer.Option("--max-error-rate", help="The share of requests that may fail; 0 leaves it unchecked.")
-    ] = 0.01,
-    max_error_ratio: Annotated[
-        float | None, typer.Option("--max-error-ratio", help="How many times as often as the old version it may fail.")
-    ] = None,
-    max_p99_ratio: Annotated[
-        float | None, typer.Option("--max-p99-ratio", help="How much slower it may be, such as 1.1.")
-    ] = None,
-    max_disagreement: Annotated[
-        float | None, typer.Option("--max-disagreement", help="The share of other answers to the same requests.")
-    ] = None,
-    shadow: Annotated[
-        float, typer.Option("--shadow", help="The share of requests that both versions answer, to compare them.")
-    ] = 0.1,
-    on_inconclusive: Annotated[
-        str, typer.Option("--on-inconclusive", help="After --max-hold: pause, rollback or advance.")
-    ] = "pause",
-    strict: Annotated[bool, typer.Option("--strict", help="Ask for proof of every limit.")] = False,
-    again: Annotated[bool, typer.Option("--again", help="Take a version that was rolled back before.")] = False,
+    steps: StepsOption = "1,5,25,50,100",
+    hold: HoldOption = "10m",
+    max_hold: MaxHoldOption = "",
+    bake: BakeOption = "",
+    warmup: WarmupOption = "",
+    min_requests: RequestsOption = 100,
+    max_error_rate: ErrorRateOption = 0.01,
+    max_error_ratio: ErrorRatioOption = None,
+    max_p99_ratio: LatencyOption = None,
+    max_disagreement: DisagreementOption = None,
+    shadow: ShadowOption = 0.1,
+    on_inconclusive: InconclusiveOption = "pause",
+    strict: StrictOption = False,
+    again: AgainOption = False,
     as_json: JsonOption = False,
     config: ConfigOption = None,
     registry: RegistryOption = None,
@@ -77,6 +90,9 @@ def canary(
         "to": to,
         "steps": [_percentage(step) for step in steps.split(",")],
         "hold_s": _seconds("--hold", hold),
+        "max_hold_s": _seconds("--max-hold", max_hold),
+        "bake_s": _seconds("--bake", bake),
+        "warmup_s": _seconds("--warmup", warmup),
         "min_requests": min_requests,
         "max_error_rate": max_error_rate or None,
         "max_error_ratio": max_error_ratio,
@@ -84,16 +100,9 @@ def canary(
         "max_disagreement": max_disagreement,
         "shadow": shadow,
         "on_inconclusive": on_inconclusive,
-        "strict": strict,
-        "again": again,
     }
-    for field, option, given in (("max_hold_s", "--max-hold", max_hold), ("bake_s", "--bake", bake)):
-        if given:
-            document[field] = _seconds(option, given)
-    if warmup:
-        document["warmup_s"] = _seconds("--warmup", warmup)
     with _registry(config, registry) as models:
-        start_canary(models, name, document, why=why)
+        start_canary(models, name, document | {"strict": strict, "again": again}, why=why)
         _print(models, name, as_json)
 
 
@@ -207,7 +216,10 @@ def _figures(arm: Mapping[str, Any]) -> Iterable[str]:
         yield "" if found is None else f"{found:.3g}"
 
 
-def _seconds(option: str, given: str) -> float:
+def _seconds(option: str, given: str) -> float | None:
+    """A time in seconds, None for an option that is not given. Raises InvalidInput."""
+    if not given and option != "--hold":
+        return None
     found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([smhd]?)", given.strip())
     if found is None:
         raise InvalidInput(f"{option} {given}: write a time such as 90s, 10m or 2h", field=option.lstrip("-"))
