@@ -309,7 +309,7 @@ class AnswerQueue:
 
     def _sample(self, sampling: Sampling, one: Answered) -> None:
         if sampling.room > 0:
-            sampling.room -= one.rows
+            sampling.room -= min(one.rows, FEW)  # of a large request few rows are counted
             self._put(one)
 
     def _put(self, one: Answered) -> None:

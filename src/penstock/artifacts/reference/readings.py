@@ -147,7 +147,7 @@ class Reader:
         self.reading = reading
         self._codes = {text: float(code) for code, text in enumerate(reading.categories)}
         if reading.projection is not None:
-            self.mean, self.sd, self._components = reading.projection.arrays()
+            self._mean, _, self._components = reading.projection.arrays()
             self._threshold = reading.projection.threshold
             self._size = reading.projection.size
 
@@ -158,10 +158,6 @@ class Reader:
             "categories": self._coded, "length": self._lengths,
         }[self.reading.kind]  # fmt: skip
         return read(rows)
-
-    def pooled(self, rows: Array) -> Array:
-        """The numbers that the projection starts from."""
-        return _pooled(rows.reshape(len(rows), -1).astype(np.float64))
 
     def _as_numbers(self, rows: Array) -> Columns:
         flat = rows.reshape(len(rows), -1)
@@ -176,7 +172,7 @@ class Reader:
         if rows[0].size != self._size:
             raise ValueError(f"{self.reading.tensor} has {rows[0].size} numbers a row, {self._size} in the reference")
         flat = rows.reshape(len(rows), -1).astype(np.float64)
-        centred = _pooled(flat) - self.mean
+        centred = _pooled(flat) - self._mean
         scores = centred @ self._components.T
         left = np.sqrt(np.maximum((centred * centred).sum(axis=1) - (scores * scores).sum(axis=1), 0.0))
         ink = (flat > self._threshold).mean(axis=1)

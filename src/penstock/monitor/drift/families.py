@@ -20,7 +20,9 @@ class DriftFamilies:
 
         names = ("model", "version")
         verdict = GaugeMetricFamily(
-            "penstock_drift_verdict", "1 for the verdict on the last window.", labels=(*names, "verdict")
+            "penstock_drift_verdict",
+            "1 for the verdict on the last window, or alarm for bad values in the open one.",
+            labels=(*names, "verdict"),
         )
         rows = GaugeMetricFamily("penstock_drift_rows", "Sampled rows of the last window.", labels=names)
         opened = GaugeMetricFamily("penstock_drift_open_rows", "Sampled rows of the window that is open.", labels=names)
@@ -39,7 +41,7 @@ class DriftFamilies:
             *closed, current = one["windows"]
             last = closed[-1] if closed else current
             for word in VERDICTS:
-                verdict.add_metric((*model, word), float(word == last["verdict"]))
+                verdict.add_metric((*model, word), float(word == one["verdict"]))
             rows.add_metric(model, last["rows"] if closed else 0)
             opened.add_metric(model, current["rows"])
             for moved in last.get("moved", ()):

@@ -20,7 +20,7 @@ from penstock.monitor.drift.verdicts import Rules
 from penstock.monitor.drift.windows import Windows
 from penstock.monitor.predictions.watch import scores_of
 from penstock.tasks.classification import ClassScores
-from penstock.tensors import Arrays
+from penstock.tensors import Array, Arrays
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +28,8 @@ Snapshot: TypeAlias = dict[str, Any]
 
 ROWS_A_SECOND = 200
 """Rows of a model version that are sampled at most, in each process."""
+MOST_OF_AN_ITEM = 64
+"""Of more rows that were sampled together, such as those of a large request, so many at equal distances are counted."""
 _LATE_S = 10.0
 MOST_VERSIONS = 64
 """Versions whose windows are kept; those that were loaded first are forgotten."""
@@ -60,7 +62,7 @@ class Watched:
                 rows = outputs[self.scores.name]
                 answers = Answers(rows.argmax(axis=1), self.scores.confidences(rows))
             self.windows.add(self.windows.reference.count(inputs, answers), now)
-            self.rows += sum(one.rows for one in group)
+            self.rows += sum(min(one.rows, MOST_OF_AN_ITEM) for one in group)
 
 
 class DriftWatch:
@@ -175,7 +177,7 @@ class DriftWatch:
 
     def _report(self, one: Watched, others: Sequence[Snapshot]) -> dict[str, Any]:
         size, offset = self.rules.window_s, time.time() - self._clock()
-        opened = one.windows.open_window(others)
+        closed, opened = one.windows.closed, one.windows.open_window(others)
         opened["to"] = max(opened["from"] + 1, int(self._clock() // size) + 1)
         windows = [
             {
@@ -184,7 +186,7 @@ class DriftWatch:
                 "closed": window is not opened,
                 **{name: value for name, value in window.items() if name not in ("from", "to")},
             }
-            for window in (*one.windows.closed, opened)
+            for window in (*closed, opened)
         ]
         return {
             "model": one.model,
@@ -193,7 +195,7 @@ class DriftWatch:
             "loaded": one.loaded,
             "reference_rows": one.windows.reference.rows,
             "problem": one.problem or next((other["problem"] for other in others if other["problem"]), ""),
-            "verdict": one.windows.closed[-1]["verdict"] if one.windows.closed else opened["verdict"],
+            "verdict": opened["verdict"] if opened["data_quality"] or not closed else closed[-1]["verdict"],
             "windows": windows,
         }
 
@@ -228,11 +230,12 @@ def _alike(items: Sequence[Answered]) -> Iterable[list[Answered]]:
 
 def _joined(parts: Sequence[Arrays], axes: Mapping[str, int | None]) -> Arrays:
     """The arrays of several items as one, axis 0 the row."""
-    if not axes:
-        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    return {
-        name: np.concatenate([np.moveaxis(part[name], axes.get(name) or 0, 0) for part in parts]) for name in parts[0]
-    }
+    return {name: np.concatenate([_rows(part[name], axes.get(name) or 0) for part in parts]) for name in parts[0]}
+
+
+def _rows(array: Array, axis: int) -> Array:
+    rows = np.moveaxis(array, axis, 0) if axis else array
+    return rows[:: -(-len(rows) // MOST_OF_AN_ITEM)] if len(rows) > MOST_OF_AN_ITEM else rows
 
 
 def _utc(seconds: float) -> str:

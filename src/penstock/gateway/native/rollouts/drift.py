@@ -41,7 +41,9 @@ class Drift(WireModel):
     """The drift of a model since its server started."""
 
     name: str
-    verdict: Verdict = Field(description="That on the last closed window of the version that the name means.")
+    verdict: Verdict = Field(
+        description="On the last closed window of the version that is meant; alarm also for bad values in the open one."
+    )
     reason: str | None = Field(description="Why there is no verdict; null if there is one.")
     window_s: float
     min_rows: int
