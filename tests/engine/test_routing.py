@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from penstock.engine.routing import Chooser, choose, sampled
-from penstock.registry.routes import Arm, Canary, Route, Rule, Shadow, Sticky
+from penstock.registry.routes import Arm, Canary, Route, Rule, Sticky
 
 KEYS = [f"user-{number}" for number in range(60_000)]
 
@@ -169,7 +169,7 @@ def test_any_key_has_a_place(key: str, request_id: str) -> None:
     assert choose(_route(34, 33, 33), key, None, request_id) is not None
 
 
-# Rules, shadows, and versions that are not ready
+# Rules, and versions that are not ready
 
 
 def test_a_rule_prevails_over_weights_and_canary() -> None:
@@ -181,16 +181,6 @@ def test_a_rule_prevails_over_weights_and_canary() -> None:
         other = choose(route, "ann", headers, "")
         assert other is not None
         assert (other.version, other.reason) == ("v3.0", "canary")
-
-
-def test_shadows_are_a_sample_of_the_keys_and_each_version_draws_its_own() -> None:
-    route = _route(100, shadow=(Shadow("s1", 0.1), Shadow("s2", 0.5), Shadow("s3", 0.0)))
-    chooser = Chooser(route)
-    found = [choice.shadows for key in KEYS[:20_000] if (choice := chooser.choose(key, None, ""))]
-    assert abs(sum("s1" in each for each in found) / 20_000 - 0.1) < 0.01
-    assert abs(sum("s2" in each for each in found) / 20_000 - 0.5) < 0.015
-    assert abs(sum(len(each) == 2 for each in found) / 20_000 - 0.05) < 0.008
-    assert not any("s3" in each for each in found)
 
 
 def test_what_is_not_ready_gets_nothing_and_only_its_keys_move() -> None:

@@ -107,7 +107,7 @@ class Lease:
 
     __slots__ = (
         "_admission", "_held", "_undecided", "arm", "deadline", "headers", "key", "model", "position", "priority",
-        "protocol", "ref", "request_id", "requested_deadline", "route", "runner", "shadows", "started", "task",
+        "protocol", "ref", "request_id", "requested_deadline", "route", "runner", "started", "task",
         "wait_for_capacity",
     )  # fmt: skip
 
@@ -123,7 +123,6 @@ class Lease:
     request_id: str
     protocol: str
     headers: Headers | None
-    shadows: tuple[str, ...]
     """The versions that get a copy of this request; known where there is a `route`."""
 
     def __init__(self, admission: Admission, ref: str | None) -> None:
@@ -162,7 +161,7 @@ class Lease:
         choice = route.choose(self.key, self.headers, request_id, field)
         if choice is not None:
             self.ref, self.route = route.refs[choice.version], route.route.name
-            self.arm, self.shadows = choice.arm, choice.shadows
+            self.arm = choice.arm
 
     def name(self, ref: str) -> None:
         """Ask another model, named exactly, in place of what a route has chosen."""

@@ -189,11 +189,18 @@ class AnsweredRun:
         return map(self.observation, range(len(self.requests)))
 
 
+SHADOW = "shadow"
+"""The protocol of copies of requests, which no client waits for."""
+
 Observer: TypeAlias = Callable[[Observation], None]
 
 
 class RunObserver(Protocol):
-    """An observer that takes the answers of a run at once, which costs less than an Observation for each."""
+    """An observer that takes the answers of a run at once, which costs less than an Observation for each.
+
+    One that looks at answers only has the attribute `answers_only`, which is true: it is not shown refusals that are
+    counted together.
+    """
 
     def __call__(self, seen: Observation) -> None:
         """Take one finished request, for those that were not answered together."""

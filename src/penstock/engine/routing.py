@@ -26,14 +26,13 @@ LONGEST_KEY = 1024
 
 
 class Choice(NamedTuple):
-    """The version that answers a request, and why: `canary`, `weight` or `rule`. `shadows` get a copy of it.
+    """The version that answers a request, and why: `canary`, `weight` or `rule`.
 
     `arm` is the version that evidence is kept for.
     """
 
     version: str
     arm: str
-    shadows: tuple[str, ...]
     reason: str
 
 
@@ -89,11 +88,6 @@ class Chooser:
         self._rules = [
             (rule.header.lower(), rule.equals, rule.version) for rule in route.rules if answers(rule.version)
         ]
-        self._shadows = [
-            (each.version, each.sample, f"{route.salt}/{each.version}")
-            for each in route.shadow
-            if answers(each.version) and each.sample > 0
-        ]
         canary = route.canary
         self._canary: tuple[Any, int, str] | None = None
         if canary is not None and canary.share > 0 and answers(canary.version):
@@ -104,8 +98,8 @@ class Chooser:
         self._seed = _seed(route.salt)
         self.by_field = self._by == "field"
         """True if the body says which version answers: a field of it keeps a client at its version."""
-        one = self._only is not None and not (self._canary or self._rules or self._shadows)
-        self._always = Choice(self._only, self._only, (), "weight") if one and self._only is not None else None
+        one = self._only is not None and not (self._canary or self._rules)
+        self._always = Choice(self._only, self._only, "weight") if one and self._only is not None else None
 
     def choose(
         self, key: str | None, headers: Headers | None, request_id: str, field: str | None = None
@@ -119,10 +113,7 @@ class Chooser:
             version, reason = self._of_key(sticky)
         if version is None:
             return None
-        shadows: tuple[str, ...] = ()
-        if self._shadows:
-            shadows = tuple(each for each, share, salt in self._shadows if sampled(sticky, salt, share))
-        return Choice(version, version, shadows, reason)
+        return Choice(version, version, reason)
 
     def key(self, key: str | None, headers: Headers | None, request_id: str, field: str | None = None) -> str:
         """What keeps this client at its version; its request id where it sends nothing else."""

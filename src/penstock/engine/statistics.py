@@ -173,6 +173,11 @@ class Statistics:
             except Exception:
                 log.exception(_FAILED)
 
+    @property
+    def shows_failures(self) -> bool:
+        """True if an observer looks at requests without an answer."""
+        return not all(getattr(observer, "answers_only", False) for observer in self.observers)
+
     def request_observers(self) -> list[Observer]:
         """The observers that `add_run` does not reach: those that take requests one by one."""
         return [observer for observer in self.observers if not hasattr(observer, "answered")]
@@ -184,7 +189,7 @@ class Statistics:
         figures.add(seen, now)
 
     def add_refused(self, model: str, version: str, outcome: Outcome, count: int) -> None:
-        """Count requests that were refused together, while there are no observers."""
+        """Count requests that were refused together, while `shows_failures` is false."""
         self.of(model, version).outcomes[outcome] += count
 
     def add_run(self, run: AnsweredRun) -> None:
@@ -264,6 +269,8 @@ class Sampling:
 
 class AnswerQueue:
     """An observer that lets a thread see what was answered: a bounded queue of outputs, and of sampled requests."""
+
+    answers_only = True
 
     # in this module, since every further file on the path of a request costs time
 

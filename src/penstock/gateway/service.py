@@ -19,7 +19,7 @@ from penstock.monitor.prediction_log.serving import ServingLog
 from penstock.monitor.processes import process_counts
 from penstock.monitor.traces.tracer import Tracer
 from penstock.registry.admin_key import AdminKey
-from penstock.rollouts.running import run_canaries
+from penstock.rollouts.running import Rollouts, copy_families
 from penstock.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -47,6 +47,7 @@ class Service:
         self.engine = engine or InferenceEngine(settings)
         self.tracer = Tracer.of(settings)
         self.monitoring = Monitoring(settings, self.engine)
+        self.rollouts = Rollouts(self.engine)
         self.workers = workers
         self.commands = AdminCommands(self)
         self.admin_key = AdminKey.of(settings)
@@ -94,7 +95,7 @@ class Service:
         self.started = True
         self._background.append(asyncio.create_task(self._reconcile(), name="penstock-reconcile"))
         self._background.append(asyncio.create_task(self._watch_routes(), name="penstock-routes"))
-        self._background.append(asyncio.create_task(run_canaries(self.engine), name="penstock-canaries"))
+        self._background.append(asyncio.create_task(self.rollouts.run(), name="penstock-rollouts"))
         if self.workers is not None:
             self._background.append(asyncio.create_task(self._watch_drain(), name="penstock-drain"))
 
@@ -255,7 +256,12 @@ class Service:
         more = self.monitoring.collectors([figures["monitoring"] for figures in everyone])
         if self.prediction_log is not None:
             more.append(await self.prediction_log.families(everyone))
+        more += copy_families(figures.get("copies", {}) for figures in everyone)
         return await asyncio.to_thread(metrics_page, everyone, accept, more)
+
+    async def copies(self) -> list[dict[str, Any]]:
+        """What copies of requests have shown, by process."""
+        return [figures.get("copies", {}) for figures in await self._everyone()]
 
     async def drift(self) -> list[dict[str, Any]]:
         """The windows of drift of every version with a reference, over all processes."""
@@ -280,6 +286,7 @@ class Service:
             "process": process_counts(),
             "traces": None if self.tracer is None else self.tracer.figures(),
             "monitoring": self.monitoring.snapshot(),
+            "copies": self.rollouts.figures(),
             "deployment": list(self.engine.deployment.followed),
             "draining": self.draining,
         }

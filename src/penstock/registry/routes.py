@@ -21,7 +21,10 @@ MOST_SHADOWS = 4
 LONGEST_TEXT = 500
 STICKY_BY = ("key", "request_id", "header", "cookie", "field")
 _NAMED = ("header", "cookie", "field")
-READ_ONLY = ("name", "canary", "state", "evidence", "revision", "updated_at", "updated_by")
+READ_ONLY = (
+    "name", "canary", "state", "in_force", "not_ready", "circuits", "evidence", "copies", "revision", "updated_at",
+    "updated_by", "behind",
+)  # fmt: skip
 """What `GET` adds to the document of a route: such a document may be put back as it is."""
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}")

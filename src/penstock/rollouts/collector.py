@@ -18,9 +18,9 @@ import numpy as np
 from penstock.engine.observation import AnsweredRun, Observation, Outcome
 from penstock.engine.routing import sampled
 from penstock.errors import OutOfRange
-from penstock.rollouts.comparison import classes_of
 from penstock.rollouts.evidence import QUANTILES, STEPS, WINDOW_REQUESTS, WINDOWS, ArmEvidence, Shadowed
-from penstock.rollouts.shadow import Copy
+from penstock.rollouts.shadow.comparison import classes_of
+from penstock.rollouts.shadow.copies import Copy
 from penstock.tensors import Arrays
 
 FAILURES: frozenset[Outcome] = frozenset({"error", "deadline", "load_error"})

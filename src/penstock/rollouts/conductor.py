@@ -10,10 +10,9 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
-from penstock.engine.engine import InferenceEngine
 from penstock.errors import ConfigError, ModelLoadError, ModelNotFound, PenstockError
 from penstock.registry.audit import acting
 from penstock.registry.registry import Registry
@@ -30,9 +29,8 @@ from penstock.rollouts.analysis import (
 from penstock.rollouts.collector import Collector, Watched
 from penstock.rollouts.evidence import ArmEvidence, StepEvidence, merge
 from penstock.rollouts.moves import move_of
-from penstock.rollouts.shadow import PRIORITY, Answering, Copy, Shadow
+from penstock.rollouts.shadow.copies import Answering, Shadow
 from penstock.rollouts.spec import CanarySpec
-from penstock.tensors import Arrays
 
 log = logging.getLogger(__name__)
 
@@ -46,9 +44,6 @@ PROCESS = ""
 """In place of an arm: the row in which a process says whether it can serve the new version."""
 
 
-SHADOW_TIMEOUT_S = 10.0
-
-
 class Serving(Answering, Protocol):
     """What the conductor needs of an engine."""
 
@@ -60,54 +55,6 @@ class Serving(Answering, Protocol):
 
     def observe(self, collector: Collector, observing: bool) -> None:
         """Show finished requests to the collector, or no longer."""
-
-
-class EngineServing:
-    """An engine as the conductor needs it."""
-
-    def __init__(self, engine: InferenceEngine) -> None:
-        self._engine = engine
-
-    async def load_arm(self, name: str, version: str) -> None:
-        """Load a version, warm it up and prove it. Raises ModelLoadError, or another PenstockError for now."""
-        await self._engine.model(f"{name}:{version}")
-
-    def brake(self, refs: Iterable[str]) -> None:
-        """Send no request of a route to these `name:version` in this process."""
-        self._engine.deployment.traffic.brake(refs)
-
-    def observe(self, collector: Collector, observing: bool) -> None:
-        """Show finished requests to the collector, or no longer."""
-        if observing:
-            self._engine.observers.append(collector)
-        elif collector in self._engine.observers:
-            self._engine.observers.remove(collector)
-
-    async def answer(self, copy: Copy) -> Arrays:
-        """The outputs of the new version for a copy. Raises PenstockError."""
-        deadline = time.monotonic() + SHADOW_TIMEOUT_S
-        found = await self._engine.infer(
-            f"{copy.name}:{copy.to}",
-            copy.inputs,
-            deadline=deadline,
-            priority=PRIORITY,
-            request_id=copy.request_id,
-            protocol="shadow",
-        )
-        return found.outputs
-
-    def is_busy(self, name: str) -> bool:
-        """True while the queue of a model is more than half full."""
-        most = self._engine.config.max_queue_size / 2
-        return any(model.batcher.queued_rows > most for model in self._engine.loaded() if model.name == name)
-
-    def labels(self, name: str, version: str) -> Sequence[str] | None:
-        """The names of the classes of a version, None if it has none."""
-        for model in self._engine.loaded():
-            if (model.name, model.version) == (name, version) and model.artifact is not None:
-                found = model.artifact.manifest.task.config.get("labels")
-                return [str(each) for each in found] if isinstance(found, list) else None
-        return None
 
 
 class Conductor:

@@ -87,6 +87,16 @@ class Shadowed:
         self.differences.update(other.differences)
         self.worst = sorted([*self.worst, *other.worst], key=lambda each: -each["max_abs"])[:EXAMPLES]
 
+    def to_document(self) -> dict[str, Any]:
+        """The counters as JSON can carry them."""
+        return vars(self) | {"differences": {str(key): count for key, count in self.differences.items()}}
+
+    @classmethod
+    def of(cls, document: Mapping[str, Any]) -> Self:
+        """The counters of a document."""
+        differences = {int(key): count for key, count in document.get("differences", {}).items()}
+        return cls(**{**document, "differences": Counter(differences)})
+
 
 @dataclass
 class ArmEvidence:
@@ -150,8 +160,7 @@ class ArmEvidence:
             **{name: {str(key): count for key, count in getattr(self, name).items()} for name in counters},
             "pairs": {str(quantile): vars(pairs).copy() for quantile, pairs in self.pairs.items()},
             "windows": self.windows,
-            "shadow": vars(self.shadow)
-            | {"differences": {str(key): count for key, count in self.shadow.differences.items()}},
+            "shadow": self.shadow.to_document(),
         }
 
     @classmethod
@@ -165,9 +174,7 @@ class ArmEvidence:
             getattr(found, name).update({int(key): count for key, count in document.get(name, {}).items()})
         for quantile, counts in document.get("pairs", {}).items():
             found.pairs[int(quantile)] = Pairs(**counts)
-        shadow = dict(document.get("shadow", {}))
-        differences = {int(key): count for key, count in shadow.pop("differences", {}).items()}
-        found.shadow = Shadowed(**shadow, differences=Counter(differences))
+        found.shadow = Shadowed.of(document.get("shadow", {}))
         return found
 
 

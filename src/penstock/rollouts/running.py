@@ -1,16 +1,18 @@
-"""Runs the canaries in a server process while there are any; nothing else is imported before the first one."""
+"""Runs the canaries and the copies of a server process while there are any; nothing is imported before the first."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
 from penstock.engine.engine import InferenceEngine
 from penstock.errors import ConfigError
 
 if TYPE_CHECKING:
     from penstock.rollouts.conductor import Conductor
+    from penstock.rollouts.route_copies import RouteCopies
 
 log = logging.getLogger(__name__)
 
@@ -18,32 +20,73 @@ EVERY_S = 0.5
 """How often a process looks at the canaries while there are any, and else whether a route was changed."""
 
 
-async def run_canaries(engine: InferenceEngine) -> None:
-    """Follow, count and decide until it is cancelled; then what was counted is stored."""
-    conductor: Conductor | None = None
-    seen = None
-    try:
-        while True:
-            await asyncio.sleep(EVERY_S)
-            revision = engine.deployment.traffic.stored.revision  # counted up by the start of a canary
-            if revision == seen and (conductor is None or conductor.idle):
-                continue
-            try:
-                if conductor is None and await asyncio.to_thread(engine.registry.routes.has_canaries):
-                    conductor = _conductor(engine)
-                if conductor is not None:
-                    await conductor.tick()
-                seen = revision
-            except ConfigError as error:
-                log.debug("canaries cannot be read: %s", error)  # the routes cannot either, which is logged there
-            except Exception:
-                log.exception("the canaries of this process cannot go on")
-    finally:
-        if conductor is not None:
-            await conductor.close()
+class Rollouts:
+    """The canaries and copies of one process. `run` follows them until it is cancelled."""
+
+    def __init__(self, engine: InferenceEngine) -> None:
+        self._engine = engine
+        self._conductor: Conductor | None = None
+        self._copies: RouteCopies | None = None
+        self._seen: int | None = None
+
+    async def run(self) -> None:
+        """Follow, copy, count and decide; at the end, what was counted is stored."""
+        try:
+            while True:
+                await asyncio.sleep(EVERY_S)
+                try:
+                    self._follow_copies()
+                    await self._follow_canaries()
+                except ConfigError as error:
+                    log.debug("canaries cannot be read: %s", error)  # the routes cannot either, which is logged there
+                except Exception:
+                    log.exception("the canaries of this process cannot go on")
+        finally:
+            if self._copies is not None:
+                await self._copies.close()
+            if self._conductor is not None:
+                await self._conductor.close()
+
+    async def _follow_canaries(self) -> None:
+        revision = self._engine.deployment.traffic.stored.revision  # counted up by the start of a canary
+        if revision == self._seen and (self._conductor is None or self._conductor.idle):
+            return
+        if self._conductor is None and await asyncio.to_thread(self._engine.registry.routes.has_canaries):
+            self._conductor = _conductor(self._engine)
+        if self._conductor is not None:
+            await self._conductor.tick()
+        self._seen = revision
+
+    def _follow_copies(self) -> None:
+        active = self._engine.deployment.traffic.active
+        if self._copies is None and any(route.route.shadow for route in active.values()):
+            self._copies = _copies(self._engine)
+        if self._copies is not None:
+            self._copies.follow()
+
+    def figures(self) -> dict[str, dict[str, dict[str, object]]]:
+        """What the copies of this process have shown, by route and version."""
+        return {} if self._copies is None else self._copies.figures()
 
 
 def _conductor(engine: InferenceEngine) -> Conductor:
-    from penstock.rollouts.conductor import Conductor, EngineServing
+    from penstock.rollouts.conductor import Conductor
+    from penstock.rollouts.serving import EngineServing
 
     return Conductor(engine.registry, EngineServing(engine))
+
+
+def _copies(engine: InferenceEngine) -> RouteCopies:
+    from penstock.rollouts.route_copies import RouteCopies
+
+    return RouteCopies(engine)
+
+
+def copy_families(figures: Iterable[dict[str, Any]]) -> list[Any]:
+    """Metric families of what the copies of all processes have shown; none where there are no copies."""
+    shown = [each for each in figures if each]
+    if not shown:
+        return []
+    from penstock.rollouts.route_copies import CopyFamilies
+
+    return [CopyFamilies(shown)]

@@ -113,3 +113,11 @@ def test_beyond_its_room_it_drops_and_counts() -> None:
     large = {"x": np.zeros((1, taking.MOST_BYTES), np.uint8)}
     taker(observation(inputs=large))
     assert taker.dropped == 31
+
+
+def test_copies_of_requests_are_not_logged() -> None:
+    taker = Taker(1.0, lambda *_: True)
+    taker(observation(request_id="a", protocol="shadow"))
+    taker(observation(request_id="a", protocol="rest"))
+    (taken,) = taker.drain(10)
+    assert [record.protocol for record in taken.records()] == ["rest"]

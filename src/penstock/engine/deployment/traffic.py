@@ -56,11 +56,11 @@ class ActiveRoute:
         if fallback is None:
             return choice
         if choice is None:
-            return Choice(fallback, fallback, (), "fallback")
+            return Choice(fallback, fallback, "fallback")
         circuit = self._circuits.of.get((self.route.name, choice.version))
         if circuit is None or circuit.closed or circuit.allows(time.monotonic()):
             return choice
-        return Choice(fallback, fallback, choice.shadows, "fallback")
+        return Choice(fallback, fallback, "fallback")
 
 
 class Traffic:

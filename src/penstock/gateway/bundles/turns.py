@@ -258,7 +258,7 @@ class Turns:
         for call in calls:
             call.ended = True
         statistics = self._engine.statistics
-        if statistics.observers:
+        if statistics.shows_failures:
             for call in calls:
                 self._count(call, refusal)
         else:

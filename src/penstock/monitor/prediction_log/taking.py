@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from penstock.engine.observation import AnsweredRun, Observation
+from penstock.engine.observation import SHADOW, AnsweredRun, Observation
 from penstock.engine.routing import Sample
 from penstock.monitor.prediction_log.records import Record
 from penstock.tensors import Array, Arrays
@@ -98,7 +98,9 @@ class Taker:
         """Sampled requests for which there was no room."""
 
     def __call__(self, seen: Observation) -> None:
-        """Take one request, if it is sampled."""
+        """Take one request, if it is sampled; copies of requests have their ids, and are not logged."""
+        if seen.protocol == SHADOW:
+            return
         identity = seen.key or seen.request_id or uuid.uuid4().hex  # of callers in Python, which may give no id
         if not self._sample.chosen([identity]):
             return

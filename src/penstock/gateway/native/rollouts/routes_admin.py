@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -17,7 +18,7 @@ from penstock.gateway.native.decoding import parse
 from penstock.gateway.problems import Refusal, WireModel
 from penstock.registry.audit import Entry
 from penstock.registry.route_book import MOST_ENTRIES
-from penstock.registry.routes import StoredRoute
+from penstock.registry.routes import Route, StoredRoute
 
 MOST_QUERY_FIELDS = 8
 
@@ -91,6 +92,18 @@ class ArmEvidence(WireModel):
     p99_ms: float | None
 
 
+class CopiesShown(WireModel):
+    """What copies of requests have shown of a shadow version, since it was named in the route, in every process."""
+
+    compared: int = Field(description="Requests that both versions have answered.")
+    disagreed: int = Field(description="Of these, those with another class or, without classes, other numbers.")
+    failures: int = Field(description="Copies that the version did not answer.")
+    skipped: int = Field(description="Copies that were not made for lack of room or time.")
+    max_abs: float | None = Field(description="The largest absolute difference of an output; null if not finite.")
+    kl: float | None = Field(description="The mean Kullback-Leibler divergence in nats, where there are classes.")
+    worst: list[dict[str, JsonValue]] = Field(description="The request ids that disagreed most.")
+
+
 class RouteState(RouteDocument):
     """A route, and how far this server follows it."""
 
@@ -104,6 +117,7 @@ class RouteState(RouteDocument):
     not_ready: dict[str, str] = Field(description="Why a version answers nothing yet.")
     circuits: dict[str, dict[str, JsonValue]] = Field(description="Of a route with a fallback: by version.")
     evidence: dict[str, ArmEvidence] = Field(description="By version.")
+    copies: dict[str, CopiesShown] = Field(default_factory=dict, description="By shadow version.")
     revision: int
     updated_at: str
     updated_by: str
@@ -279,7 +293,35 @@ async def _shown(call: Call, stored: StoredRoute) -> RouteState:
         canary=route.to_record()["canary"],
         **traffic.state(route.name),
         evidence=evidence,
+        copies=await _copies(call, route),
         revision=stored.revision,
         updated_at=moment(stored.updated_at),
         updated_by=stored.updated_by,
     )
+
+
+async def _copies(call: Call, route: Route) -> dict[str, CopiesShown]:
+    """What copies have shown, over all processes."""
+    if not route.shadow:
+        return {}
+    from penstock.rollouts.route_copies import merged
+
+    found = merged(await call.service.copies())
+    return {
+        each.version: CopiesShown(
+            compared=seen.compared,
+            disagreed=seen.disagreed,
+            failures=seen.failures,
+            skipped=seen.skipped,
+            max_abs=_finite(seen.max_abs),
+            kl=_finite(seen.kl / seen.kl_count) if seen.kl_count else None,
+            worst=[{name: _finite(value) for name, value in one.items()} for one in seen.worst],
+        )
+        for each in route.shadow
+        if (seen := found.get((route.name, each.version))) is not None
+    }
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no infinity."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value

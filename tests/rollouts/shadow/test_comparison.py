@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from penstock.rollouts.comparison import classes_of, compare
+from penstock.rollouts.shadow.comparison import classes_of, compare
 
 SCORES = {"logits": np.array([[2.0, 1.0, 0.0]], np.float32)}
 

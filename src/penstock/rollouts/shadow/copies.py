@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from penstock.errors import ModelNotReady, Overloaded, PenstockError
-from penstock.rollouts.comparison import Difference, compare
 from penstock.rollouts.evidence import EXAMPLES, Shadowed
+from penstock.rollouts.shadow.comparison import Difference, compare
 from penstock.tensors import Arrays
 
 log = logging.getLogger(__name__)
@@ -32,16 +32,19 @@ PRIORITY = -1_000_000
 
 @dataclass(frozen=True)
 class Copy:
-    """One request of the stable version: its tensors, and the outputs that its client got."""
+    """One request: its tensors, and the outputs that its client got from the version `stable`.
 
-    canary: str
-    step: int
+    `canary` and `step` are those of the canary that it is made for.
+    """
+
     name: str
     stable: str
     to: str
     request_id: str
     inputs: Arrays
     outputs: Arrays
+    canary: str = ""
+    step: int = 0
 
     @property
     def bytes(self) -> int:
