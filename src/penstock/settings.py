@@ -24,13 +24,7 @@ from pydantic_core import ErrorDetails
 
 from penstock.errors import ConfigError
 from penstock.option_types import LOWER, Float, HeaderList, HomePath, Size, WebAddress, Whole, Workers, expectation
-from penstock.options import (
-    EngineOptions,
-    ModelOptions,
-    is_secret,
-    option,
-    suggestion,
-)
+from penstock.options import EngineOptions, ModelOptions, is_secret, option, suggestion
 from penstock.patterns import checked_pattern
 
 PREFIX = "PENSTOCK_"
@@ -44,7 +38,6 @@ _OWN_FLAGS = ("model_path", "model_type")
 
 TABLES = ("models",)
 """Settings that are tables of `penstock.toml`; the environment, which is flat, cannot hold them."""
-
 
 _HOST = re.compile(r"(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?|\[[0-9A-Fa-f:.]+\]")
 """A host name, an IPv4 address, or an IPv6 address in brackets, as in a URL."""

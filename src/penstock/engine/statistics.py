@@ -206,8 +206,9 @@ class Statistics:
 
     def of(self, model: str, version: str) -> ModelFigures:
         """The figures of one model version, which begin now if there are none."""
-        found = self._models.get((model, version))
-        return found or self._models.setdefault((model, version), ModelFigures(self._clock()))
+        return self._models.get((model, version)) or self._models.setdefault(
+            (model, version), ModelFigures(self._clock())
+        )
 
     def snapshot(
         self,
@@ -252,9 +253,6 @@ def _gauges(model: LoadedModel) -> Snapshot:
     """Of one loaded model, as `GAUGES` names them."""
     values = (model.batcher.queued_rows, model.leases, model.info.memory_bytes)
     return {"model": model.name, "version": model.version, **dict(zip(GAUGES, values, strict=True))}
-
-
-# What was answered, for threads that look at it
 
 
 class Sampling:

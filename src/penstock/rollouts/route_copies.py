@@ -6,7 +6,7 @@ copied in every process.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from penstock.engine.engine import InferenceEngine
@@ -89,26 +89,6 @@ class RouteCopies:
         return found
 
 
-class CopyFamilies:
-    """What copies have shown in `/metrics`."""
-
-    def __init__(self, figures: Iterable[Figures]) -> None:
-        self._shown = merged(figures)
-
-    def collect(self) -> Iterator[Any]:
-        """The metric families."""
-        from prometheus_client.core import CounterMetricFamily
-
-        text = "Copies of requests for shadow versions of routes, by what they have shown."
-        family = CounterMetricFamily("penstock_copies", text, labels=("model", "version", "outcome"))
-        for (name, version), seen in sorted(self._shown.items()):
-            agreed = seen.compared - seen.disagreed
-            counts = {"agreed": agreed, "disagreed": seen.disagreed, "failed": seen.failures, "skipped": seen.skipped}
-            for outcome, count in counts.items():
-                family.add_metric((name, version, outcome), count)
-        yield family
-
-
 def merged(figures: Iterable[Figures]) -> Mapping[tuple[str, str], Shadowed]:
     """What the copies of several processes have shown, by route and version."""
     found: dict[tuple[str, str], Shadowed] = {}
@@ -117,3 +97,16 @@ def merged(figures: Iterable[Figures]) -> Mapping[tuple[str, str], Shadowed]:
             for version, document in versions.items():
                 found.setdefault((name, version), Shadowed()).add(Shadowed.of(document))
     return found
+
+
+def counts(figures: Iterable[Figures]) -> dict[tuple[str, str], dict[str, int]]:
+    """How many copies of several processes have shown what, by route and version."""
+    return {
+        key: {
+            "agreed": seen.compared - seen.disagreed,
+            "disagreed": seen.disagreed,
+            "failed": seen.failures,
+            "skipped": seen.skipped,
+        }
+        for key, seen in merged(figures).items()
+    }

@@ -87,6 +87,7 @@ def copy_families(figures: Iterable[dict[str, Any]]) -> list[Any]:
     shown = [each for each in figures if each]
     if not shown:
         return []
-    from penstock.rollouts.route_copies import CopyFamilies
+    from penstock.monitor.copies import CopyFamilies
+    from penstock.rollouts.route_copies import counts
 
-    return [CopyFamilies(shown)]
+    return [CopyFamilies(counts(shown))]
