@@ -31,19 +31,19 @@ def test_only_failures_in_a_row_open_it() -> None:
 
 def test_an_open_circuit_lets_one_probe_through_after_its_wait() -> None:
     circuit = _opened()
-    assert not circuit.allows(FIRST_WAIT_S - 0.1)
+    assert not circuit.allows(FIRST_WAIT_S - 0.1, "r1")
     assert circuit.state(1.0) == {"state": "open", "trips": 1, "next_probe_s": FIRST_WAIT_S - 1}
-    assert circuit.allows(FIRST_WAIT_S)
+    assert circuit.allows(FIRST_WAIT_S, "r2")
     assert circuit.state(FIRST_WAIT_S)["state"] == "probing"
-    assert not circuit.allows(FIRST_WAIT_S + 1)
-    assert circuit.allows(FIRST_WAIT_S + PROBE_S)  # the probe got no answer
+    assert not circuit.allows(FIRST_WAIT_S + 1, "r3")
+    assert circuit.allows(FIRST_WAIT_S + PROBE_S, "r4")  # the probe got no answer
 
 
 def test_a_probe_that_is_answered_closes_it() -> None:
     circuit = _opened()
     circuit.succeeded()  # of a request from before
     assert not circuit.closed
-    assert circuit.allows(FIRST_WAIT_S)
+    assert circuit.allows(FIRST_WAIT_S, "r5")
     circuit.succeeded()
     assert circuit.closed
     for _ in range(FAILURES - 1):
@@ -57,7 +57,7 @@ def test_probes_that_fail_wait_longer_each_time_up_to_a_limit() -> None:
         left = circuit.state(now)["next_probe_s"]
         waits.append(left)
         now += left
-        assert circuit.allows(now)
+        assert circuit.allows(now, "r6")
         circuit.failed(now)
     assert waits[:3] == [FIRST_WAIT_S, 2 * FIRST_WAIT_S, 4 * FIRST_WAIT_S]
     assert waits[-1] == LONGEST_WAIT_S
@@ -100,3 +100,14 @@ def test_a_circuit_survives_changes_of_other_routes() -> None:
     assert circuits.of["m", "v2"] is kept
     circuits.keep({})
     assert circuits.of == {}
+
+
+def test_a_probe_may_ask_again_and_nobody_else() -> None:
+    circuit = Circuit()
+    for _ in range(FAILURES):
+        circuit.failed(0.0)
+    assert circuit.allows(FIRST_WAIT_S, "probe")  # with its head
+    assert not circuit.allows(FIRST_WAIT_S, "other")
+    assert circuit.allows(FIRST_WAIT_S, "probe")  # with its body
+    circuit.failed(FIRST_WAIT_S)
+    assert not circuit.allows(FIRST_WAIT_S, "probe")

@@ -22,12 +22,13 @@ _FAULTS = frozenset(("error", "load_error", "not_ready", "deadline"))
 class Circuit:
     """The state of one version. The caller passes the time, in seconds of one clock."""
 
-    __slots__ = ("_failures", "_probed_at", "_until", "_wait_s", "trips")
+    __slots__ = ("_failures", "_probed_at", "_prober", "_until", "_wait_s", "trips")
 
     def __init__(self) -> None:
         self._failures = 0
         self._until: float | None = None
         self._probed_at: float | None = None
+        self._prober = ""
         self._wait_s = FIRST_WAIT_S
         self.trips = 0
         """How often it has opened."""
@@ -37,15 +38,20 @@ class Circuit:
         """True while requests go to the version as ever."""
         return self._until is None
 
-    def allows(self, now: float) -> bool:
-        """True if a request may go to the version: always while it is closed, then one probe at a time."""
+    def allows(self, now: float, request_id: str) -> bool:
+        """True if a request may go to the version: always while it is closed, then one probe at a time.
+
+        A probe may ask again: with its head, and when its body is there.
+        """
         if self._until is None:
             return True
         waits = now < self._until
         probing = self._probed_at is not None and now - self._probed_at < PROBE_S
+        if probing and not waits and request_id and request_id == self._prober:
+            return True
         if waits or probing:
             return False
-        self._probed_at = now
+        self._probed_at, self._prober = now, request_id
         return True
 
     def failed(self, now: float) -> None:

@@ -58,7 +58,7 @@ class ActiveRoute:
         if choice is None:
             return Choice(fallback, fallback, "fallback")
         circuit = self._circuits.of.get((self.route.name, choice.version))
-        if circuit is None or circuit.closed or circuit.allows(time.monotonic()):
+        if circuit is None or circuit.closed or circuit.allows(time.monotonic(), request_id):
             return choice
         return Choice(fallback, fallback, "fallback")
 
