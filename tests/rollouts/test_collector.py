@@ -8,10 +8,11 @@ import pytest
 
 from penstock.engine.observation import AnsweredRun, Observation
 from penstock.errors import InferenceError, OutOfRange
+from penstock.monitor.sequential_test import log_e_worse
 from penstock.rollouts.analysis import PREPARING
 from penstock.rollouts.collector import MOST_NOTED, Collector, Watched
 from penstock.rollouts.evidence import ArmEvidence, merge
-from penstock.rollouts.sequential import HALF, log_e_worse
+from penstock.rollouts.sequential import HALF
 
 STEP = Watched(canary="c1", route="m", step=0, stable="v1.0", to="v2.0", threshold_ms=(10.0, 20.0), ratio=1.1)
 

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
+from penstock.monitor.sequential_test import log_e_better, log_e_worse
 from penstock.rollouts.evidence import QUANTILES, ArmEvidence, Pairs, Shadowed, StepEvidence, merge
-from penstock.rollouts.sequential import HALF, canary_share_of_failures, log_e_better, log_e_worse
+from penstock.rollouts.sequential import HALF, canary_share_of_failures
 from penstock.rollouts.spec import CanarySpec
 
 Verdict: TypeAlias = Literal["breach", "proved", "open", "no_data"]

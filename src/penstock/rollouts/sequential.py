@@ -1,30 +1,17 @@
-"""Sequential tests: they hold however often one looks at the figures, after every request if need be.
+"""Sequential tests of a canary: they hold however often one looks at the figures, after every request if need be.
 
-The engine is an e-process for counts: of n trials s were bad, and the chance of a bad one is at most (or at least) a
-limit. Each term is a likelihood ratio against the limit; under the hypothesis the mean of the terms is a nonnegative
-supermartingale, so the chance that it *ever* reaches 1/alpha is at most alpha (Ville's inequality). No asymptotics are
-involved. All functions take numbers or arrays of equal shape, and work on logarithms.
+The engine is the e-process of `monitor.sequential_test`.
 """
 
 from __future__ import annotations
 
 import math
-from functools import lru_cache
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-Floats: TypeAlias = NDArray[np.float64]
-
-GRID = 32
-"""Alternatives on each side of a limit."""
-_NEAREST = 1.1
-"""The odds of the alternative next to a limit, as a ratio."""
-_WORST = 0.97
-"""The highest alternative."""
-_BEST = 20.0
-"""The lowest alternative but zero: the odds of the limit are this many times higher."""
+from penstock.monitor.sequential_test import Floats, log_e_better, log_e_worse, log_mean
 
 HALF = 0.5
 """The limit of paired comparisons: of the pairs in which one side is worse, either side is as likely."""
@@ -33,16 +20,6 @@ MIN_EACH_WAY = 30
 MIN_MISMATCH_KEYS = 1000
 MISMATCH_E = 1000.0
 """The distinct keys, and the evidence against the intended shares, that a mismatch of shares needs."""
-
-
-def log_e_worse(n: ArrayLike, s: ArrayLike, limit: float) -> Floats:
-    """The logarithm of the evidence that more than `limit` are bad, of n trials with s bad ones."""
-    return _log_e(n, s, _worse(limit))
-
-
-def log_e_better(n: ArrayLike, s: ArrayLike, limit: float) -> Floats:
-    """The logarithm of the evidence that fewer than `limit` are bad, of n trials with s bad ones."""
-    return _log_e(n, s, _better(limit))
 
 
 def canary_share_of_failures(share: float, ratio: float) -> float:
@@ -56,7 +33,7 @@ def canary_share_of_failures(share: float, ratio: float) -> float:
 def log_e_mismatch(n: ArrayLike, s: ArrayLike, share: float) -> Floats:
     """The logarithm of the evidence that the canary's share of n keys, s of them, is not `share`, above or below."""
     sides = np.stack([log_e_worse(n, s, share), log_e_better(n, s, share)])
-    return _log_mean(np.moveaxis(sides, 0, -1))
+    return log_mean(np.moveaxis(sides, 0, -1))
 
 
 def is_mismatch(n: int, s: int, share: float) -> bool:
@@ -100,38 +77,3 @@ def rate_difference(n: tuple[int, int], s: tuple[int, int], alpha: float = 0.05)
     first, second = s[0] / n[0], s[1] / n[1]
     error = math.sqrt(first * (1 - first) / n[0] + second * (1 - second) / n[1])
     return Interval(second - first, float(half_width(sum(n), error, alpha)))
-
-
-def _log_e(n: ArrayLike, s: ArrayLike, factors: tuple[Floats, Floats]) -> Floats:
-    of_bad, of_good = factors
-    bad = np.asarray(s, float)[..., None]
-    good = np.asarray(n, float)[..., None] - bad
-    with np.errstate(invalid="ignore"):
-        bad_terms = np.where(bad > 0, bad * of_bad, 0.0)  # the alternative zero allows no bad one
-    return _log_mean(bad_terms + good * of_good)
-
-
-def _log_mean(terms: Floats) -> Floats:
-    """The logarithm of the mean of exp(terms) over the last axis."""
-    highest = terms.max(axis=-1, keepdims=True)
-    mean = np.exp(terms - highest).mean(axis=-1)
-    return np.asarray(highest[..., 0] + np.log(mean))
-
-
-@lru_cache(maxsize=256)
-def _worse(limit: float) -> tuple[Floats, Floats]:
-    odds = limit / (1 - limit)
-    steps = np.geomspace(_NEAREST, max(_WORST / (1 - _WORST) / odds, 2 * _NEAREST), GRID)
-    return _factors(odds * steps / (1 + odds * steps), limit)
-
-
-@lru_cache(maxsize=256)
-def _better(limit: float) -> tuple[Floats, Floats]:
-    odds = limit / (1 - limit) / np.geomspace(_NEAREST, _BEST, GRID)
-    return _factors(np.append(odds / (1 + odds), 0.0), limit)
-
-
-def _factors(grid: Floats, limit: float) -> tuple[Floats, Floats]:
-    """The logarithms of what a bad and a good trial multiply the evidence for each alternative by."""
-    with np.errstate(divide="ignore"):
-        return np.log(grid / limit), np.log((1 - grid) / (1 - limit))

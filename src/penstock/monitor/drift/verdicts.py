@@ -165,7 +165,7 @@ def _bad_values(rows: int, bad: Array, rate: float, needed: float) -> dict[str, 
     total, limit = int(bad.sum()), 2 * rate
     if rows < _LEAST_TRIALS or total < _LEAST_BAD or np.count_nonzero(bad) < 2 or limit >= 1 or total / rows <= limit:
         return None
-    evidence = log_e_worse(rows, total, limit)
+    evidence = float(log_e_worse(rows, total, limit))
     if evidence < needed:
         return None
     return {"rows": rows, "bad": total, "rate": round(total / rows, 4), "limit": round(limit, 5)}
