@@ -82,7 +82,7 @@ def test_an_evicted_model_returns_its_memory(tmp_path: Path) -> None:
         manager.load_model(heavy(tmp_path / f"more{number}.onnx", 24))
         wait_for(no_unloading, "the unloading never ended")
     after = resident_bytes()
-    assert after - before < 36 * 2**20, f"{(after - before) / 2**20:.0f} MiB more after three models came and went"
+    assert after - before < 48 * 2**20, f"{(after - before) / 2**20:.0f} MiB more after three models came and went"
     manager.close()
     assert before - resident_bytes() > 16 * 2**20, "the last model's 24 MiB stayed"
     warm.close()

@@ -11,6 +11,7 @@ import httpx
 import pytest
 from live_servers import Live, Process
 
+from penstock.engine.statistics import AnswerQueue
 from penstock.settings import Settings
 
 ROW = [0.123456, -1.0, 2.0, 0.25]
@@ -68,8 +69,10 @@ def test_neither_payloads_nor_secrets_reach_the_log(asked: tuple[list[dict[str, 
 
 
 def test_without_it_no_request_is_logged_or_observed(base_settings: Settings) -> None:
-    with Live("h1", base_settings, ("vec",)) as live:
+    with Live("h1", base_settings.model_copy(update={"prediction_stats": False}), ("vec",)) as live:
         assert live.service.engine.observers == []
+    with Live("h1", base_settings, ("vec",)) as live:
+        assert [type(each) for each in live.service.engine.observers] == [AnswerQueue]
 
 
 def test_the_console_format_has_a_line_per_request(serve: Serve, registry_path: Path) -> None:
