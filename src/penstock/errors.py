@@ -30,6 +30,7 @@ Surface = Literal["python", "cli", "server"]
 """Who reads a message: the author of a call, someone at the command line, or the operator of a server."""
 
 _OPTIONS: dict[str, tuple[str, str]] = {
+    "again=True": ("--again", '"again": true'),
     "force=True": ("--force", '"force": true'),
     "prove=False": ("--no-prove", "prove=False"),
     "no_batch=True": ("--no-batch", "PENSTOCK_MODEL_NO_BATCH=true"),

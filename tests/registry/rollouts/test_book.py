@@ -233,7 +233,7 @@ def test_a_digest_that_was_rolled_back_is_refused_until_it_is_tried_again(canari
     assert canaries.change(begun, move("rollback", "rolled_back", -1, route="restore", live=False))
     assert canaries.rejected("m", "d" * 64) == "rollback -1"
     assert canaries.rejected("m", "e" * 64) == ""
-    with pytest.raises(InvalidInput, match=r"m:v2\.0 was rolled back before \(rollback -1\); --again tries it"):
+    with pytest.raises(InvalidInput, match=r"m:v2\.0 was rolled back before \(rollback -1\); again=True tries it"):
         canaries.start(canary(id="c2"), ROUTE)
     canaries.start(canary(id="c2"), ROUTE, again=True)
     assert canaries.rejected("m", "d" * 64) == ""

@@ -71,7 +71,7 @@ def start(connection: Connection, canary: StoredCanary, route: Route, again: boo
         )
     if not again and (why := rejected(connection, canary.route, canary.digest)):
         raise InvalidInput(
-            f"{canary.route}:{canary.to} was rolled back before ({why}); --again tries it once more", field="to"
+            f"{canary.route}:{canary.to} was rolled back before ({why}); again=True tries it once more", field="to"
         )
     found = routes.read(connection).get(canary.route)
     if canary.before != (None if found is None else found.route.to_record()):
