@@ -37,6 +37,7 @@ _OPTIONS: dict[str, tuple[str, str]] = {
     "batch_axes={…}": ("--batch-axis NAME:AXIS", "PENSTOCK_MODEL_BATCH_AXIS=NAME:AXIS"),
     "example_input=…": ("--example FILE", "PENSTOCK_MODEL_EXAMPLE=FILE"),
     "inputs=[…]": ("--input NAME:TYPE:SHAPE", "PENSTOCK_MODEL_INPUTS=NAME:TYPE:SHAPE"),
+    "model=…": ("--model NAME", "model=…"),
     "labels=[…]": ("--labels FILE", "PENSTOCK_MODEL_LABELS=FILE"),
     "out=…": ("--out FILE", "out=…"),
     "payload=…": ("--payload FILE", "payload=…"),

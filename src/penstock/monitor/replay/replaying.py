@@ -180,7 +180,7 @@ def _limited(records: Iterable[Record], selection: Selection) -> list[Record]:
 def _require_one_model(records: Iterable[Record], wanted: str | None) -> None:
     names = sorted({record.model for record in records})
     if wanted is None and len(names) > 1:
-        raise ConfigError(f"the log holds requests for {', '.join(names)}; name one of them with --model")
+        raise ConfigError(f"the log holds requests for {', '.join(names)}; choose one by model=…")
 
 
 def _run(record: Record, new: Runner, old: Runner | None, result: Replay, *, new_first: bool) -> Arrays:
