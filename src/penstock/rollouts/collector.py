@@ -137,21 +137,10 @@ class Collector:
 
     def _copy_request(self, watched: Watched, seen: Observation, *, chosen: bool = False) -> None:
         """Pass a copy of a request on if it is among the sampled ones: always the same keys."""
-        if self.copy is None or seen.inputs is None or seen.outputs is None:
-            return
         if chosen or sampled(seen.key or seen.request_id, watched.canary, watched.shadow):
-            self.copy(
-                Copy(
-                    canary=watched.canary,
-                    step=watched.step,
-                    name=watched.route,
-                    stable=watched.stable,
-                    to=watched.to,
-                    request_id=seen.request_id,
-                    inputs={name: array.copy() for name, array in seen.inputs.items()},
-                    outputs={name: array.copy() for name, array in seen.outputs.items()},
-                )
-            )
+            copy = Copy.of(seen, watched.to, watched.canary, watched.step)
+            if copy is not None and self.copy is not None:
+                self.copy(copy)
 
     def add_shadowed(self, copy: Copy, seen: Shadowed) -> None:
         """Count what a copy has shown, in the step in which its request came."""

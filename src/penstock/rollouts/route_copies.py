@@ -65,18 +65,9 @@ class RouteCopies:
                 self._copy(run.observation(index), version)
 
     def _copy(self, seen: Observation, version: str) -> None:
-        if seen.inputs is None or seen.outputs is None or seen.arm == version:
-            return
-        self._shadow.put(
-            Copy(
-                name=seen.route,
-                stable=seen.arm,
-                to=version,
-                request_id=seen.request_id,
-                inputs={name: array.copy() for name, array in seen.inputs.items()},
-                outputs={name: array.copy() for name, array in seen.outputs.items()},
-            )
-        )
+        copy = None if seen.arm == version else Copy.of(seen, version)
+        if copy is not None:
+            self._shadow.put(copy)
 
     def _record(self, copy: Copy, seen: Shadowed) -> None:
         self._shown.setdefault((copy.name, copy.to), Shadowed()).add(seen)

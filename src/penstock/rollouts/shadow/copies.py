@@ -12,8 +12,9 @@ import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, Self
 
+from penstock.engine.observation import Observation
 from penstock.errors import ModelNotReady, Overloaded, PenstockError
 from penstock.rollouts.evidence import EXAMPLES, Shadowed
 from penstock.rollouts.shadow.comparison import Difference, compare
@@ -45,6 +46,16 @@ class Copy:
     outputs: Arrays
     canary: str = ""
     step: int = 0
+
+    @classmethod
+    def of(cls, seen: Observation, to: str, canary: str = "", step: int = 0) -> Self | None:
+        """A copy of an answered request for the version `to`, with arrays of its own; None if it has none."""
+        if seen.inputs is None or seen.outputs is None:
+            return None
+        inputs, outputs = (
+            {name: array.copy() for name, array in arrays.items()} for arrays in (seen.inputs, seen.outputs)
+        )
+        return cls(seen.route, seen.arm, to, seen.request_id, inputs, outputs, canary, step)
 
     @property
     def bytes(self) -> int:
