@@ -24,6 +24,7 @@ import front
 import hydraulics
 import inprocess
 import processes
+import watched
 from front import Plan
 from load import need_wrk, open_loop_program
 from turns import Result
@@ -42,6 +43,7 @@ def of_three(benchmark: Callable[[Path, int, float], Result]) -> Callable[[Plan]
 BENCHMARKS: dict[str, Callable[[Plan], Result]] = {
     **front.FRONT,
     "interfaces": front.interfaces,
+    **watched.BENCHMARKS,
     **{name: of_three(one) for name, one in {**inprocess.BENCHMARKS, **hydraulics.BENCHMARKS}.items()},
 }
 
@@ -68,7 +70,7 @@ def ready(arguments: argparse.Namespace, folder: Path) -> None:
     """End with a clear message when something is missing that a chosen benchmark needs."""
     chosen = set(arguments.names)
     try:
-        if chosen & {*front.FRONT, "interfaces", "hydraulics"}:
+        if chosen & {*front.FRONT, *watched.BENCHMARKS, "interfaces", "hydraulics"}:
             need_wrk()
         if chosen & set(front.FRONT) and arguments.peers != "none":
             processes.peers_python()
