@@ -22,7 +22,7 @@ OFF = {"prediction_stats": "false", "drift_window_s": "0"}
 
 
 def watched(plan: Plan) -> Result:
-    """The MLP on 64 connections: everything off, and with route, canary's evidence, traces, drift and prediction log."""
+    """The MLP on 64 connections: everything off, or with route, evidence, traces, drift and prediction log."""
     with trace_collector() as endpoint:
         on = {"otlp_endpoint": endpoint, "trace_sample": "0.01"}
         on |= {"prediction_log": str(plan.folder / "log"), "prediction_log_sample": "0.01"}
@@ -45,7 +45,7 @@ def watched(plan: Plan) -> Result:
 
 
 def shadowed(plan: Plan) -> Result:
-    """The MLP on 64 connections: a route of one version, and the same with a tenth of the requests copied to another."""
+    """The MLP on 64 connections: a route of one version, without and with copies of a tenth to another."""
     plain, copied = registry(plan.folder / "one"), registry(plan.folder / "copied")
     command("routes", "set", "mlp", "--arm", "1.0=100", "--registry", str(plain))
     command("routes", "set", "mlp", "--arm", "1.0=100", "--shadow", "2.0=0.1", "--registry", str(copied))

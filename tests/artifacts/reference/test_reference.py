@@ -45,6 +45,17 @@ def test_many_numbers_are_projected_and_the_rows_that_made_the_projection_are_no
     assert fitted.rows == 400
 
 
+@pytest.mark.parametrize("together", [1, 19, 20, 21, 200])
+def test_rows_counted_together_are_counted_as_those_one_by_one(together: int) -> None:
+    made = reference_of({"x": images()}, answers(400), IMAGES)
+    rows, classes, confidences = images(together), RNG.integers(0, 3, together), RNG.random(together)
+    counts = made.count({"x": rows}, Answers(classes, confidences))
+    singles = [
+        made.count({"x": rows[i : i + 1]}, Answers(classes[i : i + 1], confidences[i : i + 1])) for i in range(together)
+    ]
+    assert (counts == np.sum([np.zeros_like(counts), *singles], axis=0)).all()
+
+
 def test_a_row_of_a_hundred_thousand_numbers_makes_a_small_file() -> None:
     rows = RNG.random((120, 100_000)).astype(np.float32)
     made = reference_of({"x": rows}, answers(120), signature(TensorSpec("x", "FP32", (-1, 100_000))))
