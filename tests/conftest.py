@@ -3,10 +3,26 @@
 import signal
 
 import hypothesis_profile
-from databases import database, postgres
+import pytest
+import quick_files
+from databases import database, on_one_database, postgres
 
 __all__ = ["database", "postgres"]
 
 hypothesis_profile.load()
+quick_files.load()
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as under nohup: processes that tests start would ignore it too
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`make test ARGS=--every-database`"""
+    parser.addoption("--every-database", action="store_true", help="run every test on SQLite and on PostgreSQL")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Choose the database of each test that does not need both."""
+    if not config.getoption("--every-database"):
+        left_out = on_one_database(items)
+        config.hook.pytest_deselected(items=[item for item in items if item.nodeid in left_out])
+        items[:] = [item for item in items if item.nodeid not in left_out]

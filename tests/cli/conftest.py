@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from commands import penstock_command
 from linear_models import linear
 
-from penstock.cli.main import app, run
+from penstock.cli.main import run
 from penstock.settings import Settings, alias_of
 
 
@@ -49,7 +50,7 @@ def penstock(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     def call(*args: object, stdin: bytes = b"") -> Done:
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
         capsys.readouterr()
-        code = run(lambda: app([str(arg) for arg in args], prog_name="penstock"))
+        code = run(lambda: penstock_command([str(arg) for arg in args]))
         return Done(code, *capsys.readouterr())
 
     return call

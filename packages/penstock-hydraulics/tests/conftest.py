@@ -8,6 +8,7 @@ from typing import NamedTuple
 import hypothesis_profile
 import numpy as np
 import pytest
+import quick_files
 from databases import database, postgres
 from rig import simulated_recordings
 from typer.testing import CliRunner
@@ -19,6 +20,7 @@ from penstock_hydraulics.machine.states import HEADS
 __all__ = ["database", "postgres"]
 
 hypothesis_profile.load()
+quick_files.load()
 
 
 class Training(NamedTuple):
