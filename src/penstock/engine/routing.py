@@ -89,17 +89,19 @@ class Chooser:
             (rule.header.lower(), rule.equals, rule.version) for rule in route.rules if answers(rule.version)
         ]
         canary = route.canary
-        self._canary: tuple[Any, int, str] | None = None
+        self._canary: tuple[Any, int, Choice] | None = None
         if canary is not None and canary.share > 0 and answers(canary.version):
-            self._canary = (_seed(canary.salt), int(canary.share * 2**64), canary.version)
+            choice = Choice(canary.version, canary.version, "canary")
+            self._canary = (_seed(canary.salt).copy, int(canary.share * 2**64), choice)
         arms = [arm for arm in route.arms if arm.weight and answers(arm.version)]
-        self._arms = [(_multiplier(arm.version), -float(arm.weight), arm.version) for arm in arms]
+        self._arms = [
+            (_multiplier(arm.version), -float(arm.weight), Choice(arm.version, arm.version, "weight")) for arm in arms
+        ]
         self._only = self._arms[0][2] if len(self._arms) == 1 else None
-        self._seed = _seed(route.salt)
+        self._copy = _seed(route.salt).copy
         self.by_field = self._by == "field"
         """True if the body says which version answers: a field of it keeps a client at its version."""
-        one = self._only is not None and not (self._canary or self._rules)
-        self._always = Choice(self._only, self._only, "weight") if one and self._only is not None else None
+        self._always = None if self._canary or self._rules else self._only
 
     def choose(
         self, key: str | None, headers: Headers | None, request_id: str, field: str | None = None
@@ -107,13 +109,10 @@ class Chooser:
         """As the function `choose`."""
         if self._always is not None:
             return self._always
-        sticky = self.key(key, headers, request_id, field)
-        version, reason = self._of_rule(headers), "rule"
-        if version is None:
-            version, reason = self._of_key(sticky)
-        if version is None:
-            return None
-        return Choice(version, version, reason)
+        version = self._of_rule(headers) if self._rules else None
+        if version is not None:
+            return Choice(version, version, "rule")
+        return self._of_key(self.key(key, headers, request_id, field) if self._by != "key" else key or request_id)
 
     def key(self, key: str | None, headers: Headers | None, request_id: str, field: str | None = None) -> str:
         """What keeps this client at its version; its request id where it sends nothing else."""
@@ -136,20 +135,25 @@ class Chooser:
                     return version
         return None
 
-    def _of_key(self, key: str) -> tuple[str | None, str]:
-        """The version by the hash of a key."""
+    def _of_key(self, key: str) -> Choice | None:
+        """The choice by the hash of a key. `_hash` is written out here: a call costs as much as what it does."""
+        data = key[:LONGEST_KEY].encode("utf-8", "surrogatepass")
         if self._canary is not None:
-            seed, below, version = self._canary
-            if _hash(seed, key) < below:
-                return version, "canary"
+            copy, below, canary = self._canary
+            made = copy()
+            made.update(data)
+            if int.from_bytes(made.digest(), "little") < below:
+                return canary
         if self._only is not None:
-            return self._only, "weight"
-        unit, best, chosen = _hash(self._seed, key) * _UNIT, 0.0, None
-        for multiplier, weight, version in self._arms:
+            return self._only
+        made = self._copy()
+        made.update(data)
+        unit, best, chosen = int.from_bytes(made.digest(), "little") * _UNIT, 0.0, None
+        for multiplier, weight, choice in self._arms:
             score = weight / math.log(unit * multiplier % 1.0 or _LEAST)
             if score > best:
-                best, chosen = score, version
-        return chosen, "weight"
+                best, chosen = score, choice
+        return chosen
 
 
 _chooser = lru_cache(maxsize=64)(Chooser)
