@@ -60,7 +60,9 @@ def script(files: Path) -> VariantSource:
     return VariantSource("torchscript", "fp32", files / "script.ts", name="torchscript-script")
 
 
-ONNX = VariantSource("onnx", "fp32", MLP.onnx())
+def onnx_form() -> VariantSource:
+    """As a function: the export takes seconds, which every process would spend when it collects the tests."""
+    return VariantSource("onnx", "fp32", MLP.onnx())
 
 
 def by_name(found: Verification) -> dict[str, VariantCheck]:
@@ -75,7 +77,7 @@ def checked(artifact: Artifact, trust: str = "code") -> dict[str, VariantCheck]:
 
 
 def test_every_variant_of_a_right_version_is_ok(files, publish):
-    _, artifact = publish(ONNX, weights(files), script(files))
+    _, artifact = publish(onnx_form(), weights(files), script(files))
     found = checked(artifact)
     assert list(found) == ["onnx-fp32", "pytorch-fp32", "torchscript-script"]
     for one in found.values():
@@ -88,7 +90,7 @@ def test_every_variant_of_a_right_version_is_ok(files, publish):
 
 
 def test_the_report_is_that_of_the_contract(publish):
-    registry, artifact = publish(ONNX)
+    registry, artifact = publish(onnx_form())
     found = penstock.verify("m", registry=registry.path)
     assert found.ok
     document = found.to_json()
@@ -100,7 +102,7 @@ def test_the_report_is_that_of_the_contract(publish):
 
 
 def test_a_wrong_variant_is_not_ok_and_the_others_are(files, publish):
-    registry, _ = publish(ONNX, VariantSource("onnx", "fp32", files / "wrong.onnx", name="onnx-wrong"))
+    registry, _ = publish(onnx_form(), VariantSource("onnx", "fp32", files / "wrong.onnx", name="onnx-wrong"))
     found = penstock.verify("m", registry=registry)
     assert not found.ok
     assert by_name(found)["onnx-fp32"].ok
@@ -132,17 +134,17 @@ def test_a_variant_that_is_right_on_its_golden_samples_only_is_found_with_eager_
 def test_a_form_that_rounds_by_design_is_held_to_its_golden_samples(files, publish):
     errors = recorded(Errors(0.6, 0.3, 0.9, 1.0, 10))
     rounded = VariantSource("onnx", "int8", files / "wrong.onnx", errors=errors)
-    _, artifact = publish(ONNX, rounded, weights(files))
+    _, artifact = publish(onnx_form(), rounded, weights(files))
     found = checked(artifact)
     assert found["onnx-int8"].ok, found["onnx-int8"].why
     assert found["onnx-fp32"].ok, found["onnx-fp32"].why
-    _, other = publish(ONNX, replace(rounded, errors=None), weights(files), version="2.0.0")
+    _, other = publish(onnx_form(), replace(rounded, errors=None), weights(files), version="2.0.0")
     assert checked(other)["onnx-int8"].ok is False
 
 
 def test_a_variant_that_crashes_its_process_does_not_end_the_report(files, publish):
     crashing = weights(files, architecture="crashing_models:Crashing", name="crashing")
-    registry, _ = publish(crashing, ONNX, replace(ONNX, name="elsewhere", requires=("quantum",)))
+    registry, _ = publish(crashing, onnx_form(), replace(onnx_form(), name="elsewhere", requires=("quantum",)))
     found = penstock.verify("m", registry=registry)
     assert not found.ok
     crash, good, elsewhere = found.variants
@@ -153,19 +155,19 @@ def test_a_variant_that_crashes_its_process_does_not_end_the_report(files, publi
 
 
 def test_what_this_machine_cannot_run_is_neither_right_nor_wrong(publish):
-    registry, _ = publish(ONNX, replace(ONNX, name="elsewhere", requires=("quantum",)))
+    registry, _ = publish(onnx_form(), replace(onnx_form(), name="elsewhere", requires=("quantum",)))
     found = penstock.verify("m", registry=registry)
     assert found.ok
     assert by_name(found)["elsewhere"].ok is None
 
 
 def test_nothing_is_ok_when_no_variant_runs_here(publish):
-    registry, _ = publish(replace(ONNX, requires=("quantum",)))
+    registry, _ = publish(replace(onnx_form(), requires=("quantum",)))
     assert not penstock.verify("m", registry=registry).ok
 
 
 def test_a_variant_that_is_not_trusted_is_not_run(files, publish):
-    _, artifact = publish(ONNX, script(files))
+    _, artifact = publish(onnx_form(), script(files))
     found = checked(artifact, "data")
     assert found["torchscript-script"].ok is None
     assert 'trust="code"' in found["torchscript-script"].why
@@ -173,7 +175,7 @@ def test_a_variant_that_is_not_trusted_is_not_run(files, publish):
 
 
 def test_an_altered_file_is_not_ok(publish):
-    _, artifact = publish(ONNX)
+    _, artifact = publish(onnx_form())
     path = artifact.variant_path(artifact.variants[0])
     path.chmod(0o644)
     path.write_bytes(path.read_bytes()[:-1] + b"x")
@@ -183,7 +185,7 @@ def test_an_altered_file_is_not_ok(publish):
 
 
 def test_altered_golden_samples_are_an_error(publish):
-    registry, artifact = publish(ONNX)
+    registry, artifact = publish(onnx_form())
     path = artifact.path / "golden.safetensors"
     path.chmod(0o644)
     path.write_bytes(path.read_bytes()[:-1] + b"x")
@@ -192,7 +194,7 @@ def test_altered_golden_samples_are_an_error(publish):
 
 
 def test_without_golden_samples_nothing_is_shown(publish):
-    registry, artifact = publish(ONNX, golden=None)
+    registry, artifact = publish(onnx_form(), golden=None)
     assert not penstock.verify("m", registry=registry).ok
     assert "no golden samples" in checked(artifact)["onnx-fp32"].why
 
@@ -227,6 +229,6 @@ def test_a_version_that_claims_rows_of_their_own_and_mixes_them_is_not_ok(tmp_pa
 
 
 def test_an_unknown_reference_is_an_error(publish):
-    registry, _ = publish(ONNX)
+    registry, _ = publish(onnx_form())
     with pytest.raises(ModelNotFound):
         penstock.verify("m:9.0.0", registry=registry)
