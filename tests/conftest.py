@@ -16,13 +16,15 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as under nohup: process
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """`make test ARGS=--every-database`"""
-    parser.addoption("--every-database", action="store_true", help="run every test on SQLite and on PostgreSQL")
+    """`make test ARGS=--all`"""
+    parser.addoption(
+        "--all", action="store_true", help="run long tests too, and every test on SQLite and on PostgreSQL"
+    )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Choose the database of each test that does not need both."""
-    if not config.getoption("--every-database"):
-        left_out = on_one_database(items)
+    """Leave out long tests, and choose the database of each test that does not need both."""
+    if not config.getoption("--all"):
+        left_out = on_one_database(items) | {item.nodeid for item in items if item.get_closest_marker("long")}
         config.hook.pytest_deselected(items=[item for item in items if item.nodeid in left_out])
         items[:] = [item for item in items if item.nodeid not in left_out]

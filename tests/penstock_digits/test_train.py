@@ -15,15 +15,24 @@ from penstock.artifacts.artifact import Artifact
 SHIPPED = Path(str(files("penstock_digits") / "artifacts"))
 
 
-@pytest.fixture(scope="session")
-def trained(tmp_path_factory) -> tuple[Path, str]:
-    """Both artifacts, trained like by a user, and the output of the training; any warning fails it."""
-    out = tmp_path_factory.mktemp("trained")
-    command = [sys.executable, "-W", "error", "-m", "penstock_digits.train", "--out", str(out), "--seed", "0"]
-    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=500)
+TRAIN = [sys.executable, "-W", "error", "-m", "penstock_digits.train"]
+BRIEFLY = "import sys; from penstock_digits import train; train.EPOCHS, train.COPIES = 2, 2; sys.exit(train.main())"
+"""The same command, in a sixth of the time."""
+
+
+def run_training(out: Path, command: list[str]) -> tuple[Path, str]:
+    """Both artifacts and the output of a training; any warning fails it."""
+    result = subprocess.run(
+        [*command, "--out", str(out), "--seed", "0"], capture_output=True, text=True, check=False, timeout=1500
+    )
     assert result.returncode == 0, result.stderr
     assert result.stderr == ""
     return out, result.stdout
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory) -> tuple[Path, str]:
+    return run_training(tmp_path_factory.mktemp("trained"), [sys.executable, "-W", "error", "-c", BRIEFLY])
 
 
 @pytest.fixture(params=["digits", "digits-image"])
@@ -31,21 +40,23 @@ def name(request) -> str:
     return request.param
 
 
-def test_a_new_training_reaches_the_accuracy_and_the_shipped_figures(trained, name):
-    shipped = Artifact.open(SHIPPED / name).manifest.metrics
+@pytest.mark.long
+def test_a_new_training_reaches_the_shipped_figures(tmp_path):
+    out, printed = run_training(tmp_path, TRAIN)
+    assert json.loads(printed[printed.index("{") :])["accuracy"] >= 0.98
+    for name in ("digits", "digits-image"):
+        shipped = Artifact.open(SHIPPED / name).manifest.metrics
+        metrics = Artifact.open(out / name).manifest.metrics
+        assert metrics["accuracy"] >= 0.98
+        for figure in shipped:
+            bound = 0.02 if figure.startswith("accuracy_") else 0.005
+            assert metrics[figure] == pytest.approx(shipped[figure], abs=bound), figure
+
+
+def test_a_new_training_has_the_kinds_of_figures_of_the_shipped_artifacts(trained, name):
     metrics = Artifact.open(trained[0] / name).manifest.metrics
-    assert metrics.keys() == shipped.keys()
-    assert metrics["accuracy"] >= 0.98
-    for figure in ("accuracy", "macro_f1"):
-        assert metrics[figure] == pytest.approx(shipped[figure], abs=0.005)
-
-
-def test_the_accuracy_on_images_matches_the_shipped_card(trained):
-    shipped = Artifact.open(SHIPPED / "digits-image").manifest.metrics
-    metrics = Artifact.open(trained[0] / "digits-image").manifest.metrics
-    for figure in shipped:
-        if figure.startswith("accuracy_"):
-            assert metrics[figure] == pytest.approx(shipped[figure], abs=0.02), figure
+    assert metrics.keys() == Artifact.open(SHIPPED / name).manifest.metrics.keys()
+    assert metrics["accuracy"] >= 0.9
 
 
 def test_a_new_training_writes_the_same_kind_of_artifact(trained, name):
@@ -73,7 +84,7 @@ def test_training_prints_progress_and_the_final_metrics(trained):
     printed = trained[1]
     assert "1437 digits to train on, 360 held out" in printed
     assert "epoch  1/" in printed
-    assert json.loads(printed[printed.index("{") :])["accuracy"] >= 0.98
+    assert json.loads(printed[printed.index("{") :])["accuracy"] >= 0.9
 
 
 def test_training_does_not_write_over_artifacts(tmp_path):
