@@ -18,7 +18,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as under nohup: process
 def pytest_addoption(parser: pytest.Parser) -> None:
     """`make test ARGS=--all`"""
     parser.addoption(
-        "--all", action="store_true", help="run long tests too, and every test on SQLite and on PostgreSQL"
+        "--all", action="store_true", help="run long tests too, and all tests on both databases"
     )
 
 
