@@ -26,9 +26,9 @@ def rules_file() -> str:
         lines.append(f"      - alert: {rule.name}")
         lines.append("        expr: |")
         lines += [f"          {line}" for line in expression(rule).splitlines()]
-        lines.append(f"        for: {rule.minutes}m")
+        lines.append(f"        for: {rule.minutes:g}m")
         if rule.keep_minutes:
-            lines.append(f"        keep_firing_for: {rule.keep_minutes}m")
+            lines.append(f"        keep_firing_for: {rule.keep_minutes:g}m")
         lines.append(f"        labels: {{severity: {rule.severity}}}")
         lines.append("        annotations:")
         lines.append(f"          summary: {json.dumps(rule.summary)}")

@@ -20,23 +20,31 @@ from penstock.monitor.alerts.measures import (
 
 Unit: TypeAlias = Literal["percentunit", "s", "bytes", "reqps", "short"]
 """As Grafana names them."""
+Severity: TypeAlias = Literal["critical", "warning"]
 
 
 class Rule(NamedTuple):
     """An alert fires when `measure` is above `above` for `minutes`, and until it has not been for `keep_minutes`.
 
+    For a server it ends only where the measure is not above `clear` either, which Prometheus does not know.
     `summary` and `action` may use labels as Prometheus' templates; `action` is what the person with the pager does.
     """
 
     name: str
-    severity: Literal["critical", "warning"]
+    severity: Severity
     measure: Measure
     above: float
-    minutes: int
-    keep_minutes: int
+    minutes: float
+    keep_minutes: float
     unit: Unit
     summary: str
     action: str
+    clear_share: float = 0.8
+
+    @property
+    def clear(self) -> float:
+        """The threshold below which an alert that fires may end."""
+        return self.above * self.clear_share
 
 
 class Panel(NamedTuple):
@@ -47,6 +55,7 @@ class Panel(NamedTuple):
     lines: tuple[tuple[str, Measure], ...]
 
 
+_VERSION = ("model", "version")
 _MODEL = "{{ $labels.model }}:{{ $labels.version }}"
 _REQUESTS = Counter("penstock_requests_total")
 _DURATION = "penstock_request_duration_seconds"
@@ -66,15 +75,25 @@ RULES = (
     ),
     Rule(
         "PenstockModelFailed", "critical",
-        Level("penstock_model_state", ("ref",), {"state": "failed"}), 0, 2, 2, "short",
+        Level("penstock_model_state", ("ref",), {"state": "failed"}, counts=True), 0, 2, 2, "short",
         "{{ $labels.ref }} should be served, and nothing answers for it.",
         "GET /health/ready and the log say why; publish a version that works, or unload it.",
     ),
     Rule(
         "PenstockModelOutdated", "warning",
-        Level("penstock_model_state", ("ref",), {"state": "outdated"}), 0, 10, 2, "short",
+        Level("penstock_model_state", ("ref",), {"state": "outdated"}, counts=True), 0, 10, 2, "short",
         "{{ $labels.ref }} answers with an older version than the registry names.",
         "The log says why the newer one could not be loaded; publish one that works, or move the alias back.",
+    ),
+    Rule(
+        "PenstockCircuitOpen", "critical", Level("penstock_circuit_open", _VERSION, counts=True), 0, 1, 5, "short",
+        f"{_MODEL} keeps failing; the fallback of its route answers for it.",
+        "Look for its errors in the log; take it off its route until it works.",
+    ),
+    Rule(
+        "PenstockRoutesStale", "warning", Level("penstock_routes_stale"), 0, 2, 2, "short",
+        "{{ $labels.instance }} cannot read the registry's database and keeps the routes it knows.",
+        "Check the database; the server answers all the same. Canaries and webhooks wait meanwhile.",
     ),
     Rule(
         "PenstockErrors", "critical",
@@ -106,6 +125,12 @@ RULES = (
         "Ask who sends them what has changed: a unit, a sensor, a step of their preprocessing.",
     ),
     Rule(
+        "PenstockDrift", "warning",
+        Level("penstock_drift_verdict", _VERSION, {"verdict": "alarm"}, counts=True), 0, 0, 0, "short",
+        f"What clients send to {_MODEL}, or what it answers, is far from its reference.",
+        "GET /models/NAME/drift says what moved: bad values first, then predictions, then inputs.",
+    ),
+    Rule(
         "PenstockOpenFiles", "warning",
         Full(Level("process_open_fds"), Level("process_max_fds")), 0.8, 5, 5, "percentunit",
         "{{ $labels.instance }} uses {{ $value | humanizePercentage }} of its open files.",
@@ -117,11 +142,19 @@ RULES = (
         0.95, 10, 5, "percentunit",
         "GPU {{ $labels.gpu }} of {{ $labels.instance }} has {{ $value | humanizePercentage }} of its memory in use.",
         "Serve fewer models or smaller batches on it: the next run may be out of memory.",
+        0.95,
     ),
     Rule(
         "PenstockTracesDropped", "warning", Increase(Counter("penstock_traces_dropped_total")), 0, 15, 0, "short",
         "{{ $value }} traces of {{ $labels.instance }} were dropped in 15 minutes.",
         "The log says why the collector does not take them. Requests are answered all the same.",
+    ),
+    Rule(
+        "PenstockPredictionLog", "warning",
+        Increase(Counter("penstock_prediction_log_records_total", {"outcome": "dropped|failed"}), ("outcome",)),
+        0, 15, 0, "short",
+        "{{ $value }} records of the prediction log were {{ $labels.outcome }} in 15 minutes.",
+        "Of dropped ones lower prediction_log_sample; of failed ones the log says what the disk refused.",
     ),
 )  # fmt: skip
 """Every alert, the gravest of its kind first."""
