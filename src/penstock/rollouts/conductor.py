@@ -15,8 +15,9 @@ from typing import Any, Protocol
 
 from penstock.errors import ConfigError, ModelLoadError, ModelNotFound, PenstockError
 from penstock.registry.audit import acting
+from penstock.registry.database.leases import Lease
 from penstock.registry.registry import Registry
-from penstock.registry.rollouts.canaries import EvidenceRow, Lease, StoredCanary
+from penstock.registry.rollouts.canaries import EvidenceRow, StoredCanary
 from penstock.rollouts.analysis import (
     PREPARING,
     CanaryState,

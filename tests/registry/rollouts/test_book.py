@@ -16,9 +16,10 @@ import pytest
 from penstock.errors import ConfigError, InvalidInput
 from penstock.registry.audit import acting
 from penstock.registry.database import routes
+from penstock.registry.database.leases import Lease
 from penstock.registry.database.store import Store
 from penstock.registry.rollouts.book import Canaries
-from penstock.registry.rollouts.canaries import EvidenceRow, Lease, Move, StoredCanary
+from penstock.registry.rollouts.canaries import EvidenceRow, Move, StoredCanary
 from penstock.registry.routes import Arm, Canary, Route
 
 Database = Callable[[Path], str]

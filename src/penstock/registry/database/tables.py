@@ -161,12 +161,39 @@ DECISIONS = Table(
 LEASE = Table(
     "penstock_lease",
     METADATA,
-    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("name", String(200), primary_key=True),
     Column("holder", String(36), nullable=False),
     Column("token", BigInteger, nullable=False),
     Column("until", Float(53), nullable=False),
 )
-"""One row: the process that decides about canaries, and a number that counts up when another one takes over."""
+"""For each kind of decision the process that decides, and a number that counts up when another one takes over."""
+
+ALERTS = Table(
+    "penstock_alerts",
+    METADATA,
+    Column("fingerprint", String(16), primary_key=True),
+    Column("server", String(200), nullable=False),
+    Column("name", String(100), nullable=False),
+    Column("state", Text, nullable=False),
+    Column("looked_at", Float(53), nullable=False),
+)
+"""The alerts of each server that are pending or firing, as JSON. Times are in seconds since 1970."""
+
+OUTBOX = Table(
+    "penstock_outbox",
+    METADATA,
+    Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
+    Column("server", String(200), nullable=False),
+    Column("receiver", String(32), nullable=False),
+    Column("fingerprint", String(16), nullable=False),
+    Column("key", String(100), nullable=False),
+    Column("payload", Text, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("created_at", Float(53), nullable=False),
+    Column("due_at", Float(53), nullable=False),
+    Index("penstock_outbox_message", "receiver", "key", unique=True),
+)
+"""Messages about alerts that a receiver has not taken yet. A receiver is the hash of its URL, which holds secrets."""
 
 SCHEMA = Table(
     VERSION_TABLE,

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from penstock.registry.database import leases
+from penstock.registry.database.leases import Lease
 from penstock.registry.database.store import Store
 from penstock.registry.rollouts import sql
-from penstock.registry.rollouts.canaries import LEASE_S, DecisionRecord, EvidenceRow, Lease, Move, StoredCanary
+from penstock.registry.rollouts.canaries import LEASE_S, DecisionRecord, EvidenceRow, Move, StoredCanary
 from penstock.registry.routes import Route
 
 
@@ -27,7 +29,7 @@ class Canaries:
 
     def clock(self) -> float:
         """The time of the database in seconds; 0 before there is one."""
-        return self._store.read(lambda connection: sql.clock(connection), 0.0)
+        return self._store.read(lambda connection: leases.clock(connection), 0.0)
 
     def newest(self, route: str) -> StoredCanary | None:
         """The newest canary of a route, also one that has ended."""
@@ -62,13 +64,13 @@ class Canaries:
 
     def lease(self, holder: str, seconds: float = LEASE_S) -> Lease | None:
         """Take or renew the lease; None while another process has it."""
-        if not self._store.read(lambda connection: sql.may_take_lease(connection, holder), True):
+        if not self._store.read(lambda connection: leases.may_take(connection, sql.LEASE, holder), True):
             return None  # most processes only look, which locks nothing
-        return self._store.write(lambda connection: sql.take_lease(connection, holder, seconds))
+        return self._store.write(lambda connection: leases.take(connection, sql.LEASE, holder, seconds))
 
     def release(self, lease: Lease) -> None:
         """Give the lease up, so that another process need not wait until it ends."""
-        self._store.write(lambda connection: sql.release_lease(connection, lease))
+        self._store.write(lambda connection: leases.release(connection, sql.LEASE, lease))
 
     def put_evidence(self, canary: str, rows: Sequence[EvidenceRow]) -> None:
         """Store the counters of one process, in place of those that it stored before."""

@@ -71,13 +71,6 @@ class Move:
     share: float = 0.0
 
 
-class Lease(NamedTuple):
-    """The right to decide, until another process has taken it over: its token is higher then."""
-
-    holder: str
-    token: int
-
-
 class DecisionRecord(NamedTuple):
     """One decision: when (milliseconds since 1970), in which step, about which checks, and why."""
 

@@ -7,27 +7,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, delete, desc, insert, inspect, select, text, update
+from sqlalchemy import Connection, RowMapping, delete, desc, insert, inspect, select, update
 
 from penstock.artifacts.manifest import utc_now
 from penstock.errors import InvalidInput
-from penstock.registry.database import routes
-from penstock.registry.database.tables import ALIASES, CANARIES, DECISIONS, EVIDENCE, LEASE, REVISION
-from penstock.registry.rollouts.canaries import DecisionRecord, EvidenceRow, Lease, Move, StoredCanary
+from penstock.registry.database import leases, routes
+from penstock.registry.database.leases import Lease
+from penstock.registry.database.tables import ALIASES, CANARIES, DECISIONS, EVIDENCE, REVISION
+from penstock.registry.rollouts.canaries import DecisionRecord, EvidenceRow, Move, StoredCanary
 from penstock.registry.routes import Canary, Route, parse_record
 
 CHAMPION = "champion"
 _DECISIONS_KEPT = 1000
 """Decisions about one route that are kept."""
-_CLOCKS = {
-    "sqlite": "SELECT (julianday('now') - 2440587.5) * 86400.0",
-    "postgresql": "SELECT extract(epoch FROM clock_timestamp())",
-}
-
-
-def clock(connection: Connection) -> float:
-    """The time of the database in seconds since 1970."""
-    return float(connection.execute(text(_CLOCKS[connection.dialect.name])).scalar_one())
+LEASE = "canaries"
+"""The name of the lease of the process that decides about canaries."""
 
 
 # Canaries
@@ -76,7 +70,7 @@ def start(connection: Connection, canary: StoredCanary, route: Route, again: boo
     found = routes.read(connection).get(canary.route)
     if canary.before != (None if found is None else found.route.to_record()):
         raise InvalidInput(f"the route {canary.route} was changed meanwhile; start the canary again", field="route")
-    now = clock(connection)
+    now = leases.clock(connection)
     canary = replace(canary, started_at=now, entered_at=now, checked_at=now)
     connection.execute(insert(CANARIES).values(_row(canary)))
     routes.put(connection, route, f"route {canary.route}: start canary {canary.to}")
@@ -86,9 +80,9 @@ def start(connection: Connection, canary: StoredCanary, route: Route, again: boo
 
 def change(connection: Connection, canary: StoredCanary, move: Move, lease: Lease | None) -> bool:
     """Do what was decided, unless the canary was changed meanwhile or the lease is lost."""
-    if lease is not None and not _holds(connection, lease):
+    if lease is not None and not leases.holds(connection, LEASE, lease):
         return False
-    now = clock(connection)
+    now = leases.clock(connection)
     values: dict[str, Any] = {
         "phase": move.phase,
         "step": move.step,
@@ -115,12 +109,12 @@ def change(connection: Connection, canary: StoredCanary, move: Move, lease: Leas
 
 def watched(connection: Connection, canary: StoredCanary, move: Move, lease: Lease) -> bool:
     """Record the newest figures of a canary that stays where it is."""
-    if not _holds(connection, lease):
+    if not leases.holds(connection, LEASE, lease):
         return False
     values = {
         "sentence": move.sentence,
         "verdicts": json.dumps(move.verdicts),
-        "checked_at": clock(connection),
+        "checked_at": leases.clock(connection),
         "token": lease.token,
     }
     if move.threshold_ms is not None:
@@ -233,51 +227,12 @@ def _log(connection: Connection, canary: StoredCanary, move: Move, now: float) -
         connection.execute(delete(DECISIONS).where(DECISIONS.c.route == canary.route, DECISIONS.c.id <= last))
 
 
-# The lease
-
-
-def may_take_lease(connection: Connection, holder: str) -> bool:
-    """True unless another process has the lease."""
-    if not inspect(connection).has_table(LEASE.name):
-        return True
-    row = connection.execute(select(LEASE.c.holder, LEASE.c.until)).first()
-    return row is None or row.holder == holder or row.until < clock(connection)
-
-
-def take_lease(connection: Connection, holder: str, seconds: float) -> Lease | None:
-    """Take the lease if it is free, renew it if it is one's own."""
-    now = clock(connection)
-    row = connection.execute(select(LEASE.c.holder, LEASE.c.token, LEASE.c.until)).first()
-    if row is None:
-        connection.execute(insert(LEASE).values(id=1, holder=holder, token=1, until=now + seconds))
-        return Lease(holder, 1)
-    if row.holder == holder and row.until >= now:
-        connection.execute(update(LEASE).values(until=now + seconds))
-        return Lease(holder, row.token)
-    if row.until >= now:
-        return None
-    connection.execute(update(LEASE).values(holder=holder, token=row.token + 1, until=now + seconds))
-    return Lease(holder, row.token + 1)
-
-
-def release_lease(connection: Connection, lease: Lease) -> None:
-    """Let the lease end now, if it is still the same."""
-    connection.execute(update(LEASE).where(LEASE.c.token == lease.token).values(until=0.0))
-
-
-def _holds(connection: Connection, lease: Lease) -> bool:
-    """True while no other process has taken the lease over, and it has not ended."""
-    query = select(LEASE.c.until).where(LEASE.c.holder == lease.holder, LEASE.c.token == lease.token)
-    until = connection.execute(query).scalar()
-    return until is not None and until >= clock(connection)
-
-
 # Evidence
 
 
 def put_evidence(connection: Connection, canary: str, rows: Sequence[EvidenceRow]) -> None:
     """Store the counters of a process in place of its older ones."""
-    now = clock(connection)
+    now = leases.clock(connection)
     for row in rows:
         where = (EVIDENCE.c.canary == canary, EVIDENCE.c.step == row.step, EVIDENCE.c.arm == row.arm)
         where = (*where, EVIDENCE.c.process == row.process)  # type: ignore[assignment]
@@ -291,7 +246,7 @@ def evidence(connection: Connection, canary: str) -> list[EvidenceRow]:
     """The counters of all processes."""
     if not inspect(connection).has_table(EVIDENCE.name):
         return []
-    now = clock(connection)
+    now = leases.clock(connection)
     rows = connection.execute(select(EVIDENCE).where(EVIDENCE.c.canary == canary)).mappings()
     return [_evidence(row, now) for row in rows]
 
