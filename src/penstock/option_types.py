@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_core import ErrorDetails
@@ -89,6 +89,10 @@ def _workers(value: Any) -> Any:
     raise ValueError(f"should be auto or a whole number from 1 to {MOST_WORKERS}")
 
 
+def _comma_list(value: Any) -> Any:
+    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
 def _optional_size(value: Any) -> Any:
     return value if value is None else parse_size(_number(value))
 
@@ -122,6 +126,45 @@ def _web_address(value: str) -> str:
     return value
 
 
+def masked_address(url: str) -> str:
+    """An address for people: only the host, since user, path and query of a webhook may be secrets."""
+    match = re.match(r"(https?)://(?:[^/?#]*@)?([^/?#]*)", url)
+    return "***" if match is None else f"{match[1]}://{match[2]}/***"
+
+
+def _webhooks(value: tuple[str, ...]) -> tuple[str, ...]:
+    """Raises ValueError without the values, which hold secrets."""
+    for number, url in enumerate(value, start=1):
+        try:
+            parts = urlsplit(url)
+            valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        except ValueError:  # no port
+            valid = False
+        if not valid or not url.isascii() or not url.isprintable() or re.search(r"[\s\\<>\"{}|^`]", url):
+            raise ValueError(
+                f"should be a comma list of addresses such as https://example.org/hook; entry {number} is none"
+            )
+    return tuple(dict.fromkeys(value))
+
+
+_HOST = re.compile(r"(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?|\[[0-9A-Fa-f:.]+\]")
+"""A host name, an IPv4 address, or an IPv6 address in brackets, as in a URL."""
+
+
+def _origins(value: tuple[str, ...]) -> tuple[str, ...]:
+    for origin in value:
+        if origin != "*" and not re.fullmatch(r"https?://[^/\s]+", origin):
+            raise ValueError(f"should hold origins such as https://example.org, without a path; {origin!r} is none")
+    return value
+
+
+def _host_names(value: tuple[str, ...]) -> tuple[str, ...]:
+    for host in value:
+        if host != "*" and not _HOST.fullmatch(host):
+            raise ValueError(f"should hold names such as models.example.org, without a port; {host!r} is none")
+    return tuple(host.lower().removesuffix(".") for host in value)
+
+
 def headers_in(text: str) -> dict[str, str]:
     """The headers in a comma list of name=value, with percent-encoded values. Raises ValueError."""
     found = {}
@@ -144,6 +187,10 @@ Whole = Annotated[int, BeforeValidator(_number)]
 Size = Annotated[int, BeforeValidator(parse_size), BeforeValidator(_number)]
 Float = Annotated[float, Field(allow_inf_nan=False), BeforeValidator(_number)]
 WebAddress = Annotated[str, AfterValidator(_web_address)]
+Origins = Annotated[tuple[str, ...], AfterValidator(_origins), BeforeValidator(_comma_list)]
+HostNames = Annotated[tuple[str, ...], AfterValidator(_host_names), BeforeValidator(_comma_list)]
+Webhooks = Annotated[tuple[str, ...], AfterValidator(_webhooks), BeforeValidator(_comma_list)]
+"""Addresses, each once."""
 HeaderList = Annotated[str, AfterValidator(_header_list)]
 """As `headers_in` reads it."""
 HomePath = Annotated[Path, AfterValidator(Path.expanduser)]

@@ -23,7 +23,21 @@ from pydantic import BeforeValidator, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
 from penstock.errors import ConfigError
-from penstock.option_types import LOWER, Float, HeaderList, HomePath, Size, WebAddress, Whole, Workers, expectation
+from penstock.option_types import (
+    LOWER,
+    Float,
+    HeaderList,
+    HomePath,
+    HostNames,
+    Origins,
+    Size,
+    WebAddress,
+    Webhooks,
+    Whole,
+    Workers,
+    expectation,
+    masked_address,
+)
 from penstock.options import EngineOptions, ModelOptions, is_secret, option, suggestion
 from penstock.patterns import checked_pattern
 
@@ -39,17 +53,10 @@ _OWN_FLAGS = ("model_path", "model_type")
 TABLES = ("models",)
 """Settings that are tables of `penstock.toml`; the environment, which is flat, cannot hold them."""
 
-_HOST = re.compile(r"(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?|\[[0-9A-Fa-f:.]+\]")
-"""A host name, an IPv4 address, or an IPv6 address in brackets, as in a URL."""
-
 
 def is_admin_key(text: str) -> bool:
     """True for a key that is long enough and that every client can send in a header."""
     return len(text) >= MIN_ADMIN_KEY and text.isascii() and text.isprintable() and text == text.strip()
-
-
-def _comma_list(value: Any) -> Any:
-    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
 
 def _list_of_one(value: Any) -> Any:
@@ -97,10 +104,10 @@ class Settings(EngineOptions):
     max_priority: Whole = option(
         100, "Highest priority a request may set; with 0 all requests have the same.", ge=0, le=100
     )
-    cors_origins: Annotated[tuple[str, ...], BeforeValidator(_comma_list)] = option(
+    cors_origins: Origins = option(
         (), "Origins whose pages may call the server (comma list), or `*`.", alias="CORS_ORIGINS"
     )
-    allowed_hosts: Annotated[tuple[str, ...], BeforeValidator(_comma_list)] = option(
+    allowed_hosts: HostNames = option(
         (),
         "Host names that requests may be addressed to (comma list), with `*.` for all names below one, or `*` for any; "
         "on a loopback address those of this machine are always allowed.",
@@ -149,6 +156,9 @@ class Settings(EngineOptions):
         (),
         "Regular expressions of what logs must not hold, besides e-mail addresses and the like; the environment holds "
         "one expression, which may have alternatives.",
+    )
+    alert_webhooks: Webhooks = option(
+        (), "Addresses that alerts are sent to (comma list), with the payload of an Alertmanager webhook.", secret=True
     )
     otlp_endpoint: WebAddress | None = option(
         None,
@@ -206,22 +216,6 @@ class Settings(EngineOptions):
         if path and not re.fullmatch(r"(/[A-Za-z0-9._~!$&'()*+,;=:@-]+)+", path):
             raise ValueError("should be a path such as /ml")
         return path
-
-    @field_validator("cors_origins")
-    @classmethod
-    def _origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for origin in value:
-            if origin != "*" and not re.fullmatch(r"https?://[^/\s]+", origin):
-                raise ValueError(f"should hold origins such as https://example.org, without a path; {origin!r} is none")
-        return value
-
-    @field_validator("allowed_hosts")
-    @classmethod
-    def _hosts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for host in value:
-            if host != "*" and not _HOST.fullmatch(host):
-                raise ValueError(f"should hold names such as models.example.org, without a port; {host!r} is none")
-        return tuple(host.lower().removesuffix(".") for host in value)
 
     @field_validator("redact_patterns")
     @classmethod
@@ -287,6 +281,8 @@ def display(name: str, value: Any) -> Any:
         return {key: table.model_dump(exclude_none=True) for key, table in value.items()}
     if value is None or not is_secret(Settings.model_fields[name]):
         return value
+    if name == "alert_webhooks":
+        return tuple(map(masked_address, value))
     if name != "database_url":  # of its address only the password is a secret
         return "***"
     masked = re.sub(r"(://[^:@/]*):.*@", r"\1:***@", str(value))

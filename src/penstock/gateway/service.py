@@ -13,7 +13,8 @@ from penstock.engine.engine import InferenceEngine
 from penstock.errors import ModelLoadError, ModelNotReady, PenstockError
 from penstock.gateway.admin_commands import AdminCommands
 from penstock.gateway.worker_group import WorkerGroup
-from penstock.monitor.metrics import Page, metrics_page
+from penstock.monitor.alerts.running import Alerting
+from penstock.monitor.metrics import Page, metrics_page, metrics_samples
 from penstock.monitor.monitoring import Monitoring
 from penstock.monitor.prediction_log.serving import ServingLog
 from penstock.monitor.processes import process_counts
@@ -52,6 +53,7 @@ class Service:
         self.commands = AdminCommands(self)
         self.admin_key = AdminKey.of(settings)
         self.prediction_log = ServingLog.of(settings, self.engine)
+        self.alerting = Alerting.of(settings, self.engine.registry.database_url, self._samples)
         self._reconciling = asyncio.Lock()
         self.on_models_changed: list[Callable[[], Awaitable[None]]] = []
         """Called after models may have been loaded or unloaded."""
@@ -96,6 +98,8 @@ class Service:
         self._background.append(asyncio.create_task(self._reconcile(), name="penstock-reconcile"))
         self._background.append(asyncio.create_task(self._watch_routes(), name="penstock-routes"))
         self._background.append(asyncio.create_task(self.rollouts.run(), name="penstock-rollouts"))
+        if self.alerting is not None:
+            self._background.append(asyncio.create_task(self.alerting.run(), name="penstock-alerts"))
         if self.workers is not None:
             self._background.append(asyncio.create_task(self._watch_drain(), name="penstock-drain"))
 
@@ -252,12 +256,23 @@ class Service:
 
     async def metrics_page(self, accept: str) -> Page:
         """The page of `/metrics` in the format that is accepted, merged over all processes."""
+        everyone, more = await self._shown()
+        return await asyncio.to_thread(metrics_page, everyone, accept, more)
+
+    async def _samples(self) -> list[Any]:
+        """The samples of that page."""
+        return await asyncio.to_thread(metrics_samples, *await self._shown())
+
+    async def _shown(self) -> tuple[list[dict[str, Any]], list[Any]]:
+        """The figures of all processes, and the collectors of what else is on the page."""
         everyone = await self._everyone()
         more = self.monitoring.collectors([figures["monitoring"] for figures in everyone])
         if self.prediction_log is not None:
             more.append(await self.prediction_log.families(everyone))
+        if self.alerting is not None:
+            more.append(self.alerting)
         more += copy_families(figures.get("copies", {}) for figures in everyone)
-        return await asyncio.to_thread(metrics_page, everyone, accept, more)
+        return everyone, more
 
     async def copies(self) -> list[dict[str, Any]]:
         """What copies of requests have shown, by process."""

@@ -69,6 +69,21 @@ def metrics_page(everyone: Sequence[Mapping[str, Any]], accept: str = "", more: 
     """
     from prometheus_client import generate_latest
     from prometheus_client.openmetrics.exposition import generate_latest as generate_open_metrics
+
+    registry = _registry(everyone, more)
+    if prefers_open_metrics(accept):
+        body: bytes = generate_open_metrics(registry)  # type: ignore[no-untyped-call]
+        return Page(body, OPEN_METRICS)
+    return Page(generate_latest(registry), PLAIN)
+
+
+def metrics_samples(everyone: Sequence[Mapping[str, Any]], more: Iterable[Any] = ()) -> list[Any]:
+    """The samples of the same page."""
+    return [sample for family in _registry(everyone, more).collect() for sample in family.samples]
+
+
+def _registry(everyone: Sequence[Mapping[str, Any]], more: Iterable[Any]) -> Any:
+    """The collectors of the page."""
     from prometheus_client.platform_collector import PlatformCollector
     from prometheus_client.registry import CollectorRegistry
 
@@ -80,10 +95,7 @@ def metrics_page(everyone: Sequence[Mapping[str, Any]], accept: str = "", more: 
     PlatformCollector(registry=registry)
     for collector in more:
         registry.register(collector)
-    if prefers_open_metrics(accept):
-        body: bytes = generate_open_metrics(registry)  # type: ignore[no-untyped-call]
-        return Page(body, OPEN_METRICS)
-    return Page(generate_latest(registry), PLAIN)
+    return registry
 
 
 class _Families:

@@ -103,13 +103,11 @@ def _duration(value: float) -> str:
         parts = {"d": days, "h": hours, "m": minutes, "s": seconds}
         first = next(index for index, count in enumerate(parts.values()) if count)
         return sign + " ".join(f"{count}{unit}" for unit, count in list(parts.items())[first:])
-    for unit in ("s", "ms", "us", "ns"):
-        if value >= 1 or not value:
-            break
-        value *= 1000
-    return f"{sign}{value:.4g}{unit}"
+    scale, unit = next((scale for scale in _SCALES if value * scale[0] >= 1), _SCALES[-1] if value else _SCALES[0])
+    return f"{sign}{value * scale:.4g}{unit}"
 
 
+_SCALES = ((1, "s"), (1e3, "ms"), (1e6, "us"), (1e9, "ns"))
 _FILTERS: dict[str | None, Callable[[float], str]] = {
     None: _plain,
     "humanizePercentage": _percentage,
