@@ -12,6 +12,9 @@ import yaml
 from typer.testing import CliRunner
 
 from penstock.cli.main import app
+from penstock.errors import ConfigError
+from penstock.monitor.alerts.states import AlertState
+from penstock.registry.alert_book import AlertBook, Decided, NewMessage, StoredAlert
 
 PAGE = Path(__file__).parents[3] / "docs/monitoring.md"
 
@@ -42,3 +45,40 @@ def test_a_file_that_was_changed_fails_the_check_with_a_sentence(name: str, tmp_
     code, _, said = run(name, "--check", str(file))
     assert code == 1
     assert said == f"penstock: {file} is not what this release writes; write it again with --out\n"
+
+
+def test_alerts_are_shown_from_the_database(tmp_path: Path) -> None:
+    registry = tmp_path / "registry"
+    registry.mkdir()
+    where = ("--registry", str(registry))
+    assert run("alerts", *where)[:2] == (0, "No alert is pending or firing.\n")
+    assert json.loads(run("alerts", "--json", *where)[1]) == {"alerts": [], "messages_waiting": 0}
+    book = AlertBook(f"sqlite:///{registry}/registry.db")
+    labels = {"alertname": "PenstockModelFailed", "severity": "critical", "instance": "host:1", "ref": "digits"}
+    state = AlertState(labels=labels, phase="firing", since=0.0, value=2.0, looked_at=9.0)
+    lease = book.lease("host:1", "a", 60.0)
+    assert lease is not None
+    decided = Decided(
+        [StoredAlert("f", "host:1", labels["alertname"], vars(state), 9.0)], [NewMessage("f", "key", "{}")]
+    )
+    assert book.decide("host:1", lease, lambda *_: decided, ["receiver"], 1e9)
+    book.close()
+    (alert,) = json.loads(run("alerts", "--json", *where)[1])["alerts"]
+    assert alert["summary"] == "digits should be served, and nothing answers for it."
+    assert {name: alert[name] for name in ("alert", "state", "since", "value", "labels")} == {
+        "alert": "PenstockModelFailed",
+        "state": "firing",
+        "since": "1970-01-01T00:00:00.000Z",
+        "value": 2.0,
+        "labels": labels,
+    }
+    code, printed, _ = run("alerts", *where)
+    assert code == 0
+    assert "PenstockModelFailed" in printed
+    assert "1 messages wait for a webhook" in printed
+
+
+def test_alerts_of_a_database_that_cannot_be_used_are_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "registry.db").write_bytes(b"damaged" * 1000)
+    with pytest.raises(ConfigError, match="cannot be used"):
+        CliRunner().invoke(app, ["monitor", "alerts", "--registry", str(tmp_path)], catch_exceptions=False)

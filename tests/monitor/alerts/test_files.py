@@ -19,6 +19,7 @@ from live_servers import Live
 from prometheus_client.parser import text_string_to_metric_families
 
 from penstock.monitor import gpus
+from penstock.monitor.alerts.evaluation import NO_DATA
 from penstock.monitor.alerts.files import dashboard_file, expression, rules_file
 from penstock.monitor.alerts.rules import PANELS, RULES
 from penstock.settings import Settings
@@ -63,7 +64,12 @@ def one_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def labels(tmp_path: Path, one_gpu: None) -> dict[str, dict[str, set[str]]]:
     """The labels and their values of every sample on the page of a server after good and bad requests."""
     settings = Settings(
-        model_path=linear(tmp_path / "vec.onnx"), threads=1, otlp_endpoint="http://127.0.0.1:9", trace_sample=0.0
+        model_path=linear(tmp_path / "vec.onnx"),
+        registry=tmp_path / "registry",
+        threads=1,
+        otlp_endpoint="http://127.0.0.1:9",
+        trace_sample=0.0,
+        prediction_log=tmp_path / "log",
     )
     with Live("h1", settings, ()) as live:
         for body in (GOOD, {"input_data": [1]}, GOOD):
@@ -80,8 +86,8 @@ def labels(tmp_path: Path, one_gpu: None) -> dict[str, dict[str, set[str]]]:
     return found
 
 
-WITHOUT_SAMPLES = {"penstock_out_of_range_total"}
-"""What only a model with expected ranges counts: the page has its kind and no sample."""
+WITHOUT_SAMPLES = {"penstock_out_of_range_total", "penstock_circuit_open", "penstock_drift_verdict"}
+"""What only a model with expected ranges, a fallback or a reference has: the page has its kind and no sample."""
 
 
 def test_every_metric_and_label_is_on_a_page_after_real_traffic(labels: dict[str, dict[str, set[str]]]) -> None:
@@ -110,7 +116,7 @@ def test_every_rule_says_what_to_do_and_is_in_the_documentation() -> None:
         assert rule.summary.endswith(".")
         assert rule.action.endswith(".")
         assert f"`{rule.name}`" in page, rule.name
-    assert set(re.findall(r"`(Penstock[A-Z]\w+)`", page)) == {rule.name for rule in RULES}
+    assert set(re.findall(r"`(Penstock[A-Z]\w+)`", page)) == {NO_DATA.name, *(rule.name for rule in RULES)}
 
 
 def test_a_share_or_a_quantile_needs_enough_requests() -> None:

@@ -77,7 +77,7 @@ def test_one_page_says_nothing_about_a_counter() -> None:
 
 
 def test_a_counter_that_began_within_the_window_is_not_extrapolated_below_zero() -> None:
-    pages = [[Sample("c_total", {}, 0.0)]] + counted(30.0, 30.0)
+    pages = [[Sample("c_total", {}, 0.0)], *counted(30.0, 30.0)]
     assert read(pages, Increase(Counter("c_total"), window="1h")).values == {(): pytest.approx(30.0)}
 
 
@@ -212,7 +212,7 @@ def random_pages(seed: int, count: int = 80) -> dict[tuple[str, tuple[tuple[str,
         sums: list[float | None] = [0.0] * count
         for bound in BOUNDS:
             rises = [choose.randrange(9) for _ in range(count)]
-            for number, rise in enumerate(rises):
+            for number in range(count):
                 sums[number] = (sums[number] or 0.0) + sum(rises[: number + 1])
             lines["h_bucket", (("le", bound), ("model", model))] = list(sums)
         lines["h_count", (("model", model),)] = list(sums)

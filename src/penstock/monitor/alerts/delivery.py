@@ -67,6 +67,8 @@ class Deliveries:
         self._server = server
         self._receivers = receivers
         self._failing: dict[str, str] = {}
+        self._finished: set[int] = set()
+        """Messages that are to be forgotten, while the database could not do it."""
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._began = threading.Event()
@@ -148,9 +150,11 @@ class Deliveries:
         for message in waiting:
             if self._stopping.is_set():
                 break
-            if message.fingerprint in held:
+            if message.id in self._finished:
+                await self._forget(message)
+            elif message.fingerprint in held:
                 continue
-            if message.due_s <= 0:
+            elif message.due_s <= 0:
                 answer = await self._send(client, receiver, message)
                 if not await self._settled(receiver, message, answer):
                     held.add(message.fingerprint)
@@ -188,8 +192,13 @@ class Deliveries:
         if answer.failure:
             why = "is dropped" if not answer.again else "is given up after a day"
             log.error("a message about an alert %s, %s: %s", why, receiver.shown, answer.failure)
-        await asyncio.to_thread(self._book.taken, message.id)
+        self._finished.add(message.id)
+        await self._forget(message)
         return True
+
+    async def _forget(self, message: Message) -> None:
+        await asyncio.to_thread(self._book.taken, message.id)
+        self._finished.discard(message.id)
 
     def _report(self, receiver: Receiver, answer: Answer) -> None:
         """Log the beginning and the end of a failure."""
