@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -330,3 +331,32 @@ def test_the_number_of_workers_may_be_left_to_the_machine(load: Load, value: obj
 def test_a_number_of_workers_that_is_none_is_refused(load: Load, value: object) -> None:
     with pytest.raises(ConfigError, match=r"--workers is .*; it should be auto or a whole number from 1 to 256"):
         load(overrides={"workers": value})
+
+
+def test_webhooks_are_a_list_of_addresses_of_which_only_the_host_is_shown(load: Load) -> None:
+    secret = "https://me:hunter2@hooks.example.org:8443/T0/B0?token=hunter3, http://127.0.0.1:9/"
+    settings = load(overrides={"alert_webhooks": f"{secret},http://127.0.0.1:9/"}).settings
+    assert settings.alert_webhooks == tuple(secret.split(", "))
+    shown = display("alert_webhooks", settings.alert_webhooks)
+    assert shown == ("https://hooks.example.org:8443/***", "http://127.0.0.1:9/***")
+    assert not re.search("hunter|T0", repr(settings))
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "ftp://hunter2/",
+        "hunter2",
+        "https://",
+        "http://hunter2:99999/",
+        "file:///hunter2",
+        "http://h/hunter 2",
+        "//hunter2",
+    ],
+)
+def test_a_webhook_that_is_none_is_refused_without_being_shown(load: Load, address: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        load(overrides={"alert_webhooks": f"http://good.example/,{address}"})
+    assert str(refused.value) == (
+        "--alert-webhooks should be a comma list of addresses such as https://example.org/hook; entry 2 is none"
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -47,13 +48,13 @@ def test_a_file_that_was_changed_fails_the_check_with_a_sentence(name: str, tmp_
     assert said == f"penstock: {file} is not what this release writes; write it again with --out\n"
 
 
-def test_alerts_are_shown_from_the_database(tmp_path: Path) -> None:
+def test_alerts_are_shown_from_the_database(tmp_path: Path, database: Callable[[Path], str]) -> None:
     registry = tmp_path / "registry"
     registry.mkdir()
     where = ("--registry", str(registry))
     assert run("alerts", *where)[:2] == (0, "No alert is pending or firing.\n")
     assert json.loads(run("alerts", "--json", *where)[1]) == {"alerts": [], "messages_waiting": 0}
-    book = AlertBook(f"sqlite:///{registry}/registry.db")
+    book = AlertBook(database(registry))
     labels = {"alertname": "PenstockModelFailed", "severity": "critical", "instance": "host:1", "ref": "digits"}
     state = AlertState(labels=labels, phase="firing", since=0.0, value=2.0, looked_at=9.0)
     lease = book.lease("host:1", "a", 60.0)
@@ -78,6 +79,7 @@ def test_alerts_are_shown_from_the_database(tmp_path: Path) -> None:
     assert "1 messages wait for a webhook" in printed
 
 
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 def test_alerts_of_a_database_that_cannot_be_used_are_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "registry.db").write_bytes(b"damaged" * 1000)
     with pytest.raises(ConfigError, match="cannot be used"):
