@@ -80,13 +80,13 @@ class _Look:
         """Step the alerts of one rule: those that there are, and those of the values."""
         values: dict[str, tuple[Mapping[str, str], float | None]] = {}
         for measured, value in reading.values.items():
-            labels = {**dict(measured), "alertname": rule.name, "severity": rule.severity, "instance": self._server}
-            values[fingerprint(labels)] = (labels, value)
+            named = {**dict(measured), "alertname": rule.name, "severity": rule.severity, "instance": self._server}
+            values[fingerprint(named)] = (named, value)
         for known, state in self._of(rule.name):
-            labels, value = values.pop(known, (state.labels, reading.lacking))
-            self._keep(rule, known, state, step(limits, state, labels, value, self._now))
-        for name, (labels, value) in values.items():
-            self._keep(rule, name, None, step(limits, None, labels, value, self._now))
+            labels, now = values.pop(known, (state.labels, reading.lacking))
+            self._keep(rule, known, state, step(limits, state, labels, now, self._now))
+        for name, (labels, now) in values.items():
+            self._keep(rule, name, None, step(limits, None, labels, now, self._now))
 
     def _of(self, name: str) -> Iterator[tuple[str, AlertState]]:
         for known, state in list(self._before.items()):
