@@ -17,9 +17,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as under nohup: process
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """`make test ARGS=--all`"""
-    parser.addoption(
-        "--all", action="store_true", help="run long tests too, and all tests on both databases"
-    )
+    parser.addoption("--all", action="store_true", help="run long tests too, and all tests on both databases")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
