@@ -17,6 +17,7 @@ from served_models import build_registry
 from waiting import wait_until
 
 from penstock.engine.routing import sampled
+from penstock.monitor.prediction_log.reading import LogReader
 from penstock.registry.registry import Registry
 from penstock.settings import Settings
 
@@ -148,6 +149,57 @@ def test_the_figures_end_with_the_shadow(server: Live) -> None:
     assert copies(server) == {}
     assert server.service.rollouts._copies not in server.service.engine.observers
     assert "penstock_copies" not in server.http.get("/metrics").text
+
+
+@pytest.fixture
+def keeping(settings: Settings, tmp_path: Path) -> Iterator[Live]:
+    """A server that may keep the inputs of disagreements, and logs nothing else."""
+    log = {"prediction_log": tmp_path / "log", "prediction_log_inputs": "disagreements", "prediction_log_sample": 0.0}
+    with Live("h1", settings.model_copy(update=log), ("vec",)) as server:
+        server.http.headers["authorization"] = f"Bearer {KEY}"
+        yield server
+
+
+def test_the_inputs_of_a_disagreement_are_logged_and_shown_with_consent(keeping: Live, tmp_path: Path) -> None:
+    put(keeping, shadowing(("v2.0", 1.0), ("v3.0", 1.0)))
+    bodies = [{"input_data": [float(number), -1.0, 2.0, 0.25]} for number in range(-6, 6)]
+    for number, body in enumerate(bodies):
+        predict(keeping, 1, first=number, body=body)
+    wait_until(lambda: seen(keeping, "v2.0") == seen(keeping, "v3.0") == len(bodies))
+    disagreed = copies(keeping)["v2.0"]["disagreed"]
+    assert disagreed > 0
+    wait_until(lambda: keeping.http.get("/stats").json()["prediction_log"]["written"] == disagreed)
+    logged = list(LogReader(tmp_path / "log"))
+    assert {(one.outcome, one.version, one.shadow, one.route) for one in logged} == {
+        ("disagreement", "v1.0", "v2.0", "vec")
+    }
+    for one in logged:
+        assert one.inputs is not None
+        assert one.outputs is not None
+        assert one.shadow_outputs is not None
+        (first,), (second,) = one.outputs.values(), one.shadow_outputs.values()
+        assert first.argmax() != second.argmax()
+        assert one.key, "`log forget --key` finds it"
+    worst = copies(keeping)["v2.0"]["worst"]
+    by_id = {one.request_id: one for one in logged}
+    assert worst
+    for example in worst:
+        expected = by_id[example["request_id"]].inputs
+        assert expected is not None
+        assert example["inputs"] == {name: array.tolist() for name, array in expected.items()}
+    assert keeping.http.get("/stats").json()["feedback"]["versions"] == [], "labels belong to the sample"
+
+
+def test_no_inputs_are_kept_without_consent(settings: Settings, tmp_path: Path) -> None:
+    log = {"prediction_log": tmp_path / "log", "prediction_log_inputs": "none", "prediction_log_sample": 1.0}
+    with Live("h1", settings.model_copy(update=log), ("vec",)) as server:
+        server.http.headers["authorization"] = f"Bearer {KEY}"
+        put(server, shadowing(("v2.0", 1.0)))
+        predict(server, 12)
+        wait_until(lambda: seen(server, "v2.0") == 12)
+        assert all("inputs" not in example for example in copies(server)["v2.0"]["worst"])
+        wait_until(lambda: server.http.get("/stats").json()["prediction_log"]["written"] == 12)
+    assert {one.outcome for one in LogReader(tmp_path / "log")} == {"ok"}
 
 
 def test_an_explicit_version_is_not_copied(server: Live) -> None:

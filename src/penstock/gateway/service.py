@@ -48,12 +48,12 @@ class Service:
         self.engine = engine or InferenceEngine(settings)
         self.tracer = Tracer.of(settings)
         self.monitoring = Monitoring(settings, self.engine)
-        self.rollouts = Rollouts(self.engine)
         self.workers = workers
         self.commands = AdminCommands(self)
         self.admin_key = AdminKey.of(settings)
         self.prediction_log = ServingLog.of(settings, self.engine)
         self.alerting = Alerting.of(settings, self.engine.registry.database_url, self._samples)
+        self.rollouts = Rollouts(self.engine, None if self.prediction_log is None else self.prediction_log.disagreed)
         self._reconciling = asyncio.Lock()
         self.on_models_changed: list[Callable[[], Awaitable[None]]] = []
         """Called after models may have been loaded or unloaded."""

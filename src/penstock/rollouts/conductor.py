@@ -31,6 +31,7 @@ from penstock.rollouts.collector import Collector, Watched
 from penstock.rollouts.evidence import ArmEvidence, StepEvidence, merge
 from penstock.rollouts.moves import move_of
 from penstock.rollouts.shadow.copies import Answering, Shadow
+from penstock.rollouts.shadow.examples import Keep, keep_nothing
 from penstock.rollouts.spec import CanarySpec
 
 log = logging.getLogger(__name__)
@@ -68,14 +69,16 @@ class Conductor:
         *,
         clock: Callable[[], float] = time.monotonic,
         process: str = "",
+        keep: Keep = keep_nothing,
     ) -> None:
-        """`clock` gives seconds; `process` is the name of this process, by default a new one."""
+        """`clock` gives seconds; `process` is the name of this process, by default a new one. `keep` takes the
+        disagreements."""
         self._registry = registry
         self._serving = serving
         self._clock = clock
         self.process = process or uuid.uuid4().hex
         self.collector = Collector(clock)
-        self._shadow = Shadow(serving, self.collector.add_shadowed)
+        self._shadow = Shadow(serving, self.collector.add_shadowed, keep)
         self.collector.copy = self._shadow.put
         self.canaries: list[StoredCanary] = []
         """Those that are watched, as they were read last."""

@@ -15,6 +15,7 @@ from penstock.engine.routing import Sample
 from penstock.rollouts.evidence import Shadowed
 from penstock.rollouts.serving import EngineServing
 from penstock.rollouts.shadow.copies import Copy, Shadow
+from penstock.rollouts.shadow.examples import Keep, keep_nothing
 
 Figures = dict[str, dict[str, dict[str, Any]]]
 """What copies have shown as JSON, by route and version."""
@@ -25,10 +26,11 @@ class RouteCopies:
 
     answers_only = True
 
-    def __init__(self, engine: InferenceEngine) -> None:
+    def __init__(self, engine: InferenceEngine, keep: Keep = keep_nothing) -> None:
+        """`keep` takes the disagreements."""
         self._engine = engine
         self._serving = EngineServing(engine)
-        self._shadow = Shadow(self._serving, self._record)
+        self._shadow = Shadow(self._serving, self._record, keep)
         self._shadows: dict[str, list[tuple[str, Sample]]] = {}
         self._shown: dict[tuple[str, str], Shadowed] = {}
 

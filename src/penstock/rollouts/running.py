@@ -13,6 +13,7 @@ from penstock.errors import ConfigError
 if TYPE_CHECKING:
     from penstock.rollouts.conductor import Conductor
     from penstock.rollouts.route_copies import RouteCopies
+    from penstock.rollouts.shadow.examples import Keep
 
 log = logging.getLogger(__name__)
 
@@ -23,8 +24,10 @@ EVERY_S = 0.5
 class Rollouts:
     """The canaries and copies of one process. `run` follows them until it is cancelled."""
 
-    def __init__(self, engine: InferenceEngine) -> None:
+    def __init__(self, engine: InferenceEngine, keep: Keep | None = None) -> None:
+        """`keep` takes the requests that another version has answered otherwise; it says whether inputs may be kept."""
         self._engine = engine
+        self._more = {} if keep is None else {"keep": keep}
         self._conductor: Conductor | None = None
         self._copies: RouteCopies | None = None
         self._seen: int | None = None
@@ -52,7 +55,7 @@ class Rollouts:
         if revision == self._seen and (self._conductor is None or self._conductor.idle):
             return
         if self._conductor is None and await asyncio.to_thread(self._engine.registry.routes.has_canaries):
-            self._conductor = _conductor(self._engine)
+            self._conductor = _conductor(self._engine, self._more)
         if self._conductor is not None:
             await self._conductor.tick()
         self._seen = revision
@@ -60,7 +63,7 @@ class Rollouts:
     def _follow_copies(self) -> None:
         active = self._engine.deployment.traffic.active
         if self._copies is None and any(route.route.shadow for route in active.values()):
-            self._copies = _copies(self._engine)
+            self._copies = _copies(self._engine, self._more)
         if self._copies is not None:
             self._copies.follow()
 
@@ -69,17 +72,17 @@ class Rollouts:
         return {} if self._copies is None else self._copies.figures()
 
 
-def _conductor(engine: InferenceEngine) -> Conductor:
+def _conductor(engine: InferenceEngine, more: dict[str, Keep]) -> Conductor:
     from penstock.rollouts.conductor import Conductor
     from penstock.rollouts.serving import EngineServing
 
-    return Conductor(engine.registry, EngineServing(engine))
+    return Conductor(engine.registry, EngineServing(engine), **more)
 
 
-def _copies(engine: InferenceEngine) -> RouteCopies:
+def _copies(engine: InferenceEngine, more: dict[str, Keep]) -> RouteCopies:
     from penstock.rollouts.route_copies import RouteCopies
 
-    return RouteCopies(engine)
+    return RouteCopies(engine, **more)
 
 
 def copy_families(figures: Iterable[dict[str, Any]]) -> list[Any]:

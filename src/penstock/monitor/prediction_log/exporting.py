@@ -14,13 +14,13 @@ import orjson
 
 from penstock.datatypes import datatype_of_numpy
 from penstock.errors import ConfigError
-from penstock.monitor.prediction_log.records import Record, moment
+from penstock.monitor.prediction_log.records import TENSORS, Record, moment
 from penstock.tensors import Arrays
 
 FORMATS = ("jsonl", "csv", "parquet")
 _AT_ONCE = 1000
-FIELDS = [name for name in Record.__dataclass_fields__ if name not in ("inputs", "outputs", "extra")]
-"""The columns, before `inputs` and `outputs`."""
+FIELDS = [name for name in Record.__dataclass_fields__ if name not in (*TENSORS, "extra")]
+"""The columns, before the tensors."""
 
 
 def export(records: Iterable[Record], target: Path, form: str) -> int:
@@ -38,7 +38,7 @@ def plain(record: Record) -> dict[str, Any]:
     """A record as other tools read it: tensors as nested lists."""
     document = {name: getattr(record, name) for name in FIELDS}
     document["at"] = moment(record.at)
-    for name in ("inputs", "outputs"):
+    for name in TENSORS:
         arrays: Arrays | None = getattr(record, name)
         document[name] = None if arrays is None else {tensor: _lists(array) for tensor, array in arrays.items()}
     return document
@@ -79,18 +79,18 @@ def _write_csv(records: Iterable[Record], file: Path) -> int:
 def write_csv(records: Iterable[Record], out: IO[str]) -> int:
     """The records as CSV with a head: how many."""
     writer = csv.writer(out)
-    writer.writerow([*FIELDS, "inputs", "outputs"])
+    writer.writerow([*FIELDS, *TENSORS])
     count = 0
     for record in records:
         row = plain(record)
-        tensors = ("" if row[name] is None else orjson.dumps(row[name]).decode() for name in ("inputs", "outputs"))
+        tensors = ("" if row[name] is None else orjson.dumps(row[name]).decode() for name in TENSORS)
         writer.writerow([*(row[name] for name in FIELDS), *tensors])
         count += 1
     return count
 
 
 def _write_parquet(records: Iterable[Record], file: Path) -> int:
-    """`inputs` and `outputs` are lists of tensors: their name, datatype, shape, and values or texts."""
+    """Tensors are lists: their name, datatype, shape, and values or texts."""
     try:
         pyarrow = importlib.import_module("pyarrow")
         parquet = importlib.import_module("pyarrow.parquet")
@@ -126,13 +126,13 @@ def _schema(arrow: Any) -> Any:
         "batch_rows": arrow.int64(),
     }
     columns = [(name, kinds.get(name, times if name.endswith("_ms") else text)) for name in FIELDS]
-    return arrow.schema([*columns, ("inputs", arrow.list_(tensor)), ("outputs", arrow.list_(tensor))])
+    return arrow.schema([*columns, *((name, arrow.list_(tensor)) for name in TENSORS)])
 
 
 def _row(record: Record) -> dict[str, Any]:
     row = {name: getattr(record, name) for name in FIELDS}
     row["at"] = int(record.at * 1000)
-    for name in ("inputs", "outputs"):
+    for name in TENSORS:
         arrays: Arrays | None = getattr(record, name)
         row[name] = None if arrays is None else [_tensor(*pair) for pair in arrays.items()]
     return row

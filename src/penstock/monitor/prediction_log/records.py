@@ -32,7 +32,9 @@ class Unreadable(ValueError):
 class Record:
     """One logged request. Times in milliseconds; `at` is when it was answered, in seconds since 1970.
 
-    `key` is a keyed digest. `inputs` is None without consent, `outputs` for a request that was not answered.
+    `key` is a keyed digest. `inputs` is None without consent, `outputs` for a request that was not answered. A record
+    with the outcome `disagreement` is of an answered request that the version `shadow` has answered otherwise, with
+    `shadow_outputs`.
     """
 
     at: float
@@ -45,6 +47,7 @@ class Record:
     variant: str = ""
     route: str = ""
     arm: str = ""
+    shadow: str = ""
     task: str = ""
     protocol: str = ""
     rows: int = 0
@@ -56,11 +59,14 @@ class Record:
     post_ms: float = 0.0
     inputs: Arrays | None = None
     outputs: Arrays | None = None
+    shadow_outputs: Arrays | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
     """Fields of a later release."""
 
 
-_TEXTS = ("request_id", "model", "version", "outcome", "variant", "route", "arm", "task", "protocol")
+DISAGREEMENT = "disagreement"
+TENSORS = ("inputs", "outputs", "shadow_outputs")
+_TEXTS = ("request_id", "model", "version", "outcome", "variant", "route", "arm", "shadow", "task", "protocol")
 _WHOLE = ("rows", "batch_rows")
 _TIMES = ("total_ms", "pre_ms", "queue_ms", "run_ms", "post_ms")
 _ALL = {*Record.__dataclass_fields__} - {"extra"}
@@ -76,7 +82,7 @@ def line_of(record: Record) -> bytes:
     for name in _TIMES:
         if getattr(record, name):
             document[name] = round(getattr(record, name), 4)
-    for name in ("inputs", "outputs"):
+    for name in TENSORS:
         arrays = getattr(record, name)
         if arrays is not None:
             document[name] = {tensor: encoded(array) for tensor, array in arrays.items()}
@@ -110,7 +116,7 @@ def _checked(document: dict[str, Any]) -> Record:
         values[name] = document.get(name)
         if values[name] is not None and type(values[name]) is not kind:
             raise Unreadable(f"{name} has another type")
-    for name in ("inputs", "outputs"):
+    for name in TENSORS:
         if name in document:
             values[name] = {tensor: decoded(value) for tensor, value in document[name].items()}
     return Record(**values, extra={name: document[name] for name in document.keys() - _ALL - {"v"}})

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any, Self
 
 from penstock.engine.engine import InferenceEngine
 from penstock.engine.loading.loaded_model import LoadedModel
+from penstock.engine.observation import Observation
 from penstock.monitor.prediction_log.feedback import Feedback
 from penstock.monitor.prediction_log.log import Figures, PredictionLog, merged
 from penstock.monitor.prediction_log.segments import bytes_of
 from penstock.monitor.prediction_log.writing import Caps
 from penstock.settings import Settings
 from penstock.tasks.classification import ClassScores
+from penstock.tensors import Arrays
 
 if TYPE_CHECKING:
     from penstock.registry.database.feedback import Total
@@ -32,21 +34,23 @@ _SUMS = {
 class ServingLog:
     """The log of the process that serves, as its Service uses it."""
 
-    def __init__(self, engine: InferenceEngine, log: PredictionLog, feedback: Feedback) -> None:
+    def __init__(self, engine: InferenceEngine, log: PredictionLog, feedback: Feedback, consents: Consents) -> None:
         self._engine = engine
         self._log = log
+        self._consents = consents
         self.feedback = feedback
 
     @classmethod
     def of(cls, settings: Settings, engine: InferenceEngine) -> Self | None:
         """The log that the settings ask for; None without one."""
-        if settings.prediction_log is None or not settings.prediction_log_sample:
+        inputs, share = settings.prediction_log_inputs, settings.prediction_log_sample
+        if settings.prediction_log is None or not (share or inputs == "disagreements"):
             return None
         caps = Caps(settings.prediction_log_bytes, settings.prediction_log_days)
-        may_keep = Consents(settings.prediction_log_inputs == "sampled", engine)
+        consents = Consents(inputs, engine)
         feedback = Feedback(engine.registry.database_url, caps.days, partial(scores_of, engine))
-        share = settings.prediction_log_sample
-        return cls(engine, PredictionLog(settings.prediction_log, caps, share, may_keep, feedback.add), feedback)
+        log = PredictionLog(settings.prediction_log, caps, share, consents.sampled, feedback.add)
+        return cls(engine, log, feedback, consents)
 
     def start(self) -> None:
         """Begin to observe and to write. Raises ConfigError if the directory can never be one."""
@@ -58,6 +62,16 @@ class ServingLog:
         """Write what waits. Safe to call twice."""
         self._log.close()
         self.feedback.close()
+
+    def disagreed(self, seen: Observation, version: str, outputs: Arrays) -> bool:
+        """Log an answered request that another version has answered with these outputs, if its inputs may be kept.
+
+        False if they may not. The log keeps the arrays.
+        """
+        if not self._consents.disagreements(seen.model, seen.version, version):
+            return False
+        self._log.taker.disagreed(seen, version, outputs)
+        return True
 
     def figures(self) -> Figures:
         """What this process shares with the others of its group."""
@@ -91,16 +105,20 @@ class ServingLog:
 class Consents:
     """Whether inputs may be recorded: where the settings and the manifest of the model allow it."""
 
-    def __init__(self, wanted: bool, engine: InferenceEngine) -> None:
+    def __init__(self, wanted: str, engine: InferenceEngine) -> None:
         self._wanted = wanted
         self._engine = engine
 
-    def __call__(self, model: str, version: str) -> bool:
-        """True if they may."""
-        if not self._wanted:
-            return False
-        found = loaded(self._engine, model, version)
-        return found is not None
+    def sampled(self, model: str, version: str) -> bool:
+        """True for the inputs of a sampled request."""
+        return self._wanted == "sampled" and self._allowed(model, version)
+
+    def disagreements(self, model: str, *versions: str) -> bool:
+        """True for the inputs of a request that these versions have answered in different ways."""
+        return self._wanted == "disagreements" and all(self._allowed(model, version) for version in versions)
+
+    def _allowed(self, model: str, version: str) -> bool:
+        return loaded(self._engine, model, version) is not None
 
 
 def loaded(engine: InferenceEngine, model: str, version: str) -> LoadedModel | None:

@@ -13,7 +13,7 @@ import numpy as np
 
 from penstock.engine.observation import SHADOW, AnsweredRun, Observation
 from penstock.engine.routing import Sample
-from penstock.monitor.prediction_log.records import Record
+from penstock.monitor.prediction_log.records import DISAGREEMENT, Record
 from penstock.tensors import Array, Arrays
 
 SAMPLE_SALT = "penstock-sample"
@@ -49,6 +49,8 @@ class Taken(NamedTuple):
     outputs: Arrays | None
     size: int
     """Bytes of the arrays."""
+    shadow: str = ""
+    shadow_outputs: Arrays | None = None
 
     def records(self) -> Iterator[Record]:
         """Each as a record, with its key as it was sent."""
@@ -71,6 +73,7 @@ class Taken(NamedTuple):
             variant=like.variant,
             route=like.route,
             arm=like.arm,
+            shadow=self.shadow,
             task=like.task,
             protocol=like.protocol,
             rows=request.rows,
@@ -82,6 +85,7 @@ class Taken(NamedTuple):
             post_ms=like.post_ms,
             inputs=self.inputs if alone else _cut(self.inputs, own),
             outputs=self.outputs if alone else _cut(self.outputs, own),
+            shadow_outputs=self.shadow_outputs,
         )
 
 
@@ -125,6 +129,16 @@ class Taker:
         inputs = _rows(run.inputs, rows) if self._inputs(run.model, run.version) else None
         self._keep(run, "ok", requests, inputs, _rows(run.outputs, rows))
 
+    def disagreed(self, seen: Observation, shadow: str, outputs: Arrays) -> None:
+        """Take a request, sampled or not, that the version `shadow` has answered with other outputs.
+
+        The arrays are kept as they are.
+        """
+        request = Request(seen.request_id, seen.key, seen.rows, seen.total_ms, seen.queue_ms, seen.item)
+        size = sum(map(_bytes_of, (seen.inputs, seen.outputs, outputs)))
+        like, at = _without_arrays(seen), time.time()
+        self._add(Taken(at, like, DISAGREEMENT, [request], seen.inputs, seen.outputs, size, shadow, outputs))
+
     def _keep(
         self,
         like: Observation | AnsweredRun,
@@ -134,13 +148,16 @@ class Taker:
         outputs: Arrays | None,
     ) -> None:
         size = _bytes_of(inputs) + _bytes_of(outputs)
-        taken = Taken(time.time(), _without_arrays(like), outcome, requests, inputs, outputs, size)
+        self._add(Taken(time.time(), _without_arrays(like), outcome, requests, inputs, outputs, size))
+
+    def _add(self, taken: Taken) -> None:
+        count = len(taken.requests)
         with self._lock:
-            if self._requests + len(requests) > MOST_REQUESTS or self._bytes + size > MOST_BYTES:
-                self.dropped += len(requests)
+            if self._requests + count > MOST_REQUESTS or self._bytes + taken.size > MOST_BYTES:
+                self.dropped += count
                 return
-            self._requests += len(requests)
-            self._bytes += size
+            self._requests += count
+            self._bytes += taken.size
             self._waiting.append(taken)
 
     def drain(self, most: int) -> list[Taken]:

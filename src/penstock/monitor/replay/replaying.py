@@ -20,7 +20,7 @@ from penstock.engine.predictor.local_runs import LocalRuns
 from penstock.errors import ConfigError, PenstockError
 from penstock.formats import is_model_file
 from penstock.monitor.prediction_log.reading import LogReader
-from penstock.monitor.prediction_log.records import Record, moment
+from penstock.monitor.prediction_log.records import DISAGREEMENT, Record, moment
 from penstock.monitor.replay.comparing import Comparison, difference
 from penstock.options import EngineOptions
 from penstock.registry.registry import Registry
@@ -154,7 +154,7 @@ def _replay(reader: LogReader, against: str, manager: ModelManager, selection: S
 def _replayable(reader: LogReader, model: str | None, result: Replay) -> Iterator[Record]:
     """The records that can be replayed; the others are counted by the reason."""
     for record in reader:
-        if record.outcome != "ok" or not record.outputs:
+        if record.outcome not in ("ok", DISAGREEMENT) or not record.outputs:
             result.skipped["not_answered"] += 1
         elif model not in (None, record.model, f"{record.model}:{record.version}"):
             result.skipped["of_other_models"] += 1

@@ -11,13 +11,14 @@ import logging
 import math
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, Self
 
 from penstock.engine.observation import Observation
 from penstock.errors import ModelNotReady, Overloaded, PenstockError
-from penstock.rollouts.evidence import EXAMPLES, Shadowed
+from penstock.rollouts.evidence import Shadowed
 from penstock.rollouts.shadow.comparison import Difference, compare
+from penstock.rollouts.shadow.examples import Keep, example
 from penstock.tensors import Arrays
 
 log = logging.getLogger(__name__)
@@ -33,17 +34,15 @@ PRIORITY = -1_000_000
 
 @dataclass(frozen=True)
 class Copy:
-    """One request: its tensors, and the outputs that its client got from the version `stable`.
+    """One request, with arrays of its own: its tensors, and the outputs that its client got from the version `stable`.
 
     `canary` and `step` are those of the canary that it is made for.
     """
 
-    name: str
-    stable: str
-    to: str
-    request_id: str
+    seen: Observation
     inputs: Arrays
     outputs: Arrays
+    to: str
     canary: str = ""
     step: int = 0
 
@@ -55,7 +54,22 @@ class Copy:
         inputs, outputs = (
             {name: array.copy() for name, array in arrays.items()} for arrays in (seen.inputs, seen.outputs)
         )
-        return cls(seen.route, seen.arm, to, seen.request_id, inputs, outputs, canary, step)
+        return cls(replace(seen, inputs=inputs, outputs=outputs), inputs, outputs, to, canary, step)
+
+    @property
+    def name(self) -> str:
+        """The model, whose route it took."""
+        return self.seen.route
+
+    @property
+    def stable(self) -> str:
+        """The version that its client's answer is from."""
+        return self.seen.arm
+
+    @property
+    def request_id(self) -> str:
+        """The id of the request."""
+        return self.seen.request_id
 
     @property
     def bytes(self) -> int:
@@ -79,10 +93,11 @@ class Answering(Protocol):
 class Shadow:
     """The waiting copies of one process. `put` is for the event loop, as everything else here."""
 
-    def __init__(self, answering: Answering, record: Callable[[Copy, Shadowed], None]) -> None:
-        """`record` takes what each copy has shown."""
+    def __init__(self, answering: Answering, record: Callable[[Copy, Shadowed], None], keep: Keep) -> None:
+        """`record` takes what each copy has shown, `keep` the disagreements."""
         self._answering = answering
         self._record = record
+        self._keep = keep
         self._waiting: deque[Copy] = deque()
         self._bytes = 0
         self._arrived = asyncio.Event()
@@ -136,17 +151,19 @@ class Shadow:
             return
         labels = [self._answering.labels(copy.name, version) for version in (copy.stable, copy.to)]
         found = await asyncio.to_thread(compare, copy.outputs, outputs, labels[0], labels[1])
-        self._record(copy, shadowed(copy.request_id, found))
+        kept = not found.agrees and self._keep(copy.seen, copy.to, outputs)
+        self._record(copy, shadowed(copy, found, with_inputs=kept and not copy.canary))
 
 
-def shadowed(request_id: str, found: Difference) -> Shadowed:
-    """One comparison as evidence."""
+def shadowed(copy: Copy, found: Difference, *, with_inputs: bool) -> Shadowed:
+    """One comparison as evidence. That of a canary is stored in the database, which is no place for inputs."""
     seen = Shadowed(compared=1, disagreed=int(not found.agrees), max_abs=found.max_abs)
     if found.kl is not None:
         seen.kl, seen.kl_count = found.kl, 1
     seen.differences[_exponent(found.max_abs)] = 1
     if not found.agrees:
-        seen.worst = [{"request_id": request_id, "max_abs": found.max_abs, "kl": found.kl}][:EXAMPLES]
+        shown = example(copy.inputs) if with_inputs else {}
+        seen.worst = [{"request_id": copy.request_id, "max_abs": found.max_abs, "kl": found.kl, **shown}]
     return seen
 
 
