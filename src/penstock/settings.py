@@ -185,8 +185,8 @@ class Settings(EngineOptions):
     )
     prediction_log_inputs: Annotated[Literal["none", "sampled", "disagreements"], LOWER] = option(
         "none",
-        "Whether inputs are logged as well: none, sampled (of every logged request) or disagreements (only where a "
-        "shadow answered otherwise).",
+        "Whether inputs are logged as well: none, sampled (of every logged request) or disagreements (of "
+        "requests whose copy another version answered otherwise). A manifest may forbid it.",
     )
     prediction_log_bytes: Size = option(
         2**30, "Maximum size of the prediction log; beyond it, its oldest segments are removed.", ge=2**20

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -200,6 +201,29 @@ def test_no_inputs_are_kept_without_consent(settings: Settings, tmp_path: Path) 
         assert all("inputs" not in example for example in copies(server)["v2.0"]["worst"])
         wait_until(lambda: server.http.get("/stats").json()["prediction_log"]["written"] == 12)
     assert {one.outcome for one in LogReader(tmp_path / "log")} == {"ok"}
+
+
+def test_a_manifest_that_forbids_it_wins_over_the_settings(
+    settings: Settings, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Registry(settings.registry, str(settings.database_url)) as registry:
+        source = shutil.copytree(registry.get("vec:v2.0").path, tmp_path / "again")
+        registry.remove("vec:v2.0")
+        registry.publish(source, log_inputs=False)
+    log = {"prediction_log": tmp_path / "log", "prediction_log_inputs": "disagreements", "prediction_log_sample": 1.0}
+    with Live("h1", settings.model_copy(update=log), ("vec", "vec:v2.0")) as server:
+        server.http.headers["authorization"] = f"Bearer {KEY}"
+        (sentence,) = [line for line in caplog.messages if "log_inputs" in line]
+        assert "the inputs of vec:v2.0 are not logged, although prediction_log_inputs is disagreements" in sentence
+        put(server, shadowing(("v2.0", 1.0)))
+        for number in range(12):
+            predict(server, 1, first=number, body={"input_data": [number - 6.0, -1.0, 2.0, 0.25]})
+        wait_until(lambda: seen(server, "v2.0") == 12)
+        found = copies(server)["v2.0"]
+        assert found["disagreed"] > 0
+        assert all("inputs" not in example for example in found["worst"])
+        wait_until(lambda: server.http.get("/stats").json()["prediction_log"]["written"] == 12)
+    assert all(one.inputs is None and one.outcome == "ok" for one in LogReader(tmp_path / "log"))
 
 
 def test_an_explicit_version_is_not_copied(server: Live) -> None:

@@ -16,7 +16,7 @@ from penstock.artifacts.measured_card import DeclaredCard, card_of
 from penstock.artifacts.policies import BatchingPolicy, PaddingPolicy, Range, Ranges, measure_ranges
 from penstock.artifacts.reference.reference import REFERENCE, Reference
 from penstock.artifacts.refs import shown
-from penstock.artifacts.schema import CURRENT, describe, parse_version
+from penstock.artifacts.schema import WITH_LOG_INPUTS, WITH_REFERENCE, SchemaVersion, describe, parse_version
 from penstock.artifacts.variant import (
     MANIFEST,
     FileEntry,
@@ -230,6 +230,7 @@ def write_artifact(
     more_tasks: Sequence[TaskEntry] = (),
     batchable: bool | None = None,
     reference: Reference | None = None,
+    log_inputs: bool | None = None,
 ) -> Artifact:
     """Write a complete artifact to `directory`, which must be empty or not exist.
 
@@ -239,8 +240,8 @@ def write_artifact(
     `created_at` is UTC in ISO 8601, by default the current time. `batching` and `padding` are the model's requirements
     on the server, `ranges` its expected values (`measure_ranges`), `more_tasks` the tasks that it supports in addition
     to `task`; `batchable` says whether the rows of a batch are independent, `reference` what inputs and answers are
-    usual. Raises InvalidInput naming the faulty field
-    or file; nothing is left on disk then.
+    usual; `log_inputs=False` forbids servers to log inputs. Raises InvalidInput naming the faulty field or file;
+    nothing is left on disk then.
     """
     directory = Path(directory)
     _check_names(variants)
@@ -268,6 +269,7 @@ def write_artifact(
         except ValidationError as error:
             raise InvalidInput(describe(error)) from None
         manifest = _described(target, manifest, _card_text(card, manifest), reference)
+        manifest = manifest if log_inputs is None else _permitting(manifest, log_inputs)
         files.write_durable(target / MANIFEST, manifest.to_bytes())
     return Artifact.open(directory)
 
@@ -296,8 +298,28 @@ def add_reference(artifact: Artifact, directory: Path, reference: Reference) -> 
 def _referring(target: Path, manifest: Manifest, reference: Reference) -> Manifest:
     """The manifest with the reference, whose file is written."""
     entry = ReferenceEntry(file=_add_bytes(target, REFERENCE, reference.to_bytes()), rows=reference.rows)
-    version = max(parse_version(manifest.schema_version), CURRENT)
-    return manifest.model_copy(update={"reference": entry, "schema_version": str(version)})
+    return _of_schema(manifest.model_copy(update={"reference": entry}), WITH_REFERENCE)
+
+
+def permit(artifact: Artifact, directory: Path, log_inputs: bool) -> Artifact:
+    """Copy an artifact to `directory`, which must be empty or not exist; the copy allows or forbids to log inputs.
+
+    It has a digest of its own then. Raises IntegrityError naming a file that was altered.
+    """
+    with files.new_directory(Path(directory)) as target:
+        for entry in artifact.manifest.files():
+            files.copy_entry(artifact.path, entry, target)
+        files.write_durable(target / MANIFEST, _permitting(artifact.manifest, log_inputs).to_bytes())
+    return Artifact.open(directory)
+
+
+def _permitting(manifest: Manifest, log_inputs: bool) -> Manifest:
+    return _of_schema(manifest.model_copy(update={"log_inputs": log_inputs}), WITH_LOG_INPUTS)
+
+
+def _of_schema(manifest: Manifest, least: SchemaVersion) -> Manifest:
+    version = max(parse_version(manifest.schema_version), least)
+    return manifest.model_copy(update={"schema_version": str(version)})
 
 
 def _card_text(card: str | DeclaredCard | Callable[[Manifest], str], manifest: Manifest) -> str:

@@ -18,7 +18,7 @@ PARTS = (
 parameters of each and the bytes of all files; `other` are the unknown fields of a newer schema version."""
 
 _IDENTITY = ("schema_version", "name", "version")
-_POLICIES = {"batching", "padding", "ranges", "more_tasks"}
+_POLICIES = {"batching", "log_inputs", "padding", "ranges", "more_tasks"}
 _NAMED_BY = ("name", "path")
 _ERRORS = ("max_abs_error", "errors", "batch_invariant")
 
@@ -87,7 +87,7 @@ def _fields(manifest: Manifest) -> Iterator[tuple[tuple[str, str], Any]]:
         **{part: document[part] for part in PARTS if part in known},
         **measured,
         "files": files,
-        "policies": {name: document[name] for name in sorted(_POLICIES) if document.get(name)},
+        "policies": {name: document[name] for name in sorted(_POLICIES) if document.get(name, []) not in (None, [])},
         "lineage": {"created_at": document["created_at"], **document["lineage"]},
         "other": {name: value for name, value in document.items() if name not in known},
     }

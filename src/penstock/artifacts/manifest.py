@@ -175,6 +175,8 @@ class Manifest(Entry):
     batchable: bool | None = None
     batch_axes: BatchAxes | None = None
     """The batch axes that are not axis 0, as found or stated; None where nothing was recorded."""
+    log_inputs: bool | None = None
+    """False forbids that inputs of the model are kept, in the prediction log or as examples; no setting allows it."""
     _unknown: tuple[UnknownField, ...] = PrivateAttr(default=())
     """Fields of a newer schema."""
 
@@ -261,7 +263,7 @@ class Manifest(Entry):
         that JSON does not have.
         """
         document = self.model_dump(mode="json", warnings="error")
-        for name in ("batchable", "batch_axes", "reference"):
+        for name in ("batchable", "batch_axes", "reference", "log_inputs"):
             if document[name] is None:  # a release that does not know the field reads the manifest as well
                 del document[name]
         for variant in document["variants"]:

@@ -40,12 +40,15 @@ class SchemaVersion(NamedTuple):
 FIRST = SchemaVersion(1, 0)
 """Written as the integer 1. A variant's name is always `<format>-<precision>`."""
 
-CURRENT = SchemaVersion(1, 3)
+CURRENT = SchemaVersion(1, 4)
 """The newest version that this release reads: 1.1 adds the free name of a variant, 1.2 its errors, exporter and recipe,
-1.3 the reference."""
+1.3 the reference, 1.4 `log_inputs`."""
 
 WRITTEN = SchemaVersion(1, 2)
-"""The version of a manifest without a reference: the same model keeps its digest, and older releases read it."""
+"""The version of a manifest without these two: the same model keeps its digest, and older releases read it."""
+
+WITH_REFERENCE = SchemaVersion(1, 3)
+WITH_LOG_INPUTS = SchemaVersion(1, 4)
 
 
 def parse_version(value: object) -> SchemaVersion:

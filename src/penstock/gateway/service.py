@@ -177,6 +177,8 @@ class Service:
         """Call what depends on the set of loaded models."""
         for hook in self.on_models_changed:
             await hook()
+        if self.prediction_log is not None:
+            self.prediction_log.explain()
         loaded = [model.cache_identity for model in (self.engine.default(), *self.engine.loaded()) if model is not None]
         if loaded != self._documented:
             self._documented = loaded

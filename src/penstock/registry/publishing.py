@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from penstock.artifacts import files
-from penstock.artifacts.artifact import Artifact
+from penstock.artifacts.artifact import Artifact, permit
 from penstock.artifacts.variant import MANIFEST
 from penstock.errors import IntegrityError, InvalidInput, ModelLoadError
 from penstock.formats import Trust
@@ -42,14 +42,18 @@ def open_source(source: Path | str) -> Artifact:
 
 
 @contextmanager
-def opened_source(source: Path | str, trust: Trust, reference: Rows | None) -> Iterator[Artifact]:
-    """The artifact to publish; with `reference`, a copy of it that has the reference that its answers make."""
+def opened_source(
+    source: Path | str, trust: Trust, reference: Rows | None, log_inputs: bool | None
+) -> Iterator[Artifact]:
+    """The artifact to publish; with `reference`, a copy of it that has the reference that its answers make, with
+    `log_inputs` one that allows or forbids to log inputs."""
     artifact = open_source(source)
-    if reference is None:
+    with tempfile.TemporaryDirectory(prefix="penstock-publish-") as scratch:
+        if reference is not None:
+            artifact = import_attribute(REFERENCE)(artifact, reference, Path(scratch) / "referring", trust)
+        if log_inputs is not None and artifact.manifest.log_inputs is not log_inputs:
+            artifact = permit(artifact, Path(scratch) / "permitting", log_inputs)
         yield artifact
-        return
-    with tempfile.TemporaryDirectory(prefix="penstock-reference-") as scratch:
-        yield import_attribute(REFERENCE)(artifact, reference, Path(scratch) / "artifact", trust)
 
 
 def _resolved(source: Path) -> Path:

@@ -191,7 +191,13 @@ class Registry:
     # Publishing
 
     def publish(
-        self, source: Path | str, trust: str = "data", *, prove: bool = True, reference: publishing.Rows | None = None
+        self,
+        source: Path | str,
+        trust: str = "data",
+        *,
+        prove: bool = True,
+        reference: publishing.Rows | None = None,
+        log_inputs: bool | None = None,
     ) -> Artifact:
         """Copy an artifact directory into the registry, verify every byte, and prove that it can be served.
 
@@ -201,11 +207,12 @@ class Registry:
         bare name means the highest release.
         `trust` above data states that the source of this artifact is trusted: its digest is pinned to that tier, and
         every server of this registry may open it. `reference` are rows by input, as arrays or an .npz file: drift is
-        measured from them and the answers to them. Raises IntegrityError naming the faulty file, Untrusted, another
+        measured from them and the answers to them. `log_inputs=False` forbids servers to log the inputs of this
+        version, whatever their settings. Raises IntegrityError naming the faulty file, Untrusted, another
         ModelLoadError for a failed proof, InvalidInput if the version exists with other content, ConfigError if the
         registry cannot be written.
         """
-        with publishing.opened_source(source, check_trust(trust), reference) as artifact, self._sentences():
+        with publishing.opened_source(source, check_trust(trust), reference, log_inputs) as artifact, self._sentences():
             published = self._published(artifact)
             if published is None:
                 published = self._publish_new(artifact, trust, prove)

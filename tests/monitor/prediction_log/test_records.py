@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from penstock.datatypes import DATATYPES
-from penstock.monitor.prediction_log.records import Record, Unreadable, decoded, encoded, line_of, record_of
+from penstock.monitor.prediction_log.records import TENSORS, Record, Unreadable, decoded, encoded, line_of, record_of
 
 DTYPES = [row.numpy for row in DATATYPES.values() if row.wire not in ("BF16", "BYTES")]
 SHAPES = hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=4)
@@ -31,6 +31,8 @@ RECORD = Record(
     total_ms=1.5,
     inputs={"x": np.arange(3, dtype=np.float32)[None]},
     outputs={"text": np.array([["ä", "", b"\xff\0"]], object)},
+    shadow="v2",
+    shadow_outputs={"text": np.array([["", "b", "c"]], object)},
 )
 LINE = line_of(RECORD)
 
@@ -58,7 +60,7 @@ def test_texts_come_back_as_bytes(array: np.ndarray) -> None:
 
 def test_a_record_comes_back() -> None:
     back = record_of(LINE)
-    same = {name: getattr(back, name) for name in Record.__dataclass_fields__ if name not in ("inputs", "outputs")}
+    same = {name: getattr(back, name) for name in Record.__dataclass_fields__ if name not in TENSORS}
     assert same == {name: getattr(RECORD, name) for name in same}
     assert back.inputs is not None
     assert np.array_equal(back.inputs["x"], RECORD.inputs["x"])  # type: ignore[index]

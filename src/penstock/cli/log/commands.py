@@ -27,7 +27,9 @@ LogArgument = Annotated[
 ModelOption = Annotated[
     str | None, typer.Option("--model", help="Only records of this model, name or name:version.", metavar="REF")
 ]
-OutcomeOption = Annotated[str | None, typer.Option("--outcome", help="Only records with this outcome, such as ok.")]
+OutcomeOption = Annotated[
+    str | None, typer.Option("--outcome", help="Only records with this outcome, such as ok or disagreement.")
+]
 
 
 @app.command()

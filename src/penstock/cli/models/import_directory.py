@@ -116,6 +116,7 @@ def publish_hugging_face(
     trust: str,
     about: FileDescription,
     reference: Path | None = None,
+    log_inputs: bool | None = None,
 ) -> Artifact:
     """Open a directory with transformers, export the model, and publish what agrees with it.
 
@@ -135,6 +136,7 @@ def publish_hugging_face(
         made_up=about.example is None,
         lineage={"huggingface": dict(opened.lineage)},
         reference=reference,
+        log_inputs=log_inputs,
     )
     return require_published(export_and_publish(models, source, request))
 
@@ -158,6 +160,7 @@ def publish_pickled(
     trust: str,
     about: FileDescription,
     reference: Path | None = None,
+    log_inputs: bool | None = None,
 ) -> Artifact:
     """Open a pickle with the classes beside it, export the module, and publish what agrees with it.
 
@@ -174,7 +177,11 @@ def publish_pickled(
     source = module_source(module, example, name=name, dynamic=_dynamic(module, pickle))
     lineage = {"mlflow": {"flavor": pickle.flavor, **pickle.lineage}}
     request = replace(
-        _request(name, version, card, about), origin=type(module).__name__, lineage=lineage, reference=reference
+        _request(name, version, card, about),
+        origin=type(module).__name__,
+        lineage=lineage,
+        reference=reference,
+        log_inputs=log_inputs,
     )
     return require_published(export_and_publish(models, source, request))
 

@@ -65,6 +65,7 @@ def publish_file(
     prove: bool = True,
     description: FileDescription | None = None,
     reference: Path | None = None,
+    log_inputs: bool | None = None,
 ) -> Artifact:
     """Publish a bare model file under `name` (by default the file's name) and `version` (v1.0).
 
@@ -74,20 +75,16 @@ def publish_file(
     """
     about = description or FileDescription()
     name, version = name or path.stem, version or FILE_VERSION
+    said = read_text(card) if card else None
     if is_hugging_face(path) and about.architecture is None:
-        return publish_hugging_face(
-            models, path, name, version, read_text(card) if card else None, trust, about, reference
-        )
+        return publish_hugging_face(models, path, name, version, said, trust, about, reference, log_inputs)
     if (pickle := pickled_with_code(path)) is not None:
-        return publish_pickled(
-            models, pickle, name, version, read_text(card) if card else None, trust, about, reference
-        )
+        return publish_pickled(models, pickle, name, version, said, trust, about, reference, log_inputs)
     origin: dict[str, Any] = {}
     if path.is_dir():
         path, about, origin = model_in(path, about)
     with naming(str(path)):
         model = _inspect(path, trust, about)
-    text = read_text(card) if card else _card(path, model)
     with tempfile.TemporaryDirectory(prefix="penstock-") as scratch:
         artifact = write_artifact(
             Path(scratch) / "artifact",
@@ -98,12 +95,12 @@ def publish_file(
             signature=model.signature,
             variants=[replace(model.variant, companions=_companions(path, model.variant.format))],
             golden=model.golden,
-            card=text,
+            card=_card(path, model) if said is None else said,
             lineage={**_lineage(path, model), **origin},
             created_at=_modified_at(path),
             batchable=model.rows.batchable if model.rows is not None else None,
         )
-        return models.publish(artifact.path, trust, prove=prove, reference=reference)
+        return models.publish(artifact.path, trust, prove=prove, reference=reference, log_inputs=log_inputs)
 
 
 def _inspect(path: Path, trust: str, about: FileDescription) -> InspectedModel:

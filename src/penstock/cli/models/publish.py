@@ -49,6 +49,10 @@ _Reference = Annotated[
         show_default="none",
     ),
 ]
+_NoLogInputs = Annotated[
+    bool,
+    typer.Option("--no-log-inputs", help="Forbid servers to log inputs of this version, whatever their settings are."),
+]
 
 
 def publish(
@@ -64,6 +68,7 @@ def publish(
     no_batch: NoBatchOption = None,
     card: _Card = None,
     reference: _Reference = None,
+    no_log_inputs: _NoLogInputs = False,
     alias: AliasesOption = None,
     prove: ProveOption = True,
     trust: PinOption = "data",
@@ -86,7 +91,8 @@ def publish(
     options = {"name": name, "version": version, "card": card}
     about = file_options(locals())
     with open_registry(read_settings(config, registry=registry)) as models:
-        published = _publish(models, path, options, about, prove=prove, trust=trust, reference=reference)
+        more = {"reference": reference, "log_inputs": False if no_log_inputs else None}
+        published = _publish(models, path, options, about, more, prove=prove, trust=trust)
         for artifact in published:
             set_aliases(models, artifact, aliases, prove=prove)
         summaries = [summarize(models, artifact) for artifact in published]
@@ -105,25 +111,30 @@ def _publish(
     path: Path | None,
     options: dict[str, Any],
     about: dict[str, Any],
+    more: dict[str, Any],
     *,
     prove: bool,
     trust: str,
-    reference: Path | None,
 ) -> list[Artifact]:
-    """Publish every bundled model without a path, else the artifact directory or the model file."""
+    """Publish every bundled model without a path, else the artifact directory or the model file.
+
+    `more` are options of both.
+    """
     if path is None:
         _refuse_file_options(options | about, "--bundled")
-        if reference is not None:
-            raise typer.BadParameter("--reference belongs to one model; publish its artifact directory by PATH")
+        given = next((option for option, value in more.items() if value is not None), None)
+        if given is not None:
+            flag = "--reference" if given == "reference" else "--no-log-inputs"
+            raise typer.BadParameter(f"{flag} belongs to one model; publish its artifact directory by PATH")
         return _publish_bundled(models, trust, prove=prove)
     with working(f"publishing {path.name}"):
         if path.is_dir():
             _refuse_file_options(options | about, "an artifact directory")
-            return [models.publish(path, trust, prove=prove, reference=reference)]
+            return [models.publish(path, trust, prove=prove, **more)]
         from penstock.cli.models.import_file import publish_file
 
-        given = {"description": describe(about), "reference": reference, **options}
-        return [publish_file(models, path, trust=trust, prove=prove, **given)]
+        described = {"description": describe(about), **options}
+        return [publish_file(models, path, trust=trust, prove=prove, **described, **more)]
 
 
 def _refuse_file_options(options: dict[str, Any], source: str) -> None:

@@ -139,6 +139,8 @@ def _facts(artifact: Artifact, aliases: list[str]) -> Iterator[tuple[str, object
     yield "golden samples", _golden(artifact)
     reference = manifest.reference
     yield "drift reference", "none" if reference is None else f"{reference.rows} rows"
+    if manifest.log_inputs is False:
+        yield "inputs", "never logged: the manifest forbids it"
     for title, table in (("lineage", manifest.lineage), ("data", manifest.training_data), ("metric", manifest.metrics)):
         for key, value in table.items():
             yield f"{title}: {key}", _plain(value)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping, Sequence
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
@@ -20,6 +21,8 @@ from penstock.tensors import Arrays
 
 if TYPE_CHECKING:
     from penstock.registry.database.feedback import Total
+
+log = logging.getLogger(__name__)
 
 _OUTCOMES = ("written", "dropped", "failed")
 _SUMS = {
@@ -49,14 +52,18 @@ class ServingLog:
         caps = Caps(settings.prediction_log_bytes, settings.prediction_log_days)
         consents = Consents(inputs, engine)
         feedback = Feedback(engine.registry.database_url, caps.days, partial(scores_of, engine))
-        log = PredictionLog(settings.prediction_log, caps, share, consents.sampled, feedback.add)
-        return cls(engine, log, feedback, consents)
+        written = PredictionLog(settings.prediction_log, caps, share, consents.sampled, feedback.add)
+        return cls(engine, written, feedback, consents)
 
     def start(self) -> None:
         """Begin to observe and to write. Raises ConfigError if the directory can never be one."""
         self._log.start()
         self.feedback.start()
         self._engine.observers.append(self._log.taker)
+
+    def explain(self) -> None:
+        """Say which loaded models have no inputs in the log, although the settings ask for them."""
+        self._consents.explain(self._engine.loaded())
 
     def close(self) -> None:
         """Write what waits. Safe to call twice."""
@@ -103,11 +110,15 @@ class ServingLog:
 
 
 class Consents:
-    """Whether inputs may be recorded: where the settings and the manifest of the model allow it."""
+    """Whether inputs may be recorded: where the settings and the manifest of the model allow it.
+
+    The log says once of each version whose manifest forbids what the settings ask for.
+    """
 
     def __init__(self, wanted: str, engine: InferenceEngine) -> None:
         self._wanted = wanted
         self._engine = engine
+        self._forbidden: set[str] = set()
 
     def sampled(self, model: str, version: str) -> bool:
         """True for the inputs of a sampled request."""
@@ -118,7 +129,26 @@ class Consents:
         return self._wanted == "disagreements" and all(self._allowed(model, version) for version in versions)
 
     def _allowed(self, model: str, version: str) -> bool:
-        return loaded(self._engine, model, version) is not None
+        found = loaded(self._engine, model, version)
+        return found is not None and (found.artifact is None or found.artifact.manifest.log_inputs is not False)
+
+    def explain(self, models: Iterable[LoadedModel]) -> None:
+        """Say which of these models have no inputs in the log, although the settings ask for them."""
+        if self._wanted == "none":
+            return
+        found = {
+            f"{model.name}:{model.version}"
+            for model in models
+            if model.artifact is not None and model.artifact.manifest.log_inputs is False
+        }
+        for ref in sorted(found - self._forbidden):
+            log.warning(
+                "the inputs of %s are not logged, although prediction_log_inputs is %s: its manifest forbids it "
+                "(log_inputs)",
+                ref,
+                self._wanted,
+            )
+        self._forbidden |= found
 
 
 def loaded(engine: InferenceEngine, model: str, version: str) -> LoadedModel | None:

@@ -68,7 +68,7 @@ class ExportRequest:
 
     Without `forms` they are the defaults, and the fallback for a model that only the weights of can be exported.
     `origin` says where the module comes from; `made_up`: its example was not given but made up. `reference` is that of
-    `Registry.publish`.
+    `Registry.publish`, and so is `log_inputs`.
     """
 
     name: str
@@ -83,6 +83,7 @@ class ExportRequest:
     card: str | None = None
     lineage: Mapping[str, Any] = field(default_factory=dict)
     reference: Rows | None = None
+    log_inputs: bool | None = None
 
     def check(self, registry: Registry) -> None:
         """Raise InvalidInput for what can be known before the model is even built."""
@@ -189,6 +190,7 @@ def _publish(
         lineage=lineage_of(source, origin, said, request.tolerance, tasks, request.lineage),
         batchable=batchable,
         reference=request.reference,
+        log_inputs=request.log_inputs,
     )
 
 

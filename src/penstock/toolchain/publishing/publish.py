@@ -48,6 +48,7 @@ def publish_variants(
     more_tasks: Sequence[TaskEntry] = (),
     prove: bool = True,
     reference: Rows | None = None,
+    log_inputs: bool | None = None,
     **more: Any,
 ) -> Artifact:
     """Write an artifact to a temporary directory and publish it; a model's first version gets the alias `champion`.
@@ -71,6 +72,7 @@ def publish_variants(
             lineage=lineage,
             batchable=batchable,
             more_tasks=more_tasks,
+            log_inputs=log_inputs,
             **more,
         )
         published = registry.publish(artifact.path, trust_of(variants), prove=prove, reference=reference)

@@ -58,6 +58,7 @@ def export(
     rtol: float = RTOL,
     card: str | None = None,
     reference: Rows | None = None,
+    log_inputs: bool | None = None,
     registry: Registry | Path | str | None = None,
     trust: str = "data",
     on_step: Step = silent,
@@ -71,7 +72,7 @@ def export(
     `atol` × the largest value of its output + `rtol` × the value. `weights` fill what a factory makes; `trust="code"`
     allows a pickle of them to run code. `opset`, `translations`, `external_data` and `portable` are those of
     `ExportOptions`. `card` is the text of the model card. `reference` are rows by input, as arrays or an .npz file:
-    drift is measured from them. `on_step` hears what is done.
+    drift is measured from them. `log_inputs=False` forbids servers to log inputs. `on_step` hears what is done.
 
     The report says of every form why it was not published. Raises InvalidInput, ModelLoadError or another PenstockError
     for a model that cannot be exported at all; the registry is as before then. Threads wait for each other while
@@ -88,6 +89,7 @@ def export(
         made_up=example_input is None and bool(inputs),
         card=card,
         reference=reference,
+        log_inputs=log_inputs,
     )
     with _opened(registry) as models:
         request.check(models)

@@ -94,6 +94,8 @@ def publish(registry: Registry, artifact: Artifact, version: str, kept: Kept) ->
             ranges=manifest.ranges,
             more_tasks=manifest.more_tasks,
             batchable=manifest.batchable,
+            reference=artifact.reference(),
+            log_inputs=manifest.log_inputs,
         )
         return registry.publish(written.path, tier)
 
