@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from penstock.artifacts.artifact import Artifact
+from penstock.artifacts.artifact import Artifact, permit
 from penstock.artifacts.bundled import bundled
 from penstock.errors import IntegrityError
 from penstock.registry.registry import Registry
@@ -111,6 +111,21 @@ def test_a_damaged_bundled_artifact_is_named(install: Install, registry: Registr
     with pytest.raises(IntegrityError, match=r"card\.md"):
         registry.publish_bundled("acme")
     assert registry.list() == []
+
+
+def test_a_version_of_an_earlier_release_stays_as_it_was(
+    versions: Path, registry: Registry, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    earlier = permit(Artifact.open(versions / "v1.9"), tmp_path / "earlier", log_inputs=False)
+    registry.publish(earlier.path)
+    registry.set_alias("acme", "champion", "v1.9")
+    published = registry.publish_bundled("acme")
+    assert published is not None
+    assert registry.versions("acme") == ["v1.9", "v1.10", "v2.0-trees"], "the others are published"
+    assert registry.get("acme:v1.9").digest == earlier.digest
+    assert registry.aliases("acme") == {"champion": "v1.9"}
+    (sentence,) = caplog.messages
+    assert sentence.startswith("acme:v1.9 stays as it was published")
 
 
 def test_a_model_published_at_first_use_gets_the_alias_champion_unless_it_has_aliases(

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypedDict
 
 from penstock.artifacts import files
 from penstock.artifacts.artifact import Artifact, permit
+from penstock.artifacts.refs import Ref
 from penstock.artifacts.variant import MANIFEST
 from penstock.errors import IntegrityError, InvalidInput, ModelLoadError
 from penstock.formats import Trust
 from penstock.libraries import import_attribute
 from penstock.scan.gate import require_allowed, scan_artifact
+
+log = logging.getLogger(__name__)
 
 DATABASE = "registry.db"
 """The file of the default database; no model may have its name."""
@@ -31,6 +35,13 @@ Rows: TypeAlias = Mapping[str, Any] | Path | str
 """Rows for a reference: arrays by input, or an .npz file of them."""
 
 
+class Additions(TypedDict, total=False):
+    """What a version gets beside what its source says: see `Registry.publish`."""
+
+    reference: Rows | None
+    log_inputs: bool | None
+
+
 def open_source(source: Path | str) -> Artifact:
     """The artifact to publish. A link to an artifact is followed, a link inside one is refused."""
     artifact = Artifact.open(_resolved(Path(source)))
@@ -42,18 +53,31 @@ def open_source(source: Path | str) -> Artifact:
 
 
 @contextmanager
-def opened_source(
-    source: Path | str, trust: Trust, reference: Rows | None, log_inputs: bool | None
-) -> Iterator[Artifact]:
+def opened_source(source: Path | str, trust: Trust, additions: Additions) -> Iterator[Artifact]:
     """The artifact to publish; with `reference`, a copy of it that has the reference that its answers make, with
     `log_inputs` one that allows or forbids to log inputs."""
-    artifact = open_source(source)
+    artifact, reference, log_inputs = open_source(source), additions.get("reference"), additions.get("log_inputs")
     with tempfile.TemporaryDirectory(prefix="penstock-publish-") as scratch:
         if reference is not None:
             artifact = import_attribute(REFERENCE)(artifact, reference, Path(scratch) / "referring", trust)
         if log_inputs is not None and artifact.manifest.log_inputs is not log_inputs:
             artifact = permit(artifact, Path(scratch) / "permitting", log_inputs)
         yield artifact
+
+
+def kept(source: Path, find: Callable[[str, str], Path | None]) -> Ref | None:
+    """The version in the registry that has other content than `source`, which a package ships; the log says so."""
+    shipped = open_source(source)
+    place = find(shipped.name, shipped.version)
+    if place is None or Artifact.open(place).digest == shipped.digest:
+        return None
+    log.warning(
+        "%s stays as it was published: the installed package ships it with other content; to have that, remove the "
+        "version (penstock models remove %s) and publish it again",
+        shipped.ref,
+        shipped.ref,
+    )
+    return Ref(shipped.name, shipped.version)
 
 
 def _resolved(source: Path) -> Path:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
 from penstock.artifacts import files
 from penstock.artifacts.artifact import Artifact
@@ -191,28 +191,20 @@ class Registry:
     # Publishing
 
     def publish(
-        self,
-        source: Path | str,
-        trust: str = "data",
-        *,
-        prove: bool = True,
-        reference: publishing.Rows | None = None,
-        log_inputs: bool | None = None,
+        self, source: Path | str, trust: str = "data", *, prove: bool = True, **additions: Unpack[publishing.Additions]
     ) -> Artifact:
         """Copy an artifact directory into the registry, verify every byte, and prove that it can be served.
 
         The proof loads the copy as a server does: its tasks with their settings, and a variant that agrees with the
         golden samples; `prove=False` does without, as for other machines. At any moment the version is complete or does
         not exist. Publishing the same artifact again returns the published one. No alias is set: without `champion` the
-        bare name means the highest release.
-        `trust` above data states that the source of this artifact is trusted: its digest is pinned to that tier, and
-        every server of this registry may open it. `reference` are rows by input, as arrays or an .npz file: drift is
-        measured from them and the answers to them. `log_inputs=False` forbids servers to log the inputs of this
-        version, whatever their settings. Raises IntegrityError naming the faulty file, Untrusted, another
-        ModelLoadError for a failed proof, InvalidInput if the version exists with other content, ConfigError if the
-        registry cannot be written.
+        bare name means the highest release. `trust` above data states that the source of this artifact is trusted: its
+        digest is pinned to that tier, and every server of this registry may open it. `reference` are rows by input, as
+        arrays or an .npz file, that drift is measured from; `log_inputs=False` forbids servers to log inputs. Raises
+        IntegrityError naming the faulty file, Untrusted, another ModelLoadError for a failed proof, InvalidInput if the
+        version exists with other content, ConfigError if the registry cannot be written.
         """
-        with publishing.opened_source(source, check_trust(trust), reference, log_inputs) as artifact, self._sentences():
+        with publishing.opened_source(source, check_trust(trust), additions) as artifact, self._sentences():
             published = self._published(artifact)
             if published is None:
                 published = self._publish_new(artifact, trust, prove)
@@ -266,11 +258,13 @@ class Registry:
     def publish_bundled(self, name: str, trust: str = "data", *, prove: bool = True) -> Artifact | None:
         """Publish every version of a model that an installed package ships; returns its default version.
 
-        If the model is new, its default version gets the alias `champion`. None if no package ships the model.
+        If the model is new, its default version gets the alias `champion`. A version of an earlier release, which has
+        other content, stays as it is. None if no package ships the model.
         """
         new, default = not self.versions(name), None
         for source in publishing.shipped(name):
-            artifact = self.publish(source, trust, prove=prove)
+            kept = publishing.kept(source, self._layout.find)
+            artifact = self.publish(source, trust, prove=prove) if kept is None else self.get(kept)
             if default is None and new and not self.aliases(name):
                 # before the other versions are published, which another server could take for the default
                 self.set_alias(name, CHAMPION, artifact.version, force=True)
