@@ -65,18 +65,21 @@ def score(logits: Features, labels: NDArray[np.int64]) -> Scores:
     )
 
 
-def picture_accuracy(
-    config: Mapping[str, Any], signature: Signature, logits_of: Callable[[Features], Features], digits: Digits
-) -> dict[str, float]:
-    """The accuracy on `digits` rendered as image files, for each rendering in `PICTURES`."""
+def pictures_of(config: Mapping[str, Any], signature: Signature, digits: Digits) -> dict[str, Features]:
+    """What the model gets for `digits` rendered as image files, for each rendering in `PICTURES`."""
     task = ImageClassification(config, signature)
-    return {name: _accuracy(task, how, logits_of, digits) for name, (_, how) in PICTURES.items()}
+    return {name: picture_rows(task, how, digits) for name, (_, how) in PICTURES.items()}
 
 
-def _accuracy(
-    task: ImageClassification, how: Rendering, logits_of: Callable[[Features], Features], digits: Digits
-) -> float:
+def picture_rows(task: ImageClassification, how: Rendering, digits: Digits) -> Features:
+    """The same for one rendering."""
     rng = np.random.default_rng(0)
     name = task.signature.inputs[0].name
-    rows = [task.preprocess(task.coerce(render(counts, how, rng)))[name] for counts in digits.counts]
-    return float((logits_of(np.concatenate(rows)).argmax(axis=1) == digits.labels).mean())
+    return np.concatenate([task.preprocess(task.coerce(render(counts, how, rng)))[name] for counts in digits.counts])
+
+
+def picture_accuracy(
+    pictures: Mapping[str, Features], logits_of: Callable[[Features], Features], labels: NDArray[np.int64]
+) -> dict[str, float]:
+    """The accuracy on each rendering of digits with these labels."""
+    return {name: float((logits_of(rows).argmax(axis=1) == labels).mean()) for name, rows in pictures.items()}

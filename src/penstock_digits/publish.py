@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import platform
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import torch
 
@@ -18,14 +19,15 @@ from penstock.backends.base import Backend, ModelFile
 from penstock.backends.catalog import open_backend
 from penstock.options import BackendOptions
 from penstock.tasks.classification import ClassScores
+from penstock.tasks.image import ImageClassification
 from penstock.tensors import Signature, TensorSpec
 from penstock.toolchain.export.source import ModuleSource
 from penstock.toolchain.publishing.exporting import ExportRequest, attempt_forms
 from penstock.toolchain.publishing.referencing import answers_of
 from penstock_digits import cards
 from penstock_digits.augment import EMBOLDEN
-from penstock_digits.data import TRAINING_DATA, Features, Split, features_of
-from penstock_digits.measure import Scores, picture_accuracy
+from penstock_digits.data import TRAINING_DATA, Digits, Features, Split, features_of
+from penstock_digits.measure import PICTURES, Scores, picture_accuracy, picture_rows, pictures_of
 from penstock_digits.model import CLASSES, PIXELS, DigitsCNN
 
 INPUT = "input"
@@ -73,10 +75,10 @@ def write_artifacts(
     with tempfile.TemporaryDirectory() as scratch, closing(source.reference()) as eager:
         variants = _variants(source, eager, Path(scratch))
         with closing(_opened(variants[0])) as served:
-            pictures = picture_accuracy(
-                IMAGE_TASK.config, SIGNATURE, lambda rows: served.run({INPUT: rows})[OUTPUT], held_out
-            )
+            images = pictures_of(IMAGE_TASK.config, SIGNATURE, held_out)
+            pictures = picture_accuracy(images, lambda rows: served.run({INPUT: rows})[OUTPUT], held_out.labels)
             logits = served.run({INPUT: features})[OUTPUT]
+            of_pictures = pictures_reference(images, lambda rows: served.run({INPUT: rows})[OUTPUT], split.train)
         samples = {INPUT: features[:GOLDEN_ROWS]}
         shared: dict[str, Any] = {
             "version": VERSION,
@@ -102,7 +104,7 @@ def write_artifacts(
                 IMAGE_TASK,
                 cards.metrics_of(scores) | cards.picture_metrics(pictures),
                 cards.digits_image_card(VERSION, scores, pictures),
-                shared,
+                {**shared, "reference": of_pictures},
             ),
         )
 
@@ -110,11 +112,24 @@ def write_artifacts(
 def digits_reference(features: Features, logits: Features, trained_on: Features) -> Reference:
     """What drift is measured from: digits that the network has not seen, whose confidences are those of new ones.
 
-    The projection is made from the others, so that the few held-out digits are all counted. `digits-image` has none:
-    what users upload looks like no rendering of these digits.
+    The projection is made from the others, so that the few held-out digits are all counted.
     """
     answers = answers_of(ClassScores(SIGNATURE, "logits", tuple(LABELS), INPUT), {OUTPUT: logits})
     return reference_of({INPUT: features}, answers, SIGNATURE, fitted={INPUT: trained_on})
+
+
+def pictures_reference(
+    pictures: Mapping[str, Features], logits_of: Callable[[Features], Features], others: Digits
+) -> Reference:
+    """The same for `digits-image`: the held-out digits in every rendering, prepared as its task prepares uploads.
+
+    The projection is made from the others, an equal part of them in each rendering.
+    """
+    task, looks = ImageClassification(IMAGE_TASK.config, SIGNATURE), [look.how for look in PICTURES.values()]
+    parts = [Digits(*(one[place :: len(looks)] for one in others)) for place in range(len(looks))]
+    trained_on = np.concatenate([picture_rows(task, how, part) for how, part in zip(looks, parts, strict=True)])
+    features = np.concatenate(list(pictures.values()))
+    return digits_reference(features, logits_of(features), trained_on)
 
 
 def _write(

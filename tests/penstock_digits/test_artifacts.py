@@ -12,8 +12,14 @@ import onnxruntime
 import pytest
 
 from penstock.artifacts.artifact import Artifact
+from penstock.artifacts.reference.bins import SPECIAL
 from penstock.tasks.base import Task
 from penstock.tasks.catalog import load_task
+from penstock.tasks.classification import ClassScores
+from penstock.tasks.image import ImageClassification
+from penstock.toolchain.publishing.referencing import answers_of
+from penstock_digits.data import Digits, load_split
+from penstock_digits.measure import PICTURES, picture_rows
 
 SHIPPED = Path(str(files("penstock_digits") / "artifacts"))
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -40,6 +46,30 @@ def test_the_shipped_artifacts_are_valid(artifact):
 
 def test_both_together_stay_well_under_two_megabytes():
     assert sum(path.stat().st_size for path in SHIPPED.rglob("*") if path.is_file()) < 1_000_000
+
+
+def test_both_have_a_reference_of_digits_that_the_network_has_not_seen():
+    rows = {name: Artifact.open(SHIPPED / name).reference().rows for name in ("digits", "digits-image")}
+    assert rows == {"digits": 360, "digits-image": 12 * 360}
+
+
+def test_pictures_of_other_digits_lie_within_the_reference_of_pictures():
+    artifact = Artifact.open(SHIPPED / "digits-image")
+    task = ImageClassification(artifact.manifest.task.config, artifact.signature)
+    some = Digits(*(part[::30] for part in load_split().train))
+    rows = np.concatenate([picture_rows(task, PICTURES[look].how, some) for look in ("png", "photo_reversed")])
+    session = onnxruntime.InferenceSession(artifact.variant_path(artifact.manifest.variant("onnx-fp32")))
+    scores = ClassScores(artifact.signature, "logits", tuple(artifact.manifest.task.config["labels"]), "input")
+    answers = answers_of(scores, {"logits": session.run(None, {"input": rows})[0]})
+    reference = artifact.reference()
+
+    def outside(inputs: np.ndarray) -> float:
+        counts = reference.count({"input": inputs}, answers)
+        found = [counts[place][: len(SPECIAL)] for place in reference.slices[: len(reference.input_features)]]
+        return float(np.sum(found) / np.sum([counts[place] for place in reference.slices[: len(found)]]))
+
+    assert outside(rows) < 0.02
+    assert outside(1 - rows) > 0.1
 
 
 def test_both_hold_the_same_weights():
