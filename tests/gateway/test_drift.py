@@ -133,6 +133,9 @@ def test_what_has_no_reference_says_how_it_gets_one(base_settings: Settings) -> 
         assert (found["verdict"], found["windows"]) == ("no_verdict", [])
         assert "--reference FILE.npz" in found["reason"]
         assert live.service.monitoring.queue.sampling == {}
+        assert live.http.get("/models/raw/drift").json()["reason"] == (
+            "raw:1.0 is not served here, so its drift is not measured"
+        )
         for name in ("nope", "vec:v9", "vec@nobody", "a b"):
             assert live.http.get(f"/models/{name}/drift").status_code == 404
 

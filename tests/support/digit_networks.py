@@ -64,10 +64,14 @@ def network(path: Path, seed: int, *, shift: int = 0, broken_above: float | None
     return path
 
 
-def publish(registry: Registry, place: Path, version: str, seed: int, **more: object) -> None:
-    """One version of the model `net`."""
+def publish(
+    registry: Registry, place: Path, version: str, seed: int, labels: str | None = None, **more: object
+) -> None:
+    """One version of the model `net`; each letter of `labels` is the name of a class."""
     file = network(place / f"{version}.onnx", seed, **more)  # type: ignore[arg-type]
-    task = TaskEntry(kind="vector-classification", config={"output": "logits"})
+    task = TaskEntry(
+        kind="vector-classification", config={"output": "logits", **({"labels": list(labels)} if labels else {})}
+    )
     source = [VariantSource("onnx", "fp32", file)]
     directory = place / f"source-{version}"
     artifact = write_artifact(

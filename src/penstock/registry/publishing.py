@@ -55,7 +55,8 @@ def open_source(source: Path | str) -> Artifact:
 @contextmanager
 def opened_source(source: Path | str, trust: Trust, additions: Additions) -> Iterator[Artifact]:
     """The artifact to publish; with `reference`, a copy of it that has the reference that its answers make, with
-    `log_inputs` one that allows or forbids to log inputs."""
+    `log_inputs` one that allows or forbids to log inputs.
+    """
     artifact, reference, log_inputs = open_source(source), additions.get("reference"), additions.get("log_inputs")
     with tempfile.TemporaryDirectory(prefix="penstock-publish-") as scratch:
         if reference is not None:

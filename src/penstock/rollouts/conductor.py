@@ -72,7 +72,8 @@ class Conductor:
         keep: Keep = keep_nothing,
     ) -> None:
         """`clock` gives seconds; `process` is the name of this process, by default a new one. `keep` takes the
-        disagreements."""
+        disagreements.
+        """
         self._registry = registry
         self._serving = serving
         self._clock = clock

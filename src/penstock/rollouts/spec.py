@@ -54,7 +54,7 @@ class CanarySpec:
         """The plan of a request's JSON. Raises InvalidInput naming the field."""
         known = {field.name for field in fields(cls)} - {"stable"}
         if unknown := sorted(document.keys() - known):
-            raise _refused(unknown[0], f"is not a field of a canary; fields: {', '.join(sorted(known))}")
+            raise _refused(unknown[0], f"there is no such field; there are {', '.join(sorted(known))}")
         if not isinstance(document.get("to"), str) or not document["to"]:
             raise _refused("to", "names the version that is rolled out, as v2.0")
         given = {name: _value(name, value) for name, value in document.items() if value is not None or name in _CHECKS}
@@ -77,9 +77,9 @@ class CanarySpec:
             raise _refused("to", f"{self.to} answers already; name another version")
         _check_steps(self.steps)
         if self.max_hold_s < self.hold_s:
-            raise _refused("max_hold_s", f"is {self.max_hold_s:g}, less than hold_s, {self.hold_s:g}")
+            raise _refused("max_hold_s", f"give at least hold_s, {self.hold_s:g}, not {self.max_hold_s:g}")
         if self.warmup_s > self.hold_s:
-            raise _refused("warmup_s", f"is {self.warmup_s:g}, more than hold_s, {self.hold_s:g}")
+            raise _refused("warmup_s", f"give at most hold_s, {self.hold_s:g}, not {self.warmup_s:g}")
         if not self.checks:
             raise _refused("max_error_rate", "at least one limit is needed, or nothing would be decided by evidence")
         return self
@@ -104,7 +104,7 @@ def _derived(given: Mapping[str, Any]) -> dict[str, float]:
 def _check_steps(steps: tuple[int, ...]) -> None:
     rising = all(a < b for a, b in pairwise(steps))
     if not steps or len(steps) > _MOST_STEPS or not rising or steps[0] < 1 or steps[-1] != 100:
-        raise _refused("steps", "are rising whole percentages, the last one 100, as 1,5,25,50,100")
+        raise _refused("steps", "give rising whole percentages, the last one 100, such as 1,5,25,50,100")
 
 
 def _value(name: str, value: Any) -> Any:
@@ -117,7 +117,7 @@ def _value(name: str, value: Any) -> Any:
         return _strict(value)
     if name == "on_inconclusive":
         if value not in get_args(OnInconclusive):
-            raise _refused(name, f"is pause, rollback or advance, not {value!r}")
+            raise _refused(name, f"give pause, rollback or advance, not {value!r}")
         return value
     return None if value is None and name in _CHECKS else _number(name, value)
 
@@ -125,13 +125,13 @@ def _value(name: str, value: Any) -> Any:
 def _steps(value: Any) -> tuple[int, ...]:
     whole = isinstance(value, list | tuple) and all(isinstance(step, int) and step is not True for step in value)
     if not whole or False in value:
-        raise _refused("steps", "are rising whole percentages, the last one 100, as 1,5,25,50,100")
+        raise _refused("steps", "give rising whole percentages, the last one 100, such as 1,5,25,50,100")
     return tuple(value)
 
 
 def _strict(value: Any) -> bool:
     if not isinstance(value, bool):
-        raise _refused("strict", f"is true or false, not {value!r}")
+        raise _refused("strict", f"give true or false, not {value!r}")
     return value
 
 
@@ -141,12 +141,12 @@ _RANGES: Mapping[str, tuple[float, float, str]] = {
     "warmup_s": (-1.0, _LONGEST_S, "seconds, at least 0 and at most 30 days"),
     "bake_s": (-1.0, _LONGEST_S, "seconds, at least 0 and at most 30 days"),
     "min_requests": (0, _LARGEST_COUNT, f"a whole number from 1 to {_LARGEST_COUNT:,}"),
-    "max_error_rate": (0.0, 0.5, "a share above 0 and at most 0.5, as 0.01"),
-    "max_error_ratio": (0.0, 100.0, "a ratio above 0 and at most 100, as 1.5"),
-    "max_p99_ratio": (0.999, 100.0, "a ratio from 1 to 100, as 1.1"),
-    "max_disagreement": (0.0, 0.5, "a share above 0 and at most 0.5, as 0.05"),
-    "shadow": (0.0, 1.0, "a share above 0 and at most 1, as 0.1"),
-    "alpha": (0.0, 0.2, "a chance above 0 and at most 0.2, as 0.05"),
+    "max_error_rate": (0.0, 0.5, "a share above 0 and at most 0.5, such as 0.01"),
+    "max_error_ratio": (0.0, 100.0, "a ratio above 0 and at most 100, such as 1.5"),
+    "max_p99_ratio": (0.999, 100.0, "a ratio from 1 to 100, such as 1.1"),
+    "max_disagreement": (0.0, 0.5, "a share above 0 and at most 0.5, such as 0.05"),
+    "shadow": (0.0, 1.0, "a share above 0 and at most 1, such as 0.1"),
+    "alpha": (0.0, 0.2, "a chance above 0 and at most 0.2, such as 0.05"),
 }
 
 
@@ -156,7 +156,7 @@ def _number(name: str, value: Any) -> float | int:
     right = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
     lowest_open = above if above >= 0 else -math.ulp(0.0)
     if not right or not math.isfinite(value) or not lowest_open < value <= most:
-        raise _refused(name, f"is {what}, not {value!r}")
+        raise _refused(name, f"give {what}, not {value!r}")
     return value if whole else float(value)
 
 

@@ -12,6 +12,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from penstock.cli.main import app
+from penstock.libraries import zstd
 from penstock.monitor.prediction_log.keys import digest_of, salt_of
 from penstock.monitor.prediction_log.records import Record, line_of
 from penstock.registry.database.feedback import FeedbackStore, Prediction
@@ -60,6 +61,21 @@ def test_records_are_counted(log: Path) -> None:
     assert (found["records"], found["with_inputs"], found["damaged_lines"]) == (3, 1, 1)
     assert found["models"][0] == {"model": "m", "version": "1", "outcome": "ok", "records": 1}
     assert "3 records from 2023-11-14T22:13:20.000Z" in run("log", "stats", log).stdout
+
+
+def test_what_comes_before_a_damaged_place_of_a_compressed_segment_is_read(log: Path) -> None:
+    plain = log / "predictions.1.1.jsonl"
+    packed = zstd().compress(plain.read_bytes())
+    plain.unlink()
+    (log / "predictions.1.1.jsonl.zst").write_bytes(packed + b"rubbish")
+    done = run("log", "stats", log, "--json")
+    found = json.loads(done.stdout)
+    assert (found["records"], found["damaged_segments"]) == (3, ["predictions.1.1.jsonl.zst"])
+
+
+def test_a_directory_that_is_not_there_is_named(log: Path, tmp_path: Path) -> None:
+    done = run("log", "export", tmp_path / "nowhere" / "out.csv", log)
+    assert str(done.exception) == f"{tmp_path / 'nowhere'} is not a directory; create it first"
 
 
 def test_records_are_exported_as_csv_and_jsonl(log: Path, tmp_path: Path) -> None:

@@ -26,7 +26,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("replay")
     images, _ = digit_networks.held_out()
     with Registry(root / "registry") as registry:
-        digit_networks.publish(registry, root, "v1", 0)
+        digit_networks.publish(registry, root, "v1", 0, labels="0123456789")
+        digit_networks.publish(registry, root, "renamed", 0, labels="9876543210")
+        digit_networks.publish(registry, root, "moved", 0, labels="9012345678", shift=1)
         digit_networks.publish(registry, root, "v2", 1)
         digit_networks.publish(registry, root, "shuffled", 0, shift=1)
         digit_networks.publish(registry, root, "broken", 0, broken_above=150.0)
@@ -93,6 +95,13 @@ def test_a_version_with_shuffled_labels_fails() -> None:
     assert done.exit_code == 1
     assert "skipped: 7 records have no inputs" in done.stdout
     assert "of the rows disagree" in done.stderr
+
+
+def test_classes_are_compared_by_their_names() -> None:
+    found = replayed("--against", "net:renamed", "--max-disagreement", "0.05", code=1)
+    assert found["disagreement"]["rate"] == 1, "the same network under other names"
+    found = replayed("--against", "net:moved", "--max-disagreement", "0.05")
+    assert (found["disagreement"]["rows"], found["max_abs"]) == (0, pytest.approx(0, abs=1e-4)), "classes that moved"
 
 
 def test_answers_that_are_not_finite_disagree() -> None:

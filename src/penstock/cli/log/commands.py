@@ -77,6 +77,8 @@ def export(
         )
     if target.exists() and not force:
         raise InvalidInput(f"{target} exists; add --force to replace it", field="file")
+    if not target.parent.is_dir():
+        raise InvalidInput(f"{target.parent} is not a directory; create it first", field="file")
     reader = _reader(log, config)
     with working("exporting"):
         count = exporting.export(_chosen(reader, model, outcome), target, chosen)

@@ -76,7 +76,7 @@ def lines_of(path: Path) -> Iterator[bytes]:
 def _pieces(path: Path) -> Iterator[bytes]:
     found, packed = _present(path)
     with zstd().open(found, "rb") if packed else found.open("rb") as file:
-        while piece := file.read(_CHUNK):
+        while piece := file.read1(_CHUNK):  # read would give nothing of what comes before a damaged place
             yield piece
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 from typing import Any, NamedTuple
@@ -53,10 +53,27 @@ class Difference(NamedTuple):
     """Of the first row that disagrees, else of the first."""
 
 
-def difference(old: Arrays, new: Arrays, outputs: Mapping[str, TensorSpec], scores: str | None) -> Difference:
+class Labels(NamedTuple):
+    """The names of the classes of both versions in the order of their scores."""
+
+    old: Sequence[str]
+    new: Sequence[str]
+
+    @property
+    def order(self) -> list[int] | None:
+        """Where the new version has the classes of the old one; None if they are not the same classes."""
+        if sorted(self.old) != sorted(self.new) or len({*self.old}) != len(self.old):
+            return None
+        return [self.new.index(name) for name in self.old]
+
+
+def difference(
+    old: Arrays, new: Arrays, outputs: Mapping[str, TensorSpec], scores: str | None, labels: Labels | None = None
+) -> Difference:
     """How two answers to one request differ. `scores` is the output with a score for each class, None without classes.
 
-    Only `outputs` that both have are compared. Raises ValueError if there is none, or their shapes differ.
+    With `labels`, classes are compared by their names. Only `outputs` that both have are compared. Raises ValueError if
+    there is none, or their shapes differ.
     """
     pairs = {name: (_numbers(old[name], spec), _numbers(new[name], spec)) for name, spec in outputs.items()
              if name in old and name in new}  # fmt: skip
@@ -65,16 +82,27 @@ def difference(old: Arrays, new: Arrays, outputs: Mapping[str, TensorSpec], scor
     for name, (a, b) in pairs.items():
         if a.shape != b.shape:
             raise ValueError(f"{name} had the shape {list(a.shape)}, and has {list(b.shape)}")
-    broken, max_abs, far = _compared(pairs)
     classes: tuple[Any, Any] | None = None
+    other: Array | None = None
     kl: tuple[float, ...] = ()
     if scores in pairs and pairs[scores][0].ndim == 2:
         classes = tuple(each.argmax(axis=1) for each in pairs[scores])
+        other = _other_class(*classes, labels)
+        if labels is not None and (order := labels.order) is not None and len(order) == pairs[scores][1].shape[1]:
+            pairs[scores] = (pairs[scores][0], pairs[scores][1][:, order])
         kl = _divergence(*pairs[scores])
-    wrong = broken | (far if classes is None else classes[0] != classes[1])
+    broken, max_abs, far = _compared(pairs)
+    wrong = broken | (far if other is None else other)
     first = int(wrong.argmax()) if len(wrong) else 0
     old_class, new_class = (None, None) if classes is None or not len(wrong) else (int(each[first]) for each in classes)
     return Difference(len(wrong), int(wrong.sum()), int(broken.sum()), max_abs, kl, old_class, new_class)
+
+
+def _other_class(old: Array, new: Array, labels: Labels | None) -> Array:
+    """By row: whether the classes differ, by their names where both versions name them."""
+    if labels is None or max(old.max(initial=0) - len(labels.old), new.max(initial=0) - len(labels.new)) >= 0:
+        return np.asarray(old != new)
+    return np.asarray(np.asarray(labels.old, object)[old] != np.asarray(labels.new, object)[new])
 
 
 def _numbers(array: Array, spec: TensorSpec) -> Array:

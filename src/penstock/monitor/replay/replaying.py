@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from penstock.artifacts.artifact import Artifact
 from penstock.engine.loading.loaded_model import LoadedModel
 from penstock.engine.loading.manager import ModelManager
 from penstock.engine.predictor.local_runs import LocalRuns
@@ -21,7 +22,7 @@ from penstock.errors import ConfigError, PenstockError
 from penstock.formats import is_model_file
 from penstock.monitor.prediction_log.reading import LogReader
 from penstock.monitor.prediction_log.records import DISAGREEMENT, Record, moment
-from penstock.monitor.replay.comparing import Comparison, difference
+from penstock.monitor.replay.comparing import Comparison, Labels, difference
 from penstock.options import EngineOptions
 from penstock.registry.registry import Registry
 from penstock.tasks.classification import ClassScores
@@ -145,7 +146,8 @@ def _replay(reader: LogReader, against: str, manager: ModelManager, selection: S
         about = {"request_id": record.request_id, "at": moment(record.at), "version": record.version}
         try:
             found = _run(record, new, old.of(record), result, new_first=bool(number % 2))
-            result.comparison.add(difference(record.outputs or {}, found, outputs, scores), about)
+            labels = old.labels(record)
+            result.comparison.add(difference(record.outputs or {}, found, outputs, scores, labels), about)
         except (PenstockError, ValueError) as error:
             result.comparison.fail(record.rows, str(error), about)
     return result
@@ -208,6 +210,7 @@ class OldVersions:
     def __init__(self, manager: ModelManager, new: Runner, result: Replay) -> None:
         self._manager = manager
         self._found: dict[str, Runner | None] = {}
+        self._labels: dict[str, Labels | None] = {}
         self._new = new
         self._result = result
 
@@ -217,6 +220,20 @@ class OldVersions:
         if ref not in self._found:
             self._found[ref] = self._loaded(ref)
         return self._found[ref]
+
+    def labels(self, record: Record) -> Labels | None:
+        """The names of the classes of the version that answered a record and of the new one; None if unknown."""
+        ref = f"{record.model}:{record.version}"
+        if ref not in self._labels:
+            old, new = self._names(ref), _names(self._new.model.artifact)
+            self._labels[ref] = None if old is None or new is None or old == new else Labels(old, new)
+        return self._labels[ref]
+
+    def _names(self, ref: str) -> list[str] | None:
+        try:
+            return _names(self._manager.registry.get(ref))
+        except PenstockError:
+            return None
 
     def _loaded(self, ref: str) -> Runner | None:
         if ref == self._new.model.key:
@@ -228,6 +245,13 @@ class OldVersions:
         except PenstockError as error:
             self._result.notes.append(f"no time is compared with {ref}: {error}")
             return None
+
+
+def _names(artifact: Artifact | None) -> list[str] | None:
+    """The names of the classes in the order of the scores."""
+    tasks = () if artifact is None else artifact.manifest.tasks()
+    found = (task.config.get("labels") for task in tasks)
+    return next((list(map(str, names)) for names in found if isinstance(names, list)), None)
 
 
 def _scores(model: LoadedModel) -> str | None:

@@ -18,7 +18,7 @@ MOST_NUMBERS = 4096
 """Examples with more numbers are in the prediction log only."""
 
 
-def keep_nothing(seen: Observation, version: str, outputs: Arrays) -> bool:
+def keep_nothing(_seen: Observation, _version: str, _outputs: Arrays) -> bool:
     """Keep no inputs."""
     return False
 

@@ -93,6 +93,8 @@ def _body(service: Service, name: str, versions: list[str], report: list[dict[st
 def _reason(service: Service, name: str, version: str, current: dict[str, Any] | None) -> str | None:
     if not service.settings.drift_window_s:
         return _OFF
+    if current is None and not service.engine.manager.cache.find(f"{name}:{version}"):
+        return f"{name}:{version} is not served here, so its drift is not measured"
     if current is None:
         return f"{name}:{version}: {_NONE}"
     if current["problem"]:

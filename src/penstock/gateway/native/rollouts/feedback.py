@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictInt, StrictStr, ValidationError
 
 from penstock.errors import ConfigError, InvalidInput
 from penstock.gateway.http import Call, Reply, json_reply
@@ -26,10 +27,23 @@ LONGEST_LABEL = 200
 MOST_WAITING = 64
 """Calls that look a second time for a prediction that may have been made just now."""
 LARGEST = 2**31 - 1
+_REQUEST_ID = re.compile("[!-~]{1,128}")
 
 _database = ThreadPoolExecutor(2, "penstock-feedback-label")
 """A database that hangs keeps no other threads from their work."""
 _waiting = 0
+
+
+def _request_id(value: object) -> object:
+    if not isinstance(value, str) or not _REQUEST_ID.fullmatch(value):
+        raise ValueError("give the X-Request-ID of the prediction's reply, 1 to 128 letters, digits and signs of ASCII")
+    return value
+
+
+def _label(value: object) -> object:
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise ValueError("give the number of a class, or its name")
+    return value
 
 
 class FeedbackItem(WireModel):
@@ -37,10 +51,10 @@ class FeedbackItem(WireModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    request_id: str = Field(
-        pattern="^[!-~]{1,128}$", description="The `X-Request-ID` of the prediction's reply.", examples=["3f2a91c0-1b"]
+    request_id: Annotated[str, BeforeValidator(_request_id)] = Field(
+        description="The `X-Request-ID` of the prediction's reply.", examples=["3f2a91c0-1b"]
     )
-    label: StrictInt | StrictStr = Field(
+    label: Annotated[StrictInt | StrictStr, BeforeValidator(_label)] = Field(
         description="The number of the class, or its name where the model has names.", examples=[7]
     )
     item: StrictInt | None = Field(
@@ -80,7 +94,7 @@ async def feedback(call: Call) -> Reply:
     if log is None:
         raise Refusal(404, "this server logs no predictions, so none can get a label; set prediction_log", title=_NONE)
     try:
-        results = await _label(log.feedback, items)
+        results = await _recorded(log.feedback, items)
     except ConfigError as error:
         raise Refusal(503, f"labels cannot be recorded now: {error}", headers=[retry_after(RETRY_S)]) from None
     return json_reply(_taken(items, results, call.service.settings), 202)
@@ -111,7 +125,7 @@ def _check_label(label: int | str, field: str) -> None:
         raise InvalidInput(f"{field}: the name of a class has 1 to {LONGEST_LABEL} characters", field=field)
 
 
-async def _label(feedback: Feedback, items: Sequence[FeedbackItem]) -> list[Result]:
+async def _recorded(feedback: Feedback, items: Sequence[FeedbackItem]) -> list[Result]:
     """Record the labels; those of predictions that are not known yet a second time, when they may be."""
     global _waiting
     labels = await asyncio.get_running_loop().run_in_executor(_database, _labels, items)
@@ -141,10 +155,11 @@ async def _in_thread(feedback: Feedback, labels: Sequence[Labelled]) -> list[Res
 
 def _taken(items: Sequence[FeedbackItem], results: Sequence[Result], settings: Settings) -> FeedbackTaken:
     """The reply. Raises Refusal (404) or InvalidInput if nothing was recorded."""
-    unknown = [item.request_id for item, result in zip(items, results, strict=True) if result == "unknown"]
+    missing = [item for item, result in zip(items, results, strict=True) if result == "unknown"]
+    unknown = [item.request_id for item in missing]
     ambiguous = [item.request_id for item, result in zip(items, results, strict=True) if result == "several"]
     if len(unknown) == len(items):
-        raise _unknown(unknown, settings)
+        raise _unknown(missing, settings)
     if len(unknown) + len(ambiguous) == len(items):
         raise InvalidInput(
             f"item: {ambiguous[0]} was a request for several predictions; name one by its place, from 0", field="item"
@@ -153,8 +168,9 @@ def _taken(items: Sequence[FeedbackItem], results: Sequence[Result], settings: S
     return FeedbackTaken(**counts, unknown=unknown, ambiguous=ambiguous)
 
 
-def _unknown(ids: Sequence[str], settings: Settings) -> Refusal:
-    named = f"{', '.join(ids[:3])}{' …' if len(ids) > 3 else ''}"
+def _unknown(items: Sequence[FeedbackItem], settings: Settings) -> Refusal:
+    names = [item.request_id + (f" (item {item.item})" if item.item is not None else "") for item in items[:3]]
+    named = f"{', '.join(names)}{' …' if len(items) > 3 else ''}"
     share, days = settings.prediction_log_sample * 100, settings.prediction_log_days
     return Refusal(
         404,
