@@ -126,7 +126,7 @@ def pictures_reference(
     The projection is made from the others, an equal part of them in each rendering.
     """
     task, looks = ImageClassification(IMAGE_TASK.config, SIGNATURE), [look.how for look in PICTURES.values()]
-    parts = [Digits(*(one[place :: len(looks)] for one in others)) for place in range(len(looks))]
+    parts = [Digits(others.counts[at :: len(looks)], others.labels[at :: len(looks)]) for at in range(len(looks))]
     trained_on = np.concatenate([picture_rows(task, how, part) for how, part in zip(looks, parts, strict=True)])
     features = np.concatenate(list(pictures.values()))
     return digits_reference(features, logits_of(features), trained_on)

@@ -69,7 +69,7 @@ class Conductor:
         *,
         clock: Callable[[], float] = time.monotonic,
         process: str = "",
-        keep: Keep = keep_nothing,
+        keep: Keep | None = None,
     ) -> None:
         """`clock` gives seconds; `process` is the name of this process, by default a new one. `keep` takes the
         disagreements.
@@ -79,7 +79,7 @@ class Conductor:
         self._clock = clock
         self.process = process or uuid.uuid4().hex
         self.collector = Collector(clock)
-        self._shadow = Shadow(serving, self.collector.add_shadowed, keep)
+        self._shadow = Shadow(serving, self.collector.add_shadowed, keep or keep_nothing)
         self.collector.copy = self._shadow.put
         self.canaries: list[StoredCanary] = []
         """Those that are watched, as they were read last."""

@@ -26,11 +26,11 @@ class RouteCopies:
 
     answers_only = True
 
-    def __init__(self, engine: InferenceEngine, keep: Keep = keep_nothing) -> None:
+    def __init__(self, engine: InferenceEngine, keep: Keep | None = None) -> None:
         """`keep` takes the disagreements."""
         self._engine = engine
         self._serving = EngineServing(engine)
-        self._shadow = Shadow(self._serving, self._record, keep)
+        self._shadow = Shadow(self._serving, self._record, keep or keep_nothing)
         self._shadows: dict[str, list[tuple[str, Sample]]] = {}
         self._shown: dict[tuple[str, str], Shadowed] = {}
 

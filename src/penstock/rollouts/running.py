@@ -27,7 +27,7 @@ class Rollouts:
     def __init__(self, engine: InferenceEngine, keep: Keep | None = None) -> None:
         """`keep` takes the requests that another version has answered otherwise; it says whether inputs may be kept."""
         self._engine = engine
-        self._more = {} if keep is None else {"keep": keep}
+        self._keep = keep
         self._conductor: Conductor | None = None
         self._copies: RouteCopies | None = None
         self._seen: int | None = None
@@ -55,7 +55,7 @@ class Rollouts:
         if revision == self._seen and (self._conductor is None or self._conductor.idle):
             return
         if self._conductor is None and await asyncio.to_thread(self._engine.registry.routes.has_canaries):
-            self._conductor = _conductor(self._engine, self._more)
+            self._conductor = _conductor(self._engine, self._keep)
         if self._conductor is not None:
             await self._conductor.tick()
         self._seen = revision
@@ -63,7 +63,7 @@ class Rollouts:
     def _follow_copies(self) -> None:
         active = self._engine.deployment.traffic.active
         if self._copies is None and any(route.route.shadow for route in active.values()):
-            self._copies = _copies(self._engine, self._more)
+            self._copies = _copies(self._engine, self._keep)
         if self._copies is not None:
             self._copies.follow()
 
@@ -72,17 +72,17 @@ class Rollouts:
         return {} if self._copies is None else self._copies.figures()
 
 
-def _conductor(engine: InferenceEngine, more: dict[str, Keep]) -> Conductor:
+def _conductor(engine: InferenceEngine, keep: Keep | None) -> Conductor:
     from penstock.rollouts.conductor import Conductor
     from penstock.rollouts.serving import EngineServing
 
-    return Conductor(engine.registry, EngineServing(engine), **more)
+    return Conductor(engine.registry, EngineServing(engine), keep=keep)
 
 
-def _copies(engine: InferenceEngine, more: dict[str, Keep]) -> RouteCopies:
+def _copies(engine: InferenceEngine, keep: Keep | None) -> RouteCopies:
     from penstock.rollouts.route_copies import RouteCopies
 
-    return RouteCopies(engine, **more)
+    return RouteCopies(engine, keep)
 
 
 def copy_families(figures: Iterable[dict[str, Any]]) -> list[Any]:

@@ -68,6 +68,11 @@ def test_a_record_comes_back() -> None:
     assert LINE.endswith(b"\n")
 
 
+def test_a_request_that_found_no_model_is_a_record() -> None:
+    seen = Record(at=1.0, request_id="a", model="", version="", outcome="not_ready")
+    assert record_of(line_of(seen)) == seen
+
+
 def test_fields_of_a_later_release_are_kept_apart() -> None:
     assert record_of(LINE.replace(b'"v":1', b'"v":1,"mood":"good"')).extra == {"mood": "good"}
 

@@ -105,7 +105,7 @@ def record_of(line: bytes) -> Record:
 def _checked(document: dict[str, Any]) -> Record:
     values: dict[str, Any] = {"at": datetime.fromisoformat(document["at"]).timestamp()}
     for name in _TEXTS:
-        values[name] = document.get(name, "") if name not in ("request_id", "model", "outcome") else document[name]
+        values[name] = document.get(name, "") if name not in ("request_id", "outcome") else document[name]
         if type(values[name]) is not str:
             raise Unreadable(f"{name} is no text")
     for name in (*_WHOLE, *_TIMES):

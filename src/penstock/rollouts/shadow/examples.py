@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -36,7 +37,7 @@ def _shown(array: Array) -> Any:
         texts = [each.decode("utf-8", "replace") if isinstance(each, bytes) else each for each in array.ravel()]
         return _nested(texts, array.shape)
     if np.issubdtype(array.dtype, np.inexact) and not np.isfinite(array).all():
-        return _nested(np.where(np.isfinite(array), array, None).ravel().tolist(), array.shape)
+        return _nested([each if math.isfinite(each) else None for each in array.ravel().tolist()], array.shape)
     return array.tolist()
 
 
