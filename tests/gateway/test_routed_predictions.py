@@ -141,6 +141,13 @@ def test_clients_stay_at_their_version_by_a_field_of_the_body(each: Live) -> Non
     assert set(seen.values()) == {"v1.0", "v2.0"}
 
 
+def test_a_field_that_no_request_has_is_refused(each: Live) -> None:
+    reply = each.http.put("/admin/routes/vec", json={**HALVES, "sticky": {"by": "field", "name": "batchsize"}})
+    assert reply.status_code == 422
+    assert "sticky.name: requests of vec:v1.0 have no field 'batchsize'; there are " in reply.json()["detail"]
+    assert "batch_size" in reply.json()["detail"]
+
+
 def test_a_rule_sends_its_requests_to_a_dark_version(each: Live) -> None:
     put(each, {**ONE, "rules": [{"when": {"header": "X-Beta", "equals": "1"}, "version": "v2.0"}]})
     assert {predict(each, x_request_id=str(n)) for n in range(20)} == {"v1.0"}

@@ -27,6 +27,8 @@ DATABASE = "registry.db"
 PROOF = "penstock.engine.loading.load:prove_artifact"
 """What loads an artifact as a server does; imported by its name, since the registry lies below the engine."""
 
+FIELDS = "penstock.tasks.catalog:request_fields"
+"""What knows the fields of requests; imported by its name, since the registry lies below the tasks."""
 
 REFERENCE = "penstock.toolchain.publishing.referencing:with_reference"
 """What runs an artifact on reference rows; imported by its name, since the registry lies below the toolchain."""
@@ -64,6 +66,13 @@ def opened_source(source: Path | str, trust: Trust, additions: Additions) -> Ite
         if log_inputs is not None and artifact.manifest.log_inputs is not log_inputs:
             artifact = permit(artifact, Path(scratch) / "permitting", log_inputs)
         yield artifact
+
+
+def request_fields(artifact: Artifact) -> tuple[str, ...]:
+    """The fields of a request for any task of an artifact; nothing where they are not known."""
+    entries = ((entry.kind, entry.config) for entry in artifact.manifest.tasks())
+    found: tuple[str, ...] = import_attribute(FIELDS)(entries, artifact.signature)
+    return found
 
 
 def kept(source: Path, find: Callable[[str, str], Path | None]) -> Ref | None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from penstock.artifacts.artifact import Artifact
 from penstock.artifacts.refs import Ref, check_name, listed
-from penstock.errors import InvalidInput, ModelLoadError, ModelNotFound
+from penstock.errors import InvalidInput, ModelLoadError, ModelNotFound, quoted
 from penstock.formats import Trust
 from penstock.registry import publishing
 from penstock.registry.audit import Entry, acting, actor
@@ -120,6 +120,7 @@ class RouteBook:
         Raises InvalidInput naming the field, ModelNotFound for an unknown model, ConfigError.
         """
         route = parse_route(name, document)
+        self._check_field(route)
         expected = _revision(name, document)
         skip: Callable[[str], bool] = (lambda _: True) if force else loaded
         with acting(who, why or route.why):
@@ -244,6 +245,19 @@ class RouteBook:
                     field=_path(route, version),
                 )
         return replace(route, digests={version: artifact.digest for version, artifact in artifacts.items()})
+
+    def _check_field(self, route: Route) -> None:
+        """Raises InvalidInput for clients that would be told apart by a field that no request has."""
+        if route.sticky.by != "field":
+            return
+        artifact = self._models.get(Ref(route.name, self._version(route.name, route.primary)))
+        fields = publishing.request_fields(artifact)
+        if fields and route.sticky.name not in fields:
+            raise InvalidInput(
+                f"route {route.name}: sticky.name: requests of {artifact.ref} have no field {quoted(route.sticky.name)}; "
+                f"there are {listed(fields)}",
+                field="sticky.name",
+            )
 
     def _digests(self, route: Route) -> None:
         for version, digest in route.digests.items():

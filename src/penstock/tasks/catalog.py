@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib.metadata import entry_points
 from typing import Any
 
@@ -56,6 +56,20 @@ def load_task(kind: str, config: Mapping[str, Any], signature: Signature) -> Tas
         raise
     except Exception as error:  # a plug-in may raise anything while it reads its settings
         raise ModelLoadError(f"the task {kind!r} could not be set up: {type_and_message(error)}") from error
+
+
+def request_fields(entries: Iterable[tuple[str, Mapping[str, Any]]], signature: Signature) -> tuple[str, ...]:
+    """The fields of the requests that these tasks take, by kind and config.
+
+    Nothing if one of them is not known here, or takes any field.
+    """
+    try:
+        requests = [load_task(kind, config, signature).Request for kind, config in entries]
+    except PenstockError:
+        return ()
+    if any(request.model_config.get("extra") == "allow" for request in requests):
+        return ()
+    return tuple(dict.fromkeys(name for request in requests for name in request.model_fields))
 
 
 def require_rows(task: Task | type[Task], signature: Signature) -> None:
