@@ -254,8 +254,8 @@ class RouteBook:
         fields = publishing.request_fields(artifact)
         if fields and route.sticky.name not in fields:
             raise InvalidInput(
-                f"route {route.name}: sticky.name: requests of {artifact.ref} have no field {quoted(route.sticky.name)}; "
-                f"there are {listed(fields)}",
+                f"route {route.name}: sticky.name: requests of {artifact.ref} have no field "
+                f"{quoted(route.sticky.name)}; there are {listed(fields)}",
                 field="sticky.name",
             )
 

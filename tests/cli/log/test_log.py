@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import importlib.util
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+from small_disks import small_disk
 from typer.testing import CliRunner, Result
 
 from penstock.cli.main import app
@@ -71,6 +74,24 @@ def test_what_comes_before_a_damaged_place_of_a_compressed_segment_is_read(log: 
     done = run("log", "stats", log, "--json")
     found = json.loads(done.stdout)
     assert (found["records"], found["damaged_segments"]) == (3, ["predictions.1.1.jsonl.zst"])
+
+
+def test_a_full_disk_is_named_and_nothing_is_lost(log: Path, tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk") as disk:
+        shutil.copytree(log, disk / "log")
+        with contextlib.suppress(OSError), (disk / "filling").open("wb", buffering=0) as filling:
+            while True:
+                filling.write(bytes(1024))
+        done = run("log", "forget", disk / "log", "--key", "alice")
+        assert str(done.exception).startswith(
+            f"{disk / 'log'}: not all records could be removed: No space left on device"
+        )
+        done = run("log", "export", disk / "out.jsonl", disk / "log")
+        assert isinstance(done.exception, OSError)
+        assert done.exception.filename == str(disk / "out.jsonl")
+        assert json.loads(run("log", "stats", disk / "log", "--json").stdout)["records"] == 3
+        (disk / "filling").unlink()
+        assert run("log", "forget", disk / "log", "--key", "alice").stdout.startswith("2 records removed")
 
 
 def test_a_directory_that_is_not_there_is_named(log: Path, tmp_path: Path) -> None:

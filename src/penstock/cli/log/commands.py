@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from penstock.cli.options import ConfigOption, JsonOption, RegistryOption, read_settings
-from penstock.cli.output import print_json, print_table, size, working
+from penstock.cli.output import naming, print_json, print_table, size, working
 from penstock.errors import ConfigError, InvalidInput
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def export(
     if not target.parent.is_dir():
         raise InvalidInput(f"{target.parent} is not a directory; create it first", field="file")
     reader = _reader(log, config)
-    with working("exporting"):
+    with working("exporting"), naming(target):
         count = exporting.export(_chosen(reader, model, outcome), target, chosen)
     typer.echo(f"{count} records written to {target}")
     _warn(reader)
@@ -148,9 +148,15 @@ def forget(
     from penstock.monitor.prediction_log.keys import digest_of, require_salt
 
     digest = None if key is None else digest_of(key, require_salt(directory))
-    done = forget_in(
-        directory, lambda record: record.key == digest if key is not None else record.request_id == request_id
-    )
+    try:
+        done = forget_in(
+            directory, lambda record: record.key == digest if key is not None else record.request_id == request_id
+        )
+    except OSError as error:
+        raise ConfigError(
+            f"{directory}: not all records could be removed: {error.strerror}; each segment is written again beside "
+            "the old one; make room for one, and repeat the command"
+        ) from error
     typer.echo(f"{done.records} records removed, {done.segments} segments rewritten")
     if done.damaged:
         typer.echo(f"{done.damaged} damaged lines removed", err=True)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from penstock.monitor.replay.replaying import Limits, Replay
 
 _SKIPPED = {
-    "without_inputs": "have no inputs (prediction_log_inputs was none)",
+    "without_inputs": "have no inputs (see prediction_log_inputs)",
     "not_answered": "were not answered",
     "of_other_models": "are of other models",
 }

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from penstock.cli.options import ConfigOption, JsonOption, RegistryOption, open_registry, read_settings
-from penstock.cli.output import print_json, print_table
+from penstock.cli.output import naming, print_json, print_table
 
 app = typer.Typer(
     help="Alerts: those that servers send, and the files for Prometheus and Grafana.", no_args_is_help=True
@@ -89,4 +89,5 @@ def _write(make: Callable[[], str], out: Path | None, check: Path | None) -> Non
     elif out is None:
         typer.echo(text, nl=False)
     else:
-        out.write_text(text, encoding="utf-8")
+        with naming(out):
+            out.write_text(text, encoding="utf-8")
