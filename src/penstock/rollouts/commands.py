@@ -161,7 +161,7 @@ def _move(canary: StoredCanary, verb: Verb, who: str, why: str) -> Move:
         return finished(kept) if canary.phase == "baking" else _promotion(canary, kept, spec)
     if verb == "pause":
         if canary.phase in ("paused", "baking"):
-            raise _refused(canary, f"it is {canary.phase}, and nothing is to be paused")
+            raise _refused(canary, f"it is {canary.phase}; only one that is preparing or running can be paused")
         return paused(kept)
     if canary.phase != "paused":
         raise _refused(canary, f"it is {canary.phase}, not paused")

@@ -89,19 +89,19 @@ def test_routes_and_versions_stay_while_a_canary_runs(penstock: Penstock, models
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("--steps", "5,1,100"), "steps: are rising whole percentages"),
-        (("--steps", "1,50"), "steps: are rising whole percentages"),
+        (("--steps", "5,1,100"), "steps: give rising whole percentages"),
+        (("--steps", "1,50"), "steps: give rising whole percentages"),
         (("--steps", "a,b"), "--steps a: write rising whole percentages"),
         (("--steps", ""), "--steps : write rising"),
         (("--hold", "soon"), "--hold soon: write a time such as"),
-        (("--hold", "0s"), "hold_s: is seconds, more than 0"),
-        (("--hold", "10m", "--max-hold", "1m"), "max_hold_s: is 60, less than hold_s"),
-        (("--min-requests", "0"), "min_requests: is a whole number"),
-        (("--max-error-rate", "2"), "max_error_rate: is a share"),
-        (("--max-error-rate", "nan"), "max_error_rate: is a share"),
+        (("--hold", "0s"), "hold_s: give seconds, more than 0"),
+        (("--hold", "10m", "--max-hold", "1m"), "max_hold_s: give 60, less than hold_s"),
+        (("--min-requests", "0"), "min_requests: give a whole number"),
+        (("--max-error-rate", "2"), "max_error_rate: give a share"),
+        (("--max-error-rate", "nan"), "max_error_rate: give a share"),
         (("--max-error-rate", "0"), "at least one limit is needed"),
-        (("--max-p99-ratio", "0.5"), "max_p99_ratio: is a ratio from 1"),
-        (("--on-inconclusive", "panic"), "on_inconclusive: is pause, rollback or advance"),
+        (("--max-p99-ratio", "0.5"), "max_p99_ratio: give a ratio from 1"),
+        (("--on-inconclusive", "panic"), "on_inconclusive: give pause, rollback or advance"),
     ],
 )
 def test_each_mistake_is_one_sentence(

@@ -106,7 +106,7 @@ def test_list_and_remove(penstock: Penstock, models: Registry) -> None:
         (("--arm", "v9.0=100"), "route vec: arms.0.version: vec has no version 'v9.0'; versions: v1.0, v2.0"),
         (("--arm", "v1.0=100", "--arm", "v1.0=0"), "route vec: arms.1: v1.0 is given twice"),
         (("--arm", "v1.0=100", "--sticky", "ip"), "sticky.by: 'ip' is none of key, request_id, header, cookie, field"),
-        (("--arm", "v1.0=100", "--sticky", "header"), "sticky.name: this field is missing"),
+        (("--arm", "v1.0=100", "--sticky", "header"), "--sticky header: write header:NAME, such as header:X-User"),
         (("--arm", "v1.0=100", "--rule", "X-Beta->v1.0"), "write 'HEADER=VALUE->VERSION', such as 'X-Beta=1->v2.0'"),
         (("--arm", "v1.0=100", "--shadow", "v2.0=x"), "--shadow v2.0=x: the share 'x' is not a number from 0 to 1"),
         (("--arm", "v1.0=100", "--shadow", "v2.0=2"), "shadow.0.sample: give a number from 0 to 1, not 2.0"),

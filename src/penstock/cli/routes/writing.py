@@ -12,6 +12,8 @@ from typing import Any
 from penstock.errors import InvalidInput, quoted
 
 MOST_BYTES = 1 << 20
+_NAMED = {"header": "X-User", "cookie": "sid", "field": "machine_id"}
+"""What clients are told apart by that has a name, with an example of one."""
 
 
 def document_of(
@@ -21,6 +23,8 @@ def document_of(
     document: dict[str, Any] = {"arms": [_arm(arm) for arm in arms]}
     if sticky:
         by, colon, name = sticky.partition(":")
+        if by in _NAMED and not name:
+            raise InvalidInput(f"--sticky {sticky}: write {by}:NAME, such as {by}:{_NAMED[by]}", field="sticky")
         document["sticky"] = {"by": by, "name": name} if colon else {"by": by}
     if rules := list(rules):
         document["rules"] = [_rule(rule) for rule in rules]

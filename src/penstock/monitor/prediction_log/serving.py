@@ -47,6 +47,8 @@ class ServingLog:
     def of(cls, settings: Settings, engine: InferenceEngine) -> Self | None:
         """The log that the settings ask for; None without one."""
         inputs, share = settings.prediction_log_inputs, settings.prediction_log_sample
+        if settings.prediction_log is None and inputs != "none":
+            log.warning("prediction_log_inputs is %s, but prediction_log names no directory: nothing is kept", inputs)
         if settings.prediction_log is None or not (share or inputs == "disagreements"):
             return None
         caps = Caps(settings.prediction_log_bytes, settings.prediction_log_days)
