@@ -236,12 +236,11 @@ def write_artifact(
 
     The files are written to a temporary directory that is renamed at the end, so `directory` is never incomplete.
     `card` is the text of the model card, what its author declares (the rest is then written from the manifest), or a
-    function that writes it from the manifest.
-    `created_at` is UTC in ISO 8601, by default the current time. `batching` and `padding` are the model's requirements
-    on the server, `ranges` its expected values (`measure_ranges`), `more_tasks` the tasks that it supports in addition
-    to `task`; `batchable` says whether the rows of a batch are independent, `reference` what inputs and answers are
-    usual; `log_inputs=False` forbids servers to log inputs. Raises InvalidInput naming the faulty field or file;
-    nothing is left on disk then.
+    function that writes it from the manifest. `created_at` is UTC in ISO 8601, by default the current time. `batching`
+    and `padding` are the model's requirements on the server, `ranges` its expected values (`measure_ranges`),
+    `more_tasks` the tasks that it supports in addition to `task`; `batchable` says whether the rows of a batch are
+    independent, `reference` what inputs and answers are usual; `log_inputs=False` forbids servers to log inputs. Raises
+    InvalidInput naming the faulty field or file; nothing is left on disk then.
     """
     directory = Path(directory)
     _check_names(variants)
@@ -268,14 +267,17 @@ def write_artifact(
             )
         except ValidationError as error:
             raise InvalidInput(describe(error)) from None
-        manifest = _described(target, manifest, _card_text(card, manifest), reference)
-        manifest = manifest if log_inputs is None else _permitting(manifest, log_inputs)
+        manifest = _described(target, manifest, _card_text(card, manifest), reference, log_inputs)
         files.write_durable(target / MANIFEST, manifest.to_bytes())
     return Artifact.open(directory)
 
 
-def _described(target: Path, manifest: Manifest, card: str, reference: Reference | None) -> Manifest:
-    """The manifest with card and reference, whose files are written."""
+def _described(
+    target: Path, manifest: Manifest, card: str, reference: Reference | None, log_inputs: bool | None
+) -> Manifest:
+    """The manifest with card and reference, whose files are written, and with what is said of inputs."""
+    if log_inputs is not None:
+        manifest = _permitting(manifest, log_inputs)
     if card:
         manifest = manifest.model_copy(update={"card": _add_bytes(target, CARD, card.encode())})
     return manifest if reference is None else _referring(target, manifest, reference)

@@ -95,7 +95,7 @@ def test_routes_and_versions_stay_while_a_canary_runs(penstock: Penstock, models
         (("--steps", ""), "--steps : write rising"),
         (("--hold", "soon"), "--hold soon: write a time such as"),
         (("--hold", "0s"), "hold_s: give seconds, more than 0"),
-        (("--hold", "10m", "--max-hold", "1m"), "max_hold_s: give 60, less than hold_s"),
+        (("--hold", "10m", "--max-hold", "1m"), "max_hold_s: give at least hold_s"),
         (("--min-requests", "0"), "min_requests: give a whole number"),
         (("--max-error-rate", "2"), "max_error_rate: give a share"),
         (("--max-error-rate", "nan"), "max_error_rate: give a share"),

@@ -71,12 +71,9 @@ def export(
     axes by input, `{"x": [0, 2]}`; without it axis 0 of every input. A value may differ from that of eager PyTorch by
     `atol` × the largest value of its output + `rtol` × the value. `weights` fill what a factory makes; `trust="code"`
     allows a pickle of them to run code. `opset`, `translations`, `external_data` and `portable` are those of
-    `ExportOptions`. `card` is the text of the model card. `reference` are rows by input, as arrays or an .npz file:
-    drift is measured from them. `log_inputs=False` forbids servers to log inputs. `on_step` hears what is done.
-
-    The report says of every form why it was not published. Raises InvalidInput, ModelLoadError or another PenstockError
-    for a model that cannot be exported at all; the registry is as before then. Threads wait for each other while
-    PyTorch exports.
+    `ExportOptions`. `card` is the text of the model card; `reference` and `log_inputs` are those of `Registry.publish`.
+    `on_step` hears what is done. The report says of every form why it was not published. Threads wait for each other
+    while PyTorch exports. Raises a PenstockError for a model that cannot be exported at all.
     """
     request = ExportRequest(
         name=name,
