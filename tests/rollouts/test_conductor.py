@@ -205,6 +205,10 @@ async def test_a_bad_version_is_rolled_back(registry):
     assert canary(registry).phase == "rolled_back"
     assert "errors 15 of 45 (33.33%), limit 0.01" in canary(registry).sentence
     assert registry.aliases("m") == {}
+    await ticks(one, 1)
+    assert one.states() == {"m": [("v2.0", "rolled_back")]}
+    one._clock.now += module.SHOWN_S
+    assert one.states() == {}
 
 
 async def test_another_process_goes_on_where_one_has_ended(registry):
@@ -232,6 +236,7 @@ async def test_a_person_who_pauses_is_not_overruled(registry):
     await ticks(one)
     assert canary(registry).phase == "paused"
     assert share(registry) == 0.1
+    assert one.states() == {"m": [("v2.0", "paused")]}
 
 
 async def test_without_the_database_nothing_is_decided_and_nothing_is_lost(registry, tmp_path):

@@ -14,6 +14,7 @@ from penstock.errors import ModelLoadError, ModelNotReady, PenstockError
 from penstock.gateway.admin_commands import AdminCommands
 from penstock.gateway.worker_group import WorkerGroup
 from penstock.monitor.alerts.running import Alerting
+from penstock.monitor.canaries import CanaryFamilies
 from penstock.monitor.metrics import Page, metrics_page, metrics_samples
 from penstock.monitor.monitoring import Monitoring
 from penstock.monitor.prediction_log.serving import ServingLog
@@ -273,6 +274,8 @@ class Service:
             more.append(await self.prediction_log.families(everyone))
         if self.alerting is not None:
             more.append(self.alerting)
+        running = [figures for figures in everyone if figures["process"]["pid"] is not None]
+        more.append(CanaryFamilies(figures.get("canaries", {}) for figures in running))
         more += copy_families(figures.get("copies", {}) for figures in everyone)
         return everyone, more
 
@@ -304,6 +307,7 @@ class Service:
             "traces": None if self.tracer is None else self.tracer.figures(),
             "monitoring": self.monitoring.snapshot(),
             "copies": self.rollouts.figures(),
+            "canaries": self.rollouts.canaries(),
             "deployment": list(self.engine.deployment.followed),
             "draining": self.draining,
         }

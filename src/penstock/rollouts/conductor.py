@@ -42,6 +42,8 @@ ALIVE_S = 8.0
 """A process that has stored nothing for longer has ended, or hangs: the others do not wait for it."""
 SETTLE_S = 2.5
 """How long all processes have to notice that a canary has begun, before any of them can be missing."""
+SHOWN_S = 3600.0
+"""How long `/metrics` shows a canary that was rolled back."""
 PROCESS = ""
 """In place of an arm: the row in which a process says whether it can serve the new version."""
 
@@ -87,6 +89,8 @@ class Conductor:
         """Why nothing is decided; empty while the database can be used."""
         self.braked: dict[str, str] = {}
         """Why this process sends nothing to a canary, by its id."""
+        self.rolled_back: dict[str, tuple[str, float]] = {}
+        """The version that this process has rolled back last, and when, by route."""
         self._loads: dict[str, asyncio.Task[str]] = {}
         self._ready: dict[str, str] = {}
         self._next_store = 0.0
@@ -98,6 +102,14 @@ class Conductor:
     def idle(self) -> bool:
         """True if there was no canary at the last look."""
         return not self.canaries and not self.error
+
+    def states(self) -> dict[str, list[tuple[str, str]]]:
+        """The versions of canaries with their state, by route; one that was rolled back for an hour."""
+        found = {canary.route: [(canary.to, canary.phase)] for canary in list(self.canaries)}
+        for route, (version, at) in list(self.rolled_back.items()):
+            if self._clock() - at < SHOWN_S:
+                found.setdefault(route, []).append((version, "rolled_back"))
+        return found
 
     # One round
 
@@ -238,6 +250,8 @@ class Conductor:
                     canaries.watched(canary, move, lease)
             elif canaries.change(canary, move, lease):
                 log.info("%s: %s", canary.route, decision.sentence)
+                if decision.action == "rollback":
+                    self.rolled_back[canary.route] = (canary.to, self._clock())
 
     # Without the database
 

@@ -67,6 +67,10 @@ class Rollouts:
         if self._copies is not None:
             self._copies.follow()
 
+    def canaries(self) -> dict[str, list[tuple[str, str]]]:
+        """The versions of canaries with their state, by route."""
+        return {} if self._conductor is None else self._conductor.states()
+
     def figures(self) -> dict[str, dict[str, dict[str, object]]]:
         """What the copies of this process have shown, by route and version."""
         return {} if self._copies is None else self._copies.figures()

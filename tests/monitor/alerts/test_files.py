@@ -86,8 +86,13 @@ def labels(tmp_path: Path, one_gpu: None) -> dict[str, dict[str, set[str]]]:
     return found
 
 
-WITHOUT_SAMPLES = {"penstock_out_of_range_total", "penstock_circuit_open", "penstock_drift_verdict"}
-"""What only a model with expected ranges, a fallback or a reference has: the page has its kind and no sample."""
+WITHOUT_SAMPLES = {
+    "penstock_out_of_range_total",
+    "penstock_circuit_open",
+    "penstock_drift_verdict",
+    "penstock_canary",
+}
+"""What only a model with expected ranges, a fallback, a reference or a canary has: the page has no sample of it."""
 
 
 def test_every_metric_and_label_is_on_a_page_after_real_traffic(labels: dict[str, dict[str, set[str]]]) -> None:

@@ -131,6 +131,18 @@ RULES = (
         "GET /models/NAME/drift says what moved: bad values first, then predictions, then inputs.",
     ),
     Rule(
+        "PenstockCanaryRolledBack", "warning",
+        Level("penstock_canary", _VERSION, {"state": "rolled_back"}, counts=True), 0, 0, 0, "short",
+        f"The canary {_MODEL} was rolled back within the last hour.",
+        "`penstock routes why NAME` has the figures; publish a better version, or try this one with --again.",
+    ),
+    Rule(
+        "PenstockCanaryPaused", "warning",
+        Level("penstock_canary", _VERSION, {"state": "paused"}, counts=True), 0, 1, 0, "short",
+        f"The canary {_MODEL} is paused: it needs a decision.",
+        "`penstock routes why NAME` says why; then resume it, promote it or roll it back.",
+    ),
+    Rule(
         "PenstockOpenFiles", "warning",
         Full(Level("process_open_fds"), Level("process_max_fds")), 0.8, 5, 5, "percentunit",
         "{{ $labels.instance }} uses {{ $value | humanizePercentage }} of its open files.",
