@@ -87,6 +87,7 @@ def test_a_message_waits_for_every_receiver_until_it_is_taken(book: AlertBook) -
     assert first[0].due_s <= 0
     book.taken(first[0].id)
     assert (messages(book, "r1"), len(messages(book, "r2")), book.waiting()) == ([], 1, 1)
+    assert (book.waiting(SERVER), book.waiting("host:2")) == (1, 0)
 
 
 def test_a_message_that_waits_already_is_not_told_twice(book: AlertBook) -> None:

@@ -81,9 +81,11 @@ class AlertBook:
         """The alerts of all servers."""
         return self._read(ALERTS.name, lambda connection: _alerts(connection, ALERTS.c.server != ""), [])
 
-    def waiting(self) -> int:
-        """How many messages no receiver has taken yet."""
+    def waiting(self, server: str | None = None) -> int:
+        """How many messages no receiver has taken yet, of all servers or one."""
         count = select(func.count()).select_from(OUTBOX)
+        if server is not None:
+            count = count.where(OUTBOX.c.server == server)
         return self._read(OUTBOX.name, lambda connection: int(connection.execute(count).scalar_one()), 0)
 
     # The process that decides

@@ -88,7 +88,7 @@ class Deliveries:
         if self._thread is not None and self._loop is not None:
             with contextlib.suppress(RuntimeError):  # the loop has ended
                 self._loop.call_soon_threadsafe(self._end)
-            self._thread.join()
+            self._thread.join(LAST_S + 1.0)  # a name that is being looked up cannot be cancelled
             self._thread = None
 
     def wake(self) -> None:

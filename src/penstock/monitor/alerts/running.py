@@ -31,6 +31,8 @@ EVERY_S = 15.0
 """How often the rules are evaluated, and the lease is renewed."""
 LEASE_ROUNDS = 3
 """A process that has missed so many rounds has ended, or hangs: another one takes over."""
+MOST_NAME = 190
+"""Characters of the name of a server, as the database keeps them."""
 
 
 class Alerting:
@@ -168,8 +170,9 @@ class Alerting:
 
     def _look(self, book: AlertBook) -> None:
         """Remember what `/metrics` shows."""
-        self._shown = Counter((alert.name, alert.state["phase"]) for alert in book.alerts())
-        self._waiting = book.waiting()
+        own = [alert for alert in book.alerts() if alert.server == self.server]
+        self._shown = Counter((alert.name, alert.state["phase"]) for alert in own)
+        self._waiting = book.waiting(self.server)
 
     def _leave(self) -> None:
         with self._lock:
@@ -190,7 +193,7 @@ class Alerting:
         """The metric families, as of the last round: this is a collector of prometheus_client."""
         from prometheus_client.core import GaugeMetricFamily
 
-        text = "Alerts that servers of this database evaluate, pending or firing."
+        text = "Alerts of this server that are pending or firing."
         alerts = GaugeMetricFamily("penstock_alerts", text, labels=("alertname", "state"))
         for (name, phase), count in sorted(self._shown.items()):
             alerts.add_metric((name, phase), count)
@@ -200,8 +203,8 @@ class Alerting:
 
 
 def name_of(settings: Settings) -> str:
-    """The label `instance` of a server: its host and port."""
-    return f"{socket.gethostname()}:{settings.port if settings.uds is None else settings.uds}"
+    """The label `instance` of a server: its host and port, or the path of its socket."""
+    return f"{socket.gethostname()}:{settings.port if settings.uds is None else settings.uds}"[:MOST_NAME]
 
 
 def url_of(settings: Settings) -> str:
