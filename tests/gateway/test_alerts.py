@@ -20,6 +20,7 @@ from penstock.gateway.process.sockets import free_address
 from penstock.monitor.alerts import delivery, rules, running
 from penstock.monitor.alerts.measures import Counter, Share
 from penstock.monitor.alerts.rules import Rule
+from penstock.registry.alert_book import AlertBook
 from penstock.settings import Settings
 
 GOOD, BAD = {"input_data": [0.5, -1.0, 2.0, 0.25]}, {"input_data": [1]}
@@ -102,10 +103,12 @@ def test_two_processes_tell_once_also_when_both_are_killed(tmp_path: Path) -> No
     with Webhook() as hook:
         environ = {"PYTHONPATH": str(tmp_path), "PENSTOCK_ALERT_WEBHOOKS": hook.url, "PENSTOCK_MODEL_PATH": "vec.onnx"}
         _, port = free_address("127.0.0.1", 0)
+        book = AlertBook(f"sqlite:///{tmp_path}/registry/registry.db")
         process = Process(tmp_path, port, "--workers", "2", **environ)
         try:
             process.wait_for()
             send_until(process.url, BAD, lambda: hook.taken)
+            wait_until(lambda: book.waiting() == 0)  # a message that is taken and not yet recorded would come again
             for pid in children(process.pid):
                 os.kill(pid, signal.SIGKILL)
             process.wait_for()
@@ -114,6 +117,7 @@ def test_two_processes_tell_once_also_when_both_are_killed(tmp_path: Path) -> No
             code, _, log = process.finish()
         finally:
             process.end()
+            book.close()
     assert (code, hook.told()) == (0, [("Fails", "firing"), ("Fails", "resolved")])
     assert log.count("alert Fails is firing") == log.count("alert Fails is resolved") == 1
 
