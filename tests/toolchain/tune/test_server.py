@@ -62,10 +62,12 @@ def test_a_server_takes_the_configuration_whatever_the_environment_says_and_is_g
     monkeypatch.setenv("PENSTOCK_WORKERS", "1")
     monkeypatch.setenv("BATCH_SIZE", "not a number")
     monkeypatch.setenv("PENSTOCK_CACHE_SIZE", "100")
-    with running(serving, Configuration(workers=2, batch_size=8), "max_queue_size = 77\n") as url:
+    config = f'max_queue_size = 77\nprediction_log = "{tmp_path / "log"}"\n'
+    with running(serving, Configuration(workers=2, batch_size=8), config) as url:
         assert httpx.get(f"{url}/health/ready").status_code == 200
         supervisor = next(pid for pid in processes_of(tmp_path) if children(pid))
         assert len(children(supervisor)) == 2
+    assert not (tmp_path / "log").exists()
     assert processes_of(tmp_path) == []
     with pytest.raises(httpx.TransportError):
         httpx.get(f"{url}/health/ready")

@@ -17,6 +17,7 @@ from pathlib import Path
 from penstock.errors import ConfigError, ModelLoadError, PenstockError, shortened
 from penstock.settings import PREFIX, alias_of
 from penstock.toolchain.tune.configuration import KEYS, Configuration
+from penstock.toolchain.tune.settings_file import changed
 
 HOST = "127.0.0.1"
 START_S = 300.0
@@ -25,6 +26,10 @@ _GRACE_S = 10.0
 _LOOK_S = 0.02
 _TRIES = 3
 _IN_USE = "is in use on"
+
+
+OUTSIDE = ("alert_webhooks", "otlp_endpoint", "prediction_log")
+"""What a measurement must not do: send alerts and traces, and write its load into the prediction log."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +50,7 @@ def running(serving: Serving, configuration: Configuration, config: str) -> Iter
     with tempfile.TemporaryDirectory(prefix="penstock-tune-", ignore_cleanup_errors=True) as place:
         directory = Path(place)
         settings = directory / "penstock.toml"
-        settings.write_text(config, encoding="utf-8")
+        settings.write_text(changed(config, dict.fromkeys(OUTSIDE)), encoding="utf-8")
         process, url = _started(serving, configuration, settings, directory / "log")
         try:
             yield url
@@ -90,8 +95,8 @@ def _command(serving: Serving, configuration: Configuration, settings: Path, por
 
 
 def environment_names() -> Iterator[str]:
-    """The names in the environment of what is tuned."""
-    for key in KEYS:
+    """The names in the environment of what is tuned, and of what would reach others."""
+    for key in (*KEYS, *OUTSIDE):
         yield f"{PREFIX}{key.upper()}"
         alias = alias_of(key)
         if alias is not None:
