@@ -277,6 +277,21 @@ def test_blue_green_switches_and_back_over_http(each: Live) -> None:
     assert {predict(each, x_request_id=str(n)) for n in range(9)} == {"v1.0"}
 
 
+def test_a_version_that_was_rolled_back_needs_consent_over_http(server: Live) -> None:
+    put(server, ONE)
+    canary = {"to": "v2.0", "why": "a test"}
+    assert server.http.post("/admin/routes/vec/canary", json=canary).status_code == 200
+    assert server.http.post("/admin/routes/vec/rollback", json={"why": "slow"}).status_code == 200
+    refused = server.http.put("/admin/routes/vec", json=HALVES)
+    assert (refused.status_code, refused.json()["errors"][0]["field"]) == (422, "arms.1.version")
+    assert "v2.0 was rolled back before" in refused.json()["detail"]
+    assert server.http.put("/admin/routes/vec", json={**HALVES, "again": True}).status_code == 200
+    assert "again" not in server.http.get("/admin/routes/vec").json()
+    put(server, ONE)
+    assert server.http.post("/admin/routes/vec/switch", json={"to": "v2.0"}).status_code == 422
+    assert server.http.post("/admin/routes/vec/switch", json={"to": "v2.0", "again": True}).status_code == 200
+
+
 @pytest.mark.parametrize(
     ("method", "path", "document", "status", "words"),
     [
@@ -290,6 +305,7 @@ def test_blue_green_switches_and_back_over_http(each: Live) -> None:
         ("DELETE", "/admin/routes/raw", None, 404, "there is no route 'raw'"),
         ("POST", "/admin/routes/vec/switch", {"to": "v9.0"}, 422, "vec has no version 'v9.0'"),
         ("POST", "/admin/routes/vec/switch", {"too": "v9.0"}, 422, "too: there is no such field; there are to, why"),
+        ("POST", "/admin/routes/vec/switch", {"again": "v9.0"}, 422, "again: give true or false"),
         ("POST", "/admin/routes/raw/switch", {}, 404, "the route raw has no earlier state to go back to"),
         ("GET", "/admin/audit?" + "&".join(["limit=1"] * 9), None, 422, "query: it has more than 8 fields"),
         ("GET", "/admin/audit?limit=x", None, 422, "limit: give a whole number from 1 to 1000"),

@@ -16,11 +16,15 @@ from penstock.errors import InvalidInput, ModelLoadError, ModelNotFound
 from penstock.registry.audit import acting
 from penstock.registry.database import routes as stored
 from penstock.registry.database.store import downgrade
+from penstock.registry.database.tables import EVIDENCE
 from penstock.registry.registry import Registry
+from penstock.registry.rollouts.canaries import Move, StoredCanary
+from penstock.registry.rollouts.splits import split_id, split_prefix
 from penstock.registry.routes import Arm, Canary, Route
 from penstock.tensors import Signature, TensorSpec
 
 TWO = {"arms": [{"version": "v1", "weight": 90}, {"version": "v2", "weight": 10}]}
+ALL_TO_1 = {"arms": [{"version": "v1", "weight": 100}]}
 
 
 @pytest.fixture
@@ -305,3 +309,73 @@ def test_tables_of_the_release_before_hold_no_routes_and_are_upgraded(routed: Re
         assert other.routes.all().stored == {}
         assert other.routes.audit() == []
         assert _set(other).arms[0] == Arm("v1", 90)
+
+
+def _rolled_back(registry: Registry, version: str = "v2") -> None:
+    """A canary of a version that was rolled back."""
+    route = _set(registry, {"arms": [{"version": "v1", "weight": 100}]})
+    digest = registry.get(f"m:{version}").digest
+    spec = {"stable": "v1", "to": version}
+    canary = StoredCanary(
+        id=f"c-{version}", route="m", spec=spec, digest=digest, before=route.to_record(), champion=None, phase="running"
+    )
+    started = registry.routes.canaries.start(canary, replace(route, canary=Canary(version, 0.0, "salt")))
+    end = Move(action="rollback", sentence="errors 9 of 100", phase="rolled_back", step=0, route="restore", live=False)
+    assert registry.routes.canaries.change(started, end)
+
+
+@pytest.mark.parametrize(
+    ("document", "field"),
+    [
+        (TWO, "arms.1.version"),
+        ({**ALL_TO_1, "fallback": "v2"}, "fallback"),
+        ({**ALL_TO_1, "rules": [{"when": {"header": "X", "equals": "1"}, "version": "v2"}]}, "rules.0.version"),
+    ],
+)
+def test_a_version_that_a_canary_rolled_back_gets_requests_only_with_consent(
+    routed: Registry, document: dict[str, Any], field: str
+) -> None:
+    _rolled_back(routed)
+    why = rf"^route m: {field}: v2 was rolled back before, 20\S+Z \(errors 9 of 100\); again=True .* all the same$"
+    with pytest.raises(InvalidInput, match=why) as caught:
+        _set(routed, document)
+    assert caught.value.errors[0].field == field
+    assert _set(routed, {**document, "again": True}).answering[-1] == "v2"
+    _set(routed, {**document, "why": "it is in use by now"})  # asks for no further consent
+    _set(routed, {"arms": [{"version": "v1", "weight": 100}]})
+    with pytest.raises(InvalidInput, match="v2 was rolled back before"):
+        _set(routed, document)
+    with pytest.raises(InvalidInput, match="again: give true or false, not 'yes'"):
+        _set(routed, {**document, "again": "yes"})
+
+
+def test_neither_switching_nor_going_back_brings_a_rolled_back_version_into_use(routed: Registry) -> None:
+    _set(routed)
+    _rolled_back(routed)
+    dark = {"arms": [{"version": "v1", "weight": 100}, {"version": "v2", "weight": 0}]}
+    assert _set(routed, {**dark, "shadow": [{"version": "v2", "sample": 0.1}]}).serving == ("v1",)
+    with pytest.raises(InvalidInput, match="v2 was rolled back before"):
+        routed.routes.switch("m", "v2", force=True)
+    assert routed.routes.switch("m", "v2", force=True, again=True).route.serving == ("v2",)
+    _set(routed, {"arms": [{"version": "v1", "weight": 100}]})
+    with pytest.raises(InvalidInput, match="v2 was rolled back before"):
+        routed.routes.back("m")
+    assert routed.routes.back("m", again=True).route.serving == ("v2",)
+
+
+def test_other_content_under_the_version_of_a_rolled_back_one_is_taken(routed: Registry, write: Write) -> None:
+    _rolled_back(routed)
+    routed.remove("m:v2")
+    routed.publish(write(version="v2", content=b"better").path, prove=False)
+    assert _set(routed).serving == ("v1", "v2")
+
+
+def test_the_evidence_about_the_arms_begins_anew_when_they_change(routed: Registry) -> None:
+    first = _set(routed)
+    assert split_id(_set(routed, {**TWO, "fallback": "v1", "why": "else the same"})) == split_id(first)
+    other = _set(routed, {"arms": [{"version": "v1", "weight": 50}, {"version": "v2", "weight": 50}]})
+    again = _set(routed)
+    assert again.since > other.since > first.since
+    assert len({split_id(each) for each in (first, other, again)}) == 3
+    assert split_prefix("m") == split_id(first)[: len(split_prefix("m"))] != split_prefix("n")
+    assert len(split_id(first)) <= EVIDENCE.c.canary.type.length

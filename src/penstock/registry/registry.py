@@ -336,9 +336,9 @@ class Registry:
         """
         return self._reads.change_deployment(change)
 
-    def set_route(self, name: str, document: Any, *, who: str | None = None, why: str = "") -> StoredRoute:
-        """Set by which rules a name resolves to versions, as `routes.set`, which has more options."""
-        return self.routes.set(name, document, who=who, why=why)
+    def set_route(self, name: str, document: Any, *, who: str | None = None, why: str = "", **more: Any) -> StoredRoute:
+        """Set by which rules a name resolves to versions; `routes.set` has the same and `more` options."""
+        return self.routes.set(name, document, who=who, why=why, **more)
 
     # Removing
 

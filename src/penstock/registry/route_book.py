@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import secrets
+import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from penstock.artifacts.artifact import Artifact
-from penstock.artifacts.refs import Ref, check_name, listed
+from penstock.artifacts.refs import Ref, check_name, listed, shown
 from penstock.errors import InvalidInput, ModelLoadError, ModelNotFound, quoted
 from penstock.formats import Trust
 from penstock.registry import publishing
 from penstock.registry.audit import Entry, acting, actor
 from penstock.registry.database.reads import Reads
+from penstock.registry.rollouts.splits import same_arms
 from penstock.registry.routes import Arm, Route, Routes, StoredRoute, parse_record, parse_route
 from penstock.scan.trust import check_trust, strongest
 from penstock.tensors import Signature, TensorSpec
@@ -106,6 +108,7 @@ class RouteBook:
         who: str | None = None,
         why: str = "",
         force: bool = False,
+        again: bool = False,
         trust: str = "data",
         loaded: Callable[[str], bool] = lambda _: False,
     ) -> StoredRoute:
@@ -114,24 +117,23 @@ class RouteBook:
         `document` is the JSON of a route. A `revision` in it must be that of the present route: it was changed
         meanwhile otherwise. Versions that the present route does not name are loaded first, as by a server with this
         `trust`; if that fails, its ModelLoadError is raised and the route stays. `force` sets it without that, and so
-        does `loaded` for a `name:version` that is known to load. The salt, and with it the place of every key, stays
-        while the route lives. `who` is by default the user of this process.
+        does `loaded` for a `name:version` that is known to load. A version that a canary of this name has rolled back
+        gets requests only with `again`, in the call or in the document. The salt, and with it the place of every key,
+        stays while the route lives. `who` is by default the user of this process.
 
         Raises InvalidInput naming the field, ModelNotFound for an unknown model, ConfigError.
         """
         route = parse_route(name, document)
         self._check_field(route)
-        expected = _revision(name, document)
+        change = _Change("set", _revision(name, document), again or _again(name, document))
         skip: Callable[[str], bool] = (lambda _: True) if force else loaded
         with acting(who, why or route.why):
-            return self._set(route, "set", expected, check_trust(trust), skip)
+            return self._set(route, change, check_trust(trust), skip)
 
-    def _set(
-        self, route: Route, deed: str, expected: int | None, trust: Trust, skip: Callable[[str], bool]
-    ) -> StoredRoute:
+    def _set(self, route: Route, change: _Change, trust: Trust, skip: Callable[[str], bool]) -> StoredRoute:
         route = replace(self.checked(route), why=actor().why)
         self._prove(route, trust, skip=skip)
-        return self._write(route, deed, expected)
+        return self._write(route, change)
 
     def switch(
         self,
@@ -141,6 +143,7 @@ class RouteBook:
         who: str | None = None,
         why: str = "",
         force: bool = False,
+        again: bool = False,
         trust: str = "data",
         loaded: Callable[[str], bool] = lambda _: False,
     ) -> StoredRoute:
@@ -156,17 +159,17 @@ class RouteBook:
             return found
         skip: Callable[[str], bool] = (lambda _: True) if force else loaded
         with acting(who, why):
-            expected = 0 if found is None else found.revision
-            return self._set(route.switched(version), "switch", expected, check_trust(trust), skip)
+            change = _Change("switch", 0 if found is None else found.revision, again)
+            return self._set(route.switched(version), change, check_trust(trust), skip)
 
-    def back(self, name: str, *, who: str | None = None, why: str = "") -> StoredRoute:
+    def back(self, name: str, *, who: str | None = None, why: str = "", again: bool = False) -> StoredRoute:
         """Set the route that was in force before its last change, also a removed one. Raises ModelNotFound."""
         last = next((entry for entry in self.history(name, 1) if entry.before is not None), None)
         if last is None:
             raise ModelNotFound(f"the route {name} has no earlier state to go back to")
         route = replace(parse_record(name, last.before), canary=None)
         with acting(who, why or "back to the route before"):
-            return self._write(replace(self.checked(route), why=actor().why), "back", None)
+            return self._write(replace(self.checked(route), why=actor().why), _Change("back", None, again))
 
     def remove(self, name: str, *, who: str | None = None, why: str = "") -> None:
         """Remove the route of a name, which then means its alias champion again, or its highest release.
@@ -198,10 +201,10 @@ class RouteBook:
                 field="ref",
             )
 
-    def _write(self, route: Route, deed: str, expected: int | None) -> StoredRoute:
+    def _write(self, route: Route, change: _Change) -> StoredRoute:
         from penstock.registry.database import routes
 
-        name = route.name
+        name, expected = route.name, change.expected
 
         def work(connection: Connection) -> StoredRoute:
             found = routes.read(connection).get(name)
@@ -212,11 +215,12 @@ class RouteBook:
                     field="revision",
                 )
             _refuse_canary(found)
-            salt = found.route.salt if found is not None and found.route.salt else route.salt
-            now = replace(route, salt=salt or secrets.token_hex(SALT_BYTES))
+            if not change.again:
+                _refuse_rejected(connection, route, found)
+            now = _following(route, None if found is None else found.route)
             if found is not None and now == found.route:
                 return found
-            return routes.put(connection, now, _what(name, deed))
+            return routes.put(connection, now, _what(name, change.deed))
 
         with self._writing():
             self._digests(route)  # no version was removed meanwhile
@@ -298,6 +302,44 @@ class RouteBook:
                 ) from error
 
 
+class _Change(NamedTuple):
+    """What is done to a route: its name in the audit log, the revision that it must have, and the consent to versions
+    that were rolled back.
+    """
+
+    deed: str
+    expected: int | None
+    again: bool
+
+
+def _following(route: Route, before: Route | None) -> Route:
+    """The route as it is stored after another: what lasts is taken from that."""
+    salt = before.salt if before is not None and before.salt else route.salt or secrets.token_hex(SALT_BYTES)
+    now = replace(route, salt=salt)
+    if before is not None and same_arms(now, before):
+        return replace(now, since=before.since)
+    return replace(now, since=max(time.time_ns() // 1_000_000, 1 if before is None else before.since + 1))
+
+
+def _refuse_rejected(connection: Connection, route: Route, before: StoredRoute | None) -> None:
+    """Raises InvalidInput for a version that is to get requests although a canary of it was rolled back.
+
+    One that gets requests already stays: somebody has consented to it.
+    """
+    from penstock.registry.rollouts.sql import rejected
+
+    known = {} if before is None else {version: before.route.digests.get(version) for version in before.route.answering}
+    for version in route.answering:
+        digest = route.digests[version]
+        why = "" if known.get(version) == digest else rejected(connection, route.name, digest)
+        if why:
+            path = _path(route, version)
+            raise InvalidInput(
+                f"route {route.name}: {path}: {version} {why}; again=True sends it requests all the same",
+                field=path,
+            )
+
+
 def _difference(a: Artifact, b: Artifact) -> str:
     """Why requests for one artifact do not suit another; empty if they do."""
     kinds = [[entry.kind for entry in each.manifest.tasks()] for each in (a, b)]
@@ -343,6 +385,13 @@ def _revision(name: str, document: Any) -> int | None:
     found = document.get("revision")
     if found is not None and (isinstance(found, bool) or not isinstance(found, int)):
         raise InvalidInput(f"route {name}: revision: give the number that the route was read with", field="revision")
+    return found
+
+
+def _again(name: str, document: Any) -> bool:
+    found = document.get("again", False)
+    if not isinstance(found, bool):
+        raise InvalidInput(f"route {name}: again: give true or false, not {shown(found)}", field="again")
     return found
 
 

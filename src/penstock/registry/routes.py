@@ -23,7 +23,7 @@ STICKY_BY = ("key", "request_id", "header", "cookie", "field")
 _NAMED = ("header", "cookie", "field")
 READ_ONLY = (
     "name", "canary", "state", "in_force", "not_ready", "circuits", "evidence", "copies", "revision", "updated_at",
-    "updated_by", "behind",
+    "updated_by", "behind", "again",
 )  # fmt: skip
 """What `GET` adds to the document of a route: such a document may be put back as it is."""
 
@@ -94,6 +94,8 @@ class Route:
     """Hashed with every key: made when the route is first set, and kept while it lives."""
     digests: Mapping[str, str] = field(default_factory=dict, hash=False)
     """The digest of each version when the route was set: what is published again under the same name is another."""
+    since: int = 0
+    """When the arms became what they are (ms since 1970): evidence about them begins anew with every change."""
 
     @property
     def total(self) -> int:
@@ -108,11 +110,21 @@ class Route:
         return tuple(dict.fromkeys([*arms, *canary, *(rule.version for rule in self.rules)]))
 
     @property
+    def answering(self) -> tuple[str, ...]:
+        """The versions that answer clients, with the fallback."""
+        return tuple(dict.fromkeys([*self.serving, *([self.fallback] if self.fallback is not None else [])]))
+
+    @property
     def versions(self) -> tuple[str, ...]:
         """Every version that the route names, those that answer clients first."""
-        dark = [arm.version for arm in self.arms]
-        fallback = [self.fallback] if self.fallback is not None else []
-        return tuple(dict.fromkeys([*self.serving, *dark, *fallback, *(each.version for each in self.shadow)]))
+        others = [*(arm.version for arm in self.arms), *self.answering, *(each.version for each in self.shadow)]
+        return tuple(dict.fromkeys([*self.serving, *others]))
+
+    @property
+    def split(self) -> tuple[Arm, ...]:
+        """The arms that share the requests, the heaviest first; empty where one version gets all, or a canary runs."""
+        weighted = sorted((arm for arm in self.arms if arm.weight), key=lambda arm: -arm.weight)
+        return tuple(weighted) if len(weighted) > 1 and self.canary is None else ()
 
     @property
     def primary(self) -> str:
@@ -151,7 +163,8 @@ class Route:
         """The route as the store keeps it: with what `parse_record` reads again."""
         canary = self.canary
         kept = None if canary is None else {"version": canary.version, "share": canary.share, "salt": canary.salt}
-        return {**self.to_document(), "canary": kept, "salt": self.salt, "digests": dict(self.digests)}
+        own = {"canary": kept, "salt": self.salt, "digests": dict(self.digests), "since": self.since}
+        return {**self.to_document(), **own}
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,8 +241,9 @@ def parse_record(name: str, record: Any) -> Route:
     canary = fields.get("canary")
     made = None if canary is None else _canary(fields.inner("canary"))
     digests = fields.inner("digests").values if fields.get("digests") is not None else {}
-    salt = fields.text("salt", needed=False)
-    return replace(parse_route(name, known), canary=made, salt=salt, digests=dict(digests))
+    salt, since = fields.text("salt", needed=False), fields.get("since")
+    found = replace(parse_route(name, known), canary=made, salt=salt, digests=dict(digests))
+    return replace(found, since=since) if isinstance(since, int) else found
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,13 @@ def test_a_version_that_was_rolled_back_is_refused_until_it_is_tried_again(
 ) -> None:
     assert start(penstock).code == 0
     assert penstock("routes", "rollback", "vec", "--why", "customers complain").code == 0
-    refused(start(penstock), "vec:v2.0 was rolled back before (rolled back by")
+    refused(start(penstock), "vec:v2.0 was rolled back before, 20")
+    halves = ("vec", "v1.0=50", "v2.0=50")
+    refused(penstock("routes", "split", *halves), "(rolled back by")
+    refused(penstock("routes", "set", "vec", "--arm", "v2.0=100"), "--again sends it requests")
+    refused(penstock("routes", "switch", "vec", "--to", "v2.0"), "arms.0.version: v2.0 was rolled back before, 20")
+    assert penstock("routes", "split", *halves, "--again").code == 0
+    assert penstock("routes", "remove", "vec").code == 0
     assert start(penstock, "--again").code == 0
 
 

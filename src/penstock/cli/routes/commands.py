@@ -33,6 +33,9 @@ app = typer.Typer(
 
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The model.", autocompletion=completion.names)]
 WhyOption = Annotated[str, typer.Option("--why", help="The reason, for the audit log.")]
+AgainOption = Annotated[
+    bool, typer.Option("--again", help="Send requests also to a version that a canary has rolled back.")
+]
 ForceOption = Annotated[bool, typer.Option("--force", help="Set it also with versions that this machine cannot load.")]
 LimitOption = Annotated[int, typer.Option("--limit", min=1, max=1000, help="How many changes, the newest first.")]
 
@@ -71,6 +74,7 @@ def set_route(
     ] = None,
     why: WhyOption = "",
     force: ForceOption = False,
+    again: AgainOption = False,
     trust: TrustOption = None,
     as_json: JsonOption = False,
     config: ConfigOption = None,
@@ -87,7 +91,7 @@ def set_route(
         document_of(arm or (), sticky, rule or (), shadow or (), fallback) if file is None else read_document(file)
     )
     with _routes(config, registry, trust) as (models, trusted), working(f"loading the versions of {name}"):
-        stored = models.routes.set(name, document, why=why, force=force, trust=trusted)
+        stored = models.routes.set(name, document, why=why, force=force, again=again, trust=trusted)
     print_route(stored, as_json)
 
 
@@ -97,6 +101,7 @@ def split(
     arms: Annotated[list[str], typer.Argument(metavar="VERSION=WEIGHT…", help="Weights add up to 100 or 10000.")],
     why: WhyOption = "",
     force: ForceOption = False,
+    again: AgainOption = False,
     trust: TrustOption = None,
     as_json: JsonOption = False,
     config: ConfigOption = None,
@@ -107,7 +112,7 @@ def split(
         found = models.routes.all().get(name)
         document: dict[str, Any] = {} if found is None else found.route.to_document() | {"revision": found.revision}
         document |= {"arms": arms_of(arms), "why": why}
-        stored = models.routes.set(name, document, why=why, force=force, trust=trusted)
+        stored = models.routes.set(name, document, why=why, force=force, again=again, trust=trusted)
     print_route(stored, as_json)
 
 
@@ -120,6 +125,7 @@ def switch(
     back: Annotated[bool, typer.Option("--back", help="Back to the route before its last change.")] = False,
     why: WhyOption = "",
     force: ForceOption = False,
+    again: AgainOption = False,
     trust: TrustOption = None,
     as_json: JsonOption = False,
     config: ConfigOption = None,
@@ -130,10 +136,10 @@ def switch(
         raise typer.BadParameter("give either --to VERSION or --back")
     with _routes(config, registry, trust) as (models, trusted):
         if to is None:
-            stored = models.routes.back(name, why=why)
+            stored = models.routes.back(name, why=why, again=again)
         else:
             with working(f"loading {name}:{to}"):
-                stored = models.routes.switch(name, to, why=why, force=force, trust=trusted)
+                stored = models.routes.switch(name, to, why=why, force=force, again=again, trust=trusted)
     print_route(stored, as_json)
 
 

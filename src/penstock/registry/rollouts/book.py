@@ -40,7 +40,7 @@ class Canaries:
         return self._store.read(lambda connection: sql.decisions(connection, route, limit), [])
 
     def rejected(self, route: str, digest: str) -> str:
-        """Why a digest is not taken for a route: it was rolled back there. Empty if it is taken."""
+        """When and why a digest was rolled back on a route, as a predicate. Empty if it is taken."""
         return self._store.read(lambda connection: sql.rejected(connection, route, digest), "")
 
     def start(self, canary: StoredCanary, route: Route, *, again: bool = False) -> StoredCanary:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import Connection, RowMapping, delete, desc, insert, inspect, select, update
@@ -45,13 +46,16 @@ def newest(connection: Connection, route: str) -> StoredCanary | None:
 
 
 def rejected(connection: Connection, route: str, digest: str) -> str:
-    """Why a digest is not taken: the newest canary with it on this route was rolled back."""
+    """When and why a digest is not taken, as a predicate: the newest canary with it on this route was rolled back."""
     if not inspect(connection).has_table(CANARIES.name):
         return ""
     where = (CANARIES.c.route == route, CANARIES.c.digest == digest)
     query = select(CANARIES).where(*where).order_by(desc(CANARIES.c.started_at)).limit(1)
     row = connection.execute(query).mappings().first()
-    return row["sentence"] if row is not None and row["phase"] == "rolled_back" else ""
+    if row is None or row["phase"] != "rolled_back":
+        return ""
+    at = datetime.fromtimestamp(row["checked_at"], UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    return f"was rolled back before, {at} ({row['sentence']})"
 
 
 def start(connection: Connection, canary: StoredCanary, route: Route, again: bool) -> StoredCanary:
@@ -65,7 +69,7 @@ def start(connection: Connection, canary: StoredCanary, route: Route, again: boo
         )
     if not again and (why := rejected(connection, canary.route, canary.digest)):
         raise InvalidInput(
-            f"{canary.route}:{canary.to} was rolled back before ({why}); again=True tries it once more", field="to"
+            f"{canary.route}:{canary.to} {why}; again=True tries it once more", field="to"
         )
     found = routes.read(connection).get(canary.route)
     if canary.before != (None if found is None else found.route.to_record()):

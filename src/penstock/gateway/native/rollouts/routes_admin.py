@@ -60,7 +60,7 @@ class ShadowDocument(WireModel):
     sample: float = Field(ge=0, le=1)
 
 
-class RouteDocument(WireModel):
+class RouteFields(WireModel):
     """The rules by which a name resolves to versions."""
 
     model_config = ConfigDict(extra="forbid")
@@ -73,6 +73,12 @@ class RouteDocument(WireModel):
     why: str = Field(default="", description="The reason, for the audit log.", examples=["first real traffic"])
 
 
+class RouteDocument(RouteFields):
+    """The rules by which a name resolves to versions, to be set."""
+
+    again: bool = Field(default=False, description="Send requests also to a version that a canary has rolled back.")
+
+
 class SwitchCommand(WireModel):
     """All requests to one version, or back to what was before."""
 
@@ -80,6 +86,7 @@ class SwitchCommand(WireModel):
 
     to: str | None = Field(default=None, description="The version; without it, back to before the last change.")
     why: str = ""
+    again: bool = Field(default=False, description="Also to a version that a canary has rolled back.")
 
 
 class ArmEvidence(WireModel):
@@ -104,7 +111,7 @@ class CopiesShown(WireModel):
     worst: list[dict[str, JsonValue]] = Field(description="The request ids that disagreed most.")
 
 
-class RouteState(RouteDocument):
+class RouteState(RouteFields):
     """A route, and how far this server follows it."""
 
     name: str
@@ -180,10 +187,10 @@ async def set_route(call: Call) -> Reply:
 async def switch_route(call: Call) -> Reply:
     """`POST /admin/routes/{name}/switch`: blue-green, and back."""
     name, command = call.params["name"], SwitchCommand.model_validate(_known(await _document(call), "to", "why"))
-    book, to = _book(call), command.to
+    book, to, said = _book(call), command.to, {"why": command.why, "again": command.again}
     if to is None:
-        return await _changed(call, name, lambda: book.back(name, why=command.why))
-    return await _changed(call, name, lambda: book.switch(name, to, why=command.why, **_loading(call)))
+        return await _changed(call, name, lambda: book.back(name, **said))
+    return await _changed(call, name, lambda: book.switch(name, to, **said, **_loading(call)))
 
 
 @guarded
@@ -239,13 +246,17 @@ async def _document(call: Call) -> Any:
 
 
 def _known(document: Any, *fields: str) -> Mapping[str, Any]:
-    """The document, if it is an object of texts in these fields. Raises InvalidInput naming the field."""
+    """The document, if it is an object of texts in these fields, and `again`. Raises InvalidInput naming the field."""
     if not isinstance(document, dict):
         raise InvalidInput("body: give an object", field="body")
     for name, value in document.items():
-        if name not in fields:
-            raise InvalidInput(f"{name[:50]}: there is no such field; there are {', '.join(fields)}", field=name[:50])
-        if not isinstance(value, str):
+        if name == "again":
+            if not isinstance(value, bool):
+                raise InvalidInput("again: give true or false", field="again")
+        elif name not in fields:
+            kept = ", ".join((*fields, "again"))
+            raise InvalidInput(f"{name[:50]}: there is no such field; there are {kept}", field=name[:50])
+        elif not isinstance(value, str):
             raise InvalidInput(f"{name}: give text", field=name)
     return document
 
