@@ -76,6 +76,20 @@ def test_answers_and_faults_of_the_arm_count_and_nothing_else(collector):
     assert (counted(collector, "v1.0").requests, counted(collector, "v9.0").requests) == (0, 0)
 
 
+def test_of_a_split_every_version_is_counted_with_its_clients(collector):
+    collector.watch([Watched("c1", "m", 0, stable="v1.0", to="", others=("v2.0", "v3.0"), keys=True)])
+    for arm in ("v1.0", "v2.0", "v3.0", "v9.0"):
+        for key in ("anna", "anna", None):
+            collector(seen(arm, key=key, request_id="r1"))
+        collector(seen(arm, outcome="error", key="ben"))
+        collector.answered(run(arm, 5.0, 6.0))
+    for arm in ("v1.0", "v2.0", "v3.0"):
+        found = counted(collector, arm)
+        assert (found.requests, found.failures, found.keys.count) == (6, 1, 4)
+        assert sum(found.latencies.values()) == 5
+    assert counted(collector, "v9.0").requests == 0
+
+
 def test_failures_are_counted_by_what_went_wrong(collector):
     collector(seen(outcome="error", error=InferenceError("NaN")))
     assert counted(collector).errors == {"InferenceError": 1}

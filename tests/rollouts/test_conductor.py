@@ -10,6 +10,7 @@ from penstock.engine.observation import Observation
 from penstock.errors import GoldenMismatch, Overloaded
 from penstock.registry.registry import Registry
 from penstock.registry.rollouts.canaries import EvidenceRow, StoredCanary
+from penstock.registry.rollouts.splits import split_id
 from penstock.registry.routes import Arm, Canary, Route
 from penstock.rollouts import conductor as module
 from penstock.rollouts.conductor import PROCESS, Conductor, judged
@@ -34,6 +35,10 @@ class Serving:
         self.error = None
         self.braked = []
         self.collector = None
+        self.split = []
+
+    def splits(self):
+        return self.split
 
     async def load_arm(self, name, version):
         if self.error is not None:
@@ -278,6 +283,74 @@ async def test_a_process_keeps_its_requests_from_a_canary_that_fails_while_the_d
     assert canary(registry).phase == "rolled_back"
     assert "errors 15 of 45" in canary(registry).sentence
     assert one._serving.braked == []
+
+
+SPLIT = Route("m", (Arm("v1.0", 50), Arm("v2.0", 50)), since=5)
+
+
+def splitting(registry, name, route=SPLIT):
+    made = process(registry, name)
+    made._serving.split = [route]
+    return made
+
+
+def requests(registry, route=SPLIT):
+    """How many requests of each version all processes have stored for a split."""
+    found = {arm.version: 0 for arm in route.split}
+    for row in registry.routes.canaries.evidence(split_id(route)):
+        found[row.arm] += row.counters["requests"]
+    return found
+
+
+async def test_what_a_split_shows_is_counted_in_all_processes_and_nothing_is_decided(registry):
+    first, second = splitting(registry, "p1"), splitting(registry, "p2")
+    for one in (first, second, first):
+        await ticks(one, 1)
+        assert not one.idle
+        seen(one, "v1.0", 20)
+        seen(one, "v2.0", 5, outcome="error")
+        await ticks(one, 2)
+    assert requests(registry) == {"v1.0": 60, "v2.0": 15}
+    assert registry.routes.canaries.lease("another") is not None
+    first._serving.split = []
+    await ticks(first, 1)
+    assert first.idle
+    assert first._serving.collector is None
+    assert requests(registry) == {"v1.0": 60, "v2.0": 15}
+
+
+async def test_other_arms_begin_with_no_evidence_and_a_late_process_spoils_nothing(registry):
+    first, late = splitting(registry, "p1"), splitting(registry, "p2")
+    other = replace(SPLIT, arms=(Arm("v1.0", 90), Arm("v2.0", 10)), since=6)
+    for one in (first, late):
+        await ticks(one, 1)
+        seen(one, "v1.0", 20)
+        await ticks(one)
+    first._serving.split = [other]
+    await ticks(first)
+    seen(first, "v2.0", 7)
+    await ticks(first)
+    assert (requests(registry), requests(registry, other)) == ({"v1.0": 0, "v2.0": 0}, {"v1.0": 0, "v2.0": 7})
+    await ticks(late)
+    assert requests(registry, other) == {"v1.0": 0, "v2.0": 7}
+
+
+async def test_what_a_split_shows_is_not_lost_while_the_database_is_away(registry, tmp_path):
+    one = splitting(registry, "p1")
+    await ticks(one, 1)
+    seen(one, "v1.0", 20)
+    await ticks(one)
+    away, database = tmp_path / "away", registry.path
+    shutil.move(database, away)
+    database.write_text("not a directory")
+    seen(one, "v2.0", 30)
+    await ticks(one)
+    assert one.error
+    database.unlink()
+    shutil.move(away, database)
+    await ticks(one)
+    assert not one.error
+    assert requests(registry) == {"v1.0": 20, "v2.0": 30}
 
 
 def test_a_process_that_hangs_is_not_waited_for():

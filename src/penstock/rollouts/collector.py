@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from penstock.engine.observation import AnsweredRun, Observation, Outcome
+from penstock.engine.observation import AnsweredRequest, AnsweredRun, Observation, Outcome
 from penstock.engine.routing import sampled
 from penstock.errors import OutOfRange
 from penstock.rollouts.evidence import QUANTILES, STEPS, WINDOW_REQUESTS, WINDOWS, ArmEvidence, Shadowed
@@ -40,7 +40,10 @@ _KEYS_REMEMBERED = 10_000
 
 @dataclass(frozen=True)
 class Watched:
-    """One step of a canary, as this process counts it. `limits_ms` are those of the canary for each percentile."""
+    """One step of a canary, as this process counts it. `limits_ms` are those of the canary for each percentile.
+
+    Of a route that is split among several versions, `to` is empty: the `others` are counted like the stable one.
+    """
 
     canary: str
     route: str
@@ -52,6 +55,9 @@ class Watched:
     warmup_s: float = 0.0
     shadow: float = 0.0
     """The share of the requests of the stable version that the new one answers as well."""
+    others: tuple[str, ...] = ()
+    keys: bool = False
+    """True if the keys, or else the request ids, are those by which the route places its clients."""
 
     @property
     def limits_ms(self) -> tuple[float, ...]:
@@ -70,6 +76,7 @@ class _Note(NamedTuple):
     outcome: str = ""
     key: str | None = None
     outputs: Arrays | None = None
+    keys: Sequence[str] = ()
 
 
 Key = tuple[str, int, str]
@@ -88,7 +95,7 @@ class Collector:
         self._notes: deque[_Note] = deque()
         self._noted = 0
         self._dropped: Counter[Key] = Counter()
-        self._next_sample: dict[str, float] = {}
+        self._next_sample: dict[tuple[str, str], float] = {}
         self._evidence: dict[Key, ArmEvidence] = {}
         self._pairing: dict[str, _Pairing] = {}
         self._failed: dict[tuple[str, str], int] = {}
@@ -104,6 +111,7 @@ class Collector:
             for each in by_route.values():
                 self._since.setdefault((each.canary, each.step), now)
             self._evidence = {key: found for key, found in self._evidence.items() if key[0] in canaries}
+            self._dropped = Counter({key: count for key, count in self._dropped.items() if key[0] in canaries})
             self._since = {key: at for key, at in self._since.items() if key[0] in canaries}
             self._watched = by_route
 
@@ -116,20 +124,23 @@ class Collector:
             return
         if seen.outcome == "ok":
             if seen.batch_rows:  # else from the cache, which says nothing about the arm
-                outputs = self._sample(seen.arm, seen.outputs)
-                self._notes.append(_Note(self._clock(), watched, seen.arm, (seen.total_ms,), outputs=outputs))
+                outputs, keys = self._sample(seen.route, seen.arm, seen.outputs), _keys(watched, (seen,))
+                self._notes.append(
+                    _Note(self._clock(), watched, seen.arm, (seen.total_ms,), outputs=outputs, keys=keys)
+                )
                 if watched.shadow and self.copy is not None and seen.arm == watched.stable:
                     self._copy_request(watched, seen)
         elif seen.outcome in FAILURES or _is_bad_output(seen):
             reason = seen.outcome if seen.error is None else type(seen.error).__name__
-            self._notes.append(_Note(self._clock(), watched, seen.arm, (), reason, seen.key))
+            keys = _keys(watched, (seen,))
+            self._notes.append(_Note(self._clock(), watched, seen.arm, (), reason, seen.key, keys=keys))
 
     def answered(self, run: AnsweredRun) -> None:
         """Note the requests of one run."""
         watched = self._watched.get(run.route)
         if watched is not None and self._has_room(watched, run.arm, len(run.totals_ms)):
-            outputs = self._sample(run.arm, run.outputs)
-            self._notes.append(_Note(self._clock(), watched, run.arm, run.totals_ms, outputs=outputs))
+            outputs, keys = self._sample(run.route, run.arm, run.outputs), _keys(watched, run.requests)
+            self._notes.append(_Note(self._clock(), watched, run.arm, run.totals_ms, outputs=outputs, keys=keys))
             if watched.shadow and self.copy is not None and run.arm == watched.stable:
                 for index, request in enumerate(run.requests):
                     if sampled(request.key or request.request_id, watched.canary, watched.shadow):
@@ -154,12 +165,12 @@ class Collector:
         self._dropped[watched.canary, watched.step, arm] += count
         return False
 
-    def _sample(self, arm: str, outputs: Arrays | None) -> Arrays | None:
+    def _sample(self, route: str, arm: str, outputs: Arrays | None) -> Arrays | None:
         """A copy of a few rows, a few times a second."""
         now = self._clock()
-        if outputs is None or now < self._next_sample.get(arm, 0.0):
+        if outputs is None or now < self._next_sample.get((route, arm), 0.0):
             return None
-        self._next_sample[arm] = now + SAMPLE_EVERY_S
+        self._next_sample[route, arm] = now + SAMPLE_EVERY_S
         return {name: array[:_SAMPLE_ROWS].copy() if array.ndim else array for name, array in outputs.items()}
 
     # In a thread
@@ -195,10 +206,11 @@ class Collector:
 
     def _count(self, note: _Note, latencies: dict[Key, list[float]]) -> None:
         watched = note.watched
-        if note.arm not in (watched.stable, watched.to):
+        if note.arm not in (watched.stable, watched.to, *watched.others):
             return
         key = (watched.canary, watched.step, note.arm)
         arm = self._of(key)
+        arm.keys.add(note.keys)
         if note.outcome:
             if self._counts(note):
                 arm.requests += 1
@@ -208,7 +220,9 @@ class Collector:
         arm.requests += len(note.totals_ms)
         if note.outputs is not None:
             _add_classes(arm, note.outputs)
-        if note.arm == watched.stable:
+        if note.arm in watched.others:
+            latencies.setdefault(key, []).extend(note.totals_ms)
+        elif note.arm == watched.stable:
             latencies.setdefault(key, []).extend(note.totals_ms)
             self._pairs_of(watched).stable(note, arm)
         elif self._is_warm(note):
@@ -268,6 +282,11 @@ class _Pairing:
             slow_canary, slow_stable = note.totals_ms[0] > limit, newest[1] > threshold
             pairs.canary_only += slow_canary and not slow_stable
             pairs.stable_only += slow_stable and not slow_canary
+
+
+def _keys(watched: Watched, requests: Iterable[Observation | AnsweredRequest]) -> Sequence[str]:
+    """What identifies the clients of these requests, where that is counted."""
+    return [each.key or each.request_id for each in requests] if watched.keys else ()
 
 
 def _is_bad_output(seen: Observation) -> bool:

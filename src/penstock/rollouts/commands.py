@@ -19,6 +19,7 @@ from penstock.rollouts.analysis import PREPARING
 from penstock.rollouts.conductor import evidence_of
 from penstock.rollouts.evidence import ArmEvidence, merge
 from penstock.rollouts.moves import finished, paused, promoted, resumed, rolled_back
+from penstock.rollouts.results.reading import figures
 from penstock.rollouts.spec import CanarySpec
 
 Verb: TypeAlias = Literal["promote", "rollback", "pause", "resume"]
@@ -128,26 +129,17 @@ def decisions(registry: Registry, name: str, limit: int = 100) -> list[dict[str,
 
 def _figures(arm: ArmEvidence) -> dict[str, Any]:
     compared = arm.shadow.compared
-    return {
-        "requests": arm.requests,
-        "failures": arm.failures,
-        "error_rate": arm.error_rate,
-        "errors": dict(arm.errors),
-        **{f"p{percent}_ms": arm.percentile(percent) for percent in (50, 95, 99)},
-        "classes": dict(arm.classes),
-        "confidences": {f"{bucket / 20:.2f}": count for bucket, count in sorted(arm.confidences.items())},
-        "shadow": {
-            "compared": compared,
-            "disagreed": arm.shadow.disagreed,
-            "failures": arm.shadow.failures,
-            "skipped": arm.shadow.skipped,
-            "max_abs": arm.shadow.max_abs,
-            "mean_kl": arm.shadow.kl / arm.shadow.kl_count if arm.shadow.kl_count else None,
-            "differences": {f"1e{power}": count for power, count in sorted(arm.shadow.differences.items())},
-            "worst": arm.shadow.worst,
-        },
-        "dropped": arm.dropped,
+    shadow = {
+        "compared": compared,
+        "disagreed": arm.shadow.disagreed,
+        "failures": arm.shadow.failures,
+        "skipped": arm.shadow.skipped,
+        "max_abs": arm.shadow.max_abs,
+        "mean_kl": arm.shadow.kl / arm.shadow.kl_count if arm.shadow.kl_count else None,
+        "differences": {f"1e{power}": count for power, count in sorted(arm.shadow.differences.items())},
+        "worst": arm.shadow.worst,
     }
+    return figures(arm) | {"shadow": shadow}
 
 
 def _move(canary: StoredCanary, verb: Verb, who: str, why: str) -> Move:

@@ -18,6 +18,8 @@ from penstock.registry.audit import acting
 from penstock.registry.database.leases import Lease
 from penstock.registry.registry import Registry
 from penstock.registry.rollouts.canaries import EvidenceRow, StoredCanary
+from penstock.registry.rollouts.splits import split_id, split_prefix
+from penstock.registry.routes import Route
 from penstock.rollouts.analysis import (
     PREPARING,
     CanaryState,
@@ -60,6 +62,9 @@ class Serving(Answering, Protocol):
     def observe(self, collector: Collector, observing: bool) -> None:
         """Show finished requests to the collector, or no longer."""
 
+    def splits(self) -> list[Route]:
+        """The routes in force in this process that are split among several versions."""
+
 
 class Conductor:
     """The canaries as one process runs them; `tick` does one round."""
@@ -85,6 +90,8 @@ class Conductor:
         self.collector.copy = self._shadow.put
         self.canaries: list[StoredCanary] = []
         """Those that are watched, as they were read last."""
+        self.splits: list[Route] = []
+        """The routes that are split, as this process follows them."""
         self.error = ""
         """Why nothing is decided; empty while the database can be used."""
         self.braked: dict[str, str] = {}
@@ -100,8 +107,8 @@ class Conductor:
 
     @property
     def idle(self) -> bool:
-        """True if there was no canary at the last look."""
-        return not self.canaries and not self.error
+        """True if there was nothing to watch at the last look."""
+        return not self.canaries and not self.splits and not self.error
 
     def states(self) -> dict[str, list[tuple[str, str]]]:
         """The versions of canaries with their state, by route; one that was rolled back for an hour."""
@@ -116,15 +123,16 @@ class Conductor:
     async def tick(self) -> None:
         """Follow the canaries in the database, count, store, and decide if this process holds the lease."""
         await asyncio.to_thread(self.collector.drain)
+        self.splits = self._serving.splits()
         try:
             await asyncio.to_thread(self._read)
         except ConfigError as error:
             self._note(str(error))
+            self._watch()
             self._brake_locally()
             return
         self._follow()
-        if not self.canaries:
-            self._note("")
+        if self.idle:
             return
         try:
             await asyncio.to_thread(self._store_and_decide)
@@ -141,7 +149,7 @@ class Conductor:
         await asyncio.gather(*self._loads.values(), return_exceptions=True)
         self._observe(False)
         await self._shadow.close()
-        if self.canaries:
+        if self.canaries or self.splits:
             await asyncio.to_thread(self._leave)
 
     def _leave(self) -> None:
@@ -170,8 +178,7 @@ class Conductor:
 
     def _follow(self) -> None:
         """Count for the canaries that were read, and load their new versions."""
-        self.collector.watch(watched_of(canary) for canary in self.canaries)
-        self._observe(bool(self.canaries))
+        self._watch()
         ids = {canary.id for canary in self.canaries}
         for canary in self.canaries:
             self._load(canary)
@@ -181,6 +188,11 @@ class Conductor:
         for gone in self.braked.keys() - ids:
             del self.braked[gone]
         self._apply_brakes()
+
+    def _watch(self) -> None:
+        """Count for the canaries and the splits that are known."""
+        self.collector.watch([*map(watched_of, self.canaries), *map(watched_split, self.splits)])
+        self._observe(bool(self.canaries or self.splits))
 
     def _observe(self, observing: bool) -> None:
         if observing != self._observing:
@@ -214,6 +226,8 @@ class Conductor:
 
     def _store_and_decide(self) -> None:
         self._store()
+        if not self.canaries:
+            return
         self._lease = self._registry.routes.canaries.lease(self.process)
         if self._lease is None:
             return
@@ -224,12 +238,19 @@ class Conductor:
         if self._clock() < self._next_store:
             return
         self._next_store = self._clock() + STORE_EVERY_S
+        canaries = self._registry.routes.canaries
         for canary in self.canaries:
-            rows = [
-                EvidenceRow(step, arm, self.process, counters)
-                for (step, arm), counters in self.collector.documents(canary.id).items()
-            ]
-            self._registry.routes.canaries.put_evidence(canary.id, [self._status(canary), *rows])
+            canaries.put_evidence(canary.id, [self._status(canary), *self._rows(canary.id)])
+        for route in self.splits:
+            if rows := self._rows(split_id(route)):
+                canaries.put_split(split_id(route), split_prefix(route.name), rows)
+
+    def _rows(self, counted: str) -> list[EvidenceRow]:
+        """The counters of this process for a canary or a split."""
+        return [
+            EvidenceRow(step, arm, self.process, counters)
+            for (step, arm), counters in self.collector.documents(counted).items()
+        ]
 
     def _status(self, canary: StoredCanary) -> EvidenceRow:
         ready = self._ready.get(canary.id)
@@ -288,6 +309,14 @@ def watched_of(canary: StoredCanary) -> Watched:
         warmup_s=spec.warmup_s,
         shadow=spec.shadow if spec.max_disagreement is not None and canary.phase != "baking" else 0.0,
     )
+
+
+def watched_split(route: Route) -> Watched:
+    """What a process counts for a route that is split among several versions."""
+    first, *others = (arm.version for arm in route.split)
+    placed_by_key = route.sticky.by in ("key", "request_id")
+    counted = split_id(route)
+    return Watched(counted, route.name, 0, stable=first, to="", others=tuple(others), keys=placed_by_key)
 
 
 def judged(canary: StoredCanary, rows: Iterable[EvidenceRow], now: float) -> Decision:

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any, Self
 
+from penstock.monitor.key_sample import KeySample
+
 STEPS = 32
 """Buckets of latency for each doubling: 2.2 % wide, fine enough to show a ratio of 1.1."""
 QUANTILES = (95, 99)
@@ -115,6 +117,8 @@ class ArmEvidence:
     errors: Counter[str] = field(default_factory=Counter)
     """Failures by what went wrong."""
     shadow: Shadowed = field(default_factory=Shadowed)
+    keys: KeySample = field(default_factory=KeySample)
+    """Of a route that is split: a sample of the clients."""
     dropped: int = 0
     """Answers that could not be looked at for lack of time."""
 
@@ -128,6 +132,7 @@ class ArmEvidence:
         for quantile, pairs in other.pairs.items():
             self.pairs[quantile].add(pairs)
         self.windows = [*self.windows, *other.windows]
+        self.keys.merge(other.keys)
         self.shadow.add(other.shadow)
 
     @property
@@ -160,6 +165,7 @@ class ArmEvidence:
             **{name: {str(key): count for key, count in getattr(self, name).items()} for name in counters},
             "pairs": {str(quantile): vars(pairs).copy() for quantile, pairs in self.pairs.items()},
             "windows": self.windows,
+            "keys": self.keys.to_document(),
             "shadow": self.shadow.to_document(),
         }
 
@@ -174,6 +180,7 @@ class ArmEvidence:
             getattr(found, name).update({int(key): count for key, count in document.get(name, {}).items()})
         for quantile, counts in document.get("pairs", {}).items():
             found.pairs[int(quantile)] = Pairs(**counts)
+        found.keys = KeySample.of(document.get("keys", {}))
         found.shadow = Shadowed.of(document.get("shadow", {}))
         return found
 

@@ -51,10 +51,12 @@ class Rollouts:
                 await self._conductor.close()
 
     async def _follow_canaries(self) -> None:
-        revision = self._engine.deployment.traffic.stored.revision  # counted up by the start of a canary
-        if revision == self._seen and (self._conductor is None or self._conductor.idle):
+        traffic = self._engine.deployment.traffic
+        revision = traffic.stored.revision  # counted up by the start of a canary
+        split = any(active.route.split for active in traffic.active.values())
+        if revision == self._seen and not split and (self._conductor is None or self._conductor.idle):
             return
-        if self._conductor is None and await asyncio.to_thread(self._engine.registry.routes.has_canaries):
+        if self._conductor is None and (split or await asyncio.to_thread(self._engine.registry.routes.has_canaries)):
             self._conductor = _conductor(self._engine, self._keep)
         if self._conductor is not None:
             await self._conductor.tick()

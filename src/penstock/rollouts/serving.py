@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from penstock.engine.engine import InferenceEngine
 from penstock.engine.observation import SHADOW, Observer
+from penstock.registry.routes import Route
 from penstock.rollouts.shadow.copies import PRIORITY, Copy
 from penstock.tensors import Arrays
 
@@ -26,6 +27,10 @@ class EngineServing:
     def brake(self, refs: Iterable[str]) -> None:
         """Send no request of a route to these `name:version` in this process."""
         self._engine.deployment.traffic.brake(refs)
+
+    def splits(self) -> list[Route]:
+        """The routes in force in this process that are split among several versions."""
+        return [active.route for active in self._engine.deployment.traffic.active.values() if active.route.split]
 
     def observe(self, observer: Observer, observing: bool) -> None:
         """Show finished requests to an observer, or no longer."""

@@ -47,5 +47,6 @@ def test_the_commands_of_the_page_run_in_its_order(
         {"v1.0": 90, "v2.0": 10},
         {"v1.0": 50, "v2.0": 50},
         {"v1.0": 50, "v2.0": 50},
+        {"v1.0": 50, "v2.0": 50},
     ]
     assert registry.routes.get("digits").route.why == "no errors for an hour"

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import re
 import multiprocessing
 import os
+import re
 import signal
 import time
 from collections.abc import Callable, Iterator

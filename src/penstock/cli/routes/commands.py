@@ -20,6 +20,7 @@ from penstock.cli.options import (
 )
 from penstock.cli.output import print_json, working
 from penstock.cli.routes.canary import add_to as add_canaries
+from penstock.cli.routes.results import add_to as add_results
 from penstock.cli.routes.shown import print_entries, print_route, print_routes
 from penstock.cli.routes.writing import arms_of, document_of, read_document
 
@@ -198,3 +199,4 @@ def history(
 
 
 add_canaries(app)
+add_results(app)

@@ -11,7 +11,7 @@ from penstock.gateway.docs import ui
 from penstock.gateway.http import JSON, Endpoint, Protocol, problem_reply
 from penstock.gateway.native import admin, batches, health, models, task_models
 from penstock.gateway.native import predict as native
-from penstock.gateway.native.rollouts import canary_admin, drift, feedback, routes_admin
+from penstock.gateway.native.rollouts import canary_admin, drift, feedback, results_admin, routes_admin
 
 _PREDICT = (400, 403, 404, 406, 413, 415, 422, 429, 500, 503, 504)
 """Statuses of a refused prediction."""
@@ -254,6 +254,10 @@ _ROLLOUTS = (
         "GET", "/admin/routes/{name}/decisions", canary_admin.decisions, "What was decided about canaries, and why",
         "The newest decision first.", responses=(canary_admin.CanaryDecisions,),
         parameters=({"name": "limit", "in": "query", "schema": {"type": "integer", "default": 100}},),
+    ),
+    _admin(
+        "GET", "/admin/routes/{name}/results", results_admin.show, "What versions that share requests have shown",
+        "Since their shares were set, in all server processes.", responses=(results_admin.RouteResults,),
     ),
     _admin(
         "GET", "/admin/audit", routes_admin.audit, "Who changed what, when and why", "The newest change first.",

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias
 
-from sqlalchemy import Connection, delete, func, insert, select, update
+from sqlalchemy import Connection, delete, func, insert, inspect, select, update
 
 from penstock.registry.audit import acting
 from penstock.registry.database import routes
@@ -86,7 +86,7 @@ class FeedbackStore:
 
     def totals(self) -> list[Total]:
         """Sums over what is recorded, sorted."""
-        return self._store.read(_totals, [])
+        return self._store.read(totals, [])
 
     def forget(self, *, key_digest: str | None = None, request_id: str | None = None) -> int:
         """Delete the predictions of a key, or else those of a request: how many. A missing database has none."""
@@ -151,8 +151,14 @@ def _correct(label: Label, row: Any) -> int | None:
     return int(label == (row.class_name or str(row.predicted)))
 
 
-def _totals(connection: Connection) -> list[Total]:
+def totals(connection: Connection, route: str | None = None, since: int = 0) -> list[Total]:
+    """Sums over what is recorded, sorted; only of a route, and since a time in ms, where they are given."""
+    if not inspect(connection).has_table(FEEDBACK.name):
+        return []
     by = (FEEDBACK.c.model, FEEDBACK.c.version, FEEDBACK.c.route, FEEDBACK.c.arm)
     counts = (func.count(), func.count(FEEDBACK.c.label), func.count(FEEDBACK.c.correct), func.sum(FEEDBACK.c.correct))
-    rows = connection.execute(select(*by, *counts).group_by(*by)).all()
+    query = select(*by, *counts).group_by(*by)
+    if route is not None:
+        query = query.where(FEEDBACK.c.at >= since, FEEDBACK.c.route == route)
+    rows = connection.execute(query).all()
     return sorted(Total._make((*row[:7], int(row[7] or 0))) for row in rows)

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from penstock.registry.database import leases
+from penstock.registry.database import feedback, leases
+from penstock.registry.database.feedback import Total
 from penstock.registry.database.leases import Lease
 from penstock.registry.database.store import Store
 from penstock.registry.rollouts import sql
@@ -79,3 +80,11 @@ class Canaries:
     def evidence(self, canary: str) -> list[EvidenceRow]:
         """The counters of all processes, also of those that have ended."""
         return self._store.read(lambda connection: sql.evidence(connection, canary), [])
+
+    def put_split(self, split: str, prefix: str, rows: Sequence[EvidenceRow]) -> None:
+        """Store the counters of one process for a split; those of older ones with the prefix are dropped."""
+        self._store.write(lambda connection: sql.put_split(connection, split, prefix, rows))
+
+    def labels(self, route: str, since: int) -> list[Total]:
+        """Sums over the logged predictions of a route since a time (ms since 1970), by version and arm."""
+        return self._store.read(lambda connection: feedback.totals(connection, route, since), [])

@@ -68,9 +68,7 @@ def start(connection: Connection, canary: StoredCanary, route: Route, again: boo
             field="to",
         )
     if not again and (why := rejected(connection, canary.route, canary.digest)):
-        raise InvalidInput(
-            f"{canary.route}:{canary.to} {why}; again=True tries it once more", field="to"
-        )
+        raise InvalidInput(f"{canary.route}:{canary.to} {why}; again=True tries it once more", field="to")
     found = routes.read(connection).get(canary.route)
     if canary.before != (None if found is None else found.route.to_record()):
         raise InvalidInput(f"the route {canary.route} was changed meanwhile; start the canary again", field="route")
@@ -244,6 +242,18 @@ def put_evidence(connection: Connection, canary: str, rows: Sequence[EvidenceRow
         if not connection.execute(update(EVIDENCE).where(*where).values(values)).rowcount:
             key = {"canary": canary, "step": row.step, "arm": row.arm, "process": row.process}
             connection.execute(insert(EVIDENCE).values(key | values))
+
+
+def put_split(connection: Connection, split: str, prefix: str, rows: Sequence[EvidenceRow]) -> None:
+    """Store the counters of a process about the arms of a route, and drop those about arms that it had before.
+
+    The ids of one route grow; a process that is late drops nothing that is newer than its own.
+    """
+    put_evidence(connection, split, rows)
+    known = select(EVIDENCE.c.canary).where(EVIDENCE.c.canary.startswith(prefix, autoescape=True)).distinct()
+    older = [found for found in connection.execute(known).scalars() if found < split]
+    if older:
+        connection.execute(delete(EVIDENCE).where(EVIDENCE.c.canary.in_(older)))
 
 
 def evidence(connection: Connection, canary: str) -> list[EvidenceRow]:
