@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from digit_versions import BAD, NAME, build_digits
 from live_servers import Process
+from waiting import wait_until
 
 from penstock.gateway.process.sockets import free_address
 
@@ -34,6 +35,7 @@ PLAN: dict[str, Any] = {
     "why": "a test",
 }
 CLIENTS = 3
+RECONNECT = 20
 
 
 @pytest.fixture(scope="module")
@@ -74,9 +76,12 @@ class Traffic:
                 reply.read()
             except (http.client.HTTPException, OSError):
                 connection.close()
+                self.statuses[0, "no reply"] += 1
                 continue
             version = reply.headers.get("x-penstock-model", "").partition(":")[2].partition("/")[0]
             self.statuses[reply.status, version] += 1
+            if number % RECONNECT == 0:
+                connection.close()  # so that every process gets some of the requests
         connection.close()
 
 
@@ -112,6 +117,75 @@ def test_the_good_version_is_promoted_and_each_bad_one_is_rolled_back(
         refused = api.post(f"/admin/routes/{NAME}/canary", json={**PLAN, "to": "nan"})
         assert refused.status_code == 422
         assert "was rolled back before" in refused.text
+
+
+def test_without_the_database_serving_goes_on_a_bad_version_is_braked_and_nothing_is_lost(
+    digits: tuple[Path, np.ndarray],
+) -> None:
+    path, images = digits
+    database, away = path / "registry.db", path / "away.db"
+    with (
+        serving(path, 2) as (server, port),
+        httpx.Client(base_url=server.url, headers=server.auth, timeout=30) as api,
+    ):
+        champion(api, "v1.0")
+        plan = {**PLAN, "to": "fails", "steps": [50, 100], "hold_s": 60, "max_hold_s": 60, "again": True}
+        plan |= {"max_p99_ratio": None, "max_disagreement": None, "max_error_rate": 0.01}
+        assert api.post(f"/admin/routes/{NAME}/canary", json=plan).status_code == 200
+        wait_until(lambda: canary(api)["state"] == "running", 0.1)
+        asked = itertools.count(1)
+        wait_until(lambda: version_for(server, next(asked), images[0]) == "fails")
+        database.rename(away)
+        with Traffic(port, images) as traffic:
+            braked = f'penstock_canary_braked{{model="{NAME}",version="fails"}} 2.0'
+            wait_until(lambda: braked in httpx.get(f"{server.url}/metrics").text, 0.1)
+            more(traffic, 50)  # those that the version had already
+            failed = failures(traffic)
+            assert failed.keys() <= {(500, "fails"), (500, "")}
+            more(traffic, 300)
+            assert failures(traffic) == failed
+            page = httpx.get(f"{server.url}/metrics").text
+            assert "penstock_canaries_frozen 2.0" in page
+            assert "penstock_routes_stale 2.0" in page
+            ready = httpx.get(f"{server.url}/health/ready")
+            assert ready.status_code == 200
+            assert any("registry.db is gone" in reason for reason in ready.json()["reasons"])
+        assert not database.exists(), "an empty database was made in its place"
+        sent = next(asked) - 1 + traffic.statuses.total()
+        away.rename(database)
+        began = time.monotonic()
+        wait_until(lambda: canary(api)["state"] == "rolled_back", 0.05)
+        print(f"caught up in {time.monotonic() - began:.2f} s")
+        assert "as one process had braked it: errors" in canary(api)["sentence"]
+        wait_until(lambda: evidence(api) == sent, 0.1)
+        wait_until(lambda: "penstock_canaries_frozen 0.0" in httpx.get(f"{server.url}/metrics").text, 0.1)
+        wait_until(lambda: httpx.get(f"{server.url}/health/ready").json()["reasons"] == [], 0.1)
+
+
+def failures(traffic: Traffic) -> dict[tuple[int, str], int]:
+    return {reply: count for reply, count in traffic.statuses.items() if reply[0] != 200}
+
+
+def more(traffic: Traffic, count: int) -> None:
+    """Wait for so many more replies."""
+    until = traffic.statuses.total() + count
+    wait_until(lambda: traffic.statuses.total() >= until)
+
+
+def canary(api: httpx.Client) -> dict[str, Any]:
+    found: dict[str, Any] = api.get(f"/admin/routes/{NAME}/canary").json()
+    return found
+
+
+def evidence(api: httpx.Client) -> int:
+    """The requests of both versions, as they are stored."""
+    return sum(int(arm["requests"]) for arm in canary(api)["evidence"].values())
+
+
+def version_for(server: Process, key: int, image: np.ndarray) -> str:
+    body = {"input_data": image.tolist()}
+    reply = httpx.post(f"{server.url}/models/{NAME}/predict", json=body, headers={"x-penstock-key": f"first-{key}"})
+    return reply.headers.get("x-penstock-model", "").partition(":")[2].partition("/")[0]
 
 
 def champion(api: httpx.Client, version: str | None = None) -> str:

@@ -14,7 +14,7 @@ from penstock.errors import ModelLoadError, ModelNotReady, PenstockError
 from penstock.gateway.admin_commands import AdminCommands
 from penstock.gateway.worker_group import WorkerGroup
 from penstock.monitor.alerts.running import Alerting
-from penstock.monitor.canaries import CanaryFamilies
+from penstock.monitor.canaries import CanaryFamilies, StandingFamilies
 from penstock.monitor.metrics import Page, metrics_page, metrics_samples
 from penstock.monitor.monitoring import Monitoring
 from penstock.monitor.prediction_log.serving import ServingLog
@@ -276,6 +276,7 @@ class Service:
             more.append(self.alerting)
         running = [figures for figures in everyone if figures["process"]["pid"] is not None]
         more.append(CanaryFamilies(figures.get("canaries", {}) for figures in running))
+        more.append(StandingFamilies(figures.get("standing", {}) for figures in running))
         more += copy_families(figures.get("copies", {}) for figures in everyone)
         return everyone, more
 
@@ -308,6 +309,7 @@ class Service:
             "monitoring": self.monitoring.snapshot(),
             "copies": self.rollouts.figures(),
             "canaries": self.rollouts.canaries(),
+            "standing": self.rollouts.standing(),
             "deployment": list(self.engine.deployment.followed),
             "draining": self.draining,
         }

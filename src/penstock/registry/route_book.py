@@ -63,6 +63,11 @@ class RouteBook:
         return self._reads.routes_revision()
 
     @property
+    def known(self) -> bool:
+        """True if the database was there before, so that none is made in its place while it is gone."""
+        return self._reads.known
+
+    @property
     def canaries(self) -> Canaries:
         """The canaries of the routes."""
         from penstock.registry.rollouts.book import Canaries  # imports SQLAlchemy

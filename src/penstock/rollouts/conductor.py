@@ -118,6 +118,16 @@ class Conductor:
                 found.setdefault(route, []).append((version, "rolled_back"))
         return found
 
+    @property
+    def frozen(self) -> bool:
+        """True while there are canaries about which nothing can be decided."""
+        return bool(self.canaries and self.error)
+
+    @property
+    def braked_refs(self) -> list[str]:
+        """The `name:version` of the canaries to which this process sends nothing."""
+        return [f"{each.route}:{each.to}" for each in self.canaries if each.id in self.braked]
+
     # One round
 
     async def tick(self) -> None:
@@ -173,7 +183,11 @@ class Conductor:
     # What is watched
 
     def _read(self) -> None:
-        live = self._registry.routes.canaries.live() if self._registry.routes.has_canaries() else []
+        routes = self._registry.routes
+        live = routes.canaries.live() if routes.has_canaries() else []
+        ids = {canary.id for canary in live}
+        for ended in [canary for canary in self.canaries if canary.id not in ids]:
+            routes.canaries.put_evidence(ended.id, self._rows(ended.id))  # for a look back
         self.canaries = live
 
     def _follow(self) -> None:
@@ -289,7 +303,7 @@ class Conductor:
         self._apply_brakes()
 
     def _apply_brakes(self) -> None:
-        self._serving.brake([f"{each.route}:{each.to}" for each in self.canaries if each.id in self.braked])
+        self._serving.brake(self.braked_refs)
 
 
 _LATER = "later"

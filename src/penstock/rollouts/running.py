@@ -73,6 +73,11 @@ class Rollouts:
         """The versions of canaries with their state, by route."""
         return {} if self._conductor is None else self._conductor.states()
 
+    def standing(self) -> dict[str, object]:
+        """How the canaries of this process stand, as JSON."""
+        found = self._conductor
+        return {} if found is None else {"frozen": found.frozen, "braked": found.braked_refs}
+
     def figures(self) -> dict[str, dict[str, dict[str, object]]]:
         """What the copies of this process have shown, by route and version."""
         return {} if self._copies is None else self._copies.figures()

@@ -37,8 +37,11 @@ Scores = Callable[[str, str], ClassScores | None]
 class Feedback:
     """Records predictions of one process, and the labels that clients send to it."""
 
-    def __init__(self, url: str, days: float, scores: Scores) -> None:
-        """`url` is the address of the registry's database. Predictions are deleted after so many `days`."""
+    def __init__(self, url: str, days: float, scores: Scores, known: Callable[[], bool] = lambda: False) -> None:
+        """`url` is the address of the registry's database. Predictions are deleted after so many `days`. `known` says
+        whether the database was there before: while it is gone, none is made in its place.
+        """
+        self._known = known
         self._url = url
         self._days = days
         self._scores = scores
@@ -100,7 +103,7 @@ class Feedback:
             if self._opened is None:
                 from penstock.registry.database.feedback import FeedbackStore  # SQLAlchemy takes long to import
 
-                self._opened = FeedbackStore(self._url)
+                self._opened = FeedbackStore(self._url, known=self._known())
             return self._opened
 
     # Rows

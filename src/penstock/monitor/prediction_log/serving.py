@@ -53,7 +53,9 @@ class ServingLog:
             return None
         caps = Caps(settings.prediction_log_bytes, settings.prediction_log_days)
         consents = Consents(inputs, engine)
-        feedback = Feedback(engine.registry.database_url, caps.days, partial(scores_of, engine))
+        feedback = Feedback(
+            engine.registry.database_url, caps.days, partial(scores_of, engine), lambda: engine.registry.routes.known
+        )
         written = PredictionLog(settings.prediction_log, caps, share, consents.sampled, feedback.add)
         return cls(engine, written, feedback, consents)
 

@@ -42,6 +42,12 @@ class Database(ABC):
     loss: str = "the models stay, their aliases are lost"
     """What the database is and what is lost with it, for error messages."""
 
+    lasting: bool = False
+    """True for a database that does not go away: once it was there, none is made in its place."""
+
+    known: bool = False
+    """True once it was there."""
+
     def __init__(self, where: str) -> None:
         self.where = where
 

@@ -64,8 +64,9 @@ class Total(NamedTuple):
 class FeedbackStore:
     """The table of one database. Every method raises ConfigError if the database cannot be used."""
 
-    def __init__(self, url: str) -> None:
-        self._store = Store(url)
+    def __init__(self, url: str, *, known: bool = False) -> None:
+        """`known`: the database was there before, and is not created anew where it is gone."""
+        self._store = Store(url, lasting=True, known=known)
 
     def close(self) -> None:
         """Close the connections. Safe to call twice."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from penstock.errors import ConfigError
-from penstock.registry.database.sqlite_file import open_for_reading
+from penstock.registry.database.sqlite_file import gone, open_for_reading
 from penstock.registry.deployment import Change, Deployment, stored_deployment
 from penstock.registry.migrations import HEAD
 from penstock.registry.routes import Routes, stored_routes
@@ -46,18 +46,28 @@ class Reads:
         self._file = _plain_file(url)
         self._current = False
         """True once the file was seen in the current schema."""
+        self._expected = False
 
     @cached_property
     def store(self) -> Store:
         """The Store, which also writes."""
         from penstock.registry.database.store import Store  # SQLAlchemy takes a quarter of a second to import
 
-        return Store(self._url)
+        return Store(self._url, lasting=self._lasting, known=self.known)
 
     def close(self) -> None:
         """Close every connection. Safe to call twice."""
         if "store" in self.__dict__:
             self.store.close()
+
+    @property
+    def known(self) -> bool:
+        """True if the database was there before."""
+        return self._current or self._expected
+
+    def expect(self) -> None:
+        """The database was there before this process began: if it is missing, it is gone."""
+        self._expected = True
 
     def digest(self, name: str, version: str) -> str | None:
         """The recorded digest of a version."""
@@ -133,9 +143,8 @@ class Reads:
             return None
 
     def _refuse_loss(self, file: Path) -> None:
-        if self._lasting and self._current:
-            gone = f"the registry database {file}" if file.parent.is_dir() else f"the registry {file.parent}"
-            raise ConfigError(f"{gone} is gone; the loaded models go on answering")
+        if self._lasting and self.known:
+            raise ConfigError(gone(file))
 
     def _read(self, file: Path, query: str, values: Sequence[str]) -> _Rows | None:
         with closing(open_for_reading(file)) as connection:

@@ -13,7 +13,7 @@ from sqlalchemy.pool import NullPool
 
 from penstock.errors import ConfigError
 from penstock.registry.database.base import Database
-from penstock.registry.database.sqlite_file import open_for_reading, open_for_writing
+from penstock.registry.database.sqlite_file import gone, open_for_reading, open_for_writing
 
 _RESTORE = "restore it, or move it away: {loss}"
 
@@ -36,11 +36,22 @@ class SQLite(Database):
         self._file = Path(url.database or "").absolute()
         super().__init__(str(self._file))
         self.reader = _engine(partial(open_for_reading, self._file), "BEGIN")
-        self.writer = _engine(partial(open_for_writing, self._file), "BEGIN IMMEDIATE")
+        self.writer = _engine(self._open_for_writing, "BEGIN IMMEDIATE")
 
     def exists(self) -> bool:
-        """False until the file exists."""
-        return self._file.exists()
+        """False until the file exists. Raises ConfigError for one that does not go away, and is gone."""
+        found = self._file.exists()
+        self.known = self.known or found
+        if self.lasting and self.known and not found:
+            raise ConfigError(gone(self._file))
+        return found
+
+    def _open_for_writing(self) -> sqlite3.Connection:
+        """An empty database in place of one that is gone would look as if everything had been removed."""
+        found = self.exists()
+        connection = open_for_writing(self._file, create=not (self.lasting and found))
+        self.known = True
+        return connection
 
 
 def _engine(connect: Callable[[], sqlite3.Connection], begin: str) -> Engine:

@@ -30,9 +30,15 @@ def open_for_reading(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def open_for_writing(path: Path) -> sqlite3.Connection:
+def gone(path: Path) -> str:
+    """What is to be said about a registry's database that was there before."""
+    what = f"the registry database {path}" if path.parent.is_dir() else f"the registry {path.parent}"
+    return f"{what} is gone; the loaded models go on answering"
+
+
+def open_for_writing(path: Path, *, create: bool = True) -> sqlite3.Connection:
     """A connection that creates a missing file, in WAL mode: readers and the writer do not block each other."""
-    connection = _connect(path, "mode=rwc")
+    connection = _connect(path, "mode=rwc" if create else "mode=rw")
     try:
         # Of two processes that switch a new file at the same time one fails; its next connection finds it switched.
         with suppress(sqlite3.OperationalError):

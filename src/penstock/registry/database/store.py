@@ -32,8 +32,12 @@ class Store:
     read-only, damaged, unreachable, or written by a newer Penstock.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, lasting: bool = False, known: bool = False) -> None:
+        """A `lasting` database is one that does not go away: once it was there (`known`: it was already), a missing
+        file is an error and is not created anew.
+        """
         self._database = open_database(url)
+        self._database.lasting, self._database.known = lasting, known
         self._readable = False
 
     def close(self) -> None:
