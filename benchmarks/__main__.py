@@ -20,6 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import canaries
 import front
 import hydraulics
 import inprocess
@@ -44,6 +45,7 @@ BENCHMARKS: dict[str, Callable[[Plan], Result]] = {
     **front.FRONT,
     "interfaces": front.interfaces,
     **watched.BENCHMARKS,
+    **canaries.BENCHMARKS,
     **{name: of_three(one) for name, one in {**inprocess.BENCHMARKS, **hydraulics.BENCHMARKS}.items()},
 }
 

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from penstock.engine.engine import InferenceEngine
-from penstock.errors import ModelLoadError, ModelNotReady, PenstockError
+from penstock.errors import ConfigError, ModelLoadError, ModelNotReady, PenstockError
 from penstock.gateway.admin_commands import AdminCommands
 from penstock.gateway.worker_group import WorkerGroup
 from penstock.monitor.alerts.running import Alerting
@@ -70,6 +70,7 @@ class Service:
         self._stopping = False
         self._registry_error = self._routes_error = ""
         self._shown_routes = 0
+        self._kept: object = None
         self._background: list[asyncio.Task[None]] = []
 
     async def start(self, refs: Sequence[str] = ()) -> None:
@@ -85,7 +86,9 @@ class Service:
             self.engine.deployment.share(await asyncio.to_thread(self.workers.deployment_store))
         if self.prediction_log is not None:
             await asyncio.to_thread(self.prediction_log.start)
-        await self.engine.start(refs, strict=self.settings.strict or len(named) == 1)
+        registry = self.engine.registry
+        with registry.routes.starting(registry.path):
+            await self.engine.start(refs, strict=self.settings.strict or len(named) == 1)
         if named and not self.engine.loaded() and self.engine.deployment.failed:
             raise ModelLoadError("; ".join(self.engine.deployment.reasons()))
         await self._follow_drain()
@@ -189,6 +192,7 @@ class Service:
         while True:
             await asyncio.sleep(RECONCILE_EVERY_S)
             await self.reconcile()
+            await asyncio.to_thread(self._keep_last_known)
 
     async def _watch_routes(self) -> None:
         while True:
@@ -209,6 +213,17 @@ class Service:
         self._shown_routes = self.engine.deployment.traffic.followed
         if self.workers is not None and before != self._shown_routes:
             await asyncio.to_thread(self.workers.publish, self.figures)
+
+    def _keep_last_known(self) -> None:
+        """Keep what the database says in a file, for a start without it; there is none where it cannot be written."""
+        registry, now = self.engine.registry, self.engine.deployment.followed
+        if now == self._kept:
+            return
+        try:
+            registry.routes.keep(registry.path)
+        except (ConfigError, OSError) as error:
+            log.debug("what is known of the registry cannot be kept: %s", error)
+        self._kept = now
 
     async def reconcile(self) -> None:
         """Follow the deployment and the registry now; errors are logged."""

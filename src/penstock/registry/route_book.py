@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from penstock.artifacts.artifact import Artifact
@@ -15,6 +16,7 @@ from penstock.errors import InvalidInput, ModelLoadError, ModelNotFound, quoted
 from penstock.formats import Trust
 from penstock.registry import publishing
 from penstock.registry.audit import Entry, acting, actor
+from penstock.registry.database.last_known import FILE
 from penstock.registry.database.reads import Reads
 from penstock.registry.rollouts.splits import same_arms
 from penstock.registry.routes import Arm, Route, Routes, StoredRoute, parse_record, parse_route
@@ -66,6 +68,17 @@ class RouteBook:
     def known(self) -> bool:
         """True if the database was there before, so that none is made in its place while it is gone."""
         return self._reads.known
+
+    def starting(self, folder: Path) -> AbstractContextManager[None]:
+        """While a server starts: where the database cannot be read, what a server has kept of it in the folder counts.
+
+        It is used by the whole registry.
+        """
+        return self._reads.starting(folder / FILE)
+
+    def keep(self, folder: Path) -> None:
+        """Keep what the database says in the folder. Raises ConfigError or OSError."""
+        self._reads.keep(folder / FILE)
 
     @property
     def canaries(self) -> Canaries:

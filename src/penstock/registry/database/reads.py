@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import sqlite3
-from collections.abc import Sequence
-from contextlib import closing
-from functools import cached_property
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from functools import cached_property, wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeAlias, TypeVar
 
 from penstock.errors import ConfigError
+from penstock.registry.database.last_known import LastKnown, database_of
 from penstock.registry.database.sqlite_file import gone, open_for_reading
 from penstock.registry.deployment import Change, Deployment, stored_deployment
 from penstock.registry.migrations import HEAD
@@ -17,6 +19,8 @@ from penstock.registry.routes import Routes, stored_routes
 
 if TYPE_CHECKING:
     from penstock.registry.database.store import Store
+
+log = logging.getLogger(__name__)
 
 _Rows: TypeAlias = Sequence[tuple[Any, ...]]
 
@@ -30,6 +34,29 @@ _ROUTES = (
     "SELECT '', '', value, 0, '' FROM penstock_routes_revision "
     "UNION ALL SELECT name, record, revision, updated_at, updated_by FROM penstock_routes"
 )
+
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _or_last_known(method: Callable[Concatenate[Reads, P], T]) -> Callable[Concatenate[Reads, P], T]:
+    """While a server starts: what was known last, where the database cannot be read."""
+
+    @wraps(method)
+    def answer(self: Reads, *args: P.args, **kwargs: P.kwargs) -> T:
+        if not self._away:
+            try:
+                return method(self, *args, **kwargs)
+            except ConfigError as error:
+                if self._last is None:
+                    raise
+                self._away = True  # one that does not answer is asked once
+                log.warning("starting with what was known of the registry last: %s", error)
+        found: T = getattr(self._last, method.__name__)(*args, **kwargs)
+        return found
+
+    return answer
 
 
 class Reads:
@@ -47,6 +74,9 @@ class Reads:
         self._current = False
         """True once the file was seen in the current schema."""
         self._expected = False
+        self._last: LastKnown | None = None
+        """What was known before this process began, while it starts."""
+        self._away = False
 
     @cached_property
     def store(self) -> Store:
@@ -69,31 +99,72 @@ class Reads:
         """The database was there before this process began: if it is missing, it is gone."""
         self._expected = True
 
+    @contextmanager
+    def starting(self, file: Path) -> Iterator[None]:
+        """While this server starts: where the database cannot be read, what the file says of it counts.
+
+        Then the database counts again: reading it is an error as long as it is away.
+        """
+        self._last = LastKnown.read(file, self._url)
+        if self._last is not None:
+            self.expect()
+        try:
+            yield
+        finally:
+            self._last, self._away = None, False
+
+    def keep(self, file: Path) -> None:
+        """Write what the database says now into a file. Raises ConfigError or OSError."""
+        if self._file is not None and not self.known:
+            return  # there is no database yet
+        revisions = self.revision(), self.routes_revision()
+        found = self.snapshot()
+        if (found.revision(), found.routes_revision()) == revisions:  # else it is kept after the change
+            found.write(file)
+
+    def snapshot(self) -> LastKnown:
+        """What servers read of the database."""
+        rows = self._rows(_ROUTES)
+        tiers = self._rows("SELECT digest, tier FROM penstock_trust")
+        return LastKnown(
+            database_of(self._url),
+            self.digests(),
+            self.store.tiers() if tiers is None else dict(tiers),  # type: ignore[arg-type]
+            self.deployment(),
+            tuple(self.store.route_rows() if rows is None else rows),
+        )
+
+    @_or_last_known
     def digest(self, name: str, version: str) -> str | None:
         """The recorded digest of a version."""
         found = self._rows("SELECT digest FROM penstock_artifacts WHERE name = ? AND version = ?", name, version)
         return self.store.digest(name, version) if found is None else _first(found)
 
+    @_or_last_known
     def digests(self) -> dict[tuple[str, str], str]:
         """Every recorded digest, by name and version."""
         found = self._rows("SELECT name, version, digest FROM penstock_artifacts")
         return self.store.digests() if found is None else {(name, version): digest for name, version, digest in found}
 
+    @_or_last_known
     def aliases(self, name: str) -> dict[str, str]:
         """Version by alias, sorted by alias."""
         found = self._rows("SELECT alias, version FROM penstock_aliases WHERE name = ?", name)
         return self.store.aliases(name) if found is None else dict(sorted(found))
 
+    @_or_last_known
     def revision(self) -> int:
         """A counter that every change in this database increases."""
         found = self._rows("SELECT value FROM penstock_revision")
         return self.store.revision() if found is None else _first(found) or 0
 
+    @_or_last_known
     def trusted(self, digest: str) -> str | None:
         """The tier that a digest is pinned to, None if it is not pinned."""
         found = self._rows("SELECT tier FROM penstock_trust WHERE digest = ?", digest)
         return self.store.trusted(digest) if found is None else _first(found)
 
+    @_or_last_known
     def deployment(self) -> Deployment:
         """What servers should serve: aliases, and the loads and unloads of operators."""
         found = self._rows(_DEPLOYMENT)
@@ -115,11 +186,13 @@ class Reads:
         before = self.deployment()
         return before if change(before) == before else self.store.change_deployment(change)
 
+    @_or_last_known
     def routes(self) -> Routes:
         """Every route."""
         found = self._rows(_ROUTES)
         return self.store.routes() if found is None else stored_routes(found)
 
+    @_or_last_known
     def routes_revision(self) -> int:
         """A counter that every change of a route increases."""
         found = self._rows("SELECT value FROM penstock_routes_revision")

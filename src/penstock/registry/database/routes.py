@@ -34,10 +34,14 @@ _ROUTES = select(*(ROUTES.c[name] for name in ("name", "record", "revision", "up
 
 def read(connection: Connection) -> Routes:
     """Every route. Tables of an older release that could not be upgraded hold none."""
+    return stored_routes(rows(connection))
+
+
+def rows(connection: Connection) -> list[tuple[Any, ...]]:
+    """Every route, as `stored_routes` takes them."""
     if not inspect(connection).has_table(ROUTES.name):
-        return Routes()
-    rows = connection.execute(union_all(_REVISION, _ROUTES)).all()
-    return stored_routes([tuple(row) for row in rows])
+        return []
+    return [tuple(row) for row in connection.execute(union_all(_REVISION, _ROUTES))]
 
 
 def revision(connection: Connection) -> int:

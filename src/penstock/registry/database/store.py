@@ -126,6 +126,12 @@ class Store:
             found: str | None = connection.execute(query).scalar() if connection else None
         return found
 
+    def tiers(self) -> dict[str, str]:
+        """Every tier that a digest is pinned to, by digest."""
+        with self._reading() as connection:
+            rows = connection.execute(select(TRUST.c.digest, TRUST.c.tier)).all() if connection else []
+        return {row.digest: row.tier for row in rows}
+
     def trust(self, digest: str, tier: str | None, reason: str) -> None:
         """Pin a digest to a tier, in place of its present one; None removes the pin."""
         with self._writing() as connection:
@@ -159,6 +165,10 @@ class Store:
         """Every route."""
         with self._reading() as connection:
             return Routes() if connection is None else routes.read(connection)
+
+    def route_rows(self) -> list[tuple[Any, ...]]:
+        """Every route, as `stored_routes` takes them."""
+        return self.read(routes.rows, [])
 
     def routes_revision(self) -> int:
         """A counter that every change of a route increases."""
