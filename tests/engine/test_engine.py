@@ -19,6 +19,7 @@ from penstock.engine.config import InferenceConfig
 from penstock.engine.engine import InferenceEngine
 from penstock.engine.loading import manager as manager_module
 from penstock.engine.observation import Observation, Prediction
+from penstock.engine.routing import choose
 from penstock.errors import (
     ConfigError,
     DeadlineExceeded,
@@ -63,6 +64,26 @@ async def test_concurrent_requests_get_their_own_predictions(make: MakeEngine, p
     engine = make()
     await engine.start()
     assert await asyncio.gather(*(answer(engine, row) for row in X)) == classes(0)
+
+
+async def test_a_field_of_the_first_request_says_which_version_answers_a_batch(
+    make: MakeEngine, publish: Publish, registry: Registry
+) -> None:
+    publish()
+    publish(version="2.0.0", seed=1)
+    sticky = {"by": "field", "name": "batch_size"}
+    arms = [{"version": f"{number}.0.0", "weight": 50} for number in (1, 2)]
+    route = registry.routes.set("m", {"arms": arms, "sticky": sticky}, force=True).route
+    engine = make()
+    await engine.start()
+    chosen = {size: choose(route, None, None, "", str(size)) for size in range(1, 9)}
+    assert {choice.version for choice in chosen.values() if choice} == {"1.0.0", "2.0.0"}
+    for size, choice in chosen.items():
+        first = {"input_data": X[:size].ravel().tolist(), "batch_size": size}
+        answers = await engine.predict_batch(iter([first, X[0]]))
+        assert choice is not None
+        assert {each.version for each in answers if isinstance(each, Prediction)} == {choice.version}
+    assert await engine.predict_batch(iter([])) == []
 
 
 async def test_a_prediction_has_model_version_variant_and_phase_times(make: MakeEngine, publish: Publish) -> None:

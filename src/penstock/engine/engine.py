@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -204,7 +205,8 @@ class InferenceEngine:
     ) -> list[Prediction | PenstockError]:
         """One result per request, in order: its prediction or its own error. It waits for room and refuses no item.
 
-        One version of the model answers all of them. Raises ModelNotFound, ModelNotReady or ModelLoadError for all.
+        One version of the model answers all of them: where a field of the request says which, that of the first one.
+        Raises ModelNotFound, ModelNotReady or ModelLoadError for all.
         """
         with self.admission.request(
             ref, task=task, key=key, deadline=deadline, priority=priority, request_id=request_id, protocol="python"
@@ -212,8 +214,10 @@ class InferenceEngine:
             lease.wait_for_capacity = True
             if not lease.hold():
                 await lease.load()
-            await lease.decide(None)
-            return await self.pipeline.predict_batch(lease, requests)
+            items = iter(requests)
+            first = tuple(itertools.islice(items, 1))
+            await lease.decide(first[0] if first else None)
+            return await self.pipeline.predict_batch(lease, itertools.chain(first, items))
 
     async def infer(
         self,

@@ -38,6 +38,18 @@ def test_one_prediction(predictor: Predictor) -> None:
     assert predictor.info.name == "m"
 
 
+def test_a_name_with_a_route_is_its_version_with_the_greatest_weight(registry: Registry, publish: Publish) -> None:
+    publish()
+    publish(version="2.0.0", seed=1)
+    arms = [{"version": "1.0.0", "weight": 90}, {"version": "2.0.0", "weight": 10}]
+    with Predictor("m", registry=registry) as predictor:
+        assert predictor.info.version == "2.0.0"
+    registry.routes.set("m", {"arms": arms}, force=True)
+    for ref, version in (("m", "1.0.0"), ("m:2.0.0", "2.0.0")):
+        with Predictor(ref, registry=registry) as predictor:
+            assert predictor.info.version == version
+
+
 def test_several_rows_in_one_request_may_exceed_a_batch(predictor: Predictor) -> None:
     assert predictor.predict(X).predictions == TRUTH
 

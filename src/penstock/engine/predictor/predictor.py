@@ -81,7 +81,8 @@ class Predictor:
         **options: Unpack[PredictorKeywords],
     ) -> None:
         """`model` is a registry reference, a model that ships in an installed package, a model file, or a
-        `torch.nn.Module`, of which a copy runs; a module needs an `example_input` or its `signature`.
+        `torch.nn.Module`, of which a copy runs; a module needs an `example_input` or its `signature`. A name with a
+        route is its version with the greatest weight.
 
         It runs with the options of `config` and, in their place, `options`. `optimizations`: graph_optimization and
         kernel_fusion are the runtime's graph passes, on or off together; quantization selects the artifact's int8
@@ -111,7 +112,12 @@ class Predictor:
             self._registry.ensure(str(model))
         if not is_file or chosen.get("task") == TENSOR:  # one of the tasks that it has
             load.pop("task", None)
-        return self._manager.load_model(str(model), **load)
+        return self._manager.load_model(str(model) if is_file else self._chosen(str(model)), **load)
+
+    def _chosen(self, ref: str) -> str:
+        """The reference itself; of a name with a route, the version with the greatest weight."""
+        found = self._registry.routes.all().get(ref)
+        return ref if found is None else f"{ref}:{found.route.primary}"
 
     def _bind(self, task: str | None) -> None:
         """Use one task of the loaded model; the model is closed again if it does not have it."""

@@ -44,7 +44,7 @@ def _or_last_known(method: Callable[Concatenate[Reads, P], T]) -> Callable[Conca
     """While a server starts: what was known last, where the database cannot be read."""
 
     @wraps(method)
-    def answer(self: Reads, *args: P.args, **kwargs: P.kwargs) -> T:
+    def answer(self: Reads, /, *args: P.args, **kwargs: P.kwargs) -> T:
         if not self._away:
             try:
                 return method(self, *args, **kwargs)
@@ -129,7 +129,7 @@ class Reads:
         return LastKnown(
             database_of(self._url),
             self.digests(),
-            self.store.tiers() if tiers is None else dict(tiers),  # type: ignore[arg-type]
+            self.store.tiers() if tiers is None else dict(tiers),
             self.deployment(),
             tuple(self.store.route_rows() if rows is None else rows),
         )
