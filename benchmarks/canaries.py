@@ -37,7 +37,7 @@ def _of(path: Path, images: Any, workers: int, rounds: int) -> Result:
     with (
         serving(path, workers) as (server, port),
         Traffic(port, images) as traffic,
-        httpx.Client(base_url=server.url, headers=server.auth, timeout=30) as api,
+        httpx.Client(base_url=server.url, headers=server.auth, timeout=120) as api,
     ):
         began = time.monotonic()
         for version in (each for _ in range(rounds) for bad in BAD for each in ("v2.0", bad)):
