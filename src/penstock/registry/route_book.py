@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
-import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -18,7 +16,7 @@ from penstock.registry import publishing
 from penstock.registry.audit import Entry, acting, actor
 from penstock.registry.database.last_known import FILE
 from penstock.registry.database.reads import Reads
-from penstock.registry.rollouts.splits import same_arms
+from penstock.registry.rollouts.splits import following
 from penstock.registry.routes import Arm, Route, Routes, StoredRoute, parse_record, parse_route
 from penstock.scan.trust import check_trust, strongest
 from penstock.tensors import Signature, TensorSpec
@@ -28,7 +26,6 @@ if TYPE_CHECKING:
 
     from penstock.registry.rollouts.book import Canaries
 
-SALT_BYTES = 8
 MOST_ENTRIES = 1000
 
 
@@ -70,10 +67,7 @@ class RouteBook:
         return self._reads.known
 
     def starting(self, folder: Path) -> AbstractContextManager[None]:
-        """While a server starts: where the database cannot be read, what a server has kept of it in the folder counts.
-
-        It is used by the whole registry.
-        """
+        """While a server starts: where the database cannot be read, what was kept of it in the folder counts."""
         return self._reads.starting(folder / FILE)
 
     def keep(self, folder: Path) -> None:
@@ -235,7 +229,7 @@ class RouteBook:
             _refuse_canary(found)
             if not change.again:
                 _refuse_rejected(connection, route, found)
-            now = _following(route, None if found is None else found.route)
+            now = following(route, None if found is None else found.route)
             if found is not None and now == found.route:
                 return found
             return routes.put(connection, now, _what(name, change.deed))
@@ -328,15 +322,6 @@ class _Change(NamedTuple):
     deed: str
     expected: int | None
     again: bool
-
-
-def _following(route: Route, before: Route | None) -> Route:
-    """The route as it is stored after another: what lasts is taken from that."""
-    salt = before.salt if before is not None and before.salt else route.salt or secrets.token_hex(SALT_BYTES)
-    now = replace(route, salt=salt)
-    if before is not None and same_arms(now, before):
-        return replace(now, since=before.since)
-    return replace(now, since=max(time.time_ns() // 1_000_000, 1 if before is None else before.since + 1))
 
 
 def _refuse_rejected(connection: Connection, route: Route, before: StoredRoute | None) -> None:

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import secrets
+import time
+from dataclasses import replace
 from typing import Any
 
 from penstock.registry.routes import Route
+
+SALT_BYTES = 8
 
 
 def split_id(route: Route) -> str:
@@ -26,3 +31,12 @@ def same_arms(one: Route, other: Route) -> bool:
 def _shared(route: Route) -> tuple[Any, ...]:
     contents = [(arm, route.digests.get(arm.version)) for arm in route.split]
     return contents, route.rules, route.sticky, route.salt
+
+
+def following(route: Route, before: Route | None) -> Route:
+    """The route as it is stored after another: what lasts is taken from that."""
+    salt = before.salt if before is not None and before.salt else route.salt or secrets.token_hex(SALT_BYTES)
+    now = replace(route, salt=salt)
+    if before is not None and same_arms(now, before):
+        return replace(now, since=before.since)
+    return replace(now, since=max(time.time_ns() // 1_000_000, 1 if before is None else before.since + 1))
