@@ -11,7 +11,7 @@ from live_servers import Process
 from served_models import build_registry
 from waiting import wait_until
 
-from penstock.registry.database.last_known import FILE
+from penstock.registry.database.reads import FILE
 from penstock.registry.registry import Registry
 
 BODY = {"input_data": [0.5, -1.0, 2.0, 0.25]}

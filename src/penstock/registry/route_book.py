@@ -14,8 +14,7 @@ from penstock.errors import InvalidInput, ModelLoadError, ModelNotFound, quoted
 from penstock.formats import Trust
 from penstock.registry import publishing
 from penstock.registry.audit import Entry, acting, actor
-from penstock.registry.database.last_known import FILE
-from penstock.registry.database.reads import Reads
+from penstock.registry.database.reads import FILE, Reads
 from penstock.registry.rollouts.splits import following
 from penstock.registry.routes import Arm, Route, Routes, StoredRoute, parse_record, parse_route
 from penstock.scan.trust import check_trust, strongest

@@ -8,8 +8,7 @@ import pytest
 from small_artifacts import Write
 
 from penstock.errors import ConfigError
-from penstock.registry.database.last_known import FILE, LastKnown
-from penstock.registry.database.reads import Reads
+from penstock.registry.database.reads import FILE, LastKnown, Reads
 from penstock.registry.registry import Registry
 
 
