@@ -147,7 +147,7 @@ _ROWS = (
     ),
     Format(
         name="openvino",
-        files=(FileKind("openvino", "penstock.scan.openvino:scan", (".xml",), magic=(b"<", b"\xef\xbb\xbf<")),),
+        files=(FileKind("openvino", "penstock.scan.openvino:scan", (".xml",), weak_magic=b"<"),),
         trust="data",
         backend="penstock.backends.openvino:OpenVinoBackend",
         runtime=Runtime("openvino", "pip install 'penstock[openvino]'"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import stat
 import struct
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -145,6 +146,68 @@ def test_a_decompression_bomb_is_refused_without_decompression() -> None:
     bomb = packed({"m/data.pkl": bytes(80 * 2**20)}, zipfile.ZIP_DEFLATED)
     assert len(bomb) < 200_000
     assert "over 10 times its size" in refusal(bomb)
+
+
+def test_a_member_that_unpacks_to_more_than_it_says_is_not_unpacked_further() -> None:
+    """Its size in both headers is small: Python's own reader unpacks all of it before it cuts it off."""
+    bomb = packed({"m/data.pkl": bytes(64 * 2**20)}, zipfile.ZIP_DEFLATED)
+    small = bomb.replace(struct.pack("<L", 64 * 2**20), struct.pack("<L", 1000))
+    tracemalloc.start()
+    with opened(memoryview(small)) as archive:
+        assert archive.start("m/data.pkl") == bytes(8)
+        with pytest.raises(Refused, match="is damaged"):
+            archive.read("m/data.pkl")
+    assert tracemalloc.get_traced_memory()[1] < 8 * 2**20
+    tracemalloc.stop()
+
+
+def test_packed_content_that_goes_on_after_its_end_is_refused() -> None:
+    data = packed({"m/a": b"x" * 999}, zipfile.ZIP_DEFLATED)
+    with opened(memoryview(data)) as archive:
+        size = archive.members["m/a"].compress_size
+    for change in (2, -2):
+        content = zlib_member(b"x" * 999, size + change)
+        with opened(memoryview(content)) as archive, pytest.raises(Refused, match="is damaged"):
+            archive.read("m/a")
+
+
+def zlib_member(content: bytes, size: int) -> bytes:
+    """An archive of one packed member, cut or filled up to `size` packed bytes."""
+    data = packed({"m/a": content}, zipfile.ZIP_DEFLATED)
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        had = archive.getinfo("m/a").compress_size
+    start, table = 30 + len("m/a"), data.index(b"PK\x01\x02")
+    body = (data[start : start + had] + bytes(8))[:size]
+    old, new = struct.pack("<L", had), struct.pack("<L", size)
+    head = data[:18] + new + data[22:start]
+    end = data[table:].replace(old, new, 1)
+    moved = end[:-6] + struct.pack("<L", table + size - had) + end[-2:]
+    return head + body + moved
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [("m/" + "a/" * 499 + "b", "at most 1000 are read"), ("m/" + "a" * 999, "at most 1000 are read")],
+)
+def test_the_length_of_names_is_limited(name: str, says: str) -> None:
+    assert says in refusal(raw((name, b"")))
+    assert says in refusal(raw(("m/" + "/" * 60_000, b"")))
+    with opened(memoryview(raw((name[:990], b"x")))) as archive:
+        assert archive.read(name[:990]) == b"x"
+
+
+def test_extra_fields_that_take_long_to_parse_are_refused() -> None:
+    def many(info: zipfile.ZipInfo) -> None:
+        info.extra = struct.pack("<2H", 0xCAFE, 0) * 16_000
+
+    assert "extra fields" in refusal(with_info(many))
+
+
+def test_a_directory_and_a_file_of_one_name_are_refused() -> None:
+    assert "two members 'm/a'" in refusal(raw(("m/a/", b""), ("m/a", b"x")))
+    assert "'m/a/b' is inside a member" in refusal(raw(("m/a!", b""), ("m/a", b""), ("m/a/b", b"")))
+    with opened(memoryview(raw(("m/", b""), ("m/a/", b""), ("m/a/b", b"x"), ("m/ab", b"y")))) as archive:
+        assert len(archive.members) == 4
 
 
 def test_a_member_that_is_too_large_is_not_read() -> None:

@@ -30,9 +30,11 @@ SAFETENSORS = save({"w": np.ones(2, np.float32)})
         ("m.plan", b"ftrt", "library", "native"),
         ("handler.py", b"import os\n", "program", "code"),
         ("labels.txt", b"one\ntwo\n", "data", "data"),
-        ("m.npz", packed({"a.npy": b"\x93NUMPY\x01\x00v\x00{'descr': '<f4', }"}), "arrays", "data"),
-        ("m.npz", packed({"a.npy": b"\x93NUMPY\x01\x00v\x00{'descr': '|O', }"}), "arrays", "code"),
-        ("m.npy", b"\x93NUMPY\x01\x00v\x00{'descr': '|O', }", "array", "code"),
+        ("README.md", b"<p align=center>a model</p>\n", "data", "data"),
+        ("peaks.csv", b"MZ,intensity\n1,2\n", "data", "data"),
+        ("labels.txt", "chat\nchien\n\xe9l\xe9phant\n".encode(), "data", "data"),
+        ("labels.txt", "Stra\xdfe\n".encode("latin-1"), "data", "data"),
+        ("run", b"#!/bin/sh\n", "program", "code"),
     ],
 )
 def test_the_kind_and_the_tier_of_a_file_are_found(

@@ -8,6 +8,7 @@ members, more than one end. Nothing is unpacked to the disk.
 from __future__ import annotations
 
 import io
+import itertools
 import re
 import stat
 import struct
@@ -20,28 +21,38 @@ from penstock.errors import quoted
 from penstock.scan.findings import Refused
 
 MAGIC = b"PK\x03\x04"
+EMPTY_MAGIC = b"PK\x05\x06"
+"""The first bytes of an archive without members."""
 MAX_READ = 256 * 2**20
 """A larger graph, pickle or program is refused; weights are not read."""
 MAX_MEMBERS = 200_000
+MAX_NAME = 1000
+"""Bytes of a member's name. PyTorch writes the names of modules, which are far shorter."""
 
+_MAX_EXTRA = 2000
+"""Bytes of extra fields of a member in the central directory; Python's reader takes quadratic time for them."""
 _MAX_RATIO, _FREE_SIZE = 10, 64 * 2**20
 _BLOCK = 1 << 20
 _END = struct.Struct("<4s4H2LH")
+_LONGEST_COMMENT = 2**16
 _LOCATOR, _END_64 = struct.Struct("<4sLQL"), struct.Struct("<4sQ2H2L4Q")
+_ENTRY = struct.Struct("<4s6H3L5H2L")
 _HEADER = struct.Struct("<4s5H3L2H")
+_ENTRY_MAGIC, _LOCATOR_MAGIC, _END_64_MAGIC = b"PK\x01\x02", b"PK\x06\x07", b"PK\x06\x06"
 _MAX_DESCRIPTOR_BYTES = 24
 _UNICODE_PATH, _ZIP_64 = 0x7075, 0x0001
+_WIDE = 0xFFFFFFFF
 _ENCRYPTED, _DESCRIPTOR = 0x1, 0x8
-_BROKEN = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, KeyError, OSError, RuntimeError, ValueError)
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 
 class Archive:
     """A zip archive that every program reads in the same way."""
 
-    def __init__(self, archive: zipfile.ZipFile) -> None:
-        self._archive = archive
-        self.members: Mapping[str, zipfile.ZipInfo] = {member.filename: member for member in archive.infolist()}
+    def __init__(self, data: memoryview, members: Mapping[str, zipfile.ZipInfo], starts: Mapping[str, int]) -> None:
+        self._data = data
+        self._starts = starts
+        self.members = members
 
     def below_root(self) -> dict[str, str]:
         """Each member by its name below the one directory that PyTorch writes; raises Refused for more than one."""
@@ -55,46 +66,89 @@ class Archive:
         member = self.members[name]
         if member.file_size > limit:
             raise Refused(f"{quoted(name)} has {member.file_size} bytes; at most {limit} are read")
-        with _member_errors(name):
-            return self._archive.read(member)
+        return b"".join(self.blocks(name))
 
     def start(self, name: str, count: int = 8) -> bytes:
         """The first bytes of a member."""
-        with _member_errors(name), self._archive.open(self.members[name]) as file:
-            return file.read(count)
+        return next(self._unpacked(name, count), b"")[:count]
 
     def blocks(self, name: str) -> Iterator[bytes]:
-        """The content of a member of any size, in blocks."""
-        with _member_errors(name), self._archive.open(self.members[name]) as file:
-            while block := file.read(_BLOCK):
+        """The content of a member of any size, in blocks; raises Refused at the end of a damaged one."""
+        member, size, checksum = self.members[name], 0, 0
+        for block in self._unpacked(name, _BLOCK):
+            size += len(block)
+            checksum = zlib.crc32(block, checksum)
+            if size > member.file_size:
+                break
+            yield block
+        if size != member.file_size or checksum != member.CRC:
+            raise Refused(f"{quoted(name)} is damaged: its content differs from its size or its checksum")
+
+    def _unpacked(self, name: str, count: int) -> Iterator[bytes]:
+        """The content as it is, in blocks of at most `count` bytes: no more is unpacked than is looked at."""
+        member, start = self.members[name], self._starts[name]
+        packed = self._data[start : start + member.compress_size]
+        if member.compress_type == zipfile.ZIP_STORED:
+            return (bytes(packed[place : place + count]) for place in range(0, len(packed), count))
+        return _inflated(packed, count, name)
+
+
+def _inflated(packed: memoryview, count: int, name: str) -> Iterator[bytes]:
+    stream, place = zlib.decompressobj(-zlib.MAX_WBITS), 0
+    for place in range(0, len(packed), _BLOCK):
+        waiting: bytes | memoryview = packed[place : place + _BLOCK]
+        while True:
+            try:
+                block = stream.decompress(waiting, count)
+            except zlib.error as error:
+                raise Refused(f"{quoted(name)} is damaged ({error})") from None
+            if block:
                 yield block
-
-
-@contextmanager
-def _member_errors(name: str) -> Iterator[None]:
-    try:
-        yield
-    except _BROKEN as error:
-        raise Refused(f"{quoted(name)} is damaged ({error})") from None
+            waiting = stream.unconsumed_tail
+            if stream.eof or (len(block) < count and not waiting):
+                break
+        if stream.eof:
+            break
+    if not stream.eof or stream.unused_data or place + _BLOCK < len(packed):
+        raise Refused(f"{quoted(name)} is damaged: its packed content is longer or shorter than it says")
 
 
 @contextmanager
 def opened(data: memoryview) -> Iterator[Archive]:
     """An archive for reading; raises Refused for one that two readers could read differently."""
     try:
-        with zipfile.ZipFile(_File(data)) as archive:
-            _check_end(data, archive)
-            members = archive.infolist()
-            if len(members) > MAX_MEMBERS:
-                raise Refused(f"it has {len(members)} members; at most {MAX_MEMBERS} are read")
-            _check_names(members)
-            _check_sizes(members, len(data))
-            _check_layout(data, members, archive.start_dir)
-            yield Archive(archive)
-    except zipfile.BadZipFile as error:
+        table, size, count = _end_of(data)
+        _check_table(data, table, table + size, count)
+        members = _members(data, table, count)
+    except (zipfile.BadZipFile, struct.error) as error:
         raise Refused(f"it is a damaged zip archive ({error})") from None
-    except (struct.error, UnicodeDecodeError, NotImplementedError) as error:
+    except (UnicodeDecodeError, NotImplementedError) as error:
         raise Refused(f"it is a zip archive of an unsupported kind ({error})") from None
+    _check_names(members)
+    _check_sizes(members, len(data))
+    starts = _check_layout(data, members, table)
+    yield Archive(data, {member.filename: member for member in members}, starts)
+
+
+def ends_as_archive(data: memoryview) -> bool:
+    """True for a file of any kind with an archive at its end, which programs find there and open."""
+    first = max(0, len(data) - _END.size - _LONGEST_COMMENT)
+    found = bytes(data[first:]).rfind(EMPTY_MAGIC)
+    if found < 0 or first + found + _END.size > len(data):
+        return False
+    size = _END.unpack_from(data, first + found)[5]
+    table = first + found - size
+    wide = found >= _LOCATOR.size and bytes(data[first + found - _LOCATOR.size :][:4]) == _LOCATOR_MAGIC
+    return wide or (size > 0 and table >= 0 and bytes(data[table : table + 4]) == _ENTRY_MAGIC)
+
+
+def _members(data: memoryview, table: int, count: int) -> list[zipfile.ZipInfo]:
+    """As Python's reader sees them, which must be where the archive says."""
+    with zipfile.ZipFile(_File(data)) as archive:
+        members = archive.infolist()
+        if archive.start_dir != table or len(members) != count:
+            raise Refused("its central directory is not where the archive says")
+    return members
 
 
 class _File(io.RawIOBase):
@@ -133,40 +187,65 @@ class _File(io.RawIOBase):
         return len(part)
 
 
-def _check_end(data: memoryview, archive: zipfile.ZipFile) -> None:
-    """The central directory lies directly before the one end record, which is the last thing in the file."""
+def _end_of(data: memoryview) -> tuple[int, int, int]:
+    """Offset, size and number of entries of the central directory.
+
+    It lies directly before the one end record, which is the last thing in the file.
+    """
     start = len(data) - _END.size
-    signature, disk, first, here, total, size, offset, comment = _END.unpack_from(data, start)
-    if signature != b"PK\x05\x06" or comment or disk or first or here != total:
-        raise Refused("its end record has a comment, or bytes follow it")
+    if start < 0:
+        raise Refused("it is a damaged zip archive (it is too short)")
+    signature, disk, first, here, count, size, offset, comment = _END.unpack_from(data, start)
+    if signature != EMPTY_MAGIC or comment or disk or first or here != count:
+        raise Refused("its end record is damaged or has a comment, or bytes follow it")
     end_of_table = start
-    if start >= _LOCATOR.size and bytes(data[start - _LOCATOR.size :][:4]) == b"PK\x06\x07":
+    if start >= _LOCATOR.size + _END_64.size and bytes(data[start - _LOCATOR.size :][:4]) == _LOCATOR_MAGIC:
         end_of_table = start - _LOCATOR.size - _END_64.size
         found = _END_64.unpack_from(data, end_of_table)
         found_at = _LOCATOR.unpack_from(data, start - _LOCATOR.size)[2]
-        if found[0] != b"PK\x06\x06" or found[1] != _END_64.size - 12 or found_at != end_of_table:
+        if found[0] != _END_64_MAGIC or found[1] != _END_64.size - 12 or found_at != end_of_table:
             raise Refused("its end record is not where the archive says")
-        size, offset, total = found[8], found[9], found[7]
-    if offset + size != end_of_table or archive.start_dir != offset or total != len(archive.infolist()):
+        size, offset, count = found[8], found[9], found[7]
+    if offset + size != end_of_table:
+        raise Refused("its central directory is not where the archive says")
+    return offset, size, count
+
+
+def _check_table(data: memoryview, start: int, end: int, count: int) -> None:
+    """The limits of the central directory, before a general reader parses it."""
+    if count > MAX_MEMBERS:
+        raise Refused(f"it has {count} members; at most {MAX_MEMBERS} are read")
+    for _ in range(count):
+        entry = _ENTRY.unpack_from(data, start) if start + _ENTRY.size <= end else (b"",)
+        if entry[0] != _ENTRY_MAGIC:
+            raise Refused("it is a damaged zip archive (its central directory is cut short)")
+        name, extra, comment = entry[10:13]
+        if name > MAX_NAME:
+            raise Refused(f"the name of a member has {name} bytes; at most {MAX_NAME} are read")
+        if extra > _MAX_EXTRA or comment > _MAX_EXTRA:
+            raise Refused("a member has a comment or extra fields that no model needs")
+        start += _ENTRY.size + int(name) + int(extra) + int(comment)
+    if start != end:
         raise Refused("its central directory is not where the archive says")
 
 
 def _check_names(members: list[zipfile.ZipInfo]) -> None:
-    seen: set[str] = set()
+    """Every name once, in any case, and none below another that is no directory."""
+    paths: list[tuple[str, bool]] = []
     for member in members:
-        name = member.filename
-        _check_name(member, name)
-        if name.lower() in seen:
-            raise Refused(f"it has two members {quoted(name)}")
-        seen.add(name.lower())
-    inner = next((name for name in seen if any(parent in seen for parent in _parents(name))), None)
-    if inner is not None:
-        raise Refused(f"{quoted(inner)} is inside a member that is not a directory")
+        _check_name(member, member.filename)
+        name = member.filename.lower().replace("/", "\0")  # sorts before all others: a directory, then what is in it
+        paths.append((name.rstrip("\0"), name.endswith("\0")))
+    paths.sort()
+    for (before, is_directory), (name, _) in itertools.pairwise(paths):
+        if name == before:
+            raise Refused(f"it has two members {quoted(_as_path(name))}")
+        if not is_directory and name.startswith(f"{before}\0"):
+            raise Refused(f"{quoted(_as_path(name))} is inside a member that is not a directory")
 
 
-def _parents(name: str) -> Iterator[str]:
-    parts = name.rstrip("/").split("/")
-    return ("/".join(parts[:count]) for count in range(1, len(parts)))
+def _as_path(name: str) -> str:
+    return name.replace("\0", "/")
 
 
 def _check_name(member: zipfile.ZipInfo, name: str) -> None:
@@ -192,20 +271,27 @@ def _check_sizes(members: list[zipfile.ZipInfo], size: int) -> None:
         raise Refused(f"the member {quoted(odd.filename)} has two sizes")
 
 
-def _check_layout(data: memoryview, members: list[zipfile.ZipInfo], table: int) -> None:
-    """Members follow each other from the first byte to the central directory, each after its own header."""
-    offset = 0
+def _check_layout(data: memoryview, members: list[zipfile.ZipInfo], table: int) -> dict[str, int]:
+    """Members follow each other from the first byte to the central directory, each after its own header.
+
+    The result is where the content of each member begins.
+    """
+    offset, starts = 0, {}
     for member in sorted(members, key=lambda member: member.header_offset):
         gap = member.header_offset - offset
         if not 0 <= gap <= (_MAX_DESCRIPTOR_BYTES if offset else 0):
             raise Refused(f"there are bytes before the member {quoted(member.filename)}, or it overlaps another")
-        offset = _check_header(data, member) + member.compress_size
+        starts[member.filename] = _check_header(data, member)
+        offset = starts[member.filename] + member.compress_size
     if not 0 <= table - offset <= _MAX_DESCRIPTOR_BYTES:
         raise Refused("there are bytes between its last member and its central directory")
+    return starts
 
 
 def _check_header(data: memoryview, member: zipfile.ZipInfo) -> int:
     """Where the member's content begins; its header must agree with the central directory."""
+    if member.header_offset + _HEADER.size > len(data):
+        raise Refused("it is a damaged zip archive (a header is cut short)")
     header = _HEADER.unpack_from(data, member.header_offset)
     signature, flags, method, packed, size = header[0], header[2], header[3], header[7], header[8]
     name_length, extra_length = header[9], header[10]
@@ -213,7 +299,7 @@ def _check_header(data: memoryview, member: zipfile.ZipInfo) -> int:
     name = bytes(data[name_offset : name_offset + name_length])
     extra = bytes(data[name_offset + name_length : name_offset + name_length + extra_length])
     later = flags & _DESCRIPTOR and packed == 0 and size == 0
-    wide = 0xFFFFFFFF in (packed, size) and _has_field(extra, _ZIP_64)
+    wide = _WIDE in (packed, size) and _has_field(extra, _ZIP_64)
     same_sizes = later or wide or (packed, size) == (member.compress_size, member.file_size)
     alike = signature == MAGIC and name == member.filename.encode() and method == member.compress_type
     if not alike or not same_sizes or flags & _ENCRYPTED:

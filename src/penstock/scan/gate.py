@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from penstock.artifacts.artifact import Artifact, Variant
+from penstock.artifacts.artifact import Artifact
 from penstock.errors import IntegrityError, Untrusted
 from penstock.scan.findings import Finding, Report
-from penstock.scan.scanner import scan_file
+from penstock.scan.memory_map import mapped
+from penstock.scan.scanner import disguised, scan_file
 
-_LIBRARIES = (".so", ".dll", ".dylib", ".py", ".pyc", ".pyd", ".sh", ".pkl", ".pickle")
+_PROGRAMS = (".so", ".dll", ".dylib", ".py", ".pyc", ".pyd", ".sh", ".pkl", ".pickle")
 
 
 def require_allowed(report: Report, trust: str) -> None:
@@ -29,17 +30,24 @@ def untrusted(path: Path, what: str, tier: str) -> str:
 
 
 def scan_artifact(artifact: Artifact) -> Iterator[Report]:
-    """A report on every file of an artifact that is opened: variants, their companions, golden samples."""
+    """A report on every file of an artifact that is opened: variants, their companions, golden samples, card."""
+    models = {variant.file for variant in artifact.variants}
     for variant in artifact.variants:
         yield scan_file(artifact.variant_path(variant), variant.format)
-        yield from _companions(artifact, variant)
-    if artifact.manifest.golden is not None:
-        yield scan_file(artifact.path / artifact.manifest.golden.file.path)
+    golden = artifact.manifest.golden
+    if golden is not None:
+        models.add(golden.file.path)
+        yield scan_file(artifact.path / golden.file.path)
+    for entry in artifact.manifest.files():
+        if entry.path not in models:
+            yield from _companion(artifact.path / entry.path)
 
 
-def _companions(artifact: Artifact, variant: Variant) -> Iterator[Report]:
-    """Companions of a model are data for its runtime; files that an operating system would run are refused."""
-    for entry in variant.files:
-        if entry.path != variant.file and entry.path.lower().endswith(_LIBRARIES):
-            finding = Finding(None, "it is a program, which is not part of a model")
-            yield Report(artifact.path / entry.path, "program", (finding,))
+def _companion(path: Path) -> Iterator[Report]:
+    """Other files are data for a runtime; what an operating system or an unpickler would run is refused."""
+    what = "a program" if path.name.lower().endswith(_PROGRAMS) else None
+    if what is None:
+        with mapped(path) as data:
+            what = disguised(data) if len(data) else None
+    if what is not None:
+        yield Report(path, "program", (Finding(None, f"it is {what}, which is not part of a model"),))

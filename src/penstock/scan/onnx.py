@@ -27,7 +27,7 @@ _WITHIN: dict[int, dict[int, int]] = {
 _MAX_DEPTH = 100
 """The limit of protobuf itself."""
 
-_IR_VERSION = 1
+_IR_VERSION, _GRAPH_FIELD = 1, 7
 _OP_TYPE, _DOMAIN = 4, 7  # of a node
 _NAME, _FUNCTION_DOMAIN = 1, 10  # of a function
 _RAW_DATA, _EXTERNAL_DATA, _DATA_LOCATION = 9, 13, 14  # of a tensor
@@ -59,7 +59,8 @@ class _Seen(NamedTuple):
     operators: set[tuple[str, str]]
     functions: set[tuple[str, str]]
     external: list[dict[str, str]]
-    problems: list[str]
+    problems: dict[str, None]
+    """In their order, each once."""
 
 
 def scan(data: memoryview, path: Path | None) -> Iterator[Finding]:
@@ -76,27 +77,38 @@ def external_files(data: memoryview) -> set[str]:
 
 
 def _walk(data: memoryview) -> _Seen:
-    seen = _Seen(set(), set(), [], [])
-    kinds = [(_MODEL, 0, len(data), 0)]
+    """Depth first, one message open at each level: what waits does not grow with the file."""
+    seen = _Seen(set(), set(), [], {})
     _require_model(data)
-    while kinds:
-        kind, start, end, depth = kinds.pop()
-        if depth > _MAX_DEPTH:
+    levels = [_within(data, _MODEL, 0, len(data), seen)]
+    while levels:
+        inner = next(levels[-1], None)
+        if inner is None:
+            levels.pop()
+        elif len(levels) > _MAX_DEPTH:
             raise Refused("its graphs are nested too deeply")
-        reader = _READERS.get(kind)
-        if reader is not None:
-            reader(data, start, end, seen)
-        within = _WITHIN.get(kind)
-        if within is not None:
-            for field, wire, first, last in fields(data, start, end):
-                if wire == BYTES and field in within:
-                    kinds.append((within[field], first, last, depth + 1))
+        else:
+            levels.append(_within(data, *inner, seen))
     return seen
 
 
+def _within(data: memoryview, kind: int, start: int, end: int, seen: _Seen) -> Iterator[tuple[int, int, int]]:
+    """The messages inside a message, after it was read itself."""
+    reader, within = _READERS.get(kind), _WITHIN.get(kind)
+    if reader is not None:
+        reader(data, start, end, seen)
+    if within is not None:
+        for field, wire, first, last in fields(data, start, end):
+            if wire == BYTES and field in within:
+                yield within[field], first, last
+
+
 def _require_model(data: memoryview) -> None:
-    found = {(field, wire) for field, wire, _, _ in fields(data, 0, len(data))}
-    if (7, BYTES) not in found or (_IR_VERSION, VARINT) not in found:
+    graph = version = False
+    for field, wire, _, _ in fields(data, 0, len(data)):
+        graph = graph or (field, wire) == (_GRAPH_FIELD, BYTES)
+        version = version or (field, wire) == (_IR_VERSION, VARINT)
+    if not (graph and version):
         raise Refused("the file is damaged or not an ONNX model; export or copy it again")
 
 
@@ -132,12 +144,12 @@ def _read_tensor(data: memoryview, start: int, end: int, seen: _Seen) -> None:
         elif field == _DATA_LOCATION and wire == VARINT:
             outside = first == 1
     if (raw and typed) or (entries and (raw or typed)):
-        seen.problems.append("one of its tensors has its data in two places, and programs differ on which they use")
+        seen.problems["one of its tensors has its data in two places, and programs differ on which they use"] = None
     if outside and not entries:
-        seen.problems.append("one of its tensors is in another file, which it does not name")
+        seen.problems["one of its tensors is in another file, which it does not name"] = None
     if entries:
         if len({key for key, _ in entries}) != len(entries):
-            seen.problems.append("one of its tensors gives its location twice")
+            seen.problems["one of its tensors gives its location twice"] = None
         seen.external.append(dict(entries))
 
 

@@ -7,16 +7,15 @@ fail only after it has run the part before.
 
 from __future__ import annotations
 
-import io
-import pickletools
+import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from penstock.errors import quoted, shortened
+from penstock.errors import quoted
 from penstock.scan.findings import Finding, Refused
+from penstock.scan.opcodes import Name, Source, Steps
 
-_MAX_OPCODES = 20_000_000
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PICKLES = 5
 """What `torch.save` wrote before 1.6: magic number, protocol, system, object, keys of storages; then raw numbers."""
@@ -63,15 +62,15 @@ WEIGHTS: frozenset[str] = frozenset(
 )
 """The names that PyTorch allows with `weights_only=True`; a test compares them with PyTorch's own list."""
 
+_KNOWN_MODULES = sys.stdlib_module_names | {"__builtin__", "nt", "posix", "numpy", "torch"}
+"""Modules that are there: a name of another one is proof of a pickle only when the pickle goes on to call it."""
 
-class Name(NamedTuple):
-    """A name that a pickle looks up, with its module."""
 
-    module: str
-    name: str
+class _Found(NamedTuple):
+    """What the pickles in a file would look up, and whether any of it is called."""
 
-    def __str__(self) -> str:
-        return f"{self.module}.{self.name}"
+    names: set[Name]
+    calls: bool
 
 
 def scan(data: memoryview | bytes, _: Path | None = None) -> Iterator[Finding]:
@@ -83,11 +82,12 @@ def scan(data: memoryview | bytes, _: Path | None = None) -> Iterator[Finding]:
 
 def names_of(data: memoryview | bytes) -> set[Name]:
     """Every name that the pickles in a file would look up; raises Refused when one cannot be known."""
-    file = io.BytesIO(data)
+    source = Source(data)
     names: set[Name] = set()
     count, legacy = 0, False
-    while file.tell() < len(data) and not (legacy and count == _LEGACY_PICKLES):
-        steps = _Steps(file)
+    while source.tell() < len(data) and not (legacy and count == _LEGACY_PICKLES):
+        steps = Steps(source)
+        steps.run()
         names |= steps.names
         count += 1
         legacy = legacy or (count == 1 and steps.result == _LEGACY_MAGIC)
@@ -96,155 +96,20 @@ def names_of(data: memoryview | bytes) -> set[Name]:
     return names
 
 
-class _Unknown:
-    """A value that is known only when the pickle runs."""
+def hidden(data: memoryview) -> Finding | None:
+    """What a file of another kind would do if it were read as a pickle: pickles need no mark, and may be text.
 
-
-_UNKNOWN, _MARK = _Unknown(), object()
-
-
-class _Steps:
-    """One pickle, from the position of the file to its end."""
-
-    def __init__(self, file: io.BytesIO) -> None:
-        self.names: set[Name] = set()
-        self.result: Any = _UNKNOWN
-        self._stack: list[Any] = []
-        self._memo: dict[int, Any] = {}
-        try:
-            self._run(file)
-        except Refused:
-            raise
-        except (ValueError, IndexError, KeyError, TypeError, OverflowError, EOFError) as error:
-            raise Refused(f"its pickle is damaged ({shortened(' '.join(str(error).split()), 80)})") from None
-
-    def _run(self, file: io.BytesIO) -> None:
-        for count, (opcode, argument, _) in enumerate(pickletools.genops(file)):
-            if count > _MAX_OPCODES:
-                raise Refused(f"its pickle has more than {_MAX_OPCODES} opcodes")
-            special = _SPECIAL.get(opcode.name)
-            if special is not None:
-                special(self, argument)
-            elif opcode.name in _CONSTANTS:
-                self._stack.append(argument)
-            else:
-                self._step(opcode)
-        if self._stack:
-            raise Refused("its pickle leaves values on the stack")
-
-    def _step(self, opcode: Any) -> None:
-        """Any other opcode: pop and push as many values as its description says."""
-        takes = list(opcode.stack_before)
-        if pickletools.markobject in takes:
-            self._pop_mark()
-            takes = takes[: takes.index(pickletools.markobject)]
-        for _ in takes:
-            self._pop()
-        self._stack.extend(_UNKNOWN for _ in opcode.stack_after)
-
-    def _pop(self) -> Any:
-        value = self._stack.pop()
-        if value is _MARK:
-            raise Refused("its pickle uses a mark as a value")
-        return value
-
-    def _pop_mark(self) -> list[Any]:
-        place = len(self._stack) - 1 - self._stack[::-1].index(_MARK)
-        taken = self._stack[place + 1 :]
-        del self._stack[place:]
-        return taken
-
-    def _mark(self, _: Any) -> None:
-        self._stack.append(_MARK)
-
-    def _discard(self, _: Any) -> None:
-        self._stack.pop()  # may be a mark
-
-    def _top(self) -> Any:
-        if self._stack[-1] is _MARK:
-            raise Refused("its pickle uses a mark as a value")
-        return self._stack[-1]
-
-    def _duplicate(self, _: Any) -> None:
-        self._stack.append(self._top())
-
-    def _put(self, place: Any) -> None:
-        self._memo[int(place)] = self._top()
-
-    def _memoize(self, _: Any) -> None:
-        self._memo[len(self._memo)] = self._top()
-
-    def _get(self, place: Any) -> None:
-        self._stack.append(self._memo[int(place)])
-
-    def _global(self, argument: Any) -> None:
-        module, _, name = str(argument).partition(" ")
-        self._look_up(module, name)
-        self._stack.append(_UNKNOWN)
-
-    def _instance(self, argument: Any) -> None:
-        self._pop_mark()
-        self._global(argument)
-
-    def _stack_global(self, _: Any) -> None:
-        name, module = self._pop(), self._pop()
-        self._look_up(module, name)
-        self._stack.append(_UNKNOWN)
-
-    def _look_up(self, module: Any, name: Any) -> None:
-        if not (isinstance(module, str) and isinstance(name, str) and module and name):
-            raise Refused("its pickle looks up a name that is computed at run time")
-        self.names.add(Name(module, name))
-
-    def _refuse(self, _: Any) -> None:
-        raise Refused("its pickle uses a registered extension or an external buffer, whose content cannot be known")
-
-    def _end(self, _: Any) -> None:
-        self.result = self._pop()
-
-
-_CONSTANTS = frozenset(
-    [
-        "INT",
-        "BININT",
-        "BININT1",
-        "BININT2",
-        "LONG",
-        "LONG1",
-        "LONG4",
-        "STRING",
-        "BINSTRING",
-        "SHORT_BINSTRING",
-        "BINBYTES",
-        "SHORT_BINBYTES",
-        "BINBYTES8",
-        "BYTEARRAY8",
-        "UNICODE",
-        "SHORT_BINUNICODE",
-        "BINUNICODE",
-        "BINUNICODE8",
-        "FLOAT",
-        "BINFLOAT",
-    ]
-)
-_SPECIAL: dict[str, Any] = {
-    "MARK": _Steps._mark,
-    "POP": _Steps._discard,
-    "DUP": _Steps._duplicate,
-    "PUT": _Steps._put,
-    "BINPUT": _Steps._put,
-    "LONG_BINPUT": _Steps._put,
-    "MEMOIZE": _Steps._memoize,
-    "GET": _Steps._get,
-    "BINGET": _Steps._get,
-    "LONG_BINGET": _Steps._get,
-    "GLOBAL": _Steps._global,
-    "INST": _Steps._instance,
-    "STACK_GLOBAL": _Steps._stack_global,
-    "EXT1": _Steps._refuse,
-    "EXT2": _Steps._refuse,
-    "EXT4": _Steps._refuse,
-    "NEXT_BUFFER": _Steps._refuse,
-    "READONLY_BUFFER": _Steps._refuse,
-    "STOP": _Steps._end,
-}
+    An unpickler runs what comes before a fault, so the names that it would look up before the first one count. Text
+    may begin like a pickle by chance: then the names are no modules, and nothing is called.
+    """
+    steps = Steps(Source(data))
+    try:
+        steps.run()
+    except Refused as refused:
+        if steps.exhausted:
+            return Finding(None, f"it begins as a pickle: {refused}")
+    names = sorted(name for name in steps.names if name.is_plain)
+    proof = steps.calls or steps.ended or any(name.module.partition(".")[0] in _KNOWN_MODULES for name in names)
+    if not names or not proof:
+        return None
+    return Finding("code", f"it is a pickle as well, which looks up {quoted(names[0])} and may call it")

@@ -5,16 +5,18 @@ The kinds that model formats are stored in come from `penstock.formats`; the kin
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Iterator
 from itertools import chain
 from pathlib import Path
 
-from penstock.errors import IntegrityError, quoted
+from penstock.errors import IntegrityError
 from penstock.formats import FORMATS, FileKind, file_kinds, formats_of_suffix
 from penstock.libraries import import_attribute
-from penstock.scan.archive import MAGIC, Archive, opened
+from penstock.scan.archive import EMPTY_MAGIC, MAGIC, Archive, ends_as_archive, opened
 from penstock.scan.findings import Finding, Refused, Report
 from penstock.scan.memory_map import mapped
+from penstock.scan.pickles import hidden
 
 Scanner = Callable[[memoryview, Path | None], Iterator[Finding]]
 ArchiveScanner = Callable[[Archive], Iterator[Finding]]
@@ -22,6 +24,20 @@ ArchiveScanner = Callable[[Archive], Iterator[Finding]]
 _HEADER_BYTES = 16
 _TAR, _TAR_OFFSET = b"ustar", 257
 _MAX_MEMBER_BYTES = 2**31
+_COMPRESSED = {
+    b"\x1f\x8b": "gzip",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ\0": "xz",
+    b"\x5d\0\0": "lzma",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"\x04\x22\x4d\x18": "lz4",
+    b"7z\xbc\xaf\x27\x1c": "7z",
+    b"Rar!\x1a\x07": "rar",
+    b"PK\x07\x08": "zip in several parts",
+    b"\x1f\x9d": "compress",
+}
+_NOT_TEXT = re.compile(rb"[\0-\x08\x0e-\x1a\x1c-\x1f]")
+_WIDE_TEXT = (b"\xff\xfe", b"\xfe\xff")
 
 
 def _library(_: memoryview, __: Path | None) -> Iterator[Finding]:
@@ -32,32 +48,26 @@ def _program(_: memoryview, __: Path | None) -> Iterator[Finding]:
     yield Finding("code", "it is a program")
 
 
-def _array(data: memoryview, _: Path | None) -> Iterator[Finding]:
-    """NumPy's own format; arrays of objects are pickles."""
-    if b"'O" in bytes(data[:4096]) or b"|O" in bytes(data[:4096]):
-        yield Finding("code", "it is an array of objects, which are pickles")
-
-
-def _arrays(archive: Archive) -> Iterator[Finding]:
-    for name in archive.members:
-        for finding in _array(memoryview(archive.start(name, 4096)), None):
-            yield finding.inside(name)
-
-
 def _mar(archive: Archive) -> Iterator[Finding]:
     """A TorchServe archive: every member is scanned as a file of its own, the model among them."""
-    for name in archive.members:
-        if name.endswith("/"):
+    for name, member in archive.members.items():
+        if name.endswith("/") or not member.file_size:
             continue
         data = archive.read(name, _MAX_MEMBER_BYTES)
-        report = scan_bytes(memoryview(data), Path(name), in_archive=True) if data else None
-        if report is not None and report.kind in (_MAR.name, _UNKNOWN_ARCHIVE):
-            raise Refused(f"it holds another archive, {quoted(name)}")
-        yield from (finding.inside(name) for finding in (report.findings if report else ()))
+        report = scan_bytes(memoryview(data), Path(name), in_archive=True)
+        yield from (finding.inside(name) for finding in report.findings)
 
 
-def _harmless(_: memoryview, __: Path | None) -> Iterator[Finding]:
+def _text(data: memoryview, _: Path | None) -> Iterator[Finding]:
+    """Text, which no loader of models runs; what begins as a pickle was found before."""
+    if bytes(data[:2]) not in _WIDE_TEXT and _NOT_TEXT.search(data):
+        raise Refused("it is not text; its content cannot be checked")
     return iter(())
+
+
+def _is_program_of_windows(start: bytes, _: int) -> bool:
+    """Its two letters may also begin a text."""
+    return start.startswith(b"MZ") and (not start.isascii() or _NOT_TEXT.search(start) is not None)
 
 
 def _is_mar(members: Collection[str]) -> bool:
@@ -70,20 +80,19 @@ def _is_npz(members: Collection[str]) -> bool:
 
 _UNKNOWN_ARCHIVE = "archive"
 _LIBRARY = FileKind(
-    "library", f"{__name__}:_library", magic=(b"\x7fELF", b"MZ", b"\xcf\xfa\xed\xfe", b"\xca\xfe\xba\xbe")
+    "library",
+    f"{__name__}:_library",
+    (".so", ".dll", ".dylib", ".pyd", ".engine", ".plan"),
+    magic=(b"\x7fELF", b"\xcf\xfa\xed\xfe", b"\xca\xfe\xba\xbe"),
+    header=_is_program_of_windows,
 )
-_ARRAY = FileKind("array", f"{__name__}:_array", magic=(b"\x93NUMPY",))
-_ARRAYS = FileKind("arrays", f"{__name__}:_arrays", (".npz",), members=_is_npz)
-_MAR = FileKind("mar", f"{__name__}:_mar", members=_is_mar)
-_PROGRAM = FileKind("program", f"{__name__}:_program")
-_DATA = FileKind("data", f"{__name__}:_harmless")
-
-_NAMED: tuple[tuple[frozenset[str], FileKind], ...] = (
-    (frozenset({".py", ".pyc", ".pyd", ".sh"}), _PROGRAM),
-    (frozenset({".so", ".dll", ".dylib", ".engine", ".plan"}), _LIBRARY),
-    (frozenset({".md", ".txt", ".json", ".toml", ".yaml", ".yml", ".csv", ".npy"}), _DATA),
-)
-"""Kinds that are recognized by the suffix, where the content has no mark."""
+_ARRAY = FileKind("array", "penstock.scan.arrays:scan", (".npy",), magic=(b"\x93NUMPY",))
+_ARRAYS = FileKind("arrays", "penstock.scan.arrays:scan_archive", (".npz",), members=_is_npz)
+_MAR = FileKind("mar", f"{__name__}:_mar", (".mar",), members=_is_mar)
+_PROGRAM = FileKind("program", f"{__name__}:_program", (".py", ".pyc", ".sh"), magic=(b"#!",))
+_DATA = FileKind("data", f"{__name__}:_text", (".md", ".txt", ".json", ".toml", ".yaml", ".yml", ".csv"))
+_OWN = (_LIBRARY, _ARRAY, _ARRAYS, _MAR, _PROGRAM, _DATA)
+"""The kinds that are no models; programs and text have no mark, and are recognized by the suffix."""
 
 _PICKLES = frozenset({".pkl", ".pickle", ".joblib"})
 """Suffixes of pickles of protocols 0 and 1, which begin with no mark, besides those of formats stored as pickles."""
@@ -108,12 +117,38 @@ def scan_bytes(data: memoryview, path: Path, format: str | None = None, *, in_ar
             with opened(data) as archive:
                 kind = _kind_of_archive(archive)
                 name = kind.name if kind is not None else name
+                _require_checkable(kind, in_archive=in_archive)
                 return _report(path, name, format, _scan_archive(kind, archive))
         kind = _kind_of(data, path, format)
         scanner: Scanner = import_attribute(kind.scanner)
-        return _report(path, kind.name, format, scanner(data, None if in_archive else path))
+        found = scanner(data, None if in_archive else path)
+        return _report(path, kind.name, format, chain(_disguise(kind, data), found))
     except Refused as refused:
         return Report(path, name, (Finding(None, str(refused)),))
+
+
+def disguised(data: memoryview) -> str | None:
+    """What the content is, if it is a program that a name can hide: native code, or a pickle that calls something."""
+    start = bytes(data[:_HEADER_BYTES])
+    if start.startswith(_LIBRARY.magic):
+        return "native code"
+    return "a pickle that looks up names" if hidden(data) is not None else None
+
+
+def _disguise(kind: FileKind, data: memoryview) -> Iterator[Finding]:
+    """Any file may be a pickle at the same time, and any may end as an archive: programs look for either."""
+    found = None if kind.name == "pickle" else hidden(data)
+    if found is not None:
+        yield found
+    if ends_as_archive(data):
+        yield Finding(None, "it is a zip archive as well, which begins further on")
+
+
+def _require_checkable(kind: FileKind | None, *, in_archive: bool) -> None:
+    if kind is None:
+        raise Refused("it is an archive of an unknown kind; its content cannot be checked")
+    if in_archive and kind is _MAR:
+        raise Refused("it is an archive in another")
 
 
 def kind_of_file(path: Path) -> str | None:
@@ -134,11 +169,12 @@ def kind_of_file(path: Path) -> str | None:
 def _report(path: Path, kind: str, format: str | None, found: Iterator[Finding]) -> Report:
     promised = [file.name for file in _promised(path, format)]
     wrong = f"it is {_article(kind)}, which {format or path.suffix} does not promise"
-    mismatch = [Finding(None, wrong)] if promised and kind not in promised else []
+    findings = [Finding(None, wrong)] if promised and kind not in promised else []
     try:
-        return Report(path, kind, tuple(dict.fromkeys(chain(mismatch, found))))
+        findings.extend(found)
     except Refused as refused:
-        return Report(path, kind, (*mismatch, Finding(None, str(refused))))
+        findings.append(Finding(None, str(refused)))
+    return Report(path, kind, tuple(dict.fromkeys(findings)))
 
 
 def _promised(path: Path, format: str | None) -> list[FileKind]:
@@ -147,7 +183,7 @@ def _promised(path: Path, format: str | None) -> list[FileKind]:
     if row is not None:
         return list(row.files)
     suffix = path.suffix.lower()
-    known = (*file_kinds(), _ARRAYS)
+    known = (*file_kinds(), *_OWN)
     return [*(f for f in known if suffix in f.suffixes), *(f for f in known if suffix in f.shared)]
 
 
@@ -156,7 +192,7 @@ def _article(kind: str) -> str:
 
 
 def _is_archive(data: memoryview) -> bool:
-    return bytes(data[: len(MAGIC)]) == MAGIC
+    return bytes(data[: len(MAGIC)]) in (MAGIC, EMPTY_MAGIC)
 
 
 def _scan_archive(kind: FileKind | None, archive: Archive) -> Iterator[Finding]:
@@ -178,27 +214,30 @@ def _kind_of(data: memoryview, path: Path, format: str | None) -> FileKind:
     start = bytes(data[:_HEADER_BYTES])
     if bytes(data[_TAR_OFFSET : _TAR_OFFSET + len(_TAR)]) == _TAR:
         raise Refused("it is a tar archive; its content cannot be checked")
-    kinds = (_LIBRARY, _ARRAY, *file_kinds())
+    kinds = (*file_kinds(), *_OWN)
     for kind in kinds:
         if kind.header is not None and kind.header(start, len(data)):
             return kind
+    packed = next((name for magic, name in _COMPRESSED.items() if start.startswith(magic)), None)
+    if packed is not None:
+        raise Refused(f"it is compressed ({packed}); its content cannot be checked")
     for kind in kinds:
         if kind.magic and start.startswith(kind.magic):
             return kind
     promised = next(iter(_promised(path, format)), None)
     if promised is not None and not promised.is_archive:
         return promised
-    return _kind_by_suffix(path.suffix.lower(), start)
+    return _kind_without_name(path.suffix.lower(), data, start)
 
 
-def _kind_by_suffix(suffix: str, start: bytes) -> FileKind:
-    for suffixes, kind in _NAMED:
-        if suffix in suffixes:
-            return kind
+def _kind_without_name(suffix: str, data: memoryview, start: bytes) -> FileKind:
     kinds = {kind.name: kind for kind in file_kinds()}
+    is_pickle = suffix in _PICKLES or any("pickle" in row.kinds for row in formats_of_suffix(suffix))
+    if hidden(data) is not None:
+        return kinds["pickle"]
     weak = next((kind for kind in kinds.values() if kind.weak_magic and start.startswith(kind.weak_magic)), None)
     if weak is not None:
         return weak
-    if suffix in _PICKLES or any("pickle" in row.kinds for row in formats_of_suffix(suffix)):
+    if is_pickle:
         return kinds["pickle"]
     raise Refused("it is of an unknown kind; its content cannot be checked")

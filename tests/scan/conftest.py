@@ -1,0 +1,5 @@
+"""Artifacts of a few bytes."""
+
+from small_artifacts import golden, signature, write
+
+__all__ = ["golden", "signature", "write"]
