@@ -85,13 +85,10 @@ def bare_pickle(path: Path) -> None:
 
 
 def script(path: Path) -> None:
-    class ReadsFiles(torch.nn.Module):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return torch.from_file("/etc/hostname", False, 4, dtype=torch.uint8)
-
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torch.jit.save(torch.jit.script(ReadsFiles()), path)
+        torch.jit.save(torch.jit.script(torch.nn.ReLU()), path)
+    path.write_bytes(with_member(path.read_bytes(), "more.pkl", evil_pickle(path.parent / "marker")))
 
 
 def program(path: Path) -> None:
@@ -106,7 +103,7 @@ CRAFTED = {
     "a checkpoint that runs a command": ("pytorch", "m.pt", checkpoint, ModelLoadError),
     "a pickle that runs a command": ("pytorch", "m.ckpt", bare_pickle, ModelLoadError),
     "a pickle called safetensors": ("pytorch", "m.safetensors", bare_pickle, ModelLoadError),
-    "TorchScript that reads a file": ("torchscript", "m.ts", script, IntegrityError),
+    "TorchScript with a pickle that runs a command": ("torchscript", "m.ts", script, IntegrityError),
     "a program with an object": ("pt2", "m.pt2", program, IntegrityError),
 }
 
