@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from crafted import changed, evil_pickle, members, with_member
+from crafted import changed, evil_pickle, with_member
 
 from penstock.scan.findings import Report
 from penstock.scan.scanner import scan_bytes

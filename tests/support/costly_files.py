@@ -95,8 +95,11 @@ def xml(body: str) -> File:
     return "m.xml", f"<net>{body}</net>".encode()
 
 
-def program(content: object) -> File:
-    return "m.pt2", packed({"m/archive_format": b"pt2", "m/models/model.json": json.dumps(content).encode()})
+CONFIG = "m/data/weights/model_weights_config.json"
+
+
+def config(entries: object) -> File:
+    return "m.pt2", packed({"m/archive_format": b"pt2", CONFIG: json.dumps({"config": entries}).encode()})
 
 
 U8 = {"dtype": "U8", "data_offsets": [0, 0], "shape": [0]}
@@ -129,7 +132,7 @@ FAMILIES: dict[str, Callable[[int], File]] = {
     "archive: long names": lambda n: ("m.pt", members(n // 2000 + 1, lambda i: f"{i:05}/" + "a/" * 490)),
     "archive: names too long": lambda n: (
         "m.pt",
-        members(max(1, n // 120_000), lambda i: "a/" * (min(n, 60_000) // 2)),
+        members(max(1, n // 120_000), lambda _: "a/" * (min(n, 60_000) // 2)),
     ),
     "archive: extra fields": lambda n: ("m.pt", extra_fields(n)),
     "archive: in archives": lambda n: ("m.mar", archives(n)),
@@ -160,17 +163,11 @@ FAMILIES: dict[str, Callable[[int], File]] = {
     "OpenVINO: depth": lambda n: xml("<a>" * (n // 7) + "</a>" * (n // 7)),
     "OpenVINO: constants": lambda n: xml('<data offset="0"/>' * (n // 18)),
     "OpenVINO: one long attribute": lambda n: xml(f'<layer type="{"a" * n}"/>'),
-    ".pt2: texts": lambda n: program([{"expr_str": "s0"}] * (n // 20)),
-    ".pt2: one text": lambda n: program({"expr_str": "s0 " * (n // 3)}),
-    ".pt2: a guard": lambda n: program({"guards_code": ["L" + "['x']" * (n // 5)]}),
-    ".pt2: brackets": lambda n: ("m.pt2", packed({"m/archive_format": b"pt2", "m/models/model.json": b"[" * n})),
+    ".pt2: constants": lambda n: config({f"w{i}": {"use_pickle": True} for i in range(n // 30)}),
+    ".pt2: brackets": lambda n: ("m.pt2", packed({"m/archive_format": b"pt2", CONFIG: b"[" * n})),
     "TorchScript: a program": lambda n: (
         "m.ts",
         packed({"m/constants.pkl": b"\x80\x02).", "m/code/a.py": b"a.b.c\n" * (n // 6)}),
-    ),
-    "TorchScript: attributes": lambda n: (
-        "m.ts",
-        packed({"m/constants.pkl": b"\x80\x02).", "m/code/a.py": b"a" + b".b" * min(n // 2, 1000) + b"\n"}),
     ),
 }
 """By what is in them; each makes a file of about n bytes."""
@@ -179,3 +176,118 @@ FAMILIES: dict[str, Callable[[int], File]] = {
 def npy(descr: str, shape: str) -> bytes:
     text = f"{{'descr': {descr}, 'fortran_order': False, 'shape': {shape}, }}\n".encode()
     return b"\x93NUMPY\x02\0" + struct.pack("<I", len(text)) + text + bytes(4)
+
+
+# Manifests
+
+
+def manifest(**changes: object) -> bytes:
+    document = {
+        "schema_version": "1.9",
+        "name": "m",
+        "version": "v1",
+        "task": {"kind": "tensor"},
+        "signature": {"inputs": tensors(1), "outputs": tensors(1)},
+        "variants": [variant(())],
+    }
+    return json.dumps(document | changes).encode()
+
+
+def tensors(count: int, **more: object) -> list[dict[str, object]]:
+    return [{"name": f"x{i}", "dtype": "FP32", "shape": [-1, -1], **more} for i in range(count)]
+
+
+def variant(paths: tuple[str, ...], **more: object) -> dict[str, object]:
+    files = [{"path": path, "sha256": "0" * 64, "size": 1} for path in ("variants/v/m.onnx", *paths)]
+    return {
+        "name": "v",
+        "format": "onnx",
+        "precision": "fp32",
+        "file": "variants/v/m.onnx",
+        "files": files,
+        **more,
+    }
+
+
+def signed(count: int, **more: object) -> dict[str, object]:
+    return {"inputs": tensors(count, **more), "outputs": tensors(1)}
+
+
+MANIFESTS: dict[str, Callable[[int], bytes]] = {
+    "files": lambda n: manifest(variants=[variant(tuple(f"variants/v/{i}" for i in range(n // 120)))]),
+    "a deep path": lambda n: manifest(variants=[variant(("variants/v/" + "a/" * (n // 2) + "b",))]),
+    "deep paths": lambda n: manifest(
+        variants=[variant(tuple(f"variants/v/{i}/" + "a/" * 450 + "b" for i in range(n // 1000)))]
+    ),
+    "inputs": lambda n: manifest(signature=signed(n // 60)),
+    "named axes": lambda n: manifest(signature=signed(n // 80, dims=["batch", "length"])),
+    "axes": lambda n: manifest(signature=signed(1, shape=[2] * (n // 3))),
+    "batch axes": lambda n: manifest(signature=signed(n // 80), batch_axes={f"x{i}": 1 for i in range(n // 80)}),
+    "unknown fields": lambda n: manifest(**{f"u{i}": 1 for i in range(n // 8)}),
+    "unknown fields below": lambda n: manifest(variants=[variant((), **{f"u{i}": 1 for i in range(n // 8)})]),
+    "padded axes": lambda n: manifest(
+        signature=signed(n // 120), padding=[{"axes": {f"x{i}": 1 for i in range(n // 120)}, "buckets": [1]}]
+    ),
+    "paddings": lambda n: manifest(
+        signature=signed(n // 150), padding=[{"axes": {f"x{i}": 1}, "buckets": [1]} for i in range(n // 150)]
+    ),
+    "ranges": lambda n: manifest(ranges={"inputs": {f"x{i}": {"minimum": 1} for i in range(n // 24)}}),
+    "tasks": lambda n: manifest(more_tasks=[{"kind": f"t{i}"} for i in range(n // 30)]),
+    "faults": lambda n: manifest(variants=[{"a": 1}] * (n // 9)),
+    "brackets": lambda n: b'{"name":' + b"[" * n,
+    "a number of many digits": lambda n: b'{"name":' + b"9" * n + b"}",
+}
+"""As above."""
+
+
+# YAML
+
+YAML: dict[str, Callable[[int], str]] = {
+    "aliases": lambda n: multiplied(n, "[{}]"),
+    "merges": lambda n: multiplied(n, "{{<<: [{}]}}"),
+    "a value in itself": lambda n: "a: &a [*a, *a]\n" * (n // 14),
+    "a number to base 60": lambda n: "a: 1" + ":1" * (n // 2),
+    "values": lambda n: "a: [" + "1," * (n // 2) + "]",
+    "brackets": lambda n: "[" * n,
+    "keys": lambda n: "".join(f"k{i}: v\n" for i in range(n // 10)),
+    "a text": lambda n: "a: |\n" + "  x\n" * (n // 4),
+}
+"""As above."""
+
+
+def multiplied(n: int, form: str) -> str:
+    """Each line holds the one before ten times."""
+    lines = [f"a{i}: &a{i} {form.format(','.join([f'*a{i - 1}'] * 10))}\n" for i in range(1, n // 70)]
+    return "a0: &a0 {x: y}\n" + "".join(lines)
+
+
+# ONNX, as the backends read it before a load
+
+GRAPHS: dict[str, Callable[[int], bytes]] = {
+    "dimensions of a constant": lambda n: field(
+        5, field(1, b"\xff" * (n // 2) + b"\x01") + b"\x10\x01" + field(8, b"w")
+    )
+    + field(1, field(1, b"x") + field(1, b"w") + field(2, b"y") + field(4, b"Add")) * (n // 40),
+    "axes of an input": lambda n: field(11, field(1, b"x") + field(2, field(1, field(2, b"\x0a\0" * (n // 4)))))
+    + b"".join(field(1, field(1, b"x") + field(2, b"%d" % i) + field(4, b"Relu")) for i in range(n // 40)),
+    "permutations": lambda n: field(11, field(1, b"x") + field(2, field(1, field(2, b"\x0a\0" * 4))))
+    + b"".join(
+        field(
+            1,
+            field(1, b"x")
+            + field(2, b"x")
+            + field(4, b"Transpose")
+            + field(5, field(1, b"perm") + field(8, b"\0" * 64)),
+        )
+        for _ in range(n // 100)
+    ),
+    "nodes from the last to the first": lambda n: field(11, field(1, b"0"))
+    + b"".join(
+        field(1, field(1, b"%d" % i) + field(2, b"%d" % (i + 1)) + field(4, b"Add"))
+        for i in reversed(range(min(n // 20, 400)))
+    )
+    + field(1, b"".join(field(1, b"a") for _ in range(n // 6)) + field(4, b"Add")),
+    "inputs and outputs of a node": lambda n: b"".join(field(11, field(1, b"%d" % i)) for i in range(n // 20))
+    + field(1, b"".join(field(1, b"%d" % i) + field(2, b"o%d" % i) for i in range(n // 20)) + field(4, b"Add")),
+}
+"""As above; the content of a graph."""

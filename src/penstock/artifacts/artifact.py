@@ -11,7 +11,16 @@ from pydantic import ValidationError
 
 from penstock.artifacts import files
 from penstock.artifacts.golden import Golden
-from penstock.artifacts.manifest import CARD, GOLDEN, GoldenEntry, Manifest, ReferenceEntry, TaskEntry, utc_now
+from penstock.artifacts.manifest import (
+    CARD,
+    GOLDEN,
+    MAX_BYTES,
+    GoldenEntry,
+    Manifest,
+    ReferenceEntry,
+    TaskEntry,
+    utc_now,
+)
 from penstock.artifacts.measured_card import DeclaredCard, card_of
 from penstock.artifacts.policies import BatchingPolicy, PaddingPolicy, Range, Ranges, measure_ranges
 from penstock.artifacts.reference.reference import REFERENCE, Reference
@@ -73,7 +82,7 @@ class Artifact:
     def open(cls, path: Path | str) -> Artifact:
         """Read and check the manifest in the directory `path`; raises IntegrityError naming the file and the fault."""
         root = Path(path)
-        data = files.read_plain(root / MANIFEST)
+        data = files.read_plain(root / MANIFEST, MAX_BYTES)
         try:
             manifest = Manifest.from_bytes(data)
         except InvalidInput as error:
@@ -120,7 +129,7 @@ class Artifact:
         With `variant`, the files of the other variants are not hashed. Raises IntegrityError naming the first file that
         is altered, missing, not listed, or a link.
         """
-        if files.sha256_of(files.read_plain(self.path / MANIFEST)) != self.digest:
+        if files.sha256_of(files.read_plain(self.path / MANIFEST, MAX_BYTES)) != self.digest:
             raise IntegrityError(f"{self.path / MANIFEST} has changed since it was read")
         files.check_tree(self.path, {entry.path: entry for entry in self.manifest.files()}, MANIFEST)
         for entry in self._entries(variant):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,6 +10,8 @@ from typing import Any
 
 _NOT_YAML = re.compile("[\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff]")
 """Characters that JSON holds as they are, and that YAML does not read or takes for the end of a line."""
+_MOST_RENDERED = 1 << 18
+"""Characters of a card; a longer one is shown as it is, since Markdown takes seconds for each megabyte."""
 _FRONT_MATTER = re.compile(r"\A---\r?\n.*?^---\r?$\n?", re.DOTALL | re.MULTILINE)
 
 
@@ -116,6 +119,8 @@ def card_html(markdown: str) -> str:
     Raw HTML is escaped, links of unsafe schemes are left as text, and images become links, so the page runs no code
     and requests nothing from other hosts.
     """
+    if len(markdown) > _MOST_RENDERED:
+        return f"<pre>{html.escape(markdown)}</pre>"
     from markdown_it import MarkdownIt
 
     parser = MarkdownIt("commonmark", {"html": False}).enable("table").disable("image")

@@ -43,9 +43,12 @@ def _opened(path: Path) -> Iterator[int]:
         os.close(fd)
 
 
-def read_plain(path: Path) -> bytes:
-    """The content of a regular file; raises IntegrityError naming it."""
+def read_plain(path: Path, limit: int | None = None) -> bytes:
+    """The content of a regular file; raises IntegrityError naming it, also for more than `limit` bytes."""
     with _opened(path) as fd, os.fdopen(os.dup(fd), "rb") as file:
+        size = os.fstat(fd).st_size
+        if limit is not None and size > limit:
+            raise IntegrityError(f"{path} has {size} bytes; at most {limit} are read")
         return file.read()
 
 

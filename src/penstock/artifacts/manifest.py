@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
-from pathlib import PurePosixPath
+from itertools import pairwise
 from typing import Annotated, Any, NoReturn, Self
 
 from pydantic import (
@@ -40,6 +40,9 @@ from penstock.tensors import Signature
 
 GOLDEN = "golden.safetensors"
 CARD = "card.md"
+MAX_BYTES = 4 << 20
+"""Of a manifest. One that is all faults takes 300 times as much memory."""
+_MAX_AXES = 64
 
 
 def _name(value: str) -> str:
@@ -75,8 +78,8 @@ BatchAxes = dict[str, Annotated[StrictInt, Field(ge=0)] | None]
 class _TensorEntry(Entry):
     name: str = Field(min_length=1)
     dtype: str
-    shape: tuple[Annotated[StrictInt, Field(ge=-1)], ...]
-    dims: tuple[str | None, ...] = ()
+    shape: tuple[Annotated[StrictInt, Field(ge=-1)], ...] = Field(max_length=_MAX_AXES)
+    dims: tuple[str | None, ...] = Field(default=(), max_length=_MAX_AXES)
     ranked: bool = True
 
 
@@ -216,10 +219,11 @@ class Manifest(Entry):
         _distinct((variant.name for variant in self.variants), "variant")
         paths = [entry.path for entry in self.files()]
         _distinct(paths, "file")
-        directories = {str(parent) for path in paths for parent in PurePosixPath(path).parents}
-        for path in paths:
-            if path in directories:
-                raise ValueError(f"{path!r} is listed as a file and as a directory")
+        # with a separator that sorts before all others, what is in a directory follows it
+        for before, path in pairwise(sorted(path.replace("/", "\0") for path in paths)):
+            if path.startswith(f"{before}\0"):
+                name = before.replace("\0", "/")
+                raise ValueError(f"{name!r} is listed as a file and as a directory")
         return self
 
     def tasks(self) -> Iterator[TaskEntry]:
@@ -311,6 +315,8 @@ class Manifest(Entry):
 
 
 def _json_object(data: bytes) -> dict[str, Any]:
+    if len(data) > MAX_BYTES:
+        raise InvalidInput(f"it has {len(data)} bytes; at most {MAX_BYTES} are read")
     try:
         document = json.loads(data.decode(), parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
@@ -76,20 +77,20 @@ def check_padding(policies: Sequence[PaddingPolicy], signature: Signature) -> No
         raise ValueError("a model whose batch is not axis 0 of every tensor cannot be padded")
     inputs = {spec.name: spec for spec in signature.inputs}
     outputs = {spec.name: spec for spec in signature.outputs}
-    masks = {policy.mask for policy in policies}
-    places = [(name, axis) for policy in policies for name, axis in policy.axes.items()]
-    for name, axis in places:
+    masks = Counter(policy.mask for policy in policies)
+    places = Counter((name, axis) for policy in policies for name, axis in policy.axes.items())
+    for (name, axis), times in places.items():
         if name in masks:
             raise ValueError(f"{name!r} is a mask, which the server provides; it cannot be padded")
         _check_free(inputs, name, axis, "input")
-        if places.count((name, axis)) > 1:
+        if times > 1:
             raise ValueError(f"axis {axis} of {name!r} is padded twice")
     for policy in policies:
         for name, axis in policy.outputs.items():
             _check_free(outputs, name, axis, "output")
         _check_values(policy, inputs)
         if policy.mask is not None:
-            _check_mask(inputs, policy.mask, [other.mask for other in policies].count(policy.mask))
+            _check_mask(inputs, policy.mask, masks[policy.mask])
 
 
 def _check_free(specs: Mapping[str, TensorSpec], name: str, axis: int, what: str) -> None:

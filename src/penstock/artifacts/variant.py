@@ -11,6 +11,7 @@ from pydantic import AfterValidator, Field, model_validator
 from penstock.artifacts.policies import Entry
 
 MANIFEST = "manifest.json"
+_LONGEST_PATH = 1000
 
 
 def check_path(path: str) -> str:
@@ -18,6 +19,8 @@ def check_path(path: str) -> str:
 
     Raises ValueError.
     """
+    if len(path) > _LONGEST_PATH:
+        raise ValueError(f"a path of {len(path)} characters is too long; at most {_LONGEST_PATH} are read")
     parts = path.split("/")
     if not path or "\\" in path or ":" in path or any(part in ("", ".", "..") for part in parts):
         raise ValueError(f"{path!r} is not a path inside the artifact")

@@ -12,6 +12,7 @@ from typing import Any, TypeAlias, TypedDict
 
 from penstock.artifacts import files
 from penstock.artifacts.artifact import Artifact, permit
+from penstock.artifacts.manifest import MAX_BYTES
 from penstock.artifacts.refs import Ref
 from penstock.artifacts.variant import MANIFEST
 from penstock.errors import IntegrityError, InvalidInput, ModelLoadError
@@ -134,7 +135,7 @@ def shipped(name: str) -> tuple[Path, ...]:
 def copy_verified(artifact: Artifact, target: Path) -> None:
     """Copy the listed files durably; raises IntegrityError naming one that differs from the manifest."""
     files.check_tree(artifact.path, {entry.path: entry for entry in artifact.manifest.files()}, MANIFEST)
-    manifest = files.read_plain(artifact.path / MANIFEST)
+    manifest = files.read_plain(artifact.path / MANIFEST, MAX_BYTES)
     if files.sha256_of(manifest) != artifact.digest:
         raise IntegrityError(f"{artifact.path / MANIFEST} changed while it was being published")
     for entry in artifact.manifest.files():

@@ -105,17 +105,26 @@ def _is_known(node: _Node) -> bool:
 
 
 def _sized_by_values(nodes: list[_Node], values: set[str]) -> bool:
-    """True if a size comes from `values`: the inputs of the graph, and from here on what is computed from them."""
-    known = -1
-    while known < len(values):  # nodes may be in any order
-        known = len(values)
-        for node in nodes:
-            if node.operator in _OF_SHAPES or values.isdisjoint(node.inputs):
+    """True if a size comes from `values`: the inputs of the graph, and what is computed from them.
+
+    Nodes may be in any order; each input and each output of a node is looked at once.
+    """
+    users: dict[str, list[tuple[_Node, int]]] = {}
+    for node in nodes:
+        for place, name in enumerate(node.inputs):
+            users.setdefault(name, []).append((node, place))
+    known, waiting, passed = set(values), list(values), set[int]()
+    while waiting:
+        for node, place in users.get(waiting.pop(), ()):
+            if node.operator in _OF_SHAPES:
                 continue
-            sizes = _SIZED_BY.get(node.operator, ())
-            if node.operator in _COUNTING or any(node.inputs[at] in values for at in sizes if at < len(node.inputs)):
+            if node.operator in _COUNTING or place in _SIZED_BY.get(node.operator, ()):
                 return True
-            values.update(node.outputs)
+            if id(node) not in passed:
+                passed.add(id(node))
+                fresh = set(node.outputs) - known
+                known |= fresh
+                waiting += fresh
     return False
 
 

@@ -18,6 +18,8 @@ from penstock.scan.protobuf import BYTES, VARINT, fields, text, varints
 MAX_NODES = 20_000
 """Of a larger graph only these are read."""
 MAX_NUMBERS = 12
+MAX_AXES = 64
+"""Of a tensor; more are cut off, since every operator that follows would look at them."""
 
 _GRAPH, _NODE, _INITIALIZER, _INPUT = 7, 1, 5, 11
 _IN, _OUT, _OP, _ATTRIBUTE = 1, 2, 4, 5
@@ -98,7 +100,7 @@ class _Reading:
                 self._constants[tensor.name] = tensor
             elif number == _INPUT:
                 name, rank = self._input(first, last)
-                self._axes[name] = [(name, axis) for axis in range(rank)]
+                self._axes[name] = [(name, axis) for axis in range(min(rank, MAX_AXES))]
                 self._same[name] = name
 
     def _input(self, start: int, end: int) -> tuple[str, int]:
@@ -167,6 +169,7 @@ class _Reading:
                 typed += map(_signed, varints(self._data, first, last))
         if kind == _INT64:
             tensor.values = tuple(typed) or struct.unpack(f"<{len(raw) // 8}q", raw[: len(raw) // 8 * 8])
+        del tensor.dims[MAX_AXES:]
         return tensor
 
     # The operators
@@ -184,7 +187,7 @@ class _Reading:
             self._pass_on(node, self._axes[known[0]], self._same.get(known[0]))
         elif node.op == "Transpose":
             axes = self._axes[known[0]]
-            order = node.ints.get("perm", list(range(len(axes)))[::-1])
+            order = node.ints.get("perm", list(range(len(axes)))[::-1])[:MAX_AXES]
             self._pass_on(node, [axes[n] if 0 <= n < len(axes) else None for n in order], None)
         elif node.op in _BROADCASTS:
             self._broadcast(node, known[0])

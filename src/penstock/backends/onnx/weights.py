@@ -22,6 +22,7 @@ _NOT_TRAINED = frozenset({7, 8, 9})  # INT64 holds shapes and indices; STRING an
 _BITS = {1: 32, 4: 16, 5: 16, 6: 32, 7: 64, 8: 0, 10: 16, 11: 64, 12: 32, 13: 64, 14: 64, 15: 128, 16: 16}
 _BITS |= dict.fromkeys((21, 22, 23), 4)
 _OTHER_BITS = 8  # bytes, booleans and the four kinds of FLOAT8
+_MAX_DIMENSIONS = 64
 _NEGATIVE = 1 << 63  # how an int64 below zero reads as a varint
 
 
@@ -71,6 +72,8 @@ def _tensor(data: memoryview, start: int, end: int) -> tuple[int, int]:
             raise Refused("the dimensions of a tensor are not numbers")
         elif field == _DATA_TYPE and wire == VARINT:
             data_type = one
+    if len(dims) > _MAX_DIMENSIONS:
+        raise Refused(f"a tensor has {len(dims)} dimensions")
     if any(length >= _NEGATIVE for length in dims):
         raise Refused("a tensor has a negative length")
     return data_type, math.prod(dims)

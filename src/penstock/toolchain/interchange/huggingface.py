@@ -103,12 +103,13 @@ def _require_weights(directory: Path, trust: str) -> bool:
         directory / f"{'model.safetensors' if found[0].suffix == '.safetensors' else 'pytorch_model.bin'}.index.json"
     )
     if index.is_file():
-        _require_parts(directory, index)
+        for part in _parts(directory, index) - {file.name for file in found}:
+            require_allowed(scan_file(directory / part, "pytorch"), trust)
     return found[0].suffix == ".safetensors"
 
 
-def _require_parts(directory: Path, index: Path) -> None:
-    """Every file that the index of sharded weights names is there, in the directory itself."""
+def _parts(directory: Path, index: Path) -> set[str]:
+    """The files that the index of sharded weights names: they are there, in the directory itself."""
     content = read_json(index)
     parts = content.get("weight_map") if isinstance(content, Mapping) else None
     if not isinstance(parts, Mapping):
@@ -116,6 +117,7 @@ def _require_parts(directory: Path, index: Path) -> None:
     missing = sorted({str(part) for part in parts.values()} - {path.name for path in directory.iterdir()})
     if missing:
         raise UnsupportedFormat(f"{directory}: {missing[0]} is missing; {index.name} names it")
+    return {str(part) for part in parts.values()}
 
 
 def _own_code(directory: Path, config: Mapping[str, Any], trust: str) -> bool:
