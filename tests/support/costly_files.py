@@ -248,7 +248,6 @@ YAML: dict[str, Callable[[int], str]] = {
     "a value in itself": lambda n: "a: &a [*a, *a]\n" * (n // 14),
     "a number to base 60": lambda n: "a: 1" + ":1" * (n // 2),
     "values": lambda n: "a: [" + "1," * (n // 2) + "]",
-    "brackets": lambda n: "[" * n,
     "keys": lambda n: "".join(f"k{i}: v\n" for i in range(n // 10)),
     "a text": lambda n: "a: |\n" + "  x\n" * (n // 4),
 }
