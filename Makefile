@@ -21,11 +21,12 @@ serve: $(VENV)/.serve ## Serve the starter models on port 8002 (PORT=… ARGS=�
 test: $(VENV)/.test ## Run every test in three processes (ARGS=… goes to pytest); installs torch and the test tools first.
 	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
-check: $(VENV)/.dev ## Check style, types and who imports whom; the same in the hook and in CI.
+check: $(VENV)/.dev $(VENV)/.bandit ## Check style, types, security and who imports whom; the same in the hook and in CI.
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/black --check --quiet $(SOURCES)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	@$(BIN)/python tests/support/audited.py constraints.txt $(VENV)/.audit
 
 format: $(VENV)/.dev ## Format the code and mend what ruff can mend.
 	$(BIN)/ruff check --fix --quiet $(SOURCES)
@@ -43,6 +44,10 @@ peers: $(PEERS)/.installed ## Install the servers that the benchmarks compare wi
 clean: ## Remove .venv, caches and build results; the registry stays.
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/.bandit: $(shell find src packages/*/src -name '*.py') | $(VENV)/.dev
+	$(BIN)/python -m bandit --quiet --severity-level medium --skip B104 $(filter %.py,$?)
+	@touch $@
 
 # Stamps: each is newer than what it was installed from, so that nothing is installed twice.
 

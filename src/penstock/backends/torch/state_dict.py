@@ -62,7 +62,7 @@ def read_module(path: Path, trust: str) -> torch.nn.Module:
             f"{path}: a pickle of a whole module runs code when it is opened; trust its source (code) or {_SAVE}"
         )
     try:
-        content = torch.load(path, map_location="cpu", weights_only=False)
+        content = torch.load(path, map_location="cpu", weights_only=False)  # nosec B614
     except (Exception, SystemExit) as error:  # of classes that are missing or have changed
         raise ModelLoadError(f"{path}: the pickle of a module cannot be loaded: {first_line(error)}; {_SAVE}") from None
     parts = [content, *(content.get(key) for key in _NESTED)] if isinstance(content, Mapping) else [content]
@@ -172,7 +172,7 @@ def _trusted(path: Path) -> Any:
     import torch
 
     try:
-        content = torch.load(path, map_location="cpu", weights_only=False)
+        content = torch.load(path, map_location="cpu", weights_only=False)  # nosec B614
     except (Exception, SystemExit) as error:  # of classes that are missing or have changed
         raise ModelLoadError(f"{path}: the pickle cannot be loaded: {first_line(error)}; {_SAVE}") from None
     if isinstance(content, Mapping):

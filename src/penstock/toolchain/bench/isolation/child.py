@@ -74,7 +74,7 @@ def _answer(message: bytes) -> bytes:
     from penstock.toolchain.bench.isolation.frames import encode
 
     try:
-        return encode({"result": _called(*pickle.loads(message))})  # noqa: S301  written by the parent
+        return encode({"result": _called(*pickle.loads(message))})  # noqa: S301  written by the parent  # nosec B301
     except PenstockError as error:
         return encode({"error": type(error).__name__, "message": str(error)})
     except MemoryError:
