@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import pickletools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from penstock.errors import quoted, shortened
 from penstock.scan.findings import Refused
@@ -129,7 +129,7 @@ class Steps:
         if read is not None:
             argument = read(self._source)
         else:
-            argument = opcode.arg.reader(self._source) if opcode.arg is not None else None
+            argument = opcode.arg.reader(cast(Any, self._source)) if opcode.arg is not None else None
         step = _SPECIAL.get(opcode.name)
         if step is not None:
             step(self, argument)
@@ -279,7 +279,7 @@ def _string(source: Source) -> Any:
     text = source.line()
     if len(text) < 2 or text[0] != text[-1] or text[:1] not in (b"'", b'"'):
         raise ValueError("a string has no quotes")
-    return codecs.escape_decode(text[1:-1])[0].decode("latin-1")  # type: ignore[attr-defined]  # as in pickletools
+    return codecs.escape_decode(text[1:-1])[0].decode("latin-1")
 
 
 def _unread(source: Source) -> Any:
