@@ -160,7 +160,7 @@ _ROWS = (
         files=(
             FileKind(
                 "torchscript",
-                "penstock.scan.torchscript:scan",
+                "penstock.scan.checkpoint:scan_torchscript",
                 (".ts", ".jit"),
                 shared=(".pt", ".pth"),
                 members=holds("constants.pkl", "code/"),

@@ -75,11 +75,60 @@ def test_what_ours_calls_data_is_weights_to_the_others() -> None:
 
 
 MODULES = [
-    *("os posix nt subprocess builtins __builtin__ sys importlib runpy shutil socket pty ctypes code codeop bdb").split(),
-    *("pip._internal torch.hub torch._utils torch collections _codecs numpy.core.multiarray acme.sub webbrowser").split(),
+    "os",
+    "posix",
+    "nt",
+    "subprocess",
+    "builtins",
+    "__builtin__",
+    "sys",
+    "importlib",
+    "runpy",
+    "shutil",
+    "socket",
+    "pty",
+    "ctypes",
+    "code",
+    "codeop",
+    "bdb",
+    "pip._internal",
+    "torch.hub",
+    "torch._utils",
+    "torch",
+    "collections",
+    "_codecs",
+    "numpy.core.multiarray",
+    "acme.sub",
+    "webbrowser",
 ]
-ATTRIBUTES = "system eval exec getattr import_module call load OrderedDict encode run Popen _rebuild_tensor_v2".split()
-NEUTRAL = [b"", b"N0", b"I1\n0", b"]0", b")0", b"}0", b"(0", b"(l0", b"K\x050", b"U\x01a0", b"X\x01\0\0\0a0", b"NN\x860"]
+ATTRIBUTES = [
+    "system",
+    "eval",
+    "exec",
+    "getattr",
+    "import_module",
+    "call",
+    "load",
+    "OrderedDict",
+    "encode",
+    "run",
+    "Popen",
+    "_rebuild_tensor_v2",
+]
+NEUTRAL = [
+    b"",
+    b"N0",
+    b"I1\n0",
+    b"]0",
+    b")0",
+    b"}0",
+    b"(0",
+    b"(l0",
+    b"K\x050",
+    b"U\x01a0",
+    b"X\x01\0\0\0a0",
+    b"NN\x860",
+]
 
 
 @st.composite

@@ -15,8 +15,8 @@ from pathlib import Path
 _DAY_S = 86_400
 _COMMAND = ["--no-deps", "--disable-pip", "--progress-spinner", "off", "--timeout", "5", "--format", "json"]
 _NO_NETWORK = re.compile(
-    r"ConnectionError|Max retries|[Cc]ould ?n.t connect|Connection (refused|reset)|timed? ?out|ProxyError|Name or service"
-    r"|resolve|Unreachable|ServiceError|ServiceUnavailable|Bad Gateway",
+    r"ConnectionError|Max retries|[Cc]ould ?n.t connect|Connection (refused|reset)|timed? ?out|ProxyError"
+    r"|Name or service|resolve|Unreachable|ServiceError|ServiceUnavailable|Bad Gateway",
 )
 
 

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from penstock.errors import quoted
-from penstock.scan.findings import Refused
+from penstock.scan.findings import Finding, Refused
 
 MAGIC = b"PK\x03\x04"
 EMPTY_MAGIC = b"PK\x05\x06"
@@ -44,6 +44,7 @@ _UNICODE_PATH, _ZIP_64 = 0x7075, 0x0001
 _WIDE = 0xFFFFFFFF
 _ENCRYPTED, _DESCRIPTOR = 0x1, 0x8
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+_NESTED = re.compile(rb"PK\x03\x04|\x1f\x8b\x08|BZh|\xfd7zXZ|7z\xbc\xaf|Rar!")
 
 
 class Archive:
@@ -319,5 +320,8 @@ def _has_field(extra: bytes, wanted: int) -> bool:
     return False
 
 
-NESTED = re.compile(rb"PK\x03\x04|\x1f\x8b\x08|BZh|\xfd7zXZ|7z\xbc\xaf|Rar!")
-"""The first bytes of archives, which have no place in a model."""
+def refuse_nested(archive: Archive, names: Iterator[str]) -> Iterator[Finding]:
+    """A finding for each of these members that is itself an archive, or compressed."""
+    for name in names:
+        if _NESTED.match(archive.start(name)):
+            yield Finding(None, f"it holds another archive, {quoted(name)}")

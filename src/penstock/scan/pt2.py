@@ -12,8 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from penstock.errors import quoted
-from penstock.scan.archive import Archive, opened
-from penstock.scan.checkpoint import refuse_nested
+from penstock.scan.archive import Archive, opened, refuse_nested
 from penstock.scan.checkpoint import scan as scan_weights
 from penstock.scan.findings import Finding, Refused
 
