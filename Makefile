@@ -10,7 +10,7 @@ PEERS ?= $(HOME)/.cache/penstock-peers
 PROJECTS := pyproject.toml $(HYDRAULICS)/pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test check format setup bench peers clean
+.PHONY: help serve test soak check format setup bench peers clean
 
 help: ## Show this list.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,6 +20,9 @@ serve: $(VENV)/.serve ## Serve the starter models on port 8002 (PORT=… ARGS=�
 
 test: $(VENV)/.test ## Run every test in three processes (ARGS=… goes to pytest); installs torch and the test tools first.
 	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder $(ARGS)
+
+soak: $(VENV)/.test ## Fuzz every parser of foreign files, 10 million inputs each (ARGS="pickle --count 1000"); pip install '.[fuzz]' guides it.
+	$(BIN)/python tests/fuzz $(ARGS)
 
 check: $(VENV)/.dev $(VENV)/.bandit ## Check style, types, security and who imports whom; the same in the hook and in CI.
 	$(BIN)/ruff check $(SOURCES)

@@ -71,8 +71,8 @@ def _objects() -> Finding:
 
 def _layout(start: bytes) -> _Layout:
     """The layout of an array from its first bytes."""
-    version = start[len(npy.MAGIC_PREFIX)] if start.startswith(npy.MAGIC_PREFIX) and len(start) > _PREFIX else 0
-    if version not in _LENGTHS:
+    version, minor = (*start[len(npy.MAGIC_PREFIX) : _PREFIX], 0, 0)[:2]
+    if not start.startswith(npy.MAGIC_PREFIX) or version not in _LENGTHS or minor:
         raise Refused(_DAMAGED)
     values = _PREFIX + _LENGTHS[version]
     length = int.from_bytes(start[_PREFIX:values], "little")
