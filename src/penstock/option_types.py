@@ -117,7 +117,7 @@ def written_as(read: Callable[[str], object], form: str) -> AfterValidator:
 
 
 _ADDRESS = re.compile(r"https?://[^\s/?#]+(/[^\s?#]*)?")
-_HEADER = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+)\s*=\s*([ -~]*)")
+_HEADER = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+)\s*=\s*+([ -~]*)")
 
 
 def _web_address(value: str) -> str:

@@ -116,3 +116,7 @@ def test_a_card_cannot_run_or_load_anything(text: str) -> None:
 
 def test_a_rule_at_the_top_is_not_front_matter() -> None:
     assert card_html("---\n\ntext") == "<hr />\n<p>text</p>\n"
+
+
+def test_a_card_that_would_take_seconds_to_render_is_shown_as_text() -> None:
+    assert card_html("# A <b>\n" + "x" * (1 << 18)).startswith("<pre># A &lt;b&gt;\nxxx")

@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from manifest_documents import MANIFEST, SHA, encoded
 
-from penstock.artifacts.manifest import Manifest
+from penstock.artifacts.manifest import MAX_BYTES, Manifest
 from penstock.datatypes import DATATYPES
 from penstock.errors import InvalidInput
 
@@ -136,3 +136,16 @@ def test_a_variant_is_found_by_its_name() -> None:
     assert manifest.variant("onnx-fp32").file == "variants/onnx-fp32/model.onnx"
     with pytest.raises(InvalidInput, match="variants: onnx-fp32"):
         manifest.variant("onnx-int8")
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (b" " * (MAX_BYTES + 1), "at most 4194304 are read"),
+        (encoded({"variants.0.files.0.path": "a/" * 600 + "b"}), "a path of 1201 characters is too long"),
+        (encoded({"signature.inputs.0.shape": [1] * 65}), "at most 64 items"),
+    ],
+)
+def test_a_manifest_beyond_a_limit_is_refused(data: bytes, says: str) -> None:
+    with pytest.raises(InvalidInput, match=says):
+        Manifest.from_bytes(data)

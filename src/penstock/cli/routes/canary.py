@@ -227,7 +227,7 @@ def _seconds(option: str, given: str) -> float | None:
 
 
 def _percentage(given: str) -> int:
-    found = re.fullmatch(r"\s*([0-9]{1,3})\s*%?\s*", given)
+    found = re.fullmatch(r"\s*([0-9]{1,3})\s*+%?\s*", given)
     if found is None:
         raise InvalidInput(f"--steps {given}: write rising whole percentages, as 1,5,25,50,100", field="steps")
     return int(found[1])

@@ -28,7 +28,7 @@ _SHAPE = SHAPE_HEADER.lower()
 _PIECE = 1 << 20
 _MAGIC = b"\x93NUMPY"
 _NAMES = {name: wire for wire, row in DATATYPES.items() if wire != "BYTES" for name in row.names}
-_LENGTHS = re.compile(r"\[?\s*(\d{1,18}(?:\s*,\s*\d{1,18})*)?\s*,?\s*\]?")
+_LENGTHS = re.compile(r"\[?\s*+(\d{1,18}(?:\s*+,\s*+\d{1,18})*+)?\s*+,?\s*+\]?")
 _DESCR = re.compile(r"[<>=|]?(?:b1|[iu][1248]|f[248])")
 _LONGEST_HEADER = 4096
 
