@@ -21,7 +21,7 @@ serve: $(VENV)/.serve ## Serve the starter models on port 8002 (PORT=… ARGS=�
 test: $(VENV)/.test ## Run every test in three processes (ARGS=… goes to pytest); installs torch and the test tools first.
 	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
-soak: $(VENV)/.test ## Fuzz every parser of foreign files, 10 million inputs each (ARGS="pickle --count 1000"); pip install '.[fuzz]' guides it.
+soak: $(VENV)/.test ## Fuzz each parser of foreign files with 10 million inputs (ARGS="pickle --count 1000").
 	$(BIN)/python tests/fuzz $(ARGS)
 
 check: $(VENV)/.dev $(VENV)/.bandit ## Check style, types, security and who imports whom; the same in the hook and in CI.
@@ -49,7 +49,7 @@ clean: ## Remove .venv, caches and build results; the registry stays.
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/.bandit: $(shell find src packages/*/src -name '*.py') | $(VENV)/.dev
-	$(BIN)/python -m bandit --quiet --severity-level medium --skip B104 $(filter %.py,$?)
+	@$(BIN)/python -m bandit --quiet --severity-level medium --skip B104 $(filter %.py,$?)
 	@touch $@
 
 # Stamps: each is newer than what it was installed from, so that nothing is installed twice.
