@@ -10,7 +10,7 @@ PenstockError
 ├── ModelLoadError                a model cannot be loaded
 │   ├── IntegrityError            a file is missing, altered or outside its artifact
 │   ├── UnsupportedFormat         this machine cannot run the format of the model
-│   ├── Untrusted                 the format can run code, and code execution was not trusted
+│   ├── Untrusted                 it can run code, or lacks a signature, and was not trusted
 │   └── GoldenMismatch            the model disagrees with its golden samples
 ├── InferenceError                a run of the model failed
 │   └── OutOfMemory
@@ -194,7 +194,7 @@ class UnsupportedFormat(ModelLoadError):
 
 
 class Untrusted(ModelLoadError):
-    """The format of the model can run code, and code execution was not trusted."""
+    """The model can run code, or lacks a signature that is required, and is not trusted."""
 
 
 class GoldenMismatch(ModelLoadError):

@@ -93,6 +93,10 @@ def _comma_list(value: Any) -> Any:
     return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
 
+def _file_list(value: Any) -> Any:
+    return (value,) if isinstance(value, Path) else _comma_list(value)
+
+
 def _optional_size(value: Any) -> Any:
     return value if value is None else parse_size(_number(value))
 
@@ -195,6 +199,7 @@ HeaderList = Annotated[str, AfterValidator(_header_list)]
 """As `headers_in` reads it."""
 HomePath = Annotated[Path, AfterValidator(Path.expanduser)]
 """`~` is the home directory, where no shell expands it."""
+FileList = Annotated[tuple[HomePath, ...], BeforeValidator(_file_list)]
 Workers = Annotated[int | Literal["auto"], BeforeValidator(_workers)]
 DeviceName = Annotated[str, LOWER, AfterValidator(_device)]
 OptionalSize = Annotated[int | str | None, AfterValidator(_positive), BeforeValidator(_optional_size)]

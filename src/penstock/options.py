@@ -11,7 +11,7 @@ from __future__ import annotations
 import difflib
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, ParamSpec, Self, TypedDict, TypeVar
 
@@ -41,6 +41,7 @@ from penstock.formats import FORMATS, TIERS
 from penstock.option_types import (
     LOWER,
     DeviceName,
+    FileList,
     Float,
     HomePath,
     OptionalSize,
@@ -212,6 +213,9 @@ class EngineOptions(BackendOptions):
         alias="DATABASE_URL",
         secret=True,
     )
+    require_signed: FileList = option(
+        (), "Public keys (PEM files, comma list) of which one has to have signed every model; others are refused."
+    )
     batch_size: Whole = option(32, "Maximum rows in one run of a model.", alias="BATCH_SIZE", ge=1, le=65536)
     max_queue_size: Whole = option(512, "Maximum rows that wait for one model; beyond it, 429.", ge=1)
     max_queue_bytes: Size = option(
@@ -309,6 +313,7 @@ class EngineKeywords(BackendKeywords, total=False):
     model_no_batch: bool | None
     default_model: str | None
     database_url: str | None
+    require_signed: str | Path | Sequence[str | Path] | None
     batch_size: int | None
     max_queue_size: int | None
     max_queue_bytes: int | None

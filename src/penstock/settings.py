@@ -38,8 +38,9 @@ from penstock.option_types import (
     expectation,
     masked_address,
 )
-from penstock.options import EngineOptions, ModelOptions, is_secret, option, suggestion
+from penstock.options import ModelOptions, is_secret, option, suggestion
 from penstock.patterns import checked_pattern
+from penstock.setting_groups.trust import TrustSettings
 
 PREFIX = "PENSTOCK_"
 MIN_ADMIN_KEY = 16
@@ -63,7 +64,7 @@ def _list_of_one(value: Any) -> Any:
     return (value,) if isinstance(value, str) else value
 
 
-class Settings(EngineOptions):
+class Settings(TrustSettings):
     """Every setting, checked: the options of the engine and those of the server. Its representation masks passwords."""
 
     host: str = option(
@@ -247,7 +248,7 @@ class Settings(EngineOptions):
 
 NAMES = (
     *Settings.__annotations__,
-    *(name for name in EngineOptions.model_fields if name not in Settings.__annotations__),
+    *(name for name in TrustSettings.model_fields if name not in Settings.__annotations__),
 )
 """Every setting: the server's own first."""
 
@@ -394,9 +395,8 @@ def _read_dotenv(path: Path) -> Mapping[str, str | None]:
     try:
         return dotenv_values(stream=io.StringIO(path.read_text(encoding="utf-8")))
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(
-            f"{path} cannot be read: {getattr(error, 'strerror', None) or 'it is not UTF-8 text'}"
-        ) from None
+        why = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise ConfigError(f"{path} cannot be read: {why}") from None
 
 
 def _the(place: str) -> str:

@@ -26,8 +26,10 @@ from penstock.artifacts.policies import BatchingPolicy, PaddingPolicy, Range, Ra
 from penstock.artifacts.reference.reference import REFERENCE, Reference
 from penstock.artifacts.refs import shown
 from penstock.artifacts.schema import WITH_LOG_INPUTS, WITH_REFERENCE, SchemaVersion, describe, parse_version
+from penstock.artifacts.signatures.signed_files import SignedFiles
 from penstock.artifacts.variant import (
     MANIFEST,
+    SIGNATURE,
     FileEntry,
     Variant,
     VariantErrors,
@@ -42,6 +44,7 @@ __all__ = [
     "CARD",
     "GOLDEN",
     "MANIFEST",
+    "SIGNATURE",
     "Artifact",
     "BatchingPolicy",
     "DeclaredCard",
@@ -67,16 +70,12 @@ ACCEPTED_MARGIN = 1.5
 
 
 @dataclass(frozen=True)
-class Artifact:
+class Artifact(SignedFiles):
     """An artifact on disk with its manifest read; `verify` checks the other files.
 
     `digest` is the sha256 of the bytes of `manifest.json`. The manifest has the sha256 of every other file, so the
     digest identifies the whole artifact.
     """
-
-    path: Path
-    manifest: Manifest
-    digest: str
 
     @classmethod
     def open(cls, path: Path | str) -> Artifact:
@@ -127,11 +126,12 @@ class Artifact:
         """Check the files against the manifest: their set, their sizes and their sha256.
 
         With `variant`, the files of the other variants are not hashed. Raises IntegrityError naming the first file that
-        is altered, missing, not listed, or a link.
+        is altered, missing, not listed, or a link; Untrusted if it has to be signed and is not.
         """
+        self.check_signed()
         if files.sha256_of(files.read_plain(self.path / MANIFEST, MAX_BYTES)) != self.digest:
             raise IntegrityError(f"{self.path / MANIFEST} has changed since it was read")
-        files.check_tree(self.path, {entry.path: entry for entry in self.manifest.files()}, MANIFEST)
+        self.check_files()
         for entry in self._entries(variant):
             files.check_entry(self.path, entry)
 

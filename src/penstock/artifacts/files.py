@@ -7,7 +7,7 @@ import os
 import secrets
 import shutil
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -173,8 +173,8 @@ def _entries(directory: Path) -> list[os.DirEntry[str]]:
         raise IntegrityError(f"{directory} cannot be read: {error.strerror}") from None
 
 
-def check_tree(root: Path, listed: Mapping[str, FileEntry], unlisted: str) -> None:
-    """Check that the files below `root` are exactly the `listed` ones, in their sizes, and the one named `unlisted`.
+def check_tree(root: Path, listed: Mapping[str, FileEntry], unlisted: Collection[str]) -> None:
+    """Check that the files below `root` are the `listed` ones, in their sizes, and none but the `unlisted` besides.
 
     Raises IntegrityError naming the first file that is missing, not listed, a link, or of another size.
     """
@@ -189,7 +189,7 @@ def check_tree(root: Path, listed: Mapping[str, FileEntry], unlisted: str) -> No
         if size != entry.size:
             raise IntegrityError(_wrong_size(root / path, size, entry))
     for path in found:
-        if path not in listed and path != unlisted:
+        if path not in listed and (path not in unlisted or not found[path].is_file(follow_symlinks=False)):
             raise IntegrityError(f"{root / path} is not listed in the manifest")
 
 
@@ -197,6 +197,17 @@ def write_durable(path: Path, data: bytes) -> None:
     """Create a file with this content and flush it to the disk."""
     with _created(path) as fd:
         _write_all(fd, data)
+
+
+def replace_file(path: Path, data: bytes, aside: Path) -> None:
+    """Write a file in place of any other, completely or not at all, by way of a new one in the directory `aside`."""
+    new = aside / f".{path.name}.{secrets.token_hex(6)}"
+    try:
+        write_durable(new, data)
+        new.replace(path)
+        sync_directory(path.parent)
+    finally:
+        discard(new)
 
 
 def sync_directory(path: Path) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from penstock.errors import InvalidInput, shortened
+from penstock.errors import InvalidInput, ModelNotFound, shortened
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
@@ -76,6 +76,12 @@ def listed(names: Iterable[str]) -> str:
     known = list(names)
     more = f" and {len(known) - _LISTED} more" if len(known) > _LISTED else ""
     return ", ".join(known[:_LISTED]) + more
+
+
+def no_alias(name: str, alias: str, aliases: Iterable[str]) -> ModelNotFound:
+    """The error for an alias that a model does not have."""
+    known = listed(aliases)
+    return ModelNotFound(f"{name} has no alias {alias!r}; " + (f"aliases: {known}" if known else "it has no aliases"))
 
 
 def parse_ref(text: str) -> Ref:

@@ -11,6 +11,8 @@ from pydantic import AfterValidator, Field, model_validator
 from penstock.artifacts.policies import Entry
 
 MANIFEST = "manifest.json"
+SIGNATURE = "model.sig"
+"""The file beside the manifest that holds a signature of the artifact. It is not part of the digest."""
 _LONGEST_PATH = 1000
 
 
@@ -28,6 +30,8 @@ def check_path(path: str) -> str:
         raise ValueError(f"{path!r} is not a usable file name")
     if path == MANIFEST:
         raise ValueError(f"{path!r} cannot list itself")
+    if path == SIGNATURE:
+        raise ValueError(f"{path!r} is the name of a signature, which a manifest does not list")
     return path
 
 

@@ -65,4 +65,4 @@ def open_registry(settings: Settings) -> Registry:
     """The registry of the settings."""
     from penstock.registry.registry import Registry
 
-    return Registry(settings.registry, settings.database_url)
+    return Registry(settings.registry, settings.database_url, settings.require_signed)

@@ -14,11 +14,13 @@ from penstock.artifacts import files
 from penstock.artifacts.artifact import Artifact, permit
 from penstock.artifacts.manifest import MAX_BYTES
 from penstock.artifacts.refs import Ref
-from penstock.artifacts.variant import MANIFEST
+from penstock.artifacts.signatures.signers import Signers
+from penstock.artifacts.variant import MANIFEST, SIGNATURE
 from penstock.errors import IntegrityError, InvalidInput, ModelLoadError
 from penstock.formats import Trust
 from penstock.libraries import import_attribute
 from penstock.scan.gate import require_allowed, scan_artifact
+from penstock.scan.trust import check_trust
 
 log = logging.getLogger(__name__)
 
@@ -56,17 +58,19 @@ def open_source(source: Path | str) -> Artifact:
 
 
 @contextmanager
-def opened_source(source: Path | str, trust: Trust, additions: Additions) -> Iterator[Artifact]:
+def opened_source(source: Path | str, trust: str, additions: Additions, signers: Signers | None) -> Iterator[Artifact]:
     """The artifact to publish; with `reference`, a copy of it that has the reference that its answers make, with
     `log_inputs` one that allows or forbids to log inputs.
     """
-    artifact, reference, log_inputs = open_source(source), additions.get("reference"), additions.get("log_inputs")
+    check_trust(trust)
+    artifact = replace(open_source(source), signers=signers)
+    reference, log_inputs = additions.get("reference"), additions.get("log_inputs")
     with tempfile.TemporaryDirectory(prefix="penstock-publish-") as scratch:
         if reference is not None:
             artifact = import_attribute(REFERENCE)(artifact, reference, Path(scratch) / "referring", trust)
         if log_inputs is not None and artifact.manifest.log_inputs is not log_inputs:
             artifact = permit(artifact, Path(scratch) / "permitting", log_inputs)
-        yield artifact
+        yield replace(artifact, signers=signers)
 
 
 def request_fields(artifact: Artifact) -> tuple[str, ...]:
@@ -132,15 +136,29 @@ def shipped(name: str) -> tuple[Path, ...]:
     return () if home is None else versions_in(home)
 
 
+def require_same(artifact: Artifact, place: Path) -> None:
+    """Raise InvalidInput unless the version that is published at `place` is the same artifact, and undamaged."""
+    existing = Artifact.open(place)
+    if existing.digest != artifact.digest:
+        raise InvalidInput(
+            f"{artifact.ref} already exists with other content; publish under another version or remove it first",
+            field="version",
+        )
+    existing.verify()
+
+
 def copy_verified(artifact: Artifact, target: Path) -> None:
-    """Copy the listed files durably; raises IntegrityError naming one that differs from the manifest."""
-    files.check_tree(artifact.path, {entry.path: entry for entry in artifact.manifest.files()}, MANIFEST)
+    """Copy the files and the signature durably; raises IntegrityError naming one that differs from the manifest."""
+    artifact.check_files()
     manifest = files.read_plain(artifact.path / MANIFEST, MAX_BYTES)
     if files.sha256_of(manifest) != artifact.digest:
         raise IntegrityError(f"{artifact.path / MANIFEST} changed while it was being published")
     for entry in artifact.manifest.files():
         files.copy_entry(artifact.path, entry, target)
     files.write_durable(target / MANIFEST, manifest)
+    signature = artifact.signature_bundle()
+    if signature is not None:
+        files.write_durable(target / SIGNATURE, signature)
     files.sync_tree(target)
 
 

@@ -6,6 +6,7 @@ import builtins
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, Unpack
@@ -19,10 +20,12 @@ from penstock.artifacts.refs import (
     is_release,
     listed,
     name_of,
+    no_alias,
     parse_ref,
     sorted_versions,
 )
-from penstock.artifacts.variant import MANIFEST
+from penstock.artifacts.signatures.signers import Signers
+from penstock.artifacts.variant import MANIFEST, SIGNATURE
 from penstock.errors import ConfigError, IntegrityError, InvalidInput, ModelNotFound
 from penstock.formats import Trust
 from penstock.registry import publishing
@@ -46,15 +49,20 @@ class Registry:
 
     Nothing is created before the first write: a registry that does not exist reads as an empty one, and a read-only one
     can be read. Threads and processes may share it. Writing raises ConfigError, in one sentence, if the directory or
-    the database cannot be written.
+    the database cannot be written. With `require_signed`, files of public keys, nothing is loaded unless one signed it.
     """
 
-    def __init__(self, path: Path | str | None = None, database_url: str | None = None) -> None:
+    def __init__(
+        self, path: Path | str | None = None, database_url: str | None = None, require_signed: Iterable[Path | str] = ()
+    ) -> None:
         self.path = Path(DEFAULT_PATH if path is None else path).absolute()
         self.database_url = database_url or f"sqlite:///{self.path / publishing.DATABASE}"
         self._reads = Reads(self.database_url, lasting=True)
         self._staging = Staging(self.path)
+        self._sentences = self._staging.sentences
         self._layout = Layout(self.path)
+        self.require_signed = tuple(map(Path, require_signed))
+        self.signers = Signers.of(self.require_signed)
 
     def __enter__(self) -> Self:
         return self
@@ -155,7 +163,7 @@ class Registry:
                 f"{place / MANIFEST} is not the one that was published (its digest differs); "
                 f"remove {name}:{version} and publish it again"
             )
-        return artifact
+        return replace(artifact, signers=self.signers)
 
     def _adopt(self, artifact: Artifact) -> str:
         """Record the digest of a version without a record, if possible; the digest that is valid from now on."""
@@ -167,7 +175,7 @@ class Registry:
         aliases = self._reads.aliases(name)
         if alias not in aliases:
             self._known_versions(name)
-            raise _no_alias(name, alias, aliases)
+            raise no_alias(name, alias, aliases)
         version = aliases[alias]
         if self._layout.find(name, version) is None:
             raise ModelNotFound(f"{name}@{alias} points at version {version!r}, which is gone; set the alias again")
@@ -204,12 +212,13 @@ class Registry:
         IntegrityError naming the faulty file, Untrusted, another ModelLoadError for a failed proof, InvalidInput if the
         version exists with other content, ConfigError if the registry cannot be written.
         """
-        with publishing.opened_source(source, check_trust(trust), additions) as artifact, self._sentences():
+        with publishing.opened_source(source, trust, additions, self.signers) as artifact, self._sentences():
             published = self._published(artifact)
             if published is None:
                 published = self._publish_new(artifact, trust, prove)
             else:
                 self._pin(artifact, trust)
+                self._carry_signature(artifact, published)
             return published or self.get(Ref(artifact.name, artifact.version))
 
     def _publish_new(self, artifact: Artifact, trust: str, prove: bool) -> Artifact | None:
@@ -232,18 +241,18 @@ class Registry:
         if not at_least(self.trusted(artifact.digest), trust):
             self._reads.store.trust(artifact.digest, trust, f"published as {artifact.ref}"[:_LONGEST_REASON])
 
+    def _carry_signature(self, artifact: Artifact, published: Artifact) -> None:
+        bundle = artifact.signature_bundle()
+        if bundle not in (None, published.signature_bundle()):
+            artifact.check_signed()
+            self._staging.put_file(published.path / SIGNATURE, bundle)
+
     def _published(self, artifact: Artifact) -> Artifact | None:
         """The same artifact if it is published already; raises InvalidInput if the version has other content."""
         place = self._layout.find(artifact.name, artifact.version)
         if place is None:
             return None
-        existing = Artifact.open(place)
-        if existing.digest != artifact.digest:
-            raise InvalidInput(
-                f"{artifact.ref} already exists with other content; publish under another version or remove it first",
-                field="version",
-            )
-        existing.verify()
+        publishing.require_same(artifact, place)
         return self._open(artifact.name, artifact.version, self._reads.digest(artifact.name, artifact.version))
 
     def _move_in(self, artifact: Artifact, slot: Path) -> None:
@@ -254,6 +263,13 @@ class Registry:
         files.sync_directory(self.path)
         slot.rename(home / artifact.version)
         files.sync_directory(home)
+
+    def add_signature(self, ref: str | Ref, bundle: bytes) -> Path:
+        """Put what signs a version beside its manifest, as `model.sig`, in place of any other; returns its path."""
+        with self._sentences():
+            path = self._require(*self.resolve(ref)) / SIGNATURE
+            self._staging.put_file(path, bundle)
+        return path
 
     def publish_bundled(self, name: str, trust: str = "data", *, prove: bool = True) -> Artifact | None:
         """Publish every version of a model that an installed package ships; returns its default version.
@@ -323,7 +339,7 @@ class Registry:
             with self._writing():
                 if self._reads.store.remove_alias(name, alias):
                     return
-        raise _no_alias(name, alias, known)
+        raise no_alias(name, alias, known)
 
     def deployment(self) -> Deployment:
         """What the servers of this registry should serve: aliases, and the loads and unloads of operators."""
@@ -402,19 +418,3 @@ class Registry:
     def _writing(self) -> Iterator[None]:
         with self._sentences(), self._exclusive():
             yield
-
-    @contextmanager
-    def _sentences(self) -> Iterator[None]:
-        """Convert an OSError into a ConfigError of one sentence."""
-        try:
-            yield
-        except OSError as error:
-            raise ConfigError(
-                f"the registry {self.path} cannot be written ({error.strerror or error}); "
-                "give this user write access to it or choose another"
-            ) from None
-
-
-def _no_alias(name: str, alias: str, aliases: Iterable[str]) -> ModelNotFound:
-    known = listed(aliases)
-    return ModelNotFound(f"{name} has no alias {alias!r}; " + (f"aliases: {known}" if known else "it has no aliases"))

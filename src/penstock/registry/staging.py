@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from penstock.artifacts import files
+from penstock.errors import ConfigError
 from penstock.registry.locking import is_locked, locked
 
 STAGING = ".staging"
@@ -33,6 +34,17 @@ class Staging:
             yield
 
     @contextmanager
+    def sentences(self) -> Iterator[None]:
+        """Convert an OSError of a writer into a ConfigError of one sentence."""
+        try:
+            yield
+        except OSError as error:
+            raise ConfigError(
+                f"the registry {self._registry} cannot be written ({error.strerror or error}); "
+                "give this user write access to it or choose another"
+            ) from None
+
+    @contextmanager
     def slot(self) -> Iterator[Path]:
         """A new empty directory to fill and rename; what remains of it at the end is removed."""
         slot = self._root / secrets.token_hex(8)
@@ -49,6 +61,11 @@ class Staging:
     def trash(self) -> Path:
         """An unused path. A directory that is renamed to it counts as a leftover until the caller discards it."""
         return self._root / secrets.token_hex(8)
+
+    def put_file(self, path: Path, data: bytes) -> None:
+        """Write a file in the registry, in place of any other there, completely or not at all."""
+        with self.slot() as slot:
+            files.replace_file(path, data, slot)
 
     def leftovers(self) -> list[Path]:
         """The slots and trash of writers that have died."""

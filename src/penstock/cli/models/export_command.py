@@ -51,6 +51,7 @@ def export_model(
     settings = read_settings(config, registry=registry, trust=trust)
     with open_registry(settings) as models:
         artifact = models.get(ref)
+        artifact.check_signed()
         with new_directory(directory.expanduser()) as target, working(f"writing {directory}"):
             facts = _plain_files if plain else _mlflow
             written = facts(artifact, variant, target, strongest(settings.trust, models.trusted(artifact.digest)))

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from penstock.artifacts.artifact import Artifact
 from penstock.artifacts.manifest import Manifest
 from penstock.artifacts.policies import BatchingPolicy
 from penstock.artifacts.refs import FILE_VERSION
+from penstock.artifacts.signatures.signers import Signers
 from penstock.artifacts.variant import default_variant_name
 from penstock.backends.base import Stop, run_in_progress
 from penstock.backends.catalog import format_of
@@ -28,7 +30,7 @@ from penstock.engine.loading.load_overrides import LiveModule, described_file
 from penstock.engine.loading.loaded_model import LoadedModel, ModelInfo
 from penstock.engine.loading.variant_selection import VariantSelection, select_variant
 from penstock.engine.tasks.ranges import RangePolicies
-from penstock.errors import InvalidInput, ModelLoadError, PenstockError, type_and_message
+from penstock.errors import InvalidInput, ModelLoadError, PenstockError, Untrusted, type_and_message
 from penstock.file_description import FileDescription
 from penstock.options import EngineOptions, ModelOptions
 from penstock.tasks.base import Task
@@ -44,11 +46,29 @@ RUN_LIMIT_S = 60.0
 def load_artifact(artifact: Artifact, options: EngineOptions, selection: VariantSelection | None = None) -> LoadedModel:
     """Bring up the variant that is the fastest on this machine and passes its golden samples.
 
-    Raises IntegrityError at once for an altered file, else the ModelLoadError of the first variant that failed; each
-    begins with `name:version`.
+    Raises IntegrityError at once for an altered file, Untrusted for one without a signature that is required, else the
+    ModelLoadError of the first variant that failed; each begins with `name:version`.
     """
     with naming(artifact.ref), reporting(artifact.ref):
+        artifact = signed_artifact(artifact, options)
         return _load_artifact(artifact, options, selection or VariantSelection(effort=options.choosing))
+
+
+def signed_artifact(artifact: Artifact, options: EngineOptions) -> Artifact:
+    """The artifact, which has the signature that the options or its registry require. Raises Untrusted if not."""
+    if options.require_signed:
+        artifact = replace(artifact, signers=Signers.of(options.require_signed))
+    artifact.check_signed()
+    return artifact
+
+
+def _refuse_unsigned(what: str, options: EngineOptions) -> None:
+    """What is not an artifact has no signature."""
+    if options.require_signed:
+        raise Untrusted(
+            f"{what}: it cannot have a signature, and require_signed demands one; import it into the registry and sign "
+            "it: penstock models import, penstock models sign"
+        )
 
 
 @contextmanager
@@ -155,6 +175,7 @@ def load_file(
 
 
 def _load_file(path: Path, options: EngineOptions, about: FileDescription, proofs: Path | None) -> LoadedModel:
+    _refuse_unsigned(str(path), options)
     if not path.is_file():
         raise ModelLoadError(f"{path}: {'this is a directory' if path.is_dir() else 'there is no such model file'}")
     signed, has_class = bool({"signature", "example"} & {*about.stated}), about.architecture is not None
@@ -177,6 +198,7 @@ def load_module(
     Its signature is described, or shown by a run on the example. Raises InvalidInput if neither is given.
     """
     name = type(module).__name__
+    _refuse_unsigned(name, options)
     if description.signature is None and description.example is None:
         raise InvalidInput(
             f"example_input: {name} does not record its inputs; give an example, such as a tensor of one row",

@@ -25,6 +25,7 @@ from penstock.engine.loading.load import (
     load_module,
     naming,
     reporting,
+    signed_artifact,
 )
 from penstock.engine.loading.load_backoff import LoadBackoff
 from penstock.engine.loading.load_overrides import LiveModule, LoadKeywords, LoadOverrides
@@ -63,7 +64,7 @@ class ModelManager:
         check_names("ModelManager", options, EngineOptions.model_fields)
         self._options = EngineOptions.of(config).override(**given(options))
         source = registry if registry is not None else self._options.registry
-        self.registry = source if isinstance(source, Registry) else Registry(source, self._options.database_url)
+        self.registry = source if isinstance(source, Registry) else _registry(source, self._options)
         self._attach = attach
         self.cache = ModelCache(self._options.max_models, self._options.byte_budget)
         self._flights: SingleFlight[str, LoadedModel] = SingleFlight()
@@ -164,7 +165,7 @@ class ModelManager:
 
     def _load_artifact(self, artifact: Artifact, options: EngineOptions, overrides: LoadOverrides) -> LoadedModel:
         """Unless with overrides, content that failed a moment ago, and is trusted no more than then, fails again."""
-        options = self._trusted(artifact, options)
+        artifact, options = signed_artifact(artifact, options), self._trusted(artifact, options)
         load = partial(load_artifact, artifact, options, self._selection(options, overrides.variant))
         return self._backoff.run(f"{artifact.digest} {options.trust}", load, retry=not overrides.empty)
 
@@ -310,3 +311,7 @@ class ModelManager:
         self.cache.after_fork()
         self._flights.clear()
         self._backoff.clear()
+
+
+def _registry(path: Path | str | None, options: EngineOptions) -> Registry:
+    return Registry(path, options.database_url, options.require_signed)

@@ -220,7 +220,7 @@ class Predictor:
 
     def __reduce__(self) -> tuple[Any, ...]:
         own = {name: value for name, value in self.__dict__.items() if name not in _RUNTIME}
-        registry = (self._registry.path, self._registry.database_url)
+        registry = (self._registry.path, self._registry.database_url, self._registry.require_signed)
         return _revived, (type(self), self._token, registry, self._made_with, own)
 
     # One batch
@@ -336,7 +336,11 @@ _copies: OrderedDict[str, Predictor] = OrderedDict()
 
 
 def _revived(
-    kind: type[Predictor], token: str, registry: tuple[Path, str], made_with: dict[str, Any], own: dict[str, Any]
+    kind: type[Predictor],
+    token: str,
+    registry: tuple[Path, str, tuple[Path, ...]],
+    made_with: dict[str, Any],
+    own: dict[str, Any],
 ) -> Predictor:
     """Unpickle a predictor from another process; its model is loaded once, however often it is unpickled."""
     copy = _copies.get(token)

@@ -97,7 +97,7 @@ def tune(
 
 
 def _open(settings: Settings) -> Registry:
-    return Registry(settings.registry, settings.database_url)
+    return Registry(settings.registry, settings.database_url, settings.require_signed)
 
 
 def _path_of(registry: Registry | Path | str | None) -> Path | None:
