@@ -9,7 +9,7 @@ import pytest
 from signing_keys import KeyPair, write_pair
 
 from penstock.artifacts.artifact import SIGNATURE, Artifact
-from penstock.artifacts.diff import compare
+from penstock.artifacts.diff import changes
 from penstock.artifacts.signatures.signers import signed_by
 from penstock.errors import ConfigError, IntegrityError, Untrusted
 from penstock.registry.gc import find_garbage, remove_garbage
@@ -80,7 +80,7 @@ def test_a_signed_version_is_compared_and_removed_like_any_other(
 ) -> None:
     registry.publish(write_signature(pair, write()).path, prove=False)
     registry.publish(write("m", "v2", b"other").path, prove=False)
-    assert compare(registry.get("m:v1"), registry.get("m:v2"))
+    assert changes(registry.get("m:v1").manifest, registry.get("m:v2").manifest)
     garbage = find_garbage(registry, ["m"], keep=1)
     assert [str(ref) for ref, _ in garbage.versions] == ["m:v1"]
     remove_garbage(registry, garbage)

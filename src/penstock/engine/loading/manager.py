@@ -65,6 +65,8 @@ class ModelManager:
         self._options = EngineOptions.of(config).override(**given(options))
         source = registry if registry is not None else self._options.registry
         self.registry = source if isinstance(source, Registry) else _registry(source, self._options)
+        if self.registry.require_signed and not self._options.require_signed:
+            self._options = self._options.override(require_signed=self.registry.require_signed)
         self._attach = attach
         self.cache = ModelCache(self._options.max_models, self._options.byte_budget)
         self._flights: SingleFlight[str, LoadedModel] = SingleFlight()

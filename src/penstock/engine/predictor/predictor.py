@@ -57,6 +57,7 @@ class PredictorKeywords(LoadKeywords, total=False):
     cache_size: int | None
     cache_bytes: int | None
     model_type: str | None
+    require_signed: str | Path | Sequence[str | Path] | None
     choosing: Effort | None
     on_input_range: RangeAction | None
     on_output_range: RangeAction | None
