@@ -31,7 +31,7 @@ def published(tmp_path: Path) -> Artifact:
 
 
 @pytest.fixture
-def manager(tmp_path: Path, pair: KeyPair, published: Artifact) -> Any:  # noqa: ARG001
+def manager(tmp_path: Path, pair: KeyPair, published: Artifact) -> Any:
     manager = ModelManager(tmp_path / "registry", require_signed=str(pair.public), choosing="first")
     yield manager
     manager.close()

@@ -16,6 +16,7 @@ from penstock.cli.models.import_command import import_model
 from penstock.cli.models.publish import publish
 from penstock.cli.models.show import show
 from penstock.cli.models.summary import print_summaries, remove_last_champion, summarize
+from penstock.cli.models.trust.bom import bom
 from penstock.cli.models.trust.sign import sign
 from penstock.cli.models.trust.verify import verify
 from penstock.cli.options import (
@@ -156,6 +157,7 @@ app.command("import")(import_model)
 app.command("export")(export_model)
 app.command()(sign)
 app.command()(verify)
+app.command()(bom)
 app.command()(diff)
 app.command()(drift)
 app.command()(gc)
