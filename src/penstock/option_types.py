@@ -89,12 +89,10 @@ def _workers(value: Any) -> Any:
     raise ValueError(f"should be auto or a whole number from 1 to {MOST_WORKERS}")
 
 
-def _comma_list(value: Any) -> Any:
-    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
-
-
 def _file_list(value: Any) -> Any:
-    return (value,) if isinstance(value, Path) else _comma_list(value)
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+    return (value,) if isinstance(value, Path) else value
 
 
 def _optional_size(value: Any) -> Any:

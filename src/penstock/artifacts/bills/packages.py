@@ -74,8 +74,8 @@ def _installed(name: str) -> Package | None:
         found = metadata.distribution(name)
     except metadata.PackageNotFoundError:
         return None
-    about = found.metadata
-    license = about.get("License-Expression") or about.get("License") or ""
+    about = found.metadata.json
+    license = str(about.get("license_expression") or about.get("license") or "")
     short = license if len(license) <= _LONGEST_LICENSE and license.isprintable() else ""
     return Package(name, found.version, "" if short.upper() == "UNKNOWN" else short, tuple(_required(found.requires)))
 

@@ -18,6 +18,7 @@ from penstock.cli.file_options import (
     file_options,
 )
 from penstock.cli.models.summary import check_aliases, live, set_aliases
+from penstock.cli.models.trust.remote_source import is_artifact, local_source
 from penstock.cli.options import (
     AliasesOption,
     ConfigOption,
@@ -36,7 +37,12 @@ if TYPE_CHECKING:
 
 _FORM = "x:FP32:-1x784; -1 is free; repeatable, in the model's order"
 
-_File = Annotated[Path, typer.Argument(metavar="FILE", help="A model file, or a directory of MLflow or Hugging Face.")]
+_File = Annotated[
+    str,
+    typer.Argument(
+        metavar="FILE", help="A model file, or a directory of MLflow or Hugging Face; also by address (https, s3, gs)."
+    ),
+]
 _Name = Annotated[str | None, typer.Option(help="The model's name.", show_default="the file's")]
 _Version = Annotated[str | None, typer.Option(help="The version.", show_default="v1.0")]
 _Architecture = Annotated[str | None, typer.Option(metavar="MODULE:CLASS", help="For weights: their class.")]
@@ -93,12 +99,17 @@ def import_model(
     check_aliases(aliases)
     from penstock.cli.models.import_file import publish_file
 
-    with open_registry(read_settings(config, registry=registry)) as models:
-        with working(f"importing {path.name}"):
-            artifact = publish_file(
-                models, path, name=name, version=version, card=card, trust=trust, prove=prove,
-                description=description,
-            )  # fmt: skip
+    settings = read_settings(config, registry=registry)
+    with open_registry(settings) as models, local_source(path, settings) as source:
+        assert source is not None
+        with working(f"importing {source.name}"):
+            if is_artifact(source, path):
+                artifact = models.publish(source, trust, prove=prove)
+            else:
+                artifact = publish_file(
+                    models, source, name=name, version=version, card=card, trust=trust, prove=prove,
+                    description=description,
+                )  # fmt: skip
         set_aliases(models, artifact, aliases, prove=prove)
         sentence = live(models, artifact)
     if as_json:

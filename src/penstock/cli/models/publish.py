@@ -18,6 +18,7 @@ from penstock.cli.file_options import (
     file_options,
 )
 from penstock.cli.models.summary import check_aliases, live, set_aliases, summarize
+from penstock.cli.models.trust.remote_source import local_source
 from penstock.cli.options import (
     AliasesOption,
     ConfigOption,
@@ -34,7 +35,12 @@ if TYPE_CHECKING:
     from penstock.artifacts.artifact import Artifact
     from penstock.registry.registry import Registry
 
-_Path = Annotated[Path | None, typer.Argument(metavar="[PATH]", help="An artifact directory, or a bare .onnx file.")]
+_Path = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[PATH]", help="An artifact directory or a bare .onnx file; also by address (https, s3, gs)."
+    ),
+]
 _Bundled = Annotated[bool, typer.Option("--bundled", help="Publish every model that an installed package ships.")]
 _Name = Annotated[str | None, typer.Option(help="For a file: the model's name.", show_default="the file's")]
 _Version = Annotated[str | None, typer.Option(help="For a file: the version.", show_default="v1.0")]
@@ -90,9 +96,10 @@ def publish(
     check_aliases(aliases)
     options = {"name": name, "version": version, "card": card}
     about = file_options(locals())
-    with open_registry(read_settings(config, registry=registry)) as models:
+    settings = read_settings(config, registry=registry)
+    with open_registry(settings) as models, local_source(path, settings) as source:
         more = {"reference": reference, "log_inputs": False if no_log_inputs else None}
-        published = _publish(models, path, options, about, more, prove=prove, trust=trust)
+        published = _publish(models, source, options, about, more, prove=prove, trust=trust)
         for artifact in published:
             set_aliases(models, artifact, aliases, prove=prove)
         summaries = [summarize(models, artifact) for artifact in published]
