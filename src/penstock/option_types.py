@@ -184,6 +184,19 @@ def _header_list(value: str) -> str:
     return value
 
 
+def without_users(value: Any) -> Any:
+    """A value for people: in addresses, also those in lists, `***` in place of user and password."""
+    if isinstance(value, str):
+        return re.sub(r"://[^/?#\s]*@", "://***@", value)
+    return type(value)(map(without_users, value)) if type(value) in (list, tuple) else value
+
+
+def masked_database(address: str) -> str:
+    """The address of a database without its passwords."""
+    masked = re.sub(r"(://[^:@/]*):.*@", r"\1:***@", address)
+    return re.sub(r"(?i)(password|secret|token)=[^&]*", r"\1=***", masked)
+
+
 LOWER = BeforeValidator(_lower)
 Whole = Annotated[int, BeforeValidator(_number)]
 Size = Annotated[int, BeforeValidator(parse_size), BeforeValidator(_number)]

@@ -11,7 +11,7 @@ from __future__ import annotations
 import difflib
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, ParamSpec, Self, TypedDict, TypeVar
 
@@ -48,8 +48,10 @@ from penstock.option_types import (
     Size,
     Whole,
     expectation,
+    masked_database,
     one_of,
     parse_size,
+    without_users,
     written_as,
 )
 from penstock.tensors import Signature
@@ -87,6 +89,13 @@ def is_secret(field: FieldInfo) -> bool:
     return isinstance(extra, dict) and extra["secret"] is True
 
 
+def shown(name: str, field: FieldInfo, value: Any) -> Any:
+    """The value for people: a secret is masked, and so are users and passwords in addresses."""
+    if value is None or not is_secret(field):
+        return without_users(value)
+    return masked_database(str(value)) if name == "database_url" else "***"
+
+
 class Options(BaseModel):
     """A frozen value that is checked when it is made.
 
@@ -105,15 +114,19 @@ class Options(BaseModel):
         try:
             return validate(values)
         except ValidationError as error:
-            raise ConfigError(sentence(error.errors()[0])) from None
+            raise ConfigError(without_users(sentence(error.errors()[0]))) from None
 
     @classmethod
     def _sentence(cls, fault: ErrorDetails) -> str:
         """What is wrong with a value given in Python."""
         name = str(fault["loc"][0])
         path = ".".join(map(str, fault["loc"])) if name == "models" else name
-        shown = "the value" if is_secret(cls.model_fields[name]) else repr(fault["input"])
-        return f"{path}: {shown} {expectation(fault)}"
+        value = "the value" if is_secret(cls.model_fields[name]) else repr(fault["input"])
+        return f"{path}: {value} {expectation(fault)}"
+
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        """Names and values as shown to people."""
+        return ((name, shown(name, field, getattr(self, name))) for name, field in type(self).model_fields.items())
 
     def override(self, **changes: Any) -> Self:
         """The same options with some fields replaced. Raises ConfigError or TypeError, as the constructor does."""

@@ -38,7 +38,7 @@ from penstock.option_types import (
     expectation,
     masked_address,
 )
-from penstock.options import ModelOptions, is_secret, option, suggestion
+from penstock.options import ModelOptions, is_secret, option, shown, suggestion
 from penstock.patterns import checked_pattern
 from penstock.setting_groups.trust import TrustSettings
 
@@ -280,14 +280,9 @@ def display(name: str, value: Any) -> Any:
     """The value with passwords masked; a table as a mapping of what was set in it."""
     if name in TABLES:
         return {key: table.model_dump(exclude_none=True) for key, table in value.items()}
-    if value is None or not is_secret(Settings.model_fields[name]):
-        return value
     if name == "alert_webhooks":
         return tuple(map(masked_address, value))
-    if name != "database_url":  # of its address only the password is a secret
-        return "***"
-    masked = re.sub(r"(://[^:@/]*):.*@", r"\1:***@", str(value))
-    return re.sub(r"(?i)(password|secret|token)=[^&]*", r"\1=***", masked)
+    return shown(name, Settings.model_fields[name], value)
 
 
 def load_settings(
@@ -376,7 +371,7 @@ def _set_by_kubernetes(key: str, value: str) -> bool:
 def _from_toml(path: Path, *, required: bool) -> Iterator[tuple[str, Given]]:
     if not required and not path.exists():
         return
-    shown = path.name if path.name == CONFIG_FILE else str(path)
+    label = path.name if path.name == CONFIG_FILE else str(path)
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -385,8 +380,8 @@ def _from_toml(path: Path, *, required: bool) -> Iterator[tuple[str, Given]]:
         raise ConfigError(f"{path} is not valid TOML: {error}") from None
     for name, value in table.items():
         if name not in Settings.model_fields:
-            raise ConfigError(f"{name} in {shown} is not a setting{suggestion(name, Settings.model_fields)}")
-        yield name, Given(value, shown, f"{name} in {shown}")
+            raise ConfigError(f"{name} in {label} is not a setting{suggestion(name, Settings.model_fields)}")
+        yield name, Given(value, label, f"{name} in {label}")
 
 
 def _read_dotenv(path: Path) -> Mapping[str, str | None]:

@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,6 +38,7 @@ def serve(settings: Settings, refs: Sequence[str] = ()) -> int:
     that was named and cannot be served.
     """
     configure_logging(settings)
+    forbid_core_dumps()
     require_hardware(settings.device)
     if settings.uds is None:
         host, port = free_address(settings.host, settings.port)
@@ -57,6 +59,14 @@ def serve(settings: Settings, refs: Sequence[str] = ()) -> int:
         return supervise(settings, refs, _worker_main, sockets)
     finally:
         close_sockets(sockets)
+
+
+def forbid_core_dumps() -> None:
+    """A crash of this process, or of one that it starts, writes no copy of its memory, which holds keys and inputs."""
+    with suppress(ImportError, OSError, ValueError):  # not on Windows
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
 
 
 def _worker_main(settings: Settings, refs: tuple[str, ...], place: Place, pipe: Connection) -> None:
