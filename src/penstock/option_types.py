@@ -89,10 +89,12 @@ def _workers(value: Any) -> Any:
     raise ValueError(f"should be auto or a whole number from 1 to {MOST_WORKERS}")
 
 
+def _comma_list(value: Any) -> Any:
+    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
 def _file_list(value: Any) -> Any:
-    if isinstance(value, str):
-        return tuple(part.strip() for part in value.split(",") if part.strip())
-    return (value,) if isinstance(value, Path) else value
+    return (value,) if isinstance(value, Path) else _comma_list(value)
 
 
 def _optional_size(value: Any) -> Any:
@@ -202,6 +204,7 @@ Whole = Annotated[int, BeforeValidator(_number)]
 Size = Annotated[int, BeforeValidator(parse_size), BeforeValidator(_number)]
 Float = Annotated[float, Field(allow_inf_nan=False), BeforeValidator(_number)]
 WebAddress = Annotated[str, AfterValidator(_web_address)]
+TextList = Annotated[tuple[str, ...], BeforeValidator(_comma_list)]
 Origins = Annotated[tuple[str, ...], AfterValidator(_origins), BeforeValidator(_comma_list)]
 HostNames = Annotated[tuple[str, ...], AfterValidator(_host_names), BeforeValidator(_comma_list)]
 Webhooks = Annotated[tuple[str, ...], AfterValidator(_webhooks), BeforeValidator(_comma_list)]

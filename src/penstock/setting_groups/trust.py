@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any
+from typing import Annotated
 
-from pydantic import AfterValidator, BeforeValidator
+from pydantic import AfterValidator
 
-from penstock.option_types import Float, Size
+from penstock.option_types import Float, Size, TextList
 from penstock.options import EngineOptions, option
 
 _DIRECTORY = re.compile(r"(https?|s3|gs)://[A-Za-z0-9.:\[\]_-]+(/[A-Za-z0-9._~!$'()*+;=:@/-]*)?")
-
-
-def _comma_list(value: Any) -> Any:
-    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
 
 def _directories(value: tuple[str, ...]) -> tuple[str, ...]:
@@ -33,7 +29,7 @@ class TrustSettings(EngineOptions):
     signing_passphrase: str | None = option(
         None, "Passphrase of an encrypted private key that signs models; without it, it is asked for.", secret=True
     )
-    remote_registries: Annotated[tuple[str, ...], AfterValidator(_directories), BeforeValidator(_comma_list)] = option(
+    remote_registries: Annotated[TextList, AfterValidator(_directories)] = option(
         (), "Addresses (https, s3, gs; comma list) below which models may be fetched from; without any, none may."
     )
     remote_private: bool = option(
