@@ -104,9 +104,10 @@ def _guarded_session(guard: Guard) -> Any:
     """The class of botocore's connections, with our sockets."""
     from aiobotocore.httpsession import AIOHTTPSession
 
-    class Session(AIOHTTPSession):
+    class Session(AIOHTTPSession):  # type: ignore[misc]
         def __init__(self, *arguments: Any, **keywords: Any) -> None:
             super().__init__(*arguments, **keywords)
-            self._connector_args = {**self._connector_args, "socket_factory": guard.socket, "use_dns_cache": False}
+            own: dict[str, Any] = self.__dict__
+            own["_connector_args"] = {**own["_connector_args"], "socket_factory": guard.socket, "use_dns_cache": False}
 
     return Session

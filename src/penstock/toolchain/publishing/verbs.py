@@ -141,6 +141,7 @@ def verify(ref: str, *, registry: Registry | Path | str | None = None, trust: st
     check_trust(trust)
     with _opened(registry) as models:
         artifact = models.get(ref)
+        artifact.check_signed()
         return verify_artifact(artifact, strongest(trust, models.trusted(artifact.digest)))
 
 
