@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -18,6 +18,7 @@ class Store:
         self.root = root
         self.redirects: dict[str, str] = {}
         self.extra_bytes: dict[str, int] = {}
+        self.forbidden: set[str] = set()
         self.pause_s = 0.0
         self.asked: list[str] = []
         self.url = ""
@@ -39,6 +40,8 @@ def _handler(store: Store) -> type[BaseHTTPRequestHandler]:
             file = store.root / path.lstrip("/")
             if path in store.redirects:
                 self.head(302, 0, Location=store.redirects[path])
+            elif path in store.forbidden:
+                self.head(403, 0)
             elif not file.is_file():
                 self.head(404, 0)
             else:
@@ -55,10 +58,11 @@ def _handler(store: Store) -> type[BaseHTTPRequestHandler]:
 
         def write(self, content: bytes) -> None:
             half = len(content) // 2
-            for part in (content[:half], content[half:]):
-                self.wfile.write(part)
-                self.wfile.flush()
-                time.sleep(store.pause_s)
+            with suppress(ConnectionError):  # a client that has had enough
+                for part in (content[:half], content[half:]):
+                    self.wfile.write(part)
+                    self.wfile.flush()
+                    time.sleep(store.pause_s)
 
         def head(self, status: int, length: int, **headers: str) -> None:
             self.send_response(status)

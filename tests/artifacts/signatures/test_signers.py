@@ -113,7 +113,7 @@ def test_one_of_several_keys_is_enough(pair: KeyPair, tmp_path: Path) -> None:
     [
         (DIGESTS | {"manifest.json": "d" * 64}, "other content: manifest.json has another sha256"),
         (DIGESTS | {"more.bin": "d" * 64}, "does not cover more.bin"),
-        ({"manifest.json": "a" * 64}, "covers 'card.md', which is not part of it"),
+        ({"manifest.json": "a" * 64}, "covers card.md, which is not part of it"),
     ],
 )
 def test_a_signature_of_other_files_is_refused(pair: KeyPair, digests: dict[str, str], match: str) -> None:
@@ -158,6 +158,34 @@ def test_a_valid_signature_of_a_wrong_statement_is_refused(
 ) -> None:
     with pytest.raises(IntegrityError, match=match):
         check(pair, edited(pair, edit))
+
+
+WRONG = (None, 1, "text", [], {}, [1], [None], [[]], {"a": 1}, 1e400)
+PLACES = [
+    *(("_type",), ("subject",), ("subject", 0), ("subject", 0, "digest"), ("predicateType",), ("predicate",)),
+    *(("predicate", "serialization"), ("predicate", "serialization", "hash_type"), ("predicate", "resources")),
+    *(("predicate", "resources", 0), ("predicate", "resources", 0, "name"), ("predicate", "resources", 0, "digest")),
+]
+
+
+@pytest.mark.parametrize("place", PLACES, ids=str)
+def test_a_statement_of_any_wrong_shape_is_refused_in_a_sentence(pair: KeyPair, place: tuple[Any, ...]) -> None:
+    for value in WRONG:
+
+        def spoil(document: Any, value: Any = value) -> None:
+            *steps, last = place
+            for step in steps:
+                document = document[step]
+            document[last] = value
+
+        with pytest.raises(IntegrityError, match=r"^m:v1: its signature "):
+            check(pair, edited(pair, spoil))
+
+
+@pytest.mark.parametrize("value", [1, True, {"a": 1}, [None], [["a"]], "model.sig", [".git\n"]])
+def test_a_list_of_what_is_left_out_of_any_shape_is_refused(pair: KeyPair, value: Any) -> None:
+    with pytest.raises(IntegrityError, match=r"^m:v1: its signature (leaves out|holds no statement)"):
+        check(pair, edited(pair, lambda document: document["predicate"]["serialization"].update(ignore_paths=value)))
 
 
 def test_the_signature_itself_may_be_left_out(pair: KeyPair) -> None:

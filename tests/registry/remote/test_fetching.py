@@ -160,6 +160,27 @@ def test_a_model_that_is_too_large_or_too_slow_is_given_up(store: Store, policy:
     refused(url, replace(policy, timeout_s=0.1), DeadlineExceeded, r"took longer than remote_timeout_s \(0.1 s\)")
 
 
+def test_a_store_that_forbids_what_it_does_not_have_serves_unsigned_models(store: Store, policy: RemotePolicy) -> None:
+    store.forbidden.add(f"/team/m/v1/{SIGNATURE}")
+    assert fetch(f"{store.url}/team/m/v1", policy).signature_bundle() is None
+    store.forbidden.add("/team/m/v1/manifest.json")
+    refused(f"{store.url}/team/m/v1", policy, ModelNotFound, r"manifest.json may not be read: 403")
+
+
+def test_many_empty_files_end_at_the_time_limit(store: Store, policy: RemotePolicy) -> None:
+    home = store.root / "team" / "m" / "v1"
+    document = json.loads((home / "manifest.json").read_text())
+    empty = hashlib.sha256(b"").hexdigest()
+    names = [f"variants/onnx-fp32/{number}" for number in range(2000)]
+    document["variants"][0]["files"] += [{"path": name, "sha256": empty, "size": 0} for name in names]
+    (home / "manifest.json").write_text(json.dumps(document))
+    for name in names:
+        (home / name).write_bytes(b"")
+    refused(
+        f"{store.url}/team/m/v1", replace(policy, timeout_s=0.4), DeadlineExceeded, "took longer than remote_timeout_s"
+    )
+
+
 def test_a_server_that_is_down_is_named(policy: RemotePolicy) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from penstock.artifacts.variant import SIGNATURE
-from penstock.errors import IntegrityError
+from penstock.errors import IntegrityError, printable
 
 STATEMENT = "https://in-toto.io/Statement/v1"
 PREDICATE = "https://model_signing/signature/v1.0"
@@ -49,14 +49,14 @@ def check_statement(payload: bytes, digests: Mapping[str, str]) -> None:
         subjects, predicate = document["subject"], document["predicate"]
         serialization, resources = predicate["serialization"], predicate["resources"]
         signed = _signed(resources)
-        root = subjects[0]["digest"]["sha256"]
+        root, left_out = subjects[0]["digest"]["sha256"], {*map(str, serialization.get("ignore_paths") or [])}
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         raise IntegrityError("its signature holds no statement of the model-signing format") from None
     if (kind, predicate_type) != (STATEMENT, PREDICATE):
         raise IntegrityError(
             "its signature states something else than the files of a model; sign it with model-signing 1.0 or newer"
         )
-    _check_serialization(serialization)
+    _check_serialization(serialization, left_out)
     if len(subjects) != 1 or root != _root(resource["digest"] for resource in resources):
         raise IntegrityError("its signature contradicts itself: the digest of its subject is not that of its files")
     _check_files(signed, digests)
@@ -67,18 +67,19 @@ def _signed(resources: Any) -> dict[str, str]:
     signed: dict[str, str] = {}
     for resource in resources:
         name, digest = resource["name"], resource["digest"]
-        if name in signed or resource["algorithm"] != "sha256" or not _SHA256.fullmatch(digest):
-            raise ValueError(name)
+        if not isinstance(name, str) or name in signed:
+            raise ValueError("name")
+        if resource["algorithm"] != "sha256" or not _SHA256.fullmatch(digest):
+            raise ValueError("digest")
         signed[name] = digest
     return signed
 
 
-def _check_serialization(found: Mapping[str, Any]) -> None:
+def _check_serialization(found: Mapping[str, Any], left_out: set[str]) -> None:
     """Nothing but the signature itself may be left out, and links are no files."""
-    left_out = found.get("ignore_paths") or []
-    if not set(map(str, left_out)) <= {SIGNATURE}:
+    if not left_out <= {SIGNATURE}:
         raise IntegrityError(
-            f"its signature leaves out {', '.join(sorted(set(map(str, left_out))))}; sign every file, with the "
+            f"its signature leaves out {printable(', '.join(sorted(left_out)), 200)}; sign every file, with the "
             "model-signing tool by --no-ignore-git-paths"
         )
     if any(found.get(name) != value for name, value in SERIALIZATION.items()):
@@ -92,6 +93,6 @@ def _check_files(signed: Mapping[str, str], digests: Mapping[str, str]) -> None:
         if path not in signed:
             raise IntegrityError(f"its signature does not cover {path}")
         if path not in digests:
-            raise IntegrityError(f"its signature covers {path[:200]!r}, which is not part of it")
+            raise IntegrityError(f"its signature covers {printable(path, 200)}, which is not part of it")
         if signed[path] != digests[path]:
             raise IntegrityError(f"its signature is of other content: {path} has another sha256")

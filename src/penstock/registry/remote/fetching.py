@@ -52,7 +52,7 @@ def fetched(address: str, policy: RemotePolicy) -> Iterator[Path]:
     place = location(address, policy.allowed)
     with tempfile.TemporaryDirectory(prefix="penstock-fetch-") as scratch:
         guard = Guard(private=policy.private)
-        with file_system(place, policy.allowed, guard) as source:
+        with file_system(place, policy.allowed, guard, policy.timeout_s) as source:
             fetch = _Fetch(place, source, guard, policy)
             path = Path(scratch) / (place.file_name or "artifact")
             if _is_file(place):
@@ -108,6 +108,7 @@ class _Fetch:
 
     def _chunks(self, url: str, at_most: int | None) -> Iterable[bytes]:
         limit, size = self._left if at_most is None else min(at_most, self._left), 0
+        self._check(url, size, limit, at_most)
         how = {"block_size": 0, "size": 1} if self._place.scheme in ("http", "https") else {"block_size": _BLOCK}
         with self._source.open(url, "rb", **how) as stream:  # over HTTP as one stream, without a question for its size
             while chunk := stream.read(_CHUNK):
@@ -121,10 +122,13 @@ class _Fetch:
             raise IntegrityError(f"{url} has more than {limit} bytes, which is all that it may have")
         if size > limit:
             raise ConfigError(self._too_large(url))
-        if time.monotonic() > self._deadline:
-            raise DeadlineExceeded(
-                f"{url} took longer than remote_timeout_s ({self._policy.timeout_s:g} s); set it higher"
-            )
+        if time.monotonic() >= self._deadline:
+            raise self._too_slow(url)
+
+    def _too_slow(self, url: str) -> DeadlineExceeded:
+        return DeadlineExceeded(
+            f"{url} took longer than remote_timeout_s ({self._policy.timeout_s:g} s); set it higher"
+        )
 
     def _too_large(self, what: str) -> str:
         return f"{what} is larger than remote_max_bytes ({self._policy.max_bytes}) allows; set it higher"
@@ -134,8 +138,9 @@ class _Fetch:
             return ConfigError(f"{url} is at an address that is refused: {self._guard.refused}")
         if isinstance(error, FileNotFoundError):
             return ModelNotFound(f"there is no {url}")
-        if isinstance(error, PermissionError):
+        if isinstance(error, PermissionError) or getattr(error, "status", None) in (401, 403):
             return ModelNotFound(f"{url} may not be read: {first_line(error)}")
         if isinstance(error, TimeoutError):
-            return DeadlineExceeded(f"{url} stopped answering")
+            late = time.monotonic() >= self._deadline
+            return self._too_slow(url) if late else DeadlineExceeded(f"{url} stopped answering")
         return ConfigError(f"{url} cannot be fetched: {first_line(error)}")

@@ -24,11 +24,14 @@ class Files(Protocol):
 
 
 @contextmanager
-def file_system(place: Location, allowed: Iterable[str], guard: Guard) -> Iterator[Files]:
-    """The file system for an address; its connections are closed at the end. Raises ConfigError naming the extra."""
+def file_system(place: Location, allowed: Iterable[str], guard: Guard, timeout_s: float) -> Iterator[Files]:
+    """The file system for an address, with a time for each request; its connections are closed at the end.
+
+    Raises ConfigError naming the extra.
+    """
     opened = _web if place.scheme in ("http", "https") else _buckets
     try:
-        made = opened(place, tuple(allowed), guard)
+        made = opened(place, tuple(allowed), guard, timeout_s)
     except ImportError as error:
         raise ConfigError(f"{place.scheme}:// needs the package {error.name}; pip install 'penstock[remote]'") from None
     files, close = made
@@ -38,7 +41,7 @@ def file_system(place: Location, allowed: Iterable[str], guard: Guard) -> Iterat
         close()
 
 
-def _web(place: Location, allowed: tuple[str, ...], guard: Guard) -> Any:
+def _web(place: Location, allowed: tuple[str, ...], guard: Guard, timeout_s: float) -> Any:
     import aiohttp
     from fsspec.asyn import sync
     from fsspec.implementations.http import HTTPFileSystem
@@ -60,7 +63,10 @@ def _web(place: Location, allowed: tuple[str, ...], guard: Guard) -> Any:
         sessions.append(
             aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(socket_factory=guard.socket, use_dns_cache=False, force_close=True),
-                timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=READ_S),
+                timeout=aiohttp.ClientTimeout(total=timeout_s, sock_connect=CONNECT_S, sock_read=READ_S),
+                headers={"Accept-Encoding": "identity"},
+                auto_decompress=False,  # what is compressed could be of any size
+                cookie_jar=aiohttp.DummyCookieJar(),
                 trace_configs=[trace],
                 **{name: value for name, value in keywords.items() if name != "loop"},
             )
@@ -76,7 +82,7 @@ def _web(place: Location, allowed: tuple[str, ...], guard: Guard) -> Any:
     return files, close
 
 
-def _buckets(place: Location, allowed: tuple[str, ...], guard: Guard) -> Any:  # noqa: ARG001
+def _buckets(place: Location, allowed: tuple[str, ...], guard: Guard, timeout_s: float) -> Any:  # noqa: ARG001
     """S3, and Google's storage by its interface for clients of S3; credentials are those that botocore finds."""
     import s3fs
     from fsspec.asyn import sync
@@ -85,7 +91,7 @@ def _buckets(place: Location, allowed: tuple[str, ...], guard: Guard) -> Any:  #
         skip_instance_cache=True,
         endpoint_url=_GOOGLE if place.scheme == "gs" else None,
         config_kwargs={
-            "http_session_cls": _guarded_session(guard),
+            "http_session_cls": _guarded_session(guard, timeout_s),
             "connect_timeout": CONNECT_S,
             "read_timeout": READ_S,
             "retries": {"max_attempts": 2},
@@ -100,8 +106,9 @@ def _buckets(place: Location, allowed: tuple[str, ...], guard: Guard) -> Any:  #
     return files, close
 
 
-def _guarded_session(guard: Guard) -> Any:
-    """The class of botocore's connections, with our sockets."""
+def _guarded_session(guard: Guard, timeout_s: float) -> Any:
+    """The class of botocore's connections, with our sockets and a time for each request."""
+    import aiohttp
     from aiobotocore.httpsession import AIOHTTPSession
 
     class Session(AIOHTTPSession):  # type: ignore[misc]
@@ -109,5 +116,6 @@ def _guarded_session(guard: Guard) -> Any:
             super().__init__(*arguments, **keywords)
             own: dict[str, Any] = self.__dict__
             own["_connector_args"] = {**own["_connector_args"], "socket_factory": guard.socket, "use_dns_cache": False}
+            own["_timeout"] = aiohttp.ClientTimeout(total=timeout_s, sock_connect=CONNECT_S, sock_read=READ_S)
 
     return Session
