@@ -62,7 +62,7 @@ class Registry:
         self._sentences = self._staging.sentences
         self._layout = Layout(self.path)
         self.require_signed = tuple(map(Path, require_signed))
-        self.signers = Signers.of(self.require_signed)
+        self.signers = Signers.of(self.require_signed, "require_signed")
 
     def __enter__(self) -> Self:
         return self

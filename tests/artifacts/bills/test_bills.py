@@ -70,6 +70,7 @@ def test_the_installed_packages_are_listed_as_purls() -> None:
     for name in ("penstock", "onnxruntime", "numpy", "pydantic", "penstock-hydraulics"):
         assert f"pkg:pypi/{name}@{version(name)}" in purls
     assert not any(purl.startswith("pkg:pypi/pytest") for purl in purls)
+    assert any("expression" in each for part in document["components"] for each in part.get("licenses", ()))
     known = {document["metadata"]["component"]["bom-ref"], *(each["bom-ref"] for each in document["components"])}
     assert {ref for each in document["dependencies"] for ref in (each["ref"], *each["dependsOn"])} <= known
 

@@ -111,8 +111,10 @@ def _dependencies(packages: Sequence[Package]) -> Iterator[dict[str, Any]]:
 
 
 def _licenses(stated: Any) -> dict[str, Any]:
-    """By SPDX identifier where it is one that is known, else by name; nothing for what says nothing."""
+    """By SPDX identifier or expression where it is one that is known, else by name; nothing for what says nothing."""
     names = [name for name in (stated if isinstance(stated, list) else [stated]) if isinstance(name, str) and name]
+    if len(names) == 1 and re.search(r" (AND|OR|WITH) ", names[0]):
+        return {"licenses": [{"expression": names[0]}]}
     known = ({"id": _SPDX[name.lower()]} if name.lower() in _SPDX else {"name": name} for name in names)
     return {"licenses": [{"license": each} for each in known]} if names else {}
 

@@ -11,7 +11,7 @@ from penstock.artifacts.manifest import Manifest
 from penstock.formats import FORMATS
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_LONGEST_LICENSE = 64
+_LONGEST_LICENSE = 120
 """Characters; some packages put the whole text of their license into the field."""
 
 

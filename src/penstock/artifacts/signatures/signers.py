@@ -10,7 +10,7 @@ from penstock.artifacts.signatures.bundle import bundle_bytes, read_bundle, sign
 from penstock.artifacts.signatures.keys import Passphrase, PublicKey, public_key, sign_with
 from penstock.artifacts.signatures.statement import check_statement, statement_of
 from penstock.artifacts.variant import SIGNATURE
-from penstock.errors import IntegrityError, Untrusted
+from penstock.errors import ConfigError, IntegrityError, Untrusted
 
 HOW_TO_SIGN = "sign it: penstock models sign {ref} --private-key FILE"
 
@@ -22,9 +22,12 @@ class Signers:
     keys: tuple[PublicKey, ...]
 
     @classmethod
-    def of(cls, paths: Iterable[Path | str]) -> Signers | None:
-        """The keys in these files, None without any. Raises ConfigError naming the file that holds none."""
-        keys = tuple(public_key(Path(path)) for path in paths)
+    def of(cls, paths: Iterable[Path | str], field: str = "") -> Signers | None:
+        """The keys in these files, None without any. Raises ConfigError naming the `field` and the file without one."""
+        try:
+            keys = tuple(public_key(Path(path)) for path in paths)
+        except ConfigError as error:
+            raise ConfigError(f"{field}: {error}" if field else str(error)) from None
         return cls(keys) if keys else None
 
     @property

@@ -57,7 +57,7 @@ def load_artifact(artifact: Artifact, options: EngineOptions, selection: Variant
 def signed_artifact(artifact: Artifact, options: EngineOptions) -> Artifact:
     """The artifact, which has the signature that the options or its registry require. Raises Untrusted if not."""
     if options.require_signed:
-        artifact = replace(artifact, signers=Signers.of(options.require_signed))
+        artifact = replace(artifact, signers=Signers.of(options.require_signed, "require_signed"))
     artifact.check_signed()
     return artifact
 
