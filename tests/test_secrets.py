@@ -88,6 +88,7 @@ def server(tmp_path: Path) -> Iterator[tuple[str, int, list[str]]]:
         "OTLP_HEADERS": f"authorization={SECRET}",
         "OTLP_ENDPOINT": f"http://user:{SECRET}@127.0.0.1:9",
         "TRACE_SAMPLE": "1",
+        "DRAIN_TIMEOUT_S": "1",
         "LOG_LEVEL": "debug",
         "ACCESS_LOG": "true",
     }
