@@ -65,6 +65,6 @@ def test_a_signature_of_the_tool_that_leaves_files_out_is_refused(write: Write, 
     sign_with_the_tool(artifact, artifact.path.parent / SIGNATURE, pair, git=True)
     (artifact.path.parent / SIGNATURE).rename(artifact.path / SIGNATURE)
     with pytest.raises(
-        IntegrityError, match=r"leaves out .git, .gitattributes, .github, .gitignore; .*--no-ignore-git-"
+        IntegrityError, match=r"leaves out .git, .gitattributes, .github, .gitignore; .*`--no-ignore-git-"
     ):
         replace(artifact, signers=Signers.of([pair.public])).verify()

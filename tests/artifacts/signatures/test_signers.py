@@ -140,7 +140,7 @@ def another_root(document: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("edit", "match"),
     [
-        (ignore(".git"), r"leaves out .git; sign every file, with the model-signing tool by --no-ignore-git-paths"),
+        (ignore(".git"), r"leaves out .git; sign every file, with the model-signing tool by `--no-ignore-git-paths`"),
         (ignore("variants"), "leaves out variants"),
         (set_serialization(allow_symlinks=True), "one sha256 for each file"),
         (set_serialization(method="shards"), "one sha256 for each file"),
@@ -215,7 +215,9 @@ def test_a_flipped_bit_is_refused(pair: KeyPair, field: str, place: int) -> None
     content = bytearray(base64.b64decode(holder[field]))
     content[place] ^= 1
     holder[field] = base64.b64encode(content).decode()
-    with pytest.raises(IntegrityError, match=r"^m:v1: its signature is not valid for key.pub.pem; sign it: penstock"):
+    with pytest.raises(
+        IntegrityError, match=r"^m:v1: its signature is not valid for key.pub.pem; sign it with `penstock"
+    ):
         check(pair, json.dumps(document).encode())
 
 

@@ -46,7 +46,7 @@ def test_an_unsigned_model_is_refused_and_loads_once_it_is_signed(
 ) -> None:
     for load in (manager.load_model, manager.check):
         with pytest.raises(
-            Untrusted, match=r"^digits:v1.0: it has no signature .* sign it: penstock models sign digits:"
+            Untrusted, match=r"^digits:v1.0: it has no signature .* sign it with `penstock models sign digits:"
         ):
             load("digits")
     sign(published, pair)
@@ -109,7 +109,7 @@ def test_a_registry_with_the_requirement_refuses_bare_files(pair: KeyPair, tmp_p
 
 def test_a_bare_file_cannot_be_signed(manager: ModelManager, tmp_path: Path) -> None:
     with pytest.raises(
-        Untrusted, match=r"linear.onnx: it cannot have a signature, .*: penstock models import, penstock"
+        Untrusted, match=r"linear.onnx: it cannot have a signature, .*: `penstock models import`, `penstock"
     ):
         manager.load_model(linear(tmp_path / "linear.onnx"))
 

@@ -12,7 +12,7 @@ from penstock.artifacts.signatures.statement import check_statement, statement_o
 from penstock.artifacts.variant import SIGNATURE
 from penstock.errors import ConfigError, IntegrityError, Untrusted
 
-HOW_TO_SIGN = "sign it: penstock models sign {ref} --private-key FILE"
+HOW_TO_SIGN = "sign it with `penstock models sign {ref} --private-key FILE`"
 
 
 @dataclass(frozen=True)

@@ -80,7 +80,7 @@ def _check_serialization(found: Mapping[str, Any], left_out: set[str]) -> None:
     if not left_out <= {SIGNATURE}:
         raise IntegrityError(
             f"its signature leaves out {printable(', '.join(sorted(left_out)), 200)}; sign every file, with the "
-            "model-signing tool by --no-ignore-git-paths"
+            "model-signing tool by `--no-ignore-git-paths`"
         )
     if any(found.get(name) != value for name, value in SERIALIZATION.items()):
         raise IntegrityError(

@@ -67,7 +67,7 @@ def _refuse_unsigned(what: str, options: EngineOptions) -> None:
     if options.require_signed:
         raise Untrusted(
             f"{what}: it cannot have a signature, and require_signed demands one; import it into the registry and sign "
-            "it: penstock models import, penstock models sign"
+            "it: `penstock models import`, `penstock models sign`"
         )
 
 
