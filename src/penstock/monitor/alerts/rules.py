@@ -134,7 +134,7 @@ RULES = (
         "PenstockCanaryRolledBack", "warning",
         Level("penstock_canary", _VERSION, {"state": "rolled_back"}, counts=True), 0, 0, 0, "short",
         f"The canary {_MODEL} was rolled back within the last hour.",
-        "`penstock routes why NAME` has the figures; publish a better version, or try this one with --again.",
+        "`penstock routes why NAME` has the figures; publish a better version, or try this one again (`--again`).",
     ),
     Rule(
         "PenstockCanaryPaused", "warning",
