@@ -63,16 +63,16 @@ def test_without_the_database_serving_goes_on_a_bad_version_is_braked_and_nothin
         database.rename(away)
         with Traffic(port, hard) as traffic:
             braked = f'penstock_canary_braked{{model="{NAME}",version="fails"}} 2.0'
-            wait_until(lambda: braked in httpx.get(f"{server.url}/metrics").text, 0.1)
+            wait_until(lambda: braked in api.get("/metrics").text, 0.1)
             more(traffic, 50)  # those that the version had already
             failed = failures(traffic)
             assert failed.keys() <= {(500, "fails"), (500, "")}
             more(traffic, 300)
             assert failures(traffic) == failed
-            page = httpx.get(f"{server.url}/metrics").text
+            page = api.get("/metrics").text
             assert "penstock_canaries_frozen 2.0" in page
             assert "penstock_routes_stale 2.0" in page
-            ready = httpx.get(f"{server.url}/health/ready")
+            ready = api.get("/health/ready")
             assert ready.status_code == 200
             assert any("registry.db is gone" in reason for reason in ready.json()["reasons"])
         assert not database.exists(), "an empty database was made in its place"
@@ -83,8 +83,8 @@ def test_without_the_database_serving_goes_on_a_bad_version_is_braked_and_nothin
         print(f"caught up in {time.monotonic() - began:.2f} s")
         assert "as one process had braked it: errors" in canary(api)["sentence"]
         wait_until(lambda: evidence(api) == sent, 0.1)
-        wait_until(lambda: "penstock_canaries_frozen 0.0" in httpx.get(f"{server.url}/metrics").text, 0.1)
-        wait_until(lambda: httpx.get(f"{server.url}/health/ready").json()["reasons"] == [], 0.1)
+        wait_until(lambda: "penstock_canaries_frozen 0.0" in api.get("/metrics").text, 0.1)
+        wait_until(lambda: api.get("/health/ready").json()["reasons"] == [], 0.1)
 
 
 def failures(traffic: Traffic) -> dict[tuple[int, str], int]:
@@ -109,7 +109,9 @@ def evidence(api: httpx.Client) -> int:
 
 def version_for(server: Process, key: int, image: np.ndarray) -> str:
     body = {"input_data": image.tolist()}
-    reply = httpx.post(f"{server.url}/models/{NAME}/predict", json=body, headers={"x-penstock-key": f"first-{key}"})
+    reply = httpx.post(
+        f"{server.url}/models/{NAME}/predict", json=body, headers={"x-penstock-key": f"first-{key}"}, timeout=30
+    )
     return reply.headers.get("x-penstock-model", "").partition(":")[2].partition("/")[0]
 
 

@@ -11,7 +11,7 @@ from penstock.artifacts.signatures.statement import STATEMENT
 
 PREDICATE = "https://slsa.dev/provenance/v1"
 BUILD_TYPE = "urn:penstock:artifact:v1"
-_PACKAGES = ("torch", "onnx", "onnxruntime", "onnxscript", "openvino", "numpy", "transformers", "penstock")
+_PACKAGES = ("torch", "onnxruntime", "onnxscript", "openvino", "numpy", "transformers", "penstock")
 """Keys of the lineage that hold the version of the package of that name."""
 
 

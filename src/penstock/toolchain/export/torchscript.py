@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,9 @@ from penstock.toolchain.export.exported import ExportFailed, ExportOptions, Writ
 from penstock.toolchain.export.failures import REWRITE, SCRIPT, explained
 from penstock.toolchain.export.program import call_of
 from penstock.toolchain.export.source import ModuleSource
+
+_OWN = ("aten", "prim", "prims", "quantized", "_quantized", "sparse", "mkldnn", "prepacked")
+"""Namespaces of operators that every PyTorch has."""
 
 
 def export_trace(source: ModuleSource, directory: Path, options: ExportOptions) -> Written:  # noqa: ARG001
@@ -55,9 +59,23 @@ def export_script(source: ModuleSource, directory: Path, options: ExportOptions)
 def _saved(module: Any, directory: Path, source: ModuleSource, exporter: str) -> Written:
     import torch
 
+    strange = next((kind for kind in _operators(module.inlined_graph) if kind.partition("::")[0] not in _OWN), None)
+    if strange is not None:
+        raise ExportFailed(
+            f"the model calls 'ops.{strange.replace('::', '.')}', which is not a PyTorch operator: a process that "
+            "serves it does not have it; export onnx, with the ONNX function of this operator in translations"
+        )
     path = directory / "model.ts"
     try:
         module.save(str(path))
     except Exception as error:  # an attribute or an operator that cannot be stored
         raise explained(error, source, exporter) from None
     return Written(path, f"{exporter} of torch {torch.__version__}")
+
+
+def _operators(block: Any) -> Iterator[str]:
+    """The operators of a graph, those in its branches and loops included."""
+    for node in block.nodes():
+        yield node.kind()
+        for inner in node.blocks():
+            yield from _operators(inner)
