@@ -1,7 +1,7 @@
-"""`python benchmarks/attackers.py KIND PORT COUNT SOURCE`: a hostile client, until stdin closes.
+"""`python benchmarks/attackers.py KIND PORT COUNT SOURCE [OUTCOME]`: a hostile client, until stdin closes.
 
 It writes a line when its connections stand, and one with what it counted when it ends. `SOURCE` is the loopback address
-that it connects from: each has its own ports.
+that it connects from: each has its own ports. With an outcome ("HTTP 408"), it goes on until it has counted one.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ RENEW_PER_S = 300
 OPEN_AT_ONCE = 200
 READY_S = 20.0
 """How long connections may take to be accepted, before the measurement begins without the rest."""
+OUTCOME_S = 60.0
+"""How long an attack goes on at most for the outcome that it is to count."""
 
 
 @dataclass(frozen=True)
@@ -170,11 +172,17 @@ class Attacker:
 
 
 def main() -> None:
-    kind, port, count, source = sys.argv[1:]
+    kind, port, count, source, *outcome = sys.argv[1:]
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     attacker = Attacker(KINDS[kind], int(port), int(count), source)
-    attacker.run(lambda: bool(select.select([0], [], [], 0)[0]))
+    late = time.monotonic() + OUTCOME_S
+
+    def ended() -> bool:
+        waits = any(attacker.counts[each] == 0 for each in outcome) and time.monotonic() < late
+        return not waits and bool(select.select([0], [], [], 0)[0])
+
+    attacker.run(ended)
     print(json.dumps(attacker.counts), flush=True)
 
 

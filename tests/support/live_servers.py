@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import httpx
 import uvicorn
@@ -155,6 +155,7 @@ class Process:
             text=True,
         )
         self.pid = self._popen.pid
+        self._out, self._err = Drained(self._popen.stdout), Drained(self._popen.stderr)
         registry = arguments[arguments.index("--registry") + 1] if "--registry" in arguments else "registry"
         self._key_file = key_file(directory / registry, environ.get("DATABASE_URL"))
 
@@ -166,7 +167,7 @@ class Process:
     def wait_for(self, path: str = "/health/ready", status: int = 200, timeout_s: float = LONG_S) -> httpx.Response:
         until = time.monotonic() + timeout_s
         while time.monotonic() < until:
-            assert self._popen.poll() is None, self._popen.communicate()
+            assert self._popen.poll() is None, (self._out.all(), self._err.all())
             try:
                 response = httpx.get(self.url + path)
                 if response.status_code == status:
@@ -180,14 +181,41 @@ class Process:
         self._popen.send_signal(signum)
 
     def finish(self, timeout_s: float = LONG_S) -> tuple[int, str, str]:
-        """Exit code, standard output, standard error."""
-        out, err = self._popen.communicate(timeout=timeout_s)
-        return self._popen.returncode, out, err
+        """Exit code, standard output, standard error, once its workers have ended too."""
+        code = self._popen.wait(timeout_s)
+        return code, self._out.all(timeout_s), self._err.all(timeout_s)
 
     def end(self) -> None:
+        """Kill it, and its workers, which may be stopped."""
         if self._popen.poll() is None:
+            workers = children(self.pid)
             self._popen.kill()
-        self._popen.communicate()
+            for worker in workers:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(worker, signal.SIGKILL)
+        self._popen.wait(LONG_S)
+        self._out.all()
+        self._err.all()
+
+
+class Drained:
+    """A pipe that is read all the time: what writes to it never waits."""
+
+    def __init__(self, pipe: IO[str] | None) -> None:
+        assert pipe is not None
+        self._pipe, self._lines = pipe, list[str]()
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
+
+    def all(self, timeout_s: float = LONG_S) -> str:
+        """What was written until every process that has the pipe ended."""
+        self._thread.join(timeout_s)
+        assert not self._thread.is_alive(), ["a process has not ended", *self._lines[-20:]]
+        return "".join(self._lines)
+
+    def _read(self) -> None:
+        with self._pipe:
+            self._lines.extend(self._pipe)
 
 
 def children(pid: int) -> list[int]:

@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 
 _MEMORY = Path("/dev/shm")
-_ROOM = 8 << 30
+_ROOM = 3 << 30
 
 
 def load() -> None:

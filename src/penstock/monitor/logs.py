@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import Any, Protocol, TextIO, TypeAlias
 
 from penstock.errors import worded
+from penstock.monitor.log_stream import LogStream
 from penstock.monitor.redaction import redact_also, scrub_field
 from penstock.monitor.traces.context import parent_of
 from penstock.settings import Settings
@@ -54,8 +55,9 @@ def configure_logging(settings: Settings, stream: TextIO | None = None) -> None:
     the record. All text is redacted with `scrub`.
     """
     redact_also(settings.redact_patterns)
-    handler = _Handler(stream or sys.stderr)
-    handler.setFormatter(_formatter(settings.log_format, handler.stream))
+    stream = stream or sys.stderr
+    handler = _Handler(stream)
+    handler.setFormatter(_formatter(settings.log_format, stream))
     root = logging.getLogger()
     for old in root.handlers[:]:
         root.removeHandler(old)
@@ -81,11 +83,26 @@ def _take_over_libraries() -> None:
             logger.propagate = True
 
 
-class _Handler(logging.StreamHandler[TextIO]):
+class _Handler(logging.Handler):
+    """Writes lines without waiting for whoever reads them."""
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__()
+        self._lines = LogStream(stream)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self._lines.write(self.format(record) + "\n")
+        except Exception:  # a record that cannot be formatted, or a stream that is closed
+            self.handleError(record)
+
+    def flush(self) -> None:
+        self._lines.flush()
+
     def handleError(self, record: logging.LogRecord) -> None:
         """Report a line that cannot be written, without its arguments, which may be user data."""
         with contextlib.suppress(OSError, ValueError):
-            sys.stderr.write(f"penstock: a log line of {record.name} ({record.filename}:{record.lineno}) was lost\n")
+            self._lines.write(f"penstock: a log line of {record.name} ({record.filename}:{record.lineno}) was lost\n")
 
 
 def _formatter(log_format: str, stream: TextIO) -> logging.Formatter:

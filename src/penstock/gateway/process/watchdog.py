@@ -15,6 +15,8 @@ import signal
 import sys
 from collections.abc import Callable
 
+from penstock.monitor.log_stream import own_descriptor
+
 log = logging.getLogger(__name__)
 
 BEAT_S = 1.0
@@ -37,13 +39,15 @@ class Watchdog:
         self.abandoned_run: Callable[[], tuple[str, float] | None] = lambda: None
         """The run that no request waits for any more: its model, and for how many seconds."""
         self._timer: asyncio.TimerHandle | None = None
+        self._stacks = own_descriptor(_STDERR) or _STDERR
+        """Where stacks are written: a full pipe must not keep the process from ending."""
 
     def start(self) -> None:
         """Watch the running loop."""
         self._on_beat()
         self._end_if_abandoned()
         if self.limit_s:
-            faulthandler.dump_traceback_later(self.limit_s, exit=True, file=_STDERR)
+            faulthandler.dump_traceback_later(self.limit_s, exit=True, file=self._stacks)
         self._timer = asyncio.get_running_loop().call_later(BEAT_S, self.start)
 
     def _end_if_abandoned(self) -> None:
@@ -52,14 +56,14 @@ class Watchdog:
         if not self.limit_s or found is None or found[1] <= self.limit_s:
             return
         log.error("a run of %s has not ended for %.0f s after its last request; this process ends", *found)
-        faulthandler.dump_traceback(file=_STDERR)
+        faulthandler.dump_traceback(file=self._stacks)
         os._exit(1)
 
     def end_within(self, limit_s: float) -> None:
         """End the process after this time at the latest: nothing postpones it any more."""
         if self._timer is not None:
             self._timer.cancel()
-        faulthandler.dump_traceback_later(limit_s, exit=True, file=_STDERR)
+        faulthandler.dump_traceback_later(limit_s, exit=True, file=self._stacks)
 
     def stop(self) -> None:
         """Let the process live."""

@@ -47,9 +47,13 @@ def serving(registry: Path, *options: str, files: int = 0, **environ: str) -> It
 
 
 @contextlib.contextmanager
-def attack(kind: str, process: Process, count: int, source: int = 2) -> Iterator[Counter[str]]:
-    """So many hostile connections from a process of their own; what they counted is there at the end."""
-    command = [sys.executable, str(ATTACKERS), kind, process.url.rpartition(":")[2], str(count), f"127.0.0.{source}"]
+def attack(kind: str, process: Process, count: int, source: int = 2, *outcome: str) -> Iterator[Counter[str]]:
+    """So many hostile connections from a process of their own; what they counted is there at the end.
+
+    With an outcome, the attack does not end before it was counted.
+    """
+    target = [process.url.rpartition(":")[2], str(count), f"127.0.0.{source}", *outcome]
+    command = [sys.executable, str(ATTACKERS), kind, *target]
     attacker = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     counts: Counter[str] = Counter()
     try:
@@ -93,7 +97,7 @@ GETS = {
 
 def test_honest_clients_are_answered_beside_hostile_ones_of_every_kind(registry: Path) -> None:
     with serving(registry, **HASTY) as process, contextlib.ExitStack() as stack:
-        attacks = [attack(kind, process, 40, source) for source, kind in enumerate(GETS, start=2)]
+        attacks = [attack(kind, process, 40, source, GETS[kind]) for source, kind in enumerate(GETS, start=2)]
         with ThreadPoolExecutor(len(attacks)) as starters:
             counts = list(starters.map(stack.enter_context, attacks))
         assert honest(process) >= 20
