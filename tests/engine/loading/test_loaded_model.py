@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from penstock.artifacts.artifact import Artifact, Golden, TaskEntry, VariantSour
 from penstock.backends.base import BackendOptions
 from penstock.backends.catalog import open_backend
 from penstock.backends.onnx.backend import OnnxBackend
-from penstock.backends.verification import verify
+from penstock.backends.verification import INTERPRETER_S, verify
 from penstock.engine.loading import bring_up as bring_up_module
 from penstock.engine.loading import variant_selection
 from penstock.engine.loading.load import load_artifact, load_file
@@ -87,6 +89,49 @@ def test_parallel_runs_fill_the_cores(monkeypatch: pytest.MonkeyPatch, threads: 
 
 def test_the_configured_number_of_threads_is_used(onnx_file: Path) -> None:
     model = load_file(onnx_file, EngineOptions(threads=1))
+    model.close()
+
+
+def test_a_quick_model_runs_on_the_loop_though_it_was_loaded_beside_a_busy_one(
+    onnx_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the thread of a load, each run waits up to 5 ms for the interpreter, which says nothing of the model."""
+    run, over = OnnxBackend.run, threading.Event()
+
+    def without_the_interpreter(self: OnnxBackend, inputs: Arrays) -> Arrays:
+        outputs = run(self, inputs)
+        time.sleep(0)  # as a run of 0.1 ms in native code, during which the other thread surely takes it
+        return outputs
+
+    def keep_the_interpreter() -> None:
+        while not over.is_set():
+            pass
+
+    monkeypatch.setattr(OnnxBackend, "run", without_the_interpreter)
+    busy = threading.Thread(target=keep_the_interpreter)
+    busy.start()
+    try:
+        model = load_file(onnx_file, EngineOptions())
+    finally:
+        over.set()
+        busy.join()
+    assert model.batcher.inline
+    assert max(model.info.batch_ms.values()) < 0.5
+    model.close()
+
+
+def test_a_model_that_waits_for_something_else_does_not_run_on_the_loop(
+    onnx_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = OnnxBackend.run
+
+    def waiting(self: OnnxBackend, inputs: Arrays) -> Arrays:
+        time.sleep(INTERPRETER_S)
+        return run(self, inputs)
+
+    monkeypatch.setattr(OnnxBackend, "run", waiting)
+    model = load_file(onnx_file, EngineOptions())
+    assert not model.batcher.inline
     model.close()
 
 
