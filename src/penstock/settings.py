@@ -310,6 +310,11 @@ def load_settings(
     return LoadedSettings(settings, sources)
 
 
+def taken_from_environment(*names: str) -> list[str]:
+    """The values of variables that are meant for this process alone: they are removed, so that no child has them."""
+    return [os.environ.pop(name, "") for name in names]
+
+
 def suggest(name: str, value: str) -> None:
     """Set an environment variable that another library reads, unless it is set already."""
     os.environ.setdefault(name, value)

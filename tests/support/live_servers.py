@@ -177,6 +177,11 @@ class Process:
             time.sleep(0.02)
         raise AssertionError(f"{path} never answered {status}")
 
+    @property
+    def log(self) -> str:
+        """What it has written to standard error so far."""
+        return self._err.so_far
+
     def send(self, signum: int = signal.SIGTERM) -> None:
         self._popen.send_signal(signum)
 
@@ -207,6 +212,11 @@ class Drained:
         self._thread = threading.Thread(target=self._read, daemon=True)
         self._thread.start()
 
+    @property
+    def so_far(self) -> str:
+        """What was written until now."""
+        return "".join(list(self._lines))
+
     def all(self, timeout_s: float = LONG_S) -> str:
         """What was written until every process that has the pipe ended."""
         self._thread.join(timeout_s)
@@ -215,7 +225,8 @@ class Drained:
 
     def _read(self) -> None:
         with self._pipe:
-            self._lines.extend(self._pipe)
+            for line in self._pipe:
+                self._lines.append(line)
 
 
 def children(pid: int) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -77,8 +78,8 @@ def serve(
     """
     about = file_options(locals())
     options = {name: value for name, value in locals().items() if name not in ("about", "refs", "config", *about)}
-    settings = read_settings(config, **as_settings(about), **options)
+    settings = (again := partial(read_settings, config, **as_settings(about), **options))()
     check_one_file([*(refs or ()), settings.model_path], about)
     from penstock.gateway.process.serving import serve as run_server
 
-    raise typer.Exit(run_server(settings, refs or ()))
+    raise typer.Exit(run_server(settings, refs or (), again))

@@ -29,7 +29,7 @@ class LogStream:
         self._kept: deque[bytes] = deque()
         self._size = 0
         self._lost = 0
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may log while its thread writes
         self._empty = threading.Condition(self._lock)
         self._thread: threading.Thread | None = None
 

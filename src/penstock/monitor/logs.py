@@ -63,12 +63,16 @@ def configure_logging(settings: Settings, stream: TextIO | None = None) -> None:
         root.removeHandler(old)
     root.addHandler(handler)
     _take_over_libraries()
-    level = settings.log_level.upper()
-    root.setLevel(level)
-    quiet = max(logging.getLevelName(level), logging.WARNING)
-    for name in _CHATTY:
-        logging.getLogger(name).setLevel(quiet)
+    set_log_level(settings.log_level)
     logging.captureWarnings(True)
+
+
+def set_log_level(level: str) -> None:
+    """Write records of this level and above: of our loggers, and of most libraries."""
+    root = logging.getLogger()
+    root.setLevel(level.upper())
+    for name in _CHATTY:
+        logging.getLogger(name).setLevel(max(root.level, logging.WARNING))
 
 
 def _take_over_libraries() -> None:

@@ -20,6 +20,8 @@ from penstock.gateway.middleware import build_gateway
 from penstock.gateway.process.channel import Channel
 from penstock.gateway.process.h1.listener import listen
 from penstock.gateway.process.h1.places import most_connections
+from penstock.gateway.process.notify import Notifier
+from penstock.gateway.process.reload import Reload
 from penstock.gateway.process.rsgi import RsgiApp
 from penstock.gateway.process.sockets import BACKLOG, close_sockets, listening_sockets
 from penstock.gateway.process.watchdog import Watchdog, end_at_second
@@ -43,7 +45,7 @@ EXIT_S = 15.0
 """How much longer than the drain the process may take to exit."""
 
 
-def run(settings: Settings, refs: Sequence[str] = (), channel: Channel | None = None) -> int:
+def run(settings: Settings, refs: Sequence[str], reload: Reload, channel: Channel | None = None) -> int:
     """One server in this process, on an address that was checked before; `channel` leads to its supervisor, if any.
 
     The process must end when this returns.
@@ -54,10 +56,10 @@ def run(settings: Settings, refs: Sequence[str] = (), channel: Channel | None = 
     gc.enable()
     sys.setswitchinterval(SWITCH_S)
     gc.set_threshold(YOUNG_OBJECTS)
-    on_beat = (lambda: None) if channel is None else channel.alive
-    watchdog = Watchdog(settings.hang_timeout_s, settings.drain_timeout_s, on_beat)
+    told: Notifier | Channel = Notifier() if channel is None else channel
+    watchdog = Watchdog(settings.hang_timeout_s, settings.drain_timeout_s, told.alive)
     try:
-        code = uvloop.run(Server(settings, refs, channel, watchdog).run())
+        code = uvloop.run(Server(settings, refs, told, watchdog, reload).run())
     except BaseException:
         watchdog.stop()  # the caller reports the error
         raise
@@ -73,23 +75,29 @@ class Server:
         self,
         settings: Settings,
         refs: Sequence[str],
-        channel: Channel | None,
+        told: Notifier | Channel,
         watchdog: Watchdog,
+        reload: Reload,
     ) -> None:
+        """`told`: the service manager, or the supervisor that tells it."""
         self._settings = settings
         self._refs = refs
-        self._channel = channel
-        self._workers = None if channel is None else WorkerGroup(channel.place.directory)
+        self._channel = told if isinstance(told, Channel) else None
+        self._notifier = told if isinstance(told, Notifier) else None
+        self._workers = None if self._channel is None else WorkerGroup(self._channel.place.directory)
+        self._reload = reload
         self._stop = asyncio.Event()
         self._watchdog = watchdog
 
     async def run(self) -> int:
         """Serve until stopped; the exit code. Raises the PenstockError of a model that was named."""
         self._watchdog.start()
+        self._watchdog.show_stacks_at(signal.SIGUSR1)
         for signum in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(signum, self._on_signal, signum)
             if self._workers is None:
                 end_at_second(signum)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._read_again)
         service = Service(self._settings, workers=self._workers)
         self._watchdog.abandoned_run = service.engine.abandoned_run
         gateway = build_gateway(service, listener=self._settings.host)
@@ -98,7 +106,7 @@ class Server:
         try:
             if self._workers is not None:  # the other processes take the requests until this one is ready
                 await _first(loading, stopped)
-            async with _listening(gateway, self._settings, self._channel) as listening, _sharing(service):
+            async with _listening(gateway, self._settings, self._channel, self._reload) as listening, _sharing(service):
                 await self._until_stopped(loading, listening, stopped)
                 await self._drain(gateway, loading)
         finally:
@@ -113,6 +121,8 @@ class Server:
         await service.start(self._refs)
         if self._channel is not None:
             self._channel.ready()
+        if self._notifier is not None:
+            self._notifier.ready(f"serving on {_url(self._settings)}")
         log.info("ready", extra={"models": [model.key for model in service.engine.loaded()]})
 
     async def _until_stopped(self, loading: Task, listening: Task, stopped: Task) -> None:
@@ -128,6 +138,8 @@ class Server:
         log.info("draining", extra={"inflight": len(gateway.inflight)})
         if self._channel is not None:
             self._channel.draining()
+        if self._notifier is not None:
+            self._notifier.stopping(self._ends_within_s)
         gateway.service.begin_drain()
         await asyncio.sleep(self._settings.drain_grace_s)
         in_time = await gateway.drain(self._settings.drain_timeout_s)
@@ -137,9 +149,22 @@ class Server:
         if not (in_time and loading.done()):
             _exit_now(0)  # a thread that still runs or loads a model would delay the exit
 
+    @property
+    def _ends_within_s(self) -> float:
+        return self._settings.drain_grace_s + self._settings.drain_timeout_s + EXIT_S
+
+    def _read_again(self) -> None:
+        if self._notifier is None:
+            self._reload()
+            return
+        self._notifier.reloading()
+        done = self._reload()
+        at = f"serving on {_url(self._settings)}"
+        self._notifier.ready(at if done else f"{at}; the settings could not be read again")
+
     def _on_signal(self, signum: int) -> None:
         if not self._stop.is_set():
-            self._watchdog.end_within(self._settings.drain_timeout_s + EXIT_S)
+            self._watchdog.end_within(self._ends_within_s)
             self._stop.set()
         elif self._workers is None:  # a second signal to several processes: their parent kills them
             _exit_now(128 + signum)
@@ -150,15 +175,18 @@ async def _first(*tasks: Task) -> None:
 
 
 @contextlib.asynccontextmanager
-async def _listening(gateway: Gateway, settings: Settings, channel: Channel | None) -> AsyncIterator[Task]:
+async def _listening(
+    gateway: Gateway, settings: Settings, channel: Channel | None, reload: Reload
+) -> AsyncIterator[Task]:
     """Run the HTTP server; yields a task that ends without cancellation only on an error."""
-    async with _granian(gateway, settings) if settings.server == "granian" else _h1(gateway, settings, channel) as task:
+    own = _h1(gateway, settings, channel, reload)
+    async with _granian(gateway, settings) if settings.server == "granian" else own as task:
         log.info("listening on %s (%s)", _url(settings), gateway.service.admin_key.prepare())
         yield task
 
 
 @contextlib.asynccontextmanager
-async def _h1(gateway: Gateway, settings: Settings, channel: Channel | None) -> AsyncIterator[Task]:
+async def _h1(gateway: Gateway, settings: Settings, channel: Channel | None, reload: Reload) -> AsyncIterator[Task]:
     own = None if channel is None else channel.place.own
     with contextlib.ExitStack() as ending:
         if own is not None:
@@ -167,6 +195,8 @@ async def _h1(gateway: Gateway, settings: Settings, channel: Channel | None) -> 
             (sock,) = listening_sockets(settings.host, settings.port, uds=settings.uds)
             ending.callback(close_sockets, [sock])
         listener = listen(gateway, settings, sock)
+        if listener.tls is not None:
+            reload.add(listener.tls.again)
         if channel is not None:
             channel.on_orphans(listener.serve_too)
         forever = asyncio.create_task(asyncio.Event().wait(), name="penstock-listen")

@@ -13,14 +13,17 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from penstock.backends.devices import require_hardware, worker_count
 from penstock.errors import PenstockError
 from penstock.gateway.process.channel import Channel, Place
+from penstock.gateway.process.reload import Change, Reload
 from penstock.gateway.process.sockets import close_sockets, free_address, listening_sockets
 from penstock.monitor.logs import configure_logging
 from penstock.settings import Settings
@@ -31,15 +34,17 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def serve(settings: Settings, refs: Sequence[str] = ()) -> int:
+def serve(settings: Settings, refs: Sequence[str] = (), read: Callable[[], Settings] | None = None) -> int:
     """Serve until a signal comes, then finish the requests in flight; the exit code.
 
-    It listens at once and loads the models meanwhile. Raises PenstockError if it cannot start: a port in use, a model
-    that was named and cannot be served.
+    It listens at once and loads the models meanwhile. `read` makes the settings again at SIGHUP, in every process: it
+    is pickled for that; without it only the files that the settings name are read again. Raises PenstockError if it
+    cannot start: a port in use, a model that was named and cannot be served.
     """
     configure_logging(settings)
     forbid_core_dumps()
     require_hardware(settings.device)
+    reload = Reload(read or partial(_unchanged, settings), settings)
     if settings.uds is None:
         host, port = free_address(settings.host, settings.port)
         settings = settings.model_copy(update={"host": host, "port": port})
@@ -47,16 +52,18 @@ def serve(settings: Settings, refs: Sequence[str] = ()) -> int:
     if count == 1:
         from penstock.gateway.process.server import run
 
-        return run(settings, refs)
+        return run(settings, refs, reload)
     log.info("%d server processes (workers is %s)", count, settings.workers)
     from penstock.gateway.process.supervisor import supervise  # one process needs no multiprocessing
 
     gc.enable()
+    main = partial(_worker_main, deepcopy(reload))
+    reload.add(certificates_can_be_used)
     if settings.server == "granian":
-        return supervise(settings, refs, _worker_main)
+        return supervise(settings, refs, main, reload)
     sockets = listening_sockets(settings.host, settings.port, uds=settings.uds, count=count)
     try:
-        return supervise(settings, refs, _worker_main, sockets)
+        return supervise(settings, refs, main, reload, sockets)
     finally:
         close_sockets(sockets)
 
@@ -69,18 +76,31 @@ def forbid_core_dumps() -> None:
         resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
 
 
-def _worker_main(settings: Settings, refs: tuple[str, ...], place: Place, pipe: Connection) -> None:
+def certificates_can_be_used(settings: Settings) -> Change:
+    """For a process that has others use them. Raises ConfigError."""
+    from penstock.gateway.process.h1.tls import tls_of
+
+    tls_of(settings)
+    return lambda: None
+
+
+def _unchanged(settings: Settings) -> Settings:
+    return settings
+
+
+def _worker_main(reload: Reload, settings: Settings, refs: tuple[str, ...], place: Place, pipe: Connection) -> None:
     """One server in a child process. Ctrl-C reaches the whole process group, so only the parent's SIGTERM counts."""
     gc.disable()  # until all is imported
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the parent passes it on to those that have a use for it
+    for signum in (signal.SIGHUP, signal.SIGUSR1):  # the parent passes them on to those that are ready
+        signal.signal(signum, signal.SIG_IGN)
     configure_logging(settings)
     _exit_with_parent(place.directory)
     from penstock.gateway.process.server import run
 
     channel = Channel(pipe, place)
     try:
-        sys.exit(run(settings, refs, channel))
+        sys.exit(run(settings, refs, reload, channel))
     except PenstockError as error:
         channel.failed(str(error))
         sys.exit(1)

@@ -22,6 +22,8 @@ from penstock.backends.devices import usable_cores, worker_count
 from penstock.errors import ConfigError
 from penstock.gateway.process.channel import Place, Report
 from penstock.gateway.process.deaths import MemoryKills, is_stopped, why_it_ended
+from penstock.gateway.process.notify import Notifier
+from penstock.gateway.process.reload import Reload
 from penstock.gateway.process.sockets import close_sockets
 from penstock.gateway.process.watchdog import Watchdog
 from penstock.settings import Settings
@@ -44,7 +46,9 @@ WorkerMain: TypeAlias = Callable[[Settings, tuple[str, ...], Place, Connection],
 """Runs one server in a child process: settings, references, its place, and a pipe to its supervisor."""
 
 
-def supervise(settings: Settings, refs: Sequence[str], main: WorkerMain, sockets: Sequence[socket.socket] = ()) -> int:
+def supervise(
+    settings: Settings, refs: Sequence[str], main: WorkerMain, reload: Reload, sockets: Sequence[socket.socket] = ()
+) -> int:
     """Keep `settings.workers` servers running until a signal comes; the exit code.
 
     `sockets`: one for each that listens already, or one for all; without, each binds its own. Raises ConfigError with
@@ -52,7 +56,7 @@ def supervise(settings: Settings, refs: Sequence[str], main: WorkerMain, sockets
     """
     directory = Path(tempfile.mkdtemp(prefix="penstock-"))
     try:
-        return _Supervisor(settings, tuple(refs), directory, main, tuple(sockets)).run()
+        return _Supervisor(settings, tuple(refs), directory, main, tuple(sockets), reload).run()
     finally:
         shutil.rmtree(directory, ignore_errors=True)
 
@@ -143,6 +147,7 @@ class _Supervisor:
         directory: Path,
         main: WorkerMain,
         sockets: tuple[socket.socket, ...],
+        reload: Reload,
     ) -> None:
         self._count = worker_count(settings.workers)
         threads = settings.threads or max(1, usable_cores() // self._count)
@@ -161,11 +166,15 @@ class _Supervisor:
         self._failed_starts = 0
         self._was_ready = False
         self._memory = MemoryKills()
+        self._reload = reload
+        self._hangups = 0
+        """Signals to read the settings again that nobody has looked at yet."""
+        self._notifier = Notifier()
         self._wake_read, self._wake_write = os.pipe()
 
     def run(self) -> int:
         os.set_blocking(self._wake_write, False)
-        for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
             signal.signal(signum, self._on_signal)
         try:
             for index in range(self._count):
@@ -176,6 +185,9 @@ class _Supervisor:
                 self._replace_ended()
                 self._start_due()
                 self._hand_over()
+                if self._hangups:
+                    self._read_again()
+                self._notifier.alive()
             return self._drain()
         finally:
             for worker in self._workers:
@@ -198,7 +210,9 @@ class _Supervisor:
         ready = wait([*pipes, *(worker.process.sentinel for worker in self._workers), self._wake_read], timeout_s)
         for worker in self._workers:
             worker.read_reports()
-            self._was_ready = self._was_ready or worker.was_ready
+            if worker.was_ready and not self._was_ready:
+                self._was_ready = True
+                self._notifier.ready(self._status)
             if worker.pipe in ready and not worker.process.is_alive():
                 worker.pipe.close()
 
@@ -253,7 +267,9 @@ class _Supervisor:
         close_sockets(list(self._sockets))
         for worker in self._workers:
             worker.process.terminate()
-        until = time.monotonic() + self._settings.drain_timeout_s + KILL_AFTER_S
+        limit_s = self._settings.drain_grace_s + self._settings.drain_timeout_s + KILL_AFTER_S
+        until = time.monotonic() + limit_s
+        self._notifier.stopping(limit_s)
         while any(worker.process.is_alive() for worker in self._workers) and time.monotonic() < until:
             if len(self._signals) > 1:
                 return 128 + self._signals[1]
@@ -262,12 +278,32 @@ class _Supervisor:
         return 0 if all(worker.process.exitcode in (0, -signal.SIGTERM) for worker in self._workers) else 1
 
     def _on_signal(self, signum: int, frame: FrameType | None) -> None:  # noqa: ARG002
-        if signum == signal.SIGHUP:
-            for worker in self._workers:
-                if worker.was_ready and worker.process.pid:  # one that is starting reads everything anew
-                    with contextlib.suppress(ProcessLookupError):
-                        os.kill(worker.process.pid, signum)
+        if signum == signal.SIGUSR1:
+            self._pass_on(signum)
             return
-        self._signals.append(signum)
+        if signum == signal.SIGHUP:
+            self._hangups += 1
+        else:
+            self._signals.append(signum)
         with contextlib.suppress(BlockingIOError):
             os.write(self._wake_write, b"!")
+
+    def _read_again(self) -> None:
+        """Have the workers read the settings again, if this process could."""
+        self._hangups = 0
+        os.read(self._wake_read, 64)
+        self._notifier.reloading()
+        done = self._reload()
+        if done:
+            self._pass_on(signal.SIGHUP)
+        self._notifier.ready(self._status if done else f"{self._status}; the settings could not be read again")
+
+    def _pass_on(self, signum: int) -> None:
+        for worker in self._workers:
+            if worker.was_ready and worker.process.pid:  # one that is starting reads everything anew
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(worker.process.pid, signum)
+
+    @property
+    def _status(self) -> str:
+        return f"serving with {self._count} processes"

@@ -59,6 +59,10 @@ class Watchdog:
         faulthandler.dump_traceback(file=self._stacks)
         os._exit(1)
 
+    def show_stacks_at(self, signum: int) -> None:
+        """Write the stacks of all threads to standard error at this signal, whatever they do."""
+        faulthandler.register(signum, file=self._stacks)
+
     def end_within(self, limit_s: float) -> None:
         """End the process after this time at the latest: nothing postpones it any more."""
         if self._timer is not None:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
-import signal
 import socket
-import threading
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -56,8 +54,6 @@ class Listener:
         """Accept connections from now on."""
         self._resume()
         self._timer = self._loop.call_later(TICK_S, self._tick)
-        if self.tls is not None and threading.current_thread() is threading.main_thread():
-            self._loop.add_signal_handler(signal.SIGHUP, self.tls.reload)
 
     def serve_too(self, socks: Sequence[socket.socket]) -> None:
         """From now on, accept connections of these sockets as well, and of no other but the own."""

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import ssl
+from collections.abc import Callable
 from pathlib import Path
 
 from penstock.errors import ConfigError
 from penstock.settings import Settings
-
-log = logging.getLogger(__name__)
 
 
 class Tls:
@@ -17,17 +15,18 @@ class Tls:
 
     def __init__(self, settings: Settings) -> None:
         """Raises ConfigError for files that cannot be used."""
-        self._settings = settings
         self.context = _context(settings)
 
-    def reload(self) -> None:
-        """Read the files again, for new connections. What cannot be used is logged, and the old one stays in use."""
-        try:
-            self.context = _context(self._settings)
-        except ConfigError as error:
-            log.error("the certificate stays as it was: %s", error)
-        else:
-            log.info("the certificate was read again")
+    def again(self, settings: Settings) -> Callable[[], None]:
+        """Read the files of these settings; what is returned has new connections use them. Raises ConfigError."""
+        if settings.tls_cert is None:
+            raise ConfigError("tls_cert is not set any more; a server that speaks HTTPS needs it until it ends")
+        context = _context(settings)
+
+        def use() -> None:
+            self.context = context
+
+        return use
 
 
 def tls_of(settings: Settings) -> Tls | None:
