@@ -160,6 +160,14 @@ def test_a_collector_that_hangs_delays_the_end_by_what_it_is_given() -> None:
         assert time.monotonic() - began < 2
 
 
+def test_a_server_with_much_time_to_end_does_not_spend_it_on_a_collector(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exporter, "LAST_S", 0.2)
+    sender = started(gone())
+    sender.put(traced())
+    sender.stop(1e6)
+    assert sender.figures()["exported"] == 0
+
+
 def test_what_waits_is_sent_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exporter, "EVERY_S", 3600.0)
     with Collector() as collector:

@@ -24,6 +24,8 @@ SEND_S = 5.0
 """How long the collector may take for each step of an export."""
 FIRST_PAUSE_S = 0.5
 """After a failure; then twice as long each time."""
+LAST_S = 5.0
+"""How long a server that ends waits for a collector at most."""
 PATIENCE_S = 60.0
 """How long the same traces are sent again and again to a collector that is not available."""
 _AGAIN = (429, 502, 503, 504)
@@ -53,7 +55,8 @@ class Exporter:
             self._thread.start()
 
     def stop(self, timeout_s: float) -> None:
-        """Send what waits, and end the thread; what is not sent in this time is dropped."""
+        """Send what waits, and end the thread; what is not sent in this time, or in `LAST_S`, is dropped."""
+        timeout_s = min(timeout_s, LAST_S)
         self._give_up_at = time.monotonic() + timeout_s
         self._stopping.set()
         if self._thread is not None:

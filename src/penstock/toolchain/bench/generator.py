@@ -76,7 +76,16 @@ class Generator:
 
         Raises OSError when the first connection cannot be opened.
         """
-        await self._connect()
+        try:
+            await self._connect()
+            await self._until_done()
+        finally:
+            self._close()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+            await asyncio.sleep(0)  # for the connections to close before the loop does
+        return self.record
+
+    async def _until_done(self) -> None:
         self.starts = self._alive_at = time.perf_counter()
         self.ends = self.starts + self._seconds
         self._begin()
@@ -87,9 +96,6 @@ class Generator:
             except TimeoutError:
                 continue
         self.record.duration = min(self._seconds, time.perf_counter() - self.starts)
-        self._close()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        return self.record
 
     def answered(self, connection: Connection, status: int, at: float) -> None:
         """Count a reply and go on."""
