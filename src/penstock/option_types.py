@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection
+from ipaddress import ip_network
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field
@@ -44,6 +45,40 @@ def parse_duration(value: float | str, unit: str = "s") -> float:
     seconds = float(match[1]) * _SECONDS[(match[2] or unit).lower()]
     if not 0 < seconds < _LONGEST_S:
         raise ValueError("should be longer than 0 and shorter than a year")
+    return seconds
+
+
+_RATE = re.compile(r"(\d{1,9})\s*(?:/|per )\s*(\d{0,6})\s*(s|sec|second|m|min|minute|h|hour|d|day)s?", re.IGNORECASE)
+_PERIODS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+class Rate(NamedTuple):
+    """So many requests in so many seconds; also how many may come at once."""
+
+    requests: int
+    seconds: float
+
+
+def parse_rate(text: str) -> Rate:
+    """The rate of `600/m`, `10/s` or `100/10s`. Raises ValueError for anything else, and for none."""
+    match = _RATE.fullmatch(text.strip())
+    count, every = (0, 0) if match is None else (int(match[1]), int(match[2] or 1))
+    if match is None or not count or not every:
+        raise ValueError("should be a number of requests in a time, such as 600/m or 10/s")
+    return Rate(count, every * _PERIODS[match[3][0].lower()])
+
+
+_SPAN = re.compile(r"(\d{1,9})\s*([smhdw])", re.IGNORECASE)
+_SPANS = _PERIODS | {"w": 7 * 86400.0}
+_LONGEST_SPAN_S = 100 * 366 * 86400.0
+
+
+def parse_span(text: str) -> float:
+    """Seconds from `90s`, `15m`, `12h`, `30d` or `8w`. Raises ValueError for anything else."""
+    match = _SPAN.fullmatch(text.strip())
+    seconds = 0.0 if match is None else int(match[1]) * _SPANS[match[2].lower()]
+    if match is None or seconds > _LONGEST_SPAN_S:
+        raise ValueError("should be a time such as 12h or 30d")
     return seconds
 
 
@@ -118,6 +153,18 @@ def written_as(read: Callable[[str], object], form: str) -> AfterValidator:
         return value
 
     return AfterValidator(check)
+
+
+def _networks(value: tuple[str, ...]) -> tuple[str, ...]:
+    """Addresses as networks of one; `unix` for proxies over a Unix socket."""
+    for network in value:
+        try:
+            found = network == "unix" or ip_network(network)
+        except ValueError:
+            found = False
+        if not found:
+            raise ValueError(f"should hold addresses such as 10.0.0.5 or 10.0.0.0/8, or unix; {network!r} is none")
+    return value
 
 
 _ADDRESS = re.compile(r"https?://[^\s/?#]+(/[^\s?#]*)?")
@@ -206,6 +253,7 @@ Float = Annotated[float, Field(allow_inf_nan=False), BeforeValidator(_number)]
 WebAddress = Annotated[str, AfterValidator(_web_address)]
 TextList = Annotated[tuple[str, ...], BeforeValidator(_comma_list)]
 Origins = Annotated[tuple[str, ...], AfterValidator(_origins), BeforeValidator(_comma_list)]
+Networks = Annotated[tuple[str, ...], AfterValidator(_networks), BeforeValidator(_comma_list)]
 HostNames = Annotated[tuple[str, ...], AfterValidator(_host_names), BeforeValidator(_comma_list)]
 Webhooks = Annotated[tuple[str, ...], AfterValidator(_webhooks), BeforeValidator(_comma_list)]
 """Addresses, each once."""

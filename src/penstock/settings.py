@@ -40,6 +40,7 @@ from penstock.option_types import (
 )
 from penstock.options import ModelOptions, is_secret, option, shown, suggestion
 from penstock.patterns import checked_pattern
+from penstock.setting_groups.access import AccessSettings
 from penstock.setting_groups.trust import TrustSettings
 
 PREFIX = "PENSTOCK_"
@@ -64,7 +65,7 @@ def _list_of_one(value: Any) -> Any:
     return (value,) if isinstance(value, str) else value
 
 
-class Settings(TrustSettings):
+class Settings(AccessSettings, TrustSettings):
     """Every setting, checked: the options of the engine and those of the server. Its representation masks passwords."""
 
     host: str = option(
@@ -248,7 +249,7 @@ class Settings(TrustSettings):
 
 NAMES = (
     *Settings.__annotations__,
-    *(name for name in TrustSettings.model_fields if name not in Settings.__annotations__),
+    *(name for name in Settings.model_fields if name not in Settings.__annotations__),
 )
 """Every setting: the server's own first."""
 

@@ -32,6 +32,7 @@ _COMMANDS["replay"] = "penstock.cli.log.replay:replay"
 _GROUPS = {
     "models": "penstock.cli.models.commands:app",
     "routes": "penstock.cli.routes.commands:app",
+    "keys": "penstock.cli.keys.commands:app",
     "monitor": "penstock.cli.monitor.commands:app",
     "log": "penstock.cli.log.commands:app",
     "config": "penstock.cli.config:app",

@@ -55,7 +55,7 @@ class AdminKey:
             return "the admin key is the setting admin_key"
         try:
             if not os.path.lexists(self.file):
-                _create(self.file)
+                create_secret(self.file)
         except OSError as error:
             return f"the admin routes are closed: {self.file} cannot be written ({error.strerror}); {_SET_IT}"
         if self.current() is None:
@@ -86,8 +86,8 @@ class AdminKey:
 _SET_IT = "set PENSTOCK_ADMIN_KEY"
 
 
-def read_key(file: Path) -> str:
-    """The key in a file. One that others may read is closed to them, with a warning.
+def read_key(file: Path, what: str = "admin key", set_it: str = _SET_IT) -> str:
+    """The secret in a file. One that others may read is closed to them, with a warning.
 
     Raises ConfigError for a file that cannot be read, is a link or open to others, and for one without a proper key.
     """
@@ -95,27 +95,27 @@ def read_key(file: Path) -> str:
         descriptor = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError as error:
         why = "it is a symbolic link" if file.is_symlink() else error.strerror
-        raise ConfigError(f"the admin key cannot be read from {file}: {why}; {_SET_IT}") from None
+        raise ConfigError(f"the {what} cannot be read from {file}: {why}; {set_it}") from None
     try:
-        _keep_private(descriptor, file)
+        _keep_private(descriptor, file, what, set_it)
         text = os.read(descriptor, _LARGEST).decode("ascii", "replace").strip()
     except OSError as error:
-        raise ConfigError(f"the admin key cannot be read from {file}: {error.strerror}; {_SET_IT}") from None
+        raise ConfigError(f"the {what} cannot be read from {file}: {error.strerror}; {set_it}") from None
     finally:
         os.close(descriptor)
     if not is_admin_key(text):
         raise ConfigError(
-            f"{file} holds no admin key of {MIN_ADMIN_KEY} or more printable ASCII characters; remove it, and the next "
-            f"start of a server writes another key; or {_SET_IT}"
+            f"{file} holds no {what} of {MIN_ADMIN_KEY} or more printable ASCII characters; remove it for another "
+            f"one, or {set_it}"
         )
     return text
 
 
-def _keep_private(descriptor: int, file: Path) -> None:
+def _keep_private(descriptor: int, file: Path, what: str, set_it: str) -> None:
     """Take the file from everybody but its owner. Raises ConfigError where that is not possible."""
     mode = os.fstat(descriptor).st_mode
     if not stat.S_ISREG(mode):
-        raise ConfigError(f"{file} is not a file, so it cannot hold the admin key; {_SET_IT}")
+        raise ConfigError(f"{file} is not a file, so it cannot hold the {what}; {set_it}")
     if not mode & _OTHERS:
         return
     with suppress(OSError):
@@ -138,10 +138,10 @@ def _mark(file: Path) -> tuple[int, ...] | None:
     return status.st_ino, status.st_mode, status.st_size, status.st_mtime_ns
 
 
-def _create(file: Path) -> None:
-    """Write a new key, unless another process was faster: every process finds the same complete key. Raises OSError."""
+def create_secret(file: Path) -> None:
+    """Write a new secret, unless another process was faster: all find the same complete one. Raises OSError."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{FILE}-", dir=file.parent)  # only its owner may read it
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{file.name}-", dir=file.parent)  # only its owner may read it
     try:
         with os.fdopen(descriptor, "w", encoding="ascii") as stream:
             stream.write(f"{secrets.token_urlsafe(32)}\n")

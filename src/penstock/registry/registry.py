@@ -11,24 +11,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, Unpack
 
-from penstock.artifacts import files
+from penstock.artifacts import files, refs
 from penstock.artifacts.artifact import Artifact
-from penstock.artifacts.refs import (
-    Ref,
-    check_name,
-    check_version,
-    is_release,
-    listed,
-    name_of,
-    no_alias,
-    parse_ref,
-    sorted_versions,
-)
+from penstock.artifacts.refs import Ref, check_name, check_version, listed, no_alias, parse_ref, sorted_versions
 from penstock.artifacts.signatures.signers import Signers
 from penstock.artifacts.variant import MANIFEST, SIGNATURE
 from penstock.errors import ConfigError, IntegrityError, InvalidInput, ModelNotFound
 from penstock.formats import Trust
 from penstock.registry import publishing
+from penstock.registry.access.book import KeyBook
+from penstock.registry.access.pepper import Peppers
 from penstock.registry.database.reads import Reads
 from penstock.registry.deployment import Change, Deployment
 from penstock.registry.layout import Layout
@@ -80,6 +72,11 @@ class Registry:
     def routes(self) -> RouteBook:
         """By which rules names resolve to versions."""
         return RouteBook(self, self._reads, self._writing)
+
+    @property
+    def keys(self) -> KeyBook:
+        """The API keys of its servers."""
+        return KeyBook(self._reads, self._writing, Peppers.beside(self.path, self.database_url))
 
     # Listing
 
@@ -138,7 +135,7 @@ class Registry:
     def highest(self, name: str) -> str:
         """A model's highest release or, without any release, its highest version. Raises ModelNotFound."""
         versions = self._known_versions(check_name(name))
-        return next(filter(is_release, reversed(versions)), versions[-1])
+        return next(filter(refs.is_release, reversed(versions)), versions[-1])
 
     def get(self, ref: str | Ref) -> Artifact:
         """The artifact of a reference, its manifest checked against the digest recorded when it was published.
@@ -289,8 +286,8 @@ class Registry:
 
     def ensure(self, ref: str) -> None:
         """Publish the model of `ref` if it is not in the registry but an installed package ships it."""
-        if not self.versions(name_of(ref)):
-            self.publish_bundled(name_of(ref), prove=False)  # it is loaded next, which proves it
+        if not self.versions(refs.name_of(ref)):
+            self.publish_bundled(refs.name_of(ref), prove=False)  # it is loaded next, which proves it
 
     # Trust
 

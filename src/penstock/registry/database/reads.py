@@ -42,7 +42,7 @@ _ROUTES = (
     "SELECT '', '', value, 0, '' FROM penstock_routes_revision "
     "UNION ALL SELECT name, record, revision, updated_at, updated_by FROM penstock_routes"
 )
-
+_KEYS = "SELECT '', '{}', value FROM penstock_keys_revision UNION ALL SELECT id, record, 0 FROM penstock_keys"
 
 FILE = "last-known.json"
 """In the directory of the registry."""
@@ -130,9 +130,9 @@ class Reads:
         """Write what the database says now into a file. Raises ConfigError or OSError."""
         if self._file is not None and not self.known:
             return  # there is no database yet
-        revisions = self.revision(), self.routes_revision()
+        revisions = self.revision(), self.routes_revision(), self.keys_revision()
         found = self.snapshot()
-        if (found.revision(), found.routes_revision()) == revisions:  # else it is kept after the change
+        if (found.revision(), found.routes_revision(), found.keys_revision()) == revisions:  # else after the change
             found.write(file)
 
     def snapshot(self) -> LastKnown:
@@ -145,6 +145,7 @@ class Reads:
             self.store.tiers() if tiers is None else dict(tiers),
             self.deployment(),
             tuple(self.store.route_rows() if rows is None else rows),
+            tuple(self.key_rows()),
         )
 
     @_or_last_known
@@ -211,6 +212,18 @@ class Reads:
         found = self._rows("SELECT value FROM penstock_routes_revision")
         return self.store.routes_revision() if found is None else _first(found) or 0
 
+    @_or_last_known
+    def key_rows(self) -> list[tuple[Any, ...]]:
+        """Every API key, with the revision of all."""
+        found = self._rows(_KEYS)
+        return self.store.key_rows() if found is None else [tuple(row) for row in found]
+
+    @_or_last_known
+    def keys_revision(self) -> int:
+        """A counter that every change of an API key increases."""
+        found = self._rows("SELECT value FROM penstock_keys_revision")
+        return self.store.keys_revision() if found is None else _first(found) or 0
+
     def has_canaries(self) -> bool | None:
         """True while a canary is watched; None if the Store has to read that."""
         found = self._rows("SELECT 1 FROM penstock_canaries WHERE live = 1 LIMIT 1")
@@ -264,6 +277,8 @@ class LastKnown:
     stored: Deployment
     rows: tuple[tuple[Any, ...], ...]
     """Of the routes, as `stored_routes` takes them."""
+    keys: tuple[tuple[Any, ...], ...] = ()
+    """Of the API keys: digests, which are of no use without the pepper."""
 
     def digest(self, name: str, version: str) -> str | None:
         """The recorded digest of a version."""
@@ -297,6 +312,14 @@ class LastKnown:
         """The counter of changes of routes."""
         return self.routes().revision
 
+    def key_rows(self) -> list[tuple[Any, ...]]:
+        """Every API key."""
+        return list(self.keys)
+
+    def keys_revision(self) -> int:
+        """The counter of changes of API keys."""
+        return next((int(revision) for key, _, revision in self.keys if not key), 0)
+
     # The file
 
     def write(self, file: Path) -> None:
@@ -308,6 +331,7 @@ class LastKnown:
             "deployment": {**self.stored.to_document(), "aliases": self.stored.aliases},
             "revision": self.stored.revision,
             "routes": self.rows,
+            "keys": self.keys,
         }
         made = file.with_name(f".{file.name}.{os.getpid()}")
         made.unlink(missing_ok=True)
@@ -344,6 +368,7 @@ class LastKnown:
                 tuple(deployment["unloads"]),
             ),
             tuple(tuple(row) for row in document["routes"]),
+            tuple(tuple(row) for row in document.get("keys", ())),
         )
 
 

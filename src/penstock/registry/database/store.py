@@ -12,7 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from penstock.artifacts.manifest import utc_now
 from penstock.errors import ConfigError
-from penstock.registry.database import deployments, routes
+from penstock.registry.database import followed, routes
 from penstock.registry.database.base import open_database
 from penstock.registry.database.tables import ALIASES, ARTIFACTS, METADATA, REVISION, SCHEMA, TRUST
 from penstock.registry.deployment import Change, Deployment
@@ -145,7 +145,7 @@ class Store:
     def deployment(self) -> Deployment:
         """What servers should serve: aliases, and the loads and unloads of operators."""
         with self._reading() as connection:
-            return Deployment() if connection is None else deployments.read(connection)
+            return Deployment() if connection is None else followed.read_deployment(connection)
 
     def change_deployment(self, change: Change) -> Deployment:
         """Change what servers should serve, unless that changes nothing; what it is now."""
@@ -153,13 +153,13 @@ class Store:
         if change(before) == before:  # also where nothing can be written
             return before
         with self._writing() as connection:
-            before = deployments.read(connection)
+            before = followed.read_deployment(connection)
             after = change(before)
             if after != before:
-                deployments.write(connection, after)
+                followed.write_deployment(connection, after)
                 _count(connection)
                 routes.log(connection, "change the deployment", before.to_document(), after.to_document())
-            return deployments.read(connection)
+            return followed.read_deployment(connection)
 
     def routes(self) -> Routes:
         """Every route."""
@@ -174,6 +174,14 @@ class Store:
         """A counter that every change of a route increases."""
         with self._reading() as connection:
             return 0 if connection is None else routes.revision(connection)
+
+    def key_rows(self) -> list[tuple[Any, ...]]:
+        """Every API key, and the revision of all."""
+        return self.read(followed.key_rows, [])
+
+    def keys_revision(self) -> int:
+        """A counter that every change of an API key increases."""
+        return self.read(followed.keys_revision, 0)
 
     def read(self, work: Callable[[Connection], T], default: T) -> T:
         """What `work` reads in one transaction; the default where there is nothing to read yet."""

@@ -195,6 +195,24 @@ OUTBOX = Table(
 )
 """Messages about alerts that a receiver has not taken yet. A receiver is the hash of its URL, which holds secrets."""
 
+KEYS = Table(
+    "penstock_keys",
+    METADATA,
+    Column("id", String(20), primary_key=True),
+    Column("record", Text, nullable=False),
+    Column("updated_at", BigInteger, nullable=False),
+    Column("updated_by", String(200), nullable=False),
+)
+"""The API keys as JSON, with the keyed digests of their secrets. Times are in milliseconds since 1970."""
+
+KEYS_REVISION = Table(
+    "penstock_keys_revision",
+    METADATA,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("value", BigInteger, nullable=False),
+)
+"""One row, increased by every change of a key; servers poll it."""
+
 SCHEMA = Table(
     VERSION_TABLE,
     MetaData(),
