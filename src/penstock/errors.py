@@ -4,6 +4,7 @@ PenstockError
 ├── InvalidInput                  the caller's data, reference or argument is wrong; names the field
 │   └── OutOfRange                an input or output is outside its expected range
 ├── ModelNotFound                 no such model, version or alias
+├── Forbidden                     the caller's key does not reach the model
 ├── ModelNotReady                 known, but not answering now: loading, draining, stopped
 ├── Overloaded                    the queue is full; says when to retry
 ├── DeadlineExceeded              the caller's deadline passed; the request was dropped
@@ -159,6 +160,10 @@ class OutOfRange(InvalidInput):
 
 class ModelNotFound(PenstockError):
     """No such model, version or alias."""
+
+
+class Forbidden(PenstockError):
+    """The key of the caller does not reach the model."""
 
 
 class ModelNotReady(PenstockError):

@@ -159,11 +159,12 @@ def _networks(value: tuple[str, ...]) -> tuple[str, ...]:
     """Addresses as networks of one; `unix` for proxies over a Unix socket."""
     for network in value:
         try:
-            found = network == "unix" or ip_network(network)
+            if network != "unix":
+                ip_network(network)
         except ValueError:
-            found = False
-        if not found:
-            raise ValueError(f"should hold addresses such as 10.0.0.5 or 10.0.0.0/8, or unix; {network!r} is none")
+            raise ValueError(
+                f"should hold addresses such as 10.0.0.5 or 10.0.0.0/8, or unix; {network!r} is none"
+            ) from None
     return value
 
 

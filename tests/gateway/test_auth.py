@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import sys
 from collections.abc import Callable, Iterator
@@ -17,7 +18,9 @@ from waiting import LONG_S
 
 from penstock.artifacts.artifact import TaskEntry, VariantSource, write_artifact
 from penstock.errors import ConfigError
-from penstock.gateway.auth import AdminGuard, HostRule, is_loopback
+from penstock.gateway.access.step import Access
+from penstock.gateway.auth import HostRule, is_loopback
+from penstock.gateway.callers.callers import Callers
 from penstock.gateway.http import Endpoint
 from penstock.gateway.native.routes import TABLE
 from penstock.gateway.problems import Refusal
@@ -473,21 +476,35 @@ def test_a_loopback_client_needs_the_key_that_the_server_keeps(
 def test_a_socket_of_the_server_needs_no_key(tmp_path: Path) -> None:
     class Asked:
         def __init__(self, **headers: str) -> None:
+            self.header = headers.get
             self.header_values = lambda name: [headers[name]] if name in headers else []
             self.authority = None
+            self.client = None
             self.operator = False
+            self.entered = 0.0
             self.service = type("Service", (), {"settings": Settings()})
 
-    key = AdminKey(None, tmp_path / "admin.key")
-    AdminGuard(key, "/run/penstock.sock").guard(Asked())  # type: ignore[arg-type]
+    async def handler(call: Any) -> Any:
+        raise NotImplementedError
+
+    row = Endpoint("GET", "/keep", handler, "", "", guarded=True)
+
+    def ask(listener: str | None, call: Any) -> None:
+        access = Access(callers, listener)
+        access.admit(call, row)
+        access.guard(call)
+
+    callers = Callers(Settings(), Registry(tmp_path), AdminKey(None, tmp_path / "admin.key"))
+    asyncio.run(callers.start(None))
+    ask("/run/penstock.sock", Asked())
     with pytest.raises(Refusal) as page:
-        AdminGuard(key, "/run/penstock.sock").guard(Asked(origin="https://evil.example"))  # type: ignore[arg-type]
+        ask("/run/penstock.sock", Asked(origin="https://evil.example"))
     assert page.value.status == 403
     for listener in ("127.0.0.1", "::1", None):
         for headers in ({}, {"x-api-key": ""}, {"authorization": "Bearer "}):
             with pytest.raises(Refusal) as refused:
-                AdminGuard(key, listener).guard(Asked(**headers))  # type: ignore[arg-type]
+                ask(listener, Asked(**headers))
             assert refused.value.status == 401
     operator = Asked()
     operator.operator = True
-    AdminGuard(key, None).guard(operator)  # type: ignore[arg-type]
+    ask(None, operator)

@@ -11,8 +11,8 @@ from live_servers import Live
 
 from penstock.engine.observation import Observation
 from penstock.gateway.cors import Cors
-from penstock.gateway.http import Routes
 from penstock.gateway.native.routes import TABLE
+from penstock.gateway.routing.table import Routes
 
 GOOD = {"input_data": [1, 2, 3, 4]}
 ORIGIN = "https://app.example"

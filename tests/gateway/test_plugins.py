@@ -20,9 +20,9 @@ from waiting import wait_until
 from penstock import ModelManager, Predictor
 from penstock.artifacts.artifact import TaskEntry, VariantSource, write_artifact
 from penstock.gateway.docs.openapi import write_document
-from penstock.gateway.http import Routes
 from penstock.gateway.native.routes import TABLE
 from penstock.gateway.plugins import Extensions, with_tasks
+from penstock.gateway.routing.table import Routes
 from penstock.registry.registry import Registry
 from penstock.settings import Settings
 

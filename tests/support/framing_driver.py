@@ -13,10 +13,11 @@ from typing import Any
 from framing_probe import Replies
 
 from penstock.gateway.gateway import Gateway, RequestId, Tracking
-from penstock.gateway.http import Call, Endpoint, Headers, Protocol, Reply, Routes, Step, problem_reply
+from penstock.gateway.http import Call, Endpoint, Headers, Protocol, Reply, Step, problem_reply
 from penstock.gateway.process.h1.connection import Connection
 from penstock.gateway.process.h1.flow import Flow
 from penstock.gateway.process.h1.front import Front
+from penstock.gateway.routing.table import Routes
 from penstock.gateway.service import Service
 from penstock.settings import Settings
 

@@ -14,6 +14,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from penstock.artifacts.refs import name_of
+from penstock.engine.allowed_models import allowed_models
 from penstock.engine.deployment.reconciler import Reconciler
 from penstock.engine.deployment.traffic import ActiveRoute
 from penstock.engine.loading.loaded_model import LoadedModel
@@ -106,8 +108,8 @@ class Lease:
     """
 
     __slots__ = (
-        "_admission", "_held", "_undecided", "arm", "deadline", "headers", "key", "model", "position", "priority",
-        "protocol", "ref", "request_id", "requested_deadline", "route", "runner", "started", "task",
+        "_admission", "_allowed", "_held", "_undecided", "arm", "deadline", "headers", "key", "model", "position",
+        "priority", "protocol", "ref", "request_id", "requested_deadline", "route", "runner", "started", "task",
         "wait_for_capacity",
     )  # fmt: skip
 
@@ -127,6 +129,7 @@ class Lease:
 
     def __init__(self, admission: Admission, ref: str | None) -> None:
         self._admission = admission
+        self._allowed = allowed_models.get()
         self._held = False
         self._undecided: ActiveRoute | None = None
         self.route = self.arm = ""
@@ -177,6 +180,8 @@ class Lease:
         self._follow(route, str(value) if isinstance(value, str | int | float) else None)
         if self.ref is not None and self.ref != self.model.key:
             await self._swap(self.ref)
+        else:
+            self._check_allowed(self.model)
 
     def check_draining(self) -> None:
         """Raises ModelNotReady while the server is draining."""
@@ -186,13 +191,34 @@ class Lease:
     def check(self) -> LoadedModel | None:
         """Refuse now what `hold` would refuse; the model of the reference, None if it is not loaded.
 
-        Raises ModelNotReady while draining, Overloaded when the queue is full and no queued request of lower priority
-        can be evicted, and InvalidInput for a task that the model does not have.
+        Raises ModelNotReady while draining, Forbidden for a model that the caller does not reach, Overloaded when the
+        queue is full and no queued request of lower priority can be evicted, and InvalidInput for a task that the model
+        does not have.
         """
         self.check_draining()
         model = self.find()
         if model is not None:
+            self._check_allowed(model)
             self._check_capacity(model)
+        return model
+
+    def _check_allowed(self, model: LoadedModel) -> None:
+        """Raises Forbidden unless the caller reaches this version, once it is decided."""
+        if self._allowed is None:
+            return
+        if self._undecided is None:
+            self._allowed.check(model.name, model.version)
+        else:
+            self._allowed.check_name(model.name)
+
+    async def _loaded(self, ref: str | None) -> LoadedModel:
+        """The model of a reference, loaded now if need be. Raises Forbidden before a load."""
+        if self._allowed is not None:
+            meant = ref or self._admission.deployment.default_ref
+            if meant is not None:
+                self._allowed.check_name(name_of(meant))
+        model = await self._in_time(self._admission.deployment.model(ref))
+        self._check_allowed(model)
         return model
 
     def hold(self) -> bool:
@@ -214,14 +240,14 @@ class Lease:
 
     async def load_only(self) -> None:
         """Load the model without taking it, for a request whose body is still to come. Raises what `load` raises."""
-        model = await self._in_time(self._admission.deployment.model(self.ref))
+        model = await self._loaded(self.ref)
         if self.task is not None:
             model.runner_for(self.task)
 
     async def load(self) -> None:
         """Take the model, and load it first if need be. Raises ModelNotFound, ModelLoadError or DeadlineExceeded."""
         while True:
-            model = await self._in_time(self._admission.deployment.model(self.ref))
+            model = await self._loaded(self.ref)
             runner = model.runner if self.task is None else model.runner_for(self.task)
             if self.take(model):
                 self.runner = runner
@@ -242,7 +268,7 @@ class Lease:
 
     async def _swap(self, ref: str) -> None:
         before = self.model
-        other = await self._in_time(self._admission.deployment.model(ref))
+        other = await self._loaded(ref)
         runner = other.runner if self.task is None else other.runner_for(self.task)
         if runner.task.Request is not self.runner.task.Request:
             raise ModelNotFound(f"{ref} takes another kind of request; send it to /models/{other.name}/versions")
@@ -279,6 +305,7 @@ class Lease:
 
     def take(self, model: LoadedModel, *, retired: bool = False) -> bool:
         """Count a lease on the model; False if it was unloaded meanwhile, unless `retired` models count as well."""
+        self._check_allowed(model)
         admission = self._admission
         now = time.monotonic()
         timeout_s = model.batcher.timeout_s

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from penstock.engine.tasks.ranges import Flag
 from penstock.errors import (
     DeadlineExceeded,
+    Forbidden,
     InvalidInput,
     ModelLoadError,
     ModelNotFound,
@@ -43,6 +44,7 @@ _OUTCOMES: tuple[tuple[type[BaseException], Outcome], ...] = (
     (DeadlineExceeded, "deadline"),
     (ModelNotReady, "not_ready"),
     (ModelNotFound, "not_found"),
+    (Forbidden, "invalid"),
     (ModelLoadError, "load_error"),
 )
 

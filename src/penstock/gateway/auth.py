@@ -1,27 +1,20 @@
-"""Who may do what: the admin key, requests of web pages, and the host that a request is addressed to."""
+"""Web pages of other origins, and the host that a request is addressed to."""
 
 from __future__ import annotations
 
-import hmac
 import re
-from collections.abc import Iterator, Sequence
-from functools import lru_cache
-from hashlib import sha256
-from ipaddress import IPv6Address, ip_address
+from collections.abc import Sequence
+from ipaddress import ip_address
+from typing import ClassVar
 
 from penstock.errors import quoted
-from penstock.gateway.http import Call, Step
+from penstock.gateway.http import Call, Reply, Step
+from penstock.gateway.limits.addresses import is_loopback
 from penstock.gateway.problems import Refusal
-from penstock.registry.admin_key import AdminKey
 from penstock.settings import Settings
 
-ADMIN_KEY_HEADER = "X-Penstock-Admin-Key"
-API_KEY_HEADER = "X-API-Key"
+MAX_KNOWN_HOSTS = 64
 
-_BAD_KEY = (
-    f"send the admin key as `Authorization: Bearer …`, `{API_KEY_HEADER}` or `{ADMIN_KEY_HEADER}`; it is the setting "
-    "admin_key (PENSTOCK_ADMIN_KEY), or is in the file admin.key that the start of the server names"
-)
 _OTHER_PAGE = "this route refuses requests from pages of another origin; the setting cors_origins can allow one"
 _OTHER_HOST = (
     "{host} is not a name of this server, which answers http://localhost and http://127.0.0.1 when it listens on a "
@@ -31,46 +24,6 @@ _HOST_ONCE = "a request names its host once, in the header Host"
 _ORIGIN = re.compile(r"(https?)://([^/?#@\s]+)")
 _HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+))(?::(\d{0,5}))?")
 _DEFAULT_PORTS = {"http": "80", "https": "443"}
-
-
-class AdminGuard(Step):
-    """Admits requests to the admin routes: those with the key, and those of an operator."""
-
-    def __init__(self, key: AdminKey, listener: str | None) -> None:
-        """`listener` is what this process listens on: an IP address, or the path of a Unix socket."""
-        self._key = key
-        self._open = _is_socket(listener)
-
-    def guard(self, call: Call) -> None:
-        """Raises Refusal: 401 without the key, 403 for a page of another origin."""
-        if not self._open and not call.operator:
-            _check_key(call, self._key.current())
-        check_origin(call, guarded=True)
-
-
-def _check_key(call: Call, key: str | None) -> None:
-    """Compare in constant time. Without a key nobody is admitted."""
-    wanted = _digest(key or "")
-    matches = [hmac.compare_digest(_digest(given), wanted) for given in _keys_in(call)]
-    if key is None or not any(matches):
-        raise Refusal(401, _BAD_KEY, headers=[("www-authenticate", 'Bearer realm="penstock admin"')])
-
-
-def _keys_in(call: Call) -> Iterator[str]:
-    for value in call.header_values("authorization"):
-        scheme, _, token = value.partition(" ")
-        if scheme.lower() == "bearer":
-            yield token.strip()
-    for name in (ADMIN_KEY_HEADER, API_KEY_HEADER):
-        yield from call.header_values(name.lower())
-
-
-def _digest(text: str) -> bytes:
-    return sha256(text.encode("utf-8", "surrogateescape")).digest()
-
-
-def _is_socket(listener: str | None) -> bool:
-    return listener is not None and listener.startswith("/")
 
 
 # Pages
@@ -133,7 +86,7 @@ class HostRule:
     """
 
     def __init__(self, settings: Settings, listener: str | None) -> None:
-        """`listener` is as for AdminGuard; None where another server listens, which tells the address per request."""
+        """`listener` is an IP address or the path of a Unix socket; None where another server listens."""
         self._names = frozenset(name for name in settings.allowed_hosts if not name.startswith("*."))
         self._domains = tuple(name[1:] for name in settings.allowed_hosts if name.startswith("*."))
         self._on_loopback = None if listener is None and is_loopback(settings.host) else is_loopback(listener or "")
@@ -169,17 +122,23 @@ class HostRule:
         return shown in self._names or name.endswith(self._domains) or is_loopback(name) or (not local and _is_ip(name))
 
 
-@lru_cache(maxsize=64)
-def is_loopback(host: str) -> bool:
-    """True for a name or an address of this machine that no other machine can have."""
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        address = ip_address(host)
-    except ValueError:
-        return False
-    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
-    return (mapped or address).is_loopback
+class KnownHosts(Step):
+    """Answers only requests that are addressed to this server, as its rule says."""
+
+    by_head: ClassVar[bool] = True
+
+    def __init__(self, rule: HostRule) -> None:
+        self._rule = rule
+        self._known: set[str] = set()
+
+    def answer(self, call: Call) -> Reply | None:
+        """None; raises the refusal of the rule, which is asked only once for each spelling of a host."""
+        hosts = call.header_values("host")
+        if len(hosts) == 1 and hosts[0] in self._known and call.authority is None:
+            return None
+        if self._rule.check(call, hosts) and len(self._known) < MAX_KNOWN_HOSTS:
+            self._known.add(hosts[0])
+        return None
 
 
 def _is_ip(host: str) -> bool:

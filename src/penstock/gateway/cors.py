@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from penstock.gateway.http import Call, Headers, Reply, Routes, Step
+from penstock.gateway.http import Call, Headers, Reply, Step
+from penstock.gateway.routing.table import Routes
 
 _REQUEST_HEADERS = (
     "Accept, Accept-Language, Authorization, Content-Language, Content-Type, X-API-Key, X-Penstock-Admin-Key, "

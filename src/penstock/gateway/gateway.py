@@ -12,15 +12,16 @@ import time
 import typing
 from collections.abc import Awaitable, Sequence
 from contextvars import copy_context
-from typing import ClassVar
 
+from penstock.engine.allowed_models import allowed_models
 from penstock.errors import type_and_message
-from penstock.gateway.auth import HostRule, check_origin
+from penstock.gateway.auth import check_origin
 from penstock.gateway.bodies.compression import INLINE, compressed, negotiated, packed, refuses_plain
 from penstock.gateway.bodies.limits import BodyLimits
-from penstock.gateway.http import Call, Disconnected, Endpoint, Headers, Protocol, Reply, Routes, Step
+from penstock.gateway.http import Call, Disconnected, Endpoint, Headers, Protocol, Reply, Routing, Step
 from penstock.gateway.inflight import Inflight
 from penstock.gateway.problems import CLOSE, error_headers, is_server_fault
+from penstock.gateway.routing.table import Routes
 from penstock.gateway.service import Service
 from penstock.gateway.streaming import open_stream, send_stream
 from penstock.monitor.logs import current_request, request_fields
@@ -30,8 +31,6 @@ log = logging.getLogger(__name__)
 _REQUEST_ID = re.compile(r"[!-~]{1,128}")
 _ID_PREFIX = secrets.token_hex(4)
 _ids = itertools.count(1)
-
-MAX_KNOWN_HOSTS = 64
 
 MIN_BODY_BUDGET = 256 * 1024 * 1024
 """Large bodies may take this much memory together, or four of the largest where that is more."""
@@ -81,6 +80,7 @@ class Gateway:
         self._enter = [step.enter for step in steps if _has(step, "enter")]
         self._answer = [step.answer for step in steps if _has(step, "answer")]
         self._admit = [step.admit for step in steps if _has(step, "admit")]
+        self._recall = [step.recall for step in steps if _has(step, "recall")]
         self._guard = [step.guard for step in steps if _has(step, "guard")]
         self._add_headers = [step.add_headers for step in steps if _has(step, "add_headers")]
         self._adding = [step for step in steps if _has(step, "add_headers") and not isinstance(step, RequestId)]
@@ -156,6 +156,7 @@ class Gateway:
                 early = self._route(call)
                 if early is not None:
                     return early
+            allowed_models.set(None if call.caller is None else call.caller.models)
             reply = await call.row.handler(call)
             return reply if isinstance(reply.body, bytes) else await open_stream(call, reply)
         except Disconnected:
@@ -201,9 +202,17 @@ class Gateway:
         for enter in self._enter:
             enter(call)
         routing = call.routing
-        if routing is not None and routing.table is self.routes.table:
+        if routing is not None and routing.table is self.routes.table and self._recalled(call, routing):
             call.row, call.params, call.collect = routing.row, routing.params, routing.collect
             return True
+        return self._judge(call)
+
+    def _recalled(self, call: Call, routing: Routing) -> bool:
+        """True if the caller of a head that was admitted before is admitted again."""
+        return routing.caller is None or all(recall(call, routing) for recall in self._recall)
+
+    def _judge(self, call: Call) -> bool:
+        """Route a request; False if it was answered."""
         try:
             reply = self._route(call)
         except Exception as error:
@@ -213,8 +222,11 @@ class Gateway:
             return False
         if self.bundles is not None:
             call.collect = self.bundles.group_of(call)
-        if routing is not None and self._by_head and not call.row.guarded and not call.row.changes:
+        routing, caller = call.routing, call.caller
+        kept = routing is not None and self._by_head and not call.row.guarded and not call.row.changes
+        if routing is not None and kept and (caller is None or caller.by_head):
             routing.row, routing.params, routing.collect = call.row, call.params, call.collect
+            routing.caller, routing.until = caller, call.caller_until
             routing.table = self.routes.table
         return True
 
@@ -227,6 +239,10 @@ class Gateway:
             return
         for enter in self._enter:
             enter(call)
+        if routing.caller is not None and not self._recalled(call, routing):
+            if self._judge(call):
+                self.proceed(call)
+            return
         call.row, call.params, call.collect = routing.row, routing.params, routing.collect
         call.body_at = call.entered
         self.bundles.add(call)  # type: ignore[union-attr]  # they chose what to collect
@@ -359,25 +375,6 @@ class RequestId(Step):
     def add_headers(self, call: Call, headers: Headers) -> None:
         """Return it."""
         headers.append(("x-request-id", call.request_id))
-
-
-class KnownHosts(Step):
-    """Answers only requests that are addressed to this server, as its rule says."""
-
-    by_head: ClassVar[bool] = True
-
-    def __init__(self, rule: HostRule) -> None:
-        self._rule = rule
-        self._known: set[str] = set()
-
-    def answer(self, call: Call) -> Reply | None:
-        """None; raises the refusal of the rule, which is asked only once for each spelling of a host."""
-        hosts = call.header_values("host")
-        if len(hosts) == 1 and hosts[0] in self._known and call.authority is None:
-            return None
-        if self._rule.check(call, hosts) and len(self._known) < MAX_KNOWN_HOSTS:
-            self._known.add(hosts[0])
-        return None
 
 
 class Tracking(Step):

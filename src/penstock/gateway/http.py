@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import re
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextvars import Context
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeAlias
-from urllib.parse import quote
 
 from pydantic import BaseModel
 
@@ -18,6 +16,7 @@ from penstock.errors import Overloaded, shortened
 from penstock.gateway.bodies.encodings import encodings_in, unpack
 from penstock.gateway.bodies.limits import BodyLimits
 from penstock.gateway.bodies.text import check_charset, json_text
+from penstock.gateway.callers.caller import Caller, Needs
 from penstock.gateway.problems import MEDIA_TYPE, BrokenBody, Refusal, problem_body
 from penstock.gateway.service import Service
 
@@ -67,11 +66,15 @@ class ReplyStream(ABC):
 class Routing:
     """What follows from the head of a request alone, for further requests with the same head."""
 
-    __slots__ = ("collect", "params", "row", "table")
+    __slots__ = ("caller", "collect", "params", "row", "table", "until")
 
     row: Endpoint
     params: Mapping[str, str]
     collect: str | None
+    caller: Caller | None
+    """Who sends it; None where nobody is asked."""
+    until: float
+    """When the caller has to be looked at again, by `time.monotonic()`."""
 
     def __init__(self) -> None:
         self.table: object = None
@@ -97,6 +100,12 @@ class Call(ABC):
     """The host in the target of the request: with HTTP/2, or where a client sends a whole URL."""
     server: str | None = None
     """The local address of the connection, where the server tells it."""
+    client: str | None = None
+    """The address of the other end of the connection; None over a Unix socket."""
+    caller: Caller | None = None
+    """Who sends it, with `id` and `weight`; None where nobody is asked. Known before the handler is called."""
+    caller_until = 0.0
+    """As `Routing.until`."""
     operator = False
     """True if the kernel says that the client runs as the user of this server, or as root: over a Unix socket."""
     http_version = "1.1"
@@ -269,6 +278,9 @@ class Endpoint:
     of the path where a name does not say enough. `example` is a request body. `guarded` rows need admin access. A row
     without a `tag` is served and not documented.
 
+    `needs` is the scope of keys that the row is for, `nothing` where nobody is asked for one. Unless given, it is
+    `admin` for guarded rows, else `read` for GET, and `infer`.
+
     `changes` says that the row changes or stores something; unless given, every row does but those of GET. Then pages
     of other origins are refused, and a body must be JSON, unless `upload` is true.
     """
@@ -288,63 +300,14 @@ class Endpoint:
     guarded: bool = False
     parameters: tuple[Mapping[str, Any], ...] = ()
     changes: bool | None = None
+    needs: Needs | None = None
 
     def __post_init__(self) -> None:
         if self.changes is None:
             object.__setattr__(self, "changes", self.method != "GET")
-
-
-class Routes:
-    """Finds the row for a path: a dictionary for plain paths, segment by segment for those with parameters."""
-
-    def __init__(self, table: tuple[Endpoint, ...]) -> None:
-        self.set(table)
-
-    def set(self, table: tuple[Endpoint, ...]) -> None:
-        """Replace all rows; of two rows that match a path, the first one counts."""
-        self.table = table
-        self._plain: dict[str, dict[str, Endpoint]] = {}
-        self._templates: dict[str, tuple[re.Pattern[str], dict[str, Endpoint]]] = {}
-        for row in table:
-            if "{" in row.path:
-                pattern = re.compile(re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", row.path))
-                self._templates.setdefault(row.path, (pattern, {}))[1][row.method] = row
-            else:
-                self._plain.setdefault(row.path, {})[row.method] = row
-
-    def find(self, method: str, path: str) -> tuple[Endpoint, Mapping[str, str]]:
-        """The row and the path's parameters. Raises Refusal: 404 for an unknown path, 405 for another method."""
-        methods, params = self._methods(path)
-        row = methods.get(method) or (methods.get("GET") if method == "HEAD" else None)
-        if row is not None:
-            return row, params
-        shorter = path.rstrip("/")
-        if not methods and shorter and shorter != path and self._methods(shorter)[0]:
-            location = "../" + shorter.rpartition("/")[2]
-            raise Refusal(307, "this path has no trailing slash", headers=[("location", quote(location))])
-        if not methods:
-            raise Refusal(404, f"there is nothing at {shortened(path)}; /docs lists every route")
-        allowed = ", ".join(self.methods(path))
-        raise Refusal(405, f"{shortened(path)} takes {allowed}", headers=[("allow", allowed)])
-
-    def knows(self, path: str) -> bool:
-        """True when some method is served at this path."""
-        return path in self._plain or bool(self._methods(path)[0])
-
-    def methods(self, path: str) -> list[str]:
-        """The methods served at this path; none for an unknown one."""
-        methods = self._methods(path)[0]
-        return sorted({*methods, "HEAD"} if "GET" in methods else methods)
-
-    def _methods(self, path: str) -> tuple[Mapping[str, Endpoint], Mapping[str, str]]:
-        found = self._plain.get(path)
-        if found is not None:
-            return found, _NO_PARAMS
-        for pattern, methods in self._templates.values():
-            match = pattern.fullmatch(path)
-            if match is not None:
-                return methods, match.groupdict()
-        return {}, _NO_PARAMS
+        if self.needs is None or self.guarded:
+            needs = "admin" if self.guarded else "read" if self.method == "GET" else "infer"
+            object.__setattr__(self, "needs", needs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -370,7 +333,9 @@ class Step:
     """True if it keeps something in context variables: then each request has a context of its own."""
     adds: bool = True  # False while `add_headers` adds nothing to any reply
     by_head: ClassVar[bool] = False
-    """True if `answer` and `admit` depend on nothing but the head: they are not called again for the same head."""
+    """True if `answer` and `admit` depend on nothing but the head: they are not called again for the same head, but
+    `recall` is, where `admit` has told the caller.
+    """
 
     def enter(self, call: Call) -> None:
         """The first hook of a request."""
@@ -381,6 +346,10 @@ class Step:
 
     def admit(self, call: Call, row: Endpoint) -> None:
         """Before the handler of a route. Raises a refusal."""
+
+    def recall(self, call: Call, routing: Routing) -> bool:  # noqa: ARG002
+        """Whether a request with a head and a caller that were admitted is admitted again; if not, `admit` is asked."""
+        return True
 
     def guard(self, call: Call) -> None:
         """Before the handler of a guarded route. Raises a refusal."""

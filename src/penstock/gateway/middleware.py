@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from random import getrandbits
 from typing import ClassVar
 
-from penstock.gateway.auth import AdminGuard, HostRule
+from penstock.gateway.access.step import Access
+from penstock.gateway.auth import HostRule, KnownHosts
 from penstock.gateway.bundles.turns import Turns
 from penstock.gateway.cors import Cors
-from penstock.gateway.gateway import CloseWhileDraining, Gateway, KnownHosts, RequestId, Tracking
+from penstock.gateway.gateway import CloseWhileDraining, Gateway, RequestId, Tracking
 from penstock.gateway.http import Call, Headers, Protocol, Step
 from penstock.gateway.native.routes import NATIVE
 from penstock.gateway.plugins import PluginRoutes
@@ -35,6 +36,7 @@ def build_gateway(
     gateway.set_steps(*http_steps(gateway, listener))
     gateway.bundles = Turns(gateway)
     PluginRoutes(gateway).follow()
+    service.callers.on_change.append(gateway.routes.forget_heads)
     return gateway
 
 
@@ -54,7 +56,7 @@ def http_steps(gateway: Gateway, listener: str | None) -> list[Step]:
     steps.append(KnownHosts(HostRule(settings, listener)))
     if settings.cors_origins:
         steps.append(Cors(settings.cors_origins, gateway.routes))
-    steps += [AdminGuard(service.admin_key, listener), CloseWhileDraining(service)]
+    steps += [Access(service.callers, listener), CloseWhileDraining(service)]
     return steps
 
 

@@ -18,8 +18,9 @@ from penstock.errors import type_and_message
 from penstock.gateway.docs.examples import Example
 from penstock.gateway.docs.openapi import models_in, write_document
 from penstock.gateway.gateway import Gateway
-from penstock.gateway.http import Endpoint, Routes
+from penstock.gateway.http import Endpoint
 from penstock.gateway.native import batches, task_models
+from penstock.gateway.routing.table import Routes
 from penstock.tasks.base import Task
 
 log = logging.getLogger(__name__)

@@ -14,6 +14,7 @@ from penstock.errors import (
     ConfigError,
     DeadlineExceeded,
     FieldError,
+    Forbidden,
     InferenceError,
     InvalidInput,
     ModelLoadError,
@@ -45,6 +46,7 @@ _KINDS: dict[type[BaseException], Kind] = {
     InvalidInput: Kind(422, "invalid-input", "The request is not valid"),
     OutOfRange: Kind(422, "out-of-range", "A value is outside the expected range"),
     ModelNotFound: Kind(404, "model-not-found", "No such model"),
+    Forbidden: Kind(403, "forbidden", "Forbidden"),
     ModelNotReady: Kind(503, "model-not-ready", "The model is not ready"),
     Overloaded: Kind(429, "overloaded", "Too many requests are queued"),
     DeadlineExceeded: Kind(504, "deadline-exceeded", "The deadline passed"),
@@ -56,7 +58,7 @@ _KINDS: dict[type[BaseException], Kind] = {
 
 _REFUSALS: dict[int, tuple[str, str]] = {
     307: ("moved", "Trailing slash redirect"),
-    401: ("unauthorized", "The admin key is required"),
+    401: ("unauthorized", "A key is required"),
     403: ("forbidden", "Forbidden"),
     404: ("not-found", "No such route"),
     405: ("method-not-allowed", "Method not allowed"),

@@ -12,6 +12,7 @@ from typing import Any
 from penstock.engine.engine import InferenceEngine
 from penstock.errors import ConfigError, ModelLoadError, ModelNotReady, PenstockError
 from penstock.gateway.admin_commands import AdminCommands
+from penstock.gateway.callers.callers import Callers
 from penstock.gateway.worker_group import WorkerGroup
 from penstock.monitor.alerts.running import Alerting
 from penstock.monitor.canaries import CanaryFamilies, StandingFamilies
@@ -52,6 +53,7 @@ class Service:
         self.workers = workers
         self.commands = AdminCommands(self)
         self.admin_key = AdminKey.of(settings)
+        self.callers = Callers(settings, self.engine.registry, self.admin_key)
         self.prediction_log = ServingLog.of(settings, self.engine)
         self.alerting = Alerting.of(settings, self.engine.registry.database_url, self._samples)
         self.rollouts = Rollouts(self.engine, None if self.prediction_log is None else self.prediction_log.disagreed)
@@ -88,6 +90,7 @@ class Service:
             await asyncio.to_thread(self.prediction_log.start)
         registry = self.engine.registry
         with registry.routes.starting(registry.path):
+            await self.callers.start(None if self.workers is None else self.workers.directory)
             await self.engine.start(refs, strict=self.settings.strict or len(named) == 1)
         if named and not self.engine.loaded() and self.engine.deployment.failed:
             raise ModelLoadError("; ".join(self.engine.deployment.reasons()))
@@ -101,6 +104,7 @@ class Service:
         self.started = True
         self._background.append(asyncio.create_task(self._reconcile(), name="penstock-reconcile"))
         self._background.append(asyncio.create_task(self._watch_routes(), name="penstock-routes"))
+        self._background.append(asyncio.create_task(self.callers.run(), name="penstock-keys"))
         self._background.append(asyncio.create_task(self.rollouts.run(), name="penstock-rollouts"))
         if self.alerting is not None:
             self._background.append(asyncio.create_task(self.alerting.run(), name="penstock-alerts"))

@@ -79,7 +79,7 @@ def test_every_operation_has_a_summary_and_its_errors(document: dict[str, Any]) 
         assert responses.get("200", responses.get("202"))["content"], name
         if name.startswith("POST") and not name.startswith(("POST /admin", "POST /feedback")):
             refused = set(operation["responses"]) - {"200"}
-            assert refused == {"400", "403", "404", "406", "413", "415", "422", "429", "500", "503", "504"}
+            assert refused == {"400", "401", "403", "404", "406", "413", "415", "422", "429", "500", "503", "504"}
             for status in refused:
                 assert "application/problem+json" in operation["responses"][status]["content"]
             for status in ("429", "503"):
@@ -90,7 +90,7 @@ def test_admin_routes_are_documented_with_the_key_and_without_prediction_headers
     document: dict[str, Any],
 ) -> None:
     admin = {name: one for name, one in operations(document).items() if "/admin" in name}
-    assert len(admin) == 21
+    assert len(admin) == 25
     for operation in admin.values():
         assert operation["tags"] == ["admin"]
         named = {name for one in operation["security"] for name in one}

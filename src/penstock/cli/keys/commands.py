@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -128,7 +128,7 @@ def _print_new(made: NewKey, as_json: bool) -> None:
     typer.echo(f"the key {made.id} is shown this once; send it as `Authorization: Bearer KEY` or `X-API-Key`", err=True)
 
 
-def _row(key: Key) -> Iterable[Any]:
+def _row(key: Key) -> Sequence[Any]:
     shown = key.to_document()
     rate = shown["rate"] if key.burst is None else f"{key.rate}, {key.burst} at once"
     models = ", ".join(key.models) or "all"

@@ -113,9 +113,10 @@ class Turns:
             return None
         if array_type(header("accept") or "") is not None:
             return None
-        return (
-            f"{_ARRAYS if array else ''}{call.path}\n{header('x-penstock-priority')}\n{header('x-request-timeout-ms')}"
-        )
+        limits = f"{header('x-penstock-priority')}\n{header('x-request-timeout-ms')}"
+        models = None if call.caller is None else call.caller.models
+        limits = limits if models is None else f"{limits}\n{models.label}"
+        return f"{_ARRAYS if array else ''}{call.path}\n{limits}"
 
     def check(self, call: Call) -> None:
         """Refuse a request whose body is still to come, if it would be refused anyway. Raises the refusal."""
@@ -227,6 +228,8 @@ class Turns:
             if found is None or admission.draining or not self._gateway.service.started:
                 return False
             model, runner = found
+            if not _reaches(calls[0], model):
+                return False  # the ordinary way says why
             priority, timeout_s = predict.priority_of(calls[0]), self._timeout_s(calls[0], model)
         except (PenstockError, Refusal):
             return False
@@ -331,6 +334,12 @@ class Turns:
             return _request(task, call, body)
 
         return read
+
+
+def _reaches(call: Call, model: LoadedModel) -> bool:
+    """True if the callers of a group reach a version."""
+    models = None if call.caller is None else call.caller.models
+    return models is None or models.allows(model.name, model.version)
 
 
 def _array_reader(task: Task) -> Callable[[Call], Any]:

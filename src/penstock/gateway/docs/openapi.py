@@ -23,8 +23,8 @@ _TAGS = {
     "models": "Models in the registry.",
     "health": "Health probes.",
     "monitoring": "Statistics and metrics.",
-    "admin": "Load and unload models, move aliases, drain. The admin key is required: the setting `admin_key`, or "
-    "the one that the server keeps in `admin.key`.",
+    "admin": "Load and unload models, move aliases, drain, make keys. Needed is an API key with the scope admin or "
+    "the admin key: the setting `admin_key`, or the one that the server keeps in `admin.key`.",
 }
 
 VECTOR_PATH = "/inference/predict"
@@ -108,10 +108,12 @@ _OUT: dict[str, Json] = {
     "Retry-After": {"description": "Seconds.", "schema": {"type": "integer", "minimum": 1}},
 }
 _SECURITY: Json = {
-    "adminKey": {"type": "http", "scheme": "bearer", "description": "The admin key."},
+    "adminKey": {"type": "http", "scheme": "bearer", "description": "An API key, a token, or the admin key."},
     "apiKeyHeader": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
     "adminKeyHeader": {"type": "apiKey", "in": "header", "name": "X-Penstock-Admin-Key"},
 }
+_ASKED = (401, 403, 429)
+"""Statuses of routes that may ask for a key, and count requests."""
 _BINARY: Json = {"type": "string", "contentMediaType": "application/octet-stream", "format": "binary"}
 _UPLOADS: dict[str, Json] = {
     "multipart/form-data": {
@@ -163,6 +165,8 @@ def _operation(row: Endpoint, refs: Mapping[_Key, Json], example: Example | None
     }
     if row.guarded:
         operation["security"] = [{"adminKey": []}, {"apiKeyHeader": []}, {"adminKeyHeader": []}]
+    elif row.needs != "nothing":
+        operation["security"] = [{}, {"adminKey": []}, {"apiKeyHeader": []}]
     if row.description:
         operation["description"] = row.description
     if row.requests:
@@ -229,7 +233,8 @@ def _responses(row: Endpoint, refs: Mapping[_Key, Json]) -> Json:
     for status, reply in row.replies.items():
         responses[str(status)] = _with_references(reply, refs)
     problem = {MEDIA_TYPE: {"schema": refs[Problem, "serialization"]}}
-    for status in row.problems:
+    asked = () if row.needs == "nothing" else _ASKED
+    for status in dict.fromkeys((*row.problems, *asked)):
         responses.setdefault(str(status), {"description": f"{title_of(status)}.", "content": problem})
     for code, described in responses.items():
         headers = ["X-Request-ID"]

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from penstock.artifacts.refs import parse_ref
 from penstock.errors import ConfigError, InvalidInput, ModelLoadError
 from penstock.formats import is_model_file
+from penstock.gateway.callers.caller import ADMINISTRATOR
 from penstock.gateway.http import Call, Handler, Reply, json_reply
 from penstock.gateway.native.decoding import parse
 from penstock.gateway.problems import Refusal, WireModel
@@ -125,7 +126,10 @@ def guarded(handler: Handler) -> Handler:
 
 def who(call: Call) -> str:
     """Who makes the changes of a request, for the audit log."""
-    return "the user of the server, over its Unix socket" if call.operator else "an administrator, by key"
+    if call.operator:
+        return "the user of the server, over its Unix socket"
+    by_key = call.caller is None or call.caller is ADMINISTRATOR
+    return "an administrator, by key" if by_key or call.caller is None else call.caller.shown
 
 
 @guarded

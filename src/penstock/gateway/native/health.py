@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 import penstock
 from penstock.errors import worded
+from penstock.gateway.access.models import check_every_model
 from penstock.gateway.http import Call, Reply, json_reply
 from penstock.gateway.problems import WireModel, retry_after
 
@@ -107,11 +108,13 @@ async def startup(call: Call) -> Reply:
 
 async def stats(call: Call) -> Reply:
     """`GET /stats`."""
+    check_every_model(call)
     return json_reply(Stats.model_validate(await call.service.stats()))
 
 
 async def metrics(call: Call) -> Reply:
     """`GET /metrics`."""
+    check_every_model(call)
     page = await call.service.metrics_page(", ".join(call.header_values("accept")))
     return Reply(200, [("content-type", page.content_type), ("vary", "Accept")], page.body)
 

@@ -12,6 +12,7 @@ from penstock.artifacts.artifact import Artifact, Variant
 from penstock.engine.loading.loaded_model import LoadedModel
 from penstock.errors import InvalidInput, ModelNotFound, quoted, worded
 from penstock.formats import is_model_file
+from penstock.gateway.access.models import check_model, reaches
 from penstock.gateway.docs.examples import request_for
 from penstock.gateway.http import Call, Reply, json_reply
 from penstock.gateway.problems import WireModel
@@ -163,18 +164,21 @@ async def model_info(call: Call) -> Reply:
     """`GET /model/info`: the default model."""
     call.service.check_started()
     model = await call.service.engine.model()
+    check_model(call, model.name, model.version)
     return json_reply(ModelInfo.model_validate(model.info, from_attributes=True))
 
 
 async def list_models(call: Call) -> Reply:
     """`GET /models`."""
     loaded = call.service.engine.loaded()
-    return json_reply(ModelList(models=await asyncio.to_thread(_summaries, call.service.engine.registry, loaded)))
+    every = await asyncio.to_thread(_summaries, call.service.engine.registry, loaded)
+    return json_reply(ModelList(models=[model for model in every if reaches(call, model.name)]))
 
 
 async def show_model(call: Call) -> Reply:
     """`GET /models/{name}`."""
     name = call.params["name"]
+    check_model(call, name)
     loaded = call.service.engine.loaded()
     return json_reply(await asyncio.to_thread(_details, call.service.engine.registry, loaded, name))
 
@@ -182,6 +186,7 @@ async def show_model(call: Call) -> Reply:
 async def show_version(call: Call) -> Reply:
     """`GET /models/{name}/versions/{version}`."""
     name, version = call.params["name"], call.params["version"]
+    check_model(call, name, version)
     loaded = call.service.engine.loaded()
     bare = _bare(loaded, name, version)
     if bare is not None:
@@ -193,9 +198,11 @@ async def show_version(call: Call) -> Reply:
 async def card(call: Call) -> Reply:
     """`GET /models/{name}/card` and `/models/{name}/versions/{version}/card`: Markdown, or HTML by `Accept`."""
     name, version = call.params["name"], call.params.get("version")
+    check_model(call, name, version)
     if _bare(call.service.engine.loaded(), name, version) is not None:
         raise ModelNotFound(f"{name} is a bare model file, which has no card")
     artifact = await _artifact(call, f"{name}:{version}" if version else name)
+    check_model(call, artifact.name, artifact.version)
     text = await asyncio.to_thread(artifact.card_text)
     text += _found_at_load(call.service.engine.loaded(), artifact.ref) if text else ""
     if not text:

@@ -11,9 +11,10 @@ from penstock.gateway.docs import ui
 from penstock.gateway.http import JSON, Endpoint, Protocol, problem_reply
 from penstock.gateway.native import admin, batches, health, models, task_models
 from penstock.gateway.native import predict as native
+from penstock.gateway.native.access import keys_admin
 from penstock.gateway.native.rollouts import canary_admin, drift, feedback, results_admin, routes_admin
 
-_PREDICT = (400, 403, 404, 406, 413, 415, 422, 429, 500, 503, 504)
+_PREDICT = (400, 401, 403, 404, 406, 413, 415, 422, 429, 500, 503, 504)
 """Statuses of a refused prediction."""
 
 _ANY_TASK = (
@@ -43,23 +44,35 @@ _CARD = {
 
 def _probe(path: str, handler: Any, summary: str) -> Endpoint:
     return Endpoint(
-        "GET", path, handler, "health", summary, responses=(health.Probe,), replies=_unavailable(health.Probe)
+        "GET",
+        path,
+        handler,
+        "health",
+        summary,
+        responses=(health.Probe,),
+        replies=_unavailable(health.Probe),
+        needs="nothing",
     )
 
 
 _HEALTH = (
     Endpoint(
         "GET", "/health", health.health, "health", "The state of the server",
-        responses=(health.Health,), replies=_unavailable(health.Health),
+        responses=(health.Health,), replies=_unavailable(health.Health), needs="nothing",
     ),
-    Endpoint("GET", "/health/live", health.live, "health", "Liveness probe", responses=(health.Probe,)),
+    Endpoint(
+        "GET", "/health/live", health.live, "health", "Liveness probe", responses=(health.Probe,), needs="nothing"
+    ),
     _probe("/health/ready", health.ready, "Readiness probe"),
     _probe("/health/startup", health.startup, "Startup probe"),
-    Endpoint("GET", "/livez", health.live, "health", "Alias of /health/live", responses=(health.Probe,)),
+    Endpoint(
+        "GET", "/livez", health.live, "health", "Alias of /health/live",
+        responses=(health.Probe,), needs="nothing",
+    ),
     _probe("/readyz", health.ready, "Alias of /health/ready"),
     Endpoint(
         "GET", "/healthz", health.health, "health", "Alias of /health",
-        responses=(health.Health,), replies=_unavailable(health.Health),
+        responses=(health.Health,), replies=_unavailable(health.Health), needs="nothing",
     ),
     Endpoint("GET", "/stats", health.stats, "monitoring", "Statistics of the last minute", responses=(health.Stats,)),
     Endpoint(
@@ -134,14 +147,14 @@ _PREDICTIONS = (
 )  # fmt: skip
 
 _PAGES = (
-    Endpoint("GET", "/", ui.home, "", "Leads to /docs"),
-    Endpoint("GET", "/docs", ui.docs, "", "Swagger UI"),
-    Endpoint("GET", "/docs/assets/{file}", ui.asset, "", "Scripts and styles of the documentation"),
-    Endpoint("GET", "/redoc", ui.redoc, "", "ReDoc"),
-    Endpoint("GET", "/openapi.json", ui.openapi, "", "The OpenAPI document"),
+    Endpoint("GET", "/", ui.home, "", "Leads to /docs", needs="nothing"),
+    Endpoint("GET", "/docs", ui.docs, "", "Swagger UI", needs="nothing"),
+    Endpoint("GET", "/docs/assets/{file}", ui.asset, "", "Scripts and styles of the documentation", needs="nothing"),
+    Endpoint("GET", "/redoc", ui.redoc, "", "ReDoc", needs="nothing"),
+    Endpoint("GET", "/openapi.json", ui.openapi, "", "The OpenAPI document", needs="nothing"),
 )
 
-_ADMIN_PROBLEMS = (401, 403, 404, 409, 413, 415, 422, 500, 503)
+_ADMIN_PROBLEMS = (401, 403, 404, 409, 413, 415, 422, 429, 500, 503)
 """Statuses of a refused admin request."""
 _EVERYWHERE = "All processes of this server apply it before the reply."
 _DEPLOYED = (
@@ -269,6 +282,30 @@ _ROLLOUTS = (
     ),
 )  # fmt: skip
 
+_KEY_EXAMPLE = {"name": "billing", "scopes": ["infer"], "models": ["fraud-*"], "expires": "30d", "rate": "600/m"}
+_KEYED = "Every server of the registry follows within a second."
+
+_KEYS = (
+    _admin(
+        "GET", "/admin/keys", keys_admin.list_keys, "All API keys", "Without their secrets.",
+        responses=(keys_admin.KeyList,),
+    ),
+    _admin(
+        "POST", "/admin/keys", keys_admin.create, "Make an API key",
+        f"Its secret is in this reply and nowhere else. {_KEYED}",
+        requests=(keys_admin.KeyCommand,), responses=(keys_admin.KeyMade,), example=_KEY_EXAMPLE,
+    ),
+    _admin(
+        "POST", "/admin/keys/{id}/rotate", keys_admin.rotate, "Give an API key another secret",
+        f"Its id, scopes, models and limits stay. {_KEYED}",
+        requests=(keys_admin.RotateCommand,), responses=(keys_admin.KeyMade,), example={"grace": "1h"},
+    ),
+    _admin(
+        "DELETE", "/admin/keys/{id}", keys_admin.revoke, "Revoke an API key", _KEYED,
+        responses=(keys_admin.KeyShown,),
+    ),
+)  # fmt: skip
+
 _FEEDBACK = (
     Endpoint(
         "POST", "/feedback", feedback.feedback, "monitoring", "The right class of a prediction",
@@ -276,11 +313,11 @@ _FEEDBACK = (
         "another one replaces it.",
         requests=(feedback.FeedbackItem, feedback.FeedbackItems),
         replies={202: {"description": "Recorded.", "content": {JSON: {"schema": feedback.FeedbackTaken}}}},
-        problems=(400, 403, 404, 413, 415, 422, 500, 503), example={"request_id": "3f2a91c0-1b", "label": 7},
+        problems=(400, 401, 403, 404, 413, 415, 422, 429, 500, 503), example={"request_id": "3f2a91c0-1b", "label": 7},
     ),
 )  # fmt: skip
 
-TABLE: tuple[Endpoint, ...] = (*_PREDICTIONS, *_FEEDBACK, *_MODELS, *_HEALTH, *_ADMIN, *_ROLLOUTS, *_PAGES)
+TABLE: tuple[Endpoint, ...] = (*_PREDICTIONS, *_FEEDBACK, *_MODELS, *_HEALTH, *_ADMIN, *_ROLLOUTS, *_KEYS, *_PAGES)
 
 NATIVE = Protocol("native", ("/",), TABLE, problem_reply)
 """Penstock's own HTTP API: problem documents for every path that no other protocol has."""

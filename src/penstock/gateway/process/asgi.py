@@ -175,6 +175,7 @@ class AsgiCall(Call):
         self.header = headers.get
         self.server = (scope.get("server") or (None,))[0]
         self.http_version = scope.get("http_version", "1.1")
+        self.client = (scope.get("client") or (None,))[0]
         self._headers = scope["headers"]
         self._receive = receive
         self._send = send

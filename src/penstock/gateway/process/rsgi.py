@@ -48,6 +48,12 @@ class RsgiCall(Call):
         version: str = self._scope.http_version
         return "1.0" if version == "1" else version
 
+    @property
+    def client(self) -> str | None:  # type: ignore[override]  # read only where it is needed
+        """The address of the client; None over a Unix socket."""
+        host = str(self._scope.client).rpartition(":")[0].strip("[]")
+        return host if host and not host.startswith(("/", "unix")) else None
+
     def _whole(self) -> Awaitable[bytes]:
         return self._protocol()  # type: ignore[no-any-return]  # may raise ProtocolClosed
 

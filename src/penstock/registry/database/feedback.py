@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from sqlalchemy import Connection, delete, func, insert, inspect, select, update
@@ -41,11 +41,15 @@ class Prediction(NamedTuple):
 
 
 class Labelled(NamedTuple):
-    """The right class of a prediction: its number, or its name. `item` None: the request's only one."""
+    """The right class of a prediction: its number, or its name. `item` None: the request's only one.
+
+    `reaches` tells whether who gives it reaches a model, by name and version; None for every model.
+    """
 
     request_id: str
     label: Label
     item: int | None = None
+    reaches: Callable[[str, str], bool] | None = None
 
 
 class Total(NamedTuple):
@@ -118,13 +122,12 @@ def _add(connection: Connection, predictions: Sequence[Prediction]) -> int:
 
 
 def _label(connection: Connection, given: Labelled, at: int) -> Result:
-    query = select(FEEDBACK.c.item, FEEDBACK.c.predicted, FEEDBACK.c.class_name, FEEDBACK.c.label).where(
-        FEEDBACK.c.request_id == given.request_id
-    )
+    columns = (FEEDBACK.c.item, FEEDBACK.c.predicted, FEEDBACK.c.class_name, FEEDBACK.c.label)
+    query = select(*columns, FEEDBACK.c.model, FEEDBACK.c.version).where(FEEDBACK.c.request_id == given.request_id)
     if given.item is not None:
         query = query.where(FEEDBACK.c.item == given.item)
     rows = connection.execute(query.limit(2)).all()
-    if not rows:
+    if not rows or not (given.reaches is None or given.reaches(rows[0].model, rows[0].version)):
         return "unknown"
     if len(rows) > 1:
         return "several"

@@ -10,6 +10,7 @@ from pydantic import ConfigDict, Field
 
 from penstock.artifacts.refs import Ref, parse_ref
 from penstock.errors import InvalidInput, ModelNotFound, quoted
+from penstock.gateway.access.models import check_model
 from penstock.gateway.http import Call, Reply, json_reply
 from penstock.gateway.problems import WireModel
 from penstock.gateway.service import Service
@@ -58,6 +59,7 @@ async def drift(call: Call) -> Reply:
         ref = parse_ref(name)
     except InvalidInput as error:
         raise ModelNotFound(str(error).removeprefix("ref: ")) from None
+    check_model(call, ref.name)
     versions = await asyncio.to_thread(_versions, service, ref)
     report = [one for one in await service.drift() if one["model"] == ref.name]
     if ref.version is not None or ref.alias is not None:

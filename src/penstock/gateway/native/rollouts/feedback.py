@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictInt, StrictStr, ValidationError
 
+from penstock.engine.allowed_models import AllowedModels
 from penstock.errors import ConfigError, InvalidInput
 from penstock.gateway.http import Call, Reply, json_reply
 from penstock.gateway.native.decoding import parse
@@ -94,7 +95,7 @@ async def feedback(call: Call) -> Reply:
     if log is None:
         raise Refusal(404, "this server logs no predictions, so none can get a label; set prediction_log", title=_NONE)
     try:
-        results = await _recorded(log.feedback, items)
+        results = await _recorded(log.feedback, items, None if call.caller is None else call.caller.models)
     except ConfigError as error:
         raise Refusal(503, f"labels cannot be recorded now: {error}", headers=[retry_after(RETRY_S)]) from None
     return json_reply(_taken(items, results, call.service.settings), 202)
@@ -125,10 +126,10 @@ def _check_label(label: int | str, field: str) -> None:
         raise InvalidInput(f"{field}: the name of a class has 1 to {LONGEST_LABEL} characters", field=field)
 
 
-async def _recorded(feedback: Feedback, items: Sequence[FeedbackItem]) -> list[Result]:
+async def _recorded(feedback: Feedback, items: Sequence[FeedbackItem], models: AllowedModels | None) -> list[Result]:
     """Record the labels; those of predictions that are not known yet a second time, when they may be."""
     global _waiting
-    labels = await asyncio.get_running_loop().run_in_executor(_database, _labels, items)
+    labels = await asyncio.get_running_loop().run_in_executor(_database, _labels, items, models)
     results = await _in_thread(feedback, labels)
     missing = [index for index, result in enumerate(results) if result == "unknown"]
     if missing and _waiting < MOST_WAITING:
@@ -143,10 +144,11 @@ async def _recorded(feedback: Feedback, items: Sequence[FeedbackItem]) -> list[R
     return results
 
 
-def _labels(items: Sequence[FeedbackItem]) -> list[Labelled]:
+def _labels(items: Sequence[FeedbackItem], models: AllowedModels | None) -> list[Labelled]:
     from penstock.registry.database.feedback import Labelled
 
-    return [Labelled(item.request_id, item.label, item.item) for item in items]
+    reaches = None if models is None else models.allows
+    return [Labelled(item.request_id, item.label, item.item, reaches) for item in items]
 
 
 async def _in_thread(feedback: Feedback, labels: Sequence[Labelled]) -> list[Result]:

@@ -41,6 +41,7 @@ class Line(Protocol):
 
     front: Front
     transport: Any
+    client: str | None
     lost: bool
     blocked: bool
     """True while the client does not read what was written."""
@@ -102,6 +103,11 @@ class H1Call(Call):
         self.lists: dict[str, list[str]] = {}
         self.parts: list[bytes] = []
         self.size = 0
+
+    @property
+    def client(self) -> str | None:  # type: ignore[override]  # read only where it is needed
+        """The address of the client; None over a Unix socket."""
+        return self.line.client
 
     def header_values(self, name: str) -> Sequence[str]:
         """The values of a header that may be sent several times."""

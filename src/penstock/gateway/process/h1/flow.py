@@ -34,6 +34,7 @@ class Flow(asyncio.Protocol):
         "address",
         "attaching",
         "blocked",
+        "client",
         "deaf",
         "discarded",
         "front",
@@ -52,6 +53,8 @@ class Flow(asyncio.Protocol):
         self.front = front
         self.address: str | None = None
         """Where the client is, for the limit of connections per address; None without one."""
+        self.client: str | None = None
+        """The address of the client; None over a Unix socket."""
         self.operator = False
         """True if the client may administer this server without a key."""
         self.attaching: asyncio.Task[None] | None = None

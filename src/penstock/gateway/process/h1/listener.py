@@ -93,7 +93,7 @@ class Listener:
             sock.setblocking(False)
             key = self.places.key_of(sock.family, address)
             if self.places.has_room(key):
-                self._attach(sock, key)
+                self._attach(sock, key, address)
             else:
                 self._refuse(sock)
 
@@ -112,9 +112,10 @@ class Listener:
             sock.setblocking(False)  # that of a process that still loads is blocking
             self._loop.add_reader(sock.fileno(), self._accept, sock)
 
-    def _attach(self, sock: socket.socket, key: str | None) -> None:
+    def _attach(self, sock: socket.socket, key: str | None, address: Any) -> None:
         connection = Connection(self.front, self.places.remove)
         connection.address, connection.operator = key, is_operator(sock)
+        connection.client = None if sock.family == socket.AF_UNIX else str(address[0])
         self.places.add(connection)
         task = connection.attaching = self._loop.create_task(self._make_transport(sock, connection))
         self._attaching.add(task)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import resource
 import socket
-from ipaddress import ip_address
 from typing import Any
 
+from penstock.gateway.limits.addresses import network_of
 from penstock.gateway.process.h1.connection import Connection
 from penstock.gateway.process.h1.flow import Flow
 
@@ -109,15 +109,6 @@ def rank_of(connection: Connection) -> tuple[int, float] | None:
     if connection.blocked and now - connection.mark_at > SLOW_S:
         return 4, connection.mark_at
     return None
-
-
-def network_of(address: str) -> str:
-    """An address as it is counted: of IPv6 the network of 64 bits that one customer has."""
-    if ":" not in address:
-        return address
-    found = ip_address(address.partition("%")[0])
-    mapped = getattr(found, "ipv4_mapped", None)
-    return str(mapped) if mapped is not None else str(int(found) >> 64)
 
 
 def most_connections(wanted: int = 0) -> int:
