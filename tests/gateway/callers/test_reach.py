@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from pathlib import Path
 from typing import Any
@@ -43,8 +44,8 @@ async def test_a_server_that_is_open_to_all_says_so_once(tmp_path: Path, caplog:
         for _ in range(3):  # its processes
             await callers_of(tmp_path, **OUTSIDE).start(group)
         assert [record.message for record in caplog.records if "asks for no key" in record.message] == [
-            "whoever reaches 0.0.0.0 may use the models of this server: it asks for no key until there is one (penstock "
-            "keys create NAME) or require_auth is set"
+            "whoever reaches 0.0.0.0 may use the models of this server: it asks for no key until there is one "
+            "(penstock keys create NAME) or require_auth is set"
         ]
         caplog.clear()
         await callers_of(tmp_path).start(None)
@@ -75,20 +76,18 @@ async def test_what_is_asked_of_requests(
     assert (callers.required, callers.active) == (required, active)
 
 
-async def test_keys_known_last_stay_in_force_without_the_database(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_keys_known_last_stay_in_force_without_the_database(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with Registry(tmp_path) as registry:
         made = registry.keys.create("a")
     callers = callers_of(tmp_path)
-    await callers.start(None)
+    asyncio.run(callers.start(None))
     for file in tmp_path.glob("registry.db*"):
         file.rename(tmp_path / f"away-{file.name}")
     for _ in range(3):
-        await callers.follow()
+        asyncio.run(callers.follow())
     assert caplog.text.count("stay in force") == 1
     assert callers.keys.find(made.key) is not None
     for file in tmp_path.glob("away-registry.db*"):
         file.rename(tmp_path / file.name.removeprefix("away-"))
-    await callers.follow()
+    asyncio.run(callers.follow())
     assert "followed again" in caplog.text
