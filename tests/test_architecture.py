@@ -39,11 +39,12 @@ OWNERS = {
     "granian": ("penstock/gateway/",),
     "sqlalchemy": ("penstock/registry/", "penstock_hydraulics/fleet/"),
     "prometheus_client": ("penstock/monitor/",),
+    "jwt": ("penstock/gateway/callers/",),
     "typer": ("penstock/cli/", "penstock_hydraulics/cli/"),
 }
 """Which rooms may import a package at all."""
 
-INSIDE_FUNCTIONS = ("torch", "onnxruntime", "openvino", "nncf", "torchao", "fastapi", "granian")
+INSIDE_FUNCTIONS = ("jwt", "torch", "onnxruntime", "openvino", "nncf", "torchao", "fastapi", "granian")
 """Packages that `penstock` imports where they are used and never while a module is imported."""
 
 
@@ -144,7 +145,17 @@ def imported_until_ready(*arguments: object) -> set[str]:
 
 UNUSED = (
     *("torch", "onnx", "openvino", "sqlalchemy", "alembic", "PIL", "rich", "pygments", "structlog", "attr", "httpx"),
-    *("fastapi", "starlette", "granian", "grpc", "prometheus_client", "backports.zstd", "email.mime"),
+    *(
+        "jwt",
+        "cryptography",
+        "fastapi",
+        "starlette",
+        "granian",
+        "grpc",
+        "prometheus_client",
+        "backports.zstd",
+        "email.mime",
+    ),
     *("penstock.tasks.image", "penstock.tasks.text", "penstock.tasks.tabular", "penstock.toolchain.search"),
     *("penstock.gateway.process.supervisor", "penstock.gateway.process.asgi", "penstock.cli.export"),
 )

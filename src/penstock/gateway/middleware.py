@@ -131,8 +131,10 @@ class AccessRecord(Step):
         """Write the record, unless the client disconnected before the reply."""
         if call.status:
             ms = round((time.monotonic() - call.entered) * 1000, 3)
+            caller = {} if call.caller is None or not call.caller.id else {"caller": call.caller.id}
             self._access.write(
                 **request_fields(call),
+                **caller,
                 method=call.method,
                 path=call.path,
                 status=call.status,

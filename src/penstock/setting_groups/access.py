@@ -16,9 +16,12 @@ ALGORITHMS: Final = (
 """Signatures with a key pair. Those with a shared secret, and none at all, are never accepted."""
 
 
+DEFAULT_ALGORITHMS: Final = ("RS256", "ES256", "EdDSA")
+
+
 def _algorithms(value: tuple[str, ...]) -> tuple[str, ...]:
     unknown = [name for name in value if name not in ALGORITHMS]
-    if unknown or not value:
+    if unknown:
         raise ValueError(f"should hold algorithms of {', '.join(ALGORITHMS)}")
     return value
 
@@ -68,7 +71,7 @@ class AccessSettings(EngineOptions):
         None, "Audience that tokens must name (`aud`); needed with `jwt_jwks`.", min_length=1
     )
     jwt_algorithms: Annotated[TextList, AfterValidator(_algorithms)] = option(
-        ("RS256", "ES256", "EdDSA"), "Algorithms that tokens may be signed with (comma list)."
+        (), "Algorithms that tokens may be signed with (comma list); the default is RS256, ES256 and EdDSA."
     )
     jwt_scopes_claim: str = option(
         "scope", "Claim with the scopes of a token: a list, or a text with blanks between them.", min_length=1

@@ -316,7 +316,7 @@ def test_keys_are_not_fetched_where_others_can_change_them(source: str) -> None:
 
 
 def test_no_algorithm_with_a_shared_secret_can_be_allowed() -> None:
-    for name in ("HS256", "none", "RS256,HS256", ""):
+    for name in ("HS256", "none", "RS256,HS256"):
         with pytest.raises(ConfigError, match="jwt_algorithms"):
             Settings(jwt_algorithms=name)
 

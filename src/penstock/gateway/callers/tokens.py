@@ -11,6 +11,7 @@ from penstock.errors import ConfigError, printable
 from penstock.gateway.callers.caller import Admitted, Caller
 from penstock.gateway.callers.key_set import KeySet
 from penstock.registry.access.key import SCOPES, Scope
+from penstock.setting_groups.access import DEFAULT_ALGORITHMS
 from penstock.settings import Settings
 
 LONGEST_TOKEN = 8192
@@ -40,6 +41,7 @@ class Issuer:
                 raise ConfigError(f"{name} is needed with jwt_jwks: tokens for others would be admitted without it")
         self._jwt = jwt
         self._settings = settings
+        self._algorithms = settings.jwt_algorithms or DEFAULT_ALGORITHMS
         self.keys = KeySet(source)
         self._changes = 0
         self._verified: dict[bytes, _Verified] = {}
@@ -86,7 +88,7 @@ class Issuer:
         settings = self._settings
         header = self._jwt.get_unverified_header(token)
         kid, algorithm = header.get("kid"), header.get("alg")
-        if "crit" in header or not isinstance(kid, str | None) or algorithm not in settings.jwt_algorithms:
+        if "crit" in header or not isinstance(kid, str | None) or algorithm not in self._algorithms:
             return None
         key = self.keys.find(kid)
         if key is None or algorithm not in key.algorithms:

@@ -28,8 +28,8 @@ _TRIES = 3
 _IN_USE = "is in use on"
 
 
-OUTSIDE = ("alert_webhooks", "otlp_endpoint", "prediction_log")
-"""What a measurement must not do: send alerts and traces, and write its load into the prediction log."""
+OUTSIDE = ("alert_webhooks", "otlp_endpoint", "prediction_log", "rate_limit", "require_auth")
+"""What a measurement must not do: send alerts and traces, write its load into the prediction log, be refused."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,15 @@ def _command(serving: Serving, configuration: Configuration, settings: Path, por
     ]
     command = [sys.executable, "-m", "penstock.cli.main", "serve", serving.ref, "--config", str(settings)]
     command += ["--host", HOST, "--port", str(port), "--log-format", "json", "--log-level", "info"]
-    return ["env", *unset, f"{PREFIX}CACHE_SIZE=0", *command, *options, *serving.arguments]
+    return [
+        "env",
+        *unset,
+        f"{PREFIX}CACHE_SIZE=0",
+        f"{PREFIX}REQUIRE_AUTH=false",
+        *command,
+        *options,
+        *serving.arguments,
+    ]
 
 
 def environment_names() -> Iterator[str]:

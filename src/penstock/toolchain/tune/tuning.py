@@ -168,7 +168,8 @@ class _Job:
 
     def fingerprint(self) -> dict[str, Any]:
         """All that the figures depend on."""
-        settings = self.settings.model_dump(mode="json", exclude={*KEYS, "host", "port", "admin_key", "database_url"})
+        elsewhere = {"host", "port", "admin_key", "key_pepper", "key_pepper_previous", "database_url"}
+        settings = self.settings.model_dump(mode="json", exclude={*KEYS, *elsewhere})
         payload = b"" if self.payload is None else self.payload.read_bytes()
         return {
             "artifact": self.artifact.digest,
