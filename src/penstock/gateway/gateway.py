@@ -209,7 +209,11 @@ class Gateway:
 
     def _recalled(self, call: Call, routing: Routing) -> bool:
         """True if the caller of a head that was admitted before is admitted again."""
-        return routing.caller is None or all(recall(call, routing) for recall in self._recall)
+        if routing.caller is not None:
+            for recall in self._recall:
+                if not recall(call, routing):
+                    return False
+        return True
 
     def _judge(self, call: Call) -> bool:
         """Route a request; False if it was answered."""

@@ -220,7 +220,7 @@ class Service:
 
     def _keep_last_known(self) -> None:
         """Keep what the database says in a file, for a start without it; there is none where it cannot be written."""
-        registry, now = self.engine.registry, self.engine.deployment.followed
+        registry, now = self.engine.registry, (self.engine.deployment.followed, self.callers.revision)
         if now == self._kept:
             return
         try:

@@ -11,7 +11,9 @@ import pytest
 
 from penstock.errors import ConfigError
 from penstock.gateway.callers.callers import Callers
+from penstock.gateway.service import Service
 from penstock.registry.admin_key import AdminKey
+from penstock.registry.database.reads import FILE
 from penstock.registry.registry import Registry
 from penstock.settings import Settings
 
@@ -91,3 +93,26 @@ def test_keys_known_last_stay_in_force_without_the_database(tmp_path: Path, capl
         file.rename(tmp_path / file.name.removeprefix("away-"))
     asyncio.run(callers.follow())
     assert "followed again" in caplog.text
+
+
+def test_a_server_whose_database_has_lost_its_keys_stays_closed(tmp_path: Path) -> None:
+    with Registry(tmp_path) as registry:
+        registry.keys.create("a")
+    for file in tmp_path.glob("registry.db*"):
+        file.unlink()
+    callers = callers_of(tmp_path)
+    asyncio.run(callers.start(None))
+    assert (callers.required, len(callers.keys)) == (True, 0)
+
+
+def test_keys_are_kept_for_a_start_without_the_database(tmp_path: Path) -> None:
+    """With each change of a key, not only when models change."""
+    service = Service(Settings(registry=tmp_path))
+    with Registry(tmp_path) as registry:
+        made = registry.keys.create("a")
+        asyncio.run(service.callers.start(None))
+        service._keep_last_known()
+        registry.keys.revoke(made.id)
+        asyncio.run(service.callers.follow())
+        service._keep_last_known()
+    assert '"revoked_at": null' not in (tmp_path / FILE).read_text(encoding="utf-8").replace("\\", "")

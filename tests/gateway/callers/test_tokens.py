@@ -152,8 +152,14 @@ ATTACKS: dict[str, Callable[[], str]] = {
     "a changed claim": lambda: _changed(token()),
     "a cut signature": lambda: token()[:-4],
     "no token": lambda: "a.b.c",
+    "a head of many levels": lambda: _part(b"[" * 6000) + ".e30.e30",
+    "claims without a number": lambda: jwt.encode({**CLAIMS, "exp": 1e400}, RSA, "RS256", {"kid": "rsa"}),
     "empty parts": lambda: "..",
 }
+
+
+def _part(raw: bytes) -> str:
+    return base64.urlsafe_b64encode(raw).decode("ascii").rstrip("=")
 
 
 def _changed(text: str) -> str:

@@ -64,10 +64,13 @@ def create(
     As soon as there is a key, servers ask for one, unless the setting `require_auth` is false.
     """
     with _keys(config, registry, why) as keys:
+        first = not keys.list()
         made = keys.create(
             name, _listed(scopes), models=_listed(models), expires=expires, rate=rate, burst=burst, weight=weight
         )
     _print_new(made, as_json)
+    if first:
+        typer.echo("it is the first key: the servers of this registry ask for one from now on (require_auth)", err=True)
 
 
 @app.command("list")

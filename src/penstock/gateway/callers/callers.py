@@ -45,7 +45,8 @@ class Callers:
         self._admin_key = admin_key
         self._directory: Path | None = None
         self._found_slots: Slots | None = None
-        self._revision = -1
+        self.revision = -1
+        """That of the keys that are followed."""
         self._error = ""
         self.keys = KeyTable(self._slots)
         self.issuer = Issuer.of(settings)
@@ -97,7 +98,7 @@ class Callers:
     async def follow(self) -> None:
         """Follow the keys now; errors are logged, and the keys known last stay in force."""
         try:
-            if self._revision != await asyncio.to_thread(self._book.revision):
+            if self.revision != await asyncio.to_thread(self._book.revision):
                 await self._read()
                 self._changed()
         except PenstockError as error:
@@ -120,7 +121,8 @@ class Callers:
         stored = await asyncio.to_thread(self._book.all)
         peppers = await asyncio.to_thread(self._book.peppers.known) if stored.keys else []
         self.keys.replace(stored.keys, peppers)
-        self._revision = stored.revision
+        self.keys.any = self.keys.any or self._book.peppers.made
+        self.revision = stored.revision
         self.known = True
 
     def _changed(self) -> None:

@@ -89,7 +89,6 @@ class KeyBook:
         `600/m`, of which `burst` may come at once (by default as many as the rate counts). `weight` is its share where
         requests wait. Raises InvalidInput naming the field, and ConfigError.
         """
-        pepper = self.peppers.for_new()
         checked = keys.checked_scopes(scopes)
         made = Key(
             id=new_id(),
@@ -105,7 +104,7 @@ class KeyBook:
             revoked_at=None,
             secrets=(),
         )
-        text, secret = _new_secret(made.id, pepper)
+        text, secret = _new_secret(made.id, self.peppers.for_new())
         stored = replace(made, secrets=(secret,))
         self._change(made.id, "create", lambda _: stored)
         return NewKey(made.id, text, stored)

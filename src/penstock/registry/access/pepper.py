@@ -49,6 +49,11 @@ class Peppers:
             current = Pepper(read_key(self.file, _WHAT, _SET_IT))
         return [pepper for pepper in (current, self._previous) if pepper is not None]
 
+    @property
+    def made(self) -> bool:
+        """True if one was generated: then there are keys, or were, also where the database has lost them."""
+        return os.path.lexists(self.file)
+
     def for_new(self) -> Pepper:
         """That of new keys, made if need be. Raises ConfigError."""
         if self._configured is not None:
