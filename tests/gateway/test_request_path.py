@@ -20,6 +20,7 @@ from live_servers import Live
 
 import penstock
 from penstock.gateway.process.h1.connection import Connection
+from penstock.registry.registry import Registry
 from penstock.settings import Settings
 
 SOURCE = str(Path(penstock.__file__).parent)
@@ -97,13 +98,14 @@ class Wire(asyncio.Transport):
         self.replies += bytes(data).startswith(b"HTTP/1.1 200 OK")
 
 
-def prediction() -> bytes:
+def prediction(key: str = "") -> bytes:
     body = json.dumps({"input_data": [0.0] * 784}).encode("ascii")
     head = b"POST /inference/predict HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+    head += f"x-api-key: {key}\r\n".encode("ascii") if key else b""
     return b"%bcontent-length: %d\r\n\r\n%b" % (head, len(body), body)
 
 
-async def turn(live: Live, clients: int, begin: Callable[[], object] = lambda: None) -> None:
+async def turn(live: Live, clients: int, begin: Callable[[], object] = lambda: None, key: str = "") -> None:
     """One prediction of each client, in one turn of the event loop; `begin` is called when all are connected."""
     wires = [Wire() for _ in range(clients)]
     connections = [Connection(live.listener.front, lambda _: None) for _ in wires]
@@ -111,7 +113,7 @@ async def turn(live: Live, clients: int, begin: Callable[[], object] = lambda: N
         connection.connection_made(wire)
     begin()
     for connection in connections:
-        connection.data_received(prediction())
+        connection.data_received(prediction(key))
     while not all(wire.replies for wire in wires):  # noqa: ASYNC110  the wire is no event
         await asyncio.sleep(0.001)
     for connection in connections:
@@ -130,6 +132,33 @@ def test_a_further_request_of_a_turn_costs_few_calls(tmp_path: Path, monkeypatch
         for clients, found in costs.items():
             found[:] = [live.call(functools.partial(count, clients)) for _ in range(REQUESTS)]
     assert (min(costs[17]) - min(costs[1])) / 16 <= MOST_CALLS
+
+
+def test_a_key_with_a_rate_costs_a_further_request_few_calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with Registry("registry") as registry:
+        key = registry.keys.create("a", rate="900000000/s").key
+    with calls_recorded() as calls, Live("h1", Settings(), ("digits",)) as live:
+
+        async def count(clients: int) -> int:
+            connection = Connection(live.listener.front, lambda _: None)
+            connection.connection_made(Wire())
+            for _ in range(2):  # a head is kept from the second request of a connection on
+                connection.data_received(prediction(key))
+                while connection.current is not None:  # noqa: ASYNC110
+                    await asyncio.sleep(0.001)
+            connection.connection_lost(None)
+            await turn(live, clients, calls.clear, key)
+            return len([call for call in calls if call[0]])
+
+        live.call(functools.partial(count, 1))
+        costs = {
+            clients: min(live.call(functools.partial(count, clients)) for _ in range(REQUESTS)) for clients in (1, 17)
+        }
+        names = {name for _, name in calls}
+    assert "recall" in names
+    assert "identify" not in names  # the head is known, and its caller with it
+    assert (costs[17] - costs[1]) / 16 <= MOST_CALLS
 
 
 def test_answers_leave_nothing_to_the_garbage_collector(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,6 +52,12 @@ def test_labels_are_new_the_same_or_in_place_of_another(store: FeedbackStore) ->
     assert (entry.what, entry.before, entry.after) == ("relabel a", 2, 3)
 
 
+def test_nobody_labels_predictions_of_models_that_they_do_not_reach(store: FeedbackStore) -> None:
+    store.add([prediction("a"), prediction("b", model="secret")])
+    mine = [Labelled(name, 2, None, lambda model, version: (model, version) == ("m", "v1")) for name in ("a", "b")]
+    assert results(store, *mine) == ["new", "unknown"]
+
+
 def test_of_predictions_with_one_id_the_first_stays_and_the_others_are_counted(store: FeedbackStore) -> None:
     assert store.add([prediction("a", version="v1"), prediction("b")]) == 0
     assert store.add([prediction("a", version="v2"), prediction("c"), prediction("b")]) == 2
