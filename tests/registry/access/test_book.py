@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from penstock.errors import ConfigError, InvalidInput
 from penstock.gateway.callers.key_table import KeyTable
 from penstock.gateway.limits.slots import OwnSlots
+from penstock.monitor.redaction import scrub
 from penstock.registry.access.book import KeyBook
 from penstock.registry.access.key import Key, NoSuchKey, id_in, new_id, new_text
 from penstock.registry.access.pepper import Pepper, Peppers
@@ -174,6 +175,12 @@ def test_a_damaged_record_admits_nobody_and_hides_no_other(keyed: Registry) -> N
     made = keyed.keys.create("good")
     keyed._reads.store.write(lambda connection: _put(connection, {"id": "broken"}))
     assert [key.id for key in keyed.keys.list()] == [made.id]
+
+
+def test_a_key_in_a_log_line_is_redacted() -> None:
+    text = new_text(new_id())
+    for line in (text, f"sent {text} twice", f"X-API-Key: {text}", f"/predict?key={text}"):
+        assert text[12:55] not in scrub(line)
 
 
 # Peppers
