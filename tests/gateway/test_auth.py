@@ -508,3 +508,8 @@ def test_a_socket_of_the_server_needs_no_key(tmp_path: Path) -> None:
     operator = Asked()
     operator.operator = True
     ask(None, operator)
+    callers = Callers(Settings(trusted_proxies="unix"), Registry(tmp_path), AdminKey(None, tmp_path / "admin.key"))
+    asyncio.run(callers.start(None))
+    with pytest.raises(Refusal) as proxied:
+        ask("/run/penstock.sock", operator)
+    assert proxied.value.status == 401

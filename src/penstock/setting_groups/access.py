@@ -59,7 +59,7 @@ class AccessSettings(EngineOptions):
     )
     trusted_proxies: Networks = option(
         (),
-        "Addresses and networks of proxies (comma list) whose header X-Forwarded-For tells the address of the client.",
+        "Addresses and networks of proxies (comma list; `unix` for a Unix socket) whose X-Forwarded-For tells the client.",
     )
     jwt_jwks: str | None = option(
         None,

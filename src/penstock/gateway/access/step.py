@@ -69,11 +69,13 @@ class Access(Step):
 
     def _admitted(self, call: Call, needs: Needs) -> Admitted:
         """Raises WrongCredentials."""
-        if self._open or call.operator:
+        operates = (self._open or call.operator) and not self._callers.proxied_socket
+        if operates and needs == "admin":
             return _OPERATOR
+        otherwise = _OPERATOR if operates else _ANYONE
         if needs != "admin" and not self._callers.configured and not self._callers.required:
-            return _ANYONE  # addresses are counted; a key means nothing here
-        return self._callers.identify(call.header_values) or _ANYONE
+            return otherwise  # addresses are counted; a key means nothing here
+        return self._callers.identify(call.header_values) or otherwise
 
     def _count(self, call: Call, caller: Caller) -> None:
         """Raises Refusal (429)."""

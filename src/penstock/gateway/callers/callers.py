@@ -14,7 +14,7 @@ from penstock.errors import ConfigError, PenstockError
 from penstock.gateway.callers.caller import ADMINISTRATOR, Admitted, WrongCredentials
 from penstock.gateway.callers.key_table import KeyTable
 from penstock.gateway.callers.tokens import Issuer
-from penstock.gateway.limits.addresses import AddressLimits, Proxies, is_loopback
+from penstock.gateway.limits.addresses import UNIX, AddressLimits, Proxies, is_loopback
 from penstock.gateway.limits.gcra import Gcra
 from penstock.gateway.limits.slots import OwnSlots, SharedSlots, Slots
 from penstock.option_types import parse_rate
@@ -50,6 +50,8 @@ class Callers:
         self._error = ""
         self.keys = KeyTable(self._slots)
         self.issuer = Issuer.of(settings)
+        self.proxied_socket = UNIX in settings.trusted_proxies
+        """True if those who connect to a Unix socket are proxies, whatever user they run as."""
         self.addresses: AddressLimits | None = None
         """The limits of addresses, if there are any; set by `start`."""
         self.known = False
