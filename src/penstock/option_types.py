@@ -48,7 +48,7 @@ def parse_duration(value: float | str, unit: str = "s") -> float:
     return seconds
 
 
-_RATE = re.compile(r"(\d{1,9})\s*(?:/|per )\s*(\d{0,6})\s*(s|sec|second|m|min|minute|h|hour|d|day)s?", re.IGNORECASE)
+_RATE = re.compile(r"(\d{1,9})/(\d{0,6})(s|min|m|h|d)", re.IGNORECASE)
 _PERIODS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -61,21 +61,21 @@ class Rate(NamedTuple):
 
 def parse_rate(text: str) -> Rate:
     """The rate of `600/m`, `10/s` or `100/10s`. Raises ValueError for anything else, and for none."""
-    match = _RATE.fullmatch(text.strip())
+    match = _RATE.fullmatch(text.replace(" ", ""))
     count, every = (0, 0) if match is None else (int(match[1]), int(match[2] or 1))
     if match is None or not count or not every:
         raise ValueError("should be a number of requests in a time, such as 600/m or 10/s")
     return Rate(count, every * _PERIODS[match[3][0].lower()])
 
 
-_SPAN = re.compile(r"(\d{1,9})\s*([smhdw])", re.IGNORECASE)
+_SPAN = re.compile(r"(\d{1,9})([smhdw])", re.IGNORECASE)
 _SPANS = _PERIODS | {"w": 7 * 86400.0}
 _LONGEST_SPAN_S = 100 * 366 * 86400.0
 
 
 def parse_span(text: str) -> float:
     """Seconds from `90s`, `15m`, `12h`, `30d` or `8w`. Raises ValueError for anything else."""
-    match = _SPAN.fullmatch(text.strip())
+    match = _SPAN.fullmatch(text.replace(" ", ""))
     seconds = 0.0 if match is None else int(match[1]) * _SPANS[match[2].lower()]
     if match is None or seconds > _LONGEST_SPAN_S:
         raise ValueError("should be a time such as 12h or 30d")

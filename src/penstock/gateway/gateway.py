@@ -133,9 +133,7 @@ class Gateway:
         finally:
             for leave in self._leave:
                 leave(call)
-            current_request.set(
-                None
-            )  # the context belongs to the call: without this, only the collector would free both
+            current_request.set(None)  # the context belongs to the call: else only the collector would free both
         if call.unread:
             await call.finish_refusal()
 
@@ -209,10 +207,9 @@ class Gateway:
 
     def _recalled(self, call: Call, routing: Routing) -> bool:
         """True if the caller of a head that was admitted before is admitted again."""
-        if routing.caller is not None:
-            for recall in self._recall:
-                if not recall(call, routing):
-                    return False
+        for recall in self._recall if routing.caller is not None else ():
+            if not recall(call, routing):
+                return False
         return True
 
     def _judge(self, call: Call) -> bool:

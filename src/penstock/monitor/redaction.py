@@ -20,12 +20,12 @@ HIDDEN = "[secret]"
 
 _NAMES_OF_SECRETS = (
     r"(?:api|access|admin|account|private|secret|auth|encryption|signing|master)[_-]?keys?|"
-    r"pass(?:word|wd|phrase)s?|pwd|secrets?|tokens?|credentials?|authorization|cookies?"
+    r"pass(?:word|wd|phrase)s?|pwd|secrets?|tokens?|credentials?|authorization|cookies?|peppers?"
 )
 _SECRET_FIELD = re.compile(rf"(?:^|[_\W]|(?<=[a-z])(?=[A-Z]))(?:{_NAMES_OF_SECRETS})(?:$|[_\W])", re.IGNORECASE)
 
 _JOINT = re.compile(r"[=:\s]")
-_WORDS = re.compile(r"key|pass|pwd|secret|token|credential|auth|cookie|bearer|basic")
+_WORDS = re.compile(r"key|pass|pwd|secret|token|credential|auth|cookie|bearer|basic|pepper")
 _LONG = re.compile(r"[\w.-]{14}")
 _DIGITS = re.compile(r"\d[\d %./()-]{5,}\d")
 """Cheap checks: only text that matches one of these (or has an `@`) is searched with the patterns below."""

@@ -46,7 +46,7 @@ class AccessSettings(EngineOptions):
         secret=True,
         min_length=MIN_PEPPER,
     )
-    key_pepper_previous: str | None = option(
+    previous_key_pepper: str | None = option(
         None,
         "The `key_pepper` before, while keys that were made with it are in use.",
         secret=True,
@@ -59,7 +59,7 @@ class AccessSettings(EngineOptions):
     )
     trusted_proxies: Networks = option(
         (),
-        "Addresses and networks of proxies (comma list; `unix` for a Unix socket) whose X-Forwarded-For tells the client.",
+        "Addresses and networks of proxies (comma list; `unix` for a socket) whose X-Forwarded-For tells the client.",
     )
     jwt_jwks: str | None = option(
         None,

@@ -63,7 +63,7 @@ def test_what_is_wrong_is_one_sentence(penstock: Penstock, arguments: tuple[str,
 
 def test_no_pepper_is_shown(penstock: Penstock, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PENSTOCK_KEY_PEPPER", "a-pepper-of-many-letters")
-    monkeypatch.setenv("PENSTOCK_KEY_PEPPER_PREVIOUS", "another-pepper-of-letters")
+    monkeypatch.setenv("PENSTOCK_PREVIOUS_KEY_PEPPER", "another-pepper-of-letters")
     for arguments in (("config", "show"), ("config", "show", "--json"), ("keys", "create", "a"), ("keys", "list")):
         done = penstock(*arguments)
         assert done.code == 0

@@ -33,7 +33,7 @@ def _keys(config: Path | None, registry: Path | None, why: str = "") -> Iterator
 
     settings = read_settings(config, registry=registry)
     with open_registry(settings) as models, acting(why=why):
-        yield models.keys.with_pepper(settings.key_pepper, settings.key_pepper_previous)
+        yield models.keys.with_pepper(settings.key_pepper, settings.previous_key_pepper)
 
 
 @app.command()

@@ -41,7 +41,7 @@ class Callers:
     def __init__(self, settings: Settings, registry: Registry, admin_key: AdminKey) -> None:
         """Nothing is read yet. Raises ConfigError for settings of tokens that are incomplete."""
         self._settings = settings
-        self._book = registry.keys.with_pepper(settings.key_pepper, settings.key_pepper_previous)
+        self._book = registry.keys.with_pepper(settings.key_pepper, settings.previous_key_pepper)
         self._admin_key = admin_key
         self._directory: Path | None = None
         self._found_slots: Slots | None = None

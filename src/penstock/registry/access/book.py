@@ -48,7 +48,7 @@ class KeyBook:
         self.peppers = peppers
 
     def with_pepper(self, pepper: str | None, previous: str | None = None) -> KeyBook:
-        """The same keys with the pepper of the settings `key_pepper` and `key_pepper_previous`."""
+        """The same keys with the pepper of the settings `key_pepper` and `previous_key_pepper`."""
         return KeyBook(self._reads, self._writing, Peppers(self.peppers.file, pepper, previous))
 
     # Reading

@@ -168,7 +168,7 @@ class _Job:
 
     def fingerprint(self) -> dict[str, Any]:
         """All that the figures depend on."""
-        elsewhere = {"host", "port", "admin_key", "key_pepper", "key_pepper_previous", "database_url"}
+        elsewhere = {"host", "port", "admin_key", "key_pepper", "previous_key_pepper", "database_url"}
         settings = self.settings.model_dump(mode="json", exclude={*KEYS, *elsewhere})
         payload = b"" if self.payload is None else self.payload.read_bytes()
         return {

@@ -116,7 +116,7 @@ async def revoke(call: Call) -> Reply:
 
 def _book(call: Call) -> KeyBook:
     settings = call.service.settings
-    return call.service.engine.registry.keys.with_pepper(settings.key_pepper, settings.key_pepper_previous)
+    return call.service.engine.registry.keys.with_pepper(settings.key_pepper, settings.previous_key_pepper)
 
 
 async def _changed(call: Call, why: str, change: Callable[[KeyBook], T]) -> T:
