@@ -207,7 +207,7 @@ class Gateway:
 
     def _recalled(self, call: Call, routing: Routing) -> bool:
         """True if the caller of a head that was admitted before is admitted again."""
-        for recall in self._recall if routing.caller is not None else ():
+        for recall in self._recall if routing.caller is not None else ():  # noqa: SIM110  a generator takes longer
             if not recall(call, routing):
                 return False
         return True
