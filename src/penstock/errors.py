@@ -24,6 +24,7 @@ gives them the words of another surface.
 
 from __future__ import annotations
 
+import errno
 import re
 from typing import Literal, NamedTuple
 
@@ -98,6 +99,26 @@ def first_line(error: BaseException, longest: int = 200) -> str:
 def type_and_message(error: BaseException, longest: int = 500) -> str:
     """The error's type and its message on one line, for an error of foreign code."""
     return shortened(f"{type(error).__name__}: {' '.join(str(error).split())}", longest)
+
+
+_DISKS = {
+    errno.ENOSPC: "the disk that holds {} is full; free space on it",
+    errno.EDQUOT: "the quota on the disk that holds {} is used up; free space or raise the quota",
+    errno.EROFS: "the disk that holds {} is mounted read-only; mount it for writing or choose another place",
+    errno.EFBIG: "a file on the disk that holds {} would be larger than is allowed; raise the limit (ulimit -f)",
+    errno.EIO: "the disk that holds {} does not work (input/output error); check it",
+}
+
+
+def disk_problem(error: BaseException, what: object) -> str | None:
+    """The sentence for a disk that takes no more of `what`: full, over quota, read-only, broken; None for others."""
+    problem = _DISKS.get(error.errno or 0) if isinstance(error, OSError) else None
+    return None if problem is None else problem.format(what)
+
+
+def not_written(error: OSError, what: object) -> str:
+    """The sentence for something that cannot be written."""
+    return disk_problem(error, what) or f"{what} cannot be written: {error.strerror or error}"
 
 
 _JSON_WORDS = {

@@ -41,6 +41,7 @@ from penstock.option_types import (
 from penstock.options import ModelOptions, is_secret, option, shown, suggestion
 from penstock.patterns import checked_pattern
 from penstock.setting_groups.access import AccessSettings
+from penstock.setting_groups.overload import OverloadSettings
 from penstock.setting_groups.trust import TrustSettings
 
 PREFIX = "PENSTOCK_"
@@ -65,7 +66,7 @@ def _list_of_one(value: Any) -> Any:
     return (value,) if isinstance(value, str) else value
 
 
-class Settings(AccessSettings, TrustSettings):
+class Settings(AccessSettings, TrustSettings, OverloadSettings):
     """Every setting, checked: the options of the engine and those of the server. Its representation masks passwords."""
 
     host: str = option(

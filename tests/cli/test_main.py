@@ -58,7 +58,11 @@ def test_help_and_completion_load_nothing_that_takes_long() -> None:
     [
         (InvalidInput("input_data: 3 numbers given, the model takes 784"), "input_data: 3 numbers given"),
         (ConfigError("PENSTOCK_PROT in the environment is not a setting"), "PENSTOCK_PROT"),
-        (OSError(28, "No space left on device", "registry/m"), "registry/m: No space left on device"),
+        (
+            OSError(28, "No space left on device", "registry/m"),
+            "the disk that holds registry/m is full; free space on it",
+        ),
+        (OSError(20, "Not a directory", "registry/m"), "registry/m: Not a directory"),
         (MemoryError(), "out of memory"),
     ],
 )

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from penstock.artifacts.variant import FileEntry
-from penstock.errors import IntegrityError, InvalidInput
+from penstock.errors import IntegrityError, InvalidInput, not_written
 
 _CHUNK = 1 << 20
 _READ = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
@@ -210,6 +210,23 @@ def replace_file(path: Path, data: bytes, aside: Path) -> None:
         discard(new)
 
 
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A path beside `path` to write to, renamed to it at the end of the block, and removed when that fails.
+
+    What is no plain file, such as a pipe, is written itself.
+    """
+    if path.exists() and not path.is_file():
+        yield path
+        return
+    new = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
+    try:
+        yield new
+        new.replace(path)
+    finally:
+        discard(new)
+
+
 def sync_directory(path: Path) -> None:
     """Flush a directory's entries to the disk, so that a rename in it survives a power failure."""
     if os.name == "nt":
@@ -252,7 +269,7 @@ def new_directory(directory: Path) -> Iterator[Path]:
         target.rename(directory)
         sync_directory(target.parent)
     except OSError as error:
-        raise InvalidInput(f"{directory} cannot be written: {error.strerror or error}", field="directory") from None
+        raise InvalidInput(not_written(error, directory), field="directory") from None
     finally:
         discard(target)
 

@@ -22,7 +22,7 @@ from penstock.cli.options import (
     open_registry,
     read_settings,
 )
-from penstock.cli.output import print_json, print_table, size, working
+from penstock.cli.output import naming, print_json, print_table, size, working
 
 if TYPE_CHECKING:
     from penstock.registry.registry import Registry
@@ -299,10 +299,12 @@ def _runs(given: dict[str, Any], seconds: float, timeout_s: float) -> list[_Run]
 
 
 def _write_report(directory: Path, document: dict[str, Any]) -> None:
+    from penstock.artifacts.files import replacing
     from penstock.toolchain.report.load_page import load_page
 
-    (directory / "report.json").write_text(json.dumps(document, indent=2), encoding="utf-8")
-    (directory / "report.html").write_text(load_page(document), encoding="utf-8")
+    for name, text in (("report.json", json.dumps(document, indent=2)), ("report.html", load_page(document))):
+        with naming(directory / name), replacing(directory / name) as new:
+            new.write_text(text, encoding="utf-8")
     print(f"{directory / 'report.html'} is written", file=sys.stderr)
 
 

@@ -17,7 +17,7 @@ import typer
 
 import penstock
 from penstock.cli import interrupts
-from penstock.errors import PenstockError, type_and_message, worded
+from penstock.errors import PenstockError, disk_problem, type_and_message, worded
 from penstock.libraries import import_attribute
 
 if TYPE_CHECKING:
@@ -113,7 +113,8 @@ def run(command: Callable[[], object]) -> int:
         return _fail("out of memory", error)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        return _fail(f"{where}{error.strerror or error}", error)
+        problem = disk_problem(error, error.filename or "what is written")
+        return _fail(problem or f"{where}{error.strerror or error}", error)
     except Exception as error:
         return _fail(f"unexpected {type_and_message(error)}", error)
 

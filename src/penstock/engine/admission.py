@@ -16,6 +16,7 @@ from typing import Any, Self, TypeVar
 
 from penstock.artifacts.refs import name_of
 from penstock.engine.allowed_models import allowed_models
+from penstock.engine.batching.flows.flow import Flow
 from penstock.engine.deployment.reconciler import Reconciler
 from penstock.engine.deployment.traffic import ActiveRoute
 from penstock.engine.loading.loaded_model import LoadedModel
@@ -60,6 +61,7 @@ class Admission:
         key: str | None = None,
         deadline: float | None = None,
         priority: int = 0,
+        flow: Flow | None = None,
         request_id: str = "",
         protocol: str = "",
         headers: Headers | None = None,
@@ -68,11 +70,12 @@ class Admission:
 
         `ref` None means the default model, `task` None its first task. `key` is the routing key, by which a route keeps
         a client at its version, and `headers` are those that its rules look at. `deadline` is absolute, in
-        `time.monotonic()` seconds.
+        `time.monotonic()` seconds. `flow` is the caller that a contended model is shared with others by.
         """
         lease = Lease(self, ref)
         lease.task, lease.key, lease.requested_deadline, lease.priority = task, key, deadline, priority
         lease.request_id, lease.protocol, lease.headers = request_id, protocol, headers
+        lease.flow = flow
         return lease
 
     def hold(self, model: LoadedModel, requests: int, now: float, *, retired: bool = False) -> bool:
@@ -108,7 +111,7 @@ class Lease:
     """
 
     __slots__ = (
-        "_admission", "_allowed", "_held", "_undecided", "arm", "deadline", "headers", "key", "model", "position",
+        "_admission", "_allowed", "_held", "_undecided", "arm", "deadline", "flow", "headers", "key", "model", "position",
         "priority", "protocol", "ref", "request_id", "requested_deadline", "route", "runner", "started", "task",
         "wait_for_capacity",
     )  # fmt: skip
@@ -122,6 +125,7 @@ class Lease:
     task: str | None
     key: str | None
     priority: int
+    flow: Flow | None
     request_id: str
     protocol: str
     headers: Headers | None
@@ -236,7 +240,7 @@ class Lease:
             return
         if not runner.inline:
             runner.pool.admit()
-        model.batcher.admit(1, self.priority)
+        model.batcher.admit(1, self.priority, self.flow)
 
     async def load_only(self) -> None:
         """Load the model without taking it, for a request whose body is still to come. Raises what `load` raises."""
@@ -284,7 +288,7 @@ class Lease:
         item.position = position
         item.task, item.key, item.requested_deadline, item.priority = self.task, self.key, self.deadline, self.priority
         item.request_id, item.protocol, item.runner = self.request_id, self.protocol, self.runner
-        item.headers, item.route, item.arm = self.headers, self.route, self.arm
+        item.headers, item.route, item.arm, item.flow = self.headers, self.route, self.arm, self.flow
         item.wait_for_capacity = True
         return item
 

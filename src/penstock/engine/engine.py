@@ -13,6 +13,7 @@ from typing import Any
 from numpy.typing import ArrayLike
 
 from penstock.engine.admission import Admission
+from penstock.engine.batching.flows.flow import Flow
 from penstock.engine.bundling.bundler import Bundler
 from penstock.engine.cache import PredictionCache
 from penstock.engine.config import InferenceConfig
@@ -170,6 +171,7 @@ class InferenceEngine:
         task: str | None = None,
         deadline: float | None = None,
         priority: int = 0,
+        flow: Flow | None = None,
         request_id: str = "",
         key: str | None = None,
         in_thread: bool = False,
@@ -180,11 +182,19 @@ class InferenceEngine:
         `request` is the Request of `task` (by default the model's first) or anything its `coerce` takes. `deadline` is
         absolute, in `time.monotonic()` seconds. `in_thread` prepares and finishes in a thread, for large requests.
         `wait_for_capacity` waits for room in a full queue where others are refused. A higher `priority` goes first, and
-        in a full queue takes the place of a lower one. `key` keeps a client at its version of a route. Raises
-        InvalidInput, ModelNotFound, ModelNotReady, Overloaded, DeadlineExceeded or InferenceError.
+        in a full queue takes the place of a lower one. Callers with a `flow` each share a contended model by their
+        weights. `key` keeps a client at its version of a route. Raises InvalidInput, ModelNotFound, ModelNotReady,
+        Overloaded, DeadlineExceeded or InferenceError.
         """
         with self.admission.request(
-            ref, task=task, key=key, deadline=deadline, priority=priority, request_id=request_id, protocol="python"
+            ref,
+            task=task,
+            key=key,
+            deadline=deadline,
+            priority=priority,
+            flow=flow,
+            request_id=request_id,
+            protocol="python",
         ) as lease:
             lease.wait_for_capacity = wait_for_capacity
             if not lease.hold():
@@ -200,6 +210,7 @@ class InferenceEngine:
         task: str | None = None,
         deadline: float | None = None,
         priority: int = 0,
+        flow: Flow | None = None,
         request_id: str = "",
         key: str | None = None,
     ) -> list[Prediction | PenstockError]:
@@ -209,7 +220,14 @@ class InferenceEngine:
         Raises ModelNotFound, ModelNotReady or ModelLoadError for all.
         """
         with self.admission.request(
-            ref, task=task, key=key, deadline=deadline, priority=priority, request_id=request_id, protocol="python"
+            ref,
+            task=task,
+            key=key,
+            deadline=deadline,
+            priority=priority,
+            flow=flow,
+            request_id=request_id,
+            protocol="python",
         ) as lease:
             lease.wait_for_capacity = True
             if not lease.hold():
@@ -227,6 +245,7 @@ class InferenceEngine:
         *,
         deadline: float | None = None,
         priority: int = 0,
+        flow: Flow | None = None,
         request_id: str = "",
         key: str | None = None,
         protocol: str = "python",
@@ -239,7 +258,14 @@ class InferenceEngine:
         ModelNotReady, Overloaded, DeadlineExceeded or InferenceError.
         """
         with self.admission.request(
-            ref, task=TENSOR, key=key, deadline=deadline, priority=priority, request_id=request_id, protocol=protocol
+            ref,
+            task=TENSOR,
+            key=key,
+            deadline=deadline,
+            priority=priority,
+            flow=flow,
+            request_id=request_id,
+            protocol=protocol,
         ) as lease:
             if not lease.hold():
                 await lease.load()

@@ -62,7 +62,7 @@ class Pipeline:
         prepared = time.monotonic()
         flags: tuple[Flag, ...] = ()
         if runner.watch is None and self._cache is None and not lease.wait_for_capacity:  # `_run`, without the call
-            batched = await lease.model.batcher.submit(arrays, lease.deadline, lease.priority)
+            batched = await lease.model.batcher.submit(arrays, lease.deadline, lease.priority, lease.flow)
         else:
             batched, flags = await self._run(lease, arrays, None if on_loop else runner.pool)
         answered = time.monotonic()
@@ -145,7 +145,7 @@ class Pipeline:
         watch = lease.runner.watch
         flags = () if watch is None else await _watched(watch.inputs, arrays, lease)
         if self._cache is None and not lease.wait_for_capacity:
-            batched = await lease.model.batcher.submit(arrays, lease.deadline, lease.priority)
+            batched = await lease.model.batcher.submit(arrays, lease.deadline, lease.priority, lease.flow)
         else:
             batched = await self._run_in_turn(lease, arrays, pool)
         if watch is not None:
@@ -156,7 +156,7 @@ class Pipeline:
         """The outputs from the cache or from the batcher, after waiting for room if the lease allows it."""
         while True:
             if lease.wait_for_capacity:
-                await lease.model.batcher.wait_for_capacity(arrays, lease.deadline)
+                await lease.model.batcher.wait_for_capacity(arrays, lease.deadline, lease.priority, lease.flow)
             try:
                 return await self._run_cached(lease, arrays, pool)
             except Preempted:
@@ -165,7 +165,7 @@ class Pipeline:
 
     async def _run_cached(self, lease: Lease, arrays: Arrays, pool: TaskThreadPool | None) -> Batched[Arrays]:
         model, cache, deadline = lease.model, self._cache, lease.deadline
-        submit = functools.partial(model.batcher.submit, arrays, deadline, lease.priority)
+        submit = functools.partial(model.batcher.submit, arrays, deadline, lease.priority, lease.flow)
         if cache is None or not model.cacheable:
             return await submit()
         identity = model.cache_identity

@@ -117,11 +117,9 @@ class Call(ABC):
     request_id = ""
     reading = False
     """True while the body is read."""
-    json_only = False
-    """True if a body of another content type is refused: where something is stored, since pages of other origins can
-    send only other types without asking first."""
-    unread = False
-    """True if the body was refused and the client may still be sending it."""
+    json_only = False  # true if a body of another content type is refused: where something is stored, since pages of
+    # other origins can send only other types without asking first
+    unread = False  # true if the body was refused and the client may still be sending it
     held_bytes = 0
     """What this body takes of the memory for all large ones."""
     row: Endpoint

@@ -13,6 +13,7 @@ from penstock.engine.engine import InferenceEngine
 from penstock.errors import ConfigError, ModelLoadError, ModelNotReady, PenstockError
 from penstock.gateway.admin_commands import AdminCommands
 from penstock.gateway.callers.callers import Callers
+from penstock.gateway.fairness.flows import Flows
 from penstock.gateway.worker_group import WorkerGroup
 from penstock.monitor.alerts.running import Alerting
 from penstock.monitor.canaries import CanaryFamilies, StandingFamilies
@@ -54,6 +55,8 @@ class Service:
         self.commands = AdminCommands(self)
         self.admin_key = AdminKey.of(settings)
         self.callers = Callers(settings, self.engine.registry, self.admin_key)
+        self.flows = Flows.by(settings.fair_share_by, settings.trusted_proxies)
+        """The callers that share a contended model; None if all are one."""
         self.prediction_log = ServingLog.of(settings, self.engine)
         self.alerting = Alerting.of(settings, self.engine.registry.database_url, self._samples)
         self.rollouts = Rollouts(self.engine, None if self.prediction_log is None else self.prediction_log.disagreed)

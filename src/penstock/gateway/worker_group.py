@@ -21,7 +21,7 @@ import orjson
 
 from penstock.engine.deployment.status import Revisions
 from penstock.engine.statistics import counts_of
-from penstock.errors import ConfigError
+from penstock.errors import ConfigError, disk_problem
 from penstock.monitor.processes import counts_of_ended
 from penstock.registry.database.reads import Reads
 from penstock.registry.deployment import DeploymentStore
@@ -104,7 +104,8 @@ class WorkerGroup:
             temporary.write_bytes(orjson.dumps(draining))
             temporary.rename(file)
         except OSError as error:
-            raise ConfigError(f"the other processes of this server cannot be reached: {error.strerror}") from None
+            why = disk_problem(error, self.directory) or str(error.strerror)
+            raise ConfigError(f"the other processes of this server cannot be reached: {why}") from None
 
     def draining(self) -> bool | None:
         """Whether every process should refuse predictions; None before the first drain. Raises OSError."""

@@ -13,7 +13,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from penstock.errors import ConfigError
+from penstock.errors import ConfigError, disk_problem
 from penstock.settings import MIN_ADMIN_KEY, Settings, is_admin_key
 
 log = logging.getLogger(__name__)
@@ -57,7 +57,8 @@ class AdminKey:
             if not os.path.lexists(self.file):
                 create_secret(self.file)
         except OSError as error:
-            return f"the admin routes are closed: {self.file} cannot be written ({error.strerror}); {_SET_IT}"
+            why = disk_problem(error, self.file) or f"{self.file} cannot be written ({error.strerror})"
+            return f"the admin routes are closed: {why}; {_SET_IT}"
         if self.current() is None:
             return f"the admin routes are closed: there is no usable key in {self.file}; {_SET_IT}"
         return f"the admin key is in {self.file}"

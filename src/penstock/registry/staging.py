@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from penstock.artifacts import files
-from penstock.errors import ConfigError
+from penstock.errors import ConfigError, disk_problem
 from penstock.registry.locking import is_locked, locked
 
 STAGING = ".staging"
@@ -39,8 +39,10 @@ class Staging:
         try:
             yield
         except OSError as error:
+            registry = f"the registry {self._registry}"
             raise ConfigError(
-                f"the registry {self._registry} cannot be written ({error.strerror or error}); "
+                disk_problem(error, registry)
+                or f"{registry} cannot be written ({error.strerror or error}); "
                 "give this user write access to it or choose another"
             ) from None
 

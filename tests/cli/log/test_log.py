@@ -84,7 +84,7 @@ def test_a_full_disk_is_named_and_nothing_is_lost(log: Path, tmp_path: Path) -> 
                 filling.write(bytes(1024))
         done = run("log", "forget", disk / "log", "--key", "alice")
         assert str(done.exception).startswith(
-            f"{disk / 'log'}: not all records could be removed: No space left on device"
+            f"{disk / 'log'}: not all records could be removed: the disk that holds it is full; free space on it"
         )
         done = run("log", "export", disk / "out.jsonl", disk / "log")
         assert isinstance(done.exception, OSError)

@@ -18,10 +18,10 @@ from waiting import LONG_S, until
 from penstock.engine.batching import batcher as batcher_module
 from penstock.engine.batching.batcher import Batcher
 from penstock.engine.batching.collation import ArrayCollator
+from penstock.engine.batching.flows.item import Item
 from penstock.engine.batching.limits import BatchLimits
 from penstock.engine.batching.outcome import Batched, Preempted
 from penstock.engine.batching.padding import ArrayBatcher
-from penstock.engine.batching.queue import Item
 from penstock.errors import DeadlineExceeded, InferenceError, ModelNotReady, OutOfMemory, Overloaded
 from penstock.tensors import Arrays
 

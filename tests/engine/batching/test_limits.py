@@ -31,7 +31,7 @@ def test_the_expected_wait_follows_the_curve() -> None:
     batcher = Batcher(
         lambda batch: batch, ArrayCollator(), BatchLimits(batch_rows=32), full_batch_s=1.0, curve={1: 0.9, 32: 1.0}
     )
-    batcher.running_rows = 1
+    batcher.forecast.running_rows = 1
     assert batcher.wait_s == pytest.approx(0.9)
-    batcher.running_rows = 33
+    batcher.forecast.running_rows = 33
     assert batcher.wait_s == pytest.approx(1.9)

@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from penstock.engine.batching.collation import ArrayCollator
-from penstock.engine.batching.queue import BatchQueue, Item
+from penstock.engine.batching.flows.item import Item
+from penstock.engine.batching.queue import BatchQueue
 from penstock.tensors import Arrays
 
 

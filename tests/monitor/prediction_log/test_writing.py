@@ -98,7 +98,7 @@ def test_a_full_disk_stops_the_log_until_there_is_room_again(
         assert ids(disk) == [*(f"r{number}" for number in range(written)), "r100"]
     messages = [each.getMessage() for each in caplog.records if each.levelno == logging.WARNING]
     assert len(messages) == 2
-    assert "No space left on device" in messages[0]
+    assert "the disk that holds it is full; free space on it" in messages[0]
     assert "is written again" in messages[1]
 
 

@@ -12,7 +12,7 @@ import typer
 
 from penstock.cli.options import ConfigOption, JsonOption, RegistryOption, read_settings
 from penstock.cli.output import naming, print_json, print_table, size, working
-from penstock.errors import ConfigError, InvalidInput
+from penstock.errors import ConfigError, InvalidInput, disk_problem
 
 if TYPE_CHECKING:
     from penstock.monitor.prediction_log.reading import LogReader
@@ -153,9 +153,10 @@ def forget(
             directory, lambda record: record.key == digest if key is not None else record.request_id == request_id
         )
     except OSError as error:
+        why = disk_problem(error, "it") or error.strerror
         raise ConfigError(
-            f"{directory}: not all records could be removed: {error.strerror}; each segment is written again beside "
-            "the old one; make room for one, and repeat the command"
+            f"{directory}: not all records could be removed: {why}; each segment is written again beside the old one; "
+            "make room for one, and repeat the command"
         ) from error
     typer.echo(f"{done.records} records removed, {done.segments} segments rewritten")
     if done.damaged:

@@ -89,5 +89,7 @@ def _write(make: Callable[[], str], out: Path | None, check: Path | None) -> Non
     elif out is None:
         typer.echo(text, nl=False)
     else:
-        with naming(out):
-            out.write_text(text, encoding="utf-8")
+        from penstock.artifacts.files import replacing
+
+        with naming(out), replacing(out) as new:
+            new.write_text(text, encoding="utf-8")

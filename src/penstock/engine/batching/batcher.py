@@ -19,10 +19,12 @@ from penstock.backends.base import Stop, run_in_progress
 from penstock.engine.batching.collation import Batch, Collator, Payload
 from penstock.engine.batching.deadlines import DeadlineTimers
 from penstock.engine.batching.delivery import deliver
-from penstock.engine.batching.limits import BatchLimits, full_batches, relative_curve
+from penstock.engine.batching.flows.flow import Flow
+from penstock.engine.batching.flows.item import Item, Waiter
+from penstock.engine.batching.limits import BatchLimits, Forecast, relative_curve
 from penstock.engine.batching.loop_time import FLUSH_S, INLINE_BELOW_S, LoopTime
-from penstock.engine.batching.outcome import Batched, Outcome, Preempted, Result
-from penstock.engine.batching.queue import BatchQueue, Item, Waiter
+from penstock.engine.batching.outcome import Batched, Outcome, Result
+from penstock.engine.batching.queue import BatchQueue
 from penstock.engine.batching.runner import BatchRunner
 from penstock.errors import DeadlineExceeded, ModelNotReady, Overloaded, PenstockError
 
@@ -54,7 +56,6 @@ class Batcher(Generic[Payload, Batch, Result]):
         `concurrency`: batches that run at once, each in a thread. `curve`: times of a batch by its rows, in any unit.
         """
         self.limits = limits
-        self.running_rows = 0
         self.timeout_s = None if limits.timeout_ms is None else limits.timeout_ms / 1000
         """The longest time a request to this model may take; None for the server's limit."""
         self.runner = BatchRunner(run, collator, limits.batch_rows, full_batch_s)
@@ -79,7 +80,12 @@ class Batcher(Generic[Payload, Batch, Result]):
         self._idle = 0
         self._closed = False
         self._inline_s = 0.0
-        self._curve = relative_curve(curve or {}, limits.batch_rows)
+        self.forecast = Forecast(self._queue, self.runner, relative_curve(curve or {}, limits.batch_rows), concurrency)
+
+    @property
+    def running_rows(self) -> int:
+        """Rows in the runs in progress."""
+        return self.forecast.running_rows
 
     @property
     def queued_rows(self) -> int:
@@ -99,66 +105,78 @@ class Batcher(Generic[Payload, Batch, Result]):
     @property
     def wait_s(self) -> float:
         """Expected time until the run of a request that arrives now ends."""
-        return self._wait_behind(self._queue.rows)
-
-    def _wait_behind(self, rows: int) -> float:
-        return full_batches(self._curve, rows + self.running_rows) / self._concurrency * self.runner.full_s
+        return self.forecast.wait_s(self._queue.rows)
 
     # Capacity, and the refusal of a full queue
 
-    def admit(self, rows: int = 1, priority: int = 0) -> None:
+    def admit(self, rows: int = 1, priority: int = 0, flow: Flow | None = None) -> None:
         """Raise Overloaded now if a request of so many rows would be refused; costs next to nothing."""
         if not self._queue.rows or self._queue.has_capacity(rows):
             return
         with self._lock:
-            if not self._queue.can_evict(priority):
-                raise self._full(rows)
+            if not self._queue.can_evict(priority, flow, rows):
+                raise self._full(rows, priority, flow)
 
     def admit_some(
-        self, requests: int, priority: int, entered: float, deadline: float
+        self, requests: int, priority: int, entered: float, deadline: float, flow: Flow | None = None
     ) -> tuple[int, Overloaded | None]:
         """How many of so many requests the queue would take now, of at least one row each; the others' refusal."""
         with self._lock:
-            queue = self._queue
             if deadline <= entered:
                 return 1, None  # its deadline has passed, whatever the queue is
-            late = self._late(entered, deadline, priority)
-            if late is not None:
+            try:
+                self.forecast.check(deadline - entered, deadline, priority, flow)
+            except Overloaded as late:
                 return 0, late
-            free = queue.free_rows()
-            if free >= requests or queue.can_evict(priority):
-                return requests, None
-            return free, self._full(free + 1)
+            most = self._queue.most_rows(requests, priority, flow)
+            return most, None if most == requests else self._full(most + 1, priority, flow)
 
-    async def wait_for_capacity(self, payload: Payload, deadline: float) -> None:
-        """Return once the queue has room for this payload. Raises DeadlineExceeded at the deadline."""
+    def free_rows(self) -> int:
+        """Rows that the queue has room for now."""
+        with self._lock:
+            return self._queue.free_rows()
+
+    async def wait_for_capacity(
+        self, payload: Payload, deadline: float, priority: int = 0, flow: Flow | None = None
+    ) -> None:
+        """Return once the queue has room for this payload or other flows owe it some. Raises DeadlineExceeded."""
         _, rows, size = self._collator.measure(payload)
         while not self._queue.has_capacity(rows, size):
             with self._lock:
+                if self._queue.owes(rows, size, priority, flow):
+                    return
                 self._notify()
             if time.monotonic() >= deadline:
                 raise DeadlineExceeded("the deadline passed before the queue had room")
             await asyncio.sleep(min(WAKE_EVERY_S, max(0.001, self.wait_s / 2)))
 
     async def submit(
-        self, payload: Payload, deadline: float | None = None, priority: int = 0, *, admitted: bool = False
+        self,
+        payload: Payload,
+        deadline: float | None = None,
+        priority: int = 0,
+        flow: Flow | None = None,
+        *,
+        admitted: bool = False,
     ) -> Batched[Result]:
         """The outputs for a validated payload, run together with what else is queued.
 
         `deadline` is absolute, in `time.monotonic()` seconds. A higher `priority` goes first, and evicts a lower one
-        from a full queue; inside a priority the earlier deadline goes first. A request of more rows than a batch is cut
-        into parts. `admitted` payloads are taken by a full queue as well. Raises Overloaded, DeadlineExceeded,
-        ModelNotReady (closed), InvalidInput or InferenceError.
+        from a full queue; inside a priority flows share the model, and inside a `flow` the earlier deadline goes first.
+        A request of more rows than a batch is cut into parts. `admitted` payloads are taken by a full queue as well.
+        Raises Overloaded, DeadlineExceeded, ModelNotReady (closed), InvalidInput or InferenceError.
         """
         key, rows, size = self._collator.measure(payload)
         loop, now = asyncio.get_running_loop(), time.monotonic()
         if rows > self.limits.batch_rows * MOST_PARTS:
-            return await self._submit_in_turn(payload, deadline, priority)
+            return await self._submit_in_turn(payload, deadline, priority, flow)
         parts = [(payload, key, rows, size)]
         if rows > self.limits.batch_rows:
             parts = [(cut, *self._collator.measure(cut)) for cut in self._collator.cut(payload, self.limits.batch_rows)]
         futures = [loop.create_future() for _ in parts]
-        items = [Item(*part, each, loop, now, deadline, priority) for part, each in zip(parts, futures, strict=True)]
+        items = [
+            Item(*part, each, loop, now, deadline, priority, flow) for part, each in zip(parts, futures, strict=True)
+        ]
         self._enqueue(items, *((0, 0) if admitted else (rows, size)))
         finished: list[Batched[Result]] = []
         try:
@@ -174,20 +192,29 @@ class Batcher(Generic[Payload, Batch, Result]):
             self._deadlines.pending.difference_update(items)
         return finished[0] if len(finished) == 1 else self.runner.joined(finished)
 
-    async def _submit_in_turn(self, payload: Payload, deadline: float | None, priority: int) -> Batched[Result]:
+    async def _submit_in_turn(
+        self, payload: Payload, deadline: float | None, priority: int, flow: Flow | None
+    ) -> Batched[Result]:
         """The outputs for very many rows, of which only so many are in the queue at once as it needs to stay busy."""
         ended: list[Batched[Result]] = []
         for part in self._collator.cut(payload, self.limits.batch_rows * MOST_PARTS):
-            ended.append(await self.submit(part, deadline, priority, admitted=bool(ended)))
+            ended.append(await self.submit(part, deadline, priority, flow, admitted=bool(ended)))
         return self.runner.joined(ended)
 
     def put(
-        self, waiter: Waiter, payload: Payload, deadline: float, priority: int, *, admitted: bool = False
+        self,
+        waiter: Waiter,
+        payload: Payload,
+        deadline: float,
+        priority: int,
+        flow: Flow | None = None,
+        *,
+        admitted: bool = False,
     ) -> Item[Payload]:
         """Queue a payload of at most one batch for `waiter`, as `submit` does; `take_back` ends the wait."""
         key, rows, size = self._collator.measure(payload)
         loop = asyncio.get_running_loop()
-        item = Item(payload, key, rows, size, waiter, loop, time.monotonic(), deadline, priority)
+        item = Item(payload, key, rows, size, waiter, loop, time.monotonic(), deadline, priority, flow)
         self._enqueue((item,), *((0, 0) if admitted else (rows, size)))
         return item
 
@@ -211,20 +238,18 @@ class Batcher(Generic[Payload, Batch, Result]):
             if deadline is not None:
                 if deadline <= first.entered:
                     raise DeadlineExceeded("the deadline had passed before the request was queued")
-                late = self._late(first.entered, deadline, first.priority)
-                if late is not None:
-                    raise late
+                if self._queue.requests:
+                    self.forecast.check(deadline - first.entered, deadline, first.priority, first.flow)
             evicted = self._queue.offer(items, rows, size)
             if evicted is None:
-                raise self._full(rows)
+                raise self._full(rows, first.priority, first.flow)
             idle = self._idle > 0
             if idle and self._queue.rows >= self.limits.batch_rows:
                 self._lock.notify()
             elif not idle and not self._threads and not self._inline:
                 self._start_threads()
         for item in evicted:
-            refusal = Preempted("evicted by requests of a higher priority", retry_after_s=self._retry_after_s())
-            deliver((item,), (refusal,), loop)
+            deliver((item,), (self.forecast.evicted(item, first.priority),), loop)
         self._deadlines.pending.update(items)
         if deadline is not None:
             timer = self._deadlines.next.get(loop)
@@ -236,24 +261,9 @@ class Batcher(Generic[Payload, Batch, Result]):
             self._notify_on = loop
             loop.call_soon(self._notify_after_turn)
 
-    def _late(self, entered: float, deadline: float, priority: int) -> Overloaded | None:
-        """The refusal of a request whose deadline would pass while it waits."""
-        left = deadline - entered
-        if not self._queue.requests or left >= self._wait_behind(self._queue.rows):
-            return None
-        wait_s = self._wait_behind(self._queue.rows_before(priority, deadline))
-        if left >= wait_s:
-            return None
-        message = f"the wait is about {wait_s * 1000:.0f} ms, longer than the {left * 1000:.0f} ms left"
-        return Overloaded(message, retry_after_s=self._retry_after_s())
-
-    def _full(self, rows: int) -> Overloaded:
+    def _full(self, rows: int, priority: int, flow: Flow | None) -> Overloaded:
         self._notify()
-        message = f"the queue is full ({self._queue.exceeded_limit(rows)}); try again later"
-        return Overloaded(message, retry_after_s=self._retry_after_s())
-
-    def _retry_after_s(self) -> float:
-        return max(0.001, self.wait_s)
+        return self.forecast.full(rows, priority, flow)
 
     def _remove(self, items: Sequence[Item[Payload]]) -> None:
         """Drop what still waits, and stop a run in a thread that nobody waits for any more."""
@@ -362,7 +372,7 @@ class Batcher(Generic[Payload, Batch, Result]):
         stop: Stop | None = None
         while True:
             with self._lock:
-                self.running_rows -= rows
+                self.forecast.running_rows -= rows
                 if stop is not None:
                     del self.runs[stop]
                 batch = self._next_batch()
@@ -371,7 +381,7 @@ class Batcher(Generic[Payload, Batch, Result]):
                 stop = run_in_progress.stop = Stop()
                 self.runs[stop] = set(batch)
                 rows = sum([item.rows for item in batch])
-                self.running_rows += rows
+                self.forecast.running_rows += rows
                 if self._idle and self._queue.requests:
                     self._lock.notify()  # another thread, for what did not fit into this run
             deliver(batch, self.runner.outcomes(batch), None)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from penstock.engine.batching.queue import Item
+from penstock.engine.batching.flows.item import Item
 
 EARLY_S = 0.0005
 """A request may expire up to this long before its deadline: a separate timer for the rest would cost more."""

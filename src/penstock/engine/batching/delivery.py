@@ -7,8 +7,8 @@ import logging
 from collections.abc import Iterable, Sequence
 
 from penstock.engine.batching.collation import Payload
+from penstock.engine.batching.flows.item import Item
 from penstock.engine.batching.outcome import Outcome, Result
-from penstock.engine.batching.queue import Item
 
 log = logging.getLogger(__name__)
 

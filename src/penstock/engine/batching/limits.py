@@ -1,14 +1,21 @@
-"""Limits of batches and queues: the server's settings, overridden by those of an artifact or an operator."""
+"""Limits of batches and queues, from settings, artifacts and operators; and how long a request waits in a queue."""
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from penstock.artifacts.manifest import Manifest
 from penstock.artifacts.policies import BatchingPolicy, PaddingPolicy
+from penstock.engine.batching.flows.flow import Flow
+from penstock.engine.batching.flows.item import Item
+from penstock.engine.batching.outcome import Preempted
+from penstock.engine.batching.queue import BatchQueue
+from penstock.engine.batching.runner import BatchRunner
+from penstock.errors import Overloaded
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,3 +94,45 @@ def share_of_full(curve: Curve, rows: int) -> float:
         return share if len(curve) > 1 else share * rows / right
     left, before = curve[place - 1]
     return before + (share - before) * (rows - left) / (right - left)
+
+
+class Forecast:
+    """Expected waits in one queue. Its methods are called with the queue's lock held."""
+
+    def __init__(
+        self, queue: BatchQueue[Any], runner: BatchRunner[Any, Any, Any], curve: Curve, concurrency: int
+    ) -> None:
+        """`curve`: times of a batch by its rows. `concurrency`: batches that run at once."""
+        self.running_rows = 0
+        self._queue = queue
+        self._runner = runner
+        self._curve = curve
+        self._concurrency = concurrency
+
+    def wait_s(self, rows: int) -> float:
+        """Expected time until what runs and then so many rows have run."""
+        return full_batches(self._curve, rows + self.running_rows) / self._concurrency * self._runner.full_s
+
+    def check(self, left: float, deadline: float, priority: int, flow: Flow | None) -> None:
+        """Raise Overloaded for a request whose deadline, in `left` seconds, would pass while it waits for its turn."""
+        queue = self._queue
+        if not queue.requests or left >= self.wait_s(queue.rows):
+            return
+        wait_s = self.wait_s(queue.rows_before(priority, deadline, flow))
+        if left < wait_s:
+            message = f"the wait is about {wait_s * 1000:.0f} ms, longer than the {left * 1000:.0f} ms left"
+            raise Overloaded(message, retry_after_s=max(0.001, wait_s))
+
+    def full(self, rows: int, priority: int, flow: Flow | None) -> Overloaded:
+        """The refusal of a request of so many rows by a full queue."""
+        message = f"the queue is full ({self._queue.exceeded_limit(rows)}); try again later"
+        return Overloaded(message, retry_after_s=self._retry_after_s(priority, flow))
+
+    def evicted(self, item: Item[Any], priority: int) -> Preempted:
+        """What becomes of an item that gave way to a request of this priority."""
+        by = "a higher priority" if priority > item.priority else "callers with fewer of them in the full queue"
+        return Preempted(f"evicted by requests of {by}", retry_after_s=self._retry_after_s(item.priority, item.flow))
+
+    def _retry_after_s(self, priority: int, flow: Flow | None) -> float:
+        """The time in which what waits now of a flow, and what goes before it, will have run."""
+        return max(0.001, self.wait_s(self._queue.rows_before(priority, math.inf, flow)))

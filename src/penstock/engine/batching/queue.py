@@ -2,54 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
+import functools
 import itertools
 import math
-from bisect import bisect_left, insort
-from collections.abc import Hashable, Iterable, Sequence
-from dataclasses import dataclass, field
-from operator import attrgetter
-from typing import Any, Generic, Protocol, TypeAlias, TypeVar
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Generic
 
-Payload = TypeVar("Payload")
-
-Rank: TypeAlias = "tuple[int, float, float]"
-"""Order of the queue: higher priority, then earlier deadline, then arrival. The lowest rank is next."""
-
-_rank = attrgetter("rank")
-
-
-class Waiter(Protocol):
-    """Who waits for the outcome of an item: a future, or the bundle of requests that the item holds."""
-
-    def done(self) -> bool:
-        """True if the outcome is known, or of no more interest."""
-
-    def set_result(self, outcome: Any) -> None:
-        """Take the outcome."""
-
-
-@dataclass(slots=True, eq=False)
-class Item(Generic[Payload]):
-    """One request in the queue, one part of it, or a bundle of requests. Times are in `time.monotonic()` seconds.
-
-    Items of one `key` can share a run. The batcher resolves `waiter`, on its `loop`.
-    """
-
-    payload: Payload
-    key: Hashable
-    rows: int
-    bytes: int
-    waiter: Waiter
-    loop: asyncio.AbstractEventLoop
-    entered: float
-    deadline: float | None = None
-    priority: int = 0
-    rank: Rank = field(init=False)
+from penstock.engine.batching.flows import eviction
+from penstock.engine.batching.flows.fair_order import FairOrder
+from penstock.engine.batching.flows.flow import Flow
+from penstock.engine.batching.flows.item import Item, Payload
+from penstock.engine.batching.flows.line import Line
 
 
 class BatchQueue(Generic[Payload]):
-    """A queue bounded by rows and by bytes. Items wait in one list per `key`, sorted by `Rank`; the best item is next.
+    """A queue bounded by rows and by bytes. The items of one flow wait in a line, the best one is next; those of
+    several flows are in a `FairOrder`.
 
     Not thread-safe: its owner holds a lock. `requests`, `rows` and `bytes` count what waits.
     """
@@ -63,7 +31,11 @@ class BatchQueue(Generic[Payload]):
         self.rows = 0
         self.bytes = 0
         self._shared = shared
-        self._lists: dict[Hashable, list[Item[Payload]]] = {}
+        self._flow: Flow | None = None
+        self._line: Line[Payload] = Line()
+        """What waits, while it is all of `_flow`."""
+        self._fair: FairOrder[Payload] | None = None
+        """What waits, while it is of several flows, or one of several still has a debt."""
         self._arrivals = itertools.count()
 
     # Capacity and eviction
@@ -82,71 +54,101 @@ class BatchQueue(Generic[Payload]):
         """The limit that a request of `rows` would exceed, for an error message."""
         return f"{self.max_rows} rows" if self.rows + rows > self.max_rows else f"{self.max_bytes} bytes"
 
-    def can_evict(self, priority: int) -> bool:
-        """True if a queued request of lower priority can be evicted."""
-        return any(items[-1].priority < priority for items in self._lists.values())
+    def can_evict(self, priority: int, flow: Flow | None = None, rows: int = 1) -> bool:
+        """True if a queued request can be evicted: of lower priority, or of a flow with more than this one's share."""
+        return self._has_lower(priority) or self._has_more(flow, rows)
+
+    def _has_lower(self, priority: int) -> bool:
+        if self._fair is not None:
+            return self._fair.has_lower(priority)
+        return any(items[-1].priority < priority for items in self._line.lists.values())
+
+    def owes(self, rows: int, size: int, priority: int, flow: Flow | None) -> bool:
+        """True if flows that have more in the queue than this one have to make room for its request."""
+        return self._has_more(flow, rows) and bool(self._giving_way(rows, size, priority, flow))
+
+    def _has_more(self, flow: Flow | None, rows: int) -> bool:
+        """True if another flow has more in the queue than this one would have with so many more rows."""
+        if self._fair is None and flow is self._flow:
+            return False
+        return eviction.has_more(self._backlog(), rows, flow)
+
+    def most_rows(self, wanted: int, priority: int, flow: Flow | None) -> int:
+        """How many of so many requests of at least one row would be taken now, one by one."""
+        free = self.free_rows()
+        if free >= wanted or self._has_lower(priority):
+            return wanted
+        if self._fair is None and flow is self._flow:
+            return free
+        return eviction.most_rows(self._backlog(), free, wanted, flow)
+
+    def _backlog(self) -> Mapping[Flow | None, int]:
+        return {self._flow: self.rows} if self._fair is None else self._fair.backlog
 
     def offer(self, items: Sequence[Item[Payload]], rows: int, size: int) -> Sequence[Item[Payload]] | None:
         """Add one request, whole or in parts, of `rows` and `size` bytes.
 
-        Returns the items of lower priority evicted for it, or None if the queue is full and nothing changed.
+        Returns the items evicted for it, or None if the queue is full and nothing changed.
         """
         evicted: Sequence[Item[Payload]] = ()
         if self.rows and (self.rows + rows > self.max_rows or self.bytes + size > self.max_bytes):
-            evicted = self._evict(rows, size, items[0].priority)
+            evicted = self._giving_way(rows, size, items[0].priority, items[0].flow)
             if not evicted:
                 return None
+            for item in evicted:
+                self.remove(item)
         for item in items:
             self._push(item)
         return evicted
 
-    def _evict(self, rows: int, size: int, priority: int) -> Sequence[Item[Payload]]:
-        """Remove items of lower priority, the last in rank first, until a request of `rows` and `size` fits.
-
-        Removes none if all of them together are not enough.
-        """
-        lower = sorted(
-            (item for items in self._lists.values() for item in items if item.priority < priority),
-            key=_rank,
-            reverse=True,
-        )
+    def _giving_way(self, rows: int, size: int, priority: int, flow: Flow | None) -> Sequence[Item[Payload]]:
+        """The items to evict for a request of `rows` and `size` bytes; none if all that may be are not enough."""
+        if not self.can_evict(priority, flow, rows):
+            return ()
+        fair = self._fair
+        line_of = functools.partial(fair.line, priority) if fair is not None else lambda _: self._line
         excess_rows, excess_bytes = self.rows + rows - self.max_rows, self.bytes + size - self.max_bytes
-        for count, item in enumerate(lower, 1):
+        going: list[Item[Payload]] = []
+        for item in eviction.candidates(self._items(), self._backlog(), line_of, (rows, priority, flow)):
+            going.append(item)
             excess_rows -= item.rows
             excess_bytes -= item.bytes
-            if (excess_rows <= 0 and excess_bytes <= 0) or count == self.requests:
-                for each in lower[:count]:
-                    self.remove(each)
-                return lower[:count]
+            if (excess_rows <= 0 and excess_bytes <= 0) or len(going) == self.requests:
+                return going
         return ()
 
     def _push(self, item: Item[Payload]) -> None:
         deadline = item.deadline
-        rank = item.rank = (-item.priority, math.inf if deadline is None else deadline, next(self._arrivals))
+        item.rank = (-item.priority, math.inf if deadline is None else deadline, next(self._arrivals))
+        if item.flow is not self._flow and self._fair is None:
+            if self.requests:
+                self._fair = FairOrder(self._flow, self._line)
+            else:
+                self._flow = item.flow
         self.requests += 1
         self.rows += item.rows
         self.bytes += item.bytes
-        items = self._lists.get(item.key)
-        if items is None:
-            self._lists[item.key] = [item]
-        elif items[-1].rank < rank:  # the usual case: requests of one priority and one timeout
-            items.append(item)
-        else:
-            insort(items, item, key=_rank)
+        (self._line if self._fair is None else self._fair).push(item)
 
-    def rows_before(self, priority: int, deadline: float) -> int:
-        """Number of rows that would run before a request that arrives now with this priority and deadline."""
-        rank = (-priority, deadline, math.inf)
-        if all(items[-1].rank < rank for items in self._lists.values()):
-            return self.rows
-        return sum(item.rows for items in self._lists.values() for item in items[: bisect_left(items, rank, key=_rank)])
+    def rows_before(self, priority: int, deadline: float, flow: Flow | None = None) -> int:
+        """Number of rows that would run before a request that arrives now with this priority, deadline and flow."""
+        if self._fair is not None:
+            return self._fair.rows_before(priority, deadline, flow)
+        if flow is self._flow or not self.requests:
+            return self._line.rows_before((-priority, deadline, math.inf), self.rows)
+        higher = self._line.rows_before((-priority, -math.inf, -1), self.rows)
+        return min(self.rows, higher + 1)  # of this priority, the flows take turns
 
     # Removal
 
     def replace(self, item: Item[Payload], payload: Payload, rows: int, size: int) -> bool:
         """Give a waiting item a smaller payload; False if it had left the queue already."""
-        if self._place(item) is None:
+        fair = self._fair
+        line = self._line if fair is None else fair.line(item.priority, item.flow)
+        if line is None or line.place(item) is None:
             return False
+        if fair is not None:
+            fair.resize(item, rows)
         self.rows -= item.rows - rows
         self.bytes -= item.bytes - size
         item.payload, item.rows, item.bytes = payload, rows, size
@@ -154,21 +156,10 @@ class BatchQueue(Generic[Payload]):
 
     def remove(self, item: Item[Payload]) -> bool:
         """Remove a cancelled or expired request; False if it had left the queue already."""
-        index = self._place(item)
-        if index is None:
+        if not (self._line if self._fair is None else self._fair).remove(item):
             return False
-        items = self._lists[item.key]
-        del items[index]
-        self._account_removed(item.key, items, (item,))
+        self._removed((item,))
         return True
-
-    def _place(self, item: Item[Payload]) -> int | None:
-        """The index of an item in the list of its key; None if it has left the queue."""
-        items = self._lists.get(item.key)
-        if items is None:
-            return None
-        index = bisect_left(items, item.rank, key=_rank)
-        return None if index == len(items) or items[index] is not item else index
 
     def fill_until(self, max_wait_s: float) -> float:
         """The earliest end of the time that a queued request may wait to fill a batch; infinity if the queue is empty.
@@ -179,45 +170,44 @@ class BatchQueue(Generic[Payload]):
             (
                 item.entered
                 + (max_wait_s if item.deadline is None else min(max_wait_s, (item.deadline - item.entered) / 2))
-                for items in self._lists.values()
-                for item in items
+                for item in self._items()
             ),
             default=math.inf,
         )
 
     def take(self) -> list[Item[Payload]]:
         """The next batch: the best request and the following ones of its key, within the row limit. Empty if none."""
-        lists = self._lists
-        if not lists:
+        if not self.requests:
             return []
-        first = next(iter(lists.values()))[0]
-        if len(lists) > 1:
-            first = min((items[0] for items in lists.values()), key=_rank)
-        items = lists[first.key]
-        batch = [first]
-        rows = first.rows
-        if self._shared:
-            most = self.max_batch_rows
-            for item in itertools.islice(items, 1, None):
-                rows += item.rows
-                if rows > most:
-                    break
-                batch.append(item)
-        del items[: len(batch)]
-        self._account_removed(first.key, items, batch)
+        if self._fair is not None:
+            batch = self._fair.take(self.max_batch_rows, alone=not self._shared)
+            self._removed(batch)
+            return batch
+        batch = self._line.take(self.max_batch_rows if self._shared else -1)
+        self.requests -= len(batch)
+        for item in batch:
+            self.rows -= item.rows
+            self.bytes -= item.bytes
         return batch
 
-    def _account_removed(self, key: Hashable, items: list[Item[Payload]], removed: Iterable[Item[Payload]]) -> None:
-        if not items:
-            del self._lists[key]
-        for item in removed:
+    def _removed(self, items: Iterable[Item[Payload]]) -> None:
+        for item in items:
             self.requests -= 1
             self.rows -= item.rows
             self.bytes -= item.bytes
+        if self._fair is None:
+            return
+        if not self.requests:
+            self._flow, self._line, self._fair = None, Line(), None
+        elif (lone := self._fair.lone()) is not None:
+            self._flow, self._line, self._fair = lone.flow, lone, None
+
+    def _items(self) -> Iterable[Item[Payload]]:
+        return self._line if self._fair is None else self._fair
 
     def clear(self) -> list[Item[Payload]]:
         """Remove and return everything that waits."""
-        waiting = [item for items in self._lists.values() for item in items]
-        self._lists.clear()
+        waiting = list(self._items())
         self.requests = self.rows = self.bytes = 0
+        self._flow, self._line, self._fair = None, Line(), None
         return waiting

@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from typing import Generic
 
 from penstock.engine.batching.collation import Batch, Collator, Payload
+from penstock.engine.batching.flows.item import Item
 from penstock.engine.batching.halving import as_penstock_error, halve_batch, halve_rows
 from penstock.engine.batching.outcome import Batched, Outcome, Result
-from penstock.engine.batching.queue import Item
 from penstock.errors import OutOfMemory
 
 

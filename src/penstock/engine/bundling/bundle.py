@@ -9,7 +9,8 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 import numpy as np
 from pydantic import BaseModel
 
-from penstock.engine.batching.queue import Item
+from penstock.engine.batching.flows.flow import Flow
+from penstock.engine.batching.flows.item import Item
 from penstock.engine.loading.loaded_model import LoadedModel
 from penstock.engine.tasks.ranges import Flag
 from penstock.engine.tasks.task_runner import TaskRunner
@@ -73,8 +74,8 @@ class Bundle:
     """Members that share a run, in the place of the future of one item."""
 
     __slots__ = (
-        "arm", "arrays", "begun", "complete", "ended", "item", "members", "model", "prepared", "priority", "queued",
-        "replies", "route", "runner",
+        "arm", "arrays", "begun", "complete", "ended", "flow", "item", "members", "model", "prepared", "priority",
+        "queued", "replies", "route", "runner",
     )  # fmt: skip
 
     item: Item[Arrays]
@@ -98,6 +99,8 @@ class Bundle:
         self.prepared = begun
         self.ended = False
         self.queued = False
+        self.flow: Flow | None = None
+        """The caller of all members, where it matters."""
         self.route = self.arm = ""
         """The route that has chosen the model, and the version that it chose."""
         self.members: Sequence[Member] = ()
@@ -107,7 +110,7 @@ class Bundle:
         """A bundle like this one, with these members and the rows of their inputs, in order."""
         bundle = Bundle(self.model, self.runner, self.replies, self.priority, self.begun, self.complete)
         bundle.prepared, bundle.members, bundle.arrays = self.prepared, members, arrays
-        bundle.route, bundle.arm = self.route, self.arm
+        bundle.route, bundle.arm, bundle.flow = self.route, self.arm, self.flow
         bundle._place_members()
         return bundle
 

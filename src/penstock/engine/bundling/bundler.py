@@ -17,7 +17,7 @@ import numpy as np
 
 from penstock import tensors
 from penstock.engine.admission import Admission, flags_of, past_deadline
-from penstock.engine.batching.outcome import Batched
+from penstock.engine.batching.outcome import Batched, Preempted
 from penstock.engine.bundling.bundle import Answer, Bundle, Member, Replies, Times, own_rows, rows_of
 from penstock.engine.loading.loaded_model import LoadedModel
 from penstock.engine.observation import AnsweredRun, Observation, outcome_of
@@ -126,7 +126,7 @@ class Bundler:
         deadline = max([member.deadline for member in bundle.members])
         batcher = bundle.model.batcher
         try:
-            bundle.item = batcher.put(bundle, bundle.arrays, deadline, bundle.priority, admitted=admitted)
+            bundle.item = batcher.put(bundle, bundle.arrays, deadline, bundle.priority, bundle.flow, admitted=admitted)
             bundle.queued = True
         except PenstockError as error:
             bundle.ended = True
@@ -165,9 +165,22 @@ class Bundler:
             self._answer(bundle, members, outcome)
         elif len(members) > 1 and not isinstance(outcome, _FINAL):
             self._queue_halves(bundle, members, admitted=True)
+        elif isinstance(outcome, Preempted):
+            self._give_way(bundle, members, outcome)
         else:
             self._fail_all(members, outcome)
         bundle.let_go()
+
+    def _give_way(self, bundle: Bundle, members: Sequence[Member], refusal: Preempted) -> None:
+        """Refuse as many members, the last ones, as the requests need that came in their place; queue the others."""
+        rows, kept = bundle.model.batcher.free_rows(), 0
+        for member in members:
+            rows -= member.rows
+            kept += rows >= 0
+        kept = min(kept, len(members) - 1)
+        if kept:
+            self._queue(bundle.part(members[:kept]))
+        self._fail_all(members[kept:], refusal)
 
     def _answer(self, bundle: Bundle, members: Sequence[Member], outcome: Batched[Arrays]) -> None:
         answered = time.monotonic()

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from pydantic import BaseModel
 
+from penstock.engine.batching.flows.flow import Flow
 from penstock.engine.batching.loop_time import FLUSH_S
 from penstock.engine.bundling.bundle import Bundle, Member
 from penstock.engine.loading.loaded_model import LoadedModel
@@ -67,6 +68,7 @@ class _Turn(NamedTuple):
     ends: float
     """Until when batches of a full queue are run before more requests are read."""
     chosen: Chosen | None
+    flow: Flow | None = None
 
 
 _ROUTES: dict[Handler, _Route] = {
@@ -235,9 +237,13 @@ class Turns:
             return False
         ends = begun + max(FLUSH_S, _ANSWERING * (begun - calls[0].body_at))
         turn = _Turn(model, runner, priority, timeout_s, begun, ends, chosen)
-        if model.batcher.queued_rows or len(calls) > model.batcher.limits.queue_rows:
+        flows, limits = self._gateway.service.flows, model.batcher.limits
+        if flows is not None and (model.batcher.queued_rows or len(calls) > limits.batch_rows):
+            for flow, same in flows.parted(calls):
+                self._answer_within_capacity(same, turn._replace(flow=flow))
+        elif model.batcher.queued_rows or len(calls) > limits.queue_rows:
             self._answer_within_capacity(calls, turn)
-        else:
+        else:  # all of them fit into the next run, whoever has sent them
             self._bundle(calls, turn)
         return True
 
@@ -249,7 +255,7 @@ class Turns:
         batcher = turn.model.batcher
         while calls:
             deadline = calls[0].body_at + turn.timeout_s
-            room, refusal = batcher.admit_some(len(calls), turn.priority, time.monotonic(), deadline)
+            room, refusal = batcher.admit_some(len(calls), turn.priority, time.monotonic(), deadline, turn.flow)
             if room:
                 self._bundle(calls[:room], turn)
                 calls = calls[room:]
@@ -286,6 +292,7 @@ class Turns:
         for members in bundles:
             if members:
                 bundle = self._bundler.begin(turn.model, runner, self._replies, turn.priority, begun)
+                bundle.flow = turn.flow
                 if turn.chosen is not None:
                     bundle.route, bundle.arm = turn.chosen.route, turn.chosen.arm
                 self._submit(bundle, members)

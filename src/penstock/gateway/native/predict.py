@@ -127,6 +127,9 @@ def lease_of(call: Call, ref: str | None) -> Lease:
     first load.
     """
     admission, key = call.service.engine.admission, call.header("x-penstock-key")
+    flows, flow = call.service.flows, None
+    if flows is not None and (call.caller is not None or not flows.by_caller):
+        flow = flows.of(call)
     try:
         if not call.service.started:
             call.service.check_started()
@@ -140,6 +143,7 @@ def lease_of(call: Call, ref: str | None) -> Lease:
         key=key,
         deadline=deadline,
         priority=priority,
+        flow=flow,
         request_id=call.request_id,
         protocol="rest",
         headers=call.header,

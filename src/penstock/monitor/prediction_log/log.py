@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
 
-from penstock.errors import ConfigError
+from penstock.errors import ConfigError, not_written
 from penstock.monitor.prediction_log.keys import digest_of, salt_of
 from penstock.monitor.prediction_log.records import Record, line_of
 from penstock.monitor.prediction_log.taking import Consent, Taker
@@ -56,7 +56,7 @@ class PredictionLog:
         except (FileExistsError, NotADirectoryError, PermissionError) as error:
             raise ConfigError(f"prediction_log: {self.directory} cannot be a directory: {error.strerror}") from None
         except OSError as error:
-            log.warning("prediction_log: %s cannot be created yet: %s", self.directory, error.strerror)
+            log.warning("prediction_log: %s", not_written(error, self.directory))
         self._thread = threading.Thread(target=self._run, name="penstock-prediction-log", daemon=True)
         self._thread.start()
 

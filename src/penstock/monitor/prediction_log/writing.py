@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from penstock.errors import ConfigError
+from penstock.errors import ConfigError, disk_problem
 from penstock.monitor.prediction_log.segments import (
     PLAIN,
     OpenSegment,
@@ -167,7 +167,7 @@ class SegmentWriter:
     def fail(self, error: OSError | ConfigError) -> None:
         """Stop for a while, and warn once."""
         self._blocked_until = self._clock() + RETRY_S
-        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        reason = disk_problem(error, "it") or (error.strerror if isinstance(error, OSError) else None) or str(error)
         if not self.stopped:
             log.warning(
                 "the prediction log in %s cannot be written (%s): predictions go on, its records are lost and counted, "

@@ -12,7 +12,7 @@ from typing import ClassVar
 from sqlalchemy import URL, Engine, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
-from penstock.errors import ConfigError, first_line
+from penstock.errors import ConfigError, disk_problem, first_line
 from penstock.libraries import import_attribute
 
 _KINDS = {
@@ -59,6 +59,10 @@ class Database(ABC):
         """Exclude the writers of the registry on other hosts, where a lock file does not."""
         return nullcontext()
 
+    def disk(self, error: BaseException) -> str | None:
+        """The sentence for an error whose cause is a disk of this machine; None for others."""
+        return disk_problem(error, self.where)
+
     def close(self) -> None:
         """Close every connection. Safe to call twice."""
         self.reader.dispose()
@@ -71,7 +75,11 @@ class Database(ABC):
         try:
             yield
         except caught as error:
-            reason = first_line(error.orig if isinstance(error, DBAPIError) and error.orig else error, 500)
+            cause = error.orig if isinstance(error, DBAPIError) and error.orig else error
+            problem = self.disk(cause)
+            if problem is not None:
+                raise ConfigError(f"{self.what} cannot be used: {problem}") from None
+            reason = first_line(cause, 500)
             hint = next((hint for words, hint in self.hints.items() if words in reason), "check the database_url")
             hint = hint.replace("{loss}", self.loss)
             raise ConfigError(f"{self.what} {self.where} cannot be used ({reason}); {hint}") from None

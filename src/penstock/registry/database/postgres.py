@@ -39,6 +39,7 @@ class PostgreSQL(Database):
     """
 
     hints: ClassVar[Mapping[str, str]] = {
+        "No space left on device": "free space on the disk of the database server",
         "password authentication failed": _CREDENTIALS,
         "no password supplied": _CREDENTIALS,
         "role ": _CREDENTIALS,

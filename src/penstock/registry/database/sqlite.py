@@ -13,8 +13,10 @@ from sqlalchemy.pool import NullPool
 
 from penstock.errors import ConfigError
 from penstock.registry.database.base import Database
-from penstock.registry.database.sqlite_file import gone, open_for_reading, open_for_writing
+from penstock.registry.database.sqlite_file import gone, open_for_reading, open_for_writing, problem_of_disk
 
+_OF_DISKS = ("disk", "readonly", "unable to open")
+"""Words in messages of SQLite that may be about the disk."""
 _RESTORE = "restore it, or move it away: {loss}"
 
 
@@ -45,6 +47,12 @@ class SQLite(Database):
         if self.lasting and self.known and not found:
             raise ConfigError(gone(self._file))
         return found
+
+    def disk(self, error: BaseException) -> str | None:
+        """What is wrong with the disk, which the driver does not say."""
+        if isinstance(error, sqlite3.OperationalError) and any(words in str(error) for words in _OF_DISKS):
+            return problem_of_disk(self._file)
+        return super().disk(error)
 
     def _open_for_writing(self) -> sqlite3.Connection:
         """An empty database in place of one that is gone would look as if everything had been removed."""

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from penstock.errors import ConfigError
+from penstock.errors import ConfigError, disk_problem
 
 MARK = "# penstock tune: "
 """Begins the comments that are replaced."""
@@ -85,7 +85,9 @@ def write(path: Path, text: str) -> None:
             Path(aside).unlink(missing_ok=True)
             raise
     except OSError as error:
-        raise ConfigError(f"{path}: the settings cannot be written: {error.strerror}") from None
+        raise ConfigError(
+            disk_problem(error, path) or f"{path}: the settings cannot be written: {error.strerror}"
+        ) from None
 
 
 def _parsed(text: str) -> dict[str, Any] | None:

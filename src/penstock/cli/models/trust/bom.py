@@ -11,7 +11,7 @@ import typer
 from penstock.cli.models.trust.subject import SubjectArgument, subject
 from penstock.cli.options import ConfigOption, JsonOption, RegistryOption, open_registry, read_settings
 from penstock.cli.output import print_json
-from penstock.errors import ConfigError
+from penstock.errors import ConfigError, not_written
 
 _Format = Annotated[
     Literal["cyclonedx", "slsa"],
@@ -48,7 +48,7 @@ def bom(
     try:
         replace_file(path, f"{json.dumps(document, indent=2, ensure_ascii=False)}\n".encode(), path.parent)
     except OSError as error:
-        raise ConfigError(f"{path} cannot be written: {error.strerror or error}") from None
+        raise ConfigError(not_written(error, path)) from None
     if as_json:
         print_json({"ref": artifact.ref, "format": format, "path": path})
     else:

@@ -11,7 +11,7 @@ import typer
 from penstock.cli.models.trust.subject import SubjectArgument, is_directory, subject
 from penstock.cli.options import ConfigOption, JsonOption, RegistryOption, open_registry, read_settings
 from penstock.cli.output import print_json, working
-from penstock.errors import ConfigError
+from penstock.errors import ConfigError, not_written
 
 if TYPE_CHECKING:
     from penstock.artifacts.artifact import Artifact
@@ -65,7 +65,7 @@ def _write(models: Registry, ref: str, artifact: Artifact, out: Path | None, bun
     try:
         replace_file(path, bundle, artifact.path.parent if out is None else path.parent)
     except OSError as error:
-        raise ConfigError(f"{path} cannot be written: {error.strerror or error}") from None
+        raise ConfigError(not_written(error, path)) from None
     return path
 
 

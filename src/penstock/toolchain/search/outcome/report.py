@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from penstock.artifacts.artifact import Artifact
-from penstock.errors import ConfigError, InvalidInput, first_line
+from penstock.errors import ConfigError, InvalidInput, disk_problem, first_line
 from penstock.toolchain.report.plots import bins
 from penstock.toolchain.search.candidate import Candidate, Form, Judgement, Speed
 
@@ -117,7 +117,9 @@ def write_report(directory: Path, document: Mapping[str, Any]) -> Path:
         _write(directory / REPORT, json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
         _write(directory / PAGE, optimize_page(document))
     except OSError as error:
-        raise ConfigError(f"the report cannot be written to {directory}: {error.strerror or error}") from None
+        raise ConfigError(
+            disk_problem(error, directory) or f"the report cannot be written to {directory}: {error.strerror or error}"
+        ) from None
     return directory / REPORT
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from penstock.artifacts import files
-from penstock.errors import ConfigError
+from penstock.errors import ConfigError, not_written
 from penstock.registry.locking import is_locked, locked
 from penstock.toolchain.search.candidate import Candidate, Form, Judgement, Planned, Speed
 
@@ -46,7 +46,7 @@ class Workspace:
         try:
             directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise ConfigError(f"{directory} cannot be written: {error.strerror or error}") from None
+            raise ConfigError(not_written(error, directory)) from None
         if is_locked(lock):
             raise ConfigError("another process is optimizing this model with the same data and options; wait for it")
         with locked(lock):
