@@ -15,6 +15,7 @@ import orjson
 import pytest
 from linear_models import FEATURES, Publish
 
+from penstock.engine.batching.flows.flow import Flow
 from penstock.engine.bundling.bundle import Answer, Bundle, Member, Times
 from penstock.engine.config import InferenceConfig
 from penstock.engine.engine import InferenceEngine
@@ -312,6 +313,30 @@ async def test_a_bundle_of_higher_priority_evicts_one_of_lower(started: Started)
     got = await replies.all(9)
     assert all(isinstance(got["low", index], Overloaded) for index in range(4))
     assert all(got["high", index]["predictions"] for index in range(4))
+    await settled(engine, model)
+
+
+async def test_a_bundle_that_gives_way_loses_only_as_many_members_as_are_needed(started: Started) -> None:
+    """To a flow with less in the full queue, and to a higher priority; the others keep their place."""
+    engine, model, replies = await started(batch_size=16, max_queue_size=16)
+    gate = Gate(model)
+    submit(engine, model, replies, [member("running", X[0])])
+    await until_async(lambda: bool(gate.runs))
+    submit(engine, model, replies, [member(index, X[index]) for index in range(16)])
+    bundle = engine.bundler.begin(model, model.runner, replies)
+    bundle.flow = Flow("small")
+    assert engine.bundler.submit(bundle, [member("fair", X[20]), member("fair too", X[21])])
+    submit(engine, model, replies, [member("urgent", X[22])], priority=1)
+    assert model.batcher.queued_rows == 16
+    gate.open.set()
+    got = await replies.all(20)
+    refused = {caller: str(answer) for caller, answer in got.items() if isinstance(answer, Exception)}
+    assert refused == {
+        13: "evicted by requests of a higher priority",
+        14: "evicted by requests of callers with fewer of them in the full queue",
+        15: "evicted by requests of callers with fewer of them in the full queue",
+    }
+    assert outcomes(engine) == {"ok": 17, "overloaded": 3}
     await settled(engine, model)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -105,17 +104,22 @@ class BatchQueue(Generic[Payload]):
         """The items to evict for a request of `rows` and `size` bytes; none if all that may be are not enough."""
         if not self.can_evict(priority, flow, rows):
             return ()
-        fair = self._fair
-        line_of = functools.partial(fair.line, priority) if fair is not None else lambda _: self._line
         excess_rows, excess_bytes = self.rows + rows - self.max_rows, self.bytes + size - self.max_bytes
         going: list[Item[Payload]] = []
-        for item in eviction.candidates(self._items(), self._backlog(), line_of, (rows, priority, flow)):
+        priorities = {item.priority for item in self._items()}
+        for item in eviction.candidates(priorities, self._backlog(), self._line_of, (rows, priority, flow)):
             going.append(item)
             excess_rows -= item.rows
             excess_bytes -= item.bytes
             if (excess_rows <= 0 and excess_bytes <= 0) or len(going) == self.requests:
                 return going
         return ()
+
+    def _line_of(self, priority: int, flow: Flow | None) -> Line[Payload] | None:
+        """What waits of a flow with this priority, perhaps with others."""
+        if self._fair is not None:
+            return self._fair.line(priority, flow)
+        return self._line if flow is self._flow else None
 
     def _push(self, item: Item[Payload]) -> None:
         deadline = item.deadline
@@ -143,12 +147,11 @@ class BatchQueue(Generic[Payload]):
 
     def replace(self, item: Item[Payload], payload: Payload, rows: int, size: int) -> bool:
         """Give a waiting item a smaller payload; False if it had left the queue already."""
-        fair = self._fair
-        line = self._line if fair is None else fair.line(item.priority, item.flow)
+        line = self._line_of(item.priority, item.flow)
         if line is None or line.place(item) is None:
             return False
-        if fair is not None:
-            fair.resize(item, rows)
+        if self._fair is not None:
+            self._fair.resize(item, rows)
         self.rows -= item.rows - rows
         self.bytes -= item.bytes - size
         item.payload, item.rows, item.bytes = payload, rows, size

@@ -2,48 +2,59 @@
 
 from __future__ import annotations
 
+import functools
 import heapq
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from penstock.engine.batching.flows.flow import Flow, weight_of
-from penstock.engine.batching.flows.item import Item, Payload, rank_of
+from penstock.engine.batching.flows.item import Item, Payload
 from penstock.engine.batching.flows.line import Line
 
 
 def candidates(
-    items: Iterable[Item[Payload]],
+    priorities: Iterable[int],
     backlog: Mapping[Flow | None, int],
-    line_of: Callable[[Flow | None], Line[Payload] | None],
+    line_of: Callable[[int, Flow | None], Line[Payload] | None],
     request: tuple[int, int, Flow | None],
 ) -> Iterator[Item[Payload]]:
     """The items that may be evicted for a request of (rows, priority, flow), in the order in which they go.
 
-    First those of lower priority, the last in rank first. Then those of its priority, from the flow with the most rows
-    per weight, as long as these are more than the flow of the request would have. `line_of` holds those of a flow.
+    The lowest priority goes first, of one priority the flow with the most rows per weight, of a flow the last in rank.
+    Of the request's own priority only flows have to give way that have more than its flow would have. `priorities` are
+    those of the items, and `line_of` holds those of a priority and a flow, perhaps with others of the flow.
     """
     rows, priority, flow = request
     left = dict(backlog)
-    for item in sorted([item for item in items if item.priority < priority], key=rank_of, reverse=True):
-        left[item.flow] = left.get(item.flow, 0) - item.rows
-        yield item
-    if not has_more(left, rows, flow):
-        return
-    share = (left.get(flow, 0) + rows) / weight_of(flow)
+    for level in sorted(priorities):
+        if level < priority:
+            yield from _greediest_first(level, left, functools.partial(line_of, level), -math.inf)
+        elif level == priority and has_more(left, rows, flow):
+            share = (left.get(flow, 0) + rows) / weight_of(flow)
+            yield from _greediest_first(level, left, functools.partial(line_of, level), share)
+
+
+def _greediest_first(
+    priority: int,
+    left: dict[Flow | None, int],
+    line_of: Callable[[Flow | None], Line[Payload] | None],
+    share: float,
+) -> Iterator[Item[Payload]]:
+    """Items of one priority, each of the flow with the most rows `left` per weight, while that is above the share."""
     last: dict[Flow | None, Iterator[Item[Payload]]] = {}
-    order = [(-count / weight_of(other), number, other) for number, (other, count) in enumerate(left.items())]
+    order = [(-count / weight_of(flow), number, flow) for number, (flow, count) in enumerate(left.items())]
     heapq.heapify(order)
     while order and -order[0][0] > share:
-        _, number, other = order[0]
-        if other not in last:
-            line = line_of(other)
-            waiting = () if line is None or other is flow else line.from_last()
-            last[other] = (item for item in waiting if item.priority == priority)
-        found = next(last[other], None)
+        _, number, flow = order[0]
+        if flow not in last:
+            line = line_of(flow)
+            last[flow] = iter(()) if line is None else (one for one in line.from_last() if one.priority == priority)
+        found = next(last[flow], None)
         if found is None:
             heapq.heappop(order)
             continue
-        left[other] -= found.rows
-        heapq.heapreplace(order, (-left[other] / weight_of(other), number, other))
+        left[flow] -= found.rows
+        heapq.heapreplace(order, (-left[flow] / weight_of(flow), number, flow))
         yield found
 
 
