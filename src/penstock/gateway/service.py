@@ -7,13 +7,15 @@ import contextlib
 import gc
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
+from penstock.artifacts.refs import sorted_versions
 from penstock.engine.engine import InferenceEngine
 from penstock.errors import ConfigError, ModelLoadError, ModelNotReady, PenstockError
 from penstock.gateway.admin_commands import AdminCommands
 from penstock.gateway.callers.callers import Callers
 from penstock.gateway.fairness.flows import Flows
+from penstock.gateway.outages.registry_reads import FROM_MEMORY, Models, RegistryReads, RememberedModels
 from penstock.gateway.worker_group import WorkerGroup
 from penstock.monitor.alerts.running import Alerting
 from penstock.monitor.canaries import CanaryFamilies, StandingFamilies
@@ -27,6 +29,8 @@ from penstock.rollouts.running import Rollouts, copy_families
 from penstock.settings import Settings
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 FOLLOW_DRAIN_EVERY_S = 0.1
 """How often a process looks whether another process of its server was drained."""
@@ -60,6 +64,9 @@ class Service:
         self.prediction_log = ServingLog.of(settings, self.engine)
         self.alerting = Alerting.of(settings, self.engine.registry.database_url, self._samples)
         self.rollouts = Rollouts(self.engine, None if self.prediction_log is None else self.prediction_log.disagreed)
+        self.registry_reads = RegistryReads()
+        self.known_versions: dict[str, list[str]] = {}
+        """Every model of the registry with its versions, as they were read last."""
         self._reconciling = asyncio.Lock()
         self.on_models_changed: list[Callable[[], Awaitable[None]]] = []
         """Called after models may have been loaded or unloaded."""
@@ -181,6 +188,7 @@ class Service:
                     await task
         await asyncio.to_thread(self.monitoring.close)
         await self.engine.close()
+        self.registry_reads.close()
         if self.prediction_log is not None:
             await asyncio.to_thread(self.prediction_log.close)
 
@@ -227,6 +235,7 @@ class Service:
         if now == self._kept:
             return
         try:
+            self.known_versions = {name: registry.versions(name) for name in registry.list()}
             registry.routes.keep(registry.path)
         except (ConfigError, OSError) as error:
             log.debug("what is known of the registry cannot be kept: %s", error)
@@ -250,6 +259,18 @@ class Service:
                 log.exception("a change of the models could not be followed")
             if self.workers is not None and self.engine.deployment.followed != before:
                 await asyncio.to_thread(self.workers.publish, self.figures)
+
+    async def about_models(self, work: Callable[[Models], T]) -> tuple[T, str | None]:
+        """What the registry says; while it does not answer, what this process last knew, with a remark."""
+        try:
+            return await self.registry_reads.read(lambda: work(self.engine.registry)), None
+        except ConfigError as error:
+            log.debug("a reply is made from memory: %s", error)
+        known = {**self.known_versions}
+        for model in self.engine.loaded():
+            if model.artifact is not None and model.version not in known.get(model.name, ()):
+                known[model.name] = sorted_versions([*known.get(model.name, ()), model.version])
+        return work(RememberedModels(known, self.engine.deployment.stored)), FROM_MEMORY
 
     def _log_routes(self, error: str) -> None:
         """Log state changes only."""

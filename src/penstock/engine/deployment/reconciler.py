@@ -31,8 +31,7 @@ from penstock.registry.routes import Routes
 
 log = logging.getLogger(__name__)
 
-MAX_ROUTES = 10_000
-"""References come from clients in many spellings; the models behind them are few."""
+MAX_ROUTES = 10_000  # references come from clients in many spellings; the models behind them are few
 
 
 class Reconciler:
@@ -49,8 +48,7 @@ class Reconciler:
         self._local: DeploymentStore = ProcessDeployment()
         self._stores = threading.Lock()  # what was read must not replace what was written meanwhile
         self._seen = ""
-        self._changes = 0
-        """How often the stores were seen to have changed."""
+        self._changes = 0  # how often the stores were seen to have changed
         self.routes: dict[str, LoadedModel] = {}
         self._attempts = FailedAttempts(self.routes)
         self.traffic = Traffic(
@@ -172,8 +170,7 @@ class Reconciler:
 
     def _loaded_as(self, target: str) -> LoadedModel | None:
         """The model that answers under another spelling already, also while the registry cannot be read."""
-        routes = self.routes.items()
-        return next((model for ref, model in routes if target in (ref, model.key) and not model.retired), None)
+        return next((one for ref, one in self.routes.items() if target in (ref, one.key) and not one.retired), None)
 
     def _refuse_unloaded(self, key: str) -> None:
         if self._plan.is_unloaded(key):
@@ -302,10 +299,14 @@ class Reconciler:
         return {**self.outdated, **self.failed}
 
     @property
+    def stored(self) -> Deployment:
+        """What the registry says, as far as this process knows."""
+        return self._plan.stored
+
+    @property
     def revisions(self) -> Revisions:
         """Of what this process should follow, as far as it knows."""
-        routes = max(0, self.traffic.stored.revision)
-        return Revisions(self._plan.stored.revision, self._plan.local.revision, routes)
+        return Revisions(self._plan.stored.revision, self._plan.local.revision, max(0, self.traffic.stored.revision))
 
     @property
     def followed(self) -> Revisions:
@@ -365,8 +366,7 @@ class Reconciler:
                     self._plan = replace(self._plan, stored=stored)
                 if gone:
                     raise ConfigError(f"the registry {self._registry.path} is gone; the loaded models go on answering")
-                names = () if self._plan.arguments else tuple(self._registry.list())
-                self._plan = replace(self._plan, names=names)
+                self._plan = replace(self._plan, names=() if self._plan.arguments else tuple(self._registry.list()))
         return seen
 
     async def _routes_after(self, revision: int) -> Routes | None:

@@ -10,15 +10,16 @@ from pydantic import AfterValidator, Field
 
 from penstock.artifacts.artifact import Artifact, Variant
 from penstock.engine.loading.loaded_model import LoadedModel
-from penstock.errors import InvalidInput, ModelNotFound, quoted, worded
+from penstock.errors import ConfigError, InvalidInput, ModelNotFound, quoted, worded
 from penstock.formats import is_model_file
 from penstock.gateway.access.models import check_model, reaches
 from penstock.gateway.docs.examples import request_for
 from penstock.gateway.http import Call, Reply, json_reply
+from penstock.gateway.outages.registry_reads import Models
 from penstock.gateway.problems import WireModel
-from penstock.registry.registry import Registry
 from penstock.tasks.base import Task
 
+_REMARK = "Says that the registry does not answer and that this is what the server remembers of it; null otherwise."
 _Said = Annotated[str, AfterValidator(lambda sentence: worded(sentence, "server"))]
 """A sentence that may name options, as the operator sets them."""
 
@@ -117,12 +118,14 @@ class ModelDetails(ModelSummary):
     signature: SignatureShown | None = Field(description="Of the loaded version; null if none is loaded.")
     tasks: list[TaskDetails] = Field(description="Of the loaded version, the default first.")
     assumed: list[_Said] = Field(description="What neither the file nor the user states, and how to say otherwise.")
+    remark: str | None = Field(default=None, description=_REMARK)
 
 
 class ModelList(WireModel):
     """All models."""
 
     models: list[ModelSummary]
+    remark: str | None = Field(default=None, description=_REMARK)
 
 
 class VariantShown(WireModel):
@@ -171,8 +174,8 @@ async def model_info(call: Call) -> Reply:
 async def list_models(call: Call) -> Reply:
     """`GET /models`."""
     loaded = call.service.engine.loaded()
-    every = await asyncio.to_thread(_summaries, call.service.engine.registry, loaded)
-    return json_reply(ModelList(models=[model for model in every if reaches(call, model.name)]))
+    found, remark = await call.service.about_models(lambda models: _summaries(models, loaded))
+    return json_reply(ModelList(models=[model for model in found if reaches(call, model.name)], remark=remark))
 
 
 async def show_model(call: Call) -> Reply:
@@ -180,7 +183,8 @@ async def show_model(call: Call) -> Reply:
     name = call.params["name"]
     check_model(call, name)
     loaded = call.service.engine.loaded()
-    return json_reply(await asyncio.to_thread(_details, call.service.engine.registry, loaded, name))
+    found, remark = await call.service.about_models(lambda models: _details(models, loaded, name))
+    return json_reply(found.model_copy(update={"remark": remark}))
 
 
 async def show_version(call: Call) -> Reply:
@@ -266,10 +270,16 @@ def _card_page(text: str, ref: str) -> bytes:
 
 
 async def _artifact(call: Call, ref: str) -> Artifact:
+    engine = call.service.engine
     try:
-        return await asyncio.to_thread(call.service.engine.registry.get, ref)
+        return await call.service.registry_reads.read(lambda: engine.registry.get(ref))
     except InvalidInput as error:  # not a valid reference, so there is no such model
         raise ModelNotFound(str(error).removeprefix("ref: ")) from None
+    except ConfigError:  # without the registry, what is loaded is known
+        model = engine.deployment.routed(ref) or next((one for one in engine.loaded() if one.key == ref), None)
+        if model is None or model.artifact is None:
+            raise
+        return model.artifact
 
 
 def _bare(loaded: list[LoadedModel], name: str, version: str | None) -> LoadedModel | None:
@@ -278,12 +288,12 @@ def _bare(loaded: list[LoadedModel], name: str, version: str | None) -> LoadedMo
     return next(match, None)
 
 
-def _summaries(registry: Registry, loaded: list[LoadedModel]) -> list[ModelSummary]:
+def _summaries(registry: Models, loaded: list[LoadedModel]) -> list[ModelSummary]:
     bare = [_bare_summary(model) for model in loaded if model.artifact is None]
     return [*bare, *(_summary(registry, loaded, name) for name in registry.list())]
 
 
-def _summary_of(registry: Registry, loaded: list[LoadedModel], name: str) -> ModelSummary:
+def _summary_of(registry: Models, loaded: list[LoadedModel], name: str) -> ModelSummary:
     bare = _bare(loaded, name, None)
     if bare is not None:
         return _bare_summary(bare)
@@ -293,7 +303,7 @@ def _summary_of(registry: Registry, loaded: list[LoadedModel], name: str) -> Mod
     return _summary(registry, loaded, name)
 
 
-def _details(registry: Registry, loaded: list[LoadedModel], name: str) -> ModelDetails:
+def _details(registry: Models, loaded: list[LoadedModel], name: str) -> ModelDetails:
     summary = _summary_of(registry, loaded, name)
     mine = [model for model in loaded if model.name == name]
     model = next((model for model in mine if model.version == summary.latest), mine[0] if mine else None)
@@ -311,10 +321,10 @@ def _task(model: LoadedModel, task: Task) -> TaskDetails:
     return TaskDetails(kind=task.kind, request=schemas[0], response=schemas[1], example=request_for(model, task))
 
 
-def _summary(registry: Registry, loaded: list[LoadedModel], name: str) -> ModelSummary:
+def _summary(registry: Models, loaded: list[LoadedModel], name: str) -> ModelSummary:
     return ModelSummary(
         name=name,
-        versions=registry.versions(name),
+        versions=list(registry.versions(name)),
         latest=_meant(registry, name),
         aliases=registry.aliases(name),
         loaded=[model.version for model in loaded if model.name == name],
@@ -326,7 +336,7 @@ def _rows(model: LoadedModel) -> RowsShown:
     return RowsShown.model_validate(model.info, from_attributes=True)
 
 
-def _meant(registry: Registry, name: str) -> str | None:
+def _meant(registry: Models, name: str) -> str | None:
     """The version that a name alone means; None where its champion is gone, or the model meanwhile."""
     with suppress(ModelNotFound):
         return registry.resolve(name)[1]

@@ -85,14 +85,13 @@ def test_weights_divide_what_is_served() -> None:
 
 
 def test_an_idle_flow_has_earned_nothing() -> None:
-    busy, idle = Flow("busy"), Flow("idle")
+    busy, other, idle = Flow("busy"), Flow("other"), Flow("idle")
     q = queue(batch=1)
-    add(q, *(item(busy) for _ in range(300)))
-    add(q, item(idle))
-    for _ in range(100):
+    add(q, *(item(flow) for _ in range(300) for flow in (busy, other)))
+    for _ in range(200):
         q.take()
     add(q, *(item(idle) for _ in range(50)))
-    taken = [q.take()[0].flow for _ in range(20)]
+    taken = [q.take()[0].flow for _ in range(30)]
     assert 9 <= taken.count(idle) <= 11
 
 

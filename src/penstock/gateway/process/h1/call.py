@@ -65,10 +65,6 @@ class Line(Protocol):
     def busy(self) -> bool:
         """True if more requests were sent already."""
 
-    @property
-    def peer(self) -> str | None:
-        """The address of the client."""
-
 
 class H1Call(Call):
     """A request of an HTTP/1.1 connection."""
