@@ -11,11 +11,11 @@ import pytest
 
 
 @contextmanager
-def small_disk(place: Path) -> Iterator[Path]:
-    """A disk of 1 MiB at `place`; without the right to mount one, the test is skipped."""
+def small_disk(place: Path, size: str = "1M") -> Iterator[Path]:
+    """A disk of this size at `place`; without the right to mount one, the test is skipped."""
     place.mkdir()
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1M", "tmpfs", str(place)], capture_output=True, text=True
+        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(place)], capture_output=True, text=True
     )
     if mounted.returncode:
         pytest.skip(f"no file system can be mounted here: {mounted.stderr.strip()}")
