@@ -98,7 +98,7 @@ def _full_queue(live: Live) -> Counter[str]:
     (model,) = (model for model in live.service.engine.loaded() if model.key == "vec:v2.0")
     seen: Counter[str] = Counter()
     with Held(model) as held:
-        held.batcher._queue.max_rows = 30
+        held.batcher.queue.max_rows = 30
         sent = request(GOOD, "/models/vec/predict")
         with connected(live, 40) as staying:
             with connected(live, 7) as leaving:

@@ -667,7 +667,7 @@ async def test_a_loop_that_closes_during_delivery_does_not_block_the_other_resul
     batcher = Batcher(
         lambda inputs: {"y": inputs["x"] * 2}, ArrayCollator(), BatchLimits(), full_batch_s=1e-6, steady=True
     )
-    batcher._queue.offer([gone], 1, gone.bytes)
+    batcher.queue.offer([gone], 1, gone.bytes)
     answer = await asyncio.wait_for(batcher.submit(rows(2)), LONG_S)
     assert answer.outputs["y"][0, 0] == 4
     batcher.close()

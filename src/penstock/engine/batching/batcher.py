@@ -60,7 +60,7 @@ class Batcher(Generic[Payload, Batch, Result]):
         """The longest time a request to this model may take; None for the server's limit."""
         self.runner = BatchRunner(run, collator, limits.batch_rows, full_batch_s)
         self._collator = collator
-        self._queue: BatchQueue[Payload] = BatchQueue(
+        self.queue: BatchQueue[Payload] = BatchQueue(
             max_batch_rows=limits.batch_rows,
             max_rows=limits.queue_rows,
             max_bytes=limits.queue_bytes,
@@ -80,7 +80,7 @@ class Batcher(Generic[Payload, Batch, Result]):
         self._idle = 0
         self._closed = False
         self._inline_s = 0.0
-        self.forecast = Forecast(self._queue, self.runner, relative_curve(curve or {}, limits.batch_rows), concurrency)
+        self.forecast = Forecast(self.queue, self.runner, relative_curve(curve or {}, limits.batch_rows), concurrency)
 
     @property
     def running_rows(self) -> int:
@@ -90,7 +90,7 @@ class Batcher(Generic[Payload, Batch, Result]):
     @property
     def queued_rows(self) -> int:
         """Rows in the queue."""
-        return self._queue.rows
+        return self.queue.rows
 
     @property
     def joins_rows(self) -> bool:
@@ -105,16 +105,16 @@ class Batcher(Generic[Payload, Batch, Result]):
     @property
     def wait_s(self) -> float:
         """Expected time until the run of a request that arrives now ends."""
-        return self.forecast.wait_s(self._queue.rows)
+        return self.forecast.wait_s(self.queue.rows)
 
     # Capacity, and the refusal of a full queue
 
     def admit(self, rows: int = 1, priority: int = 0, flow: Flow | None = None) -> None:
         """Raise Overloaded now if a request of so many rows would be refused; costs next to nothing."""
-        if not self._queue.rows or self._queue.has_capacity(rows):
+        if not self.queue.rows or self.queue.has_capacity(rows):
             return
         with self._lock:
-            if not self._queue.can_evict(priority, flow, rows):
+            if not self.queue.can_evict(priority, flow, rows):
                 raise self._full(rows, priority, flow)
 
     def admit_some(
@@ -128,22 +128,17 @@ class Batcher(Generic[Payload, Batch, Result]):
                 self.forecast.check(deadline - entered, deadline, priority, flow)
             except Overloaded as late:
                 return 0, late
-            most = self._queue.most_rows(requests, priority, flow)
+            most = self.queue.most_rows(requests, priority, flow)
             return most, None if most == requests else self._full(most + 1, priority, flow)
-
-    def free_rows(self) -> int:
-        """Rows that the queue has room for now."""
-        with self._lock:
-            return self._queue.free_rows()
 
     async def wait_for_capacity(
         self, payload: Payload, deadline: float, priority: int = 0, flow: Flow | None = None
     ) -> None:
         """Return once the queue has room for this payload or other flows owe it some. Raises DeadlineExceeded."""
         _, rows, size = self._collator.measure(payload)
-        while not self._queue.has_capacity(rows, size):
+        while not self.queue.has_capacity(rows, size):
             with self._lock:
-                if self._queue.owes(rows, size, priority, flow):
+                if self.queue.owes(rows, size, priority, flow):
                     return
                 self._notify()
             if time.monotonic() >= deadline:
@@ -227,7 +222,7 @@ class Batcher(Generic[Payload, Batch, Result]):
     def shrink(self, item: Item[Payload], payload: Payload) -> bool:
         """Give an item that still waits a smaller payload; False if its run has begun."""
         with self._lock:
-            return self._queue.replace(item, payload, *self._collator.measure(payload)[1:])
+            return self.queue.replace(item, payload, *self._collator.measure(payload)[1:])
 
     def _enqueue(self, items: Sequence[Item[Payload]], rows: int, size: int) -> None:
         first = items[0]
@@ -238,13 +233,13 @@ class Batcher(Generic[Payload, Batch, Result]):
             if deadline is not None:
                 if deadline <= first.entered:
                     raise DeadlineExceeded("the deadline had passed before the request was queued")
-                if self._queue.requests:
+                if self.queue.requests:
                     self.forecast.check(deadline - first.entered, deadline, first.priority, first.flow)
-            evicted = self._queue.offer(items, rows, size)
+            evicted = self.queue.offer(items, rows, size)
             if evicted is None:
                 raise self._full(rows, first.priority, first.flow)
             idle = self._idle > 0
-            if idle and self._queue.rows >= self.limits.batch_rows:
+            if idle and self.queue.rows >= self.limits.batch_rows:
                 self._lock.notify()
             elif not idle and not self._threads and not self._inline:
                 self._start_threads()
@@ -269,7 +264,7 @@ class Batcher(Generic[Payload, Batch, Result]):
         """Drop what still waits, and stop a run in a thread that nobody waits for any more."""
         with self._lock:
             for item in items:
-                self._queue.remove(item)
+                self.queue.remove(item)
             for stop, waiting in self.runs.items():
                 waiting.difference_update(items)
                 if not waiting:
@@ -284,9 +279,9 @@ class Batcher(Generic[Payload, Batch, Result]):
 
     def _notify(self) -> None:
         """Wake the dispatcher, lock held. The turn of the loop that was to do it may be late, or its loop closed."""
-        if self._idle and self._queue.requests:
+        if self._idle and self.queue.requests:
             self._lock.notify()
-        elif self._inline and self._queue.requests:
+        elif self._inline and self.queue.requests:
             loop = asyncio.get_running_loop()
             if self._flush_on is not loop:
                 loop.call_soon(self._flush, loop)
@@ -299,7 +294,7 @@ class Batcher(Generic[Payload, Batch, Result]):
         """
         self._notify_on = None
         with self._lock:
-            if self._idle and self._queue.requests:
+            if self._idle and self.queue.requests:
                 self._lock.notify()
 
     def _flush_soon(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -326,8 +321,8 @@ class Batcher(Generic[Payload, Batch, Result]):
         more, ends = True, time.monotonic() + FLUSH_S
         while more:
             with self._lock:
-                batch = self._queue.take()
-                more = self._queue.requests > 0
+                batch = self.queue.take()
+                more = self.queue.requests > 0
             if batch:
                 with LoopTime() as taken:
                     outcomes = self.runner.outcomes(batch)
@@ -345,7 +340,7 @@ class Batcher(Generic[Payload, Batch, Result]):
 
         `until` is in `time.monotonic()` seconds.
         """
-        if not self._inline or not self._queue.requests or time.monotonic() >= until:
+        if not self._inline or not self.queue.requests or time.monotonic() >= until:
             return False
         if self._fill_timer is not None:
             self._fill_timer.cancel()
@@ -382,7 +377,7 @@ class Batcher(Generic[Payload, Batch, Result]):
                 self.runs[stop] = set(batch)
                 rows = sum([item.rows for item in batch])
                 self.forecast.running_rows += rows
-                if self._idle and self._queue.requests:
+                if self._idle and self.queue.requests:
                     self._lock.notify()  # another thread, for what did not fit into this run
             deliver(batch, self.runner.outcomes(batch), None)
             del batch
@@ -391,23 +386,23 @@ class Batcher(Generic[Payload, Batch, Result]):
         """The next batch, lock held; None when the batcher closes."""
         while not self._closed:
             wait = None
-            if self._queue.requests:
+            if self.queue.requests:
                 wait = self._fill_until() - time.monotonic() if self._max_wait_s else 0.0
                 if wait <= 0:
-                    return self._queue.take()
+                    return self.queue.take()
             self._idle += 1
             self._lock.wait(wait)
             self._idle -= 1
         return None
 
     def _fill_until(self) -> float:  # lock held; 0 for a full batch
-        return 0.0 if self._queue.rows >= self.limits.batch_rows else self._queue.fill_until(self._max_wait_s)
+        return 0.0 if self.queue.rows >= self.limits.batch_rows else self.queue.fill_until(self._max_wait_s)
 
     def close(self) -> None:
         """Refuse what still waits and end the threads. Safe to call twice, from any thread."""
         with self._lock:
             self._closed = True
-            waiting = self._queue.clear()
+            waiting = self.queue.clear()
             self._lock.notify_all()
         for item in waiting:
             error = ModelNotReady("the model was unloaded while the request waited; try again")

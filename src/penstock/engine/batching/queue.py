@@ -13,6 +13,11 @@ from penstock.engine.batching.flows.flow import Flow
 from penstock.engine.batching.flows.item import Item, Payload
 from penstock.engine.batching.flows.line import Line
 
+PARTS = 4
+"""Bundles in a run where several flows wait: one that does not fit beside another's leaves a part of the run empty."""
+MIXED = 256
+"""So many bundles are cut like that after several flows have waited."""
+
 
 class BatchQueue(Generic[Payload]):
     """A queue bounded by rows and by bytes. The items of one flow wait in a line, the best one is next; those of
@@ -35,6 +40,8 @@ class BatchQueue(Generic[Payload]):
         """What waits, while it is all of `_flow`."""
         self._fair: FairOrder[Payload] | None = None
         """What waits, while it is of several flows, or one of several still has a debt."""
+        self._mixed = 0
+        """So many bundles to come are cut as if several flows waited."""
         self._arrivals = itertools.count()
 
     # Capacity and eviction
@@ -48,6 +55,13 @@ class BatchQueue(Generic[Payload]):
         if self.bytes >= self.max_bytes:
             return 0
         return max(self.max_rows - self.rows, 0 if self.rows else 1)
+
+    def bundle_rows(self) -> int:
+        """Rows that the next bundle has at most: those of a run, or of a part of one where several flows wait."""
+        if not self._mixed:
+            return self.max_batch_rows
+        self._mixed -= 1
+        return max(1, self.max_batch_rows // PARTS)
 
     def exceeded_limit(self, rows: int) -> str:
         """The limit that a request of `rows` would exceed, for an error message."""
@@ -126,7 +140,7 @@ class BatchQueue(Generic[Payload]):
         item.rank = (-item.priority, math.inf if deadline is None else deadline, next(self._arrivals))
         if item.flow is not self._flow and self._fair is None:
             if self.requests:
-                self._fair = FairOrder(self._flow, self._line)
+                self._fair, self._mixed = FairOrder(self._flow, self._line), MIXED
             else:
                 self._flow = item.flow
         self.requests += 1

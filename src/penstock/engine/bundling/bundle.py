@@ -119,8 +119,8 @@ class Bundle:
         return self.holding(members, rows_of(self.arrays, members))
 
     def cut(self) -> list[Bundle]:
-        """Bundles of at most one batch each."""
-        most, last = self.model.batcher.limits.batch_rows, self.members[-1]
+        """Bundles of at most one batch each, or of a part of one where several callers wait."""
+        most, last = self.model.batcher.queue.bundle_rows(), self.members[-1]
         if last.start + last.rows <= most:
             return [self]
         if last.start + last.rows == len(self.members):  # each has one row

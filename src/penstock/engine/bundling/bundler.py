@@ -173,7 +173,7 @@ class Bundler:
 
     def _give_way(self, bundle: Bundle, members: Sequence[Member], refusal: Preempted) -> None:
         """Refuse as many members, the last ones, as the requests need that came in their place; queue the others."""
-        rows, kept = bundle.model.batcher.free_rows(), 0
+        rows, kept = bundle.model.batcher.queue.free_rows(), 0
         for member in members:
             rows -= member.rows
             kept += rows >= 0

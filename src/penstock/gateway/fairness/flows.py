@@ -17,6 +17,8 @@ class Sender(Protocol):
 
     header: Callable[[str], str | None]
     header_values: Callable[[str], Sequence[str]]
+    caller: Any
+    """Who sends it, with `id` and `weight`; None where nobody has to say who they are."""
 
     @property
     def client(self) -> str | None:
@@ -80,8 +82,10 @@ class Flows:
             known[alias] = flow
         return flow
 
-    def parted(self, calls: Iterable[Request]) -> Iterable[tuple[Flow | None, Sequence[Request]]]:
+    def parted(self, calls: Sequence[Request]) -> Iterable[tuple[Flow | None, Sequence[Request]]]:
         """Requests by their flow, in order."""
+        if self.by_caller and all(call.caller is None for call in calls):
+            return [(None, calls)]
         found: dict[Flow | None, list[Request]] = {}
         of = self.of
         for call in calls:

@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from penstock.engine.batching.flows.fair_order import FairOrder
 from penstock.engine.batching.flows.flow import Flow
 from penstock.engine.batching.flows.item import Item
-from penstock.engine.batching.queue import BatchQueue
+from penstock.engine.batching.queue import MIXED, BatchQueue
 
 BATCH = 8
 _loop: Any = None  # nothing of an item is delivered here
@@ -122,11 +122,20 @@ def test_when_one_flow_is_left_the_queue_is_as_with_one() -> None:
     assert q.rows == 41 - BATCH
 
 
+def test_bundles_are_cut_smaller_where_several_flows_wait() -> None:
+    """A whole run of one flow would leave the run of another one's single request empty."""
+    q = queue()
+    assert q.bundle_rows() == BATCH
+    add(q, item(Flow("a")), item(Flow("b")))
+    assert q.take()
+    assert [q.bundle_rows() for _ in range(MIXED)] == [BATCH // 4] * MIXED
+    assert q.bundle_rows() == BATCH
+
+
 def test_cancelled_requests_do_not_pile_up_in_the_order() -> None:
     a, b = Flow("a"), Flow("b")
     q = queue()
-    add(q, *(item(a) for _ in range(3)), item(b, rows=7))
-    add(q, item(Flow("c")))
+    add(q, *(item(flow, priority=-1) for flow in (a, Flow("c"))))
     for _ in range(2000):
         add(q, gone := item(b, priority=-1))
         assert q.remove(gone)
