@@ -116,6 +116,11 @@ def disk_problem(error: BaseException, what: object) -> str | None:
     return None if problem is None else problem.format(what)
 
 
+def is_full(error: OSError) -> bool:
+    """True for a disk without room, or without room for this user."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
 def not_written(error: OSError, what: object) -> str:
     """The sentence for something that cannot be written."""
     return disk_problem(error, what) or f"{what} cannot be written: {error.strerror or error}"

@@ -16,6 +16,7 @@ from typing import Any
 
 from penstock.backends.devices import cpu_flags, usable_cores
 from penstock.backends.row_independence import RowProof
+from penstock.errors import is_full, not_written
 from penstock.formats import FORMATS, runtime_version
 from penstock.options import BackendOptions
 
@@ -84,6 +85,7 @@ def write_proof(path: Path | None, proof: RowProof) -> None:
         temporary.write_text(json.dumps({"schema": _SCHEMA, "proof": record(proof)}, indent=1) + "\n", encoding="utf-8")
         temporary.replace(path)
     except OSError as error:
-        log.debug("the proof that rows are independent cannot be written to %s: %s", path.parent, error)
+        level = logging.WARNING if is_full(error) else logging.DEBUG
+        log.log(level, "the proof that rows are independent is not kept: %s", not_written(error, path.parent))
         with suppress(OSError):
             temporary.unlink()

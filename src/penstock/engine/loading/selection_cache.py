@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from penstock.artifacts.artifact import Artifact, Variant
 from penstock.backends.devices import cpu_flags, usable_cores
+from penstock.errors import is_full, not_written
 from penstock.formats import FORMATS, runtime_version
 from penstock.options import BackendOptions
 
@@ -85,7 +86,8 @@ def write_selection(path: Path, digest: str, results: Iterable[SelectionResult],
         temporary.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
         temporary.replace(path)
     except OSError as error:
-        log.debug("the selection of a variant cannot be written to %s: %s", path.parent, error)
+        level = logging.WARNING if is_full(error) else logging.DEBUG
+        log.log(level, "the selection of a variant is not kept: %s", not_written(error, path.parent))
         with suppress(OSError):
             temporary.unlink()
 
