@@ -15,7 +15,7 @@ from waiting import wait_until
 
 from penstock.errors import ConfigError
 from penstock.gateway.fairness import flows as flows_module
-from penstock.gateway.fairness.flows import Flows, network_of
+from penstock.gateway.fairness.flows import Flows
 from penstock.settings import Settings, load_settings
 
 
@@ -27,12 +27,15 @@ class Caller:
 
 @dataclass
 class Sent:
-    peer: str | None = None
+    client: str | None = None
     caller: Caller | None = None
     headers: dict[str, str] = field(default_factory=dict)
 
     def header(self, name: str) -> str | None:
         return self.headers.get(name)
+
+    def header_values(self, name: str) -> list[str]:
+        return [self.headers[name]] if name in self.headers else []
 
 
 def test_a_caller_by_key_has_its_weight_and_one_flow() -> None:
@@ -43,7 +46,7 @@ def test_a_caller_by_key_has_its_weight_and_one_flow() -> None:
     assert first is not None
     assert first.weight == 5  # as the operator has changed it
     assert flows.of(Sent(caller=Caller("k2"))) is not first
-    assert flows.of(Sent(peer="10.0.0.1")) is None
+    assert flows.of(Sent(client="10.0.0.1")) is None
 
 
 def test_a_caller_by_address_is_one_host_or_one_network_of_ipv6() -> None:
@@ -54,7 +57,14 @@ def test_a_caller_by_address_is_one_host_or_one_network_of_ipv6() -> None:
     assert flows.of(Sent("2001:db8::1")) is not flows.of(Sent("2001:db8:0:1::1"))
     assert flows.of(Sent("::ffff:10.0.0.1")) is flows.of(Sent("10.0.0.1"))
     assert flows.of(Sent(None)) is None
-    assert network_of("fe80::1%eth0") == "fe80::/64"
+
+
+def test_a_proxy_that_is_trusted_tells_the_address() -> None:
+    flows = Flows.by("address", ["10.0.0.0/8"])
+    assert flows is not None
+    told = {"x-forwarded-for": "192.0.2.7"}
+    assert flows.of(Sent("10.0.0.1", headers=told)) is flows.of(Sent("192.0.2.7"))
+    assert flows.of(Sent("198.51.100.1", headers=told)) is not flows.of(Sent("192.0.2.7"))
 
 
 def test_a_caller_by_header_is_its_value() -> None:

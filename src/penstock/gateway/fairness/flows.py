@@ -35,7 +35,7 @@ class Flows:
     header. Requests without one are a flow together.
     """
 
-    def __init__(self, by: str, proxies: Proxies) -> None:
+    def __init__(self, by: str, proxies: Proxies | None = None) -> None:
         """`by` is `key`, `address` or `header:NAME`; `proxies` may tell the address of a client."""
         kind, _, self._name = by.partition(":")
         self.of: Callable[[Any], Flow | None] = {
@@ -47,7 +47,7 @@ class Flows:
         self.by_caller = kind == "key"
         """True if only requests with a `caller` have a flow."""
         self._known: dict[str, Flow] = {}
-        self._proxies = proxies
+        self._proxies = proxies or Proxies(())
 
     @classmethod
     def by(cls, by: str, trusted_proxies: Sequence[str] = ()) -> Self | None:
