@@ -112,8 +112,8 @@ class Lease:
 
     __slots__ = (
         "_admission", "_allowed", "_held", "_undecided", "arm", "deadline", "flow", "headers", "key", "model",
-        "position", "priority", "protocol", "ref", "request_id", "requested_deadline", "route", "runner", "started", "task",
-        "wait_for_capacity",
+        "position", "priority", "protocol", "ref", "request_id", "requested_deadline", "route", "runner", "started",
+        "task", "wait_for_capacity",
     )  # fmt: skip
 
     model: LoadedModel
