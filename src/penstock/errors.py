@@ -16,6 +16,7 @@ PenstockError
 ├── InferenceError                a run of the model failed
 │   └── OutOfMemory
 └── ConfigError                   a setting is wrong, or the machine does not meet it
+    └── DatabaseUnavailable       a database is away, full or damaged; what needs none goes on
 
 Errors have no status codes; `penstock.gateway.problems` maps them to HTTP.
 The message of an error is one sentence that names the cause and the fix. It names options as Python arguments; `worded`
@@ -242,3 +243,7 @@ class OutOfMemory(InferenceError):
 
 class ConfigError(PenstockError):
     """A setting is wrong, or the machine does not meet it."""
+
+
+class DatabaseUnavailable(ConfigError):
+    """A database is away, full or damaged."""

@@ -65,3 +65,23 @@ def test_without_anything_known_a_server_starts_as_one_without_a_database(
     process = serve("vec")
     assert process.wait_for().json()["reasons"] == []
     assert _version(process) == "v2.0"
+
+
+def test_without_the_database_a_model_that_is_not_loaded_is_503_and_the_others_answer(
+    serve: Callable[..., Process], tmp_path: Path
+) -> None:
+    path = build_registry(tmp_path)
+    process = serve("vec")
+    process.wait_for()
+    (path / "registry.db").rename(path / "away")
+    asked = f"{process.url}/models/vec/versions/v1.0/predict"
+    refused = httpx.post(asked, json=BODY)
+    assert refused.status_code == 503
+    assert refused.headers["retry-after"] == "1"
+    assert refused.json()["type"] == "urn:penstock:database-unavailable"
+    assert str(path) not in refused.text
+    assert _version(process) == "v2.0"
+    (path / "away").rename(path / "registry.db")
+    assert httpx.post(asked, json=BODY).status_code == 200
+    process.send()
+    assert "Traceback" not in process.finish()[2]

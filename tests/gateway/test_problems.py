@@ -25,6 +25,7 @@ STATUSES = {
     errors.InferenceError: 500,
     errors.OutOfMemory: 500,
     errors.ConfigError: 500,
+    errors.DatabaseUnavailable: 503,
     errors.PenstockError: 500,
     ZeroDivisionError: 500,
 }
@@ -52,7 +53,7 @@ def test_the_status_of_an_error(error: type[Exception], status: int) -> None:
 def test_messages_of_server_errors_are_not_shown_to_clients(error: type[Exception], status: int) -> None:
     document = json.loads(problem_body(error("/srv/secret/model.onnx"), "id-1")[1])
     assert is_server_fault(error("x")) == (status == 500)
-    assert ("secret" in document["detail"]) == (status != 500)
+    assert ("secret" in document["detail"]) == (status != 500 and error is not errors.DatabaseUnavailable)
     if status == 500:
         assert "id-1" in document["detail"]
 

@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from penstock.engine.tasks.ranges import Flag
 from penstock.errors import (
+    DatabaseUnavailable,
     DeadlineExceeded,
     Forbidden,
     InvalidInput,
@@ -43,6 +44,7 @@ _OUTCOMES: tuple[tuple[type[BaseException], Outcome], ...] = (
     (Overloaded, "overloaded"),
     (DeadlineExceeded, "deadline"),
     (ModelNotReady, "not_ready"),
+    (DatabaseUnavailable, "not_ready"),
     (ModelNotFound, "not_found"),
     (Forbidden, "invalid"),
     (ModelLoadError, "load_error"),

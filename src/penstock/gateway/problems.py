@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from penstock.errors import (
     ConfigError,
+    DatabaseUnavailable,
     DeadlineExceeded,
     FieldError,
     Forbidden,
@@ -34,12 +35,13 @@ CLOSE = ("connection", "close")
 
 
 class Kind(NamedTuple):
-    """Status and title of a family of errors. `public`: clients get the message."""
+    """Status and title of a family of errors. `public`: clients get the message, or in its place what is `said`."""
 
     status: int
     slug: str
     title: str
     public: bool = True
+    said: str = ""
 
 
 _KINDS: dict[type[BaseException], Kind] = {
@@ -53,6 +55,12 @@ _KINDS: dict[type[BaseException], Kind] = {
     ModelLoadError: Kind(500, "model-load-error", "The model cannot be loaded", public=False),
     InferenceError: Kind(500, "inference-error", "The model failed", public=False),
     ConfigError: Kind(500, "config-error", "The server is misconfigured", public=False),
+    DatabaseUnavailable: Kind(
+        503,
+        "database-unavailable",
+        "The database cannot be used now",
+        said="the database cannot be used now; loaded models go on answering, others can be loaded once it is back",
+    ),
     Exception: Kind(500, "internal-error", "Internal error", public=False),
 }
 
@@ -147,7 +155,7 @@ _found: dict[type[BaseException], Kind] = {}
 def describe(error: BaseException, request_id: str) -> dict[str, Any]:
     """`status, title, detail, errors` of any error; a fault of the server shows only the request id."""
     kind = kind_of(error)
-    detail = str(error) if kind.public else f"{kind.title.lower()}; see the server's log for {request_id}"
+    detail = kind.said or str(error) if kind.public else f"{kind.title.lower()}; see the server's log for {request_id}"
     return {"status": kind.status, "title": kind.title, "detail": worded(detail, "server"), "errors": _faults(error)}
 
 
@@ -175,7 +183,7 @@ def error_headers(error: BaseException) -> list[tuple[str, str]]:
         return list(error.headers)
     if isinstance(error, Overloaded | ModelNotReady):
         return [retry_after(error.retry_after_s)]
-    return []
+    return [retry_after(1.0)] if isinstance(error, DatabaseUnavailable) else []
 
 
 def is_server_fault(error: BaseException) -> bool:

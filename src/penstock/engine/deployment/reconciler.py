@@ -24,7 +24,7 @@ from penstock.engine.deployment.status import (
 from penstock.engine.deployment.traffic import Traffic
 from penstock.engine.loading.loaded_model import LoadedModel
 from penstock.engine.loading.manager import ModelManager
-from penstock.errors import ConfigError, InvalidInput, ModelLoadError, ModelNotFound, PenstockError
+from penstock.errors import ConfigError, DatabaseUnavailable, InvalidInput, ModelLoadError, ModelNotFound, PenstockError
 from penstock.formats import is_model_file
 from penstock.registry.deployment import Change, Deployment, DeploymentStore, ProcessDeployment
 from penstock.registry.routes import Routes
@@ -361,11 +361,12 @@ class Reconciler:
             seen = f"{self._plan.local.revision} {self._registry.revision()} {' '.join(self.traffic.active)}"
             if seen != self._seen:
                 self._changes += 1
-                stored, gone = self._registry.deployment(), expected and not self._registry.path.is_dir()
+                where, stored = self._registry.path, self._registry.deployment()
+                gone = expected and not where.is_dir()
                 if not gone or stored.revision > self._plan.stored.revision:  # its database may be elsewhere
                     self._plan = replace(self._plan, stored=stored)
                 if gone:
-                    raise ConfigError(f"the registry {self._registry.path} is gone; the loaded models go on answering")
+                    raise DatabaseUnavailable(f"the registry {where} is gone; the loaded models go on answering")
                 self._plan = replace(self._plan, names=() if self._plan.arguments else tuple(self._registry.list()))
         return seen
 

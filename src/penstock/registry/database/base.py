@@ -12,7 +12,7 @@ from typing import ClassVar
 from sqlalchemy import URL, Engine, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
-from penstock.errors import ConfigError, disk_problem, first_line
+from penstock.errors import ConfigError, DatabaseUnavailable, disk_problem, first_line
 from penstock.libraries import import_attribute
 
 _KINDS = {
@@ -70,7 +70,7 @@ class Database(ABC):
 
     @contextmanager
     def sentences(self, *kinds: type[Exception]) -> Iterator[None]:
-        """Convert errors of these kinds, by default those of the driver and the system, into a ConfigError."""
+        """Convert errors of these kinds, by default those of the driver and the system, into DatabaseUnavailable."""
         caught = kinds or (SQLAlchemyError, OSError)
         try:
             yield
@@ -78,11 +78,11 @@ class Database(ABC):
             cause = error.orig if isinstance(error, DBAPIError) and error.orig else error
             problem = self.disk(cause)
             if problem is not None:
-                raise ConfigError(f"{self.what} cannot be used: {problem}") from None
+                raise DatabaseUnavailable(f"{self.what} cannot be used: {problem}") from None
             reason = first_line(cause, 500)
             hint = next((hint for words, hint in self.hints.items() if words in reason), "check the database_url")
             hint = hint.replace("{loss}", self.loss)
-            raise ConfigError(f"{self.what} {self.where} cannot be used ({reason}); {hint}") from None
+            raise DatabaseUnavailable(f"{self.what} {self.where} cannot be used ({reason}); {hint}") from None
 
 
 def open_database(address: str, owner: str = "") -> Database:

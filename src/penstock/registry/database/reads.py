@@ -19,7 +19,7 @@ from functools import cached_property, wraps
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeAlias, TypeVar
 
-from penstock.errors import ConfigError
+from penstock.errors import ConfigError, DatabaseUnavailable
 from penstock.registry.database.sqlite_file import gone, open_for_reading
 from penstock.registry.deployment import Change, Deployment, stored_deployment
 from penstock.registry.migrations import HEAD
@@ -243,7 +243,7 @@ class Reads:
 
     def _refuse_loss(self, file: Path) -> None:
         if self._lasting and self.known:
-            raise ConfigError(gone(file))
+            raise DatabaseUnavailable(gone(file))
 
     def _read(self, file: Path, query: str, values: Sequence[str]) -> _Rows | None:
         with closing(open_for_reading(file)) as connection:

@@ -11,7 +11,7 @@ from typing import ClassVar
 from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.pool import NullPool
 
-from penstock.errors import ConfigError
+from penstock.errors import ConfigError, DatabaseUnavailable
 from penstock.registry.database.base import Database
 from penstock.registry.database.sqlite_file import gone, open_for_reading, open_for_writing, problem_of_disk
 
@@ -41,11 +41,11 @@ class SQLite(Database):
         self.writer = _engine(self._open_for_writing, "BEGIN IMMEDIATE")
 
     def exists(self) -> bool:
-        """False until the file exists. Raises ConfigError for one that does not go away, and is gone."""
+        """False until the file exists. Raises DatabaseUnavailable for one that does not go away, and is gone."""
         found = self._file.exists()
         self.known = self.known or found
         if self.lasting and self.known and not found:
-            raise ConfigError(gone(self._file))
+            raise DatabaseUnavailable(gone(self._file))
         return found
 
     def disk(self, error: BaseException) -> str | None:
