@@ -10,7 +10,7 @@ PEERS ?= $(HOME)/.cache/penstock-peers
 PROJECTS := pyproject.toml $(HYDRAULICS)/pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test soak check format setup bench peers clean
+.PHONY: help serve test soak chaos check format setup bench peers clean
 
 help: ## Show this list.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,8 +21,13 @@ serve: $(VENV)/.serve ## Serve the starter models on port 8002 (PORT=… ARGS=�
 test: $(VENV)/.test ## Run every test in two processes (ARGS=… goes to pytest); installs torch and the test tools first.
 	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
-soak: $(VENV)/.test ## Fuzz each parser of foreign files with 10 million inputs (ARGS="pickle --count 1000").
+soak: $(VENV)/.test ## Fuzz each parser of foreign files with 10 million inputs (ARGS="pickle --count 1000"), then make chaos.
 	$(BIN)/python tests/fuzz $(ARGS)
+	$(BIN)/python tests/chaos
+	$(BIN)/python tests/chaos --postgres
+
+chaos: $(VENV)/.test ## Check every answer of a server under kills, full disks, lost databases … (ARGS="--seed 7 --faults 1000").
+	$(BIN)/python tests/chaos $(ARGS)
 
 check: $(VENV)/.dev $(VENV)/.bandit ## Check style, types, security and who imports whom; the same in the hook and in CI.
 	$(BIN)/ruff check $(SOURCES)

@@ -76,6 +76,8 @@ class Ledger:
         self.counts: Counter[tuple[str, str]] = Counter()
         self.reasons: Counter[int] = Counter()
         self.examples: list[str] = []
+        self.slowest: Counter[str] = Counter()
+        """By fault, the most milliseconds that a request took, both attempts together."""
         self.fault = "none"
 
     @property
@@ -93,6 +95,10 @@ class Ledger:
                 self.reasons[status] += 1
             if example and len(self.examples) < 20:
                 self.examples.append(f"{fault}: {what}: {example}")
+
+    def took(self, fault: str, seconds: float) -> None:
+        with self._lock:
+            self.slowest[fault] = max(self.slowest[fault], int(seconds * 1000))
 
     def unaccounted(self) -> int:
         """Requests sent of which nothing is known: 0 once the clients have ended."""
@@ -124,15 +130,21 @@ class Client(threading.Thread):
                 connection = http.client.HTTPConnection("127.0.0.1", self._ports[0], timeout=TIMEOUT_S)
                 with contextlib.closing(connection):
                     for _ in range(RECONNECT):
-                        if self._over.is_set() or not self._one(connection, self._draw()):
+                        if self._over.is_set() or not self._timed(connection, self._draw()):
                             break
                         time.sleep(self._pause_s)
         except BaseException as error:
             self.error = error
 
-    def _one(self, connection: http.client.HTTPConnection, known: Known) -> bool:
+    def _timed(self, connection: http.client.HTTPConnection, known: Known) -> bool:
         """True if the connection can be used again."""
-        fault, mark = self._ledger.fault, self._expectations.mark(known.model)
+        fault, began = self._ledger.fault, time.monotonic()
+        usable = self._one(connection, known, fault)
+        self._ledger.took(fault, time.monotonic() - began)
+        return usable
+
+    def _one(self, connection: http.client.HTTPConnection, known: Known, fault: str) -> bool:
+        mark = self._expectations.mark(known.model)
         self._ledger.add(fault, "sent")
         outcome, why, status = self._attempt(connection, known, mark)
         if outcome in ("transport failure", "unexplained"):

@@ -306,5 +306,7 @@ def table(trial: Trial) -> list[list[Any]]:
     columns = ("times", "sent", "right", "refused", "transport failure", "unexplained", "lost", "wrong")
     counts = trial.ledger.counts
     faults = [each for each in ("none", *FAULTS, "after the last") if counts[each, "sent"] or counts[each, "times"]]
-    rows = [[fault, *(counts[fault, column] for column in columns)] for fault in faults]
-    return [["fault", *columns], *rows, ["all", *(trial.ledger.total(column) for column in columns)]]
+    slowest = trial.ledger.slowest
+    rows = [[fault, *(counts[fault, column] for column in columns), slowest[fault]] for fault in faults]
+    total = ["all", *(trial.ledger.total(column) for column in columns), max(slowest.values(), default=0)]
+    return [["fault", *columns, "slowest ms"], *rows, total]

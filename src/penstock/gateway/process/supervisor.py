@@ -32,8 +32,8 @@ log = logging.getLogger(__name__)
 
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 30.0
-STEADY_AFTER_S = 60.0
-"""A worker that ran this long is replaced after the shortest pause; pauses double for one that keeps failing."""
+STEADY_AFTER_S = 5.0
+"""A worker that was ready this long is replaced after the shortest pause; pauses double for one that keeps failing."""
 KILL_AFTER_S = 5.0
 """How much longer a worker may take to exit than its drain, or its own watchdog."""
 
@@ -69,13 +69,13 @@ class _Worker:
         self.pipe = pipe
         self.index = index
         self.pause_s = pause_s
-        self.started = time.monotonic()
         self.seen: float | None = None
         """When its event loop last ran."""
         self.stopped: float | None = None
         """Since when a signal has stopped it."""
         self.state = ""
-        self.was_ready = False
+        self.ready_at: float | None = None
+        """When it was ready first."""
         self.failure: str | None = None
 
     def read_reports(self) -> None:
@@ -84,9 +84,15 @@ class _Worker:
             while self.pipe.poll():
                 report: Report = self.pipe.recv()
                 self.state = report.state
-                self.was_ready = self.was_ready or report.state == "ready"
+                if report.state == "ready" and self.ready_at is None:
+                    self.ready_at = time.monotonic()
                 self.failure = report.failure
                 self.seen = time.monotonic()
+
+    @property
+    def was_ready(self) -> bool:
+        """True once it could answer."""
+        return self.ready_at is not None
 
     def why_hanging(self, limit_s: float) -> str | None:
         """Why it must be replaced: stopped, or an event loop that has run before but not for this long, 0 for ever."""
@@ -116,7 +122,7 @@ class _Worker:
 
     def next_pause_s(self) -> float:
         """How long to wait before its replacement starts."""
-        if time.monotonic() - self.started > STEADY_AFTER_S:
+        if self.ready_at is not None and time.monotonic() - self.ready_at > STEADY_AFTER_S:
             return FIRST_PAUSE_S
         return min(2 * self.pause_s, LONGEST_PAUSE_S)
 
@@ -244,7 +250,8 @@ class _Supervisor:
                 worker.failure or why_it_ended(exitcode, self._memory.new()),
                 extra={"pid": worker.process.pid, "exitcode": exitcode, "pause_s": pause_s},
             )
-            self._due.append(_Due(time.monotonic() + pause_s, worker.index, pause_s))
+            alone = worker.was_ready and not self._workers  # nobody answers meanwhile
+            self._due.append(_Due(time.monotonic() + (FIRST_PAUSE_S if alone else pause_s), worker.index, pause_s))
 
     def _start_due(self) -> None:
         now = time.monotonic()
