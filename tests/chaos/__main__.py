@@ -69,6 +69,8 @@ def report(trial: Trial, seconds: float) -> int:
         print(f"- {problem}")
     failed = [*trial.broken, *trial.tracebacks]
     lost, wrong, unaccounted = ledger.total("lost"), ledger.total("wrong"), ledger.unaccounted()
+    if lost or wrong or failed:
+        print(*trial.lines, sep="\n", file=sys.stderr)
     print(f"lost {lost}, wrong {wrong}, unaccounted {unaccounted}, other problems {len(failed)}")
     return int(bool(lost or wrong or unaccounted or failed))
 

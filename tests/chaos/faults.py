@@ -9,7 +9,6 @@ import random
 import signal
 import socket
 import struct
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -47,13 +46,12 @@ def schedule(seed: int, count: int, kinds: list[str]) -> list[Step]:
 
 
 def _kill(trial: Trial, chance: random.Random) -> None:
-    _signal(chance.choice(children(trial.server.pid) or [0]), signal.SIGKILL)
+    trial.kill(chance)
     trial.hold(0.3)
 
 
-def _kill_all(trial: Trial, _: random.Random) -> None:
-    for pid in children(trial.server.pid):
-        _signal(pid, signal.SIGKILL)
+def _kill_all(trial: Trial, chance: random.Random) -> None:
+    trial.kill(chance, all_workers=True)
     trial.hold(0.3)
 
 
@@ -64,6 +62,7 @@ def _freeze(trial: Trial, chance: random.Random) -> None:
 
 def _freeze_for_good(trial: Trial, chance: random.Random) -> None:
     """Until the supervisor replaces it."""
+    trial.await_second_attempts()
     pid = chance.choice(children(trial.server.pid) or [0])
     _signal(pid, signal.SIGSTOP)
     trial.hold_until(lambda: pid not in children(trial.server.pid), "a stopped worker was not replaced")
@@ -120,14 +119,14 @@ def _corrupt(trial: Trial, chance: random.Random) -> None:
 def _corrupt_served(trial: Trial, chance: random.Random) -> None:
     """A weight changes in the file of the version that answers, and a worker has to load it anew."""
     with _flipped(trial.registry, chance.choice(GOOD[:2]), chance):
-        _signal(chance.choice(children(trial.server.pid) or [0]), signal.SIGKILL)
+        trial.kill(chance)
         trial.hold(chance.choice((0.5, 3.0)))
 
 
 def _fill_disk(trial: Trial, chance: random.Random) -> None:
     with _full(trial.registry.parent):
         if chance.random() < 0.5:
-            _signal(chance.choice(children(trial.server.pid) or [0]), signal.SIGKILL)
+            trial.kill(chance)
         trial.move_alias(chance.choice(GOOD[:2]))
         trial.hold(0.5)
     trial.move_alias(chance.choice(GOOD[:2]))
@@ -136,7 +135,7 @@ def _fill_disk(trial: Trial, chance: random.Random) -> None:
 def _take_database(trial: Trial, chance: random.Random) -> None:
     with trial.without_database():
         if chance.random() < 0.4:
-            _signal(chance.choice(children(trial.server.pid) or [0]), signal.SIGKILL)
+            trial.kill(chance)
         trial.hold(chance.choice((0.2, 1.0, 3.0)))
         if chance.random() < 0.5:
             trial.move_alias(chance.choice(GOOD[:2]))
@@ -145,7 +144,7 @@ def _take_database(trial: Trial, chance: random.Random) -> None:
 def _freeze_database(trial: Trial, chance: random.Random) -> None:
     with trial.frozen_database():
         if chance.random() < 0.4:
-            _signal(chance.choice(children(trial.server.pid) or [0]), signal.SIGKILL)
+            trial.kill(chance)
         trial.hold(chance.choice((0.2, 1.0, 3.0)))
 
 
@@ -271,8 +270,3 @@ def _send_and_leave(port: int, data: bytes, *, reset: bool) -> None:
             error, TimeoutError
         ):
             raise
-
-
-def settle(seconds: float) -> float:
-    """The moment in so many seconds."""
-    return time.monotonic() + seconds

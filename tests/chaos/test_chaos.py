@@ -121,6 +121,7 @@ def test_a_version_that_was_replaced_may_answer_only_requests_from_before() -> N
     ("replies", "counts"),
     [
         ((b"", RIGHT), {"transport failure": 1, "right at the second": 1}),
+        ((RIGHT[:40], RIGHT), {"transport failure": 1, "right at the second": 1}),
         ((RIGHT[:-2], RIGHT), {"transport failure": 1, "right at the second": 1}),
         ((b"", b""), {"transport failure": 1, "lost": 1}),
         ((b"", RIGHT.replace(b"right", b"wrong")), {"transport failure": 1, "wrong": 1}),

@@ -8,7 +8,8 @@ import json
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Iterator, Mapping, Set
+from datetime import UTC, datetime
 from typing import NamedTuple
 
 from known_answers import Known
@@ -79,6 +80,8 @@ class Ledger:
         self.slowest: Counter[str] = Counter()
         """By fault, the most milliseconds that a request took, both attempts together."""
         self.fault = "none"
+        self.at_second = 0
+        """Requests that are sent once more now."""
 
     @property
     def sent(self) -> int:
@@ -95,6 +98,17 @@ class Ledger:
                 self.reasons[status] += 1
             if example and len(self.examples) < 20:
                 self.examples.append(f"{fault}: {what}: {example}")
+
+    @contextlib.contextmanager
+    def second(self) -> Iterator[None]:
+        """While a request is sent once more."""
+        with self._lock:
+            self.at_second += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self.at_second -= 1
 
     def took(self, fault: str, seconds: float) -> None:
         with self._lock:
@@ -148,10 +162,12 @@ class Client(threading.Thread):
         self._ledger.add(fault, "sent")
         outcome, why, status = self._attempt(connection, known, mark)
         if outcome in ("transport failure", "unexplained"):
+            first = f"{why} at {datetime.now(UTC):%H:%M:%S.%f}"
             self._ledger.add(fault, outcome, why if outcome == "unexplained" else "")
             again = http.client.HTTPConnection("127.0.0.1", self._ports[1], timeout=TIMEOUT_S)
-            with contextlib.closing(again):
+            with self._ledger.second(), contextlib.closing(again):
                 outcome, why, status = self._attempt(again, known, mark)
+                why += f" at {datetime.now(UTC):%H:%M:%S.%f}, after {first}" if outcome == "transport failure" else ""
             if outcome in ("transport failure", "unexplained"):
                 outcome = "lost"
             elif outcome != "wrong":
@@ -210,6 +226,8 @@ def _exchange(connection: http.client.HTTPConnection, known: Known) -> Reply:
     connection.request("POST", known.path, known.body, dict(known.headers))
     reply = connection.getresponse()
     body = reply.read()
+    if "content-length" not in reply.headers and not reply.chunked:
+        raise http.client.IncompleteRead(body)  # http.client takes the end of a connection for that of a head
     version = reply.headers.get("x-penstock-model", "").partition(":")[2].partition("/")[0]
     if reply.headers.get("connection", "").lower() == "close":
         connection.close()  # http.client opens another one by itself

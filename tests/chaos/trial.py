@@ -7,6 +7,7 @@ import ctypes
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import threading
@@ -14,6 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -99,11 +101,8 @@ class Trial:
             client.start()
         steps = self.steps()
         for index, step in enumerate(steps):
-            print(
-                f"{index + 1}/{len(steps)} {step.fault}: {self.ledger.sent} requests so far",
-                file=sys.stderr,
-                flush=True,
-            )
+            now = f"{datetime.now(UTC):%H:%M:%S.%f}"
+            print(f"{now} {index + 1}/{len(steps)} {step.fault}: {self.ledger.sent} sent", file=sys.stderr, flush=True)
             self._run_step(step)
             self.ledger.fault = "none"
             due = self.options.requests * (index + 1) // len(steps)
@@ -134,6 +133,18 @@ class Trial:
                 self.broken.append(otherwise)
                 return
             time.sleep(0.02)
+
+    def await_second_attempts(self) -> None:
+        """A request may lose its worker once: the next one dies when all that are sent again have been answered."""
+        self.hold_until(lambda: not self.ledger.at_second, "requests that were sent again had no answer")
+
+    def kill(self, chance: random.Random, *, all_workers: bool = False) -> None:
+        """SIGKILL to one worker, or to all at once."""
+        self.await_second_attempts()
+        workers = children(self.server.pid)
+        for pid in workers if all_workers or not workers else [chance.choice(workers)]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
     def require(self, holds: bool, otherwise: str) -> None:
         if not holds:
@@ -271,6 +282,7 @@ class Trial:
         code, _, err = self.server.finish()
         self.require(code == 0, f"exit code {code}")
         lines = [json.loads(line) for line in err.splitlines() if line.startswith("{")]
+        self.lines = [f"{line['timestamp'][11:23]} {line['event']} {line.get('pid', '')}" for line in lines]
         self.log = Counter(f"{line['level']}: {str(line['event'])[:110]}" for line in lines)
         self.tracebacks = [str(line["exception"]) for line in lines if "exception" in line]
 
