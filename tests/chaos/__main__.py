@@ -65,7 +65,7 @@ def report(trial: Trial, seconds: float) -> int:
     for fault, why in trial.skipped.items():
         print(f"left out: {fault}: {why}")
     print("log:", *(f"  {count} × {line}" for line, count in trial.log.most_common(15)), sep="\n")
-    for problem in (*trial.broken[:20], *ledger.examples, *trial.tracebacks[:3]):
+    for problem in (*trial.broken[:20], *ledger.examples, *(each[-300:] for each in trial.tracebacks[:3])):
         print(f"- {problem}")
     failed = [*trial.broken, *trial.tracebacks]
     lost, wrong, unaccounted = ledger.total("lost"), ledger.total("wrong"), ledger.unaccounted()
