@@ -30,7 +30,6 @@ from penstock.registry.deployment import Change, Deployment, DeploymentStore, Pr
 from penstock.registry.routes import Routes
 
 log = logging.getLogger(__name__)
-
 MAX_ROUTES = 10_000  # references come from clients in many spellings; the models behind them are few
 
 
