@@ -431,8 +431,8 @@ def test_another_method_in_a_header_or_the_query_is_not_followed(server: Live, s
 
 def test_every_admin_route_needs_the_key() -> None:
     rows = [row for row in TABLE if row.path.startswith("/admin")]
-    assert len(rows) == 21
-    assert all(row.guarded for row in rows)
+    assert len(rows) == 25
+    assert all(row.guarded and row.needs == "admin" for row in rows)
     changing = {(row.method, row.path) for row in TABLE if row.changes}
     labels = {("POST", "/feedback")}  # of clients, who have the request ids
     assert changing == {(row.method, row.path) for row in rows if row.method != "GET"} | labels
