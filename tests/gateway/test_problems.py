@@ -13,6 +13,7 @@ from penstock.gateway.problems import Refusal, error_headers, is_server_fault, k
 STATUSES = {
     errors.InvalidInput: 422,
     errors.OutOfRange: 422,
+    errors.Forbidden: 403,
     errors.ModelNotFound: 404,
     errors.ModelNotReady: 503,
     errors.Overloaded: 429,

@@ -10,6 +10,7 @@ import pytest
 
 from penstock.gateway.process import supervisor
 from penstock.gateway.process.channel import Place, Report
+from penstock.gateway.process.reload import Reload
 from penstock.gateway.process.supervisor import FIRST_PAUSE_S, LONGEST_PAUSE_S, STEADY_AFTER_S
 from penstock.settings import Settings
 
@@ -72,7 +73,8 @@ def test_later_reports_do_not_begin_the_time_anew(clock: Clock) -> None:
 def test_while_no_worker_is_left_the_next_one_that_answered_before_waits_the_shortest_pause(
     clock: Clock, tmp_path: Path
 ) -> None:
-    group = supervisor._Supervisor(Settings(workers="3"), (), tmp_path, _never, ())
+    settings = Settings(workers="3")
+    group = supervisor._Supervisor(settings, (), tmp_path, _never, (), Reload(lambda: settings, settings))
     group._was_ready = True
     group._workers = [worker(8.0, ready=True), worker(8.0, ready=False), worker(8.0, ready=True)]
     group._replace_ended()
