@@ -23,6 +23,8 @@ from penstock.gateway.service import Service
 Headers: TypeAlias = list[tuple[str, str]]
 
 JSON = "application/json"
+PAGE = (("x-content-type-options", "nosniff"), ("x-frame-options", "DENY"), ("referrer-policy", "no-referrer"))
+"""Headers of what a browser shows: it keeps to the content type, in no frame, and tells nobody where it was."""
 FORM = "application/x-www-form-urlencoded"  # the default of `curl -d`
 
 DISCARD_S = 30.0

@@ -200,6 +200,7 @@ def test_a_page_loads_nothing_from_elsewhere(http: httpx.Client, path: str) -> N
         assert asset.status_code == 200, link
         assert len(asset.content) > 500
     assert "default-src 'self'" in page.headers["content-security-policy"]
+    assert [page.headers[name] for name in ("x-content-type-options", "x-frame-options")] == ["nosniff", "DENY"]
 
 
 ASSETS = ("swagger-ui-bundle.js", "swagger-ui.css", "redoc.standalone.js")

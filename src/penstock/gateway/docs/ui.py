@@ -16,7 +16,7 @@ from penstock.engine.loading.loaded_model import LoadedModel
 from penstock.errors import PenstockError, quoted
 from penstock.gateway.bodies.compression import accepts
 from penstock.gateway.docs.examples import example_of
-from penstock.gateway.http import JSON, Call, Reply
+from penstock.gateway.http import JSON, PAGE, Call, Reply
 from penstock.gateway.problems import Refusal
 
 _FOLDER = Path(__file__).parent / "assets"
@@ -91,7 +91,7 @@ async def asset(call: Call) -> Reply:
     name = call.params["file"]
     if name not in _CONTENT_TYPES:
         raise Refusal(404, f"there is no asset {quoted(name)}")
-    headers = [("content-type", _CONTENT_TYPES[name]), ("cache-control", "public, max-age=86400")]
+    headers = [("content-type", _CONTENT_TYPES[name]), ("cache-control", "public, max-age=86400"), *PAGE]
     if name in _UNCOMPRESSED:
         return Reply(200, headers, await asyncio.to_thread((_FOLDER / name).read_bytes))
     headers.append(("vary", "Accept-Encoding"))
@@ -138,4 +138,4 @@ _writing = threading.Lock()
 
 
 def _page(html: bytes) -> Reply:
-    return Reply(200, [("content-type", "text/html; charset=utf-8"), _POLICY], html)
+    return Reply(200, [("content-type", "text/html; charset=utf-8"), _POLICY, *PAGE], html)

@@ -14,7 +14,7 @@ from penstock.errors import ConfigError, InvalidInput, ModelNotFound, quoted, wo
 from penstock.formats import is_model_file
 from penstock.gateway.access.models import check_model, reaches
 from penstock.gateway.docs.examples import request_for
-from penstock.gateway.http import Call, Reply, json_reply
+from penstock.gateway.http import PAGE, Call, Reply, json_reply
 from penstock.gateway.outages.registry_reads import Models
 from penstock.gateway.problems import WireModel
 from penstock.tasks.base import Task
@@ -212,9 +212,9 @@ async def card(call: Call) -> Reply:
     if not text:
         raise ModelNotFound(f"{artifact.ref} has no card")
     if not wants_html(call.header("accept") or ""):
-        return Reply(200, [("content-type", "text/markdown; charset=utf-8"), ("vary", "Accept")], text.encode())
+        return Reply(200, [("content-type", "text/markdown; charset=utf-8"), ("vary", "Accept"), *PAGE], text.encode())
     page = await asyncio.to_thread(_card_page, text, artifact.ref)
-    return Reply(200, [("content-type", "text/html; charset=utf-8"), ("vary", "Accept"), _CARD_POLICY], page)
+    return Reply(200, [("content-type", "text/html; charset=utf-8"), ("vary", "Accept"), _CARD_POLICY, *PAGE], page)
 
 
 _CARD_POLICY = ("content-security-policy", "default-src 'none'; style-src 'unsafe-inline'; img-src data:")
