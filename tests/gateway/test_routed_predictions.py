@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 from live_servers import Live
-from routed_models import FAILS, publish_failing, publish_version
+from routed_models import FAILS, GOLDEN, publish_failing, publish_version
 from served_models import build_registry
 from waiting import wait_until
 
@@ -419,3 +419,39 @@ def test_the_fallback_answers_for_a_version_that_keeps_failing(
     assert circuit.closed
     put(server, OTHER)
     assert server.service.engine.deployment.traffic.circuits not in server.service.engine.observers
+
+
+def test_no_client_tries_a_version_whose_golden_sample_still_fails(
+    server: Live, registry: Registry, tmp_path: Path
+) -> None:
+    publish_failing(registry, tmp_path, golden=GOLDEN)
+    put(server, {"arms": _arms(v4=100), "fallback": "v1.0"})
+    engine = server.service.engine
+    model = engine.deployment.routed("vec:v4.0")
+    assert model is not None
+    right, other = model.artifact, engine.deployment.routed("vec:v1.0")
+    assert right is not None
+    assert other is not None
+    for _ in range(5):
+        assert server.http.post("/models/vec/predict", json=FAILS).status_code == 500
+    circuit = engine.deployment.traffic.circuits.of["vec", "v4.0"]
+    asked = _requests(server, "v4.0")
+
+    model.artifact = other.artifact  # it answers otherwise than it should
+    circuit._until = time.monotonic()
+    assert predict(server) == "v1.0"
+    wait_until(lambda: circuit.trips == 2)
+    assert {predict(server) for _ in range(5)} == {"v1.0"}
+    assert server.http.get("/admin/routes/vec").json()["circuits"]["v4.0"]["state"] == "open"
+
+    model.artifact = right
+    circuit._until = time.monotonic()
+    assert predict(server) == "v1.0"  # while the sample is run
+    wait_until(lambda: circuit.state(time.monotonic())["state"] == "probing")
+    assert _requests(server, "v4.0") == asked  # no sample is counted
+    assert predict(server) == "v4.0"
+    assert circuit.closed
+
+
+def _requests(server: Live, version: str) -> int:
+    return int(server.http.get("/stats").json()["models"][f"vec:{version}"]["requests"])

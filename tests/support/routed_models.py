@@ -11,6 +11,8 @@ from linear_models import FEATURES, SIGNATURE, linear, weights
 from penstock.artifacts.artifact import Golden, TaskEntry, VariantSource, write_artifact
 from penstock.registry.registry import Registry
 
+GOLDEN = Golden({"x": np.ones((2, FEATURES), np.float32)}, {"logits": np.ones((2, FEATURES), np.float32) @ weights(5)})
+"""What the failing version answers."""
 FAILS = {"input_data": [burst_models.FAILS, 0.0, 0.0, 0.0]}
 """A request that the failing version fails."""
 
@@ -24,9 +26,9 @@ def publish_version(
     _publish(registry, root, version, linear(root / f"vec-{version}.onnx", seed), golden)
 
 
-def publish_failing(registry: Registry, root: Path, version: str = "v4.0") -> None:
-    """A version of `vec` that fails the request `FAILS`."""
-    _publish(registry, root, version, burst_models.failing_file(root), None)
+def publish_failing(registry: Registry, root: Path, version: str = "v4.0", *, golden: Golden | None = None) -> None:
+    """A version of `vec` that fails the request `FAILS`, with golden samples if there are any."""
+    _publish(registry, root, version, burst_models.failing_file(root), golden)
 
 
 def _publish(registry: Registry, root: Path, version: str, file: Path, golden: Golden | None) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -36,6 +36,19 @@ class Golden:
         """The number of samples; for those of a whole model that of one request, 1."""
         name, first = next(iter(self.inputs.items()))
         return 1 if self.whole else first.shape[self.axes.get(name) or 0]
+
+    def first(self, rows: int) -> Golden:
+        """The first samples only, at most so many; those of a whole model are one request and stay as they are."""
+        if self.whole or self.rows <= rows:
+            return self
+        return replace(self, inputs=self._taken(self.inputs, rows), outputs=self._taken(self.outputs, rows))
+
+    def _taken(self, arrays: Arrays, rows: int) -> Arrays:
+        axes = {name: self.axes.get(name, 0) for name in arrays}
+        return {
+            name: array if (axis := axes[name]) is None else array[(slice(None),) * axis + (slice(0, rows),)]
+            for name, array in arrays.items()
+        }
 
     def checked(self, signature: Signature) -> Golden:
         """The same samples in the signature's order and datatypes; raises InvalidInput naming the faulty tensor."""

@@ -29,15 +29,16 @@ INTERPRETER_S = 0.05
 def verify(backend: Backend, golden: Golden, batch_rows: int, what: str) -> None:
     """Run the golden samples and compare; raises GoldenMismatch naming the output, the difference and the tolerance."""
     if golden.whole:
-        _compare_all(backend.run(golden.inputs), golden.outputs, golden, what)
+        compare_all(backend.run(golden.inputs), golden.outputs, golden, what)
         return
     for start in range(0, golden.rows, batch_rows):
         part = slice(start, start + batch_rows)
         outputs = backend.run({name: array[part] for name, array in golden.inputs.items()})
-        _compare_all(outputs, {name: array[part] for name, array in golden.outputs.items()}, golden, what)
+        compare_all(outputs, {name: array[part] for name, array in golden.outputs.items()}, golden, what)
 
 
-def _compare_all(got: Arrays, expected: Arrays, golden: Golden, what: str) -> None:
+def compare_all(got: Arrays, expected: Arrays, golden: Golden, what: str) -> None:
+    """Compare outputs with those expected, by the tolerance of the golden samples; raises GoldenMismatch."""
     for name, array in expected.items():
         if name not in got:
             raise GoldenMismatch(f"{what}: the model has no output {name!r}, which its golden samples have")

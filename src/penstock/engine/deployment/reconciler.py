@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from penstock.artifacts.refs import FILE_VERSION
 from penstock.engine.deployment.async_loader import AsyncLoader
+from penstock.engine.deployment.golden_proof import GoldenProof
 from penstock.engine.deployment.serving_plan import ModelUnloaded, ServingPlan, model_name, with_aliases
 from penstock.engine.deployment.status import (
     DeploymentStatus,
@@ -40,18 +41,17 @@ class Reconciler:
         """`default_ref` answers callers who name no model. Of a whole registry, `max_models` are loaded at start."""
         self.default_ref = default_ref
         self._followed = Revisions()
-        self._manager = manager
+        self._manager, self._registry = manager, manager.registry
         self._loader = AsyncLoader(manager)
-        self._registry = manager.registry
         self._plan = ServingPlan(max_models=max_models)
         self._local: DeploymentStore = ProcessDeployment()
         self._stores = threading.Lock()  # what was read must not replace what was written meanwhile
-        self._seen = ""
-        self._changes = 0  # how often the stores were seen to have changed
+        self._seen, self._changes = "", 0  # how often the stores were seen to have changed
         self.routes: dict[str, LoadedModel] = {}
         self._attempts = FailedAttempts(self.routes)
+        proof = GoldenProof(manager.cache)
         self.traffic = Traffic(
-            self.routes, read=self._routes_after, load=self._load_routed, serves=lambda name: self._plan.serves(name)
+            self.routes, proof, read=self._routes_after, load=self._load_routed, serves=lambda n: self._plan.serves(n)
         )
 
     # Start and close

@@ -12,7 +12,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from penstock.engine.deployment.circuit import Circuits
+from penstock.engine.deployment.circuit import Circuit, Circuits
 from penstock.engine.loading.loaded_model import LoadedModel
 from penstock.engine.routing import Choice, Chooser, Headers
 from penstock.errors import PenstockError
@@ -57,8 +57,7 @@ class ActiveRoute:
             return choice
         if choice is None:
             return Choice(fallback, fallback, "fallback")
-        circuit = self._circuits.of.get((self.route.name, choice.version))
-        if circuit is None or circuit.closed or circuit.allows(time.monotonic(), request_id):
+        if self._circuits.allows(self.route.name, choice.version, request_id):
             return choice
         return Choice(fallback, fallback, "fallback")
 
@@ -69,6 +68,7 @@ class Traffic:
     def __init__(
         self,
         models: dict[str, LoadedModel],
+        prove: Callable[[LoadedModel], Awaitable[bool | None]],
         *,
         read: Callable[[int], Awaitable[Routes | None]],
         load: Callable[[str], Awaitable[object]],
@@ -77,18 +77,20 @@ class Traffic:
         """`models` are those that answer, by reference: a routed name leads to its primary version there.
 
         `read` gives the routes in the store, None if their revision is still the given one. `load` makes a
-        `name:version` answer. `serves` tells whether this process serves a bare name in all its versions.
+        `name:version` answer. `serves` tells whether this process serves a bare name in all its versions. `prove`
+        runs a golden sample: True if the model answers it right, None if it could not be asked.
         """
         self.active: dict[str, ActiveRoute] = {}
         """By name; empty while there are no routes: every request looks."""
-        self.circuits = Circuits(time.monotonic)
+        self.circuits = Circuits(time.monotonic, self._begin_proof)
         self.followed = 0
         """The revision of the store that this process has followed as far as it can."""
         self.error = ""
         """Why the store could not be read the last time; the routes in force stay."""
         self.stored = Routes(revision=-1)
         self._models = models
-        self._read, self._load, self._serves = read, load, serves
+        self._read, self._load, self._serves, self._prove = read, load, serves, prove
+        self._proofs: set[asyncio.Task[None]] = set()
         self._loading: dict[str, asyncio.Task[None]] = {}
         self._failed: dict[str, str] = {}
         self._braked: frozenset[str] = frozenset()
@@ -231,6 +233,25 @@ class Traffic:
             self._braked = braked
             self._apply()
 
+    # Proofs of versions whose circuit is open
+
+    def _begin_proof(self, ref: str, circuit: Circuit) -> None:
+        """Run a golden sample of a version beside the requests; one without any is proven by the next request."""
+        model = self._models.get(ref)
+        if model is None or not model.has_golden:
+            circuit.proved(True, time.monotonic())
+            return
+        proof = asyncio.create_task(self._run_proof(model, circuit), name=f"penstock-proof {ref}")
+        self._proofs.add(proof)
+        proof.add_done_callback(self._proofs.discard)
+
+    async def _run_proof(self, model: LoadedModel, circuit: Circuit) -> None:
+        right: bool | None = None
+        try:
+            right = await self._prove(model)
+        finally:
+            circuit.proved(right, time.monotonic())
+
     # What is in force
 
     def refs(self) -> set[str]:
@@ -295,8 +316,9 @@ class Traffic:
         return [*gone, *(f"{name}: {why}" for name, why in self.problems.items())]
 
     async def close(self) -> None:
-        """Load nothing more."""
-        tasks = [task for task in self._loading.values() if task.get_loop() is asyncio.get_running_loop()]
+        """Load and prove nothing more."""
+        started = (*self._loading.values(), *self._proofs)
+        tasks = [task for task in started if task.get_loop() is asyncio.get_running_loop()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

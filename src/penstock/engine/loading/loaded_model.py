@@ -169,6 +169,11 @@ class LoadedModel:
         """Names, datatypes and shapes of the model's inputs and outputs."""
         return self.task.signature
 
+    @property
+    def has_golden(self) -> bool:
+        """True if golden samples say what it has to answer."""
+        return self.artifact is not None and self.artifact.manifest.golden is not None
+
     def attach(self, registry: Registry) -> None:
         """Start each task's background resources. Raises ModelLoadError."""
         for runner in self.runners.values():

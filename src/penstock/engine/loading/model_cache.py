@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from operator import attrgetter
 
 from penstock.engine.loading.fork_safety import FORKED, leak
@@ -75,6 +77,22 @@ class ModelCache:
             _close_in_thread(model)
         else:
             self._evict()
+
+    @contextmanager
+    def leased(self, model: LoadedModel) -> Iterator[None]:
+        """Keep a model loaded meanwhile, for work that is no request. Raises ModelNotReady if it was unloaded."""
+        with self.lease_lock:
+            if model.retired:
+                raise ModelNotReady(f"{model.key} was unloaded")
+            model.leases += 1
+        try:
+            yield
+        finally:
+            with self.lease_lock:
+                model.leases -= 1
+                idle = not model.leases
+            if idle and (model.retired or self.over_budget):
+                self.settle(model)
 
     def pin(self, keys: set[str]) -> None:
         """Keep exactly these models, regardless of the budget."""
