@@ -207,8 +207,6 @@ FAULTS: dict[str, Fault] = {
     "send rubbish": _rubbish,
 }
 """By name, as the table shows it."""
-OPEN = {"corrupt the served version": "a worker that starts meanwhile answers 500 for it, though others could answer"}
-"""Faults that requests do not survive yet; they run only if they are named."""
 
 
 def _signal(pid: int, signum: int) -> None:

@@ -33,6 +33,7 @@ QUICK = (
     "unload and load",
     "ask for a broken version",
     "corrupt a version",
+    "corrupt the served version",
     "fill the disk",
     "take the database away",
     "disturb the network",

@@ -16,13 +16,14 @@ STATUSES = {
     errors.Forbidden: 403,
     errors.ModelNotFound: 404,
     errors.ModelNotReady: 503,
+    errors.Forbidden: 403,
     errors.Overloaded: 429,
     errors.DeadlineExceeded: 504,
-    errors.ModelLoadError: 500,
-    errors.IntegrityError: 500,
-    errors.UnsupportedFormat: 500,
-    errors.Untrusted: 500,
-    errors.GoldenMismatch: 500,
+    errors.ModelLoadError: 503,
+    errors.IntegrityError: 503,
+    errors.UnsupportedFormat: 503,
+    errors.Untrusted: 503,
+    errors.GoldenMismatch: 503,
     errors.InferenceError: 500,
     errors.OutOfMemory: 500,
     errors.ConfigError: 500,
@@ -53,9 +54,10 @@ def test_the_status_of_an_error(error: type[Exception], status: int) -> None:
 @pytest.mark.parametrize(("error", "status"), STATUSES.items())
 def test_messages_of_server_errors_are_not_shown_to_clients(error: type[Exception], status: int) -> None:
     document = json.loads(problem_body(error("/srv/secret/model.onnx"), "id-1")[1])
-    assert is_server_fault(error("x")) == (status == 500)
-    assert ("secret" in document["detail"]) == (status != 500 and error is not errors.DatabaseUnavailable)
-    if status == 500:
+    fault = status == 500 or issubclass(error, errors.ModelLoadError)
+    assert is_server_fault(error("x")) == fault
+    assert ("secret" in document["detail"]) == (not fault and error is not errors.DatabaseUnavailable)
+    if fault:
         assert "id-1" in document["detail"]
 
 
@@ -77,6 +79,12 @@ def test_a_problem_names_every_field() -> None:
 def test_retry_after_is_in_whole_seconds(seconds: float, header: str) -> None:
     for error in (Overloaded("full", retry_after_s=seconds), ModelNotReady("not yet", retry_after_s=seconds)):
         assert ("retry-after", header) in error_headers(error)
+
+
+@pytest.mark.parametrize("error", [error for error, status in STATUSES.items() if status in (429, 503)])
+def test_what_may_succeed_later_says_when(error: type[Exception]) -> None:
+    assert [name for name, _ in error_headers(error("x"))] == ["retry-after"]
+    assert kind_of(error("x")).slug in ("overloaded", "model-not-ready", "database-unavailable")
 
 
 def test_a_refusal_adds_its_headers() -> None:

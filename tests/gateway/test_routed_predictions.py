@@ -453,5 +453,17 @@ def test_no_client_tries_a_version_whose_golden_sample_still_fails(
     assert circuit.closed
 
 
+def test_a_version_that_cannot_be_loaded_is_not_ready_and_the_reason_stays_in_the_log(
+    server: Live, registry: Registry, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    publish_version(registry, tmp_path, "v9.0", broken=True)
+    reply = server.http.post("/models/vec/versions/v9.0/predict", json=BODY)
+    assert (reply.status_code, reply.json()["type"]) == (503, "urn:penstock:model-not-ready")
+    assert int(reply.headers["retry-after"]) >= 1
+    assert "golden" not in reply.text
+    assert "differs from its golden samples" in caplog.text
+    assert predict(server) in ("v1.0", "v2.0")
+
+
 def _requests(server: Live, version: str) -> int:
     return int(server.http.get("/stats").json()["models"][f"vec:{version}"]["requests"])

@@ -286,6 +286,11 @@ class InferenceEngine:
             reasons = [*reasons, f"a run of {abandoned[0]} does not end, although no request waits for it"]
         return not reasons, reasons
 
+    @property
+    def complete(self) -> bool:
+        """True if every model that should answer could be loaded, those that a route sends clients to included."""
+        return not self.deployment.failed and not self.deployment.traffic.lacking()
+
     def abandoned_run(self) -> tuple[str, float] | None:
         """The oldest run that continues although no request waits for it: its model's key, and for how many seconds.
 

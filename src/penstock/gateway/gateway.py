@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Sequence
 from contextvars import copy_context
 
 from penstock.engine.allowed_models import allowed_models
-from penstock.errors import type_and_message
+from penstock.errors import ModelLoadError, type_and_message
 from penstock.gateway.auth import check_origin
 from penstock.gateway.bodies.compression import INLINE, compressed, negotiated, packed, refuses_plain
 from penstock.gateway.bodies.limits import BodyLimits
@@ -333,9 +333,9 @@ class Gateway:
     def refuse(self, error: Exception, call: Call) -> Reply:
         """The reply to an error in the format of the path's protocol; faults of the server go to the log."""
         if is_server_fault(error):
-            log.error(
-                "request %s failed: %s", call.request_id, error, exc_info=error, extra=request_fields(call)
-            )  # in a bundle it has no task
+            trace = None if isinstance(error, ModelLoadError) else error  # its sentence says what is wrong
+            more = request_fields(call)  # in a bundle it has no task
+            log.error("request %s failed: %s", call.request_id, error, exc_info=trace, extra=more)
         protocol = max(self.protocols, key=lambda protocol: protocol.match(call.path))
         reply = protocol.write_error(error, call)
         reply.headers.extend(error_headers(error))
@@ -402,17 +402,17 @@ class Tracking(Step):
 
 
 class CloseWhileDraining(Step):
-    """Closes every connection with its next reply while the server drains."""
+    """Closes every connection with its next reply while the server drains, or leaves them to other processes."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
 
     @property
     def adds(self) -> bool:  # type: ignore[override]
-        """True while the server drains."""
-        return self._service.draining
+        """True while connections are to end."""
+        return self._service.sends_away
 
     def add_headers(self, call: Call, headers: Headers) -> None:  # noqa: ARG002
         """Add `Connection: close`."""
-        if self._service.draining and CLOSE not in headers:
+        if self._service.sends_away and CLOSE not in headers:
             headers.append(CLOSE)

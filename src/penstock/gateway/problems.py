@@ -10,6 +10,7 @@ from typing import Any, ClassVar, NamedTuple
 import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
+from penstock.engine.loading.load_backoff import RETRY_AFTER_S
 from penstock.errors import (
     ConfigError,
     DatabaseUnavailable,
@@ -52,7 +53,7 @@ _KINDS: dict[type[BaseException], Kind] = {
     ModelNotReady: Kind(503, "model-not-ready", "The model is not ready"),
     Overloaded: Kind(429, "overloaded", "Too many requests are queued"),
     DeadlineExceeded: Kind(504, "deadline-exceeded", "The deadline passed"),
-    ModelLoadError: Kind(500, "model-load-error", "The model cannot be loaded", public=False),
+    ModelLoadError: Kind(503, "model-not-ready", "The model cannot be loaded now", public=False),
     InferenceError: Kind(500, "inference-error", "The model failed", public=False),
     ConfigError: Kind(500, "config-error", "The server is misconfigured", public=False),
     DatabaseUnavailable: Kind(
@@ -183,11 +184,13 @@ def error_headers(error: BaseException) -> list[tuple[str, str]]:
         return list(error.headers)
     if isinstance(error, Overloaded | ModelNotReady):
         return [retry_after(error.retry_after_s)]
+    if isinstance(error, ModelLoadError):
+        return [retry_after(RETRY_AFTER_S)]
     return [retry_after(1.0)] if isinstance(error, DatabaseUnavailable) else []
 
 
 def is_server_fault(error: BaseException) -> bool:
-    """True for errors that are logged with their traceback."""
+    """True for errors that are logged, since the client is not told what they are."""
     return not isinstance(error, Refusal) and not kind_of(error).public
 
 

@@ -79,6 +79,8 @@ class Service:
         self.start_error = ""
         """Why a start has failed."""
         self.draining = False
+        self.stands_aside = False
+        """Other processes of the group take the connections, since they serve models that this one cannot."""
         self._stopping = False
         self._registry_error = self._routes_error = ""
         self._shown_routes = 0
@@ -127,6 +129,11 @@ class Service:
             raise ModelNotReady(f"the models could not be loaded: {self.start_error}")
         if not self.started:
             raise ModelNotReady("models are being loaded; try again in a moment")
+
+    @property
+    def sends_away(self) -> bool:
+        """True while every connection is closed with its next reply."""
+        return self.draining or self.stands_aside
 
     def begin_drain(self) -> None:
         """Refuse new predictions, and close every connection with its next reply."""

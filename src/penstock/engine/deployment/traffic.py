@@ -281,6 +281,11 @@ class Traffic:
                 found[f"route {route.name}"] = "; ".join(why)
         return found
 
+    def lacking(self) -> list[str]:
+        """The `name:version` that a route sends clients to and that cannot be loaded."""
+        refs = [ref for route in self._wanted() for ref in self._refs_of(route.serving, route)]
+        return [ref for ref in refs if ref in self._failed]
+
     def state(self, name: str) -> dict[str, Any]:
         """How far this process follows the route of a name, for people."""
         active, stored, now = self.active.get(name), self.stored.get(name), time.monotonic()

@@ -8,17 +8,19 @@ import gc
 import logging
 import os
 import signal
+import socket
 import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Sequence
+from functools import partial
 from typing import Any, TypeAlias
 
 from penstock.errors import ConfigError
 from penstock.gateway.gateway import Gateway
 from penstock.gateway.middleware import build_gateway
 from penstock.gateway.process.channel import Channel
-from penstock.gateway.process.h1.listener import listen
+from penstock.gateway.process.h1.listener import Listener, listen
 from penstock.gateway.process.h1.places import most_connections
 from penstock.gateway.process.notify import Notifier
 from penstock.gateway.process.reload import Reload
@@ -104,11 +106,12 @@ class Server:
         loading = asyncio.create_task(self._load(service), name="penstock-load")
         stopped = asyncio.create_task(self._stop.wait(), name="penstock-stop")
         try:
-            if self._workers is not None:  # the other processes take the requests until this one is ready
-                await _first(loading, stopped)
-            async with _listening(gateway, self._settings, self._channel, self._reload) as listening, _sharing(service):
-                await self._until_stopped(loading, listening, stopped)
-                await self._drain(gateway, loading)
+            await self._until_needed(loading, stopped)
+            async with _sharing(service):
+                await self._until_accepting(loading, stopped)
+                async with _listening(gateway, self._settings, self._channel, self._reload) as listening:
+                    await self._until_stopped(loading, listening, stopped)
+                    await self._drain(gateway, loading)
         finally:
             loading.cancel()
             stopped.cancel()
@@ -120,10 +123,27 @@ class Server:
     async def _load(self, service: Service) -> None:
         await service.start(self._refs)
         if self._channel is not None:
-            self._channel.ready()
+            self._channel.loaded(complete=service.engine.complete)
+            service.on_models_changed.append(partial(_tell_state, self._channel, service))
         if self._notifier is not None:
             self._notifier.ready(f"serving on {_url(self._settings)}")
         log.info("ready", extra={"models": [model.key for model in service.engine.loaded()]})
+
+    async def _until_needed(self, loading: Task, stopped: Task) -> None:
+        """The other processes of a group take the requests until this one has loaded its models."""
+        if self._channel is not None:
+            self._channel.follow()
+            await _first(loading, stopped)
+
+    async def _until_accepting(self, loading: Task, stopped: Task) -> None:
+        """They go on doing so while one of them serves every model and this one cannot."""
+        if self._channel is None or stopped.done() or loading.exception() is not None:
+            return
+        accepting = asyncio.create_task(self._channel.until_it_accepts(), name="penstock-accept")
+        try:
+            await _first(accepting, stopped)
+        finally:
+            accepting.cancel()
 
     async def _until_stopped(self, loading: Task, listening: Task, stopped: Task) -> None:
         await _first(loading, listening, stopped)
@@ -170,6 +190,10 @@ class Server:
             _exit_now(128 + signum)
 
 
+async def _tell_state(channel: Channel, service: Service) -> None:
+    channel.loaded(complete=service.engine.complete)
+
+
 async def _first(*tasks: Task) -> None:
     await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
 
@@ -198,7 +222,7 @@ async def _h1(gateway: Gateway, settings: Settings, channel: Channel | None, rel
         if listener.tls is not None:
             reload.add(listener.tls.again)
         if channel is not None:
-            channel.on_orphans(listener.serve_too)
+            channel.on_sockets(partial(_serve, listener, gateway.service))
         forever = asyncio.create_task(asyncio.Event().wait(), name="penstock-listen")
         try:
             yield forever
@@ -207,6 +231,11 @@ async def _h1(gateway: Gateway, settings: Settings, channel: Channel | None, rel
             await listener.close(CLOSE_S)
             if channel is not None:
                 channel.place.close()
+
+
+def _serve(listener: Listener, service: Service, socks: list[socket.socket]) -> None:
+    service.stands_aside = not socks
+    listener.serve(socks)
 
 
 @contextlib.asynccontextmanager

@@ -20,7 +20,7 @@ from typing import NamedTuple, TypeAlias
 
 from penstock.backends.devices import usable_cores, worker_count
 from penstock.errors import ConfigError
-from penstock.gateway.process.channel import Place, Report
+from penstock.gateway.process.channel import Duty, Place, Report, State
 from penstock.gateway.process.deaths import MemoryKills, is_stopped, why_it_ended
 from penstock.gateway.process.notify import Notifier
 from penstock.gateway.process.reload import Reload
@@ -77,6 +77,8 @@ class _Worker:
         self.ready_at: float | None = None
         """When it was ready first."""
         self.failure: str | None = None
+        self.duty: Duty | None = None
+        """What it was last told."""
 
     def read_reports(self) -> None:
         """Take in what the child has reported."""
@@ -84,7 +86,7 @@ class _Worker:
             while self.pipe.poll():
                 report: Report = self.pipe.recv()
                 self.state = report.state
-                if report.state == "ready" and self.ready_at is None:
+                if report.state in ("ready", "partial") and self.ready_at is None:
                     self.ready_at = time.monotonic()
                 self.failure = report.failure
                 self.seen = time.monotonic()
@@ -110,15 +112,23 @@ class _Worker:
         if self.seen is not None:
             self.seen = now
 
-    def serves(self) -> bool:
-        """True while it accepts connections."""
+    def answers(self, state: State) -> bool:
+        """True while it is in this state and could accept connections."""
         late = self.seen is None or time.monotonic() - self.seen > LATE_AFTER_S
-        return self.state == "ready" and not late and self.process.is_alive()
+        return self.state == state and not late and self.process.is_alive()
 
-    def tell(self, orphans: list[int]) -> None:
-        """Have it serve these sockets besides its own."""
+    def tell(self, duty: Duty) -> None:
+        """Have it accept connections, or leave them to others. A worker accepts on its own once it is ready."""
+        if self.duty == duty or (self.duty is None and self.state == "ready" and duty == Duty()):
+            return
+        if not duty.accept:
+            log.warning(
+                "a worker leaves its connections to the others, since it cannot load every model that they serve",
+                extra={"pid": self.process.pid},
+            )
+        self.duty = duty
         with contextlib.suppress(OSError):
-            self.pipe.send(orphans)
+            self.pipe.send(duty)
 
     def next_pause_s(self) -> float:
         """How long to wait before its replacement starts."""
@@ -162,8 +172,6 @@ class _Supervisor:
         self._directory = directory
         self._main = main
         self._sockets = sockets
-        self._orphans: dict[int, list[int]] = {}
-        """By process id, the sockets it was last told to serve besides its own."""
         self._workers: list[_Worker] = []
         self._due: list[_Due] = []
         self._signals: list[int] = []
@@ -260,14 +268,18 @@ class _Supervisor:
             self._start(due.worker, due.pause_s)
 
     def _hand_over(self) -> None:
-        """Have the workers that serve take the connections of those that do not: late, ended, or still loading."""
-        serving = [worker for worker in self._workers if worker.serves()]
-        orphans = sorted(set(range(len(self._sockets))) - {worker.index for worker in serving})
-        for worker in serving if len(self._sockets) > 1 else ():
-            pid = worker.process.pid or 0
-            if self._orphans.get(pid, []) != orphans:
-                worker.tell(orphans)
-                self._orphans[pid] = orphans
+        """Have the workers that serve take the connections of those that do not: late, ended, or still loading.
+
+        One that cannot load every model accepts none while another can; if none can, each answers for what it has.
+        """
+        ready = [worker for worker in self._workers if worker.answers("ready")]
+        partial = [worker for worker in self._workers if worker.answers("partial")]
+        serving = ready or partial
+        orphans = tuple(sorted(set(range(len(self._sockets))) - {worker.index for worker in serving}))
+        for worker in serving:
+            worker.tell(Duty(True, orphans if len(self._sockets) > 1 else ()))
+        for worker in partial if ready else ():
+            worker.tell(Duty(False))
 
     def _drain(self) -> int:
         """Signal the workers to exit, wait for them, and leave those that do not to be killed, at once on a signal."""

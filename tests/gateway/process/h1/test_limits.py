@@ -57,13 +57,13 @@ def test_a_reader_that_stands_still_is_disconnected(hasty: Live) -> None:
 
 def test_the_socket_of_a_process_that_still_loads_blocks_no_other(hasty: Live) -> None:
     with tcp_socket("127.0.0.1", 0, shared=True) as orphan:
-        hasty.loop.call_soon_threadsafe(hasty.listener.serve_too, [orphan])
+        hasty.loop.call_soon_threadsafe(hasty.listener.serve, [hasty.listener._own, orphan])
         for _ in range(3):
             with socket.create_connection(orphan.getsockname(), timeout=LONG_S) as connection:
                 connection.sendall(GET.replace(b"localhost\r\n", b"localhost\r\nConnection: close\r\n"))
                 assert statuses(everything(connection)) == [200]
             assert hasty.http.get("/t/early").status_code == 200
-        hasty.loop.call_soon_threadsafe(hasty.listener.serve_too, [])
+        hasty.loop.call_soon_threadsafe(hasty.listener.serve, [hasty.listener._own])
         assert hasty.http.get("/t/early").status_code == 200
 
 

@@ -55,10 +55,10 @@ class Listener:
         self._resume()
         self._timer = self._loop.call_later(TICK_S, self._tick)
 
-    def serve_too(self, socks: Sequence[socket.socket]) -> None:
-        """From now on, accept connections of these sockets as well, and of no other but the own."""
+    def serve(self, socks: Sequence[socket.socket]) -> None:
+        """From now on, accept connections of these sockets and of no other, the own one included."""
         self._unlisten()
-        self._socks = [self._own, *socks]
+        self._socks = list(socks)
         if self._paused is None and not self.front.closing:
             self._resume()
 
@@ -159,7 +159,8 @@ class Listener:
         """Accept no more, answer what was accepted, and close; what takes longer than `within_s` is cut."""
         until = self._loop.time() + within_s
         if self._paused is None:
-            self._accept(self._own, BACKLOG)
+            if self._own in self._socks:
+                self._accept(self._own, BACKLOG)
             self._unlisten()
         if self._paused is not None:
             self._paused.cancel()
