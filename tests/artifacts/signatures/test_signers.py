@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from penstock.artifacts.artifact import SIGNATURE, Artifact
 from penstock.artifacts.signatures.bundle import bundle_bytes, signed_bytes
 from penstock.artifacts.signatures.keys import sign_with
 from penstock.artifacts.signatures.signers import Signers, signed_by
+from penstock.artifacts.signatures.state import signature_state
 from penstock.artifacts.signatures.statement import statement_of
 from penstock.errors import ConfigError, IntegrityError, Untrusted
 
@@ -327,6 +329,31 @@ def test_an_artifact_is_verified_with_its_signature_which_is_not_part_of_the_dig
     assert Artifact.open(signed.path).digest == signed.digest
     with pytest.raises(Untrusted, match="it has no signature"):
         signed.verify()
+
+
+@pytest.mark.parametrize("required", [True, False])
+def test_the_state_of_a_signature_says_what_is_known_of_it(signed: Artifact, pair: KeyPair, required: bool) -> None:
+    artifact = signed if required else replace(signed, signers=None)
+    content = artifact.signature_bundle()
+    assert content is not None
+    expected = ("valid", pair.public.name) if required else ("signed", None)
+    found = signature_state(artifact)
+    assert (found.state, found.signer) == expected
+    file, changed = artifact.path / SIGNATURE, json.loads(content)
+    file.write_bytes(signed_by(pair.private, without_passphrase, "m:v1", DIGESTS)[1])
+    assert signature_state(artifact).state == "invalid"  # of other files
+    file.write_bytes(content[:100])
+    assert signature_state(artifact)[:3] == ("invalid", None, None)
+    changed["verificationMaterial"]["publicKey"]["hint"] = "\x1b[31m" + "x" * 200
+    file.write_text(json.dumps(changed))
+    found = signature_state(artifact)
+    assert (found.state, (found.key or "\n").isprintable()) == ("untrusted" if required else "signed", True)
+    assert found.sentence.isprintable()
+    changed["verificationMaterial"] = {"certificate": {"rawBytes": ""}}
+    file.write_text(json.dumps(changed))
+    assert signature_state(artifact).state == "untrusted"
+    file.unlink()
+    assert signature_state(artifact) == ("unsigned", None, None, "")
 
 
 def test_a_signed_artifact_with_another_file_or_a_link_is_refused(signed: Artifact) -> None:

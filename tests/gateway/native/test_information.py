@@ -132,6 +132,7 @@ def test_a_version_shows_its_manifest(http: httpx.Client, registry_path: Path) -
     assert shown["signature"] == artifact.signature.to_json()
     assert shown["metrics"] == {"accuracy": 0.5}
     assert shown["golden_rows"] == 4
+    assert shown["signing"] == {"state": "unsigned", "key": None, "signer": None, "problem": ""}
     assert [variant["name"] for variant in shown["variants"]] == ["onnx-fp32"]
 
 

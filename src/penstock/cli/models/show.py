@@ -89,12 +89,15 @@ def _why(result: SelectionResult, error: ModelLoadError) -> str:
 
 
 def _document(artifact: Artifact, summary: dict[str, Any], results: tuple[SelectionResult, ...]) -> dict[str, Any]:
+    from penstock.artifacts.signatures.state import signature_state
+
     manifest = artifact.manifest
     return {
         **summary,
         "path": artifact.path,
         "manifest": manifest.to_json(),
         "unknown_fields": manifest.unknown_fields,
+        "signing": signature_state(artifact)._asdict(),
         "warnings": [manifest.schema_warning] if manifest.schema_warning else [],
         "choice": [result._asdict() for result in results],
     }
@@ -128,6 +131,8 @@ def _served(check: Check) -> Iterator[tuple[str, object]]:
 
 
 def _facts(artifact: Artifact, aliases: list[str]) -> Iterator[tuple[str, object]]:
+    from penstock.artifacts.signatures.state import signature_state
+
     manifest = artifact.manifest
     yield "model", artifact.ref
     yield "aliases", ", ".join(aliases)
@@ -135,6 +140,7 @@ def _facts(artifact: Artifact, aliases: list[str]) -> Iterator[tuple[str, object
     yield "created", manifest.created_at
     yield "size", size(artifact.size_bytes)
     yield "digest", artifact.digest
+    yield "signature", signature_state(artifact).sentence
     yield "path", artifact.path
     yield "golden samples", _golden(artifact)
     reference = manifest.reference

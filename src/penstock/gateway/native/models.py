@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field
 
 from penstock.artifacts.artifact import Artifact, Variant
+from penstock.artifacts.signatures.state import signature_state
 from penstock.engine.loading.loaded_model import LoadedModel
 from penstock.errors import ConfigError, InvalidInput, ModelNotFound, quoted, worded
 from penstock.formats import is_model_file
@@ -149,6 +150,7 @@ class VersionInfo(WireModel):
     digest: str | None = Field(description="sha256 of the manifest; null for a bare model file.")
     task: str
     signature: SignatureShown
+    signing: dict[str, str | None] | None = Field(default=None, description="Of `model.sig`; null for a bare file.")
     created_at: str | None
     lineage: dict[str, Any]
     training_data: dict[str, Any]
@@ -196,7 +198,8 @@ async def show_version(call: Call) -> Reply:
     if bare is not None:
         return json_reply(_bare_version(bare))
     artifact = await _artifact(call, f"{name}:{version}")
-    return json_reply(_version(artifact, next((model for model in loaded if model.key == artifact.ref), None)))
+    found = next((model for model in loaded if model.key == artifact.ref), None)
+    return json_reply(await asyncio.to_thread(_version, artifact, found))
 
 
 async def card(call: Call) -> Reply:
@@ -358,6 +361,7 @@ def _version(artifact: Artifact, loaded: LoadedModel | None) -> VersionInfo:
         digest=artifact.digest,
         task=manifest.task.kind,
         signature=SignatureShown.model_validate(manifest.signature.to_json()),
+        signing=signature_state(artifact)._asdict(),
         created_at=manifest.created_at,
         lineage=manifest.lineage,
         training_data=manifest.training_data,

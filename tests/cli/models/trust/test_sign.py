@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -47,6 +48,26 @@ def test_an_unsigned_altered_or_otherwise_signed_version_fails(
     done = penstock("models", "sign", published, "--private-key", pair.private)
     assert done.code == 1
     assert "card.md does not match the sha256" in done.err
+
+
+def test_a_version_shows_who_signed_it(
+    penstock: Penstock, published: str, pair: KeyPair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def shown() -> dict[str, Any]:
+        signing: dict[str, Any] = penstock("models", "show", published, "--json").json()["signing"]
+        return signing
+
+    assert shown()["state"] == "unsigned"
+    penstock("models", "sign", published, "--private-key", pair.private)
+    hint = hashlib.sha256(pair.public.read_bytes()).hexdigest()
+    assert shown() == {"state": "signed", "key": hint, "signer": None, "problem": ""}
+    assert f"by the key with the sha256 {hint[:20]}" in "".join(penstock("models", "show", published).out.split("\n"))
+    monkeypatch.setenv("PENSTOCK_REQUIRE_SIGNED", str(pair.public))
+    assert shown() == {"state": "valid", "key": hint, "signer": pair.public.name, "problem": ""}
+    assert f"valid, by {pair.public.name}" in penstock("models", "show", published).out
+    monkeypatch.setenv("PENSTOCK_REQUIRE_SIGNED", str(write_pair(tmp_path, "other").public))
+    assert (shown()["state"], shown()["key"]) == ("untrusted", hint)
+    assert "signed with another key" in shown()["problem"]
 
 
 def test_a_signature_may_lie_elsewhere(penstock: Penstock, published: str, pair: KeyPair, tmp_path: Path) -> None:
