@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Callable, Iterable, Mapping
+from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from pathlib import Path
 from types import TracebackType
@@ -14,6 +16,7 @@ from urllib.parse import quote
 import httpx
 
 from penstock import errors
+from penstock.client.retries import Retries
 from penstock.errors import (
     DeadlineExceeded,
     FieldError,
@@ -56,6 +59,10 @@ class Client:
     InvalidInput with the faulty fields, ModelNotFound, Overloaded and ModelNotReady with `retry_after_s`,
     DeadlineExceeded, InferenceError; ModelNotReady also when no server answers.
 
+    Predictions and questions that are refused with 429 or 503, or whose connection ends, are sent again up to `retries`
+    times within `timeout_s`: not before the server's `Retry-After`, and after a random pause. `retry_budget` is the
+    share of requests that may be sent again; without any left, the error is raised at once. Commands are sent once.
+
     Commands to the server (`load`, `unload`, `set_alias`, …) carry `admin_key`. Without one, for a server on this
     machine, it is the key of the settings, or the one that the server keeps beside the registry of the settings.
     """
@@ -67,12 +74,15 @@ class Client:
         timeout_s: float = 30.0,
         priority: int = 0,
         admin_key: str | None = None,
+        retries: int = 2,
+        retry_budget: float = 0.1,
     ) -> None:
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self.base_url = base_url.rstrip("/")
         self._timeout_s = timeout_s
         self._priority = priority
         self._admin_key = admin_key
+        self._retries = Retries(retries, retry_budget)
         self._http = httpx.Client(base_url=self.base_url, headers=headers, timeout=timeout_s)
 
     def predict(self, model: str | None = None, request: Mapping[str, Any] | None = None, **fields: Any) -> Json:
@@ -156,12 +166,27 @@ class Client:
         self.close()
 
     def _post(self, path: str, *, content_type: str | None = None, **body: Any) -> Json:
-        headers = {"X-Request-Timeout-Ms": f"{self._timeout_s * 1000:.0f}"}
-        if self._priority:
-            headers["X-Penstock-Priority"] = str(self._priority)
+        headers = {"X-Penstock-Priority": str(self._priority)} if self._priority else {}
         if content_type:
             headers["Content-Type"] = content_type
-        return self._checked(self._send("POST", path, headers=headers, **body))
+        return self._repeated("POST", path, headers, **body)
+
+    def _repeated(self, method: str, path: str, headers: Mapping[str, str], **body: Any) -> Json:
+        """The answer to a request that changes nothing, however often it is sent."""
+        until = time.monotonic() + self._timeout_s
+        self._retries.budget.earn()
+        attempt = 0
+        while True:
+            left_s = max(0.001, until - time.monotonic())
+            limits = {"X-Request-Timeout-Ms": f"{max(1.0, left_s * 1000):.0f}"} if method == "POST" else {}
+            try:
+                return self._checked(self._send(method, path, timeout=left_s, headers={**headers, **limits}, **body))
+            except (Overloaded, ModelNotReady) as error:
+                pause_s = self._retries.pause_s(attempt, error.retry_after_s, until - time.monotonic())
+                if pause_s is None:
+                    raise
+            time.sleep(pause_s)
+            attempt += 1
 
     def _command(self, method: str, path: str, body: Json | None = None) -> Json:
         key = self._admin_key
@@ -174,7 +199,7 @@ class Client:
         return self._checked(self._send(method, path, headers=headers, **more))
 
     def _get(self, path: str) -> Json:
-        return self._checked(self._send("GET", path))
+        return self._repeated("GET", path, {})
 
     def _send(self, method: str, path: str, **body: Any) -> httpx.Response:
         try:
@@ -182,7 +207,7 @@ class Client:
         except httpx.TimeoutException:
             raise DeadlineExceeded(f"{self.base_url} did not answer within {self._timeout_s:g} s") from None
         except (httpx.TransportError, httpx.InvalidURL) as error:
-            raise ModelNotReady(f"no server answers at {self.base_url}: {error}") from None
+            raise ModelNotReady(f"no server answers at {self.base_url}: {error}", retry_after_s=0.0) from None
 
     def _checked(self, response: httpx.Response) -> Json:
         if response.is_success:
@@ -273,7 +298,13 @@ def _field_errors(problem: Mapping[str, Any]) -> tuple[FieldError, ...]:
 
 
 def _retry_after(response: httpx.Response) -> float:
+    """The seconds of the header, which may be a number or, from proxies, a date; 1 where there is none."""
+    given = response.headers.get("Retry-After", "")
     try:
-        return float(response.headers["Retry-After"])
-    except (KeyError, ValueError):
+        return max(0.0, float(given))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, parsedate_to_datetime(given).timestamp() - time.time())
+    except ValueError:
         return 1.0

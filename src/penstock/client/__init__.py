@@ -1,0 +1,5 @@
+"""Python client of a Penstock server."""
+
+from penstock.client.client import Client
+
+__all__ = ["Client"]
