@@ -465,5 +465,20 @@ def test_a_version_that_cannot_be_loaded_is_not_ready_and_the_reason_stays_in_th
     assert predict(server) in ("v1.0", "v2.0")
 
 
+def test_a_process_that_lacks_a_version_of_a_route_says_so_until_it_is_served_or_not_meant_to_be(
+    server: Live, registry: Registry, tmp_path: Path
+) -> None:
+    publish_version(registry, tmp_path, "v9.0", broken=True)
+    engine = server.service.engine
+    assert engine.complete
+    registry.routes.set(
+        "vec", {"arms": [{"version": "v1.0", "weight": 50}, {"version": "v9.0", "weight": 50}]}, force=True
+    )
+    wait_until(lambda: not engine.complete)
+    assert engine.deployment.traffic.lacking() == ["vec:v9.0"]
+    registry.routes.set("vec", ONE, force=True)
+    wait_until(lambda: engine.complete)
+
+
 def _requests(server: Live, version: str) -> int:
     return int(server.http.get("/stats").json()["models"][f"vec:{version}"]["requests"])

@@ -57,6 +57,7 @@ async def test_a_broken_model_does_not_keep_the_healthy_ones_from_starting(make:
     assert (await service.engine.predict(X, ref="good")).version == "1"
     ready, reasons = service.engine.ready()
     assert not ready
+    assert not service.engine.complete
     assert all(not reason.startswith("good:1") for reason in reasons)
     if "bad" in refs or not refs:
         assert any(reason.startswith("bad:1/onnx-fp32: output 'logits' differs") for reason in reasons) or any(

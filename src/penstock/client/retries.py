@@ -49,7 +49,7 @@ class Retries:
         if not 0.0 <= share <= 1.0:
             raise ConfigError(f"retry_budget={share}: give a share of the requests, from 0 to 1")
         self._most = most
-        self._chance = chance or random.Random()  # noqa: S311  # nosec B311  it spreads load and keeps no secret
+        self._chance = chance or random.Random()  # noqa: S311  it spreads load and keeps no secret
         self.budget = RetryBudget(share)
 
     def pause_s(self, attempt: int, retry_after_s: float, left_s: float) -> float | None:

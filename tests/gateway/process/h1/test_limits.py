@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -65,6 +66,36 @@ def test_the_socket_of_a_process_that_still_loads_blocks_no_other(hasty: Live) -
             assert hasty.http.get("/t/early").status_code == 200
         hasty.loop.call_soon_threadsafe(hasty.listener.serve, [hasty.listener._own])
         assert hasty.http.get("/t/early").status_code == 200
+
+
+def test_a_process_that_leaves_its_connections_accepts_none_and_closes_those_it_has(hasty: Live) -> None:
+    def serve(*socks: socket.socket) -> None:
+        hasty.service.stands_aside = not socks
+        hasty.listener.serve(socks)
+
+    with connection_to(hasty) as before:
+        before.sendall(GET)
+        assert before.recv(4096).startswith(b"HTTP/1.1 200")
+        asyncio.run_coroutine_threadsafe(_called(serve), hasty.loop).result(LONG_S)
+        before.sendall(GET)
+        reply = everything(before)
+        assert statuses(reply) == [200]
+        assert b"connection: close" in reply.lower()
+    with connection_to(hasty) as waiting:
+        waiting.sendall(GET.replace(b"localhost\r\n", b"localhost\r\nConnection: close\r\n"))
+        for _ in range(20):  # turns in which it would be answered
+            asyncio.run_coroutine_threadsafe(_called(lambda: None), hasty.loop).result(LONG_S)
+        waiting.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            waiting.recv(1)
+        waiting.settimeout(LONG_S)
+        asyncio.run_coroutine_threadsafe(_called(serve, hasty.listener._own), hasty.loop).result(LONG_S)
+        assert statuses(everything(waiting)) == [200]
+
+
+async def _called(call: Callable[..., None], *arguments: object) -> None:
+    call(*arguments)
+    await asyncio.sleep(0)  # one turn of the event loop
 
 
 def test_silent_connections_make_room_for_others(tmp_path: Path) -> None:
