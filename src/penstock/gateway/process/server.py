@@ -122,7 +122,10 @@ class Server:
 
     async def _load(self, service: Service) -> None:
         await service.start(self._refs)
-        if self._channel is not None:
+        if self._channel is not None and self._workers is not None:
+            # whoever changes something sees from now on that this process has to follow, and what came before is here
+            await asyncio.to_thread(self._workers.publish, service.figures)
+            await service.reconcile()
             self._channel.loaded(complete=service.engine.complete)
             service.on_models_changed.append(partial(_tell_state, self._channel, service))
         if self._notifier is not None:
