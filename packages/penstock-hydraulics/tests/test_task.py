@@ -16,7 +16,7 @@ from penstock.registry.registry import Registry
 from penstock.tensors import Signature
 from penstock_hydraulics.diagnosis.schemas import PredictionRequest
 from penstock_hydraulics.fleet.fleet import Equipment
-from penstock_hydraulics.machine.states import ANOMALIES
+from penstock_hydraulics.machine.states import ANOMALIES, HEAD_OF_KIND
 from penstock_hydraulics.machine.templates import TEMPLATES
 from penstock_hydraulics.machine.topology import Component, Topology
 from penstock_hydraulics.signals.features import Scale, Scales
@@ -77,8 +77,8 @@ def test_a_complete_window_of_the_rig_gets_a_complete_answer(ask):
 
 def test_the_example_of_three_samples_is_answered_by_rules_with_low_coverage(ask):
     answer = ask(PredictionRequest(**HydraulicDiagnostics.example))
-    assert answer.health.score == 1.0
-    assert answer.health.status == "healthy"
+    assert (answer.health.score, answer.health.status, answer.health.basis) == (None, "unknown", "unavailable")
+    assert answer.degradation.rate is None
     assert answer.coverage < 0.01
     assert answer.degradation.basis == "none"
     assert list(answer.anomaly.predictions) == list(ANOMALIES)
@@ -128,8 +128,8 @@ def test_a_state_without_its_sensors_is_not_guessed(ask):
 
 
 def test_thresholds_of_the_manifest_decide_what_is_detected(ask, session):
-    low = HydraulicDiagnostics(task_config(thresholds={"leakage": 1e-6}), SIGNATURE)
-    high = HydraulicDiagnostics(task_config(thresholds={"leakage": 1.0}), SIGNATURE)
+    low = HydraulicDiagnostics(task_config(thresholds={"leakage": 1e-6}, coverage={}), SIGNATURE)
+    high = HydraulicDiagnostics(task_config(thresholds={"leakage": 1.0}, coverage={}), SIGNATURE)
     request = {"sensor_data": readings(RIG), "topology": "zema_rig"}
     assert "leakage" in ask(by=low, **request).anomaly.detected_anomalies
     assert "leakage" not in ask(by=high, **request).anomaly.detected_anomalies
@@ -408,7 +408,7 @@ def test_every_answer_is_written_to_the_history_with_its_version(ask, attached):
     whole, short = (stored.result for stored in attached.fleet.history("rig-8"))
     assert whole.model_version == short.model_version == "1.0"
     assert (whole.trend, short.trend) == ("rig:1", None)
-    assert whole.components.keys() == {part.id for part in RIG.components}
+    assert whole.components.keys() == {part.id for part in RIG.components if part.kind in HEAD_OF_KIND}
     assert len(attached.fleet.recent("rig-8", "rig:1").health) == 1
     assert whole.at_s == pytest.approx(time.time(), abs=30)
 

@@ -15,16 +15,15 @@ from pydantic import BaseModel
 from penstock.errors import InvalidInput, ModelLoadError, quoted
 from penstock.plugin_api import Registry, Signature, Task, parse_config, parse_request
 from penstock_hydraulics.diagnosis.advisories import machine_advisories, sensor_advisories, window_advisories
-from penstock_hydraulics.diagnosis.anomalies import Findings, anomaly_detector
-from penstock_hydraulics.diagnosis.health import ComponentAssessor, cap_health, machine_health, status_of
+from penstock_hydraulics.diagnosis.anomalies import anomaly_detector
+from penstock_hydraulics.diagnosis.conclusion import conclude, make_grounds
+from penstock_hydraulics.diagnosis.health import ComponentAssessor
 from penstock_hydraulics.diagnosis.model_requirements import HydraulicConfig, check_finite, check_signature
 from penstock_hydraulics.diagnosis.out_of_distribution import out_of_distribution_advisory, unusual_windows
 from penstock_hydraulics.diagnosis.request_plans import RequestPlan, RequestPlanCache
 from penstock_hydraulics.diagnosis.rules import NOMINAL, Expectations, Figures, make_rule_set
 from penstock_hydraulics.diagnosis.schemas import (
-    ComponentAnswer,
     DegradationAnswer,
-    Health,
     PredictionRequest,
     PredictionResponse,
 )
@@ -33,6 +32,7 @@ from penstock_hydraulics.fleet.results import Result
 from penstock_hydraulics.machine.templates import TEMPLATES
 from penstock_hydraulics.machine.topology import Component, Topology, parse_topology
 from penstock_hydraulics.signals.coverage import coverage_of
+from penstock_hydraulics.signals.evidence import Evidence
 from penstock_hydraulics.signals.features import (
     STEPS,
     FeatureConfig,
@@ -43,7 +43,7 @@ from penstock_hydraulics.signals.features import (
     repeated,
     statistics_of,
 )
-from penstock_hydraulics.signals.windows import complete, fill_windows, plan_window
+from penstock_hydraulics.signals.windows import complete, fill_windows, measured_names, plan_window, rows_of
 
 if TYPE_CHECKING:
     from penstock_hydraulics.fleet.fleet import Equipment, Fleet
@@ -69,6 +69,8 @@ class Prepared(NamedTuple):
     plan: RequestPlan
     figures: Figures
     warnings: list[str]
+    unusual: bool
+    """Whether the window is out of distribution."""
 
 
 class HydraulicDiagnostics(Task):
@@ -108,6 +110,7 @@ class HydraulicDiagnostics(Task):
         if self.settings.default_topology not in TEMPLATES:
             raise ModelLoadError(f"default_topology: unknown template {self.settings.default_topology!r}")
         check_signature(signature)
+        self._evidence = {name: Evidence(table) for name, table in self.settings.coverage.items()}
         self._plans = RequestPlanCache()
         self._parsed: dict[bytes, Topology] = {}
         self._trends: dict[str, _Trend] = {}
@@ -147,15 +150,19 @@ class HydraulicDiagnostics(Task):
             prepared = request.take()
         plan, warnings = prepared.plan, [*prepared.plan.warnings, *prepared.warnings]
         check_finite(outputs)
-        findings = plan.anomalies(outputs["anomalies"][0].tolist(), prepared.figures)
-        parts, score = self._health(plan, outputs, findings)
+        predicted, components = outputs["anomalies"][0].tolist(), plan.components
+        model = plan.layout is not None
+        assessment = components(outputs["levels"][0], predicted) if model else components.without_model(predicted)
+        findings = plan.anomalies(assessment.anomalies, prepared.figures)
+        health, unknown = conclude(assessment, findings, plan.grounds, plan.topology, unusual=prepared.unusual)
+        warnings += [] if unknown is None else [unknown]
         now_s = time.time() if request.timestamp is None else request.timestamp.timestamp()
         response = PredictionResponse.build(
             equipment_id=request.equipment_id,
-            health=Health.build(score=score, status=status_of(score)),
-            degradation=self._degradation(request.equipment_id, score, now_s, plan),
+            health=health,
+            degradation=self._degradation(request.equipment_id, health.score, now_s, plan),
             anomaly=findings.answer,
-            components=parts,
+            components=assessment.parts,
             coverage=plan.share,
             warnings=warnings,
             unknown_sensors=[*plan.window_plan.unknown],
@@ -169,7 +176,7 @@ class HydraulicDiagnostics(Task):
         return (
             response
             if fleet is None
-            else response.on_complete(_result_recorder(fleet, now_s, self._model if plan.layout is not None else None))
+            else response.on_complete(_result_recorder(fleet, now_s, self._model if model else None))
         )
 
     def coerce(self, value: Any) -> PredictionRequest:
@@ -209,10 +216,11 @@ class HydraulicDiagnostics(Task):
                 violation = limit.violation(float(filled.low[each, row]), float(filled.high[each, row]))
                 if violation is not None:
                     warnings.append(violation)
+            advisory = None
             if each in far and plan.layout is not None:
                 advisory = out_of_distribution_advisory(arrays["statistics"][each], plan.layout, plan.topology)
                 warnings += [] if advisory is None else [advisory]
-            request.keep(Prepared(self, plan, figures[each], warnings))
+            request.keep(Prepared(self, plan, figures[each], warnings, advisory is not None))
         return arrays
 
     def _encode_windows(self, windows: Float, plan: RequestPlan) -> tuple[list[Figures], dict[str, NDArray[Any]]]:
@@ -269,8 +277,11 @@ class HydraulicDiagnostics(Task):
     ) -> RequestPlan:
         settings, config = self.settings, self.features
         window = plan_window(request.sensor_data, request.sampling_rate_hz, topology, config)
-        coverage = coverage_of(topology, [name for name in window.sensors if name not in window.slow])
-        shown = [row for row in range(len(window.rows)) if not {*window.sensors[row : row + 1]} & {*window.slow}]
+        evidence = self._evidence.get(topology.name) if _is_template(topology, (topology.name,)) else None
+        usable = [name for name in window.sensors if name not in window.slow]
+        told = None if evidence is None else evidence.states(measured_names(window, topology, usable))
+        coverage = coverage_of(topology, usable, told)
+        shown = rows_of(window, topology, usable if evidence is None else evidence.sensors.intersection(usable))
         long_enough = window.seconds >= config.min_window_s
         supported = settings.topologies == "any" or _is_template(topology, settings.topologies)
         model = long_enough and supported and bool(shown)
@@ -279,6 +290,9 @@ class HydraulicDiagnostics(Task):
         expectations = self._expectations(None if assumed else topology, equipment)
         rule_set = make_rule_set(topology, window.sensors, expectations, whole=whole)
         detector = anomaly_detector(topology, coverage, rule_set, settings.thresholds, model=model, labelled=labelled)
+        components = ComponentAssessor(topology, coverage)
+        judged = [coverage.components[topology.index[part]] > 0.0 for part, _ in components.with_state]
+        grounds = make_grounds(components.with_state, judged, model=model, measured=told is not None, whole=whole)
         layout = Layout.make(topology, [window.rows[row] for row in shown], self.scales) if model else None
         return RequestPlan(
             window_key=window_key,
@@ -288,12 +302,13 @@ class HydraulicDiagnostics(Task):
             shown=shown,
             usual=layout.mean if layout is not None and self.scales.covers(topology) else None,
             share=round(coverage.of_window(window.seconds, config.window_s, assumed=assumed, model=model), 6),
-            components=ComponentAssessor(topology, coverage),
+            components=components,
+            grounds=grounds,
             anomalies=detector,
             warnings=(
                 *machine_advisories(topology, assumed, supported, labelled or not model),
                 *window_advisories(window, config, long_enough),
-                *sensor_advisories(coverage, window.slow, detector.unavailable),
+                *sensor_advisories(coverage, window.slow, grounds.missing, detector.unavailable),
                 *window.warnings,
             ),
             equipment=equipment,
@@ -315,28 +330,16 @@ class HydraulicDiagnostics(Task):
 
     # After the model ran
 
-    def _health(
-        self, plan: RequestPlan, outputs: Mapping[str, NDArray[Any]], findings: Findings
-    ) -> tuple[list[ComponentAnswer], float]:
-        if plan.layout is None:
-            parts, score = plan.components.without_model(), 1.0
-        else:
-            parts = plan.components(outputs["levels"][0], outputs["component_health"][0])
-            score = machine_health(parts, float(outputs["health"][0]))
-        for rule, component_id in findings.fired.values():
-            part = parts[plan.topology.index[component_id]]
-            part.health = round(cap_health(1.0 if part.health is None else part.health, rule), 6)
-            score = cap_health(score, rule)
-        return parts, round(min(1.0, max(0.0, score)), 6)
-
-    def _degradation(self, equipment_id: str, score: float, now_s: float, plan: RequestPlan) -> DegradationAnswer:
+    def _degradation(
+        self, equipment_id: str, score: float | None, now_s: float, plan: RequestPlan
+    ) -> DegradationAnswer:
         """From the trend of the stored results including this one, or from this one alone."""
-        trend = self._trend(equipment_id, score, now_s, plan)
+        trend = None if score is None else self._trend(equipment_id, score, now_s, plan)
         if trend is None or trend.rate is None or trend.basis != "history":
             return DegradationAnswer.build(
-                rate=round(1.0 - score, 6),
+                rate=None if score is None else round(1.0 - score, 6),
                 time_to_failure_hours=None,
-                basis="none" if plan.layout is None else "nominal",
+                basis="none" if score is None or plan.layout is None else "nominal",
                 rate_interval=None,
                 time_to_failure_interval_hours=None,
             )

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from penstock_hydraulics.diagnosis.health import ComponentAssessor, cap_health, machine_health, status_of
-from penstock_hydraulics.machine.states import HEAD_OF_KIND, HEADS, LEVELS, equipment_health
+from penstock_hydraulics.machine.states import ANOMALIES, HEAD_OF_KIND, HEADS, LEVELS, equipment_health
 from penstock_hydraulics.machine.templates import TEMPLATES
 from penstock_hydraulics.signals.coverage import coverage_of
+from penstock_hydraulics.signals.evidence import StateEvidence
 
 RIG = TEMPLATES["zema_rig"]
 ALL = coverage_of(RIG, RIG.expected_sensors)
@@ -21,7 +22,7 @@ def levels_with(**chosen):
 
 
 def assessed(levels, coverage=ALL):
-    return ComponentAssessor(RIG, coverage)(levels, np.full(8, 0.9, np.float32))
+    return ComponentAssessor(RIG, coverage)(levels, [0.0] * len(ANOMALIES)).parts
 
 
 def part(parts, component_id):
@@ -46,17 +47,44 @@ def test_health_is_one_minus_the_expected_level():
     assert part(assessed(levels), "pump_main").health == pytest.approx(1 - (0.5 * 0.5 + 0.3))
 
 
-def test_a_kind_without_states_has_the_health_output_of_the_model():
+def test_a_kind_without_states_has_no_health_of_the_model():
     answer = part(assessed(levels_with()), "filter_main")
-    assert answer.state is None
-    assert answer.health == pytest.approx(0.9)
+    assert (answer.state, answer.health) == (None, None)
 
 
 def test_a_component_without_evidence_has_no_health():
     parts = assessed(levels_with(), coverage_of(RIG, ("vibration_pump_main",)))
     assert all(each.health is None and each.state is None and each.coverage == 0 for each in parts)
-    assert machine_health(parts, 0.4) == 0.4
-    assert [each.health for each in ComponentAssessor(RIG, ALL).without_model()] == [None] * 8
+    assert machine_health(parts) is None
+    assert [each.health for each in ComponentAssessor(RIG, ALL).without_model([0.0]).parts] == [None] * 8
+
+
+def test_the_evidence_softens_states_and_the_faults_that_they_show():
+    told = {head.name: StateEvidence(2.0, 0.5, 1.0, 1.0) for head in HEADS}
+    levels = levels_with()
+    levels[:, HEAD_OF_KIND["directional_valve"].columns] = (0.04, 0.0, 0.64, 0.32)
+    found = ComponentAssessor(RIG, coverage_of(RIG, RIG.expected_sensors, told))(levels, [0.5] * len(ANOMALIES))
+    roots = np.sqrt([0.04, 0.0, 0.64, 0.32])
+    state = part(found.parts, "valve_main").state
+    assert list(state.probabilities.values()) == pytest.approx((roots / roots.sum()).tolist(), abs=1e-6)
+    assert state.level == 80
+    assert found.anomalies[ANOMALIES.index("valve_stiction")] == pytest.approx(1 - roots[0] / roots.sum())
+    assert found.anomalies[ANOMALIES.index("leakage")] == 0.0
+    assert found.anomalies[ANOMALIES.index("cavitation")] == 0.5
+    assert found.faulty
+
+
+def test_of_several_components_the_worst_shows_the_fault():
+    topology = TEMPLATES["excavator"]
+    levels = np.zeros((len(topology.components), LEVELS), np.float32)
+    levels[:, [head.start for head in HEADS]] = 1.0
+    valves = [place for place, each in enumerate(topology.components) if each.kind == "directional_valve"]
+    valve = HEAD_OF_KIND["directional_valve"]
+    for share, place in zip((0.2, 0.9), (valves[0], valves[-1]), strict=True):
+        levels[place, valve.columns] = (1 - share, 0, 0, share)
+    assessor = ComponentAssessor(topology, coverage_of(topology, topology.expected_sensors))
+    found = assessor(levels, [0.0] * len(ANOMALIES))
+    assert found.anomalies[ANOMALIES.index("valve_stiction")] == pytest.approx(0.9)
 
 
 @pytest.mark.parametrize(
@@ -72,7 +100,7 @@ def test_a_component_without_evidence_has_no_health():
 )
 def test_machine_health_is_half_the_worst_and_half_the_mean_component(faults, score, status):
     parts = assessed(levels_with(**faults))
-    found = machine_health(parts, 0.0)
+    found = machine_health(parts)
     stated = np.array([each.health for each in parts if each.state], np.float32)
     assert found == pytest.approx(equipment_health(stated), abs=1e-6)
     assert found == pytest.approx(score, abs=0.005)

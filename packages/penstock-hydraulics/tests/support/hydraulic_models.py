@@ -14,6 +14,8 @@ from penstock.artifacts.artifact import TaskEntry, VariantSource, write_artifact
 from penstock.registry.registry import Registry
 from penstock.tensors import Signature, TensorSpec
 from penstock_hydraulics.machine.states import ANOMALIES, HEADS, LEVELS
+from penstock_hydraulics.machine.templates import TEMPLATES
+from penstock_hydraulics.signals.coverage import EVIDENCE
 from penstock_hydraulics.signals.features import CHANNELS, STATISTICS, STEPS, Scales
 
 C = len(CHANNELS)
@@ -97,8 +99,23 @@ def hydraulic_model(path: Path, seed: int = 0) -> Path:
     return path
 
 
+def coverage_of_the_rig() -> dict[str, Any]:
+    """A coverage table by which every sensor of `EVIDENCE` tells its state alone."""
+    rig = TEMPLATES["zema_rig"]
+    names = [*rig.expected_sensors]
+    kinds = {name: (rig.components[node].kind, quantity) for name in names for node, quantity in (rig.sensor(name),)}
+    tells = {name: [state for state, evidence in EVIDENCE.items() if kinds[name] in evidence] for name in names}
+    sets = [([place], tells[name]) for place, name in enumerate(names)]
+    sets.append(([*range(len(names))], [*EVIDENCE]))
+    documents = [{"sensors": own, "states": {name: [1.0, 0.5, 1.0, 1.0] for name in told}} for own, told in sets]
+    fast = {f"flow_{part}": f"flow_{part}@1hz" for part in ("pump_main", "circ_pump")}
+    slow = [fast.get(name, name) for name in names]
+    more = [each | {"sensors": [place + len(names) for place in each["sensors"]]} for each in documents]
+    return {"zema_rig": {"sensors": [*names, *slow], "sets": [*documents, *more]}}
+
+
 def task_config(**more: Any) -> dict[str, Any]:
-    return {"scales": Scales({}, {}).to_mapping(), **more}
+    return {"scales": Scales({}, {}).to_mapping(), "coverage": coverage_of_the_rig(), **more}
 
 
 def hydraulic_registry(root: Path, database_url: str | None = None, **config: Any) -> Path:

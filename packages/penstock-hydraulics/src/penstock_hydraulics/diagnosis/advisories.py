@@ -30,22 +30,27 @@ def window_advisories(plan: WindowPlan, config: FeatureConfig, long_enough: bool
     if not long_enough:
         return [
             f"the window is {plan.seconds:g} s, the model needs {config.min_window_s:g} to {config.window_s:g} s;"
-            " the answer comes from rules alone, and health only means that no rule fires"
+            " the answer comes from rules alone"
         ]
     if plan.seconds < config.window_s - 1.0:
         return [f"the window is {plan.seconds:g} s of a work cycle of {config.window_s:g} s; the rest is filled in"]
     return []
 
 
-def sensor_advisories(coverage: Coverage, slow: tuple[str, ...], unavailable: tuple[str, ...]) -> list[str]:
-    """Missing sensors, sensors too slow for the model, and faults that cannot be judged."""
+def sensor_advisories(
+    coverage: Coverage, slow: tuple[str, ...], states: Sequence[str], faults: Sequence[str]
+) -> list[str]:
+    """Missing sensors with the states and faults that are not judged, and sensors too slow for the model."""
     warnings = []
+    unjudged = "; ".join(", ".join(each) for each in (states, faults) if each)
     if missing := [name for name in coverage.missing if name not in slow]:
-        warnings.append(f"missing sensors: {_join_names(missing)}")
+        warnings.append(f"missing sensors: {_join_names(missing)}" + (f"; not judged: {unjudged}" if unjudged else ""))
+    elif states:
+        warnings.append(f"not judged, no evidence in these readings: {unjudged}")
+    elif faults:
+        warnings.append(f"not judged, nominal values or labels are missing: {unjudged}")
     if slow:
         warnings.append(f"sampled below 1 Hz, used by rules only: {_join_names(slow)}")
-    if unavailable:
-        warnings.append(f"not judged, sensors, nominal values or labels are missing: {', '.join(unavailable)}")
     return warnings
 
 

@@ -72,6 +72,7 @@ def anomaly_detector(
     labelled: bool,
 ) -> AnomalyDetector:
     """`model`: the model runs; `labelled`: it was trained on recordings of this topology, not on simulations."""
+    told = coverage.told or {}
     seen = {
         part.kind for part, share in zip(topology.components, coverage.components, strict=True) if model and share > 0
     }
@@ -82,4 +83,5 @@ def anomaly_detector(
     ]
     judged = {name for _, name, _ in learned} | rule_set.anomalies
     each = {name: float(thresholds.get(name, THRESHOLD)) for name in ANOMALIES}
+    each |= {one.anomaly: told[one.head.name].threshold for one in SUPERVISED if one.head.name in told}
     return AnomalyDetector(tuple(learned), rule_set, each, tuple(name for name in ANOMALIES if name not in judged))

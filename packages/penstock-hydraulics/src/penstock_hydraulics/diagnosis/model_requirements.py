@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from penstock.errors import ModelLoadError, OutOfRange
 from penstock.plugin_api import Signature
+from penstock_hydraulics.signals.evidence import EvidenceTable
 from penstock_hydraulics.signals.features import INPUTS
 
 OUTPUTS: Final = ("levels", "component_health", "health", "degradation", "anomalies")
@@ -24,7 +25,8 @@ class HydraulicConfig(BaseModel):
 
     `topologies` are the supported topologies; `states` is `supervised` (trained on recordings) or `simulated`, for all
     or by template. `thresholds` are probabilities at 1 % false alarms, `nominal` healthy means by template and sensor,
-    `default_topology` is assumed for requests without a topology from unregistered machines.
+    `default_topology` is assumed for requests without a topology from unregistered machines. `coverage` is the measured
+    table of which sensors tell which state, by template.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -34,6 +36,7 @@ class HydraulicConfig(BaseModel):
     states: str | dict[str, str] = Field(default_factory=lambda: {"zema_rig": "supervised"})
     thresholds: dict[str, float] = Field(default_factory=dict)
     nominal: dict[str, dict[str, float]] = Field(default_factory=dict)
+    coverage: dict[str, EvidenceTable] = Field(default_factory=dict)
     default_topology: str = "zema_rig"
     min_window_s: float = 30.0
 

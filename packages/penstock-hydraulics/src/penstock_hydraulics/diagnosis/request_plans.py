@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from penstock_hydraulics.diagnosis.anomalies import AnomalyDetector
+from penstock_hydraulics.diagnosis.conclusion import Grounds
 from penstock_hydraulics.diagnosis.health import ComponentAssessor
 from penstock_hydraulics.machine.topology import Topology
 from penstock_hydraulics.signals.features import Float, Layout
@@ -36,6 +37,7 @@ class RequestPlan:
     share: float
     """Coverage of the answer."""
     components: ComponentAssessor
+    grounds: Grounds
     anomalies: AnomalyDetector
     warnings: tuple[str, ...]
     equipment: Any

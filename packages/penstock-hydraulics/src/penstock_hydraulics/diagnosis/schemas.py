@@ -126,7 +126,8 @@ AnomalyName: TypeAlias = Literal[
     "valve_stiction",
 ]
 Basis: TypeAlias = Literal["supervised", "proxy", "rule", "unavailable"]
-Status: TypeAlias = Literal["healthy", "warning", "critical"]
+Status: TypeAlias = Literal["healthy", "warning", "critical", "unknown"]
+HealthBasis: TypeAlias = Literal["measured", "partial", "unmeasured", "rules", "unavailable"]
 
 assert AnomalyName.__args__ == ANOMALIES  # type: ignore[attr-defined]
 
@@ -244,20 +245,27 @@ class _Answer(BaseModel):
 class Health(_Answer):
     """Health of the machine."""
 
-    score: float = Field(description="1 as new, 0 failed.")
-    status: Status = Field(description="healthy from 0.7, warning from 0.5, else critical.")
+    score: float | None = Field(description="1 as new, 0 failed; null without a state of every component or a fault.")
+    status: Status = Field(
+        description="healthy from 0.7 without a fault, warning from 0.5, else critical; unknown without a fault and"
+        " without evidence of every component that can fail."
+    )
+    basis: HealthBasis = Field(
+        description="measured: states of all components that can fail, from sensors shown to tell them; partial: of"
+        " some of them; unmeasured: states whose accuracy was not measured; rules: rules alone; unavailable: nothing."
+    )
 
 
 class DegradationAnswer(_Answer):
     """Degradation of the machine."""
 
-    rate: float = Field(description="0 to 1; 1 is the loss of all health in 100 h.")
+    rate: float | None = Field(description="0 to 1; 1 is the loss of all health in 100 h; null if health has no score.")
     time_to_failure_hours: float | None = Field(
         description="Hours until health is 0.3 at this rate; null without a trend."
     )
     basis: Literal["history", "nominal", "none"] = Field(
         description="history: the trend of stored results; nominal: no trend, rate is 1 - health;"
-        " none: no model output, rate is the loss of health from rules alone."
+        " none: no score, or the loss of health from rules alone."
     )
     rate_interval: tuple[float, float] | None = Field(default=None, description="95 % interval of rate.")
     time_to_failure_interval_hours: tuple[float, float | None] | None = Field(
@@ -295,7 +303,10 @@ class ComponentAnswer(_Answer):
     type: str
     health: float | None = Field(description="1 as new, 0 failed; null without evidence.")
     state: StateAnswer | None = Field(description="null for kinds without states, or without evidence.")
-    coverage: float = Field(description="Share of the sensors relevant to this component's state that were sent.")
+    coverage: float = Field(
+        description="Share of recorded cycles on which these sensors give a sure answer to this component's state, 0 if"
+        " they do not tell it; the share of relevant sensors that were sent if that was not measured."
+    )
 
 
 class _Diagnosis(_Answer):

@@ -8,6 +8,7 @@ from typing import Final, TypeAlias
 
 from penstock_hydraulics.machine.states import HEAD_OF_KIND
 from penstock_hydraulics.machine.topology import Component, Topology
+from penstock_hydraulics.signals.evidence import States
 
 EVIDENCE: Final[Mapping[str, frozenset[tuple[str, str]]]] = {
     "cooler_condition": frozenset(
@@ -29,8 +30,8 @@ EVIDENCE: Final[Mapping[str, frozenset[tuple[str, str]]]] = {
         {("pump", "pressure"), ("pump", "power"), ("pump", "flow"), ("accumulator", "pressure")}
     ),
 }
-"""Evidence of each state as (kind of component, quantity): the sensors of the recordings that predict its level alone
-(macro-F1 of at least 0.8 on held-out runs), and the component's own sensors."""
+"""Evidence of each state without measured coverage, as (kind of component, quantity): the sensors of the recordings
+that predict its level alone (macro-F1 of at least 0.8 on held-out runs), and the component's own sensors."""
 
 _Sensor: TypeAlias = tuple[str, int, str]
 """Name, component index and quantity."""
@@ -39,6 +40,8 @@ ASSUMED: Final = 0.5
 """Factor for an unregistered machine without a topology: its circuit is only assumed from the sensor names."""
 RULES_ONLY: Final = 0.25
 """Factor for an answer from rules alone, which use a small part of the model's evidence."""
+UNMEASURED: Final = 0.25
+"""Factor for a model and circuit without measured coverage."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,38 +51,47 @@ class Coverage:
     sensors: float
     """Share of the expected sensors that are present."""
     components: tuple[float, ...]
-    """Per component: share of its evidence sensors that are present."""
+    """Per component with a state: the measured share of cycles with a sure answer, 0 if its state is not told; without
+    measurements, and for components without a state: the share of its evidence sensors that are present."""
     missing: tuple[str, ...]
     """Expected sensors that are absent."""
+    told: States | None = None
+    """The states that the sensors were measured to tell; None without measurements."""
 
     def of_window(self, seconds: float, window_s: float, *, assumed: bool, model: bool) -> float:
-        """0 to 1 for a window of this length; lower for `assumed` topologies and for answers without the model."""
-        share = self.sensors * min(1.0, seconds / window_s)
-        return share * (ASSUMED if assumed else 1.0) * (1.0 if model else RULES_ONLY)
+        """0 to 1 for a window of this length; lower for `assumed` topologies, without the model or measurements."""
+        share = self.sensors * min(1.0, seconds / window_s) * (ASSUMED if assumed else 1.0)
+        if not model:
+            return share * RULES_ONLY
+        return share * (UNMEASURED if self.told is None else 1.0)
 
 
-def coverage_of(topology: Topology, sensors: Collection[str]) -> Coverage:
-    """Every one of `sensors` belongs to the topology, expected or not."""
+def coverage_of(topology: Topology, sensors: Collection[str], told: States | None = None) -> Coverage:
+    """Every one of `sensors` belongs to the topology, expected or not; `told` are the states they tell, if known."""
     present = frozenset(sensors)
     expected = topology.expected_sensors
     missing = tuple(name for name in expected if name not in present)
     known = [
         (name, *place) for name in dict.fromkeys((*expected, *sorted(present))) if (place := topology.sensor(name))
     ]
-    components = tuple(_component(topology, component, present, known) for component in topology.components)
+    components = tuple(_component(topology, component, present, known, told) for component in topology.components)
     if expected:
         share = 1.0 - len(missing) / len(expected)
     else:  # a topology without expected sensors: count components
         seen = {place[0] for name in present if (place := topology.sensor(name))}
         share = len(seen) / len(topology.components)
-    return Coverage(share, components, missing)
+    return Coverage(share, components, missing, told)
 
 
-def _component(topology: Topology, component: Component, present: Collection[str], known: Iterable[_Sensor]) -> float:
-    evidence_sensors = _evidence_sensors(topology, component, known)
-    return (
-        round(sum(name in present for name in evidence_sensors) / len(evidence_sensors), 4) if evidence_sensors else 0.0
-    )
+def _component(
+    topology: Topology, component: Component, present: Collection[str], known: Iterable[_Sensor], told: States | None
+) -> float:
+    head = HEAD_OF_KIND.get(component.kind)
+    if head is not None and told is not None:
+        return round(told[head.name].sure, 4) if head.name in told else 0.0
+    sensors = _evidence_sensors(topology, component, known)
+    share = sum(name in present for name in sensors) / len(sensors) if sensors else 0.0
+    return round(share * (UNMEASURED if head is not None else 1.0), 4)
 
 
 def _evidence_sensors(topology: Topology, component: Component, known: Iterable[_Sensor]) -> list[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple, TypeAlias
 
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from penstock.errors import InvalidInput, printable
 from penstock_hydraulics.machine.topology import QUANTITIES, Topology
+from penstock_hydraulics.signals.evidence import MEANS
 from penstock_hydraulics.signals.features import FeatureConfig, Row
 
 Float: TypeAlias = NDArray[np.float32]
@@ -84,6 +85,21 @@ class WindowPlan:
     """Names with a sampling rate but without readings."""
     slow: tuple[str, ...]
     """Sensors sampled below 1 Hz whose quantity changes within a cycle (all but temperatures)."""
+
+
+def rows_of(plan: WindowPlan, topology: Topology, sensors: Collection[str]) -> list[int]:
+    """The indices of the rows of `sensors`, with the extremes of their flows."""
+    places = {topology.sensor(name) for name in sensors}
+    bases = [(node, channel.removesuffix("_max").removesuffix("_min")) for node, channel in plan.rows]
+    return [row for row, place in enumerate(bases) if place in places]
+
+
+def measured_names(plan: WindowPlan, topology: Topology, sensors: Collection[str]) -> list[str]:
+    """The names of `sensors` in a table of evidence, where a flow without extremes has another name."""
+    extremes = {node for node, channel in plan.rows if channel == "flow_max"}
+    places = {name: topology.sensor(name) for name in sensors}
+    slow = {name for name, place in places.items() if place and place[1] == "flow" and place[0] not in extremes}
+    return [name + MEANS if name in slow else name for name in sensors]
 
 
 class Filled(NamedTuple):

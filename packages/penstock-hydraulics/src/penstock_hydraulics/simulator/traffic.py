@@ -152,4 +152,5 @@ def _line(number: int, answer: Mapping[str, Any], labels: Labels) -> str:
         raise PenstockError(
             "the server's default model is not a hydraulics model; run `penstock serve hydraulics`"
         ) from None
-    return f"{number:4d}  simulated {labels.health:.2f}  answered {score:.2f} {status:8s}  anomalies: {found}"
+    shown = "   -" if score is None else f"{score:.2f}"
+    return f"{number:4d}  simulated {labels.health:.2f}  answered {shown} {status:8s}  anomalies: {found}"

@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -6,13 +7,16 @@ from synthetic_recordings import synthetic_recordings
 
 from penstock import Registry
 from penstock.errors import InvalidInput
+from penstock_hydraulics.learning.data.recordings import SENSORS
 from penstock_hydraulics.learning.evaluation import summary
-from penstock_hydraulics.learning.evaluation.cross_validation import ALL, GROUPED, OutOfFold
+from penstock_hydraulics.learning.evaluation.cross_validation import ALL, GROUPED, OutOfFold, coverage_sets
 from penstock_hydraulics.learning.models.gnn import Architecture
+from penstock_hydraulics.learning.publishing.measured_coverage import measured_coverage
 from penstock_hydraulics.learning.publishing.publish import golden_inputs, publish, versions_of
 from penstock_hydraulics.learning.training.config import TrainingConfig
 from penstock_hydraulics.learning.training.network import network
 from penstock_hydraulics.machine.states import HEADS, LEVELS
+from penstock_hydraulics.signals.evidence import Evidence, EvidenceTable
 from penstock_hydraulics.signals.features import INPUTS, Scales
 
 RECORDINGS = synthetic_recordings(runs=24)
@@ -20,6 +24,11 @@ CONFIG = TrainingConfig(epochs=1, validation=0.0, architecture=Architecture(widt
 
 
 def answers(name, wrong_runs):
+    found = {ALL: levels(wrong_runs)} | dict.fromkeys(coverage_sets(), levels([]))
+    return OutOfFold(name, GROUPED, found, RECORDINGS.runs % 3, 3.0)
+
+
+def levels(wrong_runs):
     found = np.full((len(RECORDINGS), LEVELS), 0.01)
     wrong = np.isin(RECORDINGS.runs, wrong_runs)
     for place, head in enumerate(HEADS):
@@ -27,7 +36,7 @@ def answers(name, wrong_runs):
         answer = (RECORDINGS.labels[:, place] + wrong) % count
         found[:, head.columns] = 0.03 / (count - 1)
         found[np.arange(len(found)), head.start + answer] = 0.97
-    return OutOfFold(name, GROUPED, {ALL: found}, RECORDINGS.runs % 3, 3.0)
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +78,29 @@ def test_the_manifest_carries_scales_thresholds_metrics_and_the_licence_of_the_d
         }
         assert manifest.training_data["doi"] == "10.24432/C5CW21"
         assert manifest.training_data["licence"] == "CC BY 4.0"
+
+
+def test_the_manifest_carries_what_the_evaluation_and_the_model_itself_tell(published, figures):
+    evaluated = EvidenceTable.model_validate(figures["coverage"]["extra_trees"]["zema_rig"])
+    assert all(one.states.keys() == {head.name for head in HEADS} for one in evaluated.sets)
+    untrained, trees = published[0]
+    told = {}
+    for artifact in (untrained, trees):
+        table = EvidenceTable.model_validate(artifact.manifest.task.config["coverage"]["zema_rig"])
+        assert [one.sensors for one in table.sets] == [one.sensors for one in evaluated.sets]
+        told[artifact.version] = sum(len(one.states) for one in table.sets)
+        assert "## Coverage" in artifact.card_text()
+    assert told["v1.0"] == 0  # one epoch tells nothing, whatever the evaluation says
+    evidence = Evidence(EvidenceTable.model_validate(trees.manifest.task.config["coverage"]["zema_rig"]))
+    assert "valve_condition" not in evidence.states({"vibration_pump_main"})
+    assert evidence.states({*SENSORS.values()})
+
+
+def test_an_evaluation_without_coverage_gives_a_model_without_it(figures):
+    said = []
+    found = measured_coverage({}, "network", Path("no.onnx"), Scales({}, {}), RECORDINGS, said.append)
+    assert found is None
+    assert "evaluate it again" in said[0]
 
 
 def test_the_card_attributes_the_data_and_shows_every_model(published, figures):

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from penstock.errors import InvalidInput
 from penstock_hydraulics.machine.states import HEADS, Head
 from penstock_hydraulics.machine.templates import TEMPLATES
+from penstock_hydraulics.signals.evidence import MEANS
 from penstock_hydraulics.signals.features import STEPS, Float, Row
 
 Integers = NDArray[np.int64]
@@ -101,13 +102,18 @@ class Recordings:
 
 
 def rows_of(sensors: tuple[str, ...]) -> NDArray[np.bool_]:
-    """[ROWS] The rows of these sensors, including extremes of flows; raises `InvalidInput` for an unknown name."""
-    places = {name: RIG.sensor(name) for name in sensors}
-    unknown = sorted(name for name, place in places.items() if name not in SENSORS.values() or place is None)
-    if unknown:
+    """[ROWS] The rows of these sensors; a flow has its extremes unless its name ends with `MEANS`.
+
+    Raises `InvalidInput` for an unknown name.
+    """
+    names = [name.removesuffix(MEANS) for name in sensors]
+    if unknown := sorted({*names} - {*SENSORS.values()}):
         raise InvalidInput(f"{unknown[0]}: unknown sensor; the recordings have {', '.join(SENSORS.values())}")
-    known = set(places.values())
-    return np.array([(row[0], row[1].removesuffix("_max").removesuffix("_min")) in known for row in ROWS])
+    known = {RIG.sensor(name) for name in names}
+    fast = {RIG.sensor(name) for name in sensors if not name.endswith(MEANS)}
+    return np.array(
+        [row in known or (row[0], row[1].removesuffix("_max").removesuffix("_min")) in fast for row in ROWS]
+    )
 
 
 def load(path: Path) -> Recordings:

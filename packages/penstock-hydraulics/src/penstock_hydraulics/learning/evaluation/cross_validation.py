@@ -8,9 +8,10 @@ from __future__ import annotations
 import os
 import time
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
+from itertools import combinations
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,6 +23,7 @@ from penstock_hydraulics.learning.data.recordings import SENSORS, Recordings
 from penstock_hydraulics.learning.data.splits import Fold, leave_one_level_out, random_folds, run_grouped_folds
 from penstock_hydraulics.learning.models.baselines import FEW_SENSORS, SOME_SENSORS, Learner
 from penstock_hydraulics.machine.states import HEADS, LEVELS
+from penstock_hydraulics.signals.evidence import MEANS
 
 RANDOM: Final = "random"
 GROUPED: Final = "run_grouped"
@@ -38,6 +40,8 @@ DRAWS: Final = 3
 """Number of random sensor sets per size."""
 KEPT: Final = (12, 10, 8, 6, 4, 2)
 ANSWERS: Final = "answers"
+_COOLING: Final = ("_tank", "_circ_pump", "_filter_main", "_cooler_main")
+"""Components of the cooling circuit."""
 
 Echo = Callable[[str], None]
 SensorSets = Mapping[str, tuple[str, ...]]
@@ -71,14 +75,24 @@ class OutOfFold:
 
 
 def protocols(
-    recordings: Recordings, *, random: int = 3, grouped: int = 5, leave_cooler: bool = True, seed: int = 0
+    recordings: Recordings,
+    *,
+    random: int = 3,
+    grouped: int = 5,
+    leave_cooler: bool = True,
+    seed: int = 0,
+    coverage: bool = True,
 ) -> list[Protocol]:
-    """The protocols with more than 0 folds; only the run-grouped one covers missing sensors."""
+    """The protocols with more than 0 folds; only the run-grouped one covers missing sensors.
+
+    `coverage` adds the sensor sets of the coverage table.
+    """
     whole = {ALL: tuple(SENSORS.values())}
     found = []
     if grouped:
         folds = run_grouped_folds(recordings.runs, grouped, seed)
-        found.append(Protocol(GROUPED, tuple(folds), whole | sensor_sets(seed)))
+        sets = whole | sensor_sets(seed) | (coverage_sets() if coverage else {})
+        found.append(Protocol(GROUPED, tuple(folds), sets))
     if leave_cooler:
         names = tuple(f"{level:g}" for level in HEADS[0].levels)
         found.append(Protocol(COOLER, tuple(leave_one_level_out(recordings.labels[:, 0], names)), whole))
@@ -97,6 +111,44 @@ def sensor_sets(seed: int = 0) -> dict[str, tuple[str, ...]]:
             chosen = sorted(rng.choice(len(names), count, replace=False).tolist())
             found[f"{count}_{draw}"] = tuple(names[place] for place in chosen)
     return found
+
+
+def coverage_sets() -> dict[str, tuple[str, ...]]:
+    """The sensor sets of the coverage table by key, those with a flow twice: with its extremes, and at 1 Hz without."""
+    found = {}
+    for sensors in MEASURED_SETS:
+        for variant in (sensors, at_1hz(sensors)):
+            found["+".join(variant)] = variant
+    return found
+
+
+def at_1hz(sensors: Sequence[str]) -> tuple[str, ...]:
+    """The same sensors, with flows without extremes."""
+    return tuple(name + MEANS if name.startswith("flow_") else name for name in sensors)
+
+
+def _measured_sets() -> tuple[tuple[str, ...], ...]:
+    """Every sensor, every pair, and the usual sets, each in the order of `SENSORS`.
+
+    Usual are: the sets of the figures, one or two quantities, all but one quantity, one circuit, all but one sensor.
+    """
+    names = tuple(SENSORS.values())
+    quantities = tuple(dict.fromkeys(name.partition("_")[0] for name in names))
+    kept = [*combinations(quantities, 1), *combinations(quantities, 2), *combinations(quantities, len(quantities) - 1)]
+    usual = [
+        FEW_SENSORS,
+        SOME_SENSORS,
+        *([name for name in names if name.partition("_")[0] in chosen] for chosen in kept),
+        [name for name in names if name.endswith(_COOLING)],
+        [name for name in names if not name.endswith(_COOLING)],
+        *combinations(names, len(names) - 1),
+        names,
+    ]
+    ordered = (tuple(name for name in names if name in chosen) for chosen in usual)
+    return tuple(dict.fromkeys((*combinations(names, 1), *combinations(names, 2), *ordered)))
+
+
+MEASURED_SETS: Final = _measured_sets()
 
 
 def measure(

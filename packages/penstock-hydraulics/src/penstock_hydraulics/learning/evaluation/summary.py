@@ -12,7 +12,17 @@ from numpy.typing import NDArray
 from penstock_hydraulics.learning import metrics
 from penstock_hydraulics.learning.data.recordings import Recordings
 from penstock_hydraulics.learning.evaluation.calibration import Calibration, calibrate, cross_fitted, tempered
-from penstock_hydraulics.learning.evaluation.cross_validation import ALL, COOLER, FEW, GROUPED, KEPT, SOME, OutOfFold
+from penstock_hydraulics.learning.evaluation.coverage import Table, coverage_table
+from penstock_hydraulics.learning.evaluation.cross_validation import (
+    ALL,
+    COOLER,
+    FEW,
+    GROUPED,
+    KEPT,
+    SOME,
+    OutOfFold,
+    coverage_sets,
+)
 from penstock_hydraulics.learning.metrics import Interval
 from penstock_hydraulics.machine.states import HEADS, SUPERVISED
 
@@ -147,6 +157,20 @@ def sensor_curve(answers: OutOfFold, recordings: Recordings) -> dict[str, dict[s
     }
 
 
+def coverage_of(answers: OutOfFold, recordings: Recordings, found: Sequence[Calibration]) -> Table:
+    """The coverage table from the answers as served to held-out settled runs."""
+    mask = measured_on(answers, recordings)["settled"]
+    temperatures = [one.temperature for one in found]
+    served = {key: served_levels(answers.probabilities[key][mask], temperatures) for key in coverage_sets()}
+    return coverage_table(served, recordings.take(np.flatnonzero(mask)))
+
+
+def served_levels(probabilities: NDArray[np.float64], temperatures: Sequence[float]) -> NDArray[np.float64]:
+    """[n, LEVELS] of all states with the accepted temperatures."""
+    parts = [tempered(probabilities[:, head.columns], one) for head, one in zip(HEADS, temperatures, strict=True)]
+    return np.concatenate(parts, axis=1)
+
+
 def _score(answers: OutOfFold, recordings: Recordings, mask: Mask, place: int, sensors: str) -> float:
     by_run = _by_run(answers.of(place, sensors), recordings, mask, place)
     return float(metrics.macro_f1(by_run.sum(axis=0)))
@@ -260,6 +284,11 @@ def summarise(
         "reliability": {name: reliability_tables(one, recordings, found[name]) for name, one in grouped.items()},
         "detection": {name: detections(one, recordings, found[name]) for name, one in grouped.items()},
         "sensors": {name: sensor_curve(one, recordings) for name, one in grouped.items()},
+    }
+    result["coverage"] = {
+        name: coverage_of(one, recordings, found[name])
+        for name, one in grouped.items()
+        if coverage_sets().keys() <= one.probabilities.keys()
     }
     if universal in grouped:
         chosen = select(grouped, recordings, found, universal, too_large)

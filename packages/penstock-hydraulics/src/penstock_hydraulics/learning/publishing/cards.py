@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Final
 
 from penstock.artifacts.card import render_card
+from penstock_hydraulics.learning.data.recordings import RIG, SENSORS
+from penstock_hydraulics.learning.evaluation.coverage import MIN_F1, MIN_RIGHT, Table
 from penstock_hydraulics.learning.evaluation.cross_validation import GROUPED
 from penstock_hydraulics.learning.evaluation.report import Figures, details, report
 from penstock_hydraulics.machine.states import HEADS
+from penstock_hydraulics.signals.evidence import MEANS, SURE, EvidenceTable, StateEvidence
 
 TRAINING_DATA: Final[Mapping[str, Any]] = {
     "name": "Condition monitoring of hydraulic systems",
@@ -57,6 +60,15 @@ _LIMITS: Final = """
 - The temperatures and thresholds of the shipped model were chosen on the evaluated runs; where a table shows their
   effect, each fold uses those of the other folds.
 """
+_COVERAGE: Final = f"""## Coverage
+
+Which sensors tell which state was measured on held-out runs and on this model itself, with every single sensor, every
+pair and the usual larger sets, with flows at 10 Hz and at 1 Hz. A state is told if its macro-F1 is at least {MIN_F1:g}
+and, of the answers with a confidence of at least {SURE:g}, at least {100 * MIN_RIGHT:g} % are right; confidence is
+lowered where that is needed. A state that the sensors do not tell is null. The table shows the share of cycles with a
+sure answer; the manifest has all sets.
+
+"""
 _USE: Final = (
     "Condition monitoring of hydraulic machines that resemble the rig, and a starting point for other machines."
     " An aid to maintenance, not a safety function: no interlock, shutdown or release may depend on it."
@@ -75,8 +87,8 @@ def metrics_of(figures: Figures, model: str) -> dict[str, float]:
     return metrics
 
 
-def card(version: str, summary: str, model: str, figures: Figures, models: Sequence[str], *, simulated: bool) -> str:
-    """The card of one version, with the comparison of all models."""
+def card(version: str, summary: str, model: str, figures: Figures, coverage: Table | None, *, simulated: bool) -> str:
+    """The card of one version, with its coverage and the comparison of all models."""
     counts = figures["recordings"]
     data = _DATA.format(cycles=f"{counts['cycles']:,}", runs=counts["runs"])
     text = render_card(
@@ -93,4 +105,28 @@ def card(version: str, summary: str, model: str, figures: Figures, models: Seque
         task_type="tabular-classification",
         dataset_name=MEASURED_ON,
     )
-    return f"{text}\n## Comparison\n\n{report(figures, models)}\n## `{model}` in detail\n\n{details(figures, model)}"
+    if coverage is not None:
+        text = f"{text}\n{coverage_section(coverage)}"
+    comparison = report(figures, figures["models"])
+    return f"{text}\n## Comparison\n\n{comparison}\n## `{model}` in detail\n\n{details(figures, model)}"
+
+
+def coverage_section(coverage: Table) -> str:
+    """Which sensors tell which state: every single sensor, and how many of the pairs and larger sets."""
+    table = EvidenceTable.model_validate(coverage[RIG.name])
+    names, heads = table.sensors, [head.name for head in HEADS]
+    rows = [("sensors", *heads), ("---",) * (len(heads) + 1)]
+    for one in table.sets:
+        if len(one.sensors) in (1, len(SENSORS)):
+            slow = any(names[place].endswith(MEANS) for place in one.sensors)
+            single = names[one.sensors[0]].removesuffix(MEANS) if len(one.sensors) == 1 else None
+            label = (single or "all, flows") + (" at 1 Hz" if slow else " at 10 Hz" if not single else "")
+            rows.append((label, *(_sure(one.states.get(head)) for head in heads)))
+    for label, least, most in (("pairs", 2, 2), ("larger sets", 3, len(names))):
+        sets = [one.states for one in table.sets if least <= len(one.sensors) <= most]
+        rows.append((label, *(f"{sum(head in one for one in sets)} of {len(sets)}" for head in heads)))
+    return _COVERAGE + "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
+
+
+def _sure(told: StateEvidence | None) -> str:
+    return "not told" if told is None else f"{100 * told.sure:.0f} %"

@@ -21,6 +21,7 @@ from penstock.errors import InvalidInput
 from penstock_hydraulics.learning.data.recordings import RIG, ROWS, Recordings
 from penstock_hydraulics.learning.data.simulated import rows_of_window
 from penstock_hydraulics.learning.evaluation.calibration import tempered
+from penstock_hydraulics.learning.evaluation.coverage import Table, compact
 from penstock_hydraulics.learning.evaluation.cross_validation import GROUPED, Echo
 from penstock_hydraulics.learning.models.baselines import (
     FEW_SENSORS,
@@ -32,6 +33,7 @@ from penstock_hydraulics.learning.models.baselines import (
 from penstock_hydraulics.learning.models.export import export_onnx, onnx_answers
 from penstock_hydraulics.learning.models.forest_export import NODES, write_forest
 from penstock_hydraulics.learning.publishing import cards
+from penstock_hydraulics.learning.publishing.measured_coverage import measured_coverage
 from penstock_hydraulics.learning.training.network import NETWORK, FittedNetwork, Network
 from penstock_hydraulics.machine.states import ANOMALIES, HEADS, LEVELS
 from penstock_hydraulics.signals.features import CHANNELS, STATISTICS, STEPS, Layout, Scales, encode, encode_all
@@ -108,7 +110,8 @@ def publish(
                 if model == NETWORK
                 else _train_forest(model, recordings, figures, place)
             )
-            written.append(_write(trained, version, figures, out))
+            table = measured_coverage(figures, trained.model, trained.path, trained.scales, recordings, echo)
+            written.append(_write(trained, version, figures, table, out))
             echo(f"{written[-1].path}: {written[-1].size_bytes / 1024:.0f} KiB")
     (out / NAME / CHAMPION).write_text(VERSION + "\n")
     _check_size(written)
@@ -180,7 +183,9 @@ def _train_forest(model: str, recordings: Recordings, figures: Mapping[str, Any]
     )
 
 
-def _write(trained: _TrainedModel, version: str, figures: Mapping[str, Any], out: Path) -> Artifact:
+def _write(
+    trained: _TrainedModel, version: str, figures: Mapping[str, Any], coverage: Table | None, out: Path
+) -> Artifact:
     signature = signature_of(trained.nodes)
     inputs = golden_inputs(trained.scales)
     golden = Golden(inputs, dict(onnx_answers(trained.path, inputs)), atol=ATOL, rtol=RTOL)
@@ -188,6 +193,7 @@ def _write(trained: _TrainedModel, version: str, figures: Mapping[str, Any], out
         "scales": trained.scales.to_mapping(),
         **trained.config,
         "thresholds": thresholds_of(figures, trained.model),
+        **({} if coverage is None else {"coverage": compact(coverage)}),
     }
     return write_artifact(
         out / NAME / version,
@@ -199,9 +205,7 @@ def _write(trained: _TrainedModel, version: str, figures: Mapping[str, Any], out
             VariantSource("onnx", "fp32", trained.path, num_parameters=trained.parameters, max_abs_error=trained.error)
         ],
         golden=golden,
-        card=cards.card(
-            version, trained.summary, trained.model, figures, figures["models"], simulated=trained.simulated
-        ),
+        card=cards.card(version, trained.summary, trained.model, figures, coverage, simulated=trained.simulated),
         lineage=_lineage(trained),
         training_data=cards.TRAINING_DATA,
         metrics=cards.metrics_of(figures, trained.model),

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penstock_hydraulics.learning.data.dataset import Machine
-from penstock_hydraulics.learning.data.recordings import Recordings
+from penstock_hydraulics.learning.data.recordings import Recordings, rows_of
 from penstock_hydraulics.learning.models.baselines import EVERY_SENSOR
 from penstock_hydraulics.learning.training.config import TrainingConfig
 from penstock_hydraulics.learning.training.fitting import Fitted, fit, predict
@@ -28,8 +28,7 @@ class FittedNetwork:
 
     def levels(self, recordings: Recordings, sensors: tuple[str, ...] = EVERY_SENSOR) -> NDArray[np.float64]:
         """Uncalibrated probabilities [n, LEVELS] of all cycles, from `sensors` only."""
-        drop = tuple(name for name in EVERY_SENSOR if name not in sensors)
-        answers = predict(self.fitted, recordings, np.arange(len(recordings)), drop=drop)
+        answers = predict(self.fitted, recordings, np.arange(len(recordings)), rows=rows_of(sensors))
         return answers.probabilities.astype(np.float64)
 
 
