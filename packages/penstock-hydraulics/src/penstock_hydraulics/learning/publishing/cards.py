@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from penstock.artifacts.card import render_card
 from penstock_hydraulics.learning.data.recordings import RIG, SENSORS
-from penstock_hydraulics.learning.evaluation.coverage import MIN_F1, MIN_RIGHT, Table
+from penstock_hydraulics.learning.evaluation.coverage import MIN_F1, MIN_RIGHT, MIN_SURE, Table
 from penstock_hydraulics.learning.evaluation.cross_validation import GROUPED
 from penstock_hydraulics.learning.evaluation.report import Figures, details, report
 from penstock_hydraulics.machine.states import HEADS
@@ -63,10 +63,10 @@ _LIMITS: Final = """
 _COVERAGE: Final = f"""## Coverage
 
 Which sensors tell which state was measured on held-out runs and on this model itself, with every single sensor, every
-pair and the usual larger sets, with flows at 10 Hz and at 1 Hz. A state is told if its macro-F1 is at least {MIN_F1:g}
-and, of the answers with a confidence of at least {SURE:g}, at least {100 * MIN_RIGHT:g} % are right; confidence is
-lowered where that is needed. A state that the sensors do not tell is null. The table shows the share of cycles with a
-sure answer; the manifest has all sets.
+pair and the usual larger sets, with flows at 10 Hz and at 1 Hz. A state is told if its macro-F1 is at least {MIN_F1:g},
+at least {100 * MIN_SURE:g} % of the answers have a confidence of at least {SURE:g}, and of these at least
+{100 * MIN_RIGHT:g} % are right; confidence is lowered where that is needed. A state that the sensors do not tell is
+null. The table shows the share of cycles with a sure answer; the manifest has all sets.
 
 """
 _USE: Final = (
