@@ -23,13 +23,15 @@ def run(*arguments):
 
 def test_evaluate_writes_figures_and_tables_and_prints_the_selection(npz, tmp_path):
     out = tmp_path / "evaluation"
-    result = run("evaluate", "--data", npz, "--out", out, "--models", "extra_trees,network", *OPTIONS)
+    models = ("--models", "extra_trees,network", "--no-coverage")
+    result = run("evaluate", "--data", npz, "--out", out, *models, *OPTIONS)
     assert result.exit_code == 0, result.output
     figures = json.loads((out / "evaluation.json").read_text())
     assert set(figures["protocols"]["run_grouped"]) == {"extra_trees", "network"}
     assert figures["selection"]["sentence"] in result.output
     assert "not run" in (out / "evaluation.md").read_text()
-    again = run("evaluate", "--data", npz, "--out", out, "--models", "extra_trees,network", *OPTIONS)
+    assert figures["coverage"] == {}
+    again = run("evaluate", "--data", npz, "--out", out, *models, *OPTIONS)
     assert "fold_0" in result.output
     assert "fold_0" not in again.output
 

@@ -24,6 +24,7 @@ def evaluate(
     random: Annotated[int, typer.Option(min=0, help="Folds of the random split; 0 skips it.")] = 3,
     grouped: Annotated[int, typer.Option(min=0, help="Folds of the run-grouped split; 0 skips it.")] = 5,
     leave_cooler: Annotated[bool, typer.Option(help="Leave out one cooler level at a time.")] = True,
+    coverage: Annotated[bool, typer.Option(help="Measure which sensors tell which state, for `publish`.")] = True,
     models: Annotated[str, typer.Option(help="Comma-separated model names. Default: all.")] = "",
     epochs: Annotated[int, EPOCHS] = 40,
     members: Annotated[int, MEMBERS] = 1,
@@ -42,7 +43,9 @@ def evaluate(
     if unknown := sorted(set(wanted) - set(known)):
         raise InvalidInput(f"--models: unknown model {unknown[0]}; known models: {', '.join(known)}", field="models")
     recordings = load(data)
-    plan = protocols(recordings, random=random, grouped=grouped, leave_cooler=leave_cooler, seed=seed)
+    plan = protocols(
+        recordings, random=random, grouped=grouped, leave_cooler=leave_cooler, seed=seed, coverage=coverage
+    )
     chosen = [entry for entry in every if not wanted or entry.learner.name in wanted]
     figures = compare(recordings, plan, chosen, out, known, echo=typer.echo)
     if "selection" in figures:

@@ -14,6 +14,7 @@ from penstock_hydraulics.learning.evaluation.cross_validation import (
     GROUPED,
     RANDOM,
     collect,
+    coverage_sets,
     measure,
     protocols,
 )
@@ -60,6 +61,8 @@ def test_only_the_run_grouped_protocol_hides_sensors():
     assert len(found[GROUPED].sensors[FEW]) == 3
     assert len(found[GROUPED].sensors["8_0"]) == 8
     assert found[GROUPED].sensors["8_0"] != found[GROUPED].sensors["8_1"]
+    assert coverage_sets().items() <= found[GROUPED].sensors.items()
+    assert not coverage_sets().keys() & plan(coverage=False)[GROUPED].sensors.keys()
 
 
 def test_every_answer_comes_from_a_model_that_never_saw_its_run(tmp_path):
