@@ -30,7 +30,7 @@ BENCHMARKS = {"canaries": canaries}
 
 def _of(path: Path, images: Any, workers: int, rounds: int) -> Result:
     from digit_traffic import Traffic, champion, outcome, serving
-    from digit_versions import BAD
+    from digit_versions import BAD, NAME
 
     ends: dict[str, Counter[str]] = {version: Counter() for version in ("v2.0", *BAD)}
     seconds: dict[str, list[float]] = {version: [] for version in ends}
@@ -43,8 +43,12 @@ def _of(path: Path, images: Any, workers: int, rounds: int) -> Result:
         for version in (each for _ in range(rounds) for bad in BAD for each in ("v2.0", bad)):
             champion(api, "v1.0")
             started = time.monotonic()
-            ends[version][outcome(api, version)] += 1
+            end = outcome(api, version)
+            ends[version][end] += 1
             seconds[version].append(time.monotonic() - started)
+            if (end == "promoted") != (version == "v2.0"):
+                last, *_ = api.get(f"/admin/routes/{NAME}/decisions").json()["decisions"]
+                print(f"{version} was {end}: {last['sentence']}", file=sys.stderr)
             print(f"{workers} {version}: {dict(ends[version])}", file=sys.stderr, flush=True)
         rps = sum(traffic.statuses.values()) / (time.monotonic() - began)
     return {
