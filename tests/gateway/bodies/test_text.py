@@ -77,10 +77,12 @@ def test_another_encoding_is_named(client: httpx.Client, encoding: str, path: st
 
 
 @pytest.mark.parametrize("charset", ["utf-16", "UTF-16LE", '"utf-32"', "ucs-2", "unicode"])
-def test_a_charset_of_another_encoding_is_415(client: httpx.Client, charset: str) -> None:
+@pytest.mark.parametrize("size", [0, 10_000, 150_000])
+def test_a_charset_of_another_encoding_is_415(client: httpx.Client, charset: str, size: int) -> None:
+    """Whichever way a body of this size is read."""
     for path in (*PATHS, "/predict/batch"):
         headers = {"content-type": f"application/json; charset={charset}"}
-        reply = client.post(path, content=GOOD, headers=headers)
+        reply = client.post(path, content=GOOD + b" " * size, headers=headers)
         assert reply.status_code == 415, reply.text
         assert "UTF-8" in reply.json()["detail"]
 

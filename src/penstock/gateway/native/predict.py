@@ -253,6 +253,7 @@ def _read_quickly(lease: Lease, body: bytes, content_type: str) -> Any:
     task = lease.runner.task
     if b'"task"' in body or not is_json(content_type):
         return None
+    require_json(content_type)
     return decode(task, body)
 
 
