@@ -96,9 +96,15 @@ def test_drift_and_predictions_are_those_of_both_processes(server: Process, digi
         assert f'penstock_predictions_total{{class="{label}",model="digits",version="v1.0"}} {float(count)}' in page
     with Traffic(server.url, 1 - digits) as inverted:
         inverted.until("alarm")  # the window in which the change came: its parts differ, but values are out of range
-        wait_until(lambda: inverted.send()["windows"][-2].get("inputs") == "alarm", 0.05)
-    alarm = drift(server.url)["windows"][-2]
-    assert (alarm["verdict"], alarm["predictions"]) == ("alarm", "alarm")
+        found: list[dict[str, Any]] = []
+
+        def both() -> bool:
+            found.append(inverted.send()["windows"][-2])
+            return (found[-1].get("inputs"), found[-1].get("predictions")) == ("alarm", "alarm")
+
+        wait_until(both, 0.05)
+    *_, alarm = found
+    assert alarm["verdict"] == "alarm"
     assert alarm["moved"][0]["feature"].startswith("input: ")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,9 @@ def test_without_the_database_serving_goes_on_a_bad_version_is_braked_and_nothin
         assert api.post(f"/admin/routes/{NAME}/canary", json=plan).status_code == 200
         wait_until(lambda: canary(api)["state"] == "running", 0.1)
         asked = itertools.count(1)
-        wait_until(lambda: version_for(server, next(asked), images[0]) == "fails")
+        keys = Asked(server, images[0], asked)
+        wait_until(lambda: keys.next() == "fails")
+        wait_until(lambda: all(keys.same() == "fails" for _ in range(20)))  # in both processes
         database.rename(away)
         with Traffic(port, hard) as traffic:
             braked = f'penstock_canary_braked{{model="{NAME}",version="fails"}} 2.0'
@@ -107,12 +110,24 @@ def evidence(api: httpx.Client) -> int:
     return sum(int(arm["requests"]) for arm in canary(api)["evidence"].values())
 
 
-def version_for(server: Process, key: int, image: np.ndarray) -> str:
-    body = {"input_data": image.tolist()}
-    reply = httpx.post(
-        f"{server.url}/models/{NAME}/predict", json=body, headers={"x-penstock-key": f"first-{key}"}, timeout=30
-    )
-    return reply.headers.get("x-penstock-model", "").partition(":")[2].partition("/")[0]
+class Asked:
+    """Which version answers a key, each time on a connection of its own; `asked` counts the requests."""
+
+    def __init__(self, server: Process, image: np.ndarray, asked: Iterator[int]) -> None:
+        self._url, self._body, self._asked = server.url, {"input_data": image.tolist()}, asked
+        self._key = 0
+
+    def next(self) -> str:
+        """That of another key."""
+        self._key += 1
+        return self.same()
+
+    def same(self) -> str:
+        """That of the last key."""
+        next(self._asked)
+        headers = {"x-penstock-key": f"first-{self._key}"}
+        reply = httpx.post(f"{self._url}/models/{NAME}/predict", json=self._body, headers=headers, timeout=30)
+        return reply.headers.get("x-penstock-model", "").partition(":")[2].partition("/")[0]
 
 
 def why(api: httpx.Client) -> str:
