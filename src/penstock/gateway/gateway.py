@@ -410,9 +410,9 @@ class CloseWhileDraining(Step):
     @property
     def adds(self) -> bool:  # type: ignore[override]
         """True while connections are to end."""
-        return self._service.sends_away
+        return self._service.draining or self._service.stands_aside
 
     def add_headers(self, call: Call, headers: Headers) -> None:  # noqa: ARG002
         """Add `Connection: close`."""
-        if self._service.sends_away and CLOSE not in headers:
+        if self.adds and CLOSE not in headers:
             headers.append(CLOSE)

@@ -130,11 +130,6 @@ class Service:
         if not self.started:
             raise ModelNotReady("models are being loaded; try again in a moment")
 
-    @property
-    def sends_away(self) -> bool:
-        """True while every connection is closed with its next reply."""
-        return self.draining or self.stands_aside
-
     def begin_drain(self) -> None:
         """Refuse new predictions, and close every connection with its next reply."""
         self.draining = True
