@@ -10,6 +10,7 @@ from penstock.gateway.callers.caller import ANYONE, OPERATOR, Admitted, Caller, 
 from penstock.gateway.callers.callers import ADMIN_KEY_HEADER, API_KEY_HEADER, Callers
 from penstock.gateway.callers.key_table import FOREVER_S
 from penstock.gateway.http import Call, Endpoint, Routing, Step
+from penstock.gateway.limits.slots import Limit
 from penstock.gateway.problems import Refusal, retry_after
 
 _CHALLENGE = 'Bearer realm="penstock"'
@@ -79,9 +80,7 @@ class Access(Step):
 
     def _count(self, call: Call, caller: Caller) -> None:
         """Raises Refusal (429)."""
-        limit = caller.limit
-        if limit is None and caller.by_address and self._callers.addresses is not None:
-            limit = self._callers.addresses.of(call.client, call.header_values)
+        limit = self._limit_of(call, caller)
         if limit is None:
             return
         wait_s = limit.take(call.entered)
@@ -93,6 +92,12 @@ class Access(Step):
                 headers=[retry_after(wait_s)],
             )
 
+    def _limit_of(self, call: Call, caller: Caller) -> Limit | None:
+        """That of the key, else of the address, if there is one."""
+        if caller.limit is None and caller.by_address and self._callers.addresses is not None:
+            return self._callers.addresses.of(call.client, call.header_values)
+        return caller.limit
+
     def recall(self, call: Call, routing: Routing) -> bool:
         """As `admit`, for a head that was admitted before."""
         caller = routing.caller
@@ -101,9 +106,7 @@ class Access(Step):
         now = call.entered
         if routing.until <= now:
             return False
-        limit = caller.limit
-        if limit is None and caller.by_address and self._callers.addresses is not None:
-            limit = self._callers.addresses.of(call.client, call.header_values)
+        limit = self._limit_of(call, caller)
         if limit is not None and limit.take(now):
             return False
         call.caller = caller

@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Awaitable
 from functools import wraps
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -184,7 +184,7 @@ async def set_alias(call: Call) -> Reply:
 
     409 if the version cannot be loaded here: the alias stays.
     """
-    command = await _body(call, AliasCommand)
+    command = await command_of(call, AliasCommand)
     name, alias = call.params["name"], call.params["alias"]
     version = await asyncio.to_thread(_set_alias, call, name, alias, command)
     note(call, "aliased", f"{name}@{alias}={version}")
@@ -203,7 +203,7 @@ async def remove_alias(call: Call) -> Reply:
 @guarded
 async def drain(call: Call) -> Reply:
     """`POST /admin/drain`: refuse predictions and wait for those in flight; the process keeps running."""
-    wait_s = (await _body(call, DrainCommand)).wait_s
+    wait_s = (await command_of(call, DrainCommand)).wait_s
     await call.service.commands.drain(True)
     note(call, "draining", "")
     behind = await behind_of(call)
@@ -223,20 +223,26 @@ async def resume(call: Call) -> Reply:
 # Commands and their results
 
 
-async def _body(call: Call, kind: type[Body]) -> Body:
-    """The command in a body, which may be empty if every field has a default. Raises InvalidInput or Refusal."""
+async def document_of(call: Call) -> Any:
+    """The JSON of a body; an empty object without one. Raises InvalidInput or Refusal (413)."""
     body = await call.body()
     if len(body) > MAX_BODY_BYTES:
         raise Refusal(413, f"the body may be {MAX_BODY_BYTES} bytes at most")
+    return parse(body) if body else {}
+
+
+async def command_of(call: Call, kind: type[Body]) -> Body:
+    """The command in a body, which may be empty if every field has a default. Raises InvalidInput or Refusal."""
+    document = await document_of(call)
     try:
-        return kind.model_validate(parse(body) if body else {})
+        return kind.model_validate(document)
     except ValidationError as error:
         raise refusal(error) from None
 
 
 async def _model(call: Call) -> str:
     """The reference in a command. Raises InvalidInput, also if it names a file."""
-    ref = (await _body(call, ModelCommand)).model
+    ref = (await command_of(call, ModelCommand)).model
     if is_model_file(ref):
         raise InvalidInput("model: name a model of the registry; a file is served from the command line", field="model")
     try:

@@ -6,19 +6,16 @@ import asyncio
 from collections.abc import Callable
 from typing import TypeVar
 
-from pydantic import ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field
 
 from penstock.gateway.http import Call, Reply, json_reply
-from penstock.gateway.native.admin import MAX_BODY_BYTES, guarded, note
-from penstock.gateway.native.decoding import parse
+from penstock.gateway.native.admin import command_of, guarded, note
 from penstock.gateway.problems import Refusal, WireModel
 from penstock.registry.access.book import KeyBook, NewKey
 from penstock.registry.access.key import NoSuchKey
 from penstock.registry.audit import acting
-from penstock.tasks.validation_errors import refusal
 
 T = TypeVar("T")
-Body = TypeVar("Body", bound=WireModel)
 
 
 class KeyCommand(WireModel):
@@ -87,7 +84,7 @@ async def list_keys(call: Call) -> Reply:
 @guarded
 async def create(call: Call) -> Reply:
     """`POST /admin/keys`: the key is in this reply and nowhere else."""
-    command = await _body(call, KeyCommand)
+    command = await command_of(call, KeyCommand)
     given = command.model_dump(exclude={"why", "name", "scopes"})
     made = await _changed(call, command.why, lambda book: book.create(command.name, command.scopes, **given))
     note(call, "created the key", made.id)
@@ -97,7 +94,7 @@ async def create(call: Call) -> Reply:
 @guarded
 async def rotate(call: Call) -> Reply:
     """`POST /admin/keys/{id}/rotate`."""
-    command, key = await _body(call, RotateCommand), call.params["id"]
+    command, key = await command_of(call, RotateCommand), call.params["id"]
     made = await _changed(
         call, command.why, lambda book: book.rotate(key, grace=command.grace, expires=command.expires)
     )
@@ -132,14 +129,3 @@ async def _changed(call: Call, why: str, change: Callable[[KeyBook], T]) -> T:
 
 def _made(made: NewKey) -> Reply:
     return json_reply(KeyMade(key=made.key, **made.stored.to_document()))
-
-
-async def _body(call: Call, kind: type[Body]) -> Body:
-    """Raises InvalidInput naming the field, or Refusal."""
-    body = await call.body()
-    if len(body) > MAX_BODY_BYTES:
-        raise Refusal(413, f"the body may be {MAX_BODY_BYTES} bytes at most")
-    try:
-        return kind.model_validate(parse(body) if body else {})
-    except ValidationError as error:
-        raise refusal(error) from None

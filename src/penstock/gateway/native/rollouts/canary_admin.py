@@ -11,10 +11,9 @@ from pydantic import ConfigDict, Field, JsonValue
 
 from penstock.errors import InvalidInput
 from penstock.gateway.http import Call, Handler, Reply, json_reply
-from penstock.gateway.native.admin import MAX_BODY_BYTES, behind_of, guarded, note
-from penstock.gateway.native.decoding import parse
+from penstock.gateway.native.admin import behind_of, document_of, guarded, note
 from penstock.gateway.native.rollouts.routes_admin import moment
-from penstock.gateway.problems import Refusal, WireModel
+from penstock.gateway.problems import WireModel
 
 MOST_DECISIONS = 1000
 
@@ -149,10 +148,7 @@ def _shown(call: Call) -> CanaryState:
 
 
 async def _document(call: Call) -> Mapping[str, Any]:
-    body = await call.body()
-    if len(body) > MAX_BODY_BYTES:
-        raise Refusal(413, f"the body may be {MAX_BODY_BYTES} bytes at most")
-    document = parse(body) if body else {}
+    document = await document_of(call)
     if not isinstance(document, dict):
         raise InvalidInput("body: give an object", field="body")
     return document

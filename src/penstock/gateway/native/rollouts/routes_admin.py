@@ -13,9 +13,8 @@ from pydantic import ConfigDict, Field, JsonValue
 
 from penstock.errors import InvalidInput
 from penstock.gateway.http import Call, Reply, json_reply
-from penstock.gateway.native.admin import MAX_BODY_BYTES, behind_of, guarded, note
-from penstock.gateway.native.decoding import parse
-from penstock.gateway.problems import Refusal, WireModel
+from penstock.gateway.native.admin import behind_of, document_of, guarded, note
+from penstock.gateway.problems import WireModel
 from penstock.registry.audit import Entry
 from penstock.registry.route_book import MOST_ENTRIES
 from penstock.registry.routes import Route, StoredRoute
@@ -179,14 +178,14 @@ async def show_route(call: Call) -> Reply:
 @guarded
 async def set_route(call: Call) -> Reply:
     """`PUT /admin/routes/{name}`: the reply comes when this server follows, or knows why it does not."""
-    name, document = call.params["name"], await _document(call)
+    name, document = call.params["name"], await document_of(call)
     return await _changed(call, name, lambda: _book(call).set(name, document, **_loading(call)))
 
 
 @guarded
 async def switch_route(call: Call) -> Reply:
     """`POST /admin/routes/{name}/switch`: blue-green, and back."""
-    name, command = call.params["name"], SwitchCommand.model_validate(_known(await _document(call), "to", "why"))
+    name, command = call.params["name"], SwitchCommand.model_validate(_known(await document_of(call), "to", "why"))
     book, to, said = _book(call), command.to, {"why": command.why, "again": command.again}
     if to is None:
         return await _changed(call, name, lambda: book.back(name, **said))
@@ -236,13 +235,6 @@ def _loading(call: Call) -> Mapping[str, Any]:
     """What is loaded here with its present content needs no further proof."""
     engine = call.service.engine
     return {"trust": engine.config.trust, "loaded": engine.manager.has_current}
-
-
-async def _document(call: Call) -> Any:
-    body = await call.body()
-    if len(body) > MAX_BODY_BYTES:
-        raise Refusal(413, f"the body may be {MAX_BODY_BYTES} bytes at most")
-    return parse(body) if body else {}
 
 
 def _known(document: Any, *fields: str) -> Mapping[str, Any]:
