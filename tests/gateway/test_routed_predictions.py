@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections import Counter
@@ -16,6 +17,8 @@ from routed_models import FAILS, GOLDEN, publish_failing, publish_version
 from served_models import build_registry
 from waiting import wait_until
 
+from penstock.engine.deployment.traffic import Traffic
+from penstock.engine.loading.loaded_model import LoadedModel
 from penstock.engine.routing import choose
 from penstock.registry.registry import Registry
 from penstock.settings import Settings
@@ -422,11 +425,12 @@ def test_the_fallback_answers_for_a_version_that_keeps_failing(
 
 
 def test_no_client_tries_a_version_whose_golden_sample_still_fails(
-    server: Live, registry: Registry, tmp_path: Path
+    server: Live, registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     publish_failing(registry, tmp_path, golden=GOLDEN)
     put(server, {"arms": _arms(v4=100), "fallback": "v1.0"})
     engine = server.service.engine
+    may_run = _hold_proofs(engine.deployment.traffic, monkeypatch)
     model = engine.deployment.routed("vec:v4.0")
     assert model is not None
     right, other = model.artifact, engine.deployment.routed("vec:v1.0")
@@ -440,13 +444,16 @@ def test_no_client_tries_a_version_whose_golden_sample_still_fails(
     model.artifact = other.artifact  # it answers otherwise than it should
     circuit._until = time.monotonic()
     assert predict(server) == "v1.0"
+    may_run.set()
     wait_until(lambda: circuit.trips == 2)
     assert {predict(server) for _ in range(5)} == {"v1.0"}
     assert server.http.get("/admin/routes/vec").json()["circuits"]["v4.0"]["state"] == "open"
 
+    may_run.clear()
     model.artifact = right
     circuit._until = time.monotonic()
     assert predict(server) == "v1.0"  # while the sample is run
+    may_run.set()
     wait_until(lambda: circuit.state(time.monotonic())["state"] == "probing")
     assert _requests(server, "v4.0") == asked  # no sample is counted
     assert predict(server) == "v4.0"
@@ -478,6 +485,18 @@ def test_a_process_that_lacks_a_version_of_a_route_says_so_until_it_is_served_or
     assert engine.deployment.traffic.lacking() == ["vec:v9.0"]
     registry.routes.set("vec", ONE, force=True)
     wait_until(lambda: engine.complete)
+
+
+def _hold_proofs(traffic: Traffic, monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Let proofs run only once the event is set: a quick one ends between the head and the body of a request."""
+    may_run, prove = threading.Event(), traffic._prove
+
+    async def held(model: LoadedModel) -> bool | None:
+        assert await asyncio.to_thread(may_run.wait, 60)
+        return await prove(model)
+
+    monkeypatch.setattr(traffic, "_prove", held)
+    return may_run
 
 
 def _requests(server: Live, version: str) -> int:
