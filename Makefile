@@ -18,8 +18,8 @@ help: ## Show this list.
 serve: $(VENV)/.serve ## Serve the starter models on port 8002 (PORT=… ARGS=…); needs no torch.
 	@$(BIN)/penstock serve digits digits-image hydraulics $(if $(PORT),--port $(PORT)) $(ARGS)
 
-test: $(VENV)/.test ## Run every test in two processes (ARGS=… goes to pytest); installs torch and the test tools first.
-	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+test: $(VENV)/.test ## Run every test in two processes (ARGS=… goes to pytest); what fails runs once more and is listed as RERUN.
+	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --reruns 1 $(ARGS)
 
 soak: $(VENV)/.test ## Fuzz each parser of foreign files with 10 million inputs (ARGS="pickle --count 1000"), then make chaos.
 	$(BIN)/python tests/fuzz $(ARGS)
