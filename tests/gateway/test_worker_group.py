@@ -20,7 +20,7 @@ from penstock.monitor.processes import process_counts
 def test_only_the_counts_of_a_stopped_process_are_kept(tmp_path: Path, pid: int, inflight: int) -> None:
     statistics = Statistics()
     statistics.add(Observation(model="m", version="1", variant="onnx-fp32", outcome="ok", total_ms=1.0))
-    figures = {"statistics": statistics.snapshot(inflight=5), "process": process_counts(), "deployment": [0, 0]}
+    figures = {"statistics": statistics.snapshot(inflight=5), "process": process_counts({}), "deployment": [0, 0]}
     (tmp_path / f"{pid}.json").write_text(json.dumps(figures), encoding="utf-8")
     (tmp_path / "half.json").write_text("{", encoding="utf-8")
     (other,) = WorkerGroup(tmp_path).others()
@@ -38,7 +38,7 @@ def test_the_name_of_a_file_that_is_not_in_utf8_reaches_the_other_processes(tmp_
 
 def test_a_later_process_with_the_number_of_an_ended_one_is_another(tmp_path: Path) -> None:
     ended = tmp_path / f"{os.getpid()}-1.json"
-    figures = {"statistics": Statistics().snapshot(inflight=5), "process": process_counts()}
+    figures = {"statistics": Statistics().snapshot(inflight=5), "process": process_counts({})}
     ended.write_text(json.dumps(figures), encoding="utf-8")
     (other,) = WorkerGroup(tmp_path).others()
     assert (other["statistics"]["inflight"], other["process"]["pid"]) == (0, None)

@@ -59,7 +59,7 @@ def figures() -> Figures:
 
 
 def of_process(figures: Figures, process: dict[str, Any] | None = None) -> dict[str, Any]:
-    return {"statistics": figures.snapshot(), "process": process or process_counts(), "traces": None}
+    return {"statistics": figures.snapshot(), "process": process or process_counts({}), "traces": None}
 
 
 def page_of(figures: Figures, accept: str = "") -> bytes:
@@ -146,7 +146,7 @@ def test_the_page_has_figures_of_the_process(figures: Figures) -> None:
 
 
 def test_figures_of_several_processes_are_summed_and_counters_outlive_them(figures: Figures) -> None:
-    own = process_counts()
+    own = process_counts({})
     alone = metrics_page([of_process(figures, own)]).body
     with subprocess.Popen(["sleep", "60"]) as other:
         everyone = [own, {**own, "pid": other.pid, "cpu_s": 7.5}]

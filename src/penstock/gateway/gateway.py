@@ -20,7 +20,7 @@ from penstock.gateway.bodies.compression import INLINE, compressed, negotiated, 
 from penstock.gateway.bodies.limits import BodyLimits
 from penstock.gateway.http import Call, Disconnected, Endpoint, Headers, Protocol, Reply, Routing, Step
 from penstock.gateway.inflight import Inflight
-from penstock.gateway.problems import CLOSE, error_headers, is_server_fault
+from penstock.gateway.problems import CLOSE, error_headers, is_server_fault, named
 from penstock.gateway.routing.table import Routes
 from penstock.gateway.service import Service
 from penstock.gateway.streaming import open_stream, send_stream
@@ -336,6 +336,7 @@ class Gateway:
             trace = None if isinstance(error, ModelLoadError) else error  # its sentence says what is wrong
             more = request_fields(call)  # in a bundle it has no task
             log.error("request %s failed: %s", call.request_id, error, exc_info=trace, extra=more)
+        self.service.errors[named(error)] += 1
         protocol = max(self.protocols, key=lambda protocol: protocol.match(call.path))
         reply = protocol.write_error(error, call)
         reply.headers.extend(error_headers(error))

@@ -160,6 +160,14 @@ def describe(error: BaseException, request_id: str) -> dict[str, Any]:
     return {"status": kind.status, "title": kind.title, "detail": worded(detail, "server"), "errors": _faults(error)}
 
 
+def named(error: BaseException) -> str:
+    """Status and kind of any error for counting, such as `401 unauthorized`."""
+    if isinstance(error, Refusal):
+        return f"{error.status} {(_REFUSALS.get(error.status) or _phrase(error.status))[0]}"
+    kind = kind_of(error)
+    return f"{kind.status} {kind.slug}"
+
+
 def problem_body(error: BaseException, request_id: str) -> tuple[int, bytes]:
     """Status and problem document of any error."""
     if isinstance(error, Refusal):

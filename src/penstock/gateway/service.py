@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gc
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
@@ -75,6 +76,8 @@ class Service:
         self.openapi_pages: dict[str, bytes] = {}
         """The document by the path of the server, until other models are loaded."""
         self._documented: list[str] = []
+        self.errors = Counter[str]()
+        """Replies with an error, by status and kind."""
         self.started = False
         self.start_error = ""
         """Why a start has failed."""
@@ -188,6 +191,7 @@ class Service:
                 task.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
                     await task
+        await self.callers.close()
         await asyncio.to_thread(self.monitoring.close)
         await self.engine.close()
         self.registry_reads.close()
@@ -349,7 +353,7 @@ class Service:
         return {
             **logged,
             "statistics": self.engine.snapshot(),
-            "process": process_counts(),
+            "process": process_counts(self.errors),
             "traces": None if self.tracer is None else self.tracer.figures(),
             "monitoring": self.monitoring.snapshot(),
             "copies": self.rollouts.figures(),

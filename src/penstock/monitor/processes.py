@@ -1,9 +1,10 @@
-"""Memory, CPU, open files and garbage collections of all processes of a server, as sums on one page."""
+"""Memory, CPU, open files, garbage collections and errors of all processes of a server, as sums on one page."""
 
 from __future__ import annotations
 
 import gc
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -17,13 +18,15 @@ _COLLECTIONS = {
 }
 
 
-def process_counts() -> dict[str, Any]:
-    """What this process has used so far, cheap enough to be taken twice a second.
+def process_counts(errors: Mapping[str, int]) -> dict[str, Any]:
+    """What this process has used so far, cheap enough to be taken twice a second, and its replies with an error.
+
+    `errors` counts them by status and kind, such as `429 overloaded`.
 
     A page is made from the counts that each process has written itself, so that no counter falls when one ends.
     """
     times = os.times()
-    return {"pid": os.getpid(), "cpu_s": times.user + times.system, "gc": gc.get_stats()}
+    return {"pid": os.getpid(), "cpu_s": times.user + times.system, "gc": gc.get_stats(), "errors": {**errors}}
 
 
 def counts_of_ended(counts: Counts) -> dict[str, Any]:
@@ -54,6 +57,19 @@ class Processes:
                 total = sum(counts["gc"][generation][key] for counts in self._everyone)
                 family.add_metric([str(generation)], total)
             yield family
+        yield self._errors()
+
+    def _errors(self) -> Any:
+        from prometheus_client.core import CounterMetricFamily
+
+        total = Counter[str]()
+        for counts in self._everyone:
+            total.update(counts.get("errors", {}))
+        text = "Replies with an error, by the status and the kind that the problem document names."
+        family = CounterMetricFamily("penstock_http_errors", text, labels=["status", "kind"])
+        for error, count in sorted(total.items()):
+            family.add_metric(error.split(" ", 1), count)
+        return family
 
 
 def _gauges(pids: Sequence[int]) -> Iterator[Any]:

@@ -298,3 +298,65 @@ def test_no_secret_is_in_what_people_see(server: Live, registry: Registry, key: 
     assert pepper.encode() not in record
     assert text not in repr(registry.keys.list())
     assert text not in str(registry.routes.audit(1000))
+
+
+def test_a_quota_admits_so_many_requests_and_says_when_the_next_period_begins(
+    server: Live, registry: Registry, key: Callable[..., dict[str, str]]
+) -> None:
+    headers = key("infer", "read", quota="4/day")
+    shown = headers["authorization"][10:18]
+    asked = [server.http.post("/models/open/predict", json=BODY, headers=headers).status_code for _ in range(3)]
+    assert [*asked, server.http.get("/models", headers=headers).status_code] == [200] * 4
+    for send in (lambda: server.http.post("/models/open/predict", json=BODY, headers=headers),
+                 lambda: server.http.get("/models", headers=headers)):  # fmt: skip
+        reply = send()
+        refused(reply, 429, shown, "the 4 requests of its quota", "T00:00:00Z")
+        left_s = 86400 - time.time() % 86400
+        assert abs(int(reply.headers["retry-after"]) - left_s) < 60
+    server.call(server.service.callers.quotas.save)
+    assert registry.keys.used(registry.keys.list())[shown] == 4
+    listed = server.http.get("/admin/keys", headers={"x-api-key": ADMIN}).json()["keys"]
+    assert {each["id"]: (each["quota"], each["used"]) for each in listed}[shown] == ("4/day", 4)
+    assert {(each["quota"], each["used"]) for each in listed if each["id"] != shown} == {(None, None)}
+
+
+def test_what_other_servers_admitted_counts_and_is_known_before_the_first_request(
+    server: Live, registry: Registry
+) -> None:
+    made = registry.keys.create("far", quota="3/month")
+    assert made.stored.allowance is not None
+    this = (made.id, made.stored.allowance.period(time.time()))
+    registry.keys.count({this: 2}, [])
+    server.call(server.service.callers.follow)
+    headers = {"x-api-key": made.key}
+    asked = [server.http.post("/models/open/predict", json=BODY, headers=headers).status_code for _ in range(3)]
+    assert asked == [200, 429, 429]
+
+
+def test_a_request_beyond_its_rate_does_not_count_towards_the_quota(server: Live, registry: Registry) -> None:
+    made = registry.keys.create("slow", quota="9/month", rate="1/h")
+    server.call(server.service.callers.follow)
+    headers = {"x-api-key": made.key}
+    asked = [server.http.post("/models/open/predict", json=BODY, headers=headers).status_code for _ in range(4)]
+    assert asked == [200, 429, 429, 429]
+    assert server.service.callers.quotas.of[made.id].left == 8
+
+
+def test_replies_with_an_error_are_counted_by_status_and_kind(server: Live, key: Callable[..., dict[str, str]]) -> None:
+    def counted() -> dict[str, float]:
+        page = server.http.get("/metrics", headers={"x-api-key": ADMIN}).text
+        lines = [line for line in page.splitlines() if line.startswith("penstock_http_errors_total{")]
+        return {line.split("{")[1].split("}")[0]: float(line.rsplit(" ", 1)[1]) for line in lines}
+
+    limited, narrow = key("infer", rate="1/h"), key("read")
+    before = counted()
+    for headers in (limited, limited, narrow, {}, {"x-api-key": "wrong"}):
+        server.http.post("/models/open/predict", json=BODY, headers=headers)
+    server.http.get("/nowhere")
+    found = counted()
+    assert {what: count - before.get(what, 0) for what, count in found.items() if count != before.get(what, 0)} == {
+        'kind="unauthorized",status="401"': 2,
+        'kind="forbidden",status="403"': 1,
+        'kind="not-found",status="404"': 1,
+        'kind="too-many-requests",status="429"': 1,
+    }

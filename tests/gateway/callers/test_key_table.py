@@ -10,6 +10,7 @@ import pytest
 
 from penstock.gateway.callers import key_table
 from penstock.gateway.callers.key_table import RECHECK_S, KeyTable
+from penstock.gateway.limits.quotas import Quotas
 from penstock.gateway.limits.slots import OwnSlots
 from penstock.registry.access.key import Key, Secret, new_id, new_text, now
 from penstock.registry.access.pepper import Pepper
@@ -27,7 +28,7 @@ def made(**more: object) -> tuple[Key, str]:
 
 
 def table_of(*keys: Key) -> KeyTable:
-    table = KeyTable(OwnSlots)
+    table = KeyTable(OwnSlots, Quotas(lambda _, wanted: dict.fromkeys(wanted, 0)))
     table.replace(keys, [PEPPER])
     return table
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from penstock.errors import ConfigError, InvalidInput
 from penstock.gateway.callers.key_table import KeyTable
+from penstock.gateway.limits.quotas import Quotas
 from penstock.gateway.limits.slots import OwnSlots
 from penstock.monitor.redaction import scrub
 from penstock.registry.access.book import KeyBook
@@ -32,7 +33,7 @@ def keyed(tmp_path: Path, database: Database) -> Registry:
 
 def table_of(book: KeyBook) -> KeyTable:
     """What a server that follows the book admits."""
-    table = KeyTable(OwnSlots)
+    table = KeyTable(OwnSlots, Quotas(lambda _, wanted: dict.fromkeys(wanted, 0)))
     table.replace(book.all().keys, book.peppers.known())
     return table
 

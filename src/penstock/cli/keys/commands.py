@@ -53,6 +53,9 @@ def create(
     burst: Annotated[
         int | None, typer.Option("--burst", help="How many of them may come at once; by default as many as the rate.")
     ] = None,
+    quota: Annotated[
+        str | None, typer.Option("--quota", help="Most requests in a day or month, in UTC: 5000/day, 100000/month.")
+    ] = None,
     weight: Annotated[float, typer.Option("--weight", help="Its share where requests wait for a model.")] = 1.0,
     why: WhyOption = "",
     as_json: JsonOption = False,
@@ -66,7 +69,14 @@ def create(
     with _keys(config, registry, why) as keys:
         first = not keys.list()
         made = keys.create(
-            name, _listed(scopes), models=_listed(models), expires=expires, rate=rate, burst=burst, weight=weight
+            name,
+            _listed(scopes),
+            models=_listed(models),
+            expires=expires,
+            rate=rate,
+            burst=burst,
+            quota=quota,
+            weight=weight,
         )
     _print_new(made, as_json)
     if first:
@@ -78,10 +88,12 @@ def list_keys(as_json: JsonOption = False, config: ConfigOption = None, registry
     """List every key, without its secret."""
     with _keys(config, registry) as keys:
         found = keys.list()
+        used = keys.used(found)
     if as_json:
-        print_json([key.to_document() for key in found])
+        print_json([{**key.to_document(), "used": used.get(key.id)} for key in found])
     else:
-        print_table(("id", "name", "scopes", "models", "rate", "weight", "expires", "state"), map(_row, found))
+        titles = ("id", "name", "scopes", "models", "rate", "quota", "weight", "expires", "state")
+        print_table(titles, (_row(key, used.get(key.id)) for key in found))
 
 
 @app.command()
@@ -131,8 +143,10 @@ def _print_new(made: NewKey, as_json: bool) -> None:
     typer.echo(f"the key {made.id} is shown this once; send it as `Authorization: Bearer KEY` or `X-API-Key`", err=True)
 
 
-def _row(key: Key) -> Sequence[Any]:
+def _row(key: Key, used: int | None) -> Sequence[Any]:
     shown = key.to_document()
     rate = shown["rate"] if key.burst is None else f"{key.rate}, {key.burst} at once"
     models = ", ".join(key.models) or "all"
-    return (key.id, key.name, ", ".join(key.scopes), models, rate, f"{key.weight:g}", shown["expires_at"], key.state())
+    quota = None if key.quota is None else f"{used} of {key.quota}"
+    scopes = ", ".join(key.scopes)
+    return (key.id, key.name, scopes, models, rate, quota, f"{key.weight:g}", shown["expires_at"], key.state())

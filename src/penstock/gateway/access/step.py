@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from datetime import UTC, datetime
 from typing import ClassVar
 
 from penstock.errors import ModelNotReady
@@ -10,6 +12,7 @@ from penstock.gateway.callers.caller import ANYONE, OPERATOR, Admitted, Caller, 
 from penstock.gateway.callers.callers import ADMIN_KEY_HEADER, API_KEY_HEADER, Callers
 from penstock.gateway.callers.key_table import FOREVER_S
 from penstock.gateway.http import Call, Endpoint, Routing, Step
+from penstock.gateway.limits.quotas import KeyQuota
 from penstock.gateway.limits.slots import Limit
 from penstock.gateway.problems import Refusal, retry_after
 
@@ -80,10 +83,11 @@ class Access(Step):
 
     def _count(self, call: Call, caller: Caller) -> None:
         """Raises Refusal (429)."""
+        quota = caller.quota
+        if quota is not None:
+            _check_quota(caller, quota)
         limit = self._limit_of(call, caller)
-        if limit is None:
-            return
-        wait_s = limit.take(call.entered)
+        wait_s = 0.0 if limit is None else limit.take(call.entered)
         if wait_s:
             whose = "this address sends" if limit is not caller.limit else f"{caller.shown} sends"
             raise Refusal(
@@ -91,6 +95,8 @@ class Access(Step):
                 f"{whose} more requests than its rate allows; try again in {wait_s:.3f} s",
                 headers=[retry_after(wait_s)],
             )
+        if quota is not None:
+            quota.left -= 1
 
     def _limit_of(self, call: Call, caller: Caller) -> Limit | None:
         """That of the key, else of the address, if there is one."""
@@ -106,15 +112,33 @@ class Access(Step):
         now = call.entered
         if routing.until <= now:
             return False
+        quota = caller.quota
+        if quota is not None and quota.left <= 0:
+            return False
         limit = self._limit_of(call, caller)
         if limit is not None and limit.take(now):
             return False
+        if quota is not None:
+            quota.left -= 1
         call.caller = caller
         return True
 
     def guard(self, call: Call) -> None:
         """Raises Refusal (403) for a page of another origin."""
         check_origin(call, guarded=True)
+
+
+def _check_quota(caller: Caller, quota: KeyQuota) -> None:
+    """Raises Refusal (429) if nothing of it is left."""
+    wait_s = quota.wait(time.time())
+    if wait_s:
+        begins = datetime.fromtimestamp(quota.period.ends_at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        raise Refusal(
+            429,
+            f"{caller.shown} has sent the {quota.requests} requests of its quota for {quota.period.name}; it may send "
+            f"more from {begins} on, or an administrator can make another key",
+            headers=[retry_after(wait_s)],
+        )
 
 
 def _unauthorized(detail: str, *, wrong: bool = False) -> Refusal:

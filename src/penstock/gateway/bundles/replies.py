@@ -13,7 +13,7 @@ from penstock.gateway.bodies.compression import VARY, encoding_for
 from penstock.gateway.gateway import Gateway
 from penstock.gateway.http import JSON, Call, Reply
 from penstock.gateway.native.predict import flags_header, model_header
-from penstock.gateway.problems import MEDIA_TYPE, error_headers, problem_body
+from penstock.gateway.problems import MEDIA_TYPE, error_headers, named, problem_body
 from penstock.tasks.base import TimedResponse
 
 _START = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nserver-timing: queue;dur="
@@ -80,6 +80,7 @@ class BundleReplies:
             for call in calls:
                 gateway.respond(call, gateway.refuse(error, call))
             return
+        gateway.service.errors[named(error)] += len(calls)
         start = document.removesuffix(b'""}')
         shared = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n".encode()
         shared += _lines([("content-type", MEDIA_TYPE), *error_headers(error)])

@@ -9,6 +9,7 @@ from collections.abc import Collection, Sequence
 from typing import Final, Literal, NamedTuple, TypeAlias
 
 from penstock.engine.allowed_models import AllowedModels
+from penstock.gateway.limits.quotas import KeyQuota
 from penstock.gateway.limits.slots import Limit
 from penstock.registry.access.key import Scope
 
@@ -19,7 +20,7 @@ Needs: TypeAlias = Scope | Literal["nothing"]
 class Caller:
     """One key, the subject of tokens, or an operator."""
 
-    __slots__ = ("by_address", "by_head", "id", "limit", "models", "scopes", "shown", "weight")
+    __slots__ = ("by_address", "by_head", "id", "limit", "models", "quota", "scopes", "shown", "weight")
 
     def __init__(
         self,
@@ -40,6 +41,7 @@ class Caller:
         self.models = AllowedModels(shown, models) if models else None
         """The models it reaches; None for every model."""
         self.limit = limit
+        self.quota: KeyQuota | None = None
         self.by_address = limit is None and "admin" not in self.scopes
         """True if its requests are counted by the address that they come from."""
         self.by_head = by_head

@@ -16,6 +16,7 @@ from penstock.gateway.callers.key_table import KeyTable
 from penstock.gateway.callers.tokens import Issuer
 from penstock.gateway.limits.addresses import UNIX, AddressLimits, Proxies, is_loopback
 from penstock.gateway.limits.gcra import Gcra
+from penstock.gateway.limits.quotas import Quotas
 from penstock.gateway.limits.slots import OwnSlots, SharedSlots, Slots
 from penstock.option_types import parse_rate
 from penstock.registry.admin_key import AdminKey
@@ -26,6 +27,7 @@ log = logging.getLogger(__name__)
 
 FOLLOW_EVERY_S = 0.25
 """A change of a key takes effect within a second in every process; reading the revision costs about 0.1 ms."""
+SAVE_AT_END_S = 2.0
 ADMIN_KEY_HEADER = "X-Penstock-Admin-Key"
 API_KEY_HEADER = "X-API-Key"
 
@@ -48,7 +50,8 @@ class Callers:
         self.revision = -1
         """That of the keys that are followed."""
         self._error = ""
-        self.keys = KeyTable(self._slots)
+        self.quotas = Quotas(self._book.count)
+        self.keys = KeyTable(self._slots, self.quotas)
         self.issuer = Issuer.of(settings)
         self.proxied_socket = UNIX in settings.trusted_proxies
         """True if those who connect to a Unix socket are proxies, whatever user they run as."""
@@ -109,7 +112,15 @@ class Callers:
             log.exception("the API keys cannot be followed")
         else:
             self._log("")
+        if self.quotas.due():
+            await self.quotas.save()
         await self._follow_issuer()
+
+    async def close(self) -> None:
+        """Save what was counted for quotas, if the database answers soon."""
+        if self.quotas.of:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self.quotas.save(), SAVE_AT_END_S)
 
     async def _follow_issuer(self) -> None:
         if self.issuer is None or not self.issuer.keys.due():
@@ -124,6 +135,8 @@ class Callers:
         peppers = await asyncio.to_thread(self._book.peppers.known) if stored.keys else []
         self.keys.replace(stored.keys, peppers)
         self.keys.any = self.keys.any or self._book.peppers.made
+        if self.quotas.of:
+            await self.quotas.save()
         self.revision = stored.revision
         self.known = True
 

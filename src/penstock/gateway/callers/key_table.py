@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from penstock.gateway.callers.caller import Admitted, Caller
 from penstock.gateway.limits.gcra import Gcra
+from penstock.gateway.limits.quotas import Quotas
 from penstock.gateway.limits.slots import Limit, Slots
 from penstock.registry.access.key import Key
 from penstock.registry.access.pepper import Pepper
@@ -30,11 +31,12 @@ class _Entry(NamedTuple):
 class KeyTable:
     """The keys that admit somebody now."""
 
-    def __init__(self, slots: Callable[[], Slots]) -> None:
+    def __init__(self, slots: Callable[[], Slots], quotas: Quotas) -> None:
         """`slots` gives the place of the states of limits, once it is needed."""
         self.any = False
         """True if there was ever a key: revoking the last one opens nothing."""
         self._slots = slots
+        self._quotas = quotas
         self._entries: dict[bytes, _Entry] = {}
         self._callers: dict[str, tuple[tuple[object, ...], Caller]] = {}
         self._peppers: tuple[Pepper, ...] = ()
@@ -56,13 +58,15 @@ class KeyTable:
             if key.revoked_at is not None:
                 continue
             known = self._callers.get(key.id)
-            what = (key.scopes, key.models, key.rate, key.burst, key.weight)
+            what = (key.scopes, key.models, key.rate, key.burst, key.weight, key.quota)
             caller = known[1] if known is not None and known[0] == what else self._caller(key)
             callers[key.id] = (what, caller)
             for secret in key.secrets:
                 strange += secret.pepper not in marks
                 ends = min((at for at in (key.expires_at, secret.until) if at is not None), default=None)
                 entries.append(_Entry(bytes.fromhex(secret.digest), Admitted(caller, FOREVER_S), ends))
+        for gone in self._callers.keys() - callers.keys():
+            self._quotas.of_key(gone, None)
         self._entries = {entry.digest: entry for entry in entries}
         self._callers = callers
         self._peppers = tuple(peppers)
@@ -87,7 +91,9 @@ class KeyTable:
         made = None
         if limit is not None and at_once is not None:
             made = Limit(self._slots(), f"key {key.id}", Gcra.of(limit.requests, limit.seconds, at_once))
-        return Caller(key.id, f"the key {key.id}", key.scopes, models=key.models, weight=key.weight, limit=made)
+        caller = Caller(key.id, f"the key {key.id}", key.scopes, models=key.models, weight=key.weight, limit=made)
+        caller.quota = self._quotas.of_key(key.id, key.allowance)
+        return caller
 
 
 def _until(caller: Caller, ends_at: int) -> Admitted | None:

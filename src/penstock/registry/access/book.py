@@ -5,7 +5,8 @@ from __future__ import annotations
 import builtins
 import json
 import logging
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -14,6 +15,7 @@ from penstock.errors import InvalidInput, quoted
 from penstock.registry.access import key as keys
 from penstock.registry.access.key import Key, NoSuchKey, Secret, new_id, new_text, now
 from penstock.registry.access.pepper import Pepper, Peppers
+from penstock.registry.access.quota import Period
 from penstock.registry.audit import actor
 from penstock.registry.database.reads import Reads
 
@@ -69,6 +71,34 @@ class KeyBook:
         """A counter that every change of a key increases; cheap enough to read several times a second."""
         return self._reads.keys_revision()
 
+    def used(self, listed: Iterable[Key]) -> dict[str, int]:
+        """The requests of each key with a quota in the day or month that is now, by its id.
+
+        A server adds those that it has answered once a second.
+        """
+        from penstock.registry.access import usage
+
+        quotas = [(key.id, quota.period(time.time())) for key in listed if (quota := key.allowance) is not None]
+        found = self._reads.store.read(lambda connection: usage.used(connection, quotas), dict.fromkeys(quotas, 0))
+        return {key: count for (key, _), count in found.items()}
+
+    def count(self, counts: Mapping[tuple[str, Period], int], wanted: Iterable[tuple[str, Period]]) -> dict[Any, int]:
+        """Add requests of keys to those of their days or months, and tell those of the wanted ones.
+
+        Raises ConfigError where the database cannot be written or read.
+        """
+        from penstock.registry.access import usage
+
+        asked = list(wanted)
+
+        def work(connection: Connection) -> dict[tuple[str, Period], int]:
+            usage.add(connection, counts)
+            return usage.used(connection, asked)
+
+        if counts:
+            return self._reads.store.write(work)
+        return self._reads.store.read(lambda connection: usage.used(connection, asked), dict.fromkeys(asked, 0))
+
     # Changing
 
     def create(
@@ -80,13 +110,15 @@ class KeyBook:
         expires: str | float | None = None,
         rate: str | None = None,
         burst: int | None = None,
+        quota: str | None = None,
         weight: float = 1.0,
     ) -> NewKey:
         """Make a key; its secret is in the result and nowhere else. Every server follows within a second.
 
         `scopes` are of infer, read and admin. `models` are patterns of names or of name:version, none for every model.
         `expires` is the time for which it is valid, in seconds or as `30d`. `rate` limits its requests, such as
-        `600/m`, of which `burst` may come at once (by default as many as the rate counts). `weight` is its share where
+        `600/m`, of which `burst` may come at once (by default as many as the rate counts). `quota` is how many it may
+        send in a day or a month of the calendar, in UTC: `5000/day`, `100000/month`. `weight` is its share where
         requests wait. Raises InvalidInput naming the field, and ConfigError.
         """
         checked = keys.checked_scopes(scopes)
@@ -103,6 +135,7 @@ class KeyBook:
             expires_at=keys.ends_at(expires, "expires"),
             revoked_at=None,
             secrets=(),
+            quota=keys.checked_quota(quota),
         )
         text, secret = _new_secret(made.id, self.peppers.for_new())
         stored = replace(made, secrets=(secret,))

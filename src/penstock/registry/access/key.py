@@ -15,6 +15,7 @@ from typing import Any, Final, Literal, Self, TypeAlias, get_args
 from penstock.artifacts.refs import listed
 from penstock.errors import InvalidInput, quoted
 from penstock.option_types import Rate, parse_rate, parse_span
+from penstock.registry.access.quota import Quota
 
 Scope: TypeAlias = Literal["infer", "read", "admin"]
 State: TypeAlias = Literal["active", "expired", "revoked"]
@@ -82,6 +83,7 @@ class Key:
     expires_at: int | None
     revoked_at: int | None
     secrets: tuple[Secret, ...]
+    quota: str | None = None
 
     def state(self, now_ms: int | None = None) -> State:
         """Whether it is valid now."""
@@ -94,6 +96,11 @@ class Key:
     def limit(self) -> Rate | None:
         """How many requests it may send, and how many at once."""
         return None if self.rate is None else parse_rate(self.rate)
+
+    @property
+    def allowance(self) -> Quota | None:
+        """How many requests it may send in a day or a month."""
+        return None if self.quota is None else Quota.parse(self.quota)
 
     @property
     def most_at_once(self) -> int | None:
@@ -116,7 +123,7 @@ class Key:
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Self:
         """Read what `to_record` wrote. Raises ValueError, TypeError or KeyError for anything else."""
-        found = {name: record[name] for name in _STORED}
+        found: dict[str, Any] = {name: record.get(name) if name in _ADDED else record[name] for name in _STORED}
         found["scopes"] = tuple(scope for scope in found["scopes"] if scope in SCOPES)  # none of a later release
         found["models"] = tuple(map(str, found["models"]))
         return cls(**found, secrets=tuple(Secret(*each) for each in record["secrets"]))
@@ -131,7 +138,10 @@ class Key:
 
 _STORED = (
     "id", "name", "scopes", "models", "rate", "burst", "weight", "created_at", "created_by", "expires_at", "revoked_at",
+    "quota",
 )  # fmt: skip
+_ADDED = ("quota",)
+"""Fields that records of earlier releases lack."""
 
 
 def now() -> int:
@@ -194,6 +204,17 @@ def checked_rate(rate: str | None, burst: int | None) -> str | None:
     if burst is not None and not 0 < burst <= MOST_BURST:
         raise InvalidInput(f"burst: give a whole number from 1 to {MOST_BURST}", field="burst")
     return rate.strip()
+
+
+def checked_quota(quota: str | None) -> str | None:
+    """The quota of a key."""
+    if quota is None:
+        return None
+    try:
+        found = Quota.parse(quota)
+    except ValueError as error:
+        raise InvalidInput(f"quota: {quoted(quota)} {error}", field="quota") from None
+    return f"{found.requests}/{found.every}"
 
 
 def checked_weight(weight: float) -> float:

@@ -213,6 +213,17 @@ KEYS_REVISION = Table(
 )
 """One row, increased by every change of a key; servers poll it."""
 
+KEY_USAGE = Table(
+    "penstock_key_usage",
+    METADATA,
+    Column("key", String(20), primary_key=True),
+    Column("period", String(10), primary_key=True),
+    Column("ends_at", BigInteger, nullable=False),
+    Column("used", BigInteger, nullable=False),
+    Index("penstock_key_usage_period", "period"),
+)
+"""The requests of keys with a quota in each day or month, which ends at a time in seconds since 1970."""
+
 SCHEMA = Table(
     VERSION_TABLE,
     MetaData(),

@@ -31,6 +31,9 @@ class KeyCommand(WireModel):
     expires: str | None = Field(default=None, description="Time for which it is valid.", examples=["30d"])
     rate: str | None = Field(default=None, description="Most requests in a time.", examples=["600/m"])
     burst: int | None = Field(default=None, description="How many of them may come at once; by default as many.")
+    quota: str | None = Field(
+        default=None, description="Most requests in a day or a month, in UTC.", examples=["5000/day", "100000/month"]
+    )
     weight: float = Field(default=1.0, description="Its share where requests wait for a model.")
     why: str = Field(default="", description="The reason, for the audit log.")
 
@@ -54,6 +57,7 @@ class KeyShown(WireModel):
     models: list[str]
     rate: str | None
     burst: int | None
+    quota: str | None
     weight: float
     created_at: str
     created_by: str
@@ -68,17 +72,25 @@ class KeyMade(KeyShown):
     key: str
 
 
+class KeyListed(KeyShown):
+    """A key in the list of all."""
+
+    used: int | None = Field(description="Requests that count towards its quota, in this day or month.")
+
+
 class KeyList(WireModel):
     """All keys."""
 
-    keys: list[KeyShown]
+    keys: list[KeyListed]
 
 
 @guarded
 async def list_keys(call: Call) -> Reply:
     """`GET /admin/keys`."""
-    found = await asyncio.to_thread(_book(call).list)
-    return json_reply(KeyList(keys=[KeyShown(**key.to_document()) for key in found]))
+    book = _book(call)
+    found = await asyncio.to_thread(book.list)
+    used = await asyncio.to_thread(book.used, found)
+    return json_reply(KeyList(keys=[KeyListed(**key.to_document(), used=used.get(key.id)) for key in found]))
 
 
 @guarded
