@@ -25,6 +25,7 @@ soak: $(VENV)/.test ## Fuzz each parser of foreign files with 10 million inputs 
 	$(BIN)/python tests/fuzz $(ARGS)
 	$(BIN)/python tests/chaos
 	$(BIN)/python tests/chaos --postgres
+	$(BIN)/python tests/chaos --only "move the clock" --only "kill a worker" --faults 60 --requests 20000
 
 chaos: $(VENV)/.test ## Check every answer of a server under kills, full disks, lost databases … (ARGS="--seed 7 --faults 1000").
 	$(BIN)/python tests/chaos $(ARGS)

@@ -15,7 +15,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "support")]
 
-from faults import FAULTS, schedule  # noqa: E402
+from faults import FAULTS, SLOWING, schedule  # noqa: E402
 from trial import Options, Trial, table  # noqa: E402
 
 
@@ -27,13 +27,20 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=4)
     parser.add_argument("--postgres", action="store_true", help="with PostgreSQL as the database, not SQLite")
     parser.add_argument("--server", default="h1", help="h1 or granian")
-    parser.add_argument("--only", action="append", default=[], choices=FAULTS, metavar="FAULT", help="these faults")
+    parser.add_argument(
+        "--only",
+        action="append",
+        default=[],
+        choices=FAULTS,
+        metavar="FAULT",
+        help=f"these faults; without it all but {SLOWING}",
+    )
     parser.add_argument("--pause-ms", type=float, default=0.0, help="how long a client waits between two requests")
     parser.add_argument("--schedule", action="store_true", help="print the faults in order and do nothing")
     arguments = parser.parse_args()
-    kinds = tuple(arguments.only)
+    kinds = tuple(arguments.only) or tuple(fault for fault in FAULTS if fault != SLOWING)
     if arguments.schedule:
-        for step in schedule(arguments.seed, arguments.faults, list(kinds or FAULTS)):
+        for step in schedule(arguments.seed, arguments.faults, list(kinds)):
             print(step.fault, step.seed)
         return
     options = Options(

@@ -167,6 +167,17 @@ def _reload(trial: Trial, chance: random.Random) -> None:
     trial.hold(0.1)
 
 
+def _move_clock(trial: Trial, chance: random.Random) -> None:
+    """The wall clock jumps forth or back, perhaps while a worker starts, and returns."""
+    trial.clock.move(chance.choice((-86400, -3600, -2, 2, 3600, 40 * 86400)))
+    if chance.random() < 0.5:
+        trial.kill(chance)
+    trial.hold(chance.choice((0.3, 1.5)))
+    trial.move_alias(chance.choice(GOOD[:2]))
+    trial.clock.move(0)
+    trial.hold(0.3)
+
+
 def _rubbish(trial: Trial, chance: random.Random) -> None:
     """Bytes that are no request, halves of requests, and clients that leave before the reply."""
     whole = b"POST /models/vec/predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
@@ -202,11 +213,14 @@ FAULTS: dict[str, Fault] = {
     "take the database away": _take_database,
     "freeze the database": _freeze_database,
     "disturb the network": _disturb_network,
+    "move the clock": _move_clock,
     "drain and resume": _drain,
     "read certificates again": _reload,
     "send rubbish": _rubbish,
 }
 """By name, as the table shows it."""
+SLOWING = "move the clock"
+"""Only where it is named: each look at the clock takes longer in a server whose clock can be moved."""
 
 
 def _signal(pid: int, signum: int) -> None:

@@ -22,9 +22,10 @@ from typing import Any, NamedTuple, Self
 
 import httpx
 from fault_proxy import FaultProxy
-from faults import BROKEN, FAULTS, GOOD, Step, schedule
+from faults import BROKEN, FAULTS, GOOD, SLOWING, Step, schedule
 from known_answers import drawn, known_requests
 from live_servers import Process, children
+from moved_clock import MovedClock, why_not
 from postgres import Server
 from routed_models import publish_version
 from served_models import build_registry
@@ -48,7 +49,7 @@ class Options(NamedTuple):
     clients: int
     postgres: bool
     server: str
-    kinds: tuple[str, ...] = ()
+    kinds: tuple[str, ...]
     pause_s: float = 0.0
 
 
@@ -68,6 +69,7 @@ class Trial:
         self._disk = root / "disk"
         self._disk.mkdir()
         self._over = threading.Event()
+        self.clock = MovedClock(root / "clock")
 
     def __enter__(self) -> Self:
         with self._ends:
@@ -82,6 +84,7 @@ class Trial:
             self._pool = known_requests(self.registry, GOOD, self.options.seed)
             self.port = free_address("127.0.0.1", 0)[1]
             self.server = self._serve()
+            self._ends.callback(MovedClock.forget, self.server.pid)
             self._ends.callback(self.server.end)
             self.proxy = self._ends.enter_context(FaultProxy(self.port, self.options.seed))
             self.server.wait_for()
@@ -117,8 +120,8 @@ class Trial:
         self._end()
 
     def steps(self) -> list[Step]:
-        kinds = self.options.kinds or tuple(FAULTS)
-        return schedule(self.options.seed, self.options.faults, [each for each in kinds if each not in self.skipped])
+        kinds = [each for each in self.options.kinds if each not in self.skipped]
+        return schedule(self.options.seed, self.options.faults, kinds)
 
     # what faults do
 
@@ -252,6 +255,8 @@ class Trial:
     def _serve(self) -> Process:
         arguments = ["--registry", str(self.registry), "--workers", str(WORKERS), "--server", self.options.server]
         environ = {"DATABASE_URL": self._url} if self._url else {}
+        if SLOWING in self.options.kinds and SLOWING not in self.skipped:
+            environ |= self.clock.environ
         return Process(self._disk, self.port, *arguments, PENSTOCK_LOG_LEVEL="warning", **environ)
 
     def _recover(self) -> None:
@@ -290,6 +295,8 @@ class Trial:
         """A small disk of its own in a mount namespace of this process; faults that cannot be are left out."""
         if not self.options.postgres:
             self.skipped["freeze the database"] = "SQLite has no server"
+        if refusal := why_not():
+            self.skipped[SLOWING] = refusal
         if refusal := _mount_small_disk(self._disk):
             self.skipped["fill the disk"] = refusal
         else:
