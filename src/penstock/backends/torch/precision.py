@@ -56,15 +56,15 @@ def _has_hardware(precision: str, device: Device) -> bool:
     return device.kind == "cuda" or precision == "fp16"
 
 
-def gains(before: Run, after: Run, batches: Sequence[Arrays]) -> bool:
+def gains(before: Run, after: Run, batches: Sequence[Arrays], clock: Callable[[], float] = time.perf_counter) -> bool:
     """True when `after` is faster than `before` by more than noise; they run alternately."""
     spent: dict[Run, list[float]] = {before: [], after: []}
     for _ in range(_TURNS):
         for run, seconds in spent.items():
-            start = time.perf_counter()
+            start = clock()
             for batch in batches:
                 run(batch)
-            seconds.append(time.perf_counter() - start)
+            seconds.append(clock() - start)
     return statistics.median(spent[after]) < _MAX_TIME_SHARE * statistics.median(spent[before])
 
 
