@@ -19,12 +19,13 @@ serve: $(VENV)/.serve ## Serve the starter models on port 8002 (PORT=… ARGS=�
 	@$(BIN)/penstock serve digits digits-image hydraulics $(if $(PORT),--port $(PORT)) $(ARGS)
 
 test: $(VENV)/.test ## Run every test in two processes (ARGS=… goes to pytest); what fails runs once more and is listed as RERUN.
-	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --reruns 1 $(ARGS)
+	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --reruns 1 --rerun-show-tracebacks $(ARGS)
 
 soak: $(VENV)/.test ## Fuzz each parser of foreign files with 10 million inputs (ARGS="pickle --count 1000"), then make chaos.
 	$(BIN)/python tests/fuzz $(ARGS)
 	$(BIN)/python tests/chaos
 	$(BIN)/python tests/chaos --postgres
+	$(BIN)/python tests/chaos/leaks.py
 	$(BIN)/python tests/chaos --only "move the clock" --only "kill a worker" --faults 60 --requests 20000
 
 chaos: $(VENV)/.test ## Check every answer of a server under kills, full disks, lost databases … (ARGS="--seed 7 --faults 1000").

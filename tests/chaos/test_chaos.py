@@ -22,6 +22,7 @@ sys.path.insert(0, str(HERE))
 
 from faults import FAULTS, GOOD, SLOWING, schedule  # noqa: E402
 from known_answers import Known, drawn, known_requests  # noqa: E402
+from leaks import Held, Load, growth, looked_at, serving  # noqa: E402
 from traffic import Client, Expectations, Ledger, Reply, judged  # noqa: E402
 
 SUMS = Known("sums", "raw", "/models/raw/predict", b"{}", {"1.0": lambda body: body == b"right"})
@@ -214,3 +215,17 @@ def _echoed(connection: socket.socket, proxy: FaultProxy) -> bool:
             return False
         back += data
     return True
+
+
+def test_files_stay_as_few_whatever_is_sent_and_however_connections_end(tmp_path: Path) -> None:
+    """The short form of `python tests/chaos/leaks.py`."""
+    with serving(tmp_path) as (server, requests):
+        looks = looked_at(Load(int(server.url.rpartition(":")[2]), requests, 1), server.pid, 3000, lambda _: None)
+    files = [look.files for look in looks]
+    assert max(files) - min(files) <= 3, "one connection, and what is being closed"
+
+
+def test_growth_is_seen_once_the_first_fifth_is_over() -> None:
+    steady, rising = ([Held(size, 9, 20) for size in sizes] for sizes in ([50, *[100] * 39], range(100, 140)))
+    assert growth(steady, lambda look: look.bytes) == 0
+    assert growth(rising, lambda look: look.bytes) > 0.1
