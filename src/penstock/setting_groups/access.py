@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Final
 
 from pydantic import AfterValidator
@@ -31,6 +32,12 @@ def _rate(value: str) -> str:
     return value
 
 
+def _redis(value: str) -> str:
+    if not re.fullmatch(r"(rediss?|unix)://[^\s?#]+", value):
+        raise ValueError("should be an address such as redis://localhost:6379/0, without a query")
+    return value
+
+
 class AccessSettings(EngineOptions):
     """Settings of keys, tokens and limits."""
 
@@ -56,6 +63,11 @@ class AccessSettings(EngineOptions):
         None,
         "Most requests of one client address, such as 600/m, unless they have a key with a rate of its own; so many "
         "may come at once.",
+    )
+    rate_limit_store: Annotated[str, AfterValidator(_redis)] | None = option(
+        None,
+        "Address of a Redis server (redis, rediss or unix) by which servers on several hosts count rates together; "
+        "needs the extra redis.",
     )
     trusted_proxies: Networks = option(
         (),

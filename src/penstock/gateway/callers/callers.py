@@ -16,6 +16,7 @@ from penstock.gateway.callers.key_table import KeyTable
 from penstock.gateway.callers.tokens import Issuer
 from penstock.gateway.limits.addresses import UNIX, AddressLimits, Proxies, is_loopback
 from penstock.gateway.limits.gcra import Gcra
+from penstock.gateway.limits.hosts import Hosts
 from penstock.gateway.limits.quotas import Quotas
 from penstock.gateway.limits.slots import OwnSlots, SharedSlots, Slots
 from penstock.option_types import parse_rate
@@ -50,6 +51,7 @@ class Callers:
         self.revision = -1
         """That of the keys that are followed."""
         self._error = ""
+        self._hosts = None if settings.rate_limit_store is None else Hosts(settings.rate_limit_store)
         self.quotas = Quotas(self._book.count)
         self.keys = KeyTable(self._slots, self.quotas)
         self.issuer = Issuer.of(settings)
@@ -95,10 +97,13 @@ class Callers:
         self._check_reach()
 
     async def run(self) -> None:
-        """Follow the keys for ever."""
-        while True:
-            await asyncio.sleep(FOLLOW_EVERY_S)
-            await self.follow()
+        """Follow the keys for ever, and what other hosts have admitted."""
+        async with asyncio.TaskGroup() as tasks:
+            if self._hosts is not None:
+                tasks.create_task(self._hosts.run(self._slots()))
+            while True:
+                await asyncio.sleep(FOLLOW_EVERY_S)
+                await self.follow()
 
     async def follow(self) -> None:
         """Follow the keys now; errors are logged, and the keys known last stay in force."""
@@ -115,6 +120,11 @@ class Callers:
         if self.quotas.due():
             await self.quotas.save()
         await self._follow_issuer()
+
+    async def tell_hosts(self) -> None:
+        """Tell the other hosts now what was admitted here, and hear what they have admitted."""
+        if self._hosts is not None:
+            await self._hosts.tell(self._slots())
 
     async def close(self) -> None:
         """Save what was counted for quotas, if the database answers soon."""
