@@ -227,7 +227,8 @@ class EngineOptions(BackendOptions):
         secret=True,
     )
     require_signed: FileList = option(
-        (), "Public keys (PEM files, comma list) of which one has to have signed every model; others are refused."
+        (),
+        "Public keys (PEM) and identities (JSON), a comma list of files; one of them has to have signed every model.",
     )
     batch_size: Whole = option(32, "Maximum rows in one run of a model.", alias="BATCH_SIZE", ge=1, le=65536)
     max_queue_size: Whole = option(512, "Maximum rows that wait for one model; beyond it, 429.", ge=1)

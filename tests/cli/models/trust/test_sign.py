@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 from signing_keys import KeyPair, write_pair
+from sigstore_instance import IDENTITY, ISSUER, SigstoreInstance
 
 from penstock.artifacts.artifact import SIGNATURE
+from penstock.artifacts.signatures.bundle import read_bundle
 
 Penstock = Callable[..., Any]
 
@@ -48,6 +50,30 @@ def test_an_unsigned_altered_or_otherwise_signed_version_fails(
     done = penstock("models", "sign", published, "--private-key", pair.private)
     assert done.code == 1
     assert "card.md does not match the sha256" in done.err
+
+
+def test_a_version_is_verified_by_the_identity_that_signed_it(
+    penstock: Penstock, published: str, pair: KeyPair, tmp_path: Path
+) -> None:
+    instance = SigstoreInstance()
+    root = instance.trusted_root(tmp_path / "root.json")
+    penstock("models", "sign", published, "--private-key", pair.private)
+    path = tmp_path / "registry" / "linear" / "v1.0" / SIGNATURE
+    path.write_bytes(instance.bundle(read_bundle(path.read_bytes()).payload))
+    who = ("--identity", IDENTITY, "--issuer", ISSUER, "--trust-config", root)
+    done = penstock("models", "verify", published, *who)
+    assert (done.code, done.out) == (0, f"linear:v1.0 is signed by {IDENTITY}, and every file is as it was signed\n")
+    shown = penstock("models", "verify", published, *who, "--json").json()
+    assert (shown["valid"], shown["identity"], shown["issuer"]) == (True, IDENTITY, ISSUER)
+    done = penstock("models", "verify", published, "--identity", "eve@example.org", *who[2:])
+    assert done.code == 1
+    assert "it was not signed by eve@example.org of https://accounts.example.org" in done.err
+    for options in ((), who[:4], (*who, "--public-key", pair.public)):
+        done = penstock("models", "verify", published, *options)
+        assert done.code == 2
+        assert "give --public-key FILE, or all of --identity, --issuer and --trust-config" in " ".join(
+            done.err.replace("│", " ").split()
+        )
 
 
 def test_a_version_shows_who_signed_it(
