@@ -9,6 +9,7 @@ import random
 import signal
 import socket
 import struct
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -62,10 +63,11 @@ def _freeze(trial: Trial, chance: random.Random) -> None:
 
 def _freeze_for_good(trial: Trial, chance: random.Random) -> None:
     """Until the supervisor replaces it."""
-    trial.await_second_attempts()
+    trial.await_those_of_the_last_death()
     pid = chance.choice(children(trial.server.pid) or [0])
     _signal(pid, signal.SIGSTOP)
     trial.hold_until(lambda: pid not in children(trial.server.pid), "a stopped worker was not replaced")
+    trial.died_at = time.monotonic()
 
 
 def _freeze_supervisor(trial: Trial, chance: random.Random) -> None:

@@ -80,8 +80,8 @@ class Ledger:
         self.slowest: Counter[str] = Counter()
         """By fault, the most milliseconds that a request took, both attempts together."""
         self.fault = "none"
-        self.at_second = 0
-        """Requests that are sent once more now."""
+        self.running: dict[int, float] = {}
+        """When the request that each client waits for was sent first, by the client's thread."""
 
     @property
     def sent(self) -> int:
@@ -100,19 +100,22 @@ class Ledger:
                 self.examples.append(f"{fault}: {what}: {example}")
 
     @contextlib.contextmanager
-    def second(self) -> Iterator[None]:
-        """While a request is sent once more."""
+    def timed(self) -> Iterator[str]:
+        """While a request is sent, and perhaps once more; the fault meanwhile."""
+        fault, began, client = self.fault, time.monotonic(), threading.get_ident()
         with self._lock:
-            self.at_second += 1
+            self.running[client] = began
         try:
-            yield
+            yield fault
         finally:
             with self._lock:
-                self.at_second -= 1
+                del self.running[client]
+                self.slowest[fault] = max(self.slowest[fault], int((time.monotonic() - began) * 1000))
 
-    def took(self, fault: str, seconds: float) -> None:
+    def waits_since(self, moment: float) -> bool:
+        """True while a request that was sent before has no final answer yet."""
         with self._lock:
-            self.slowest[fault] = max(self.slowest[fault], int(seconds * 1000))
+            return any(began <= moment for began in self.running.values())
 
     def unaccounted(self) -> int:
         """Requests sent of which nothing is known: 0 once the clients have ended."""
@@ -152,10 +155,8 @@ class Client(threading.Thread):
 
     def _timed(self, connection: http.client.HTTPConnection, known: Known) -> bool:
         """True if the connection can be used again."""
-        fault, began = self._ledger.fault, time.monotonic()
-        usable = self._one(connection, known, fault)
-        self._ledger.took(fault, time.monotonic() - began)
-        return usable
+        with self._ledger.timed() as fault:
+            return self._one(connection, known, fault)
 
     def _one(self, connection: http.client.HTTPConnection, known: Known, fault: str) -> bool:
         mark = self._expectations.mark(known.model)
@@ -165,7 +166,7 @@ class Client(threading.Thread):
             first = f"{why} at {datetime.now(UTC):%H:%M:%S.%f}"
             self._ledger.add(fault, outcome, why if outcome == "unexplained" else "")
             again = http.client.HTTPConnection("127.0.0.1", self._ports[1], timeout=TIMEOUT_S)
-            with self._ledger.second(), contextlib.closing(again):
+            with contextlib.closing(again):
                 outcome, why, status = self._attempt(again, known, mark)
                 why += f" at {datetime.now(UTC):%H:%M:%S.%f}, after {first}" if outcome == "transport failure" else ""
             if outcome in ("transport failure", "unexplained"):

@@ -69,6 +69,8 @@ class Trial:
         self._disk = root / "disk"
         self._disk.mkdir()
         self._over = threading.Event()
+        self.died_at = 0.0
+        """When a worker died last."""
         self.clock = MovedClock(root / "clock")
 
     def __enter__(self) -> Self:
@@ -137,17 +139,20 @@ class Trial:
                 return
             time.sleep(0.02)
 
-    def await_second_attempts(self) -> None:
-        """A request may lose its worker once: the next one dies when all that are sent again have been answered."""
-        self.hold_until(lambda: not self.ledger.at_second, "requests that were sent again had no answer")
+    def await_those_of_the_last_death(self) -> None:
+        """A request may lose its worker once: the next one dies when all that were sent before have been answered."""
+        self.hold_until(
+            lambda: not self.ledger.waits_since(self.died_at), "requests that were sent again had no answer"
+        )
 
     def kill(self, chance: random.Random, *, all_workers: bool = False) -> None:
         """SIGKILL to one worker, or to all at once."""
-        self.await_second_attempts()
+        self.await_those_of_the_last_death()
         workers = children(self.server.pid)
         for pid in workers if all_workers or not workers else [chance.choice(workers)]:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+        self.died_at = time.monotonic()
 
     def require(self, holds: bool, otherwise: str) -> None:
         if not holds:
