@@ -28,7 +28,11 @@ def test_evaluate_writes_figures_and_tables_and_prints_the_selection(npz, tmp_pa
     assert result.exit_code == 0, result.output
     figures = json.loads((out / "evaluation.json").read_text())
     assert set(figures["protocols"]["run_grouped"]) == {"extra_trees", "network"}
+    assert figures["selection"]["served"] is None
+    why = "`extra_trees` does not qualify: it was not evaluated by leave_one_cooler_out."
+    assert why in figures["selection"]["sentence"]
     assert figures["selection"]["sentence"] in result.output
+    assert "| extra_trees |" in result.output
     assert "not run" in (out / "evaluation.md").read_text()
     assert figures["coverage"] == {}
     again = run("evaluate", "--data", npz, "--out", out, *models, *OPTIONS)
@@ -46,3 +50,11 @@ def test_publish_requires_an_evaluation(npz, tmp_path):
         InvalidInput, match=r"evaluation.json cannot be read .* run `penstock-hydraulics evaluate` first"
     ):
         run("publish", "--data", npz, "--evaluation", tmp_path, "--out", tmp_path / "out")
+
+
+def test_publish_refuses_an_evaluation_that_selects_no_model(npz, tmp_path):
+    selection = {"served": None, "scores": {}, "sentence": "No model qualifies, so none is served or published."}
+    (tmp_path / "evaluation.json").write_text(json.dumps({"selection": selection}))
+    with pytest.raises(InvalidInput, match="No model qualifies, so none is served or published"):
+        run("publish", "--data", npz, "--evaluation", tmp_path, "--out", tmp_path / "out")
+    assert not (tmp_path / "out").exists()

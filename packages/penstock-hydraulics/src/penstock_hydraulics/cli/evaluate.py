@@ -36,6 +36,7 @@ def evaluate(
     from penstock_hydraulics.learning.data.recordings import load
     from penstock_hydraulics.learning.evaluation.comparison import FIGURES, TABLES, compare, entries
     from penstock_hydraulics.learning.evaluation.cross_validation import protocols
+    from penstock_hydraulics.learning.evaluation.report import selection_table
 
     every = entries(network_as_trained(epochs, members, validation, simulated, seed))
     wanted = [name.strip() for name in models.split(",") if name.strip()]
@@ -49,7 +50,7 @@ def evaluate(
     chosen = [entry for entry in every if not wanted or entry.learner.name in wanted]
     figures = compare(recordings, plan, chosen, out, known, echo=typer.echo)
     if "selection" in figures:
-        typer.echo(figures["selection"]["sentence"])
+        typer.echo(f"{selection_table(figures)}\n{figures['selection']['sentence']}")
     typer.echo(f"{out / FIGURES}\n{out / TABLES}")
 
 

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import TypeAlias
 
 from penstock_hydraulics.machine.topology import Topology
 from penstock_hydraulics.signals.coverage import Coverage
 from penstock_hydraulics.signals.features import FeatureConfig
 from penstock_hydraulics.signals.windows import WindowPlan
 
+DetectedFrom: TypeAlias = Mapping[str, Mapping[str, float | None]]
+"""By fault and component the severity from which on a model detects the fault in simulations; None if it does not."""
 
-def machine_advisories(topology: Topology, assumed: bool, supported: bool, from_recordings: bool) -> list[str]:
-    """Warnings about the topology; `supported`: the model supports it."""
+
+def machine_advisories(
+    topology: Topology, assumed: bool, supported: bool, from_recordings: bool, universal: str | None = None
+) -> list[str]:
+    """Warnings about the topology; `supported`: the model supports it; `universal` is a version that supports any."""
     warnings = []
     if assumed:
         warnings.append(
@@ -19,7 +25,10 @@ def machine_advisories(topology: Topology, assumed: bool, supported: bool, from_
             " send `topology`, or PUT /equipment/{id}"
         )
     if not supported:
-        warnings.append(f"this model does not support the topology {topology.name}; the answer comes from rules alone")
+        other = "" if universal is None else f"; {universal} supports any topology"
+        warnings.append(
+            f"this model does not support the topology {topology.name}; the answer comes from rules alone{other}"
+        )
     elif not from_recordings:
         warnings.append(f"the states of the {topology.name} were learned from a simulator, not from recordings")
     return warnings
@@ -52,6 +61,20 @@ def sensor_advisories(
     if slow:
         warnings.append(f"sampled below 1 Hz, used by rules only: {_join_names(slow)}")
     return warnings
+
+
+def simulation_advisories(detected_from: DetectedFrom) -> list[str]:
+    """The simulated faults that the model does not detect, or only at full severity."""
+    found = [
+        (f"{fault} of {component}", severity)
+        for fault, parts in detected_from.items()
+        for component, severity in parts.items()
+        if severity is None or severity >= 1.0
+    ]
+    never = _join_names([name for name, severity in found if severity is None])
+    late = _join_names([name for name, severity in found if severity is not None])
+    shown = "; ".join(part for part in (never, late and f"below full severity {late}") if part)
+    return [f"not excluded, since not reliably detected in simulations of this circuit: {shown}"] if shown else []
 
 
 def _join_names(names: Sequence[str]) -> str:

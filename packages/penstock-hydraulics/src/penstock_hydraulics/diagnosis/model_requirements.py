@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from penstock.errors import ModelLoadError, OutOfRange
 from penstock.plugin_api import Signature
+from penstock_hydraulics.diagnosis.advisories import DetectedFrom
 from penstock_hydraulics.signals.evidence import EvidenceTable
 from penstock_hydraulics.signals.features import INPUTS
 
@@ -26,7 +27,8 @@ class HydraulicConfig(BaseModel):
     `topologies` are the supported topologies; `states` is `supervised` (trained on recordings) or `simulated`, for all
     or by template. `thresholds` are probabilities at 1 % false alarms, `nominal` healthy means by template and sensor,
     `default_topology` is assumed for requests without a topology from unregistered machines. `coverage` is the measured
-    table of which sensors tell which state, by template.
+    table of which sensors tell which state, by template; `detected_from` the severity from which on the model detects
+    a simulated fault, by template; `universal` is the reference of a version that supports any topology.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -37,6 +39,8 @@ class HydraulicConfig(BaseModel):
     thresholds: dict[str, float] = Field(default_factory=dict)
     nominal: dict[str, dict[str, float]] = Field(default_factory=dict)
     coverage: dict[str, EvidenceTable] = Field(default_factory=dict)
+    detected_from: dict[str, DetectedFrom] = Field(default_factory=dict)
+    universal: str | None = None
     default_topology: str = "zema_rig"
     min_window_s: float = 30.0
 

@@ -7,6 +7,7 @@ from synthetic_recordings import synthetic_recordings
 from penstock_hydraulics.learning.evaluation import summary
 from penstock_hydraulics.learning.evaluation.cross_validation import ALL, COOLER, FEW, GROUPED, SOME, OutOfFold
 from penstock_hydraulics.learning.evaluation.report import details, report
+from penstock_hydraulics.learning.evaluation.selection import MISSING
 from penstock_hydraulics.machine.states import HEADS, LEVELS
 
 RECORDINGS = synthetic_recordings(runs=60)
@@ -58,39 +59,18 @@ def test_a_threshold_keeps_the_rate_of_false_alarms():
         assert one["threshold"] >= 0.5
 
 
-def test_the_network_is_preferred_when_it_is_not_significantly_worse():
-    network, trees = answers("network", [3, 8], 0.97), answers("trees", [3], 0.97)
-    chosen = summary.select({"network": network, "trees": trees}, RECORDINGS, calibrations(network, trees), "network")
-    assert (chosen.served, chosen.best) == ("network", "trees")
-    assert chosen.difference.high >= 0
-    assert "not significantly worse" in chosen.sentence
-
-
-def test_the_better_one_is_served_when_the_network_is_significantly_worse():
-    network, trees = answers("network", range(1, 60, 5), 0.8), answers("trees", [], 0.99)
-    chosen = summary.select({"network": network, "trees": trees}, RECORDINGS, calibrations(network, trees), "network")
-    assert chosen.served == "trees"
-    assert chosen.difference.high < 0
-
-
-def test_a_badly_calibrated_model_is_not_eligible():
-    network, trees = answers("network", [3], 0.98), answers("trees", [], 0.3)
-    states = calibrations(network, trees)
-    states["trees"] = [one._replace(accepted=False, ece_before=0.2) for one in states["trees"]]
-    chosen = summary.select({"network": network, "trees": trees}, RECORDINGS, states, "network")
-    assert chosen.served == "network"
-    assert "trees" in chosen.refused
-    assert "above 0.03" in chosen.sentence
-
-
-def test_a_model_that_is_too_large_is_not_eligible():
-    network, trees = answers("network", range(1, 60, 5), 0.8), answers("trees", [], 0.99)
-    states = calibrations(network, trees)
-    chosen = summary.select(
-        {"network": network, "trees": trees}, RECORDINGS, states, "network", {"trees": "it is 3 MB"}
-    )
-    assert chosen.served == "network"
-    assert "it is 3 MB" in chosen.sentence
+def test_the_selection_gets_every_part_of_every_model():
+    network, trees = answers("network", [3]), answers("trees", range(1, 60, 6))
+    measured = {
+        GROUPED: {"network": network, "trees": trees},
+        COOLER: {"network": answers("network", [5], protocol=COOLER)},
+    }
+    found = summary.results(measured, RECORDINGS, calibrations(network, trees))
+    assert [len(found["network"].parts[name]) for name in (GROUPED, MISSING, COOLER)] == [1, 4, 1]
+    assert len(found["network"].parts[COOLER][0]) == 3
+    assert COOLER not in found["trees"].parts
+    assert found["trees"].parts[GROUPED][0][0].shape == (59, 3, 3)
+    assert found["trees"].calibration_errors.keys() == {head.name for head in HEADS}
 
 
 def test_the_report_shows_every_model_and_marks_those_not_run():

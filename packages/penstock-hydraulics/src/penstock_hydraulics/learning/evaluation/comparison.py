@@ -87,6 +87,6 @@ def read_figures(directory: Path) -> dict[str, Any]:
         found = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise InvalidInput(f"{path} cannot be read ({error}); run `penstock-hydraulics evaluate` first") from None
-    if not isinstance(found, dict) or "selection" not in found:
+    if not isinstance(found, dict) or "scores" not in found.get("selection", {}):
         raise InvalidInput(f"{path} has no selected model; run `penstock-hydraulics evaluate` with run-grouped folds")
     return found

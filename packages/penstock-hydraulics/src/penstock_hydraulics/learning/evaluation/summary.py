@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -23,26 +22,15 @@ from penstock_hydraulics.learning.evaluation.cross_validation import (
     OutOfFold,
     coverage_sets,
 )
+from penstock_hydraulics.learning.evaluation.selection import COMPARED_ONLY, MISSING, WEIGHTS, Result, select
+from penstock_hydraulics.learning.evaluation.sure_answers import sure_answers
 from penstock_hydraulics.learning.metrics import Interval
 from penstock_hydraulics.machine.states import HEADS, SUPERVISED
 
 Mask = NDArray[np.bool_]
 
 FALSE_ALARMS: Final = 0.01
-ECE_LIMIT: Final = 0.03
 HALF: Final = 0.5
-
-
-@dataclass(frozen=True)
-class Selection:
-    """The served model by the selection rule, and the values compared."""
-
-    served: str
-    best: str
-    eligible: tuple[str, ...]
-    refused: Mapping[str, str]
-    difference: Interval | None
-    sentence: str
 
 
 def measured_on(answers: OutOfFold, recordings: Recordings) -> dict[str, Mask]:
@@ -157,12 +145,16 @@ def sensor_curve(answers: OutOfFold, recordings: Recordings) -> dict[str, dict[s
     }
 
 
-def coverage_of(answers: OutOfFold, recordings: Recordings, found: Sequence[Calibration]) -> Table:
-    """The coverage table from the answers as served to held-out settled runs."""
+def coverage_of(
+    answers: OutOfFold, recordings: Recordings, found: Sequence[Calibration]
+) -> tuple[Table, dict[str, Any]]:
+    """The coverage table from the answers as served to held-out settled runs, and the sure answers with it."""
     mask = measured_on(answers, recordings)["settled"]
     temperatures = [one.temperature for one in found]
     served = {key: served_levels(answers.probabilities[key][mask], temperatures) for key in coverage_sets()}
-    return coverage_table(served, recordings.take(np.flatnonzero(mask)))
+    settled = recordings.take(np.flatnonzero(mask))
+    table = coverage_table(served, settled)
+    return table, sure_answers(served, settled, table)
 
 
 def served_levels(probabilities: NDArray[np.float64], temperatures: Sequence[float]) -> NDArray[np.float64]:
@@ -176,59 +168,41 @@ def _score(answers: OutOfFold, recordings: Recordings, mask: Mask, place: int, s
     return float(metrics.macro_f1(by_run.sum(axis=0)))
 
 
-def select(
-    answers: Mapping[str, OutOfFold],
+def results(
+    measured: Mapping[str, Mapping[str, OutOfFold]],
     recordings: Recordings,
     found: Mapping[str, Sequence[Calibration]],
-    universal: str,
-    too_large: Mapping[str, str] | None = None,
-) -> Selection:
-    """Apply the selection rule to the run-grouped `answers` of each model.
-
-    Of the models within the limits of size and calibration, the one with the best mean macro-F1 over the four states on
-    settled runs with all sensors is served. `universal` is the model that supports any topology: it is preferred unless
-    a paired bootstrap over runs finds it worse at 95 %.
-    """
-    refused = dict(too_large or {})
-    for name, states in found.items():
-        worst = max(_ece_served(one) for one in states)
-        if worst > ECE_LIMIT:
-            refused.setdefault(name, f"its calibration error is {worst:.3f} after scaling, above {ECE_LIMIT:g}")
-    eligible = [name for name in answers if name not in refused] or [universal]
-    targets = {name: _targets(answers[name], recordings) for name in {*eligible, universal} & set(answers)}
-    means = {name: float(metrics.mean_macro_f1(one)) for name, one in targets.items()}
-    best = max(eligible, key=lambda name: means[name])
-    if best == universal or universal not in eligible:
-        return Selection(best, best, tuple(eligible), refused, None, _best_sentence(best, means, refused))
-    difference = metrics.paired_difference(targets[universal], targets[best])
-    served = universal if difference.high >= 0 else best
-    return Selection(
-        served, best, tuple(eligible), refused, difference, _comparison_sentence(universal, best, means, difference)
-    )
+) -> dict[str, Result]:
+    """What the selection rule needs of each model that was evaluated with whole runs held out."""
+    every = {}
+    for name, answers in measured.get(GROUPED, {}).items():
+        few = [key for key in answers.probabilities if key in (FEW, SOME) or _size(key) in KEPT]
+        parts = {
+            GROUPED: [_targets(answers, recordings)],
+            MISSING: [_targets(answers, recordings, key) for key in few],
+        }
+        if name in (left_out := measured.get(COOLER, {})):
+            parts[COOLER] = [_targets(left_out[name], recordings)]
+        errors = {head.name: _ece_served(one) for head, one in zip(HEADS, found[name], strict=True)}
+        every[name] = Result(parts, errors)
+    return every
 
 
-def _best_sentence(best: str, means: Mapping[str, float], refused: Mapping[str, str]) -> str:
-    ineligible = "".join(f" {name} is not eligible: {why}." for name, why in refused.items())
-    return f"`{best}` has the best mean macro-F1 of the four states, {means[best]:.4f}, and is served.{ineligible}"
-
-
-def _comparison_sentence(universal: str, best: str, means: Mapping[str, float], difference: Interval) -> str:
-    worse = difference.high < 0
-    verdict = "significantly worse, so the other one is served" if worse else "not significantly worse, and is served"
-    return (
-        f"`{best}` has the best mean macro-F1 of the four states, {means[best]:.4f}; `{universal}`, which supports any"
-        f" topology, has {means[universal]:.4f}, a difference of {difference.value:+.4f} (95 % interval"
-        f" {difference.low:+.4f} to {difference.high:+.4f}, paired bootstrap over runs): {verdict}."
-    )
+def _size(key: str) -> int | None:
+    """The number of sensors of a random set, whose key is `<size>_<draw>`."""
+    size, _, draw = key.partition("_")
+    return int(size) if size.isdigit() and draw.isdigit() else None
 
 
 def _ece_served(one: Calibration) -> float:
     return one.ece_after if one.accepted else one.ece_before
 
 
-def _targets(answers: OutOfFold, recordings: Recordings) -> list[NDArray[np.float64]]:
+def _targets(answers: OutOfFold, recordings: Recordings, sensors: str = ALL) -> list[NDArray[np.float64]]:
+    """The confusions by run of each state, without the cooler where its levels are left out."""
     mask = measured_on(answers, recordings)["settled"]
-    return [_by_run(answers.of(place), recordings, mask, place) for place in range(len(HEADS))]
+    places = range(1 if answers.protocol == COOLER else 0, len(HEADS))
+    return [_by_run(answers.of(place, sensors), recordings, mask, place) for place in places]
 
 
 def _by_run(answers: NDArray[np.float64], recordings: Recordings, mask: Mask, place: int) -> NDArray[np.float64]:
@@ -261,7 +235,6 @@ def summarise(
     measured: Mapping[str, Mapping[str, OutOfFold]],
     recordings: Recordings,
     universal: str,
-    too_large: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """All figures of the report, from `measured[protocol][model]`."""
     grouped = measured.get(GROUPED, {})
@@ -285,14 +258,16 @@ def summarise(
         "detection": {name: detections(one, recordings, found[name]) for name, one in grouped.items()},
         "sensors": {name: sensor_curve(one, recordings) for name, one in grouped.items()},
     }
-    result["coverage"] = {
+    measured_sets = {
         name: coverage_of(one, recordings, found[name])
         for name, one in grouped.items()
-        if coverage_sets().keys() <= one.probabilities.keys()
+        if coverage_sets().keys() <= one.probabilities.keys() and name not in COMPARED_ONLY
     }
-    if universal in grouped:
-        chosen = select(grouped, recordings, found, universal, too_large)
-        result["selection"] = {**vars(chosen), "eligible": list(chosen.eligible), "refused": dict(chosen.refused)}
+    result["coverage"] = {name: table for name, (table, _) in measured_sets.items()}
+    result["sure_answers"] = {name: sure for name, (_, sure) in measured_sets.items()}
+    if grouped:
+        chosen = select(results(measured, recordings, found), universal)
+        result["selection"] = {**vars(chosen), "eligible": list(chosen.eligible), "weights": dict(WEIGHTS)}
     return result
 
 

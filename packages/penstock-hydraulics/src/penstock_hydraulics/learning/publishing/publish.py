@@ -7,14 +7,14 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import sklearn
 import torch
 from numpy.typing import NDArray
 
-from penstock import Signature, TensorSpec
+from penstock import Registry, Signature, TensorSpec
 from penstock.artifacts.artifact import Artifact, Golden, TaskEntry, VariantSource, write_artifact
 from penstock.artifacts.policies import Range, Ranges
 from penstock.errors import InvalidInput
@@ -22,7 +22,7 @@ from penstock_hydraulics.learning.data.recordings import RIG, ROWS, Recordings
 from penstock_hydraulics.learning.data.simulated import rows_of_window
 from penstock_hydraulics.learning.evaluation.calibration import tempered
 from penstock_hydraulics.learning.evaluation.coverage import Table, compact
-from penstock_hydraulics.learning.evaluation.cross_validation import GROUPED, Echo
+from penstock_hydraulics.learning.evaluation.cross_validation import Echo
 from penstock_hydraulics.learning.models.baselines import (
     FEW_SENSORS,
     Baseline,
@@ -34,14 +34,19 @@ from penstock_hydraulics.learning.models.export import export_onnx, onnx_answers
 from penstock_hydraulics.learning.models.forest_export import NODES, write_forest
 from penstock_hydraulics.learning.publishing import cards
 from penstock_hydraulics.learning.publishing.measured_coverage import measured_coverage
+from penstock_hydraulics.learning.publishing.simulated_faults import (
+    WINDOWS,
+    detected_from,
+    simulated_faults,
+    simulated_section,
+)
+from penstock_hydraulics.learning.publishing.versions import FORESTS, NAME, versions_of
 from penstock_hydraulics.learning.training.network import NETWORK, FittedNetwork, Network
 from penstock_hydraulics.machine.states import ANOMALIES, HEADS, LEVELS
 from penstock_hydraulics.signals.features import CHANNELS, STATISTICS, STEPS, Layout, Scales, encode, encode_all
 from penstock_hydraulics.simulator import simulate
 
-NAME: Final = "hydraulics"
 KIND: Final = "hydraulic-diagnostics"
-VERSION: Final = "v1.0"
 CHAMPION: Final = "champion"
 SIZE_LIMIT: Final = 2_000_000
 ATOL: Final = 1e-4
@@ -65,10 +70,23 @@ _TREES: Final = (
     " valve, accumulator and cooler. {kind} on statistics of segments of the cycle, with the inputs and outputs of the"
     " network it is compared with."
 )
-_FORESTS: Final[Mapping[str, tuple[str, Callable[[], Baseline]]]] = {
-    "extra_trees": ("Extremely randomised trees, few and pruned,", extra_trees),
-    "gradient_boosting": ("Gradient-boosted trees", gradient_boosting),
-}
+_FORESTS: Final[Mapping[str, tuple[str, Callable[[], Baseline]]]] = dict(
+    zip(
+        FORESTS,
+        (
+            ("Extremely randomised trees, few and pruned,", extra_trees),
+            ("Gradient-boosted trees", gradient_boosting),
+        ),
+        strict=True,
+    )
+)
+
+
+class Publication(NamedTuple):
+    """The artifact of the model that the rule selects, and the others."""
+
+    served: Artifact
+    others: list[Artifact]
 
 
 @dataclass(frozen=True)
@@ -88,60 +106,51 @@ class _TrainedModel:
 
 
 def publish(
-    recordings: Recordings, figures: Mapping[str, Any], network: Network, out: Path, *, echo: Echo = print
-) -> list[Artifact]:
-    """Train the two models on all of `recordings`, write `out/hydraulics/<version>` for each, and set the champion.
+    recordings: Recordings,
+    figures: Mapping[str, Any],
+    network: Network,
+    out: Path,
+    version: str | None = None,
+    windows: int = WINDOWS,
+    *,
+    echo: Echo = print,
+) -> Publication:
+    """Train the two models on all of `recordings`, write `out/hydraulics/<version>` for each, and name the served one.
 
     `figures` come from `evaluate`: its selection is served, its temperatures and thresholds go into the models.
-    `out/network.ckpt` keeps the network's training, so that a second call does not train again. Raises InvalidInput if
-    the selected model cannot be published, or an artifact exists already or becomes too large.
+    `version` is that of the network, `<version>-trees` that of the trees; the default is the next free one, and nothing
+    is overwritten. Each simulated fault is measured with this number of `windows`. `out/network.ckpt` keeps the
+    network's training, so that a second call does not train again. Raises InvalidInput if the evaluation selects no
+    model, a version exists already, or the artifacts become too large.
     """
-    versions = versions_of(figures)
-    for version in versions.values():
-        if (out / NAME / version).exists():
-            raise InvalidInput(f"{out / NAME / version} already exists; use another directory or remove it")
-    written = []
-    with tempfile.TemporaryDirectory() as scratch:
-        for model, version in versions.items():
+    versions = versions_of(figures, version, out)
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out) as scratch:
+        place = Path(scratch)
+        for model, own in versions.items():
             echo(f"training {model} on {len(recordings)} cycles")
-            place = Path(scratch)
             trained = (
                 _train_network(network, recordings, figures, out, place)
                 if model == NETWORK
-                else _train_forest(model, recordings, figures, place)
+                else _train_forest(model, recordings, figures, place, f"{NAME}:{versions[NETWORK]}")
             )
             table = measured_coverage(figures, trained.model, trained.path, trained.scales, recordings, echo)
-            written.append(_write(trained, version, figures, table, out))
-            echo(f"{written[-1].path}: {written[-1].size_bytes / 1024:.0f} KiB")
-    (out / NAME / CHAMPION).write_text(VERSION + "\n")
-    _check_size(written)
-    return written
+            _write(trained, own, figures, table, place, windows)
+        _check_size(place / NAME)
+        written = {model: _moved(place / NAME / own, out / NAME / own) for model, own in versions.items()}
+    served = written[figures["selection"]["served"]]
+    (out / NAME / CHAMPION).write_text(served.version + "\n")
+    for artifact in written.values():
+        echo(f"{artifact.path}: {artifact.size_bytes / 1024:.0f} KiB")
+    return Publication(served, [artifact for artifact in written.values() if artifact is not served])
 
 
-def versions_of(figures: Mapping[str, Any]) -> dict[str, str]:
-    """The version of each model to publish, by its name: the selected one is the release. Raises InvalidInput."""
-    served = figures["selection"]["served"]
-    if served not in (NETWORK, *_FORESTS):
-        known = ", ".join((NETWORK, *_FORESTS))
-        raise InvalidInput(f"the evaluation selects {served}, which cannot be published; publishable models: {known}")
-    if served == NETWORK:
-        return {NETWORK: VERSION, best_forest(figures): f"{VERSION}-trees"}
-    return {served: VERSION, NETWORK: f"{VERSION}-network"}
-
-
-def best_forest(figures: Mapping[str, Any]) -> str:
-    """The forest with the best mean macro-F1 by the figures of the selection rule."""
-    found = {name: figures["protocols"][GROUPED].get(name, {}).get("settled") for name in _FORESTS}
-    means = {
-        name: float(np.mean([settled[head.name]["macro_f1"][0] for head in HEADS]))
-        for name, settled in found.items()
-        if settled
-    }
-    if not means:
-        raise InvalidInput(
-            f"the evaluation has none of {', '.join(_FORESTS)}; evaluate one, since it becomes the second version"
-        )
-    return max(means, key=means.__getitem__)
+def put_into(registry: Registry, publication: Publication, alias: str) -> None:
+    """Publish all versions to a registry, beside those that this package ships, and point `alias` at the served one."""
+    registry.ensure(NAME)
+    for artifact in (publication.served, *publication.others):
+        registry.publish(artifact.path)
+    registry.set_alias(NAME, alias, publication.served.version)
 
 
 def temperatures_of(figures: Mapping[str, Any], model: str) -> list[float]:
@@ -169,7 +178,9 @@ def _train_network(
     )
 
 
-def _train_forest(model: str, recordings: Recordings, figures: Mapping[str, Any], scratch: Path) -> _TrainedModel:
+def _train_forest(
+    model: str, recordings: Recordings, figures: Mapping[str, Any], scratch: Path, universal: str
+) -> _TrainedModel:
     kind, learner = _FORESTS[model]
     forest = learner()
     fitted = forest.fit(recordings)
@@ -177,24 +188,32 @@ def _train_forest(model: str, recordings: Recordings, figures: Mapping[str, Any]
     temperatures = temperatures_of(figures, model)
     write_forest(fitted, temperatures, path)
     error = _difference(fitted, recordings, temperatures, path)
-    config = {"topologies": [RIG.name], "states": {RIG.name: "supervised"}}
+    config = {"topologies": [RIG.name], "states": {RIG.name: "supervised"}, "universal": universal}
     return _TrainedModel(
         model, forest.settings, _TREES.format(kind=kind), path, NODES, fitted.scales, config, False, None, error
     )
 
 
 def _write(
-    trained: _TrainedModel, version: str, figures: Mapping[str, Any], coverage: Table | None, out: Path
+    trained: _TrainedModel,
+    version: str,
+    figures: Mapping[str, Any],
+    coverage: Table | None,
+    out: Path,
+    windows: int,
 ) -> Artifact:
     signature = signature_of(trained.nodes)
     inputs = golden_inputs(trained.scales)
     golden = Golden(inputs, dict(onnx_answers(trained.path, inputs)), atol=ATOL, rtol=RTOL)
-    config = {
+    config: dict[str, Any] = {
         "scales": trained.scales.to_mapping(),
         **trained.config,
         "thresholds": thresholds_of(figures, trained.model),
         **({} if coverage is None else {"coverage": compact(coverage)}),
     }
+    outcomes = simulated_faults(config, signature, trained.path, windows)
+    config["detected_from"] = {RIG.name: detected_from(outcomes)}
+    faults = simulated_section(outcomes)
     return write_artifact(
         out / NAME / version,
         name=NAME,
@@ -205,7 +224,9 @@ def _write(
             VariantSource("onnx", "fp32", trained.path, num_parameters=trained.parameters, max_abs_error=trained.error)
         ],
         golden=golden,
-        card=cards.card(version, trained.summary, trained.model, figures, coverage, simulated=trained.simulated),
+        card=cards.card(
+            version, trained.summary, trained.model, figures, coverage, faults, simulated=trained.simulated
+        ),
         lineage=_lineage(trained),
         training_data=cards.TRAINING_DATA,
         metrics=cards.metrics_of(figures, trained.model),
@@ -265,12 +286,18 @@ def _difference(fitted: FittedClassifiers, recordings: Recordings, temperatures:
     return difference
 
 
-def _check_size(written: Sequence[Artifact]) -> None:
-    total = sum(path.stat().st_size for artifact in written for path in artifact.path.rglob("*") if path.is_file())
+def _check_size(home: Path) -> None:
+    total = sum(path.stat().st_size for path in home.rglob("*") if path.is_file())
     if total > SIZE_LIMIT:
         raise InvalidInput(
             f"the artifacts take {total / 1e6:.2f} MB, more than {SIZE_LIMIT / 1e6:g} MB; train smaller models"
         )
+
+
+def _moved(source: Path, target: Path) -> Artifact:
+    target.parent.mkdir(exist_ok=True)
+    source.rename(target)
+    return Artifact.open(target)
 
 
 def _lineage(trained: _TrainedModel) -> dict[str, Any]:
