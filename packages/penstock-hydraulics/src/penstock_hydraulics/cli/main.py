@@ -13,6 +13,7 @@ import typer
 
 from penstock.errors import PenstockError
 from penstock_hydraulics.cli.evaluate import evaluate
+from penstock_hydraulics.cli.faults import faults
 from penstock_hydraulics.cli.publish import publish
 from penstock_hydraulics.cli.simulate import simulate_windows
 from penstock_hydraulics.cli.train import train
@@ -28,6 +29,7 @@ app = typer.Typer(
 app.command("train")(train)
 app.command("evaluate")(evaluate)
 app.command("publish")(publish)
+app.command("faults")(faults)
 app.command("simulate")(simulate_windows)
 
 
