@@ -14,12 +14,7 @@ from pydantic import BaseModel
 
 from penstock.errors import InvalidInput, ModelLoadError, quoted
 from penstock.plugin_api import Registry, Signature, Task, parse_config, parse_request
-from penstock_hydraulics.diagnosis.advisories import (
-    machine_advisories,
-    sensor_advisories,
-    simulation_advisories,
-    window_advisories,
-)
+from penstock_hydraulics.diagnosis import advisories
 from penstock_hydraulics.diagnosis.anomalies import anomaly_detector
 from penstock_hydraulics.diagnosis.conclusion import conclude, make_grounds
 from penstock_hydraulics.diagnosis.health import ComponentAssessor
@@ -311,10 +306,12 @@ class HydraulicDiagnostics(Task):
             grounds=grounds,
             anomalies=detector,
             warnings=(
-                *machine_advisories(topology, assumed, supported, labelled or not model, settings.universal),
-                *window_advisories(window, config, long_enough),
-                *sensor_advisories(coverage, window.slow, grounds.missing, detector.unavailable),
-                *simulation_advisories(settings.detected_from.get(topology.name, {}) if model and evidence else {}),
+                *advisories.machine_advisories(topology, assumed, supported, labelled or not model, settings.universal),
+                *advisories.window_advisories(window, config, long_enough),
+                *advisories.sensor_advisories(coverage, window.slow, grounds.missing, detector.unavailable),
+                *advisories.simulation_advisories(
+                    settings.detected_from.get(topology.name, {}) if model and evidence else {}
+                ),
                 *window.warnings,
             ),
             equipment=equipment,
