@@ -20,7 +20,7 @@ import numpy as np
 
 import penstock
 from penstock.artifacts.artifact import Golden, TaskEntry, VariantSource, write_artifact
-from penstock_hydraulics import TEMPLATES, InferenceConfig, InferenceEngine, TrainingConfig, fit, simulate
+from penstock_hydraulics import TEMPLATES, HydraulicPredictor, InferenceConfig, TrainingConfig, fit, simulate
 from penstock_hydraulics.learning.data.recordings import ROWS, Recordings
 from penstock_hydraulics.learning.data.simulated import rows_of_window
 from penstock_hydraulics.learning.models.export import export_onnx, onnx_answers
@@ -83,8 +83,8 @@ with penstock.Registry(folder / "registry") as registry:
 # %% Diagnose in this process
 window = next(simulate(RIG, {"cooler_main": {"overheating": 1.0}}, 1, seed=99))
 request = request_of(window, RIG, "press_7")
-with InferenceEngine(InferenceConfig(model="my-rig", registry=folder / "registry")) as engine:
-    answer = engine.predict(request=request, topology="zema_rig")
+with HydraulicPredictor(InferenceConfig(model_path="my-rig", registry=folder / "registry")) as predictor:
+    answer = predictor.predict(request=request, topology="zema_rig")
 cooler = next(part for part in answer.components if part.component_id == "cooler_main")
 print(f"here: {answer.health.status}, {cooler.state.name} at {cooler.state.level:g} {cooler.state.unit}")
 

@@ -141,6 +141,12 @@ def format_of(
     raise UnsupportedFormat(f"{path}: {why}; what works as a bare file: {', '.join(dict.fromkeys(works))}")
 
 
+def holds_weights(path: Path, model_type: str | None = None) -> bool:
+    """True for a file of weights by its suffix and content, which needs the class that they fill."""
+    row = FORMATS.get(model_type) if model_type is not None else _row_of(path)
+    return row is not None and row.needs_architecture
+
+
 def holds_module(path: Path, format: str) -> bool:
     """True for a pickle of a whole module: it holds the names of classes beside its weights."""
     return FORMATS[format].needs_architecture and path.is_file() and scan_file(path, format).tier == "code"

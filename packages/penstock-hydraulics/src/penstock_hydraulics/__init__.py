@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from penstock_hydraulics.diagnosis.schemas import PredictionRequest, PredictionResponse
-    from penstock_hydraulics.engine import InferenceConfig, InferenceEngine
+    from penstock_hydraulics.engine import HydraulicPredictor, InferenceConfig, InferenceEngine
     from penstock_hydraulics.learning.data.recordings import load
     from penstock_hydraulics.learning.models.gnn import UniversalTemporalGNN
     from penstock_hydraulics.learning.training.config import TrainingConfig
@@ -27,6 +27,7 @@ _MODULES = {
     "Component": "machine.topology",
     "FeatureConfig": "signals.features",
     "HydraulicDiagnostics": "task",
+    "HydraulicPredictor": "engine",
     "InferenceConfig": "engine",
     "InferenceEngine": "engine",
     "PredictionRequest": "diagnosis.schemas",
@@ -45,6 +46,7 @@ __all__ = [
     "Component",
     "FeatureConfig",
     "HydraulicDiagnostics",
+    "HydraulicPredictor",
     "InferenceConfig",
     "InferenceEngine",
     "PredictionRequest",

@@ -14,6 +14,7 @@ from penstock_hydraulics.learning.training.fitting import predict
 
 def test_train_writes_model_weights_and_configuration(training):
     assert sorted(path.name for path in training.out.iterdir()) == [
+        "model.ckpt",
         "model.onnx",
         "training.json",
         "weights.safetensors",

@@ -20,7 +20,7 @@ from penstock.artifacts.refs import FILE_VERSION
 from penstock.artifacts.signatures.signers import Signers
 from penstock.artifacts.variant import default_variant_name
 from penstock.backends.base import Stop, run_in_progress
-from penstock.backends.catalog import format_of
+from penstock.backends.catalog import format_of, holds_weights
 from penstock.backends.devices import this_cpu
 from penstock.engine.batching.limits import BatchLimits
 from penstock.engine.batching.padding import public_signature
@@ -178,6 +178,10 @@ def _load_file(path: Path, options: EngineOptions, about: FileDescription, proof
     _refuse_unsigned(str(path), options)
     if not path.is_file():
         raise ModelLoadError(f"{path}: {'this is a directory' if path.is_dir() else 'there is no such model file'}")
+    if about.architecture is None and holds_weights(path, options.model_type):
+        from penstock.backends.torch.known_checkpoints import described
+
+        about = described(path, about)
     signed, has_class = bool({"signature", "example"} & {*about.stated}), about.architecture is not None
     format = format_of(path, options.model_type, signed=signed, has_architecture=has_class)
     limits = batch_limits(options, path.stem)

@@ -27,6 +27,7 @@ SEGMENTS: Final = 12
 STATISTICS: Final = 2 * SEGMENTS + 5  # mean and deviation of each segment; five of the whole window
 HIGHEST, LOWEST = -2, -1  # the columns of the highest and the lowest value
 LIMIT: Final = 8.0  # standardised values are clamped to ±LIMIT, so that one broken sensor does not dominate
+SCALES: Final = "penstock_hydraulics.scales"  # the key under which an ONNX file carries its scales
 INPUTS: Final = ("signals", "statistics", "present", "adjacency", "kinds")
 
 _MEANS: Final = np.hstack(

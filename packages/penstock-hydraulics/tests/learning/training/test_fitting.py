@@ -16,6 +16,7 @@ from penstock_hydraulics.learning.models.gnn import Architecture
 from penstock_hydraulics.learning.training.config import TrainingConfig
 from penstock_hydraulics.learning.training.fitting import fit, predict
 from penstock_hydraulics.learning.training.loop import held_out
+from penstock_hydraulics.learning.training.saved_model import read_checkpoint
 from penstock_hydraulics.machine.states import HEADS
 
 TINY = TrainingConfig(
@@ -71,6 +72,9 @@ def test_a_resumed_training_gives_the_same_weights_as_an_uninterrupted_one(recor
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
             fit(recordings, everything, config, machines=machines, progress=cut_off, checkpoints=tmp_path / "c.pt")
+    part = read_checkpoint(tmp_path / "c.pt")
+    assert part.scales.to_mapping() == fit(recordings, everything, TINY, machines=machines).scales.to_mapping()
+    assert (part.config, len(part.networks)) == (config, 1)
     resumed = fit(
         recordings, everything, config, machines=machines, progress=epochs.append, checkpoints=tmp_path / "c.pt"
     )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import onnx
 import onnxruntime
 import torch
 from numpy.typing import NDArray
@@ -14,7 +16,7 @@ from torch import Tensor
 
 from penstock.toolchain.export.onnx import quiet_exporter, write_onnx
 from penstock_hydraulics.learning.models.gnn import OUTPUTS, Diagnosis
-from penstock_hydraulics.signals.features import CHANNELS, INPUTS, STATISTICS, STEPS
+from penstock_hydraulics.signals.features import CHANNELS, INPUTS, SCALES, STATISTICS, STEPS, Scales
 
 ATOL: Final = 1e-4
 """Maximum absolute difference between ONNX Runtime and PyTorch."""
@@ -28,10 +30,11 @@ _AXES: Final = {
 }
 
 
-def export_onnx(diagnosis: Diagnosis, path: Path) -> float:
+def export_onnx(diagnosis: Diagnosis, path: Path, scales: Scales | None = None) -> float:
     """Write `diagnosis` as a single ONNX file; returns the largest difference from PyTorch.
 
-    Compared at several batch sizes and numbers of nodes. Raises RuntimeError beyond `ATOL`.
+    With `scales`, the file carries them, and serves without a manifest. Compared at several batch sizes and numbers of
+    nodes. Raises RuntimeError beyond `ATOL`.
     """
     diagnosis.eval()
     sizes = {"batch": torch.export.Dim("batch"), "nodes": torch.export.Dim("nodes")}
@@ -48,7 +51,15 @@ def export_onnx(diagnosis: Diagnosis, path: Path) -> float:
             verbose=False,
         )
     write_onnx(program, path)
+    if scales is not None:
+        _add_scales(path, scales)
     return _difference(diagnosis, path)
+
+
+def _add_scales(path: Path, scales: Scales) -> None:
+    model = onnx.load(path)
+    onnx.helper.set_model_props(model, {SCALES: json.dumps(scales.to_mapping())})
+    path.write_bytes(model.SerializeToString(deterministic=True))
 
 
 def onnx_answers(path: Path, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:

@@ -12,7 +12,7 @@ import torch
 
 from penstock.errors import InvalidInput
 
-_DAMAGED: Final = (
+DAMAGED: Final = (
     OSError,
     RuntimeError,
     EOFError,
@@ -22,6 +22,7 @@ _DAMAGED: Final = (
     zipfile.BadZipFile,
     pickle.UnpicklingError,
 )
+"""What reading a file that is damaged, or is no checkpoint, raises."""
 
 
 def write(path: Path, state: dict[str, Any]) -> None:
@@ -48,7 +49,7 @@ def read(path: Path, identity: str) -> dict[str, Any] | None:
                 raise RuntimeError("a checksum is wrong")
         state = torch.load(path, map_location="cpu", weights_only=True)
         found = state["identity"]
-    except _DAMAGED as error:
+    except DAMAGED as error:
         raise InvalidInput(f"{path}: the checkpoint is damaged; remove it to start over") from error
     if found != identity:
         raise InvalidInput(

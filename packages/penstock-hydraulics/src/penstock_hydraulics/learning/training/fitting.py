@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from hashlib import blake2b
 from pathlib import Path
@@ -76,7 +76,8 @@ def fit(
     everything = [recorded_machine(chosen, config.unsettled), *machines]
     scales = scales_of(everything)
     windows = _windows(everything, scales)
-    session = _TrainingSession(checkpoints, _identity(everything, config), progress)
+    arguments = {"config": asdict(config), "scales": scales.to_mapping()}
+    session = _TrainingSession(checkpoints, _identity(everything, config), arguments, progress)
     with one_thread(), torch.random.fork_rng(devices=[]):
         epochs = _epochs(session, windows, chosen.runs, config)
         members = [session.run(Training(windows, config, member, epochs)) for member in range(1, config.members + 1)]
@@ -159,9 +160,12 @@ def _identity(machines: Sequence[Machine], config: TrainingConfig) -> str:
 class _TrainingSession:
     """The consecutive trainings of one `fit`, with their checkpoint."""
 
-    def __init__(self, path: Path | None, identity: str, progress: Progress | None) -> None:
+    def __init__(
+        self, path: Path | None, identity: str, arguments: Mapping[str, Any], progress: Progress | None
+    ) -> None:
         found = checkpoint.read(path, identity) if path is not None else None
         self._path, self._identity, self._progress = path, identity, progress
+        self._arguments = dict(arguments)
         self._states: list[dict[str, Any]] = found["trainings"] if found else []
         self._started = 0
         self.history = [Epoch(*epoch) for epoch in found["history"]] if found else []
@@ -184,4 +188,4 @@ class _TrainingSession:
         self._states[place:] = [training.state()]
         history = [[getattr(epoch, part.name) for part in fields(epoch)] for epoch in self.history]
         state = {"identity": self._identity, "history": history, "trainings": self._states}
-        checkpoint.write(self._path, state)
+        checkpoint.write(self._path, state | {"hyper_parameters": self._arguments})
