@@ -25,7 +25,7 @@ def describe(shapes: Mapping[str, tuple[int, ...]], arguments: Mapping[str, Any]
 
     _, heads, share = shapes[f"{prefixes[0]}attention.0.att"]
     layers = sum(name.startswith(f"{prefixes[0]}attention.") and name.endswith(".att") for name in shapes)
-    sizes = {"width": heads * share, "attention_heads": heads, "layers": layers}
+    sizes: dict[str, Any] = {"width": heads * share, "attention_heads": heads, "layers": layers}
     examples = dict(zip(INPUTS, (tensor.numpy() for tensor in example_inputs(2, 8)), strict=True))
     return {
         "architecture": UniversalTemporalGNN,
