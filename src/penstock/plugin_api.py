@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from pydantic import BaseModel
 
-from penstock.gateway.http import JSON, Call, Endpoint, Handler, Reply, json_reply
+from penstock.gateway.http import JSON, PAGE, Call, Endpoint, Handler, Reply, json_reply
 from penstock.gateway.native.decoding import decode_slowly, parse
 from penstock.gateway.problems import Refusal, describe
 from penstock.registry.database.plugin_tables import migrate, open_database
@@ -23,6 +23,7 @@ from penstock.tensors import Arrays, Signature, TensorSpec
 
 __all__ = [
     "JSON",
+    "PAGE",
     "Arrays",
     "Call",
     "Endpoint",

@@ -28,9 +28,10 @@ from penstock_hydraulics.diagnosis.schemas import (
     PredictionResponse,
 )
 from penstock_hydraulics.diagnosis.trend import FAILURE_HEALTH, MIN_RESULTS, Degradation, degradation
+from penstock_hydraulics.fleet.latest import Diagnosed
 from penstock_hydraulics.fleet.results import Result
-from penstock_hydraulics.machine.templates import TEMPLATES
-from penstock_hydraulics.machine.topology import Component, Topology, parse_topology
+from penstock_hydraulics.machine.templates import TEMPLATES, is_template
+from penstock_hydraulics.machine.topology import Topology, parse_topology
 from penstock_hydraulics.signals.coverage import coverage_of
 from penstock_hydraulics.signals.evidence import Evidence
 from penstock_hydraulics.signals.features import (
@@ -39,11 +40,19 @@ from penstock_hydraulics.signals.features import (
     Float,
     Layout,
     Scales,
+    empty_machine,
     encode_all,
     repeated,
     statistics_of,
 )
-from penstock_hydraulics.signals.windows import complete, fill_windows, measured_names, plan_window, rows_of
+from penstock_hydraulics.signals.windows import (
+    complete,
+    fill_windows,
+    kept_readings,
+    measured_names,
+    plan_window,
+    rows_of,
+)
 
 if TYPE_CHECKING:
     from penstock_hydraulics.fleet.fleet import Equipment, Fleet
@@ -71,6 +80,8 @@ class Prepared(NamedTuple):
     warnings: list[str]
     unusual: bool
     """Whether the window is out of distribution."""
+    readings: Float | None
+    """[sensors, seconds] what the fleet keeps of the window."""
 
 
 class HydraulicDiagnostics(Task):
@@ -114,7 +125,7 @@ class HydraulicDiagnostics(Task):
         self._plans = RequestPlanCache()
         self._parsed: dict[bytes, Topology] = {}
         self._trends: dict[str, _Trend] = {}
-        self._empty = _empty_machine(self.scales)
+        self._empty = empty_machine(self.scales)
         self._model = ""
 
     def attach(self, registry: Registry, model: str) -> None:
@@ -176,7 +187,7 @@ class HydraulicDiagnostics(Task):
         return (
             response
             if fleet is None
-            else response.on_complete(_result_recorder(fleet, now_s, self._model if model else None))
+            else response.on_complete(_result_recorder(fleet, now_s, self._model if model else None, prepared))
         )
 
     def coerce(self, value: Any) -> PredictionRequest:
@@ -207,6 +218,7 @@ class HydraulicDiagnostics(Task):
         """The inputs for requests of one `window_key`; what `postprocess` needs is left in them."""
         first = plans[0]
         filled = fill_windows([request.sensor_data for request in requests], first.window_plan, STEPS)
+        kept = kept_readings(filled.windows, first.window_plan) if self.fleet is not None else None
         figures, arrays = self._encode_windows(filled.windows, first)
         unusual = first.usual is not None and first.window_plan.steps == STEPS
         far = unusual_windows(arrays["statistics"], len(first.shown)) if unusual else ()
@@ -220,7 +232,8 @@ class HydraulicDiagnostics(Task):
             if each in far and plan.layout is not None:
                 advisory = out_of_distribution_advisory(arrays["statistics"][each], plan.layout, plan.topology)
                 warnings += [] if advisory is None else [advisory]
-            request.keep(Prepared(self, plan, figures[each], warnings, advisory is not None))
+            readings = None if kept is None else kept[each]
+            request.keep(Prepared(self, plan, figures[each], warnings, advisory is not None, readings))
         return arrays
 
     def _encode_windows(self, windows: Float, plan: RequestPlan) -> tuple[list[Figures], dict[str, NDArray[Any]]]:
@@ -277,15 +290,15 @@ class HydraulicDiagnostics(Task):
     ) -> RequestPlan:
         settings, config = self.settings, self.features
         window = plan_window(request.sensor_data, request.sampling_rate_hz, topology, config)
-        evidence = self._evidence.get(topology.name) if _is_template(topology, (topology.name,)) else None
+        evidence = self._evidence.get(topology.name) if is_template(topology, (topology.name,)) else None
         usable = [name for name in window.sensors if name not in window.slow]
         told = None if evidence is None else evidence.states(measured_names(window, topology, usable))
         coverage = coverage_of(topology, usable, told)
         shown = rows_of(window, topology, usable if evidence is None else evidence.sensors.intersection(usable))
         long_enough = window.seconds >= config.min_window_s
-        supported = settings.topologies == "any" or _is_template(topology, settings.topologies)
+        supported = settings.topologies == "any" or is_template(topology, settings.topologies)
         model = long_enough and supported and bool(shown)
-        labelled = _is_template(topology, (topology.name,)) and self._label_source(topology.name) == "supervised"
+        labelled = is_template(topology, (topology.name,)) and self._label_source(topology.name) == "supervised"
         whole = window.seconds >= _WHOLE_CYCLE_SHARE * config.window_s
         expectations = self._expectations(None if assumed else topology, equipment)
         rule_set = make_rule_set(topology, window.sensors, expectations, whole=whole)
@@ -323,7 +336,7 @@ class HydraulicDiagnostics(Task):
 
     def _expectations(self, topology: Topology | None, equipment: Equipment | None) -> Expectations:
         nominal: dict[str, float] = {}
-        if topology is not None and _is_template(topology, (topology.name,)):
+        if topology is not None and is_template(topology, (topology.name,)):
             nominal.update(NOMINAL.get(topology.name, {}))
             nominal.update(self.settings.nominal.get(topology.name, {}))
         if equipment is None:
@@ -374,10 +387,14 @@ class HydraulicDiagnostics(Task):
         return trend
 
 
-def _result_recorder(fleet: Fleet, now_s: float, trend: str | None) -> Callable[[PredictionResponse, str], None]:
-    """A callback that stores one answer in the history."""
+def _result_recorder(
+    fleet: Fleet, now_s: float, trend: str | None, prepared: Prepared
+) -> Callable[[PredictionResponse, str], None]:
+    """A callback that stores one answer in the history, and with its readings as the latest one."""
 
     def record(answer: PredictionResponse, version: str) -> None:
+        if prepared.readings is not None:
+            fleet.keep_latest(Diagnosed(now_s, answer, prepared.plan.window_plan.sensors, prepared.readings))
         fleet.record(
             Result(
                 answer.equipment_id,
@@ -404,16 +421,3 @@ def _rounded(value: float | None) -> float | None:
 
 def _interval(interval: tuple[float, float] | None) -> tuple[float, float] | None:
     return None if interval is None else (round(interval[0], 6), round(interval[1], 6))
-
-
-def _empty_machine(scales: Scales) -> dict[str, NDArray[Any]]:
-    """Model inputs of a machine with one component and no sensors."""
-    layout = Layout.make(Topology("none", (Component("none", "other"),), ()), ((0, "pressure"),), scales)
-    arrays = encode_all(np.zeros((1, 1, STEPS), np.float32), layout)
-    return arrays | {name: np.zeros_like(arrays[name]) for name in ("signals", "statistics", "present")}
-
-
-def _is_template(topology: Topology, names: tuple[str, ...] | str) -> bool:
-    """Whether the topology is equal to one of these templates; the name alone does not count."""
-    template = TEMPLATES.get(topology.name)
-    return topology.name in names and template is not None and template.fingerprint == topology.fingerprint

@@ -13,14 +13,15 @@ import time
 import uuid
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import numpy as np
 
 from penstock.errors import ConfigError, InvalidInput, ModelNotReady
 from penstock_hydraulics.fleet.equipment import Equipment, check_equipment_id, parse_equipment
 from penstock_hydraulics.fleet.health_history import HealthHistories, HealthHistory
+from penstock_hydraulics.fleet.latest import Diagnosed, LatestDiagnosis, LatestQueue, MachineState
 from penstock_hydraulics.fleet.results import Result, Stored
 from penstock_hydraulics.fleet.retention import Retention
 
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 __all__ = ["Equipment", "Fleet", "HealthHistory", "Result", "Stored", "check_equipment_id", "parse_equipment"]
 
 log = logging.getLogger(__name__)
+
+Read = TypeVar("Read")
 
 MAX_EQUIPMENT: Final = 10_000
 MAX_QUEUED: Final = 65_536
@@ -61,6 +64,7 @@ class Fleet:
         self._equipment: dict[str, Equipment] = {}
         self._histories = HealthHistories()
         self._queue: deque[Result] = deque()
+        self._latest = LatestQueue()
         self._batch: list[Result] = []
         self._written = 0
         self._late_left = 0
@@ -132,6 +136,10 @@ class Fleet:
             if self._outage:
                 self._late_left = len(self._batch) + len(self._queue)
 
+    def keep_latest(self, diagnosed: Diagnosed) -> None:
+        """Queue the latest diagnosis of a machine; it is in the database within a second, also for other servers."""
+        self._latest.put(diagnosed)
+
     def _thin(self) -> None:
         self._queue = deque(list(self._queue)[::2])
         self._late_left = min(self._late_left, len(self._queue))
@@ -180,7 +188,28 @@ class Fleet:
             self._equipment.pop(equipment_id, None)
         if history:
             self._histories.forget(equipment_id)
+            self._latest.forget(equipment_id)
         return removed
+
+    def latest(self, equipment_id: str) -> LatestDiagnosis | None:
+        """The latest diagnosis of a machine; None without one."""
+        self._flush()
+        return self._reading(lambda store: store.latest(equipment_id))
+
+    def states(self, after: str = "", limit: int = 100, search: str = "", status: str = "") -> list[MachineState]:
+        """Registered and diagnosed machines after an id, whose id contains `search`, with this status of health."""
+        self._flush()
+        return self._reading(lambda store: store.states(after, limit, search, status))
+
+    def state_counts(self) -> dict[str, int]:
+        """Number of machines by the status of their latest diagnosis."""
+        return self._reading(lambda store: store.state_counts())
+
+    def _reading(self, read: Callable[[Store], Read]) -> Read:
+        try:
+            return read(self._opened())
+        except ConfigError as error:
+            raise self._unavailable(error) from None
 
     def history(
         self,
@@ -218,7 +247,7 @@ class Fleet:
         with self._lock:
             goal = self._written + len(self._batch) + len(self._queue)
         with self._cycle_done:
-            while self._written < goal and not self._outage and time.monotonic() < until:
+            while (self._written < goal or self._latest) and not self._outage and time.monotonic() < until:
                 self._wake.set()
                 self._cycle_done.wait(TICK_S)
 
@@ -246,6 +275,7 @@ class Fleet:
         try:
             store = self._opened()
             self._write(store, everything=last)
+            self._write_latest(store)
             if not last:
                 self._follow_others(store)
                 self._load_histories(store)
@@ -294,6 +324,12 @@ class Fleet:
                 self._written += len(self._batch)
                 self._late_left = max(0, self._late_left - len(self._batch))
                 self._batch = []
+
+    def _write_latest(self, store: Store) -> None:
+        several = self._latest.some()
+        if several:
+            store.write_latest([diagnosed.row() for diagnosed in several])
+            self._latest.written(several)
 
     def _fill_batch(self) -> bool:
         """Fill the batch, unless one is left from a failed write; True if its results are late."""

@@ -16,6 +16,15 @@ from penstock.errors import ConfigError, InvalidInput
 from penstock.plugin_api import migrate, open_database
 from penstock_hydraulics.fleet.equipment import Equipment, parse_equipment
 from penstock_hydraulics.fleet.health_history import Key
+from penstock_hydraulics.fleet.latest import LatestDiagnosis, MachineState
+from penstock_hydraulics.fleet.latest_store import (
+    count_states,
+    read_latest,
+    read_states,
+    remove_latest,
+    retain_latest,
+    write_latest,
+)
 from penstock_hydraulics.fleet.migrations import HEAD, REVISIONS, VERSION_TABLE
 from penstock_hydraulics.fleet.results import Result, Stored
 from penstock_hydraulics.fleet.tables import EQUIPMENT, METADATA, RESULTS, REVISION, SCHEMA, WRITERS
@@ -132,6 +141,7 @@ class Store:
             removed = connection.execute(delete(EQUIPMENT).where(EQUIPMENT.c.id == equipment_id)).rowcount
             if history:
                 removed += connection.execute(delete(RESULTS).where(RESULTS.c.equipment_id == equipment_id)).rowcount
+                removed += remove_latest(connection, equipment_id)
             if removed:
                 _increment_revision(connection)
         return removed > 0
@@ -173,6 +183,28 @@ class Store:
             rows = connection.execute(query.order_by(RESULTS.c.at.desc(), RESULTS.c.id.desc()).limit(limit)).all()
         return [_stored(row) for row in reversed(rows)]
 
+    # The latest diagnoses
+
+    def write_latest(self, rows: Sequence[dict[str, Any]]) -> None:
+        """Insert or replace the latest diagnoses of machines."""
+        with self._writing() as connection:
+            write_latest(connection, rows)
+
+    def latest(self, equipment_id: str) -> LatestDiagnosis | None:
+        """The latest diagnosis of a machine; None without one."""
+        with self._reading() as connection:
+            return None if connection is None else read_latest(connection, equipment_id)
+
+    def states(self, after: str, limit: int, search: str, status: str) -> list[MachineState]:
+        """Machines with their latest answers, sorted by id."""
+        with self._reading() as connection:
+            return [] if connection is None else read_states(connection, after, limit, search, status)
+
+    def state_counts(self) -> dict[str, int]:
+        """Number of machines by status."""
+        with self._reading() as connection:
+            return {} if connection is None else count_states(connection)
+
     def retain(self, oldest_s: float, per_machine: int, most: int) -> int:
         """Delete results that are too old, or too many per machine or in total; returns their number."""
         if not self._has_tables():
@@ -190,7 +222,9 @@ class Store:
         last = self._row(select(RESULTS.c.id).order_by(RESULTS.c.id.desc()).offset(most - 1).limit(1))
         if last is not None:
             removed += self._delete(select(RESULTS.c.id).where(RESULTS.c.id < last[0]))
-        self._forget_writers(oldest_s)
+        with self._writing() as connection:
+            connection.execute(delete(WRITERS).where(WRITERS.c.seen_at < oldest_s))
+            retain_latest(connection, oldest_s)
         return removed
 
     def _delete(self, ids: Select[Any]) -> int:
@@ -203,10 +237,6 @@ class Store:
             removed += len(some)
             if len(some) < _AT_ONCE:
                 return removed
-
-    def _forget_writers(self, oldest_s: float) -> None:
-        with self._writing() as connection:
-            connection.execute(delete(WRITERS).where(WRITERS.c.seen_at < oldest_s))
 
     def _column(self, query: Select[Any]) -> list[Any]:
         with self._reading() as connection:

@@ -148,3 +148,9 @@ _EXCAVATOR = Topology(
 
 TEMPLATES: Mapping[str, Topology] = {topology.name: topology for topology in (_RIG, _STANDARD, _DUAL, _EXCAVATOR)}
 """The circuits by name."""
+
+
+def is_template(topology: Topology, names: tuple[str, ...] | str) -> bool:
+    """Whether the topology is equal to one of these templates; the name alone does not count."""
+    template = TEMPLATES.get(topology.name)
+    return topology.name in names and template is not None and template.fingerprint == topology.fingerprint

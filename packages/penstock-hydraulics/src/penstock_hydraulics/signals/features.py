@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penstock.errors import InvalidInput
-from penstock_hydraulics.machine.topology import KINDS, MAX_COMPONENTS, Topology
+from penstock_hydraulics.machine.topology import KINDS, MAX_COMPONENTS, Component, Topology
 
 Float = NDArray[np.float32]
 Row = tuple[int, str]  # (index of the component, channel)
@@ -350,3 +350,10 @@ def _scales(document: Mapping[str, Any]) -> dict[str, Scale]:
 
 def _documents(table: Mapping[str, Scale]) -> dict[str, Any]:
     return {key: scale.to_mapping() for key, scale in table.items()}
+
+
+def empty_machine(scales: Scales) -> dict[str, NDArray[Any]]:
+    """Model inputs of a machine with one component and no sensors."""
+    layout = Layout.make(Topology("none", (Component("none", "other"),), ()), ((0, "pressure"),), scales)
+    arrays = encode_all(np.zeros((1, 1, STEPS), np.float32), layout)
+    return arrays | {name: np.zeros_like(arrays[name]) for name in ("signals", "statistics", "present")}

@@ -94,6 +94,11 @@ def rows_of(plan: WindowPlan, topology: Topology, sensors: Collection[str]) -> l
     return [row for row, place in enumerate(bases) if place in places]
 
 
+def kept_readings(windows: Float, plan: WindowPlan) -> Float:
+    """A copy [requests, sensors, seconds] of the readings, without extremes and before the window is completed."""
+    return windows[:, : len(plan.sensors), : plan.steps].copy()
+
+
 def measured_names(plan: WindowPlan, topology: Topology, sensors: Collection[str]) -> list[str]:
     """The names of `sensors` in a table of evidence, where a flow without extremes has another name."""
     extremes = {node for node, channel in plan.rows if channel == "flow_max"}

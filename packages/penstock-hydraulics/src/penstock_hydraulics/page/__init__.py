@@ -1,0 +1,1 @@
+"""The page for maintenance engineers at `/hydraulics`, and the reads it is made of."""
