@@ -1,9 +1,12 @@
-"""Small simulated recordings of the rig, for training tests without the real ones."""
+"""Small simulated recordings of the rig, for training tests without the real ones; an answer for one."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
+from penstock_hydraulics.diagnosis.schemas import AnomalyAnswer, DegradationAnswer, Health, PredictionResponse
 from penstock_hydraulics.learning.data.recordings import RIG, ROWS, Recordings
 from penstock_hydraulics.learning.data.simulated import rows_of_window
 from penstock_hydraulics.machine.states import HEADS
@@ -32,4 +35,23 @@ def simulated_recordings(runs: int, cycles: int = 4, seed: int = 0) -> Recording
         np.array(labels, np.int64),
         np.repeat(np.arange(runs), cycles),
         np.ones(runs * cycles, bool),
+    )
+
+
+def diagnosis_of(equipment_id: str, status: Any = "unknown") -> PredictionResponse:
+    """An answer that says nothing of a machine."""
+    return PredictionResponse(
+        equipment_id=equipment_id,
+        health=Health(score=None, status=status, basis="unavailable"),
+        degradation=DegradationAnswer(rate=None, time_to_failure_hours=None, basis="none"),
+        anomaly=AnomalyAnswer(predictions={}, detected_anomalies=[], basis={}, thresholds={}),
+        components=[],
+        coverage=0.0,
+        warnings=[],
+        unknown_sensors=[],
+        topology="zema_rig",
+        model_version="1.0",
+        inference_time_ms=0.0,
+        preprocessing_time_ms=0.0,
+        postprocessing_time_ms=0.0,
     )

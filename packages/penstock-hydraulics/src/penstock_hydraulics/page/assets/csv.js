@@ -39,7 +39,7 @@ function table(text) {
   const body = text.replace(/^\uFEFF/, "");
   const first = body.split(/\r\n|\n|\r/).find((line) => line.trim() && !line.startsWith("#")) ?? "";
   const plain = first.replace(/"[^"]*"/g, "");
-  const separator = ["\t", ";", ","].find((one) => plain.includes(one)) ?? ",";
+  const separator = ["\t", ";", ","].find((one) => plain.includes(one)) ?? ";"; // one column has none, and may hold decimal commas
   const rows = cellsOf(body, separator).filter(
     ({ cells }) => cells.some((cell) => cell.text) && !cells[0].text.startsWith("#"),
   );

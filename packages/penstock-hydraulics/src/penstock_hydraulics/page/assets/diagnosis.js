@@ -38,10 +38,12 @@ export function figuresOf(answer) {
 function interval(degradation, hours) {
   if (hours === null) return "no certain decline";
   const [low, high] = degradation.time_to_failure_interval_hours ?? [];
-  return low === undefined ? null : `95 %: ${duration(low)} to ${high === null ? "never" : duration(high)}`;
+  const same = low !== undefined && high !== null && duration(low) === duration(high);
+  return low === undefined || same ? null : `95 %: ${duration(low)} to ${high === null ? "never" : duration(high)}`;
 }
 
 function duration(hours) {
+  if (hours < 0.05) return "now";
   if (hours >= 10000) return "over a year";
   return hours >= 72 ? `${Math.round(hours / 24)} days` : `${shown(hours, hours < 10 ? 1 : 0)} h`;
 }

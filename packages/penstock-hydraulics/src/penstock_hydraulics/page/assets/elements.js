@@ -30,12 +30,13 @@ export const words = (name) => name.replaceAll("_", " ");
 
 export const badge = (status) => element("span", { class: `status ${status ?? "unknown"}` }, status ?? "no diagnosis");
 
+// A table; on a phone each row becomes a block, so the roles are named, which the style would else take away.
 export function dataTable(caption, heads, rows) {
-  const cell = (name, value, place) =>
-    element(name, { class: heads[place].number ? "number" : null, scope: name === "th" ? "col" : null }, value);
-  return element("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": caption },
-    element("table", {},
-      element("caption", {}, caption),
-      element("thead", {}, element("tr", {}, heads.map((head, place) => cell("th", head.text, place)))),
-      element("tbody", {}, rows.map((row) => element("tr", {}, row.map((value, place) => cell("td", value, place)))))));
+  const kind = (place) => (heads[place].number ? "number" : null);
+  const head = ({ text }, place) => element("th", { class: kind(place), scope: "col", role: "columnheader" }, text);
+  const cell = (value, place) => element("td", { class: kind(place), role: "cell", "data-head": heads[place].text }, value);
+  return element("table", { role: "table" },
+    element("caption", {}, caption),
+    element("thead", { role: "rowgroup" }, element("tr", { role: "row" }, heads.map(head))),
+    element("tbody", { role: "rowgroup" }, rows.map((row) => element("tr", { role: "row" }, row.map(cell)))));
 }

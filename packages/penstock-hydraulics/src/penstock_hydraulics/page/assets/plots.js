@@ -2,14 +2,14 @@
 
 import { element, shape, shown } from "./elements.js";
 
-const WIDTH = 640;
+const NARROW = matchMedia("(max-width: 800px)");
 const LEFT = 44;
 const RIGHT = 12;
 const TOP = 10;
 const BOTTOM = 24;
 
 // A curve of [x, y]; y null is a gap. `trend` is {from, to, low, high}: pairs of points of a line and its interval.
-export function plot({ title, label, points, height = 200, width = WIDTH, low, high, x, limit, trend, dots = false }) {
+export function plot({ title, label, points, height = 220, width = NARROW.matches ? 340 : 860, low, high, x, limit, trend, dots = false }) {
   const known = points.filter(([, y]) => y !== null);
   const figure = element("figure", {}, element("figcaption", {}, title));
   if (!known.length) {
