@@ -184,11 +184,9 @@ class HydraulicDiagnostics(Task):
             postprocessing_time_ms=0.0,
         )
         fleet = self.fleet
-        return (
-            response
-            if fleet is None
-            else response.on_complete(_result_recorder(fleet, now_s, self._model if model else None, prepared))
-        )
+        if fleet is None:
+            return response
+        return response.on_complete(_result_recorder(fleet, now_s, self._model, prepared))
 
     def coerce(self, value: Any) -> PredictionRequest:
         """A request from a mapping of its fields; readings may be arrays. Raises InvalidInput."""
@@ -388,13 +386,14 @@ class HydraulicDiagnostics(Task):
 
 
 def _result_recorder(
-    fleet: Fleet, now_s: float, trend: str | None, prepared: Prepared
+    fleet: Fleet, now_s: float, model: str, prepared: Prepared
 ) -> Callable[[PredictionResponse, str], None]:
     """A callback that stores one answer in the history, and with its readings as the latest one."""
+    trend = model if prepared.plan.layout is not None else None
 
     def record(answer: PredictionResponse, version: str) -> None:
         if prepared.readings is not None:
-            fleet.keep_latest(Diagnosed(now_s, answer, prepared.plan.window_plan.sensors, prepared.readings))
+            fleet.keep_latest(Diagnosed(now_s, answer, prepared.plan.window_plan.sensors, prepared.readings, model))
         fleet.record(
             Result(
                 answer.equipment_id,

@@ -18,6 +18,7 @@ def test_the_environment_sets_the_retention(monkeypatch: pytest.MonkeyPatch) -> 
         ({"keep_days": "many"}, "PENSTOCK_HYDRAULICS_KEEP_DAYS is 'many'; it must be a number above 0"),
         ({"keep_results": "1.5"}, "PENSTOCK_HYDRAULICS_KEEP_RESULTS is '1.5'; it must be a whole number above 0"),
         ({"keep_results": "0"}, "PENSTOCK_HYDRAULICS_KEEP_RESULTS is '0'"),
+        ({"keep_readings": "no"}, "PENSTOCK_HYDRAULICS_KEEP_READINGS is 'no'; it must be true or false"),
         ({"keep_days": "inf"}, "PENSTOCK_HYDRAULICS_KEEP_DAYS is 'inf'"),
         (
             {"kep_days": "3"},

@@ -21,7 +21,7 @@ import numpy as np
 from penstock.errors import ConfigError, InvalidInput, ModelNotReady
 from penstock_hydraulics.fleet.equipment import Equipment, check_equipment_id, parse_equipment
 from penstock_hydraulics.fleet.health_history import HealthHistories, HealthHistory
-from penstock_hydraulics.fleet.latest import Diagnosed, LatestDiagnosis, LatestQueue, MachineState
+from penstock_hydraulics.fleet.latest import Consent, Diagnosed, LatestQueue
 from penstock_hydraulics.fleet.results import Result, Stored
 from penstock_hydraulics.fleet.retention import Retention
 
@@ -65,6 +65,7 @@ class Fleet:
         self._histories = HealthHistories()
         self._queue: deque[Result] = deque()
         self._latest = LatestQueue()
+        self._consent = Consent(registry, self._retention.keep_readings)
         self._batch: list[Result] = []
         self._written = 0
         self._late_left = 0
@@ -191,21 +192,9 @@ class Fleet:
             self._latest.forget(equipment_id)
         return removed
 
-    def latest(self, equipment_id: str) -> LatestDiagnosis | None:
-        """The latest diagnosis of a machine; None without one."""
+    def read(self, read: Callable[[Store], Read]) -> Read:
+        """What a function finds in the database, with what was recorded so far."""
         self._flush()
-        return self._reading(lambda store: store.latest(equipment_id))
-
-    def states(self, after: str = "", limit: int = 100, search: str = "", status: str = "") -> list[MachineState]:
-        """Registered and diagnosed machines after an id, whose id contains `search`, with this status of health."""
-        self._flush()
-        return self._reading(lambda store: store.states(after, limit, search, status))
-
-    def state_counts(self) -> dict[str, int]:
-        """Number of machines by the status of their latest diagnosis."""
-        return self._reading(lambda store: store.state_counts())
-
-    def _reading(self, read: Callable[[Store], Read]) -> Read:
         try:
             return read(self._opened())
         except ConfigError as error:
@@ -220,11 +209,7 @@ class Fleet:
         before: tuple[float, int] | None = None,
     ) -> list[Stored]:
         """The latest results with start <= time < end, ascending; `before` (time, id) continues a page."""
-        self._flush()
-        try:
-            return self._opened().history(equipment_id, start_s, end_s, before, limit)
-        except ConfigError as error:
-            raise self._unavailable(error) from None
+        return self.read(lambda store: store.history(equipment_id, start_s, end_s, before, limit))
 
     def _unavailable(self, error: ConfigError) -> ModelNotReady:
         log.warning("%s", error)
@@ -328,7 +313,7 @@ class Fleet:
     def _write_latest(self, store: Store) -> None:
         several = self._latest.some()
         if several:
-            store.write_latest([diagnosed.row() for diagnosed in several])
+            store.write_latest([diagnosed.row(self._consent) for diagnosed in several])
             self._latest.written(several)
 
     def _fill_batch(self) -> bool:

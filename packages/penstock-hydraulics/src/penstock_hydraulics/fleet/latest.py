@@ -6,19 +6,42 @@ The table is derived from answers and made where it is missing, so it has no mig
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from penstock.errors import PenstockError
+
 if TYPE_CHECKING:
+    from penstock import Registry
     from penstock_hydraulics.diagnosis.schemas import PredictionResponse
 
 MAX_WAITING: Final = 2_000
 """Machines whose latest diagnosis waits to be written; beyond it, the one that waits longest is left out."""
 WRITTEN_AT_ONCE: Final = 200
+
+
+class Consent:
+    """Whether readings may be kept: by the setting, and by the manifest of each model, which wins."""
+
+    def __init__(self, registry: Registry, keep: bool) -> None:
+        self._registry, self._keep = registry, keep
+        self._known: dict[str, bool] = {}
+
+    def __call__(self, model: str) -> bool:
+        """For `name:version`; not while its manifest cannot be read."""
+        if not self._keep:
+            return False
+        found = self._known.get(model)
+        if found is None:
+            try:
+                found = self._known[model] = self._registry.get(model).manifest.log_inputs is not False
+            except PenstockError:
+                return False
+        return found
 
 
 class Diagnosed(NamedTuple):
@@ -28,16 +51,18 @@ class Diagnosed(NamedTuple):
     answer: PredictionResponse
     sensors: Sequence[str]
     readings: NDArray[np.float32]
+    model: str
 
-    def row(self) -> dict[str, Any]:
+    def row(self, consent: Callable[[str], bool]) -> dict[str, Any]:
         """As it is stored."""
-        rounded = self.readings.astype(np.float64).round(3).tolist()
+        sensors = self.sensors if consent(self.model) else ()
+        rounded = self.readings[: len(sensors)].astype(np.float64).round(3).tolist()
         return {
             "equipment_id": self.answer.equipment_id,
             "at": self.at_s,
             "status": self.answer.health.status,
             "answer": self.answer.model_dump_json(),
-            "readings": orjson.dumps(dict(zip(self.sensors, rounded, strict=True))).decode(),
+            "readings": orjson.dumps(dict(zip(sensors, rounded, strict=True))).decode(),
         }
 
 

@@ -17,11 +17,12 @@ _OTHER_SETTINGS: Final = frozenset({"data", "cmapss"})
 
 @dataclass(frozen=True, slots=True)
 class Retention:
-    """Limits of stored results: days, number per machine, total number."""
+    """Limits of stored results: days, number per machine, total number; whether readings of last windows are kept."""
 
     keep_days: float = 400.0
     keep_per_machine: int = 100_000
     keep_results: int = 2_000_000
+    keep_readings: bool = True
 
     @classmethod
     def load(cls, given: Mapping[str, str] | None = None) -> Retention:
@@ -43,6 +44,10 @@ def _full(name: str) -> str:
 
 
 def _value(name: str, text: str, kind: type) -> float | int:
+    if kind is bool:
+        if text.lower() not in ("true", "false"):
+            raise ConfigError(f"{_full(name)} is {text!r}; it must be true or false")
+        return text.lower() == "true"
     try:
         value: float | int = kind(text)
     except ValueError:

@@ -86,10 +86,10 @@ def _models(call: Call) -> list[str]:
 
 def _machines(fleet: Fleet, wanted: tuple[str, str, str], limit: int, models: list[str]) -> Reply:
     after, search, status = wanted
-    found = fleet.states(after, limit + 1, search, status)
+    found, counts = fleet.read(lambda store: (store.states(after, limit + 1, search, status), store.state_counts()))
     page = [MachineItem.of(state) for state in found[:limit]]
     more = page[-1].equipment_id if len(found) > limit else None
-    return json_reply(MachineList(machines=page, counts=fleet.state_counts(), next=more, models=models))
+    return json_reply(MachineList(machines=page, counts=counts, next=more, models=models))
 
 
 async def show_latest(call: Call) -> Reply:
@@ -100,7 +100,7 @@ async def show_latest(call: Call) -> Reply:
 
 
 def _latest(fleet: Fleet, equipment_id: str) -> Reply:
-    found, registered = fleet.latest(equipment_id), fleet.find(equipment_id)
+    found, registered = fleet.read(lambda store: store.latest(equipment_id)), fleet.find(equipment_id)
     if found is None and registered is None and not fleet.history(equipment_id, limit=1):
         raise unknown_machine(equipment_id)
     return json_reply(Latest.of(equipment_id, found, registered))
