@@ -69,7 +69,7 @@ class Fleet:
         self._batch: list[Result] = []
         self._written = 0
         self._late_left = 0
-        self._cycle_started = time.monotonic()
+        self._cycles, self._cycle_started = 0, time.monotonic()
         self._lock = threading.Lock()
         self._equipment_lock = threading.Lock()
         self._revision, self._last_id = -1, -1
@@ -231,8 +231,9 @@ class Fleet:
         until = time.monotonic() + _FLUSH_TIMEOUT_S
         with self._lock:
             goal = self._written + len(self._batch) + len(self._queue)
+        cycles = self._cycles + 2 if self._latest else 0  # the one in progress may be past them
         with self._cycle_done:
-            while (self._written < goal or self._latest) and not self._outage and time.monotonic() < until:
+            while (self._written < goal or self._cycles < cycles) and not self._outage and time.monotonic() < until:
                 self._wake.set()
                 self._cycle_done.wait(TICK_S)
 
@@ -271,6 +272,7 @@ class Fleet:
             self._report_outage("")
         self._loaded.set()
         with self._cycle_done:
+            self._cycles += 1
             self._cycle_done.notify_all()
 
     def _detect_slow_cycle(self) -> None:
