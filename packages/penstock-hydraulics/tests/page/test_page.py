@@ -125,6 +125,16 @@ def test_a_machine_without_a_diagnosis_and_one_that_is_unknown_are_told_apart(pa
     page.errors.clear()  # the browser reports a reply of 404
 
 
+@pytest.mark.parametrize("machine", ["hall:3.press-1", "few_samples"])
+def test_a_machine_with_a_single_result_is_drawn(page: Page, fleet: Live, machine: str) -> None:
+    if not fleet.http.get(f"/equipment/{machine}/history").is_success:
+        _diagnose(fleet, machine)
+    page.open(f"{fleet.url}/hydraulics#/machine/{machine}")
+    page.until("document.querySelectorAll('#machine details tbody tr').length === 1")
+    assert page.text("#machine-title") == machine
+    assert page.run("document.querySelectorAll('#machine .sensors figure').length") > 0
+
+
 def test_the_keyboard_leads_to_a_machine_and_the_reader_is_told_where_it_is(page: Page, fleet: Live) -> None:
     page.open(f"{fleet.url}/hydraulics", **PHONE)
     page.until(f"{LISTED} >= 4")

@@ -38,7 +38,7 @@ function frameOf(known, { height, width, low, high, until }) {
   let [bottom, top] = [low ?? Math.min(...values), high ?? Math.max(...values)];
   if (low === undefined && top - bottom < 1e-9) [bottom, top] = [bottom - 1, top + 1];
   const x0 = known[0][0];
-  const x1 = Math.max(known.at(-1)[0], until ?? -Infinity, x0 + 1e-9);
+  const x1 = Math.max(known.at(-1)[0], until ?? -Infinity, x0 + 1); // a single value has no span
   return {
     x0, x1, bottom, top, width, height,
     px: (at) => LEFT + ((at - x0) / (x1 - x0)) * (width - LEFT - RIGHT),
