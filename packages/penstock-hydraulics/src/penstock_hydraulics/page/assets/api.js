@@ -44,8 +44,9 @@ export const machines = (values) => ask(`hydraulics/machines?${query(values)}`);
 export const latest = (id) => ask(`equipment/${encodeURIComponent(id)}/latest`);
 export const history = (id, values) => ask(`equipment/${encodeURIComponent(id)}/history?${query(values)}`);
 export const topologies = () => ask("topologies");
+// Without the name of a model, which the list of machines tells, the default one answers.
 export const diagnose = (model, request) =>
-  ask(`models/${encodeURIComponent(model)}/predict`, {
+  ask(model ? `models/${encodeURIComponent(model)}/predict` : "predict", {
     method: "POST",
     headers: { "content-type": "application/json" },
     body: JSON.stringify(request),

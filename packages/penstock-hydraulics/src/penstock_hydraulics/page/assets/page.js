@@ -203,7 +203,7 @@ async function sendCycle(event) {
     ...(timestamp ? { timestamp } : {}), ...(topology ? { topology } : {}) };
   byId("send").disabled = true;
   try {
-    showAnswer(await api.diagnose(state.models[0] ?? "hydraulics", request), cycle);
+    showAnswer(await api.diagnose(state.models[0], request), cycle);
     showMachines();
   } catch (error) {
     if (error.status === 401 || error.status === 403) explain(error);
