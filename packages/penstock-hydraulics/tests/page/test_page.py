@@ -103,7 +103,7 @@ def test_a_machine_shows_what_its_answer_rests_on_and_its_history(
     for sentence in latest["answer"]["warnings"]:
         assert sentence in seen
     assert f"({latest['answer']['health']['basis']})" in seen
-    assert f"Coverage {round(latest['answer']['coverage'] * 100)} %" in seen
+    assert f"Coverage {round(latest['answer']['coverage'] * 100)}\u00a0%" in seen
     plots = [name for role, name in page.names() if role == "image"]
     assert any(name.startswith("Health") and "12 values" in name for name in plots)
     assert {name.partition(" ")[0] for name in plots} >= RIG.keys()

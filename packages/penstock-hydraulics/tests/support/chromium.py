@@ -154,7 +154,7 @@ def chromium(profile: Path) -> Iterator[Page]:
     (requests_in, requests), (replies, replies_out) = os.pipe(), os.pipe()
     command = f'exec "$0" "$@" 3<&{requests_in} 4>&{replies_out}'
     flags = [*_FLAGS, f"--user-data-dir={profile}", "about:blank"]
-    environment = {**os.environ, "HOME": str(profile), "TZ": "UTC"}
+    environment = {**os.environ, "HOME": str(profile), "TMPDIR": str(profile), "TZ": "UTC"}
     with subprocess.Popen(
         ["bash", "-c", command, PROGRAM, *flags],
         pass_fds=(requests_in, replies_out),

@@ -67,7 +67,7 @@ export function componentsOf(answer) {
   const row = ({ component_id: id, type, health, state, coverage }) => {
     const sure = state ? Math.max(...Object.values(state.probabilities)) : null;
     const level = state ? `${words(state.name)}: ${state.level}${state.unit && ` ${state.unit}`} (${percent(sure)})` : "not judged";
-    return [id, words(type), level, shown(health), percent(coverage)];
+    return [id, words(type), level, shown(health), health === null ? "–" : percent(coverage)];
   };
   const heads = [{ text: "Component" }, { text: "Type" }, { text: "State (confidence)" },
     { text: "Health", number: true }, { text: "Coverage", number: true }];

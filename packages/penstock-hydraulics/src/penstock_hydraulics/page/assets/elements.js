@@ -25,7 +25,7 @@ const TIME = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle
 
 export const when = (iso) => TIME.format(new Date(iso));
 export const shown = (value, digits = 2) => (value === null || value === undefined ? "–" : Number(value).toFixed(digits));
-export const percent = (value) => (value === null || value === undefined ? "–" : `${Math.round(value * 100)} %`);
+export const percent = (value) => (value === null || value === undefined ? "–" : `${Math.round(value * 100)}\u00a0%`);
 export const words = (name) => name.replaceAll("_", " ");
 
 export const badge = (status) => element("span", { class: `status ${status ?? "unknown"}` }, status ?? "no diagnosis");
