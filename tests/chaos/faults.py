@@ -63,11 +63,11 @@ def _freeze(trial: Trial, chance: random.Random) -> None:
 
 def _freeze_for_good(trial: Trial, chance: random.Random) -> None:
     """Until the supervisor replaces it."""
-    trial.await_those_of_the_last_death()
+    trial.await_those_of_the_last_loss()
     pid = chance.choice(children(trial.server.pid) or [0])
     _signal(pid, signal.SIGSTOP)
     trial.hold_until(lambda: pid not in children(trial.server.pid), "a stopped worker was not replaced")
-    trial.died_at = time.monotonic()
+    trial.lost_at = time.monotonic()
 
 
 def _freeze_supervisor(trial: Trial, chance: random.Random) -> None:
@@ -155,6 +155,7 @@ def _disturb_network(trial: Trial, chance: random.Random) -> None:
         trial.proxy.mode = chance.choice(MODES)
         trial.hold(0.4)
     trial.proxy.mode = "pass"
+    trial.lost_at = time.monotonic()
 
 
 def _drain(trial: Trial, _: random.Random) -> None:

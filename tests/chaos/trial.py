@@ -69,8 +69,8 @@ class Trial:
         self._disk = root / "disk"
         self._disk.mkdir()
         self._over = threading.Event()
-        self.died_at = 0.0
-        """When a worker died last."""
+        self.lost_at = 0.0
+        """When requests were lost last, with a worker or in the network."""
         self.clock = MovedClock(root / "clock")
 
     def __enter__(self) -> Self:
@@ -139,20 +139,20 @@ class Trial:
                 return
             time.sleep(0.02)
 
-    def await_those_of_the_last_death(self) -> None:
-        """A request may lose its worker once: the next one dies when all that were sent before have been answered."""
+    def await_those_of_the_last_loss(self) -> None:
+        """A request may be lost once: the next worker dies when all that were sent before have been answered."""
         self.hold_until(
-            lambda: not self.ledger.waits_since(self.died_at), "requests that were sent again had no answer"
+            lambda: not self.ledger.waits_since(self.lost_at), "requests that were sent again had no answer"
         )
 
     def kill(self, chance: random.Random, *, all_workers: bool = False) -> None:
         """SIGKILL to one worker, or to all at once."""
-        self.await_those_of_the_last_death()
+        self.await_those_of_the_last_loss()
         workers = children(self.server.pid)
         for pid in workers if all_workers or not workers else [chance.choice(workers)]:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        self.died_at = time.monotonic()
+        self.lost_at = time.monotonic()
 
     def require(self, holds: bool, otherwise: str) -> None:
         if not holds:
