@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -211,11 +212,34 @@ def test_a_decline_is_reported_with_its_time_to_failure(tmp_path: Path, database
         live.http.get("/equipment/trend/history")
         bases = set()
         for _ in range(50):
-            bases.add(_predict(live.http, "trend")["degradation"]["basis"])
+            at = datetime.now(UTC).isoformat()
+            bases.add(_predict(live.http, "trend", timestamp=at)["degradation"]["basis"])
             if "history" in bases:
                 break
             time.sleep(0.1)
         assert "history" in bases
+
+
+def test_windows_of_one_batch_have_a_time_only_by_the_cycle_length(http: httpx.Client) -> None:
+    """Twenty windows at once, without timestamps: no trend, or one over nineteen cycles."""
+    batch = {"requests": [{"equipment_id": "batch", "sensor_data": RIG, "topology": "zema_rig"}] * 20}
+    for answer in http.post("/predict/batch", json=batch).json()["predictions"]:
+        assert answer["degradation"]["basis"] == "nominal"
+        assert answer["degradation"]["time_to_failure_hours"] is None
+        assert any(warning.startswith("no timestamp") for warning in answer["warnings"])
+    shown = http.put("/equipment/batch", json={"topology": "zema_rig", "cycle_s": 75})
+    assert (shown.status_code, shown.json()["cycle_s"]) == (201, 75.0)
+    answers = http.post("/predict/batch", json=batch).json()["predictions"]
+    assert [answer["degradation"]["basis"] for answer in answers] == ["nominal"] * 7 + ["history"] * 13
+    assert {answer["degradation"]["rate"] for answer in answers[7:]} == {0.0}
+    found = http.get("/equipment/batch/history", params={"limit": 20}).json()["results"]
+    times = [datetime.fromisoformat(each["timestamp"]) for each in found]
+    gaps = {round((later - earlier).total_seconds(), 3) for earlier, later in pairwise(times)}
+    assert gaps == {75.0}
+    for wrong in (0, -1, 1e6, "60", True):
+        refused = http.put("/equipment/batch", json={"topology": "zema_rig", "cycle_s": wrong})
+        assert refused.status_code == 422, wrong
+        assert "cycle_s" in refused.text
 
 
 def test_predictions_continue_during_a_database_outage(tmp_path: Path) -> None:

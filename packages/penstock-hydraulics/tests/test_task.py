@@ -360,8 +360,9 @@ def test_falling_health_has_a_trend_and_a_time_to_failure(ask, attached):
     start = datetime.now(UTC) - timedelta(hours=60)
     data = readings(RIG)
     times = [start + timedelta(hours=2 * k) for k in range(20)]
+    evidence = _evidence(attached, data)
     for k, at in enumerate(times):
-        attached.fleet.record(_result("rig-7", at.timestamp(), 0.95 - 0.02 * k))
+        attached.fleet.record(_result("rig-7", at.timestamp(), 0.95 - 0.02 * k, evidence=evidence))
     answer = ask(equipment_id="rig-7", sensor_data=data, topology="zema_rig", timestamp=times[-1] + timedelta(hours=2))
     degradation = answer.degradation
     assert degradation.basis == "history"
@@ -375,25 +376,32 @@ def test_falling_health_has_a_trend_and_a_time_to_failure(ask, attached):
 
 def test_a_change_of_model_is_not_degradation(ask, attached):
     start = datetime.now(UTC) - timedelta(hours=60)
+    data = readings(RIG)
+    evidence = _evidence(attached, data)
     for hour in range(20):
-        attached.fleet.record(_result("rig-6", (start + timedelta(hours=hour)).timestamp(), 1.0, "rig:0"))
-    answer = ask(equipment_id="rig-6", sensor_data=readings(RIG), topology="zema_rig")
+        attached.fleet.record(_result("rig-6", (start + timedelta(hours=hour)).timestamp(), 1.0, "rig:0", evidence))
+    answer = ask(equipment_id="rig-6", sensor_data=data, topology="zema_rig", timestamp=datetime.now(UTC))
     assert answer.degradation.basis == "nominal"
     assert answer.degradation.time_to_failure_hours is None
 
 
-def _result(equipment_id, at_s, health, trend="rig:1"):
+def _result(equipment_id, at_s, health, trend="rig:1", evidence=""):
     from penstock_hydraulics.fleet.results import Result
 
-    return Result(equipment_id, at_s, health, "healthy", trend=trend)
+    return Result(equipment_id, at_s, health, "healthy", trend=trend, evidence=evidence)
+
+
+def _evidence(task, data):
+    return task._plan(PredictionRequest(equipment_id="any", sensor_data=data, topology="zema_rig")).evidence
 
 
 def test_a_trend_is_recomputed_only_when_the_machines_time_advances(ask, attached):
     start = datetime(2024, 1, 1, tzinfo=UTC)
-    for hour in range(10):
-        attached.fleet.record(_result("rig-9", (start + timedelta(hours=hour)).timestamp(), 0.9))
-    at = start + timedelta(hours=20)
     request = {"equipment_id": "rig-9", "sensor_data": readings(RIG), "topology": "zema_rig"}
+    evidence = _evidence(attached, request["sensor_data"])
+    for hour in range(10):
+        attached.fleet.record(_result("rig-9", (start + timedelta(hours=hour)).timestamp(), 0.9, evidence=evidence))
+    at = start + timedelta(hours=20)
     first = ask(timestamp=at, **request)
     again = ask(timestamp=at + timedelta(milliseconds=100), **request)
     later = ask(timestamp=at + timedelta(hours=9), **request)
@@ -403,13 +411,15 @@ def test_a_trend_is_recomputed_only_when_the_machines_time_advances(ask, attache
 
 
 def test_every_answer_is_written_to_the_history_with_its_version(ask, attached):
-    ask(equipment_id="rig-8", sensor_data=readings(RIG), topology="zema_rig")
-    ask(equipment_id="rig-8", sensor_data={"pressure_pump_main": [1.0, 2.0]}, topology="zema_rig")
+    now = datetime.now(UTC)
+    ask(equipment_id="rig-8", sensor_data=readings(RIG), topology="zema_rig", timestamp=now)
+    later = now + timedelta(seconds=2)
+    ask(equipment_id="rig-8", sensor_data={"pressure_pump_main": [1.0, 2.0]}, topology="zema_rig", timestamp=later)
     whole, short = (stored.result for stored in attached.fleet.history("rig-8"))
     assert whole.model_version == short.model_version == "1.0"
     assert (whole.trend, short.trend) == ("rig:1", None)
     assert whole.components.keys() == {part.id for part in RIG.components if part.kind in HEAD_OF_KIND}
-    assert len(attached.fleet.recent("rig-8", "rig:1").health) == 1
+    assert len(attached.fleet.recent("rig-8", "rig:1", whole.evidence).health) == 1
     assert whole.at_s == pytest.approx(time.time(), abs=30)
 
 

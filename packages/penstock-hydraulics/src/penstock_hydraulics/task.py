@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
@@ -22,18 +21,14 @@ from penstock_hydraulics.diagnosis.model_requirements import HydraulicConfig, ch
 from penstock_hydraulics.diagnosis.out_of_distribution import out_of_distribution_advisory, unusual_windows
 from penstock_hydraulics.diagnosis.request_plans import RequestPlan, RequestPlanCache
 from penstock_hydraulics.diagnosis.rules import NOMINAL, Expectations, Figures, make_rule_set
-from penstock_hydraulics.diagnosis.schemas import (
-    DegradationAnswer,
-    PredictionRequest,
-    PredictionResponse,
-)
-from penstock_hydraulics.diagnosis.trend import FAILURE_HEALTH, MIN_RESULTS, Degradation, degradation
+from penstock_hydraulics.diagnosis.schemas import DegradationAnswer, PredictionRequest, PredictionResponse
 from penstock_hydraulics.fleet.latest import Diagnosed
 from penstock_hydraulics.fleet.results import Result
+from penstock_hydraulics.fleet.trends import Moment, Place, Trends, degradation_answer
 from penstock_hydraulics.machine.templates import TEMPLATES, is_template
 from penstock_hydraulics.machine.topology import Topology, parse_topology
 from penstock_hydraulics.signals.coverage import coverage_of
-from penstock_hydraulics.signals.evidence import Evidence
+from penstock_hydraulics.signals.evidence import Evidence, evidence_key
 from penstock_hydraulics.signals.features import (
     STEPS,
     FeatureConfig,
@@ -60,15 +55,6 @@ if TYPE_CHECKING:
 _WHOLE_CYCLE_SHARE: Final = 0.9
 """Minimum share of a work cycle for a comparison with nominal means."""
 _MAX_PARSED: Final = 256
-_MAX_TRENDS: Final = 10_000
-_TREND_REUSE_S: Final = 0.5
-"""Time of the machine for which a trend is reused: it spans hours, while requests may come 1,000 times a second."""
-
-
-class _Trend(NamedTuple):
-    now_s: float
-    trend_key: tuple[bool, float]
-    trend: Degradation
 
 
 class Prepared(NamedTuple):
@@ -82,6 +68,11 @@ class Prepared(NamedTuple):
     """Whether the window is out of distribution."""
     readings: Float | None
     """[sensors, seconds] what the fleet keeps of the window."""
+
+    @property
+    def evidence(self) -> str:
+        """What the answer rests on; unusual windows make a trend of their own."""
+        return f"{self.plan.evidence}-unusual" if self.unusual else self.plan.evidence
 
 
 class HydraulicDiagnostics(Task):
@@ -124,7 +115,7 @@ class HydraulicDiagnostics(Task):
         self._evidence = {name: Evidence(table) for name, table in self.settings.coverage.items()}
         self._plans = RequestPlanCache()
         self._parsed: dict[bytes, Topology] = {}
-        self._trends: dict[str, _Trend] = {}
+        self._trends: Trends | None = None
         self._empty = empty_machine(self.scales)
         self._model = ""
 
@@ -134,10 +125,11 @@ class HydraulicDiagnostics(Task):
 
         self._model = model
         self.fleet = Fleet.of(registry)
+        self._trends = Trends(self.fleet, model)
 
     def close(self) -> None:
         """Write queued results of the history."""
-        fleet, self.fleet = self.fleet, None
+        fleet, self.fleet, self._trends = self.fleet, None, None
         if fleet is not None:
             fleet.close()
 
@@ -167,11 +159,11 @@ class HydraulicDiagnostics(Task):
         findings = plan.anomalies(assessment.anomalies, prepared.figures)
         health, unknown = conclude(assessment, findings, plan.grounds, plan.topology, unusual=prepared.unusual)
         warnings += [] if unknown is None else [unknown]
-        now_s = time.time() if request.timestamp is None else request.timestamp.timestamp()
+        moment, degradation = self._degradation(request, health.score, prepared, warnings)
         response = PredictionResponse.build(
             equipment_id=request.equipment_id,
             health=health,
-            degradation=self._degradation(request.equipment_id, health.score, now_s, plan),
+            degradation=degradation,
             anomaly=findings.answer,
             components=assessment.parts,
             coverage=plan.share,
@@ -186,7 +178,22 @@ class HydraulicDiagnostics(Task):
         fleet = self.fleet
         if fleet is None:
             return response
-        return response.on_complete(_result_recorder(fleet, now_s, self._model, prepared))
+        trend = self._model if model and moment.known else None
+        return response.on_complete(_result_recorder(fleet, moment.at_s, self._model, trend, prepared))
+
+    def _degradation(
+        self, request: PredictionRequest, score: float | None, prepared: Prepared, warnings: list[str]
+    ) -> tuple[Moment, DegradationAnswer]:
+        """When the window ended, and the trend until then, or what this window alone shows."""
+        plan, trends, trend = prepared.plan, self._trends, None
+        model = plan.layout is not None
+        place = Place.of(request.equipment_id, prepared.evidence, plan.equipment, plan.window_plan.seconds)
+        moment = Moment(0.0, False) if trends is None else trends.moment(request.timestamp, plan.equipment)
+        if trends is not None and score is not None and model and moment.known:  # rules alone are part of no trend
+            trend = trends.of(place, score, moment.at_s)
+        answer, below = degradation_answer(score, trend, place.failure_health, model=model)
+        warnings += [each for each in (moment.warning, below) if each is not None]
+        return moment, answer
 
     def coerce(self, value: Any) -> PredictionRequest:
         """A request from a mapping of its fields; readings may be arrays. Raises InvalidInput."""
@@ -290,7 +297,8 @@ class HydraulicDiagnostics(Task):
         window = plan_window(request.sensor_data, request.sampling_rate_hz, topology, config)
         evidence = self._evidence.get(topology.name) if is_template(topology, (topology.name,)) else None
         usable = [name for name in window.sensors if name not in window.slow]
-        told = None if evidence is None else evidence.states(measured_names(window, topology, usable))
+        measured = measured_names(window, topology, usable)
+        told = None if evidence is None else evidence.states(measured)
         coverage = coverage_of(topology, usable, told)
         shown = rows_of(window, topology, usable if evidence is None else evidence.sensors.intersection(usable))
         long_enough = window.seconds >= config.min_window_s
@@ -315,6 +323,7 @@ class HydraulicDiagnostics(Task):
             share=round(coverage.of_window(window.seconds, config.window_s, assumed=assumed, model=model), 6),
             components=components,
             grounds=grounds,
+            evidence=evidence_key(topology.fingerprint, measured, window.seconds, whole=whole, assumed=assumed),
             anomalies=detector,
             warnings=(
                 *advisories.machine_advisories(topology, assumed, supported, labelled or not model, settings.universal),
@@ -342,62 +351,19 @@ class HydraulicDiagnostics(Task):
         nominal.update(equipment.nominal)
         return Expectations(nominal, equipment.limits)
 
-    # After the model ran
-
-    def _degradation(
-        self, equipment_id: str, score: float | None, now_s: float, plan: RequestPlan
-    ) -> DegradationAnswer:
-        """From the trend of the stored results including this one, or from this one alone."""
-        trend = None if score is None else self._trend(equipment_id, score, now_s, plan)
-        if trend is None or trend.rate is None or trend.basis != "history":
-            return DegradationAnswer.build(
-                rate=None if score is None else round(1.0 - score, 6),
-                time_to_failure_hours=None,
-                basis="none" if score is None or plan.layout is None else "nominal",
-                rate_interval=None,
-                time_to_failure_interval_hours=None,
-            )
-        return DegradationAnswer.build(
-            rate=round(trend.rate, 6),
-            time_to_failure_hours=_rounded(trend.time_to_failure_hours),
-            basis="history",
-            rate_interval=_interval(trend.interval),
-            time_to_failure_interval_hours=_interval(trend.ttf_interval),
-        )
-
-    def _trend(self, equipment_id: str, score: float, now_s: float, plan: RequestPlan) -> Degradation | None:
-        fleet = self.fleet
-        if fleet is None:
-            return None
-        failure = FAILURE_HEALTH if plan.equipment is None else plan.equipment.failure_health
-        trend_key = (plan.layout is not None, failure)
-        known = self._trends.get(equipment_id)
-        if known is not None and known.trend_key == trend_key and abs(now_s - known.now_s) < _TREND_REUSE_S:
-            return known.trend
-        times, health = fleet.recent(equipment_id, self._model)
-        if plan.layout is not None:  # health from rules alone is not part of the trend
-            times, health = np.append(times, now_s), np.append(health, score)
-        trend = degradation(times, health, now_s, failure)
-        if len(times) >= MIN_RESULTS:
-            if len(self._trends) >= _MAX_TRENDS:
-                self._trends.clear()
-            self._trends[equipment_id] = _Trend(now_s, trend_key, trend)
-        return trend
-
 
 def _result_recorder(
-    fleet: Fleet, now_s: float, model: str, prepared: Prepared
+    fleet: Fleet, at_s: float, model: str, trend: str | None, prepared: Prepared
 ) -> Callable[[PredictionResponse, str], None]:
     """A callback that stores one answer in the history, and with its readings as the latest one."""
-    trend = model if prepared.plan.layout is not None else None
 
     def record(answer: PredictionResponse, version: str) -> None:
         if prepared.readings is not None:
-            fleet.keep_latest(Diagnosed(now_s, answer, prepared.plan.window_plan.sensors, prepared.readings, model))
+            fleet.keep_latest(Diagnosed(at_s, answer, prepared.plan.window_plan.sensors, prepared.readings, model))
         fleet.record(
             Result(
                 answer.equipment_id,
-                now_s,
+                at_s,
                 answer.health.score,
                 answer.health.status,
                 answer.degradation.rate,
@@ -408,15 +374,8 @@ def _result_recorder(
                 answer.coverage,
                 version,
                 trend,
+                prepared.evidence,
             )
         )
 
     return record
-
-
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 3)
-
-
-def _interval(interval: tuple[float, float] | None) -> tuple[float, float] | None:
-    return None if interval is None else (round(interval[0], 6), round(interval[1], 6))

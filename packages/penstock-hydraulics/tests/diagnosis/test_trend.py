@@ -112,6 +112,27 @@ def test_results_of_one_moment_give_no_trend() -> None:
     assert degradation(np.full(20, 5.0), np.linspace(1, 0, 20), 5.0).basis == "nominal"
 
 
+@pytest.mark.parametrize(
+    ("apart_s", "window_s", "basis"), [(60, 60, "history"), (59, 60, "nominal"), (30, 30, "history")]
+)
+def test_eight_windows_must_fit_into_the_time_of_a_trend(apart_s: float, window_s: float, basis: str) -> None:
+    times = 1.7e9 + np.arange(8.0) * apart_s
+    assert degradation(times, np.linspace(1, 0.9, 8), times[-1], window_s=window_s).basis == basis
+
+
+def test_of_results_with_the_same_time_the_last_one_counts() -> None:
+    times, health = _line(40, 0.01, noise=0.003)
+    twice = degradation(np.repeat(times, 2), np.stack([1 - health, health], axis=1).ravel(), times[-1])
+    assert twice == degradation(times, health, times[-1])
+
+
+def test_a_rate_of_zero_is_not_negative() -> None:
+    times, health = _line(20, -0.01, start=0.5)
+    for found in (degradation(times, health, times[-1]), degradation(times, np.full(20, 0.5), times[-1])):
+        assert found.interval is not None
+        assert [math.copysign(1, value or 0.0) for value in (found.rate, *found.interval)] == [1, 1, 1]
+
+
 def test_no_results_give_no_rate() -> None:
     assert degradation(np.empty(0), np.empty(0), 0.0) == NOTHING
     assert degradation(np.array([1.0]), np.array([np.nan]), 2.0) == NOTHING

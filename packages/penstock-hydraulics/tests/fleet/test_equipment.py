@@ -33,6 +33,7 @@ def test_a_graph_is_stored_in_full() -> None:
         "limits": {"temperature_tank": {"max": 70}},
         "failure_health": 0.4,
         "note": "hall 3",
+        "cycle_s": 75,
     }
     equipment = parse_equipment("press-1", document)
     assert equipment.nominal == {"pressure_pump_1": 160.0}
@@ -65,6 +66,13 @@ def test_a_graph_with_the_name_of_a_template_is_stored_in_full() -> None:
         ({"topology": GRAPH, "limits": {"flow_tank": {"min": 3, "max": 3}}}, "the `min` of flow_tank, 3, is not below"),
         ({"topology": GRAPH, "failure_health": 0.95}, "failure_health: must be a number from 0 to 0.9"),
         ({"topology": GRAPH, "note": 3}, "note: must be a string"),
+        *(
+            (
+                {"topology": GRAPH, "cycle_s": wrong},
+                "cycle_s: must be a number of seconds above 0, at most 86400, or null",
+            )
+            for wrong in (0, -1, 1e6, "60", True, float("nan"))
+        ),
     ],
 )
 def test_a_bad_document_is_refused_in_one_sentence(document: dict[str, Any], sentence: str) -> None:

@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from penstock_hydraulics.fleet.health_history import POINTS, HealthHistories
 
-A, B, C = ("a", "rig:1"), ("b", "rig:1"), ("c", "rig:1")
+A, B, C = ("a", "rig:1", "s"), ("b", "rig:1", "s"), ("c", "rig:1", "s")
 
 
 def test_a_new_machine_has_an_empty_history_to_be_loaded() -> None:
@@ -57,13 +59,24 @@ def test_a_late_point_is_inserted_in_order() -> None:
     assert health.tolist() == [0.1, 0.2, 0.3]
 
 
-def test_results_of_one_moment_are_merged_to_their_mean() -> None:
+def test_of_results_of_one_moment_the_last_one_counts() -> None:
     histories = HealthHistories()
-    for number in range(POINTS + 1):
-        histories.add(A, 5.0, float(number % 2))
+    for at_s, health in ((5.0, 0.1), (9.0, 0.9), (5.0, 0.2), (7.0, 0.7), (5.0, 0.3), (9.0, 0.8)):
+        histories.add(A, at_s, health)
     times, health = histories.recent(A)
-    assert times.tolist() == [5.0] * 5, "one mean, the latest three, and the new one"
-    assert health[0] == pytest.approx(0.5, abs=0.01)
+    assert times.tolist() == [5.0, 7.0, 9.0]
+    assert health.tolist() == [0.3, 0.7, 0.8]
+
+
+@given(st.lists(st.tuples(st.integers(0, 60), st.floats(0, 1)), max_size=60))
+def test_a_history_holds_every_moment_once_in_order(points: list[tuple[int, float]]) -> None:
+    histories, last = HealthHistories(), dict[float, float]()
+    for at_s, health in points:
+        histories.add(A, float(at_s), health)
+        last[float(at_s)] = health
+    times, health = histories.recent(A)
+    assert dict(zip(times.tolist(), health.tolist(), strict=True)) == last
+    assert times.tolist() == sorted(last)
 
 
 def test_stored_points_are_merged_before_newer_ones() -> None:
@@ -122,7 +135,7 @@ def test_a_result_from_a_clock_ahead_does_not_merge_the_others() -> None:
 def test_each_model_has_its_own_history_and_forgetting_a_machine_drops_all() -> None:
     histories = HealthHistories()
     histories.add(A, 1.0, 0.9)
-    histories.add(("a", "rig:2"), 2.0, 0.4)
+    histories.add(("a", "rig:2", "s"), 2.0, 0.4)
     histories.add(B, 3.0, 0.5)
     assert histories.recent(A).health.tolist() == [0.9]
     histories.forget("a")

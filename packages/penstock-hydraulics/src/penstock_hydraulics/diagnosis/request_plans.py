@@ -38,6 +38,8 @@ class RequestPlan:
     """Coverage of the answer."""
     components: ComponentAssessor
     grounds: Grounds
+    evidence: str
+    """What the answers rest on: results with the same make a trend."""
     anomalies: AnomalyDetector
     warnings: tuple[str, ...]
     equipment: Any

@@ -201,7 +201,9 @@ class PredictionRequest(BaseModel):
         examples=[1.0, {"flow_pump_main": 10.0}],
     )
     timestamp: Annotated[datetime, _AcceptIsoText(), AfterValidator(_plausible)] | None = Field(
-        default=None, description="End of the window; UTC if there is no time zone. Default: now."
+        default=None,
+        description="End of the window; UTC if there is no time zone. Without it the window is part of no trend, unless"
+        " the machine is registered with its `cycle_s`.",
     )
     topology: Circuit = Field(
         default=None,
@@ -261,10 +263,11 @@ class DegradationAnswer(_Answer):
 
     rate: float | None = Field(description="0 to 1; 1 is the loss of all health in 100 h; null if health has no score.")
     time_to_failure_hours: float | None = Field(
-        description="Hours until health is 0.3 at this rate; null without a trend."
+        description="Hours until health is 0.3, or the machine's `failure_health`; null without a certain decline, 0 where"
+        " health is not above it."
     )
     basis: Literal["history", "nominal", "none"] = Field(
-        description="history: the trend of stored results; nominal: no trend, rate is 1 - health;"
+        description="history: the trend of stored results; nominal: no trend, rate is the loss so far, 1 - health;"
         " none: no score, or the loss of health from rules alone."
     )
     rate_interval: tuple[float, float] | None = Field(default=None, description="95 % interval of rate.")

@@ -20,6 +20,7 @@ Basis: TypeAlias = Literal["history", "nominal", "none"]
 """Basis of a rate: the stored results, the present state alone, or nothing."""
 
 MIN_RESULTS: Final = 8
+"""Minimum number of results of a trend, and of windows that fit into its time one after the other."""
 MAX_RESULTS: Final = 64
 FAILURE_HEALTH: Final = 0.3
 """Default health at which a machine counts as failed."""
@@ -38,6 +39,8 @@ _RUN: Final = 4
 _MIN_PART: Final = 16
 """Minimum number of results of a part of a trend; fewer do not allow an estimate of the autocorrelation."""
 _MAX_AUTOCORRELATION: Final = 0.9
+_CLOCK_S: Final = 0.001
+"""Resolution of timestamps."""
 
 Float = NDArray[np.float64]
 
@@ -59,18 +62,21 @@ class Degradation:
 NOTHING: Final = Degradation(None, None, None, None, "none")
 
 
-def degradation(times_s: Float, health: Float, now_s: float, failure_health: float = FAILURE_HEALTH) -> Degradation:
+def degradation(
+    times_s: Float, health: Float, now_s: float, failure_health: float = FAILURE_HEALTH, window_s: float = 60.0
+) -> Degradation:
     """The trend of `[n]` results including the present one; results later than `now_s` are ignored.
 
-    Only results since the last repair count, and only their later half if the decline became steeper. Fewer than 8
-    results, or results of a single moment, give the basis `nominal`; no results give the basis `none`.
+    The times are ends of windows of `window_s`; of results with the same time, the last one counts. Only results since
+    the last repair count, and only their later half if the decline became steeper. Fewer than 8 results, or less time
+    than 8 windows take, give the basis `nominal`; no results give the basis `none`.
     """
     times_s, health = _ordered(times_s, health, now_s)
     if not len(health):
         return NOTHING
     start = _last_repair(health)
     hours, health = (times_s[start:] - now_s) / 3600.0, health[start:]
-    if len(health) < MIN_RESULTS or hours[0] == hours[-1]:
+    if len(health) < MIN_RESULTS or (hours[-1] - hours[0]) * 3600.0 + window_s < MIN_RESULTS * window_s - _CLOCK_S:
         return _nominal(float(health[-1]))
     slope, low, high = _latest_slope(hours, health)
     level, spread = _present_level(hours, health, slope)
@@ -118,6 +124,10 @@ def _ordered(times_s: Float, health: Float, now_s: float) -> tuple[Float, Float]
     if len(times_s) > 1 and (times_s[1:] < times_s[:-1]).any():
         order = times_s.argsort(kind="stable")
         times_s, health = times_s[order], health[order]
+    if len(times_s) > 1:
+        last = np.append(times_s[1:] > times_s[:-1], True)
+        if not last.all():
+            times_s, health = times_s[last], health[last]
     return times_s[-MAX_RESULTS:], health[-MAX_RESULTS:]
 
 
@@ -139,7 +149,7 @@ def _nominal(health: float) -> Degradation:
 
 
 def _rate(loss_per_h: float) -> float:
-    return min(max(loss_per_h * REFERENCE_H, 0.0), 1.0)
+    return min(max(loss_per_h * REFERENCE_H, 0.0), 1.0) + 0.0  # -0.0 becomes 0.0
 
 
 def _present_level(hours: Float, health: Float, slope: float) -> tuple[float, float]:
@@ -159,7 +169,7 @@ def _time_to_failure(
         return 0.0, (0.0, 0.0)
     if high >= 0 or not isfinite(low):
         return None, None
-    soonest = max(margin - _Z * spread, 0.0) / -low
+    soonest = max(0.0, margin - _Z * spread) / -low
     latest = (margin + _Z * spread) / -high
     hours, soonest, latest = (min(value, LONGEST_H) for value in (margin / -slope, soonest, latest))
     return hours, (soonest, latest)

@@ -18,6 +18,7 @@ Limits: TypeAlias = Mapping[str, tuple[float | None, float | None]]
 _ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:\-]{0,127}")
 _MAX_FAILURE_HEALTH: Final = 0.9
 _MAX_NOTE: Final = 500
+MAX_CYCLE_S: Final = 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,8 @@ class Equipment:
     limits: Limits = field(default_factory=dict)
     failure_health: float = FAILURE_HEALTH
     note: str = ""
+    cycle_s: float | None = None
+    """Time from the start of one work cycle to the start of the next; None if it is unknown."""
 
     def document(self) -> dict[str, Any]:
         """The JSON document that `parse_equipment` reads; a template is given by name."""
@@ -42,6 +45,7 @@ class Equipment:
             "limits": {sensor: {"min": low, "max": high} for sensor, (low, high) in self.limits.items()},
             "failure_health": self.failure_health,
             "note": self.note,
+            "cycle_s": self.cycle_s,
         }
 
 
@@ -65,6 +69,11 @@ def parse_equipment(equipment_id: str, document: Mapping[str, Any]) -> Equipment
     note = document.get("note", "")
     if not isinstance(note, str) or len(note) > _MAX_NOTE or "\0" in note:
         raise InvalidInput(f"note: must be a string of at most {_MAX_NOTE} characters", field="note")
+    cycle_s = document.get("cycle_s")
+    if cycle_s is not None and not (_is_number(cycle_s) and 0 < cycle_s <= MAX_CYCLE_S):
+        raise InvalidInput(
+            f"cycle_s: must be a number of seconds above 0, at most {MAX_CYCLE_S:g}, or null", field="cycle_s"
+        )
     return Equipment(
         check_equipment_id(equipment_id),
         topology,
@@ -72,6 +81,7 @@ def parse_equipment(equipment_id: str, document: Mapping[str, Any]) -> Equipment
         {sensor: _limit(sensor, value, topology) for sensor, value in _mapping(document, "limits").items()},
         float(failure_health),
         note,
+        None if cycle_s is None else float(cycle_s),
     )
 
 

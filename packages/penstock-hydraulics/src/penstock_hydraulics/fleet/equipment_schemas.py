@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from penstock_hydraulics.diagnosis.schemas import Circuit
 from penstock_hydraulics.diagnosis.trend import FAILURE_HEALTH
-from penstock_hydraulics.fleet.equipment import Equipment
+from penstock_hydraulics.fleet.equipment import MAX_CYCLE_S, Equipment
 from penstock_hydraulics.fleet.results import Stored
 from penstock_hydraulics.machine.topology import Topology
 
@@ -48,6 +48,14 @@ class EquipmentBody(BaseModel):
         default=FAILURE_HEALTH, ge=0, le=0.9, description="The health at which the machine counts as failed."
     )
     note: str = Field(default="", max_length=500, description="Free text.")
+    cycle_s: Number | None = Field(
+        default=None,
+        gt=0,
+        le=MAX_CYCLE_S,
+        description="Seconds from the start of one work cycle to the start of the next. Windows without a `timestamp`"
+        " get their times from it by their order; without it they are part of no trend.",
+        examples=[60.0],
+    )
 
 
 class EquipmentAnswer(EquipmentBody):
@@ -97,7 +105,7 @@ class HistoryItem(BaseModel):
 
     model_config = ConfigDict(protected_namespaces=())
 
-    timestamp: datetime = Field(description="End of the window, UTC.")
+    timestamp: datetime = Field(description="End of the window, UTC; of its arrival if that is unknown.")
     health: PastHealth
     degradation: PastDegradation
     detected_anomalies: list[str]

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import numpy as np
 
 from penstock.errors import ConfigError, InvalidInput, ModelNotReady
+from penstock_hydraulics.fleet.cycle_times import CycleTimes
 from penstock_hydraulics.fleet.equipment import Equipment, check_equipment_id, parse_equipment
 from penstock_hydraulics.fleet.health_history import HealthHistories, HealthHistory
 from penstock_hydraulics.fleet.latest import Consent, Diagnosed, LatestQueue
@@ -63,6 +64,7 @@ class Fleet:
         self._store: Store | None = None
         self._equipment: dict[str, Equipment] = {}
         self._histories = HealthHistories()
+        self._cycle_times = CycleTimes()
         self._queue: deque[Result] = deque()
         self._latest = LatestQueue()
         self._consent = Consent(registry, self._retention.keep_readings)
@@ -122,14 +124,22 @@ class Fleet:
         """A registered machine; the same object until it changes."""
         return self._equipment.get(equipment_id)
 
-    def recent(self, equipment_id: str, model: str = "") -> HealthHistory:
-        """Times and health of the machine's recent results by a model, thinned, without the present one."""
-        return self._histories.recent((equipment_id, model))
+    def recent(self, equipment_id: str, model: str = "", evidence: str = "") -> HealthHistory:
+        """Times and health of the machine's recent results of one trend, thinned, without the present one."""
+        return self._histories.recent((equipment_id, model, evidence))
+
+    def next_time(self, equipment: Equipment, model: str) -> float | None:
+        """The time of a window without a timestamp, by its order; None for a machine of unknown cycle length."""
+        if equipment.cycle_s is None:
+            return None
+        return self._cycle_times.next(equipment.id, model, equipment.cycle_s, time.time())
 
     def record(self, result: Result) -> None:
         """Queue a result; it is in `recent` at once, in the database within a second or after an outage."""
         if result.trend is not None and result.health is not None:
-            self._histories.add((result.equipment_id, result.trend), result.at_s, result.health)
+            self._histories.add((result.equipment_id, result.trend, result.evidence), result.at_s, result.health)
+        if result.trend is not None:
+            self._note_time(result.equipment_id, result.trend, result.at_s)
         with self._lock:
             self._queue.append(result)
             if len(self._queue) > MAX_QUEUED:
@@ -140,6 +150,11 @@ class Fleet:
     def keep_latest(self, diagnosed: Diagnosed) -> None:
         """Queue the latest diagnosis of a machine; it is in the database within a second, also for other servers."""
         self._latest.put(diagnosed)
+
+    def _note_time(self, equipment_id: str, model: str, at_s: float) -> None:
+        equipment = self._equipment.get(equipment_id)
+        if equipment is not None and equipment.cycle_s is not None:
+            self._cycle_times.seen(equipment_id, model, at_s)
 
     def _thin(self) -> None:
         self._queue = deque(list(self._queue)[::2])
@@ -170,6 +185,7 @@ class Fleet:
         with self._equipment_lock:
             try:
                 new = self._opened().put_equipment(equipment, MAX_EQUIPMENT)
+                self._read_times(self._opened(), [equipment])
             except ConfigError as error:
                 raise self._unavailable(error) from None
             except ValueError as error:
@@ -190,6 +206,7 @@ class Fleet:
         if history:
             self._histories.forget(equipment_id)
             self._latest.forget(equipment_id)
+            self._cycle_times.forget(equipment_id)
         return removed
 
     def read(self, read: Callable[[Store], Read]) -> Read:
@@ -336,6 +353,8 @@ class Fleet:
         while changes.last_id > self._last_id:
             points, self._last_id = store.points_after(self._last_id, self._writer, _FOLLOWED_ROWS)
             self._histories.follow(points)
+            for (equipment_id, model, _), at_s, _ in points:
+                self._note_time(equipment_id, model, at_s)
             if not points:
                 self._last_id = max(self._last_id, changes.last_id)
 
@@ -345,13 +364,21 @@ class Fleet:
         with self._equipment_lock:
             since = self._revision if revision > self._revision else -1  # the database was replaced
             ids, changed = store.equipment(since)
+            self._read_times(store, changed)
             for equipment in changed:
                 if self._equipment.get(equipment.id) != equipment:
                     self._equipment[equipment.id] = equipment
             for removed_id in self._equipment.keys() - ids:
                 del self._equipment[removed_id]
                 self._histories.forget(removed_id)
+                self._cycle_times.forget(removed_id)
             self._revision = revision
+
+    def _read_times(self, store: Store, changed: Sequence[Equipment]) -> None:
+        """The next window of a machine follows the latest stored one, here and after a restart."""
+        of_cycles = [equipment.id for equipment in changed if equipment.cycle_s is not None]
+        for equipment_id, model, at_s in store.latest_times(of_cycles) if of_cycles else ():
+            self._cycle_times.seen(equipment_id, model, at_s)
 
     def _load_histories(self, store: Store) -> None:
         for key in self._histories.unread()[:_LOADS_PER_CYCLE]:

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from penstock_hydraulics.diagnosis.trend import MAX_RESULTS
 
 Float = NDArray[np.float64]
-Key: TypeAlias = tuple[str, str]
-"""A machine and a model, `name:version`: a change of model must not look like wear."""
+Key: TypeAlias = tuple[str, str, str]
+"""A machine, a model `name:version`, and its evidence: a change of model or sensors must look like no wear."""
 
 POINTS: Final = MAX_RESULTS - 1
 """Together with the present result, as many as a trend uses."""
@@ -48,17 +48,27 @@ class _Points:
         self.count = 0
 
     def add(self, at_s: float, health: float) -> None:
-        n = self.count
-        if n == POINTS:
+        """Add a result; it replaces one of the same moment, unless that was merged."""
+        place = self._place(at_s)
+        if place and self.times_s[place - 1] == at_s and self.weights[place - 1] == 1.0:
+            self.health[place - 1] = health
+            return
+        if self.count == POINTS:
             self._put(*_thinned(self.times_s, self.health, self.weights, _THINNED_TO))
-            n = self.count
-        if n and at_s < self.times_s[n - 1]:  # out of order
-            place = int(self.times_s[:n].searchsorted(at_s, "right"))
+            place = self._place(at_s)
+        n = self.count
+        if place < n:  # out of order
             for array in (self.times_s, self.health, self.weights):
                 array[place + 1 : n + 1] = array[place:n].copy()
-            n = place
-        self.times_s[n], self.health[n], self.weights[n] = at_s, health, 1.0
+        self.times_s[place], self.health[place], self.weights[place] = at_s, health, 1.0
         self.count += 1
+
+    def _place(self, at_s: float) -> int:
+        """Number of points until then."""
+        n = self.count
+        if not n or self.times_s[n - 1] <= at_s:
+            return n
+        return int(self.times_s[:n].searchsorted(at_s, "right"))
 
     def merge(self, times_s: Float, health: Float, weights: Float) -> None:
         """Merge stored points, any number of them, with the present ones, some of which may be stored already."""

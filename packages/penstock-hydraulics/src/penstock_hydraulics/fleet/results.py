@@ -9,8 +9,9 @@ from typing import NamedTuple
 class Result(NamedTuple):
     """One diagnosis of one machine; `at_s` is seconds since 1970 (UTC), `health` is None without evidence.
 
-    `components` maps component ids to health. `trend` is the model, `name:version`, whose trend `health` belongs to,
-    since models differ in scale; it is None for answers from rules alone, which are not part of a trend.
+    `components` maps component ids to health. `trend` is the model, `name:version`, and `evidence` what its answer
+    rests on: results with the same of both make a trend, since models differ in scale, and sensors in what they tell.
+    `trend` is None for results that are part of none: answers from rules alone, and windows of unknown time.
     """
 
     equipment_id: str
@@ -25,6 +26,7 @@ class Result(NamedTuple):
     coverage: float = 1.0
     model_version: str = ""
     trend: str | None = ""
+    evidence: str = ""
 
 
 class Stored(NamedTuple):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -37,7 +37,10 @@ log = logging.getLogger(__name__)
 NAME = "hydraulics"
 _AT_ONCE = 5_000
 """Rows deleted in one transaction, which blocks other writers."""
+_IDS_AT_ONCE = 500
 _HOUR_S = 3600.0
+_SINGLES = 200
+"""Latest single results that are read into a health history."""
 _HOURS = 5_000
 """Hourly means (30 weeks) that are read into a health history."""
 
@@ -78,35 +81,54 @@ class Store:
         return Changes(revision or 0, last_id or 0)
 
     def points_after(self, after_id: int, except_writer: str, most: int) -> tuple[list[tuple[Key, float, float]], int]:
-        """((machine, model), time, health) of other writers' results after an id, and the id to continue from."""
+        """((machine, model, evidence), time, health) of results of other writers, and the id to continue from."""
         t = RESULTS.c
-        columns = select(t.id, t.writer, t.trend, t.equipment_id, t.at, t.health)
+        columns = select(t.id, t.writer, t.trend, t.evidence, t.equipment_id, t.at, t.health)
         query = columns.where(t.id > after_id).order_by(t.id).limit(most)
         with self._reading() as connection:
             rows = connection.execute(query).all() if connection else []
         others = [
-            row for row in rows if row.writer != except_writer and row.trend is not None and row.health is not None
+            row for row in rows if row.writer != except_writer and None not in (row.trend, row.evidence, row.health)
         ]
-        found = [((row.equipment_id, row.trend), row.at, row.health) for row in others]
+        found = [((row.equipment_id, row.trend, row.evidence), row.at, row.health) for row in others]
         return found, rows[-1].id if rows else after_id
 
     def load_points(self, key: Key) -> list[tuple[float, float, int]]:
-        """(time, health, number of results) of one machine, ascending: hourly means, then the latest single results."""
+        """(time, health, number of results) of one trend, ascending: hourly means, then the latest single results.
+
+        Of results with the same time, the last one counts.
+        """
         t = RESULTS.c
-        of_machine = (t.equipment_id == key[0]) & (t.trend == key[1]) & t.health.is_not(None)
+        of_trend = (t.equipment_id == key[0]) & (t.trend == key[1]) & (t.evidence == key[2]) & t.health.is_not(None)
         with self._reading() as connection:
             if connection is None:
                 return []
-            latest = select(RESULTS.c.at, RESULTS.c.health).where(of_machine).order_by(RESULTS.c.at.desc()).limit(200)
-            singles = [(at, health, 1) for at, health in connection.execute(latest)][::-1]
-            if len(singles) < 200:
+            latest = select(t.at, t.health).where(of_trend).order_by(t.at.desc(), t.id.desc()).limit(_SINGLES)
+            rows = connection.execute(latest).all()[::-1]
+            last_of_moment = dict(zip((row.at for row in rows), (row.health for row in rows), strict=True))
+            singles = [(at, health, 1) for at, health in last_of_moment.items()]
+            if len(rows) < _SINGLES:
                 return singles
-            hour = cast(RESULTS.c.at / _HOUR_S, Integer)
-            means = select(func.avg(RESULTS.c.at), func.avg(RESULTS.c.health), func.count()).where(
-                of_machine, RESULTS.c.at < singles[0][0]
+            hour = cast(t.at / _HOUR_S, Integer)
+            means = select(func.avg(t.at), func.avg(t.health), func.count()).where(
+                t.id.in_(select(func.max(t.id)).where(of_trend, t.at < singles[0][0]).group_by(t.at))
             )
             found = connection.execute(means.group_by(hour).order_by(hour.desc()).limit(_HOURS)).all()
         return [(at, health, count) for at, health, count in found[::-1]] + singles
+
+    def latest_times(self, equipment_ids: Collection[str]) -> list[tuple[str, str, float]]:
+        """(machine, model, time) of the latest result in a trend of each of these machines."""
+        t, ids = RESULTS.c, sorted(equipment_ids)
+        latest = select(t.equipment_id, t.trend, func.max(t.at)).group_by(t.equipment_id, t.trend)
+        found: list[tuple[str, str, float]] = []
+        with self._reading() as connection:
+            if connection is None:
+                return []
+            for begin in range(0, len(ids), _IDS_AT_ONCE):
+                some = t.equipment_id.in_(ids[begin : begin + _IDS_AT_ONCE])
+                rows = connection.execute(latest.where(some, t.trend.is_not(None)))
+                found += [(equipment_id, model, at) for equipment_id, model, at in rows]
+        return found
 
     # Machines
 
@@ -323,6 +345,7 @@ def _row(result: Result, writer: str, late: bool) -> dict[str, Any]:
         "at": result.at_s,
         "health": result.health,
         "trend": result.trend,
+        "evidence": result.evidence,
         "late": late,
         "writer": writer,
         "answer": orjson.dumps(answer).decode(),
@@ -331,4 +354,5 @@ def _row(result: Result, writer: str, late: bool) -> dict[str, Any]:
 
 def _stored(row: Any) -> Stored:
     answer = orjson.loads(row.answer)
-    return Stored(row.id, Result(row.equipment_id, row.at, row.health, **answer, trend=row.trend), row.late)
+    result = Result(row.equipment_id, row.at, row.health, **answer, trend=row.trend, evidence=row.evidence or "")
+    return Stored(row.id, result, row.late)

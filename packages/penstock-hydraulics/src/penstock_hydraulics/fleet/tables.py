@@ -41,10 +41,14 @@ RESULTS = Table(
     Column("late", Boolean, nullable=False),
     Column("writer", String(16), nullable=False),
     Column("answer", Text, nullable=False),
+    Column("evidence", String(32)),
     Index("hydraulics_results_by_time", "equipment_id", "at", "id"),
     sqlite_autoincrement=True,  # ids are never reused: other processes read results by id
 )
-"""Diagnoses; `trend` is the model whose trend a result belongs to, null for none.
+"""Diagnoses; `trend` is the model whose trend a result belongs to, null for none, `evidence` what the result rests on.
+
+Results of before revision 0002 have no `evidence` and belong to no trend: the sensors are unknown, and the time may be
+that of arrival.
 
 Ids ascend in the order of commits, since writers exclude each other.
 """

@@ -7,6 +7,7 @@ tells a state if a measured subset and every measured superset do, with the most
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from hashlib import blake2b
 from typing import Annotated, Any, Final, NamedTuple, TypeAlias
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
@@ -34,6 +35,19 @@ def weakest(found: Sequence[StateEvidence]) -> StateEvidence:
     """The most cautious of some figures, field by field."""
     temperatures, thresholds, sure, right = zip(*found, strict=True)
     return StateEvidence(max(temperatures), max(thresholds), min(sure), min(right))
+
+
+_LENGTH_S: Final = 6.0
+"""Windows whose length differs by less rest on the same evidence."""
+
+
+def evidence_key(circuit: str, sensors: Collection[str], seconds: float, *, whole: bool, assumed: bool) -> str:
+    """16 characters that are equal for answers of one model from the same evidence: circuit, sensors and coverage.
+
+    `whole`: the window is a whole work cycle; `assumed`: the circuit is only assumed.
+    """
+    length = "whole" if whole else int(seconds / _LENGTH_S)
+    return blake2b(repr((circuit, sorted(sensors), length, assumed)).encode(), digest_size=8).hexdigest()
 
 
 def _split(value: Any) -> Any:
