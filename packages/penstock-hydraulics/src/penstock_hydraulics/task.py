@@ -6,7 +6,6 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
 
-import numpy as np
 import orjson
 from numpy.typing import NDArray
 from pydantic import BaseModel
@@ -18,7 +17,7 @@ from penstock_hydraulics.diagnosis.anomalies import anomaly_detector
 from penstock_hydraulics.diagnosis.conclusion import conclude, make_grounds
 from penstock_hydraulics.diagnosis.health import ComponentAssessor
 from penstock_hydraulics.diagnosis.model_requirements import HydraulicConfig, check_finite, check_signature
-from penstock_hydraulics.diagnosis.out_of_distribution import out_of_distribution_advisory, unusual_windows
+from penstock_hydraulics.diagnosis.out_of_distribution import find_unusual
 from penstock_hydraulics.diagnosis.request_plans import RequestPlan, RequestPlanCache
 from penstock_hydraulics.diagnosis.rules import NOMINAL, Expectations, Figures, make_rule_set
 from penstock_hydraulics.diagnosis.schemas import DegradationAnswer, PredictionRequest, PredictionResponse
@@ -40,6 +39,7 @@ from penstock_hydraulics.signals.features import (
     repeated,
     statistics_of,
 )
+from penstock_hydraulics.signals.reference import ReferenceCheck, row_name
 from penstock_hydraulics.signals.windows import (
     complete,
     fill_windows,
@@ -225,20 +225,16 @@ class HydraulicDiagnostics(Task):
         filled = fill_windows([request.sensor_data for request in requests], first.window_plan, STEPS)
         kept = kept_readings(filled.windows, first.window_plan) if self.fleet is not None else None
         figures, arrays = self._encode_windows(filled.windows, first)
-        unusual = first.usual is not None and first.window_plan.steps == STEPS
-        far = unusual_windows(arrays["statistics"], len(first.shown)) if unusual else ()
+        unusual = find_unusual(filled.windows, arrays["statistics"], first)
         for each, (request, plan, warnings) in enumerate(zip(requests, plans, filled.warnings, strict=True)):
             for limit in plan.anomalies.rule_set.limits:
                 row = limit.row
                 violation = limit.violation(float(filled.low[each, row]), float(filled.high[each, row]))
                 if violation is not None:
                     warnings.append(violation)
-            advisory = None
-            if each in far and plan.layout is not None:
-                advisory = out_of_distribution_advisory(arrays["statistics"][each], plan.layout, plan.topology)
-                warnings += [] if advisory is None else [advisory]
+            warnings += unusual.warnings[each]
             readings = None if kept is None else kept[each]
-            request.keep(Prepared(self, plan, figures[each], warnings, advisory is not None, readings))
+            request.keep(Prepared(self, plan, figures[each], warnings, unusual.flags[each], readings))
         return arrays
 
     def _encode_windows(self, windows: Float, plan: RequestPlan) -> tuple[list[Figures], dict[str, NDArray[Any]]]:
@@ -294,8 +290,10 @@ class HydraulicDiagnostics(Task):
         window_key: Hashable,
     ) -> RequestPlan:
         settings, config = self.settings, self.features
-        window = plan_window(request.sensor_data, request.sampling_rate_hz, topology, config)
-        evidence = self._evidence.get(topology.name) if is_template(topology, (topology.name,)) else None
+        template = topology.name if is_template(topology, (topology.name,)) else ""
+        evidence, reference = self._evidence.get(template), settings.reference.get(template)
+        rests = None if reference is None else reference.rests()
+        window = plan_window(request.sensor_data, request.sampling_rate_hz, topology, config, rests)
         usable = [name for name in window.sensors if name not in window.slow]
         measured = measured_names(window, topology, usable)
         told = None if evidence is None else evidence.states(measured)
@@ -304,7 +302,7 @@ class HydraulicDiagnostics(Task):
         long_enough = window.seconds >= config.min_window_s
         supported = settings.topologies == "any" or is_template(topology, settings.topologies)
         model = long_enough and supported and bool(shown)
-        labelled = is_template(topology, (topology.name,)) and self._label_source(topology.name) == "supervised"
+        labelled = bool(template) and self._label_source(topology.name) == "supervised"
         whole = window.seconds >= _WHOLE_CYCLE_SHARE * config.window_s
         expectations = self._expectations(None if assumed else topology, equipment)
         rule_set = make_rule_set(topology, window.sensors, expectations, whole=whole)
@@ -319,6 +317,12 @@ class HydraulicDiagnostics(Task):
             window_plan=window,
             layout=layout,
             shown=shown,
+            reference=ReferenceCheck.of(
+                None if layout is None else reference,
+                [row_name(channel, topology.components[node].id) for node, channel in window.rows],
+                window.steps,
+                {name for group in window.groups if group.held for name in group.names},
+            ),
             usual=layout.mean if layout is not None and self.scales.covers(topology) else None,
             share=round(coverage.of_window(window.seconds, config.window_s, assumed=assumed, model=model), 6),
             components=components,

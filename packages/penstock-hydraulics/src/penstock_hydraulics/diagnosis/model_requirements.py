@@ -15,6 +15,7 @@ from penstock.plugin_api import Signature
 from penstock_hydraulics.diagnosis.advisories import DetectedFrom
 from penstock_hydraulics.signals.evidence import EvidenceTable
 from penstock_hydraulics.signals.features import INPUTS
+from penstock_hydraulics.signals.reference import ReferenceTable
 
 OUTPUTS: Final = ("levels", "component_health", "health", "degradation", "anomalies")
 _USED: Final = ("levels", "component_health", "health", "anomalies")
@@ -28,7 +29,8 @@ class HydraulicConfig(BaseModel):
     or by template. `thresholds` are probabilities at 1 % false alarms, `nominal` healthy means by template and sensor,
     `default_topology` is assumed for requests without a topology from unregistered machines. `coverage` is the measured
     table of which sensors tell which state, by template; `detected_from` the severity from which on the model detects
-    a simulated fault, by template; `universal` is the reference of a version that supports any topology.
+    a simulated fault, by template; `reference` the usual level and texture of the readings, by template; `universal`
+    is the reference of a version that supports any topology.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -40,6 +42,7 @@ class HydraulicConfig(BaseModel):
     nominal: dict[str, dict[str, float]] = Field(default_factory=dict)
     coverage: dict[str, EvidenceTable] = Field(default_factory=dict)
     detected_from: dict[str, DetectedFrom] = Field(default_factory=dict)
+    reference: dict[str, ReferenceTable] = Field(default_factory=dict)
     universal: str | None = None
     default_topology: str = "zema_rig"
     min_window_s: float = 30.0

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 
+from penstock_hydraulics.diagnosis.odd_readings import odd_reading_warnings
+from penstock_hydraulics.diagnosis.request_plans import RequestPlan
 from penstock_hydraulics.machine.topology import Topology
-from penstock_hydraulics.signals.features import STATISTICS, Float, Layout
+from penstock_hydraulics.signals.features import STATISTICS, STEPS, Float, Layout
 
 FAR: Final = 4.0
 """Standard deviations from which on a statistic of a window counts as far from usual."""
@@ -48,6 +50,32 @@ def out_of_distribution_advisory(statistics: Float, layout: Layout, topology: To
         f" {usual:.0%}), most of all {', '.join([*names][:_MAX_NAMED])}: check units and sensor positions, and that the"
         " window starts with the work cycle; the states may be wrong"
     )
+
+
+class Unusual(NamedTuple):
+    """Whether each of several windows is out of distribution, and the warnings about it."""
+
+    flags: list[bool]
+    warnings: list[list[str]]
+
+
+def find_unusual(windows: Float, statistics: Float, plan: RequestPlan) -> Unusual:
+    """Compare windows of one plan with the reference of the model and with the scales of its training."""
+    found = Unusual([False] * len(windows), [[] for _ in windows])
+    if plan.layout is None:
+        return found
+    if plan.reference is not None:
+        for each, odd in plan.reference(windows).items():
+            found.flags[each] = True
+            found.warnings[each] += odd_reading_warnings(
+                odd, plan.reference.known(windows[each][None])[0], plan.reference
+            )
+    if plan.usual is not None and plan.window_plan.steps == STEPS:
+        for each in unusual_windows(statistics, len(plan.shown)):
+            advisory = out_of_distribution_advisory(statistics[each], plan.layout, plan.topology)
+            found.flags[each] = found.flags[each] or advisory is not None
+            found.warnings[each] += [] if advisory is None else [advisory]
+    return found
 
 
 def _name(topology: Topology, layout: Layout, row: int) -> str:

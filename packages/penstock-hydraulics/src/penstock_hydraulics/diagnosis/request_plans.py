@@ -13,6 +13,7 @@ from penstock_hydraulics.diagnosis.conclusion import Grounds
 from penstock_hydraulics.diagnosis.health import ComponentAssessor
 from penstock_hydraulics.machine.topology import Topology
 from penstock_hydraulics.signals.features import Float, Layout
+from penstock_hydraulics.signals.reference import ReferenceCheck
 from penstock_hydraulics.signals.windows import WindowPlan
 
 MAX_ROWS: Final = 40_000
@@ -34,6 +35,8 @@ class RequestPlan:
     """The rows of the window that the model gets."""
     usual: Float | None
     """[rows, STEPS] the course of a healthy cycle, used to complete a short window; None if unknown."""
+    reference: ReferenceCheck | None
+    """Compares the window with usual readings; None if the model does not run, or has no reference."""
     share: float
     """Coverage of the answer."""
     components: ComponentAssessor

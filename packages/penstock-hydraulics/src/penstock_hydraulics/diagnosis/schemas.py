@@ -263,8 +263,8 @@ class DegradationAnswer(_Answer):
 
     rate: float | None = Field(description="0 to 1; 1 is the loss of all health in 100 h; null if health has no score.")
     time_to_failure_hours: float | None = Field(
-        description="Hours until health is 0.3, or the machine's `failure_health`; null without a certain decline, 0 where"
-        " health is not above it."
+        description="Hours until health is 0.3, or the machine's `failure_health`; null without a certain decline, 0"
+        " where health is not above it."
     )
     basis: Literal["history", "nominal", "none"] = Field(
         description="history: the trend of stored results; nominal: no trend, rate is the loss so far, 1 - health;"

@@ -72,6 +72,8 @@ class WindowPlan:
     """The sensors in use, one for each of the first rows."""
     rows: tuple[Row, ...]
     groups: tuple[Group, ...]
+    rest: NDArray[np.float64]
+    """[2, sensors] lowest and highest value at which it is usual that the sensor is constant; NaN for no value."""
     least: NDArray[np.float64]
     """[sensors] lowest plausible value; lower values beyond `DRIFT` are refused."""
     most: NDArray[np.float64]
@@ -120,9 +122,16 @@ class Filled(NamedTuple):
 
 
 def plan_window(
-    data: Mapping[str, Sequence[float]], rates: Rates, topology: Topology, config: FeatureConfig
+    data: Mapping[str, Sequence[float]],
+    rates: Rates,
+    topology: Topology,
+    config: FeatureConfig,
+    rests: Mapping[str, tuple[float, float]] | None = None,
 ) -> WindowPlan:
-    """Raises InvalidInput, naming the sensor, when a length does not match its sampling rate."""
+    """Raises InvalidInput, naming the sensor, when a length does not match its sampling rate.
+
+    `rests` are the values at which a sensor may be constant.
+    """
     found = {name: place for name in data if (place := topology.sensor(name)) is not None}
     unknown = tuple(name for name in data if name not in found)
     if not found:
@@ -139,10 +148,12 @@ def plan_window(
         begin += len(names)
     idle = tuple(name for name in rates if name not in data) if isinstance(rates, Mapping) else ()
     bounds = np.array([PLAUSIBLE[found[name][1]] for name in order])
+    rest = np.array([(rests or {}).get(name, (np.nan, np.nan)) for name in order]).T
     return WindowPlan(
         tuple(order),
         tuple(rows),
         tuple(groups),
+        rest,
         bounds[:, 0],
         bounds[:, 1],
         seconds,
@@ -176,7 +187,7 @@ def fill_windows(data: Sequence[Mapping[str, Sequence[float]]], plan: WindowPlan
         np.maximum(extremes, plan.least, out=extremes)
     for values, group in zip(read, plan.groups, strict=True):
         _resample(values, group, windows, plan.steps)
-    constant = low == high
+    constant = (low == high) & ~((low >= plan.rest[0]) & (high <= plan.rest[1]))
     if np.logical_or.reduce(constant, axis=None):
         for each in np.flatnonzero(constant.any(axis=1)):
             warnings[each] += _constant_sensor_warnings(plan, constant[each], low[each])

@@ -34,6 +34,7 @@ from penstock_hydraulics.learning.models.export import export_onnx, onnx_answers
 from penstock_hydraulics.learning.models.forest_export import NODES, write_forest
 from penstock_hydraulics.learning.publishing import cards
 from penstock_hydraulics.learning.publishing.measured_coverage import measured_coverage
+from penstock_hydraulics.learning.publishing.reference_ranges import reference_ranges
 from penstock_hydraulics.learning.publishing.simulated_faults import (
     WINDOWS,
     detected_from,
@@ -171,7 +172,7 @@ def _train_network(
     path = scratch / "network.onnx"
     error = export_onnx(diagnosis, path)
     parameters = sum(parameter.numel() for parameter in diagnosis.parameters())
-    config = {"topologies": "any", "states": {RIG.name: "supervised"}}
+    config = {"topologies": "any", "states": {RIG.name: "supervised"}, "reference": reference_ranges(recordings)}
     simulated = bool(network.machines())
     return _TrainedModel(
         NETWORK, network.settings, _NETWORK, path, -1, fitted.fitted.scales, config, simulated, parameters, error
@@ -188,7 +189,12 @@ def _train_forest(
     temperatures = temperatures_of(figures, model)
     write_forest(fitted, temperatures, path)
     error = _difference(fitted, recordings, temperatures, path)
-    config = {"topologies": [RIG.name], "states": {RIG.name: "supervised"}, "universal": universal}
+    config = {
+        "topologies": [RIG.name],
+        "states": {RIG.name: "supervised"},
+        "reference": reference_ranges(recordings),
+        "universal": universal,
+    }
     return _TrainedModel(
         model, forest.settings, _TREES.format(kind=kind), path, NODES, fitted.scales, config, False, None, error
     )
