@@ -10,12 +10,14 @@ import pytest
 from hydraulic_models import SIGNATURE, hydraulic_model, readings, task_config
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rig import simulated_recordings
 
 from penstock.errors import InvalidInput, ModelLoadError, OutOfRange
 from penstock.registry.registry import Registry
 from penstock.tensors import Signature
 from penstock_hydraulics.diagnosis.schemas import PredictionRequest
 from penstock_hydraulics.fleet.fleet import Equipment
+from penstock_hydraulics.learning.publishing.reference_ranges import reference_ranges
 from penstock_hydraulics.machine.states import ANOMALIES, HEAD_OF_KIND
 from penstock_hydraulics.machine.templates import TEMPLATES
 from penstock_hydraulics.machine.topology import Component, Topology
@@ -239,6 +241,45 @@ def test_unusual_readings_give_warnings(ask):
     data["pressure_accumulator_main"] = [0.0] * 60
     answer = ask(sensor_data=data, topology="zema_rig")
     assert any(warning.startswith("pressure_accumulator_main is constant at 0") for warning in answer.warnings)
+
+
+def test_a_reference_tells_which_readings_are_usual_and_which_constant_sensors_rest(ask):
+    table = reference_ranges(simulated_recordings(12, cycles=3))["zema_rig"]
+    table["rows"]["pressure_accumulator_main"]["rest"] = "0 0"
+    known = HydraulicDiagnostics(task_config(reference={"zema_rig": table}), SIGNATURE)
+    window = simulated_recordings(1, cycles=1).window(0)
+    sensors = ("pressure_pump_main", "power_pump_main", "temperature_tank")
+    data = {name: window[name] for name in sensors} | {"pressure_accumulator_main": [0.0] * 60}
+    usual = ask(by=known, sensor_data=data, topology="zema_rig")
+    assert not [warning for warning in usual.warnings if "constant" in warning or "out of distribution" in warning]
+    at_rest = ask(by=known, sensor_data=data | {"pressure_accumulator_main": [5.0] * 60}, topology="zema_rig")
+    assert any(warning.startswith("pressure_accumulator_main is constant at 5") for warning in at_rest.warnings)
+    for seconds in (60, 40):
+        power = [value / 1000 for value in data["power_pump_main"]]
+        odd = {name: values[:seconds] for name, values in (data | {"power_pump_main": power}).items()}
+        answer = ask(by=known, sensor_data=odd, topology="zema_rig")
+        assert [warning for warning in answer.warnings if "power_pump_main" in warning and "as if in kW" in warning]
+        assert answer.health.status != "healthy"
+    graph = {**RIG.document(), "name": "press"}
+    other = ask(by=known, sensor_data=data | {"power_pump_main": power}, topology=graph)
+    assert not [warning for warning in other.warnings if "out of distribution" in warning], "another circuit"
+
+
+def test_unusual_windows_have_a_trend_of_their_own(task):
+    table = reference_ranges(simulated_recordings(12, cycles=3))["zema_rig"]
+    known = HydraulicDiagnostics(task_config(reference={"zema_rig": table}), SIGNATURE)
+    data, evidence = simulated_recordings(1, cycles=1).window(0), []
+    for factor in (1.0, 0.001):
+        power = [value * factor for value in data["power_pump_main"]]
+        request = PredictionRequest(
+            equipment_id="a",
+            sensor_data={"power_pump_main": power, "temperature_tank": data["temperature_tank"]},
+            topology="zema_rig",
+        )
+        known.preprocess(request)
+        evidence.append(request.take().evidence)
+    assert evidence[1] == f"{evidence[0]}-unusual"
+    assert len(evidence[1]) <= 32
 
 
 def test_a_non_finite_output_is_refused(task):

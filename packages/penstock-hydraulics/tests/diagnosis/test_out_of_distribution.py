@@ -85,3 +85,21 @@ def test_no_recorded_cycle_gives_a_warning_and_nearly_all_do_when_shifted_by_a_s
     assert not any(warning_of(window, layout) for window in readings)
     late = [warning_of(np.roll(window, -1, axis=1), layout) is not None for window in readings]
     assert np.mean(late) > 0.98
+
+
+@recorded
+def test_recorded_cycles_in_the_form_of_requests_give_no_warning_about_their_readings() -> None:
+    import recorded as requests
+    from hydraulic_models import SIGNATURE
+
+    from penstock_hydraulics.diagnosis.schemas import PredictionRequest
+    from penstock_hydraulics.task import HydraulicDiagnostics
+
+    task = HydraulicDiagnostics(json.loads(SHIPPED.read_text())["task"]["config"], SIGNATURE)
+    warnings = []
+    for cycle in range(0, 1905, 15):
+        data, rates = requests.readings_of(cycle)
+        request = PredictionRequest(equipment_id="a", sensor_data=data, sampling_rate_hz=rates, topology="zema_rig")
+        task.preprocess(request)
+        warnings += request.take().warnings
+    assert warnings == [], "the accumulator's pressure is 0 in more than half of them"
