@@ -16,6 +16,7 @@ from penstock_hydraulics.learning.models.gnn import Architecture
 from penstock_hydraulics.learning.publishing import publish as publishing
 from penstock_hydraulics.learning.publishing.measured_coverage import measured_coverage
 from penstock_hydraulics.learning.publishing.publish import Publication, golden_inputs, publish, put_into
+from penstock_hydraulics.learning.publishing.reference_ranges import reference_ranges
 from penstock_hydraulics.learning.publishing.versions import versions_of
 from penstock_hydraulics.learning.training.config import TrainingConfig
 from penstock_hydraulics.learning.training.network import network
@@ -99,6 +100,7 @@ def test_the_manifest_carries_what_the_evaluation_and_the_model_itself_tell(publ
     told = {}
     for artifact in (untrained, trees):
         table = EvidenceTable.model_validate(artifact.manifest.task.config["coverage"]["zema_rig"])
+        assert artifact.manifest.task.config["reference"] == reference_ranges(RECORDINGS)
         assert [one.sensors for one in table.sets] == [one.sensors for one in evaluated.sets]
         told[artifact.version] = sum(len(one.states) for one in table.sets)
         assert "## Coverage" in artifact.card_text()
