@@ -6,11 +6,13 @@ disagree. What a parser costs is counted in tests/scan/test_cost.py.
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import pickletools
 import random
 import sys
+import tarfile
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -31,12 +33,14 @@ from hostile_pickles import CALLS, FORMS, dumped, whole  # noqa: E402
 from penstock.artifacts.card import card_html  # noqa: E402
 from penstock.artifacts.manifest import Manifest  # noqa: E402
 from penstock.artifacts.reference.reference import Reference  # noqa: E402
+from penstock.documents import read_yaml  # noqa: E402
 from penstock.errors import InvalidInput, UnsupportedFormat  # noqa: E402
 from penstock.scan.archive import opened  # noqa: E402
 from penstock.scan.findings import Refused, Report  # noqa: E402
 from penstock.scan.pickles import names_of  # noqa: E402
 from penstock.scan.scanner import scan_bytes  # noqa: E402
-from penstock.toolchain.interchange.yaml_text import read_yaml  # noqa: E402
+from penstock.torchserve.archives.manifest import parse_manifest, parse_workflow_manifest  # noqa: E402
+from penstock.torchserve.archives.tar import opened_tar  # noqa: E402
 
 CORPUS = Path(__file__).parent / "corpus"
 LONGEST = 4000
@@ -95,6 +99,28 @@ def _archive(data: bytes) -> None:
         return
 
 
+def _tar(data: bytes) -> None:
+    """What is read of a `.tar.gz`, Python reads in the same way."""
+    with tempfile.NamedTemporaryFile(suffix=".tar.gz") as file:
+        file.write(gzip.compress(data, 1))
+        file.flush()
+        try:
+            with opened_tar(Path(file.name), 1 << 20) as members:
+                found = [(each.name.rstrip("/"), b"".join(each.blocks)) for each in members]
+        except Refused:
+            return
+        with tarfile.open(file.name) as theirs:
+            seen = [(each.name, theirs.extractfile(each).read() if each.isfile() else b"") for each in theirs]  # type: ignore[union-attr]
+        if found != seen:
+            raise Finding(f"Python reads {seen}, not {found}"[:400])
+
+
+def _model_manifest(data: bytes) -> None:
+    for parse in (parse_manifest, parse_workflow_manifest):
+        with suppress(Refused):
+            parse(data).missing(())
+
+
 def _manifest(data: bytes) -> None:
     """What is read is written in the same way again and again."""
     try:
@@ -140,6 +166,23 @@ def _saved(value: Any) -> bytes:
     return buffer.getvalue()
 
 
+def _tars() -> list[bytes]:
+    made = []
+    gnu, pax = tarfile.GNU_FORMAT, tarfile.PAX_FORMAT
+    for format, name in (
+        (gnu, "m/h"),
+        (gnu, "m/" + "h" * 120),
+        (pax, "é"),
+    ):
+        buffer = io.BytesIO()
+        with tarfile.open(fileobj=buffer, mode="w", format=format, bufsize=512) as archive:
+            member = tarfile.TarInfo(name)
+            member.size = 3
+            archive.addfile(member, io.BytesIO(b"abc"))
+        made.append(buffer.getvalue()[:LONGEST].rstrip(b"\0") + bytes(512))
+    return made
+
+
 TARGETS: dict[str, Target] = {
     "pickle": Target(_pickle, lambda: [*CALLS.values(), *FORMS.values(), *dumped({"a": [1, ("b",)]})]),
     "array": Target(_array, lambda: _of("array", _saved(np.ones(3)), _saved(np.array([{}], dtype=object)))),
@@ -149,6 +192,10 @@ TARGETS: dict[str, Target] = {
     "openvino": Target(partial(_scan_only, "m.xml"), lambda: _of("OpenVINO")),
     "pt2": Target(partial(_scan_only, "m.pt2"), lambda: _of(".pt2")),
     "mar": Target(partial(_scan_only, "m.mar"), lambda: [packed({"MAR-INF/MANIFEST.json": b"{}", "m.txt": b"x"})]),
+    "tar": Target(_tar, _tars),
+    "model manifest": Target(
+        _model_manifest, lambda: [b'{"model":{"modelName":"m","handler":"h.py","modelVersion":1}}']
+    ),
     "any": Target(partial(_scan_only, "m"), lambda: list(whole().values())),
     "manifest": Target(_manifest, lambda: [manifest(), *(make(600) for make in MANIFESTS.values())]),
     "reference": Target(_reference, lambda: [b'{"schema_version":"1.0","rows":1,"inputs":[],"input_features":[]}']),

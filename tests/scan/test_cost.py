@@ -16,11 +16,11 @@ from penstock.artifacts.manifest import Manifest
 from penstock.backends.onnx.cost import depends_on_rows_only
 from penstock.backends.onnx.hints import read_hints
 from penstock.backends.onnx.weights import weigh
+from penstock.documents import read_yaml
 from penstock.errors import InvalidInput, UnsupportedFormat
 from penstock.scan import opcodes
 from penstock.scan.findings import Refused
 from penstock.scan.scanner import scan_bytes
-from penstock.toolchain.interchange.yaml_text import read_yaml
 
 SMALL, FACTOR = 2_000, 4
 STEPS_PER_BYTE, BYTES_PER_BYTE = 100, 120

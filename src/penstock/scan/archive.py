@@ -28,10 +28,11 @@ MAX_READ = 256 * 2**20
 MAX_MEMBERS = 200_000
 MAX_NAME = 1000
 """Bytes of a member's name. PyTorch writes the names of modules, which are far shorter."""
+MAX_RATIO, FREE_SIZE = 10, 64 * 2**20
+"""How many times its size an archive may unpack to, and what any may."""
 
 _MAX_EXTRA = 2000
 """Bytes of extra fields of a member in the central directory; Python's reader takes quadratic time for them."""
-_MAX_RATIO, _FREE_SIZE = 10, 64 * 2**20
 _BLOCK = 1 << 20
 _END = struct.Struct("<4s4H2LH")
 _LONGEST_COMMENT = 2**16
@@ -265,8 +266,8 @@ def _check_name(member: zipfile.ZipInfo, name: str) -> None:
 
 def _check_sizes(members: list[zipfile.ZipInfo], size: int) -> None:
     unpacked = sum(member.file_size for member in members)
-    if unpacked > max(_FREE_SIZE, _MAX_RATIO * size):
-        raise Refused(f"it unpacks to {unpacked} bytes, over {_MAX_RATIO} times its size")
+    if unpacked > max(FREE_SIZE, MAX_RATIO * size):
+        raise Refused(f"it unpacks to {unpacked} bytes, over {MAX_RATIO} times its size")
     odd = next((m for m in members if m.compress_type == zipfile.ZIP_STORED and m.file_size != m.compress_size), None)
     if odd is not None:
         raise Refused(f"the member {quoted(odd.filename)} has two sizes")

@@ -6,7 +6,7 @@ import mmap
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from penstock.errors import IntegrityError
@@ -30,6 +30,7 @@ def mapped(path: Path) -> Iterator[memoryview]:
     try:
         yield view
     finally:
-        view.release()
-        if isinstance(content, mmap.mmap):
-            content.close()
+        with suppress(BufferError):  # an error holds a part of it: the map ends with that
+            view.release()
+            if isinstance(content, mmap.mmap):
+                content.close()

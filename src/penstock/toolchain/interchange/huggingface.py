@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from penstock.documents import read_json
 from penstock.errors import ModelLoadError, UnsupportedFormat, Untrusted, type_and_message
 from penstock.libraries import quietly
 from penstock.scan.gate import require_allowed
 from penstock.scan.scanner import scan_file
 from penstock.scan.trust import at_least
 from penstock.tensors import Array, TensorSpec
-from penstock.toolchain.interchange.yaml_text import read_json
 
 if TYPE_CHECKING:
     import torch

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 
 from penstock.artifacts.refs import shown
 from penstock.artifacts.variant import check_path
+from penstock.documents import read_json, read_yaml
 from penstock.errors import UnsupportedFormat
 from penstock.tensors import Signature
 from penstock.toolchain.interchange.mlflow_signature import from_mlflow
-from penstock.toolchain.interchange.yaml_text import read_json, read_yaml
 
 MLMODEL = "MLmodel"
 PROGRAM, PICKLE, STATE_DICT = "model.pt2", "model.pth", "state_dict.pth"

@@ -1,21 +1,11 @@
-"""A little YAML: written without a library, read with PyYAML."""
+"""A little YAML, written without a library."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from penstock.artifacts.card import yaml_value
-from penstock.errors import UnsupportedFormat, first_line
-
-MAX_BYTES = 4 << 20
-"""Of a YAML or JSON file that describes a model; a larger one is something else."""
-_MOST_NODES = 20_000
-"""Values in a YAML file, those of an alias counted wherever it stands. PyYAML reads some 10,000 in a second."""
-_MOST_LEVELS = 64
-_LONGEST_NUMBER = 100
 
 
 def to_yaml(values: Mapping[str, Any], indent: str = "") -> str:
@@ -27,83 +17,3 @@ def to_yaml(values: Mapping[str, Any], indent: str = "") -> str:
         else:
             lines.append(f"{indent}{key}: {yaml_value(value)}\n")
     return "".join(lines)
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file; only plain values, no objects. Raises UnsupportedFormat naming the file."""
-    try:
-        import yaml
-    except ImportError:
-        raise UnsupportedFormat(
-            f"{path}: reading it needs PyYAML, which is not installed; pip install 'penstock[mlflow]'"
-        ) from None
-    try:
-        content = _loaded(yaml, read_text(path))
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise UnsupportedFormat(f"{path}: it is not YAML: {first_line(error)}") from None
-    if not isinstance(content, dict):
-        raise UnsupportedFormat(f"{path}: it is not a YAML mapping")
-    return content
-
-
-def _loaded(yaml: Any, text: str) -> Any:
-    """As `yaml.safe_load`, within budgets: aliases multiply what they name, and merges and numbers take long."""
-
-    class Loader(yaml.SafeLoader):  # type: ignore[misc]  # of a library without types
-        nodes = levels = 0
-        sizes: dict[int, int]
-
-        def compose_node(self, parent: Any, index: Any) -> Any:
-            before, is_alias = self.nodes, self.check_event(yaml.AliasEvent)
-            self.levels += 1
-            if self.levels > _MOST_LEVELS:
-                raise ValueError(f"its values are nested in more than {_MOST_LEVELS} levels")
-            node = super().compose_node(parent, index)
-            self.levels -= 1
-            if is_alias and id(node) not in self.sizes:
-                raise ValueError("a value holds itself")
-            self.nodes += self.sizes[id(node)] if is_alias else 1
-            self.sizes.setdefault(id(node), self.nodes - before)
-            if self.nodes > _MOST_NODES:
-                raise ValueError(f"it holds more than {_MOST_NODES} values")
-            return node
-
-        def flatten_mapping(self, node: Any) -> None:
-            if any(key.tag == "tag:yaml.org,2002:merge" for key, _ in node.value):
-                raise ValueError("it merges mappings (<<)")
-
-        def construct_scalar(self, node: Any) -> Any:
-            text = super().construct_scalar(node)
-            if node.tag.endswith((":int", ":float", ":timestamp")) and len(text) > _LONGEST_NUMBER:
-                raise ValueError(f"a number has more than {_LONGEST_NUMBER} characters")
-            return text
-
-    loader = Loader(text)
-    loader.sizes = {}
-    try:
-        return loader.get_single_data()
-    finally:
-        loader.dispose()
-
-
-def read_json(path: Path) -> Any:
-    """The content of a JSON file. Raises UnsupportedFormat naming the file."""
-    try:
-        return json.loads(read_text(path))
-    except (ValueError, RecursionError) as error:
-        raise UnsupportedFormat(f"{path}: it is not JSON: {first_line(error)}") from None
-
-
-def read_text(path: Path) -> str:
-    """The text of a small file. Raises UnsupportedFormat naming the file."""
-    try:
-        size = path.stat().st_size
-        if size > MAX_BYTES:
-            raise UnsupportedFormat(f"{path}: it has {size:,} bytes, at most {MAX_BYTES:,} are read")
-        return path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise UnsupportedFormat(f"{path}: there is no such file") from None
-    except OSError as error:
-        raise UnsupportedFormat(f"{path}: it cannot be read: {error.strerror or error}") from None
-    except UnicodeDecodeError:
-        raise UnsupportedFormat(f"{path}: it is not UTF-8 text") from None
