@@ -6,8 +6,9 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 SOURCES := src tests packages $(wildcard benchmarks) $(wildcard examples)
 HYDRAULICS := packages/penstock-hydraulics
+TORCHSERVE := packages/penstock-torchserve
 PEERS ?= $(HOME)/.cache/penstock-peers
-PROJECTS := pyproject.toml $(HYDRAULICS)/pyproject.toml constraints.txt
+PROJECTS := pyproject.toml $(HYDRAULICS)/pyproject.toml $(TORCHSERVE)/pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
 .PHONY: help serve test soak chaos check format setup bench peers clean
@@ -78,7 +79,7 @@ $(VENV)/.serve: $(VENV)/.created $(PROJECTS)
 
 $(VENV)/.test: $(VENV)/.created $(PROJECTS)
 	@echo "installing Penstock, torch and the test tools into $(VENV)"
-	@$(PIP) --editable '.[test]' --editable '$(HYDRAULICS)[test]'
+	@$(PIP) --editable '.[test]' --editable '$(HYDRAULICS)[test]' --editable $(TORCHSERVE)
 	@touch $@ $(VENV)/.serve
 
 $(VENV)/.bench: $(VENV)/.created $(PROJECTS)
@@ -94,5 +95,5 @@ $(PEERS)/.installed: $(VENV)/.created benchmarks/peers/requirements.txt
 
 $(VENV)/.dev: $(VENV)/.created $(PROJECTS)
 	@echo "installing Penstock, torch and the development tools into $(VENV)"
-	@$(PIP) --editable '.[dev]' --editable '$(HYDRAULICS)[test]'
+	@$(PIP) --editable '.[dev]' --editable '$(HYDRAULICS)[test]' --editable $(TORCHSERVE)
 	@touch $@ $(VENV)/.test $(VENV)/.serve

@@ -5,12 +5,18 @@ from __future__ import annotations
 import io
 import json
 import tarfile
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", ResourceWarning)  # they leave a file open
+    import workflow_archiver.workflow_packaging
+    from model_archiver import model_packaging
 
 HANDLER = """
 class Handler:
@@ -92,14 +98,10 @@ class Upstream:
 
     def model(self, *arguments: object) -> None:
         """`torch-model-archiver`."""
-        from model_archiver.model_packaging import generate_model_archive
-
         self._monkeypatch.setattr("sys.argv", ["torch-model-archiver", *map(str, arguments)])
-        generate_model_archive()
+        model_packaging.generate_model_archive()
 
     def workflow(self, *arguments: object) -> None:
         """`torch-workflow-archiver`."""
-        from workflow_archiver.workflow_packaging import generate_workflow_archive
-
         self._monkeypatch.setattr("sys.argv", ["torch-workflow-archiver", *map(str, arguments)])
-        generate_workflow_archive()
+        workflow_archiver.workflow_packaging.generate_workflow_archive()

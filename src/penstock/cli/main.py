@@ -36,6 +36,7 @@ _GROUPS = {
     "monitor": "penstock.cli.monitor.commands:app",
     "log": "penstock.cli.log.commands:app",
     "config": "penstock.cli.config:app",
+    "archive": "penstock.cli.torchserve.archive:app",
 }
 
 
