@@ -41,6 +41,7 @@ _OPTIONS: dict[str, tuple[str, str]] = {
     "example_input=…": ("--example FILE", "PENSTOCK_MODEL_EXAMPLE=FILE"),
     "inputs=[…]": ("--input NAME:TYPE:SHAPE", "PENSTOCK_MODEL_INPUTS=NAME:TYPE:SHAPE"),
     "model=…": ("--model NAME", "model=…"),
+    "model_store=…": ("--model-store DIR", "model_store=…"),
     "labels=[…]": ("--labels FILE", "PENSTOCK_MODEL_LABELS=FILE"),
     "out=…": ("--out FILE", "out=…"),
     "payload=…": ("--payload FILE", "payload=…"),

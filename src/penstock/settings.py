@@ -248,10 +248,7 @@ class Settings(AccessSettings, TrustSettings, OverloadSettings):
         return ((name, display(name, getattr(self, name))) for name in type(self).model_fields)
 
 
-NAMES = (
-    *Settings.__annotations__,
-    *(name for name in Settings.model_fields if name not in Settings.__annotations__),
-)
+NAMES = tuple(dict.fromkeys((*Settings.__annotations__, *Settings.model_fields)))
 """Every setting: the server's own first."""
 
 
@@ -315,6 +312,11 @@ def load_settings(
 def taken_from_environment(*names: str) -> list[str]:
     """The values of variables that are meant for this process alone: they are removed, so that no child has them."""
     return [os.environ.pop(name, "") for name in names]
+
+
+def environment() -> dict[str, str]:
+    """A copy of the environment, for the settings of another server."""
+    return dict(os.environ)
 
 
 def suggest(name: str, value: str) -> None:

@@ -37,6 +37,7 @@ _GROUPS = {
     "log": "penstock.cli.log.commands:app",
     "config": "penstock.cli.config:app",
     "archive": "penstock.cli.torchserve.archive:app",
+    "migrate": "penstock.cli.torchserve.migrate:app",
 }
 
 
