@@ -30,7 +30,7 @@ def test_the_report_says_what_moves_and_the_settings_are_written(penstock: Penst
     for said in (
         "host = 0.0.0.0, port = 8080",
         "it tunes TorchServe's Java process",
-        "penstock archive unpack store/m.mar m\npenstock models import m/m.onnx --name m --version 1.0\n",
+        "penstock models import store/m.mar --name m --version 1.0\n",
         "Dockerfile: `FROM pytorch/torchserve` → `FROM python:3.12-slim`",
         "wrote penstock.toml\n",
     ):
@@ -61,7 +61,7 @@ def test_programs_get_the_report_as_json(penstock: Penstock, installed: Path, mo
     states = {line["key"]: line["state"] for line in report["lines"]}
     assert states["vmargs"] == "not needed"
     assert states["job_queue_size"] == "moves"
-    assert report["models"][0]["commands"][1] == "penstock models import m/m.onnx --name m --version 1.0"
+    assert report["models"][0]["commands"] == ["penstock models import store/m.mar --name m --version 1.0"]
     assert report["out"] is None
     assert tomllib.loads(report["toml"])["max_queue_size"] == 7
     assert not Path("penstock.toml").exists()

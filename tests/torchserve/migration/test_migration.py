@@ -160,10 +160,10 @@ def test_the_models_of_a_snapshot_are_opened(tmp_path: Path, upstream: Upstream)
 @pytest.mark.parametrize(
     ("fields", "more", "state", "way", "says"),
     [
-        ({"handler": "base_handler", "serializedFile": "m.onnx"}, {"m.onnx": b"1"}, "moves", "import", "as it is"),
+        ({"handler": "base_handler", "serializedFile": "m.onnx"}, {"m.onnx": b"1"}, "moves", "archive", "as it is"),
         ({"handler": "image_classifier", "serializedFile": "m.onnx"}, {"m.onnx": b"1"}, "attention", "import",
          "what image_classifier does around the model is described with preprocess={…} and labels=[…]"),
-        ({"handler": "base_handler", "serializedFile": "m.pt"}, {"m.pt": b"1"}, "attention", "import program",
+        ({"handler": "base_handler", "serializedFile": "m.pt"}, {"m.pt": b"1"}, "attention", "archive program",
          "it is a program: trust it"),
         ({"handler": "base_handler", "serializedFile": "m.pt", "modelFile": "net.py"}, {"m.pt": b"1", "net.py": b"2"},
          "attention", "export", "export it with its class in net.py"),

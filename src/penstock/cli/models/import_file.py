@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,6 +25,7 @@ from penstock.cli.models.import_directory import (
     publish_pickled,
 )
 from penstock.cli.models.random_samples import observe
+from penstock.cli.torchserve.archived_model import archive_in, unpacked_model
 from penstock.engine.batching.row_proofs import record
 from penstock.engine.loading.load import naming
 from penstock.engine.loading.load_overrides import described_file
@@ -66,23 +68,31 @@ def publish_file(
     description: FileDescription | None = None,
     reference: Path | None = None,
     log_inputs: bool | None = None,
+    origin: Mapping[str, Any] | None = None,
 ) -> Artifact:
     """Publish a bare model file under `name` (by default the file's name) and `version` (v1.0).
 
-    Unless `prove` is false, the artifact is loaded as by a server first.
+    Unless `prove` is false, the artifact is loaded as by a server first. `origin` goes into its lineage.
 
     Raises UnsupportedFormat, Untrusted, ModelLoadError, InvalidInput or ConfigError; nothing is published then.
     """
     about = description or FileDescription()
+    if (archive := archive_in(path)) is not None:
+        with unpacked_model(archive) as archived:
+            return publish_file(
+                models, archived.file, name=name or archive.default_name, version=version or archive.version, card=card,
+                trust=trust, prove=prove, description=about, reference=reference, log_inputs=log_inputs,
+                origin=archived.lineage,
+            )  # fmt: skip
     name, version = name or path.stem, version or FILE_VERSION
     said = read_text(card) if card else None
     if is_hugging_face(path) and about.architecture is None:
         return publish_hugging_face(models, path, name, version, said, trust, about, reference, log_inputs)
     if (pickle := pickled_with_code(path)) is not None:
         return publish_pickled(models, pickle, name, version, said, trust, about, reference, log_inputs)
-    origin: dict[str, Any] = {}
+    lineage = dict(origin or {})
     if path.is_dir():
-        path, about, origin = model_in(path, about)
+        path, about, lineage = model_in(path, about)
     with naming(str(path)):
         model = _inspect(path, trust, about)
     with tempfile.TemporaryDirectory(prefix="penstock-") as scratch:
@@ -96,7 +106,7 @@ def publish_file(
             variants=[replace(model.variant, companions=_companions(path, model.variant.format))],
             golden=model.golden,
             card=_card(path, model) if said is None else said,
-            lineage={**_lineage(path, model), **origin},
+            lineage={**_lineage(path, model), **lineage},
             created_at=_modified_at(path),
             batchable=model.rows.batchable if model.rows is not None else None,
         )

@@ -70,7 +70,9 @@ def _commands(model: ModelOutcome) -> list[str]:
     inputs = "--input NAME:TYPE:SHAPE"
     if model.way == "export":
         return [unpack, f"penstock export {model.module}:CLASS --weights {file} {named} {inputs}"]
-    program = f" --trust code {inputs}" if model.way == "import program" else ""
+    program = f" --trust code {inputs}" if model.way.endswith("program") else ""
+    if model.way.startswith("archive"):
+        return [f"penstock models import {shlex.quote(model.path)} {named}{program}"]
     return [unpack, f"penstock models import {file} {named}{program}"]
 
 

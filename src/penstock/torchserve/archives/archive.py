@@ -74,6 +74,11 @@ class ModelArchive:
         return named or self.path.name.removesuffix(".gz").rpartition(".")[0] or self.path.name
 
     @property
+    def version(self) -> str | None:
+        """The version of a model by its manifest; None of a workflow."""
+        return self.manifest.model_version if isinstance(self.manifest, Manifest) else None
+
+    @property
     def warnings(self) -> list[str]:
         """What is odd about it, though it can be unpacked."""
         none = [] if self.has_manifest else ["it has no manifest: the runtime is python and the version 1.0"]

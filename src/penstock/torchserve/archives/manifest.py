@@ -22,6 +22,8 @@ BUILT_IN_HANDLERS: Final = (
     "dali_image_classifier", "vllm_handler", "trt_llm_handler",
 )  # fmt: skip
 """Names of handlers that come with TorchServe; any other is a file of the archive."""
+PLAIN_HANDLERS: Final = (None, "base_handler", "BaseHandler")
+"""Handlers that run the model and nothing besides."""
 BUILT_IN_OF_LSP: Final = ("BaseHandler", "TorchScriptHandler")
 DEFAULT_VERSION: Final = "1.0"
 _FILES: Final = {"serializedFile": "serialized_file", "modelFile": "model_file"} | {

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from penstock.errors import PenstockError, quoted
 from penstock.options import ModelOptions
 from penstock.torchserve.archives.archive import ModelArchive, open_archive
-from penstock.torchserve.archives.manifest import Manifest
+from penstock.torchserve.archives.manifest import PLAIN_HANDLERS, Manifest
 from penstock.torchserve.migration.installation import Installation, StartedModel
 from penstock.torchserve.migration.rules import State
 from penstock.torchserve.model_config import model_config_of
@@ -25,7 +25,7 @@ _OPTIONS: Final = {
     "clientTimeoutInMills": ("request_timeout_ms", 1),
 }
 """Options of a model: the setting in its table, and the factor of its value. The last one that is given counts."""
-Way = Literal["import", "import program", "export"]
+Way = Literal["archive", "archive program", "import", "import program", "export"]
 _PROGRAMS: Final = (".pt", ".pth", ".pt2")
 
 
@@ -141,11 +141,13 @@ def _published(archive: ModelArchive, manifest: Manifest) -> _Published:
     if manifest.model_file is not None:
         why = f"it is weights and a class: export it with its class in {manifest.model_file}"
         return _Published("attention", why, "export", manifest.model_file.removesuffix(".py"))
-    plain = handler in (None, "base_handler", "BaseHandler")
+    plain = handler in PLAIN_HANDLERS
     around = f"what {handler} does around the model is described with preprocess={{…}} and labels=[…]"
     if file.endswith(".onnx"):
-        return _Published(*(("moves", "it is served as it is") if plain else ("attention", around)), "import")
+        moves = _Published("moves", "it is served as it is", "archive")
+        return moves if plain else _Published("attention", around, "import")
     if file.endswith(_PROGRAMS):
         why = "it is a program: trust it, and describe its inputs"
-        return _Published("attention", why if plain else f"{why}; {around}", "import program")
+        runs = _Published("attention", why, "archive program")
+        return runs if plain else _Published("attention", f"{why}; {around}", "import program")
     return _Published("attention", f"{quoted(file)} is of a kind that is not served; export the model to ONNX")
