@@ -23,8 +23,8 @@ from penstock.scan.scanner import scan_bytes
 PLAIN = packed({"m/data.pkl": b"\x80\x02N.", "m/data/0": b"12345678"})
 
 
-def refusal(data: bytes) -> str:
-    with pytest.raises(Refused) as refused, opened(memoryview(data)):
+def refusal(data: bytes, **options: bool) -> str:
+    with pytest.raises(Refused) as refused, opened(memoryview(data), **options):
         pass
     return str(refused.value)
 
@@ -35,6 +35,20 @@ def test_archives_of_python_and_of_pytorch_are_read() -> None:
     for data in (PLAIN, packed({"m/a": b"x" * 999}, zipfile.ZIP_DEFLATED), buffer.getvalue(), packed({})):
         with opened(memoryview(data)) as archive:
             assert {name: archive.read(name) for name in archive.members} == members(data)
+
+
+def test_names_beyond_ascii_are_read_where_they_are_expected_and_marked_as_utf_8() -> None:
+    data = packed({"m/größe": b"x"})
+    with opened(memoryview(data), unicode_names=True) as archive:
+        assert list(archive.members) == ["m/größe"]
+    assert "read differently" in refusal(data)
+    assert "read differently" in refusal(data.replace(b"\0\x08", b"\0\0"), unicode_names=True)
+    first = data.index(b"\0\x08")
+    assert "differs from the central directory" in refusal(
+        data[:first] + b"\0\0" + data[first + 2 :], unicode_names=True
+    )
+    assert "two members" in refusal(packed({"m/é": b"x", "m/e\u0301": b"y"}), unicode_names=True)
+    assert "two members" in refusal(packed({"m/straße": b"x", "m/STRASSE": b"y"}), unicode_names=True)
 
 
 def test_large_archives_have_a_wider_end_and_are_read() -> None:

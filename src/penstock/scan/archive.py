@@ -12,6 +12,7 @@ import itertools
 import re
 import stat
 import struct
+import unicodedata
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -43,7 +44,7 @@ _ENTRY_MAGIC, _LOCATOR_MAGIC, _END_64_MAGIC = b"PK\x01\x02", b"PK\x06\x07", b"PK
 _MAX_DESCRIPTOR_BYTES = 24
 _UNICODE_PATH, _ZIP_64 = 0x7075, 0x0001
 _WIDE = 0xFFFFFFFF
-_ENCRYPTED, _DESCRIPTOR = 0x1, 0x8
+_ENCRYPTED, _DESCRIPTOR, _UTF_8 = 0x1, 0x8, 0x800
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _NESTED = re.compile(rb"PK\x03\x04|\x1f\x8b\x08|BZh|\xfd7zXZ|7z\xbc\xaf|Rar!")
 
@@ -116,8 +117,11 @@ def _inflated(packed: memoryview, count: int, name: str) -> Iterator[bytes]:
 
 
 @contextmanager
-def opened(data: memoryview) -> Iterator[Archive]:
-    """An archive for reading; raises Refused for one that two readers could read differently."""
+def opened(data: memoryview, *, unicode_names: bool = False) -> Iterator[Archive]:
+    """An archive for reading; raises Refused for one that two readers could read differently.
+
+    Names beyond ASCII are refused unless `unicode_names` is set and they are marked as UTF-8.
+    """
     try:
         table, size, count = _end_of(data)
         _check_table(data, table, table + size, count)
@@ -126,7 +130,7 @@ def opened(data: memoryview) -> Iterator[Archive]:
         raise Refused(f"it is a damaged zip archive ({error})") from None
     except (UnicodeDecodeError, NotImplementedError) as error:
         raise Refused(f"it is a zip archive of an unsupported kind ({error})") from None
-    _check_names(members)
+    _check_names(members, unicode_names=unicode_names)
     _check_sizes(members, len(data))
     starts = _check_layout(data, members, table)
     yield Archive(data, {member.filename: member for member in members}, starts)
@@ -231,12 +235,13 @@ def _check_table(data: memoryview, start: int, end: int, count: int) -> None:
         raise Refused("its central directory is not where the archive says")
 
 
-def _check_names(members: list[zipfile.ZipInfo]) -> None:
+def _check_names(members: list[zipfile.ZipInfo], *, unicode_names: bool) -> None:
     """Every name once, in any case, and none below another that is no directory."""
     paths: list[tuple[str, bool]] = []
     for member in members:
-        _check_name(member, member.filename)
-        name = member.filename.lower().replace("/", "\0")  # sorts before all others: a directory, then what is in it
+        _check_name(member, member.filename, unicode_names=unicode_names)
+        folded = unicodedata.normalize("NFC", member.filename).casefold()
+        name = folded.replace("/", "\0")  # sorts before all others: a directory, then what is in it
         paths.append((name.rstrip("\0"), name.endswith("\0")))
     paths.sort()
     for (before, is_directory), (name, _) in itertools.pairwise(paths):
@@ -250,8 +255,9 @@ def _as_path(name: str) -> str:
     return name.replace("\0", "/")
 
 
-def _check_name(member: zipfile.ZipInfo, name: str) -> None:
-    if member.orig_filename != name or not name.isascii() or not name.isprintable():
+def _check_name(member: zipfile.ZipInfo, name: str, *, unicode_names: bool) -> None:
+    readable = name.isascii() or (unicode_names and member.flag_bits & _UTF_8)
+    if member.orig_filename != name or not readable or not name.isprintable():
         raise Refused(f"the name {quoted(member.orig_filename)} is read differently by different programs")
     parts = name.rstrip("/").split("/")
     if name.startswith("/") or "\\" in name or ":" in name or any(part in ("", ".", "..") for part in parts):
@@ -304,6 +310,7 @@ def _check_header(data: memoryview, member: zipfile.ZipInfo) -> int:
     wide = _WIDE in (packed, size) and _has_field(extra, _ZIP_64)
     same_sizes = later or wide or (packed, size) == (member.compress_size, member.file_size)
     alike = signature == MAGIC and name == member.filename.encode() and method == member.compress_type
+    alike = alike and (name.isascii() or bool(flags & _UTF_8))
     if not alike or not same_sizes or flags & _ENCRYPTED:
         raise Refused(f"the header of the member {quoted(member.filename)} differs from the central directory")
     if _has_field(extra, _UNICODE_PATH) or _has_field(member.extra, _UNICODE_PATH):

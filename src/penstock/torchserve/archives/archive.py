@@ -189,7 +189,7 @@ def _walking(path: Path, kind: Kind, max_bytes: int) -> Iterator[Iterator[_Membe
         elif kind == "tar.gz":
             yield _of_tar(path, max_bytes)
         else:
-            archive = stack.enter_context(zips.opened(stack.enter_context(mapped(path))))
+            archive = stack.enter_context(zips.opened(stack.enter_context(mapped(path)), unicode_names=True))
             yield _of_zip(archive, max_bytes)
 
 

@@ -42,12 +42,6 @@ def target_in(export_path: Path, name: str, suffix: str, *, force: bool) -> Path
 
 def write_zip(target: Path, files: Mapping[str, Path], manifest: tuple[str, str], *, stored: bool = False) -> None:
     """`manifest` is the name of its member and the text. Raises InvalidInput if it cannot be written."""
-    for name, source in files.items():
-        if not name.isascii():
-            raise InvalidInput(
-                f"{source}: a zip archive takes names in ASCII only; rename it, or use `--archive-format tgz`",
-                field="archive_format",
-            )
     method = zipfile.ZIP_STORED if stored else zipfile.ZIP_DEFLATED
     try:
         with replacing(target) as new:
