@@ -21,6 +21,7 @@ PROMISES = {
         r"trained: loss [\d.]+, at the end [\d.]+\n"
         r"here: critical, cooler_condition at 3 %\nserved: critical, \[.*'overheating'.*\]"
     ),
+    "python_model.py": r"\{'positive': \[0\.88\d+, 0\.11\d+\], 'words': \[3, 3\]\}",
     "custom_task.py": r"inputs: \[\[120\.0, 5\.0\]\]\nanswer: 431200",
 }
 

@@ -14,7 +14,8 @@ PenstockError
 │   ├── Untrusted                 it can run code, or lacks a signature, and was not trusted
 │   └── GoldenMismatch            the model disagrees with its golden samples
 ├── InferenceError                a run of the model failed
-│   └── OutOfMemory
+│   ├── OutOfMemory
+│   └── WorkerDied                the process that runs the model's code died or hung on the request
 └── ConfigError                   a setting is wrong, or the machine does not meet it
     └── DatabaseUnavailable       a database is away, full or damaged; what needs none goes on
 
@@ -240,6 +241,10 @@ class InferenceError(PenstockError):
 
 class OutOfMemory(InferenceError):
     """A batch of one request does not fit into the memory of the device."""
+
+
+class WorkerDied(InferenceError):
+    """The process that runs the model's code died on a batch twice, or did not come back from it."""
 
 
 class ConfigError(PenstockError):

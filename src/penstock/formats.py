@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
+import re
 from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal, get_args
 
 Trust = Literal["data", "code", "native"]
@@ -253,8 +255,28 @@ def runtime_packages() -> list[str]:
     return list(dict.fromkeys(row.runtime.package for row in FORMATS.values()))
 
 
+PYTHON = "python"
+"""What a Python class counts as in place of a format: no file holds it, and it runs in processes of its own."""
+PYTHON_BACKEND = "penstock.workers.backend:PythonBackend"
+_CLASS = re.compile(rf"{PYTHON}:((?:[^\W\d]\w*\.)*[^\W\d]\w*:([^\W\d]\w*))")
+
+
+def python_class(ref: str) -> str | None:
+    """`module:Class` of `python:module:Class`, which no reference to the registry looks like; None for others."""
+    found = _CLASS.fullmatch(ref)
+    return None if found is None else found[1]
+
+
+def file_stem(ref: str) -> str:
+    """The name under which a model file or a Python class is served."""
+    found = _CLASS.fullmatch(ref)
+    return Path(ref).stem if found is None else found[2]
+
+
 def is_model_file(ref: str) -> bool:
-    """True when `ref` means a model file and not a name in the registry: it holds a slash or ends as such files do."""
+    """True when `ref` means a model outside of the registry: it has a slash, ends as files do or is a class."""
+    if python_class(ref) is not None:
+        return True
     if "/" in ref or "." not in ref:
         return "/" in ref
     name = ref.lower()

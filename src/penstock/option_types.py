@@ -12,6 +12,8 @@ from urllib.parse import unquote, urlsplit
 from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_core import ErrorDetails
 
+from penstock.patterns import checked_pattern
+
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]i?b|b)?", re.IGNORECASE)
 _UNITS = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
 _UNITS |= {"kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
@@ -247,6 +249,21 @@ def masked_database(address: str) -> str:
     return re.sub(r"(?i)(password|secret|token)=[^&]*", r"\1=***", masked)
 
 
+MOST_PATTERNS = 50
+
+
+def _list_of_one(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else value
+
+
+def _expressions(value: tuple[str, ...]) -> tuple[str, ...]:
+    if len(value) > MOST_PATTERNS:
+        raise ValueError(f"should hold {MOST_PATTERNS} expressions at most")
+    for text in value:
+        checked_pattern(text)
+    return value
+
+
 LOWER = BeforeValidator(_lower)
 Whole = Annotated[int, BeforeValidator(_number)]
 Size = Annotated[int, BeforeValidator(parse_size), BeforeValidator(_number)]
@@ -265,6 +282,8 @@ HomePath = Annotated[Path, AfterValidator(Path.expanduser)]
 FileList = Annotated[tuple[HomePath, ...], BeforeValidator(_file_list)]
 Workers = Annotated[int | Literal["auto"], BeforeValidator(_workers)]
 DeviceName = Annotated[str, LOWER, AfterValidator(_device)]
+Expressions = Annotated[tuple[str, ...], AfterValidator(_expressions), BeforeValidator(_list_of_one)]
+"""Regular expressions, whose commas separate nothing."""
 OptionalSize = Annotated[int | str | None, AfterValidator(_positive), BeforeValidator(_optional_size)]
 """A size that is kept as it was written; None is none."""
 

@@ -19,12 +19,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from dotenv import dotenv_values
-from pydantic import BeforeValidator, field_validator, model_validator
+from pydantic import field_validator, model_validator
 from pydantic_core import ErrorDetails
 
 from penstock.errors import ConfigError
 from penstock.option_types import (
     LOWER,
+    Expressions,
     Float,
     HeaderList,
     HomePath,
@@ -39,15 +40,14 @@ from penstock.option_types import (
     masked_address,
 )
 from penstock.options import ModelOptions, is_secret, option, shown, suggestion
-from penstock.patterns import checked_pattern
 from penstock.setting_groups.access import AccessSettings
 from penstock.setting_groups.overload import OverloadSettings
+from penstock.setting_groups.python_models import PythonModelSettings
 from penstock.setting_groups.trust import TrustSettings
 
 PREFIX = "PENSTOCK_"
 MIN_ADMIN_KEY = 16
 """Characters: a shorter key can be guessed."""
-MOST_PATTERNS = 50
 CONFIG_FILE = "penstock.toml"
 
 _OWN_FLAGS = ("model_path", "model_type")
@@ -62,11 +62,7 @@ def is_admin_key(text: str) -> bool:
     return len(text) >= MIN_ADMIN_KEY and text.isascii() and text.isprintable() and text == text.strip()
 
 
-def _list_of_one(value: Any) -> Any:
-    return (value,) if isinstance(value, str) else value
-
-
-class Settings(AccessSettings, TrustSettings, OverloadSettings):
+class Settings(AccessSettings, TrustSettings, OverloadSettings, PythonModelSettings):
     """Every setting, checked: the options of the engine and those of the server. Its representation masks passwords."""
 
     host: str = option(
@@ -155,7 +151,7 @@ class Settings(AccessSettings, TrustSettings, OverloadSettings):
     drift_psi: Float = option(
         0.1, "Least distance from the reference (population stability index) that is an alarm; nearer, a warning.", ge=0
     )
-    redact_patterns: Annotated[tuple[str, ...], BeforeValidator(_list_of_one)] = option(
+    redact_patterns: Expressions = option(
         (),
         "Regular expressions of what logs must not hold, besides e-mail addresses and the like; the environment holds "
         "one expression, which may have alternatives.",
@@ -219,15 +215,6 @@ class Settings(AccessSettings, TrustSettings, OverloadSettings):
         if path and not re.fullmatch(r"(/[A-Za-z0-9._~!$&'()*+,;=:@-]+)+", path):
             raise ValueError("should be a path such as /ml")
         return path
-
-    @field_validator("redact_patterns")
-    @classmethod
-    def _quick_patterns(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        if len(value) > MOST_PATTERNS:
-            raise ValueError(f"should hold {MOST_PATTERNS} expressions at most")
-        for text in value:
-            checked_pattern(text)
-        return value
 
     @field_validator("admin_key")
     @classmethod
@@ -307,6 +294,11 @@ def load_settings(
     settings = Settings.model_validate(values, context=lambda fault: _sentence(fault, given))
     sources = {name: given[name].source if name in given else "default" for name in NAMES}
     return LoadedSettings(settings, sources)
+
+
+def environment_of_workers() -> dict[str, str]:
+    """The variables for processes that run user code: all but Penstock's own, which may hold keys."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
 
 
 def taken_from_environment(*names: str) -> list[str]:

@@ -22,6 +22,7 @@ from penstock.errors import (
     ModelNotReady,
     Overloaded,
     PenstockError,
+    WorkerDied,
 )
 from penstock.registry.admin_key import AdminKey
 
@@ -190,6 +191,7 @@ def test_an_unhealthy_server_does_not_raise(server: Scripted, client: Client) ->
         (429, "urn:penstock:overloaded", Overloaded),
         (504, "urn:penstock:deadline-exceeded", DeadlineExceeded),
         (500, "urn:penstock:inference-error", InferenceError),
+        (500, "urn:penstock:worker-died", WorkerDied),
         (404, "urn:penstock:not-found", ModelNotFound),
         (413, "urn:penstock:body-too-large", InvalidInput),
         (500, "about:blank", InferenceError),

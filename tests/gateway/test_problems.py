@@ -26,6 +26,7 @@ STATUSES = {
     errors.GoldenMismatch: 503,
     errors.InferenceError: 500,
     errors.OutOfMemory: 500,
+    errors.WorkerDied: 500,
     errors.ConfigError: 500,
     errors.DatabaseUnavailable: 503,
     errors.PenstockError: 500,

@@ -150,6 +150,8 @@ class Backend(ABC):
     """The precision that it was switched to at load, such as fp16; None: that of its file."""
     own_threads: bool = False
     """True when `BackendOptions.threads` applies to this model alone and not to the whole process."""
+    parallel_runs: int | None = None
+    """How many runs it takes at once, where that does not follow from its threads."""
     metadata: Mapping[str, str] = {}
     """What an exporter noted in the file, by key."""
     warnings: tuple[str, ...] = ()
@@ -199,6 +201,11 @@ class Backend(ABC):
 
         Raises InferenceError (OutOfMemory when the batch does not fit).
         """
+
+    @property
+    def problem(self) -> str:
+        """Why it answers nothing for now, in one sentence; empty while it does."""
+        return ""
 
     def input_hints(self) -> InputHints:
         """What the model's file says of its inputs; nothing for most formats."""

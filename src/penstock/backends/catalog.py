@@ -13,7 +13,7 @@ from penstock.backends.axes.reading import is_one_row, read_axes
 from penstock.backends.base import Backend, BackendOptions, ModelFile, Stated, require_file
 from penstock.backends.unbatched import RowByRow
 from penstock.errors import InvalidInput, UnsupportedFormat, Untrusted
-from penstock.formats import FORMATS, Format, file_kinds, format_of_kind, formats_of_suffix
+from penstock.formats import FORMATS, PYTHON, PYTHON_BACKEND, Format, file_kinds, format_of_kind, formats_of_suffix
 from penstock.libraries import import_attribute
 from penstock.scan.gate import require_allowed, untrusted
 from penstock.scan.scanner import kind_of_file, scan_file
@@ -67,8 +67,11 @@ def open_backend(format: str, file: ModelFile, options: BackendOptions) -> Backe
 
 
 def _require_allowed(file: ModelFile, format: str, trust: str) -> None:
-    """Scan a file before any runtime reads a byte of it. A module is code that runs in this process already."""
-    if file.module is None:
+    """Scan a file before any runtime reads a byte of it. A module is code that runs in this process already.
+
+    A Python class is named by whoever starts the server, and runs outside of it.
+    """
+    if file.module is None and format != PYTHON:
         require_file(file.path)
         require_allowed(scan_file(file.path, format), trust)
 
@@ -108,6 +111,9 @@ def module_of(format: str, file: ModelFile, trust: str) -> Any:
 
 def _backend_for(format: str, path: Path, trust: str) -> type[Backend]:
     """The class that runs a format; its module is imported only when the format is trusted and its runtime is here."""
+    if format == PYTHON:
+        python: type[Backend] = import_attribute(PYTHON_BACKEND)
+        return python
     row = FORMATS.get(format)
     if row is None:
         raise UnsupportedFormat(f"{path}: the format {format!r} is unknown; use {', '.join(FORMATS)}")

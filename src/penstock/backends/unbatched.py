@@ -23,6 +23,7 @@ class RowByRow(Backend):
         self.format, self.device, self.signature = inner.format, inner.device, inner.signature.with_rows()
         self.num_parameters, self.num_bytes = inner.num_parameters, inner.num_bytes
         self.own_threads, self.warnings, self.lowered_to = inner.own_threads, inner.warnings, inner.lowered_to
+        self.parallel_runs = inner.parallel_runs
 
     @classmethod
     def open(cls, file: ModelFile, options: BackendOptions) -> Backend:  # noqa: ARG003
@@ -41,6 +42,11 @@ class RowByRow(Backend):
             return empty_outputs(self.signature)
         answers = [self.inner.run({name: array[row, ...] for name, array in inputs.items()}) for row in range(rows)]
         return {name: _stacked(name, [answer[name] for answer in answers]) for name in answers[0]}
+
+    @property
+    def problem(self) -> str:
+        """As the wrapped backend."""
+        return self.inner.problem
 
     def input_hints(self) -> InputHints:
         """Those of the wrapped backend, whose axes are one less."""

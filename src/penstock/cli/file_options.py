@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from penstock.cli import completion
 
 if TYPE_CHECKING:
     from penstock.file_description import FileDescription
@@ -43,6 +46,42 @@ NoBatchOption = Annotated[
     bool | None,
     typer.Option("--no-batch", help="For a file: the model has no batch axis; each request is one run."),
 ]
+
+
+RefsArgument = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="REF",
+        autocompletion=completion.refs_and_files,
+        help="Models to load at the start: of the registry (name[:version|@alias]), files, or classes "
+        "(module:Class).",
+    ),
+]
+PythonPathOption = Annotated[
+    str | None,
+    typer.Option(
+        "--python-path", metavar="DIR,…", help="For a class: directories that it is imported from, before this one."
+    ),
+]
+PythonWorkersOption = Annotated[
+    int | None,
+    typer.Option("--python-workers", min=1, help="For a class: its worker processes.", show_default="1"),
+]
+
+_CLASS = re.compile(r"(?:[^\W\d]\w*\.)*[^\W\d]\w*:[A-Z]\w*")
+
+
+def with_classes(refs: Iterable[str], registry: Path) -> list[str]:
+    """The references, `module:Class` as `python:module:Class`.
+
+    It is a class if its name begins with a capital letter, unless the registry has a model of the module's name.
+    """
+
+    def named(ref: str) -> str:
+        known = (registry / ref.partition(":")[0]).is_dir()
+        return f"python:{ref}" if _CLASS.fullmatch(ref) and not known else ref
+
+    return [named(ref) for ref in refs]
 
 
 FILE_OPTIONS = ("task", "labels", "preprocess", "example", "batch_axis", "no_batch")

@@ -8,30 +8,26 @@ from typing import Annotated
 
 import typer
 
-from penstock.cli import completion
 from penstock.cli.file_options import (
     BatchAxisOption,
     ExampleOption,
     LabelsOption,
     NoBatchOption,
     PreprocessOption,
+    PythonPathOption,
+    PythonWorkersOption,
+    RefsArgument,
     TaskOption,
     as_settings,
     check_one_file,
     file_options,
+    with_classes,
 )
 from penstock.cli.options import ConfigOption, DeviceOption, RegistryOption, ThreadsOption, TrustOption, read_settings
 
 
 def serve(
-    refs: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="REF",
-            autocompletion=completion.refs_and_files,
-            help="Models to load at the start: of the registry (name[:version|@alias]), or files.",
-        ),
-    ] = None,
+    refs: RefsArgument = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on.", show_default="127.0.0.1")] = None,
     port: Annotated[
         int | None, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.", show_default="8002")
@@ -62,6 +58,8 @@ def serve(
     max_wait_ms: Annotated[
         float | None, typer.Option(min=0, help="Maximum time an idle model waits to fill a batch.", show_default="0")
     ] = None,
+    python_path: PythonPathOption = None,
+    python_workers: PythonWorkersOption = None,
     strict: Annotated[
         bool | None,
         typer.Option("--strict/--no-strict", help="Refuse to start if any model cannot be served.", show_default="no"),
@@ -79,7 +77,8 @@ def serve(
     about = file_options(locals())
     options = {name: value for name, value in locals().items() if name not in ("about", "refs", "config", *about)}
     settings = (again := partial(read_settings, config, **as_settings(about), **options))()
-    check_one_file([*(refs or ()), settings.model_path], about)
+    refs = with_classes(refs or (), settings.registry)
+    check_one_file([*refs, settings.model_path], about)
     from penstock.gateway.process.serving import serve as run_server
 
-    raise typer.Exit(run_server(settings, refs or (), again))
+    raise typer.Exit(run_server(settings, refs, again))

@@ -25,6 +25,7 @@ from penstock.errors import (
     OutOfRange,
     Overloaded,
     PenstockError,
+    WorkerDied,
     worded,
 )
 
@@ -55,6 +56,7 @@ _KINDS: dict[type[BaseException], Kind] = {
     DeadlineExceeded: Kind(504, "deadline-exceeded", "The deadline passed"),
     ModelLoadError: Kind(503, "model-not-ready", "The model cannot be loaded now", public=False),
     InferenceError: Kind(500, "inference-error", "The model failed", public=False),
+    WorkerDied: Kind(500, "worker-died", "Two processes of the model died on this request", public=False),
     ConfigError: Kind(500, "config-error", "The server is misconfigured", public=False),
     DatabaseUnavailable: Kind(
         503,

@@ -18,6 +18,7 @@ from penstock.engine.deployment.status import (
     LoadResult,
     Revisions,
     UnloadResult,
+    failing,
     load_note,
     reasons_of,
     unload_note,
@@ -63,11 +64,10 @@ class Reconciler:
     async def start(self, refs: Sequence[str] = (), *, strict: bool = True) -> None:
         """Load, warm up and verify the models to serve: `refs` and the default, or else the whole registry.
 
-        With any of them named, only those and what operators loaded are served. A named model that is not in the
-        registry but ships in an installed package is published first. Of a whole registry, as many as `max_models` are
-        loaded now and the others at their first request. `strict` raises the first error; otherwise `failed` names it
-        and the others are served, but an invalid reference is raised all the same. What an operator unloaded stays
-        unloaded, also when it is named.
+        With any of them named, only those and what operators loaded are served. A named model that ships in an
+        installed package is published first. Of a whole registry, as many as `max_models` are loaded now, the others at
+        their first request. `strict` raises the first error; otherwise `failed` names it and the others are served, but
+        an invalid reference is raised all the same. What an operator unloaded stays unloaded, also when it is named.
         """
         named = tuple(dict.fromkeys([*([self.default_ref] if self.default_ref else []), *refs]))
         self._plan = replace(self._plan, arguments=named)
@@ -314,12 +314,12 @@ class Reconciler:
 
     def status(self) -> DeploymentStatus:
         """What this process should serve, and the problems with it."""
-        unloaded = tuple(sorted(self._plan.deployment.unloads))
-        return DeploymentStatus(self.default_ref, self.wanted, unloaded, self.problems | self.traffic.problems)
+        why = self.problems | self.traffic.problems | failing(self.routes, self.wanted)
+        return DeploymentStatus(self.default_ref, self.wanted, tuple(sorted(self._plan.deployment.unloads)), why)
 
     def reasons(self) -> list[str]:
         """Why this process is not ready. An unload by an operator is a reason only if no other model is left."""
-        return reasons_of(self.failed, self.wanted, self._plan.deployment.unloads)
+        return reasons_of(self.failed | failing(self.routes, self.wanted), self.wanted, self._plan.deployment.unloads)
 
     # Following
 

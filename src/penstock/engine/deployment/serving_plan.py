@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 
 from penstock.artifacts.refs import FILE_VERSION, name_of
 from penstock.errors import ModelNotFound
-from penstock.formats import is_model_file
+from penstock.formats import file_stem, is_model_file
 from penstock.registry.deployment import Change, Deployment
 
 
@@ -121,7 +120,7 @@ class ServingPlan:
 
 def model_name(ref: str) -> str:
     """The name that a reference or a file is served under."""
-    return Path(ref).stem if is_model_file(ref) else name_of(ref)
+    return file_stem(ref) if is_model_file(ref) else name_of(ref)
 
 
 def with_aliases(change: Change, stored: Deployment, now: Deployment) -> Deployment:

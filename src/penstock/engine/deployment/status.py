@@ -120,6 +120,12 @@ def unload_note(ref: str, not_stored: str) -> str:
     return f"{ref} stays unloaded on every server of this registry, also after a restart, until it is loaded again"
 
 
+def failing(routes: Mapping[str, LoadedModel], wanted: Iterable[str]) -> dict[str, str]:
+    """Of the references that should be served, why a model that is loaded answers nothing for now."""
+    loaded = {ref: routes[ref] for ref in wanted if ref in routes}
+    return {ref: why for ref, model in loaded.items() if (why := model.backend.problem)}
+
+
 def reasons_of(failed: Mapping[str, str], wanted: Sequence[str], unloads: Iterable[str]) -> list[str]:
     """Why a process is not ready; `failed` says why a reference is not served."""
     reasons = [why if why.startswith(f"{ref}:") else f"{ref}: {why}" for ref, why in failed.items()]

@@ -347,6 +347,8 @@ def _timings(backend: Backend, limits: BatchLimits, examples: Examples, *, writt
 
 def _runners(backend: Backend, options: BackendOptions) -> int:
     """Parallel runs that fill the cores: one, unless each run has fewer threads of its own than there are cores."""
+    if backend.parallel_runs is not None:
+        return backend.parallel_runs
     if not backend.own_threads or backend.device != "cpu" or options.threads is None:
         return 1
     return max(1, usable_cores() // options.threads)

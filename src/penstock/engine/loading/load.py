@@ -32,6 +32,7 @@ from penstock.engine.loading.variant_selection import VariantSelection, select_v
 from penstock.engine.tasks.ranges import RangePolicies
 from penstock.errors import InvalidInput, ModelLoadError, PenstockError, Untrusted, type_and_message
 from penstock.file_description import FileDescription
+from penstock.formats import PYTHON, file_stem
 from penstock.options import EngineOptions, ModelOptions
 from penstock.tasks.base import Task
 from penstock.tasks.catalog import load_task, require_rows
@@ -214,6 +215,24 @@ def load_module(
         ready = bring_up("pytorch", file, options, limits, None, name, KnownProofs(proofs, ""))
         size = ready.backend.num_bytes or 0
         return _bare(ready, options, description, name=name, size_bytes=size, sha256="")
+
+
+def load_python(
+    path: Path, options: EngineOptions, description: FileDescription | None = None, proofs: Path | None = None
+) -> LoadedModel:
+    """Start the workers of a Python class, `python:module:Class`, under the name of the class, as version v1.0.
+
+    What is known of its rows is measured at every load, since its code may change. Raises ModelLoadError.
+    """
+    about, name = description or FileDescription(), file_stem(str(path))
+    with naming(name):
+        _refuse_unsigned(name, options)
+        stated = {"signature", "architecture", "architecture_args"} & {*about.stated}
+        if stated:
+            raise InvalidInput(f"{min(stated)}: a Python class says that itself, by `inputs` and `outputs`")
+        file = described_file(path, PYTHON, about, options.trust)
+        ready = bring_up(PYTHON, file, options, batch_limits(options, name), None, name, KnownProofs(proofs, ""))
+        return _bare(ready, options, about, name=name, size_bytes=0, sha256="", path=path)
 
 
 def _bare(

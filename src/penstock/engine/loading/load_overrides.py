@@ -123,7 +123,7 @@ def described_file(
         module=module,
     )
     if about.signature is None:
-        if about.example is None or FORMATS[format].records_signature != "never":
+        if about.example is None or format not in FORMATS or FORMATS[format].records_signature != "never":
             return file
         return replace(file, signature=signature_from_example(format, file, about.example, trust))
     if about.signature.outputs:

@@ -23,6 +23,7 @@ from penstock.engine.loading.load import (
     load_artifact,
     load_file,
     load_module,
+    load_python,
     naming,
     reporting,
     signed_artifact,
@@ -35,7 +36,7 @@ from penstock.engine.loading.selection_cache import SelectionResult
 from penstock.engine.loading.variant_selection import VariantSelection, known_results
 from penstock.engine.single_flight import SingleFlight
 from penstock.errors import InvalidInput, ModelNotFound, ModelNotReady
-from penstock.formats import is_model_file
+from penstock.formats import file_stem, is_model_file, python_class
 from penstock.options import EngineKeywords, EngineOptions, also_named, check_names, given, with_option_help
 from penstock.registry.registry import Registry
 from penstock.scan.trust import strongest
@@ -147,7 +148,11 @@ class ModelManager:
     def _load(self, key: str, path: Path | None, options: EngineOptions, overrides: LoadOverrides) -> LoadedModel:
         if path is not None:
             about = overrides.description.over(options.file_description)
-            model = load_file(path, options, about, self._proofs(options))
+            if python_class(str(path)) is None:
+                model = load_file(path, options, about, self._proofs(options))
+            else:
+                start = partial(load_python, path, options, about, self._proofs(options))
+                model = self._backoff.run(str(path), start, retry=not overrides.empty)
         else:
             with naming(key):
                 model = self._load_artifact(self.registry.get(key), options, overrides)
@@ -191,10 +196,10 @@ class ModelManager:
     def _resolve(self, ref: str) -> tuple[str, Path | None]:
         """The key, and the path of a file: while it is loaded, a file is a model under its stem, in version v1.0."""
         if is_model_file(ref):
-            path = Path(ref)
-            if not re.fullmatch(r"[^:@/]+", path.stem):
-                raise InvalidInput(f"{path}: a model cannot be called {path.stem!r}; rename the file")
-            return f"{path.stem}:{FILE_VERSION}", path
+            path, stem = Path(ref), file_stem(ref)
+            if not re.fullmatch(r"[^:@/]+", stem):
+                raise InvalidInput(f"{path}: a model cannot be called {stem!r}; rename the file")
+            return f"{stem}:{FILE_VERSION}", path
         name = name_of(ref)
         file = self.cache.find(f"{name}:{FILE_VERSION}")
         if file is None or file.artifact is not None:
