@@ -15,14 +15,25 @@ from onnx import TensorProto, helper
 
 import penstock
 from penstock.artifacts.artifact import Artifact, Golden, TaskEntry, VariantSource, write_artifact
+from penstock.artifacts.refs import parse_ref
 from penstock.backends.base import Backend, BackendOptions, ModelFile
 from penstock.backends.catalog import format_of, opens_quickly, outputs_from_runs, runnable, signature_from_example
 from penstock.cli.models.import_file import publish_file
 from penstock.engine.loading.manager import ModelManager
 from penstock.engine.predictor.predictor import Predictor
-from penstock.errors import InferenceError, IntegrityError, ModelLoadError, UnsupportedFormat, Untrusted
+from penstock.errors import InferenceError, IntegrityError, InvalidInput, ModelLoadError, UnsupportedFormat, Untrusted
 from penstock.file_description import FileDescription
-from penstock.formats import FORMATS, FileKind, Format, Runtime, formats_of_suffix, is_model_file, runtime_packages
+from penstock.formats import (
+    FORMATS,
+    FileKind,
+    Format,
+    Runtime,
+    file_stem,
+    formats_of_suffix,
+    is_model_file,
+    python_class,
+    runtime_packages,
+)
 from penstock.libraries import import_attribute
 from penstock.registry.registry import Registry
 from penstock.scan.findings import Finding, Refused
@@ -244,6 +255,29 @@ def test_the_packages_that_run_formats_are_listed_once() -> None:
 )
 def test_a_reference_is_a_file_by_its_suffix_or_a_slash(ref: str, is_file: bool) -> None:
     assert is_model_file(ref) is is_file
+
+
+@pytest.mark.parametrize(
+    ("ref", "target", "name"),
+    [
+        ("python:a:B", "a:B", "B"),
+        ("python:a.b_c:Größe", "a.b_c:Größe", "Größe"),
+        ("python:a", None, None),
+        ("python:a.:B", None, None),
+        ("python:a:B.c", None, None),
+        ("python:a:B()", None, None),
+        ("a:B", None, None),
+    ],
+)
+def test_a_python_class_is_named_as_no_model_of_the_registry_can_be(
+    ref: str, target: str | None, name: str | None
+) -> None:
+    assert python_class(ref) == target
+    if target is not None:
+        assert file_stem(ref) == name
+        assert is_model_file(ref)
+        with pytest.raises(InvalidInput):
+            parse_ref(ref)
 
 
 WRITERS = ("toolchain/", "artifacts/measured_card.py", "cli/models/import_directory.py")

@@ -11,8 +11,29 @@ import numpy as np
 import pytest
 from linear_models import weights
 
+from penstock.cli.file_options import with_classes
+
 Penstock = Callable[..., Any]
 ROW = [0.5, -1.0, 2.0, 0.25]
+
+
+@pytest.mark.parametrize(
+    ("ref", "meant"),
+    [
+        ("my_models:Sentiment", "python:my_models:Sentiment"),
+        ("pkg.my_models:Sentiment", "python:pkg.my_models:Sentiment"),
+        ("python:my_models:sentiment", "python:my_models:sentiment"),
+        ("wine:V2", "wine:V2"),
+        ("wine:v1.0", "wine:v1.0"),
+        ("fraud:1.0.0", "fraud:1.0.0"),
+        ("fraud@champion", "fraud@champion"),
+        ("my-models:Sentiment", "my-models:Sentiment"),
+        ("a/model.onnx", "a/model.onnx"),
+    ],
+)
+def test_a_class_is_told_from_a_version_of_the_registry(tmp_path: Path, ref: str, meant: str) -> None:
+    (tmp_path / "wine").mkdir()
+    assert with_classes([ref], tmp_path) == [meant]
 
 
 @pytest.fixture(autouse=True)

@@ -26,7 +26,7 @@ from penstock.settings import Settings
 from penstock.workers.backend import PythonBackend
 
 SUPPORT = Path(models.__file__).parent
-DOUBLE, SHOUT = "python:python_models:Double", "python:python_models:Shout"
+DOUBLE, SHOUT, WORDS = (f"python:python_models:{name}" for name in ("Double", "Shout", "Words"))
 ADMIN = {"Authorization": "Bearer " + "k" * 20}
 
 
@@ -38,7 +38,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
 
 @pytest.fixture(scope="module")
 def server(settings: Settings) -> Iterator[Live]:
-    with Live("h1", settings, (DOUBLE, SHOUT)) as server:
+    with Live("h1", settings, (DOUBLE, SHOUT, WORDS)) as server:
         yield server
 
 
@@ -72,6 +72,16 @@ def test_text_is_a_tensor_and_a_class_may_refuse_it(server: Live) -> None:
     assert reply.json()["outputs"]["loud"] == ["HÖHER", "B"]
     refused = server.http.post("/models/Shout/predict", json={"inputs": {"text": [""]}})
     assert (refused.status_code, refused.json()["detail"]) == (422, "text: it is empty")
+
+
+def test_a_class_may_take_json_values(server: Live) -> None:
+    reply = server.http.post("/models/Words/predict", json={"values": [{"text": "a b"}, {"text": "c"}]})
+    assert reply.json()["values"] == [{"words": ["a", "b"], "score": 3.0}, {"words": ["c"], "score": 1.0}]
+    (model,) = [model for model in server.service.engine.loaded() if model.name == "Words"]
+    assert (model.task.kind, model.info.batchable, model.info.proven) == ("json", True, True)
+    assert server.http.post("/models/Words/predict", json={"values": []}).status_code == 422
+    huge = server.http.post("/models/Words/predict", content=b'{"values": [1%s]}' % (b"0" * 30))
+    assert (huge.status_code, huge.json()["errors"][0]["field"]) == (422, "values[0]")
 
 
 @pytest.mark.parametrize(

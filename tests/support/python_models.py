@@ -66,6 +66,24 @@ class Shout:
         return {"loud": np.array([text.upper() for text in values])}
 
 
+class Words:
+    """JSON values in, JSON values out."""
+
+    inputs = "json"
+    example = ({"text": "a b"}, {"text": "c"})
+
+    def predict(self, values: list[Any]) -> list[Any]:
+        if any(value == "short" for value in values):
+            return values[1:]
+        if any(value == "object" for value in values):
+            return [object() for _ in values]
+        return [{"words": value["text"].split(), "score": np.float32(len(value["text"]))} for value in values]
+
+
+class BadExample(Double):
+    example: ClassVar = {"z": [[1.0, 2.0]]}
+
+
 class NoInputs:
     outputs = ("y:FP32:-1",)
 

@@ -45,7 +45,7 @@ def test_a_task_is_loaded_with_its_settings(signature):
 
 def test_an_unknown_kind_is_refused_with_the_known_ones(plugins):
     plugins(mine="penstock.tasks.vector:VectorClassification")
-    with pytest.raises(ModelLoadError, match=r"'nothing'.*image-classification, mine, tabular, tensor"):
+    with pytest.raises(ModelLoadError, match=r"'nothing'.*image-classification, json, mine, tabular, tensor"):
         catalog.task_class("nothing")
 
 

@@ -132,7 +132,8 @@ def test_what_a_class_prints_goes_to_the_log(double: WorkerPool, caplog: pytest.
         ("python_models:Other", "the module python_models has no class Other; it has "),
         ("python_models:not_a_class", "python_models:not_a_class is Double, not a class"),
         ("NoPredict", "has no method predict(self, inputs)"),
-        ("NoInputs", "NoInputs declares no inputs; write inputs = ["),
+        ("NoInputs", "NoInputs declares no inputs; write inputs = ("),
+        ("BadExample", "BadExample.example: 'x'; write the inputs of one request"),
         ("BadInputs", "BadInputs.inputs: 'FP33' is not a datatype"),
         ("NeedsArguments", "NeedsArguments() raised TypeError"),
         ("RaisesAtLoad", "RaisesAtLoad.load raised FileNotFoundError: weights.pt is missing"),
@@ -171,6 +172,22 @@ def test_text_and_refused_input() -> None:
         with pytest.raises(InvalidInput) as refused:
             pool.run({"text": np.array([""], object)}, 1, None)
     assert refused.value.errors[0] == ("text", "it is empty")
+
+
+def test_json_values_are_answered_one_by_one() -> None:
+    def values(*texts: str) -> dict[str, Any]:
+        return {"values": np.array(texts, object)}
+
+    with opened("Words") as pool:
+        found = pool.run(values('{"text": "a b"}', '{"text": "c"}'), 2, None)["values"]
+        assert found.tolist() == [b'{"words":["a","b"],"score":3.0}', b'{"words":["c"],"score":1.0}']
+        for text, sentence in (
+            ('"short"', "Words.predict returned 0 values for a batch of 1; return a list with one for each"),
+            ('"object"', "Words.predict: value 0 cannot be written as JSON"),
+            ("{", "values: a text is not JSON"),
+        ):
+            with pytest.raises(InferenceError, match=sentence):
+                pool.run(values(text), 1, None)
 
 
 @pytest.mark.parametrize(("value", "how"), [(models.DIES, "exit code 3"), (models.KILLED, "SIGSEGV ended it")])

@@ -150,6 +150,8 @@ class Backend(ABC):
     """The precision that it was switched to at load, such as fp16; None: that of its file."""
     own_threads: bool = False
     """True when `BackendOptions.threads` applies to this model alone and not to the whole process."""
+    example: Any = None
+    """Inputs that it runs with, where the model itself names some."""
     parallel_runs: int | None = None
     """How many runs it takes at once, where that does not follow from its threads."""
     metadata: Mapping[str, str] = {}

@@ -20,6 +20,7 @@ BUILT_IN: dict[str, str] = {
     "tensor": "penstock.tasks.tensor:TensorTask",
     "text-classification": "penstock.tasks.text:TextClassification",
     "tabular": "penstock.tasks.tabular:TabularTask",
+    "json": "penstock.workers.json_task:JsonTask",
 }
 """Listed here, since reading the metadata of every installed package would slow down every start."""
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from penstock.backends.base import Backend, BackendOptions, ModelFile, empty_outputs, no_rows, run_in_progress
 from penstock.errors import InferenceError
 from penstock.formats import file_stem, python_class
 from penstock.setting_groups.python_models import PythonModelSettings
 from penstock.tensors import Arrays, Signature
+from penstock.workers.json_task import JsonTask
 from penstock.workers.pool import Limits, WorkerPool
 from penstock.workers.process import WorkerSpec
 
@@ -20,10 +23,13 @@ class PythonBackend(Backend):
     device = "cpu"
     num_parameters = None
 
-    def __init__(self, pool: WorkerPool, signature: Signature, workers: int) -> None:
-        self.signature = signature
+    def __init__(self, pool: WorkerPool, declared: Mapping[str, Any], workers: int) -> None:
+        """`declared` is what a worker says of the class once it has loaded it."""
+        self.signature = Signature.from_json(declared)
         self.parallel_runs = workers
         self.pool = pool
+        self.example: Any = declared["example"]
+        self.metadata = {"task": JsonTask.kind} if declared["json"] else {}
         self._closed = False
 
     @classmethod
@@ -45,8 +51,7 @@ class PythonBackend(Backend):
             chosen.python_memory_bytes or 0,
         )
         pool = WorkerPool(spec, limits)
-        declared = pool.open()
-        return cls(pool, Signature.from_json(declared), chosen.python_workers)
+        return cls(pool, pool.open(), chosen.python_workers)
 
     def run(self, inputs: Arrays) -> Arrays:
         """Outputs for one batch, from a worker that is free."""

@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import orjson
 
+from penstock.datatypes import to_json_values
 from penstock.errors import InvalidInput, PenstockError, printable, shortened
 from penstock.file_description import parse_tensors
 from penstock.tensors import Array, Arrays, TensorSpec
@@ -76,10 +78,13 @@ class UserClass:
         self.name = name
         self._instance = instance
         self._outputs = outputs
+        self._json = outputs == _VALUES
         self._runner = asyncio.Runner()
         self.declared: dict[str, Any] = {
             "inputs": [spec.to_json() for spec in inputs],
             "outputs": [spec.to_json() for spec in outputs],
+            "json": self._json,
+            "example": _example(instance, inputs),
         }
         """What the server has to know."""
 
@@ -88,9 +93,12 @@ class UserClass:
         """Import `module:Class`, make an instance and call its `load`. Raises Fault."""
         found = _imported(target, [*python_path, str(Path.cwd())])
         name = found.__name__
-        inputs, outputs = (_specs(found, side) for side in ("inputs", "outputs"))
+        json = getattr(found, "inputs", None) == "json"
+        inputs, outputs = (_VALUES if json else _specs(found, side) for side in ("inputs", "outputs"))
         try:
             model = cls(name, found(), inputs, outputs)
+        except Fault:
+            raise
         except BaseException as error:
             raise fault_of(error, f"{name}() raised") from None
         if hasattr(model._instance, "load"):
@@ -102,6 +110,8 @@ class UserClass:
 
     def predict(self, inputs: Arrays, rows: int) -> Arrays:
         """The outputs for a batch. Raises Fault for a result that is not as declared, and what the class raises."""
+        if self._json:
+            return {_VALUES[0].name: self._predict_json(inputs[_VALUES[0].name], rows)}
         found = self._await(self._instance.predict(inputs))
         if not isinstance(found, Mapping):
             names = ", ".join(spec.name for spec in self._outputs)
@@ -110,6 +120,24 @@ class UserClass:
         if unknown is not None:
             raise Fault(f"{self.name}.predict returned {printable(repr(unknown), 80)}, which `outputs` does not name")
         return {spec.name: self._output(spec, found, rows) for spec in self._outputs}
+
+    def _predict_json(self, texts: Array, rows: int) -> Array:
+        """The texts of the values that the class answers with."""
+        try:
+            values = [orjson.loads(text) for text in texts]
+        except orjson.JSONDecodeError as error:
+            raise Fault(f"values: a text is not JSON: {error}", "InvalidInput", field="values") from None
+        found = self._await(self._instance.predict(values))
+        if not isinstance(found, list | tuple) or len(found) != rows:
+            got = f"{len(found)} values" if isinstance(found, list | tuple) else type(found).__name__
+            raise Fault(f"{self.name}.predict returned {got} for a batch of {rows}; return a list with one for each")
+        answers = np.empty(rows, object)
+        for place, value in enumerate(found):
+            try:
+                answers[place] = orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
+            except TypeError as error:
+                raise Fault(f"{self.name}.predict: value {place} cannot be written as JSON: {_text(error)}") from None
+        return answers
 
     def _await(self, result: Any) -> Any:
         """The result of a method, which may be a coroutine."""
@@ -136,6 +164,25 @@ class UserClass:
         if spec.dtype == "BYTES" and not all(isinstance(each, str | bytes) for each in array.ravel()):
             raise Fault(f"{what} holds values that are neither str nor bytes")
         return array
+
+
+_VALUES = (TensorSpec("values", "BYTES", (-1,)),)
+"""Inputs and outputs of a class that takes JSON values: the text of each."""
+
+
+def _example(instance: Any, inputs: tuple[TensorSpec, ...]) -> Any:
+    """The inputs that the class names as an `example`, as JSON; None without any. Raises Fault."""
+    given = getattr(instance, "example", None)
+    if given is None:
+        return None
+    try:
+        if inputs == _VALUES:
+            return {"values": [orjson.dumps(value).decode() for value in given]}
+        arrays = {spec.name: spec.check(given[spec.name]) for spec in inputs}
+        return {name: to_json_values(name, arrays[name], spec.dtype) for name, spec in zip(arrays, inputs, strict=True)}
+    except (TypeError, KeyError, PenstockError) as error:
+        name = type(instance).__name__
+        raise Fault(f"{name}.example: {_text(error)}; write the inputs of one request, with a row for each") from None
 
 
 async def _awaited(result: Any) -> Any:
@@ -180,7 +227,10 @@ def _imported(target: str, path: list[str]) -> type:
 
 def _specs(found: type, side: str) -> tuple[TensorSpec, ...]:
     """The tensors that the class declares on one side. Raises Fault."""
-    form = f'write {side} = ["x:FP32:-1,4"], the name, type and shape of each tensor; -1 is free, axis 0 is the batch'
+    form = (
+        f'write {side} = ("x:FP32:-1,4",), the name, type and shape of each tensor (-1 is free, axis 0 the batch), '
+        'or inputs = "json" for JSON values'
+    )
     declared = getattr(found, side, None)
     if declared is None:
         raise Fault(f"{found.__name__} declares no {side}; {form}")

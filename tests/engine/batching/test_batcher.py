@@ -22,7 +22,7 @@ from penstock.engine.batching.flows.item import Item
 from penstock.engine.batching.limits import BatchLimits
 from penstock.engine.batching.outcome import Batched, Preempted
 from penstock.engine.batching.padding import ArrayBatcher
-from penstock.errors import DeadlineExceeded, InferenceError, ModelNotReady, OutOfMemory, Overloaded
+from penstock.errors import DeadlineExceeded, InferenceError, ModelNotReady, OutOfMemory, Overloaded, WorkerDied
 from penstock.tensors import Arrays
 
 MakeBatcher = Callable[..., ArrayBatcher]
@@ -316,6 +316,27 @@ async def test_only_the_request_at_fault_fails(make: MakeBatcher, backend: Doubl
     assert isinstance(answers[13], InferenceError)
     assert "poison" not in str(answers[13])
     assert max(backend.batches) > 16
+
+
+async def test_a_batch_that_ends_its_processes_is_not_halved(threaded: MakeBatcher, backend: Doubler) -> None:
+    batcher = threaded(batch_rows=8)
+    await held(batcher, backend)
+    tasks = [asyncio.create_task(batcher.submit(rows(i))) for i in range(8)]
+    await until(lambda: batcher.queued_rows == 8)
+    batcher.runner.run = died = _Died()
+    backend.gate.set()
+    answers = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [type(answer) for answer in answers] == [WorkerDied] * 8
+    assert died.batches == [8]
+
+
+class _Died:
+    def __init__(self) -> None:
+        self.batches: list[int] = []
+
+    def __call__(self, inputs: Arrays) -> Arrays:
+        self.batches.append(len(inputs["x"]))
+        raise WorkerDied("two workers died")
 
 
 async def test_a_model_that_calls_exit_fails_one_request_and_runs_the_next() -> None:

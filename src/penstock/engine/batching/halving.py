@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from penstock.errors import InferenceError, OutOfMemory, PenstockError
+from penstock.errors import InferenceError, OutOfMemory, PenstockError, WorkerDied
 
 log = logging.getLogger(__name__)
 
@@ -24,9 +24,10 @@ def halve_batch(
     """One result per item of a batch whose run raised `error`: its halves run separately, down to single items.
 
     `failed(item, error)` makes the result of an item that fails alone, whatever the model raises, SystemExit included.
+    A batch that ends the processes that run it is not halved: its halves would end more of them.
     """
-    if len(items) == 1:
-        return [failed(items[0], error)]
+    if len(items) == 1 or isinstance(error, WorkerDied):
+        return [failed(item, error) for item in items]
     middle = len(items) // 2
     results: list[Result] = []
     for half in (items[:middle], items[middle:]):

@@ -10,7 +10,7 @@ from penstock.engine.batching.collation import Batch, Collator, Payload
 from penstock.engine.batching.flows.item import Item
 from penstock.engine.batching.halving import as_penstock_error, halve_batch, halve_rows
 from penstock.engine.batching.outcome import Batched, Outcome, Result
-from penstock.errors import OutOfMemory, WorkerDied
+from penstock.errors import OutOfMemory
 
 
 class BatchRunner(Generic[Payload, Batch, Result]):
@@ -29,8 +29,6 @@ class BatchRunner(Generic[Payload, Batch, Result]):
         """One outcome per item. A batch that fails is halved until only the requests at fault have the error."""
         try:
             return self._run_batch(batch)
-        except WorkerDied as error:  # smaller batches would end more processes
-            return [error] * len(batch)
         except BaseException as error:  # exit() in a model would end the thread, and leave requests waiting
             return halve_batch(self._run_batch, batch, error, self._failed)
 

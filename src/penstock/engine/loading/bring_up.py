@@ -199,6 +199,8 @@ def _open(trial: _Trial) -> ReadyBackend:
 def _verified(opened: Backend, trial: _Trial) -> ReadyBackend:
     """An open backend with its batch axes settled, its rows proven, its golden samples compared, and timed."""
     _, file, options, limits, golden, what, rows, at_most_s = trial
+    if file.example is None and opened.example is not None:
+        file = replace(file, example=opened.example)
     examples = None if limits.padding else _settled(opened, file, golden, what, at_most_s)
     backend = padded(opened, limits.padding)
     limits = _limits_for(backend.signature, limits)

@@ -232,6 +232,8 @@ def load_python(
             raise InvalidInput(f"{min(stated)}: a Python class says that itself, by `inputs` and `outputs`")
         file = described_file(path, PYTHON, about, options.trust)
         ready = bring_up(PYTHON, file, options, batch_limits(options, name), None, name, KnownProofs(proofs, ""))
+        if about.task is None and "task" in ready.backend.metadata:
+            about = replace(about, task=ready.backend.metadata["task"])
         return _bare(ready, options, about, name=name, size_bytes=0, sha256="", path=path)
 
 
