@@ -168,6 +168,10 @@ def test_a_client_cannot_name_a_class(server: Live, path: str) -> None:
     [
         ("python:python_models:NoInputs", "NoInputs declares no inputs"),
         ("python:nowhere:Model", "Model: there is no module nowhere in"),
+        (
+            "python:python_models:AlwaysDies",
+            "AlwaysDies: the model fails when it runs: 2 workers died on this batch, .* exit code 7",
+        ),
     ],
 )
 def test_a_bad_class_is_refused_by_name(settings: Settings, ref: str, sentence: str) -> None:

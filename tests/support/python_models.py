@@ -136,6 +136,11 @@ class DiesAfterFirstLoad(Double):
         open(mark, "w").close()  # noqa: PTH123
 
 
+class AlwaysDies(Double):
+    def predict(self, inputs: Inputs) -> Inputs:
+        os._exit(7)
+
+
 not_a_class = Double()
 
 

@@ -289,7 +289,10 @@ class WorkerPool:
                     if self._idle:
                         return self._idle.popleft()
                     if self._restarts.open and not self._all:
-                        raise ModelNotReady(f"{self._spec.model} is not ready: its workers fail again and again")
+                        why = InferenceError(self._refusal())  # for the log: it may hold what the model wrote
+                        raise ModelNotReady(
+                            f"{self._spec.model} is not ready: its workers fail again and again"
+                        ) from why
                     self._changed.wait()
         finally:
             if stop is not None:

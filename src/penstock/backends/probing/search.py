@@ -27,7 +27,7 @@ from penstock.backends.probing.values import (
     rows_to_try,
     shape_of,
 )
-from penstock.errors import InferenceError, PenstockError
+from penstock.errors import InferenceError, PenstockError, WorkerDied
 from penstock.tensors import Arrays, Signature, TensorSpec
 
 LENGTHS = (8, 224, 1, 64, 512, 16000, 400, 1536, 16, 32, 128, 256, 2, 3, 640, 1024, 2048, 4096)
@@ -127,6 +127,8 @@ class Search:
         started = time.monotonic()
         try:
             outputs = self._backend.run(make_inputs(self._signature, rows, lengths, values))
+        except WorkerDied:  # other inputs would end more processes
+            raise
         except PenstockError as error:
             self._failed(lengths, error)
             return None

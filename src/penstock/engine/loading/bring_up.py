@@ -24,7 +24,7 @@ from penstock.engine.batching.limits import BatchLimits
 from penstock.engine.batching.loop_time import INLINE_BELOW_S
 from penstock.engine.batching.padding import ArrayBatcher, batcher_for, padded, prove_lengths, verify_padding
 from penstock.engine.batching.row_proofs import KnownProofs, from_record, read_proof, write_proof
-from penstock.errors import GoldenMismatch, InferenceError, InvalidInput, ModelLoadError, OutOfMemory
+from penstock.errors import GoldenMismatch, InferenceError, InvalidInput, ModelLoadError, OutOfMemory, WorkerDied
 from penstock.options import BackendOptions
 from penstock.tensors import Signature
 
@@ -288,7 +288,7 @@ def _examples(backend: Backend, file: ModelFile, golden: Golden | None, what: st
     except InvalidInput as error:
         raise ModelLoadError(f"{what}: {error}") from error
     except InferenceError as error:
-        if file.example is not None or isinstance(error, OutOfMemory):
+        if file.example is not None or isinstance(error, OutOfMemory | WorkerDied):
             raise
         return error
 

@@ -30,7 +30,7 @@ from penstock.engine.loading.load_overrides import LiveModule, described_file
 from penstock.engine.loading.loaded_model import LoadedModel, ModelInfo
 from penstock.engine.loading.variant_selection import VariantSelection, select_variant
 from penstock.engine.tasks.ranges import RangePolicies
-from penstock.errors import InvalidInput, ModelLoadError, PenstockError, Untrusted, type_and_message
+from penstock.errors import InvalidInput, ModelLoadError, ModelNotReady, PenstockError, Untrusted, type_and_message
 from penstock.file_description import FileDescription
 from penstock.formats import PYTHON, file_stem
 from penstock.options import EngineOptions, ModelOptions
@@ -231,7 +231,10 @@ def load_python(
         if stated:
             raise InvalidInput(f"{min(stated)}: a Python class says that itself, by `inputs` and `outputs`")
         file = described_file(path, PYTHON, about, options.trust)
-        ready = bring_up(PYTHON, file, options, batch_limits(options, name), None, name, KnownProofs(proofs, ""))
+        try:
+            ready = bring_up(PYTHON, file, options, batch_limits(options, name), None, name, KnownProofs(proofs, ""))
+        except ModelNotReady as error:
+            raise ModelLoadError(f"{name}: {error.__cause__ or error}") from error
         if about.task is None and "task" in ready.backend.metadata:
             about = replace(about, task=ready.backend.metadata["task"])
         return _bare(ready, options, about, name=name, size_bytes=0, sha256="", path=path)
