@@ -252,10 +252,20 @@ def test_a_worker_that_does_not_come_back_is_replaced(value: float) -> None:
         (before,) = pool.pids()
         stop = Stop()
         threading.Timer(0.05, stop.ask).start()
-        with pytest.raises(WorkerDied, match="a run did not end within 0 s after its deadline"):
+        with pytest.raises(WorkerDied, match=r"a run did not end within \S+ s after its deadline"):
             run(pool, value, stop=stop)
         assert run(pool, 1.0)["pid"].tolist() != [before]
         assert "did not end within" in pool._restarts.why
+
+
+def test_a_short_deadline_does_not_end_a_worker_that_is_as_slow_as_ever() -> None:
+    with opened() as pool:
+        before = pool.pids()
+        run(pool, models.SLEEPS)
+        stop = Stop()
+        threading.Timer(0.05, stop.ask).start()
+        assert run(pool, models.SLEEPS, stop=stop)["y"][0, 0] == 2 * models.SLEEPS
+        assert pool.pids() == before
 
 
 def test_a_late_answer_within_the_grace_keeps_the_worker() -> None:

@@ -30,6 +30,9 @@ log = logging.getLogger(__name__)
 
 _MOST_DEATHS = 2
 """Of workers on one batch; then it is refused."""
+_TIMES_SLOWER = 3.0
+"""Than a slow run, before a run whose deadline has passed counts as hung."""
+_FORGETTING = 0.95
 _MOST_STALE = 10
 """Idle workers that turn out to be dead when one batch asks them."""
 _LOOK_EVERY_S = 1.0
@@ -68,6 +71,8 @@ class WorkerPool:
         self._restarts = Restarts()
         self._numbers = itertools.count(1)
         self._asked = itertools.count(1)
+        self._slow_s = 0.0
+        """About the longest of the last runs: a short deadline must not end a worker that is only slow."""
         self._closed = False
 
     # What is said about it
@@ -224,6 +229,8 @@ class WorkerPool:
         for process in busy:  # what nobody waits for any more
             process.kill("the model was unloaded")
         for process in idle:
+            process.let_go()
+        for process in idle:
             process.close()
 
     # Runs
@@ -254,10 +261,13 @@ class WorkerPool:
 
     def _ask(self, process: WorkerProcess, inputs: Arrays, rows: int, stop: Stop | None) -> Message:
         message = Message("run", next(self._asked), {"rows": rows}, inputs)
+        grace_s, started = max(self._limits.grace_s, _TIMES_SLOWER * self._slow_s), time.monotonic()
         try:
-            return process.ask(message, stop=stop, grace_s=self._limits.grace_s)
+            reply = process.ask(message, stop=stop, grace_s=grace_s)
+            self._slow_s = max(time.monotonic() - started, _FORGETTING * self._slow_s)
+            return reply
         except Hung:
-            why = f"a run did not end within {self._limits.grace_s:g} s after its deadline"
+            why = f"a run did not end within {grace_s:.3g} s after its deadline"
             process.kill(why)
             raise WorkerDied(f"{why}; its worker is replaced") from None
         except (TypeError, ValueError) as error:

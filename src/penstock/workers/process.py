@@ -205,11 +205,15 @@ class WorkerProcess:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)  # its group lives as long as a process in it
 
+    def let_go(self) -> None:
+        """Let it end by itself, without waiting for that."""
+        with contextlib.suppress(OSError):
+            self._channel.socket.shutdown(socket.SHUT_RDWR)
+
     def close(self) -> None:
         """Let it end by itself, for a moment, and then end it. Safe to call twice."""
         with self._ending:
-            with contextlib.suppress(OSError):
-                self._channel.socket.shutdown(socket.SHUT_RDWR)
+            self.let_go()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(_END_S)
             self.kill()
