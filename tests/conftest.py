@@ -21,7 +21,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out long tests, and choose the database of each test that does not need both."""
+    """Leave out long tests, and choose the database of each test that does not need both.
+
+    Both processes of `make test` have to find the same names.
+    """
+    if changing := [item.nodeid for item in items if " at 0x" in item.nodeid]:
+        raise pytest.UsageError(f"{changing[0]}: its name differs in each process; give its cases ids")
     if not config.getoption("--all"):
         left_out = on_one_database(items) | {item.nodeid for item in items if item.get_closest_marker("long")}
         config.hook.pytest_deselected(items=[item for item in items if item.nodeid in left_out])

@@ -71,7 +71,9 @@ def test_sizes_are_bounded_before_memory_is_taken(prefix: bytes) -> None:
         sizes(prefix)
 
 
-@pytest.mark.parametrize("array", [np.array([object()], object), np.array(["x"]), np.array([1j])], ids=str)
+@pytest.mark.parametrize(
+    "array", [np.array([object()], object), np.array(["x"]), np.array([1j])], ids=["object", "text", "complex"]
+)
 def test_what_is_no_tensor_is_refused(array: Any) -> None:
     with pytest.raises(TypeError, match="y: "):
         encode(Message("answer", 1, {}, {"y": array}))
