@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import threading
 import time
 from pathlib import Path
@@ -32,6 +33,7 @@ class Scripted:
     format, device, own_threads = "onnx", "cpu", True
     num_parameters, num_bytes, lowered_to, warnings, metadata = 0, None, None, (), {}
     signature = SIGNATURE
+    parallel_runs = example = None
 
     def __init__(self, threads: int | None) -> None:
         self.threads = threads
@@ -116,7 +118,7 @@ def test_a_quick_model_runs_on_the_loop_though_it_was_loaded_beside_a_busy_one(
         over.set()
         busy.join()
     assert model.batcher.inline
-    assert max(model.info.batch_ms.values()) < 0.5
+    assert max(model.info.batch_ms.values()) < 1000 * sys.getswitchinterval()
     model.close()
 
 

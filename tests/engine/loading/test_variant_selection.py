@@ -44,6 +44,7 @@ class Paced:
     """A backend that gives correct outputs and takes `delay` simulated seconds a run."""
 
     format, device, own_threads = "onnx", "cpu", False
+    parallel_runs = example = None
     num_parameters, num_bytes, warnings = 12, 48, ()
     signature = SIGNATURE
 
