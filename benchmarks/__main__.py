@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import canaries
+import curves
 import front
 import hydraulics
 import inprocess
@@ -46,6 +47,7 @@ BENCHMARKS: dict[str, Callable[[Plan], Result]] = {
     "interfaces": front.interfaces,
     **watched.BENCHMARKS,
     **canaries.BENCHMARKS,
+    **curves.BENCHMARKS,
     **{name: of_three(one) for name, one in {**inprocess.BENCHMARKS, **hydraulics.BENCHMARKS}.items()},
 }
 
@@ -72,11 +74,11 @@ def ready(arguments: argparse.Namespace, folder: Path) -> None:
     """End with a clear message when something is missing that a chosen benchmark needs."""
     chosen = set(arguments.names)
     try:
-        if chosen & {*front.FRONT, *watched.BENCHMARKS, "interfaces", "hydraulics"}:
+        if chosen & {*front.FRONT, *watched.BENCHMARKS, *curves.BENCHMARKS, "interfaces", "hydraulics"}:
             need_wrk()
-        if chosen & set(front.FRONT) and arguments.peers != "none":
+        if chosen & {*front.FRONT, *curves.BENCHMARKS} and arguments.peers != "none":
             processes.peers_python()
-        if chosen & {"overload", "connections"}:
+        if chosen & {"overload", "connections", "overload_curves"}:
             open_loop_program(folder)
     except processes.Unavailable as reason:
         sys.exit(f"benchmarks: {reason}")

@@ -97,6 +97,20 @@ def overload(row: Row) -> str:
     return table((*heads, *more), rows)
 
 
+def overload_curves(row: Row) -> str:
+    """The figures of the pictures, which are drawn anew."""
+    from curves import FACTORS, draw
+
+    draw(row)
+    rows = []
+    for name, side in sides(row, "capacity_rps").items():
+        good = [f"{side[f'good_rps@{each:g}x'] / side['capacity_rps']:.0%}" for each in FACTORS]
+        slow = [number(side[f"p99_ms@{each:g}x"], 1) for each in FACTORS]
+        cells = [f"{share}, {ms}" for share, ms in zip(good, slow, strict=True)]
+        rows.append((name, number(side["capacity_rps"]), *cells))
+    return table(("server", "capacity, requests/s", *(f"{each:g} ×" for each in FACTORS)), rows) + skipped(row)
+
+
 def start(row: Row) -> str:
     found = sides(row, "ready_s")
     return table(
@@ -113,6 +127,7 @@ TABLES: dict[str, Callable[[Row], str]] = {
     "hydraulics_64": closed,
     "connections": connections,
     "overload": overload,
+    "overload_curves": overload_curves,
     "start": start,
 }
 
@@ -212,6 +227,8 @@ def main() -> None:
 
     def filled(found: re.Match[str]) -> str:
         name = found[2]
+        if name in ("targets", "run") and not results.keys() & {"small_model", "two_processes", "cnn", "latency"}:
+            return found[0]  # they are about the whole table
         if name in ("targets", "run"):
             return found[1] + (targets(results) if name == "targets" else run_of(results)) + found[3]
         if name not in results or "skipped" in results[name]:
