@@ -24,6 +24,7 @@ from turns import Result, in_turn
 Side = Callable[[], Result]
 CONNECTIONS = (1, 64, 1_000, 10_000)
 DEADLINE_MS = 1000.0
+SELF = "Penstock"
 
 
 @dataclass(frozen=True)
@@ -194,10 +195,13 @@ def bare_p50_ms(path: Path) -> float:
 
 
 def hydraulics_64(plan: Plan) -> Result:
-    """A hydraulic diagnosis on 64 connections, one process, in turn with the baseline."""
+    """A hydraulic diagnosis on 64 connections, one process, in turn with the baseline and the model that it ships."""
     registry = hydraulics.registry_of(plan.folder)
-    request = hydraulics.body(plan.folder, "rig", hydraulics.request_of(1))
-    made = ours(plan, "hydraulics", path="/predict", body=str(request), registry=registry)
+    options = {"path": "/predict", "body": str(hydraulics.body(plan.folder, "rig", hydraulics.request_of(1)))}
+    made = {SELF: lambda: processes.penstock("hydraulics", registry=registry, **options)}
+    if plan.baseline is not None:
+        before = {"checkout": plan.baseline, "registry": plan.folder / "registry before"}
+        made[f"{SELF} before"] = lambda: processes.penstock("hydraulics", **before, **options)
     found = plan.in_turn(measured(plan, made, 64, plan.seconds))
     return {**found, **ratios(found)}
 
