@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from penstock.artifacts.variant import FileEntry
-from penstock.errors import IntegrityError, InvalidInput, not_written
+from penstock.errors import ConfigError, IntegrityError, InvalidInput, not_written
 
 _CHUNK = 1 << 20
 _READ = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
@@ -50,6 +50,18 @@ def read_plain(path: Path, limit: int | None = None) -> bytes:
         if limit is not None and size > limit:
             raise IntegrityError(f"{path} has {size} bytes; at most {limit} are read")
         return file.read()
+
+
+def read_given(path: Path, limit: int, what: str, too_large: str) -> bytes:
+    """The content of a file that an operator names. Raises ConfigError: `what` cannot be read, or is `too_large`."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(limit + 1)
+    except OSError as error:
+        raise ConfigError(f"{what} cannot be read: {error.strerror}") from None
+    if len(data) > limit:
+        raise ConfigError(too_large)
+    return data
 
 
 def read_entry(root: Path, entry: FileEntry) -> bytes:

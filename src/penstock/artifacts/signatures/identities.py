@@ -15,6 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from penstock.artifacts.files import read_given
 from penstock.artifacts.signatures.bundle import PAYLOAD_TYPE
 from penstock.errors import ConfigError, IntegrityError, Untrusted, first_line
 
@@ -97,14 +98,7 @@ def identity_of(name: str, identity: str, issuer: str, trusted_root: Path) -> Id
 
 
 def _read(path: Path, what: str) -> bytes:
-    try:
-        with path.open("rb") as stream:
-            content = stream.read(LARGEST + 1)
-    except OSError as error:
-        raise ConfigError(f"{what} cannot be read: {error.strerror}") from None
-    if len(content) > LARGEST:
-        raise ConfigError(f"{what} has more than {LARGEST} bytes")
-    return content
+    return read_given(path, LARGEST, what, f"{what} has more than {LARGEST} bytes")
 
 
 def _trusted_root(name: str, document: bytes) -> Any:

@@ -9,6 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from penstock.artifacts.files import read_given
 from penstock.errors import ConfigError, first_line
 
 if TYPE_CHECKING:
@@ -110,14 +111,7 @@ def _check_curve(key: Any, path: Path) -> None:
 
 
 def _read(path: Path, kind: str) -> bytes:
-    try:
-        with path.open("rb") as file:
-            data = file.read(_LARGEST + 1)
-    except OSError as error:
-        raise ConfigError(f"{path}: the {kind} key cannot be read: {error.strerror}") from None
-    if len(data) > _LARGEST:
-        raise ConfigError(f"{path} is too large for a key")
-    return data
+    return read_given(path, _LARGEST, f"{path}: the {kind} key", f"{path} is too large for a key")
 
 
 def crypto(module: str) -> Any:
