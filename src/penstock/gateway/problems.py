@@ -165,7 +165,7 @@ def describe(error: BaseException, request_id: str) -> dict[str, Any]:
 def named(error: BaseException) -> str:
     """Status and kind of any error for counting, such as `401 unauthorized`."""
     if isinstance(error, Refusal):
-        return f"{error.status} {(_REFUSALS.get(error.status) or _phrase(error.status))[0]}"
+        return f"{error.status} {_refusal(error.status)[0]}"
     kind = kind_of(error)
     return f"{kind.status} {kind.slug}"
 
@@ -174,7 +174,7 @@ def problem_body(error: BaseException, request_id: str) -> tuple[int, bytes]:
     """Status and problem document of any error."""
     if isinstance(error, Refusal):
         status = error.status
-        slug, title = _REFUSALS.get(status) or _phrase(status)
+        slug, title = _refusal(status)
         title = error.title or title
         content: dict[str, Any] = {
             "status": status,
@@ -209,8 +209,10 @@ def retry_after(seconds: float) -> tuple[str, str]:
     return ("retry-after", str(max(1, math.ceil(seconds))))
 
 
-def _phrase(status: int) -> tuple[str, str]:
-    """Slug and title of a status that is not in the table."""
+def _refusal(status: int) -> tuple[str, str]:
+    """Slug and title of a refusal; those of HTTP for a status that is not in the table."""
+    if status in _REFUSALS:
+        return _REFUSALS[status]
     try:
         phrase = HTTPStatus(status).phrase
     except ValueError:
@@ -221,7 +223,7 @@ def _phrase(status: int) -> tuple[str, str]:
 def title_of(status: int) -> str:
     """The title for a status in the documentation."""
     titles = {kind.status: kind.title for kind in reversed(_KINDS.values())}
-    return titles.get(status) or (_REFUSALS.get(status) or _phrase(status))[1]
+    return titles.get(status) or _refusal(status)[1]
 
 
 def _faults(error: BaseException) -> list[dict[str, str]]:
