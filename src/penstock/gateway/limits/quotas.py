@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import TypeAlias
 
@@ -29,7 +30,7 @@ class KeyQuota:
         self.key = key
         self._quota = quota
         self._seen = 0
-        self.unsaved: dict[Counted, int] = {}
+        self.unsaved = Counter[Counted]()
         """Requests of periods that are over, which are not in the database yet."""
         self.period = quota.period(now)
         self.left = quota.requests
@@ -54,29 +55,27 @@ class KeyQuota:
             self._keep()
             self.period, self.left, self._seen = period, self.requests, 0
 
-    def take_unsaved(self) -> dict[Counted, int]:
+    def take_unsaved(self) -> Counter[Counted]:
         """The requests that are not in the database yet, which count as written from now on."""
         self._keep()
-        taken, self.unsaved = self.unsaved, {}
+        taken, self.unsaved = self.unsaved, Counter()
         return taken
-
-    def give_back(self, counts: Mapping[Counted, int]) -> None:
-        """These could not be written."""
-        for counted, count in counts.items():
-            self.unsaved[counted] = self.unsaved.get(counted, 0) + count
 
     def saw(self, used: int) -> None:
         """So many requests of this period are in the database, of all servers together."""
-        since = self.requests - self._seen - self.left
+        since = self._since
         self._seen = used
         self.left = self.requests - used - since
 
+    @property
+    def _since(self) -> int:
+        """Requests that were admitted here since the last time."""
+        return self.requests - self._seen - self.left
+
     def _keep(self) -> None:
         """Count the requests since the last time among those that are to be written."""
-        since = self.requests - self._seen - self.left
-        if since:
-            counted = (self.key, self.period)
-            self.unsaved[counted] = self.unsaved.get(counted, 0) + since
+        if since := self._since:
+            self.unsaved[self.key, self.period] += since
             self._seen += since
 
 
@@ -119,16 +118,15 @@ class Quotas:
         for quota in quotas:
             quota.turn(self._clock())
         taken = [(quota, quota.take_unsaved()) for quota in (*quotas, *gone)]
-        counts: dict[Counted, int] = {}
+        counts = Counter[Counted]()
         for _, each in taken:
-            for counted, count in each.items():
-                counts[counted] = counts.get(counted, 0) + count
+            counts.update(each)
         wanted = {(quota.key, quota.period): quota for quota in quotas}
         try:
             used = await asyncio.to_thread(self._save, counts, list(wanted))
         except Exception as error:
             for quota, each in taken:
-                quota.give_back(each)
+                quota.unsaved.update(each)
             self._gone += [quota for quota in gone if quota.unsaved]
             self._failed(error)
             return
